@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * AMLA: attention decoding for Multi-head Latent Attention (MLA) models.
+ *
+ * The one public header. For every query row (sequence, query, head)
+ *
+ *     S_j = scale * q . k_j      O = sum_j softmax(S)_j * v_j      LSE = log sum_j exp(S_j)
+ *
+ * in MLA's absorbed form: all heads share one KV row per token; the key is the whole row (d_qk = 512 latent + 64 rope)
+ * and the value is its first d_v = 512 elements. Source: arXiv 2509.25224 (AMLA), arXiv 2405.04434 (MLA).
+ *
+ * Use: fill a problem and options, create a plan (every refusal of a shape or an option happens there), ask it for its
+ * scratch size, then run it as often as you like with other data, lengths and block tables of the same shape.
+ * The library never exits, never prints, and calls no allocator in amla_plan_run (the OpenMP runtime may, once, when it
+ * first forms its team of threads). A refusal leaves every output untouched.
+ *
+ * Structs grow at their end only and start with their own size; zero means the documented default. Fill them through
+ * their AMLA_*_INIT macro. Compiles as C11 and as C++11.
+ */
+#ifndef AMLA_AMLA_H
+#define AMLA_AMLA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(AMLA_STATIC)
+#define AMLA_API
+#elif defined(__GNUC__)
+#define AMLA_API __attribute__((visibility("default")))
+#else
+#define AMLA_API
+#endif
+
+#define AMLA_VERSION_MAJOR 0
+#define AMLA_VERSION_MINOR 1
+#define AMLA_VERSION_PATCH 0
+
+/* ---- Status ------------------------------------------------------------------------------------------------------ */
+
+/* Values are pinned: they never change meaning. */
+typedef enum amla_status {
+  AMLA_OK = 0,
+  AMLA_INVALID_ARGUMENT = 1, /* a field, pointer, length or page id breaks a rule; the detail says which */
+  AMLA_UNSUPPORTED = 2,      /* well-formed, but not built or not on this machine; the detail says what */
+  AMLA_OUT_OF_MEMORY = 3,    /* amla_plan_create could not allocate the plan (a few kB) */
+  AMLA_BACKEND_FAILED = 4    /* a driver or device reported an error; the detail has its words */
+} amla_status;
+
+/* Why a call was refused: field, value and rule, for example "h_kv=3: MLA decode needs 1". Always NUL-terminated. Every
+ * function that takes a detail accepts NULL, and writes "" on success. */
+typedef struct amla_detail {
+  char text[256];
+} amla_detail;
+
+/* "ok", "invalid argument", ...; never NULL. */
+AMLA_API const char *amla_status_name(amla_status status);
+
+/* Version of the library that is linked, "0.1.0"; compare with AMLA_VERSION_* of the header. */
+AMLA_API const char *amla_version(void);
+
+/* ---- Types ------------------------------------------------------------------------------------------------------- */
+
+typedef enum amla_dtype {
+  AMLA_F32 = 0,
+  AMLA_BF16 = 1, /* the upper half of an f32 */
+  AMLA_F16 = 2   /* IEEE binary16 */
+} amla_dtype;
+
+typedef enum amla_backend {
+  AMLA_BACKEND_AUTO = 0, /* the fastest that can run the problem: today always cpu */
+  AMLA_BACKEND_REF = 1,  /* the executable specification, one thread: always right, slow */
+  AMLA_BACKEND_CPU = 2,
+  AMLA_BACKEND_CUDA = 3, /* not built yet */
+  AMLA_BACKEND_NPU = 4   /* simulated Ascend; not built yet */
+} amla_backend;
+
+/* How the running output follows a growing maximum. Same result within rounding, different cost; see docs/numerics.md. */
+typedef enum amla_rescale {
+  AMLA_RESCALE_DEFAULT = 0, /* lazy */
+  AMLA_RESCALE_LAZY = 1,    /* integer log2 reference, moved only when a score exceeds it by 8: almost no rescale */
+  AMLA_RESCALE_AMLA = 2,    /* the paper: a power of two in every block, applied as an integer add to the exponent */
+  AMLA_RESCALE_FLASH = 3    /* FlashAttention-2: multiply by exp(m_old - m_new) in every block */
+} amla_rescale;
+
+/* Caps the instruction set; the environment variable AMLA_ISA (c, avx2, avx512) caps it further. */
+typedef enum amla_isa {
+  AMLA_ISA_AUTO = 0, /* the best that CPU and operating system offer */
+  AMLA_ISA_C = 1,    /* portable C */
+  AMLA_ISA_AVX2 = 2, /* AVX2 + FMA + F16C */
+  AMLA_ISA_AVX512 = 3 /* AVX-512F */
+} amla_isa;
+
+typedef enum amla_lse_base {
+  AMLA_LSE_NATURAL = 0, /* log, as FlashMLA and FlashAttention return it */
+  AMLA_LSE_BASE2 = 1    /* log2, as FlashInfer returns it */
+} amla_lse_base;
+
+typedef enum amla_memory {
+  AMLA_MEMORY_HOST = 0,
+  AMLA_MEMORY_DEVICE = 1 /* not built yet: refused */
+} amla_memory;
+
+/* ---- Problem: shapes and types, no pointers ---------------------------------------------------------------------- */
+
+/* Strides count elements of the tensor's type; 0 = packed in the order given beside the tensor. Dimensions are refused
+ * when < 1 (b and max_pages may be 0), or when a product leaves int64. */
+typedef struct amla_problem {
+  uint32_t struct_bytes;
+  int32_t b;         /* sequences; 0 is allowed and does nothing */
+  int32_t s_q;       /* query tokens per sequence; 1 in plain decode, 2.. with speculative decoding. Default 1 */
+  int32_t h_q;       /* query heads */
+  int32_t h_kv;      /* KV heads: 0 or 1; MLA has one */
+  int32_t sk;        /* maximum KV length of a sequence: run refuses longer ones */
+  int32_t d_qk;      /* key elements per token. Default 576 */
+  int32_t d_v;       /* value = first d_v elements of the row, d_v <= d_qk. Default 512 */
+  int32_t page_size; /* tokens per page of the KV cache; 0 = contiguous, kv is [b][sk][d_qk] */
+  int32_t max_pages; /* entries per row of the block table; 0 = ceil(sk / page_size) */
+  int64_t n_pages;   /* pages in the KV cache; page ids must be in [0, n_pages). Contiguous: 0 */
+  amla_dtype q_type;   /* f32, bf16, f16 */
+  amla_dtype kv_type;  /* f32, bf16, f16 */
+  amla_dtype out_type; /* f32, bf16, f16; rounded to nearest even */
+  int32_t causal;    /* 1: query i of a sequence of length n sees keys [0, n - s_q + i + 1) (bottom-right aligned) */
+  float scale;       /* factor of q . k, finite and not 0; it has no default: models use 1/sqrt(192) times YaRN's mscale^2 */
+  amla_memory memory;
+  int64_t q_stride_batch, q_stride_query, q_stride_head;       /* q [b][s_q][h_q][d_qk], last one contiguous */
+  int64_t out_stride_batch, out_stride_query, out_stride_head; /* out [b][s_q][h_q][d_v], last one contiguous */
+  int64_t kv_stride_page;  /* between pages (paged) or sequences (contiguous) */
+  int64_t kv_stride_token; /* between tokens of one page or sequence, >= d_qk unless page_size is 1 */
+  int64_t mask_stride_batch, mask_stride_query; /* additive mask, not built yet: must be 0 */
+} amla_problem;
+
+#define AMLA_PROBLEM_INIT                                                                                              \
+  { (uint32_t)sizeof(amla_problem), 1, 1, 128, 1, 0, 576, 512, 0, 0, 0, AMLA_BF16, AMLA_BF16, AMLA_BF16, 0, 0.0f,       \
+    AMLA_MEMORY_HOST, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+/* ---- Options: how, never what ------------------------------------------------------------------------------------ */
+
+#define AMLA_SPLIT_BY_LENGTH 0 /* a function of the rows and the sequence's own length: batch-invariant bits */
+#define AMLA_SPLIT_AUTO (-1)   /* by occupancy of the threads: not batch-invariant */
+
+typedef struct amla_options {
+  uint32_t struct_bytes;
+  amla_backend backend;
+  amla_rescale rescale;
+  int32_t threads; /* 0 = AMLA_NUM_THREADS if set, else the OpenMP default. Never changes a bit of the result */
+  amla_isa isa;
+  int32_t split_tokens; /* KV tokens per split: AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number >= 1 (rounded up to tiles) */
+  amla_lse_base lse_base;
+} amla_options;
+
+#define AMLA_OPTIONS_INIT                                                                                              \
+  { (uint32_t)sizeof(amla_options), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, 0, AMLA_ISA_AUTO, 0, AMLA_LSE_NATURAL }
+
+/* ---- Tensors: pointers and run-time data ------------------------------------------------------------------------- */
+
+/* Every buffer comes with its capacity, in bytes, of which the last touched element must be inside. Buffers are aligned
+ * to their element. out and lse must not overlap any other buffer. Nothing past a sequence's length is read: unused
+ * slots of its last page, unused pages and unused block-table entries may hold anything. */
+typedef struct amla_tensors {
+  uint32_t struct_bytes;
+  const void *q; /* [b][s_q][h_q][d_qk] q_type */
+  size_t q_bytes;
+  const void *kv; /* [n_pages][page_size][d_qk] kv_type, or [b][sk][d_qk] */
+  size_t kv_bytes;
+  const int32_t *block_table; /* [b][max_pages]; NULL when contiguous */
+  size_t block_table_bytes;
+  const int32_t *seqlens_k; /* [b], each in [0, sk]; NULL = all sk */
+  size_t seqlens_k_bytes;
+  const float *sinks; /* [h_q] logits in natural-log units, or NULL. Scales out by exp(LSE) / (exp(LSE) + exp(sink)),
+                         leaves LSE alone, as FlashMLA's attn_sink */
+  size_t sinks_bytes;
+  void *out; /* [b][s_q][h_q][d_v] out_type; rows that see no key are 0 */
+  size_t out_bytes;
+  float *lse; /* [b][h_q][s_q] f32, or NULL; rows that see no key are -inf */
+  size_t lse_bytes;
+  const void *q_rope;  /* separate rope part of q: not built yet, must be NULL (packed rows) */
+  const void *kv_rope; /* separate rope part of kv: not built yet, must be NULL */
+  const void *mask;    /* additive f16 mask: not built yet, must be NULL */
+  size_t q_rope_bytes, kv_rope_bytes, mask_bytes;
+  void *stream;        /* device stream: not built yet, must be NULL */
+} amla_tensors;
+
+#define AMLA_TENSORS_INIT                                                                                              \
+  { (uint32_t)sizeof(amla_tensors), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, NULL, NULL,   \
+    0, 0, 0, NULL }
+
+/* ---- Plan -------------------------------------------------------------------------------------------------------- */
+
+typedef struct amla_plan amla_plan; /* immutable: share it between threads freely */
+
+/* Checks problem and options and chooses backend, micro-kernels and splits. On success *plan is owned by the caller; on
+ * a refusal it is NULL. */
+AMLA_API amla_status amla_plan_create(amla_plan **plan, const amla_problem *problem, const amla_options *options,
+                                      amla_detail *detail);
+
+/* Bytes of scratch that run needs, of any alignment. Depends on threads, rows and log2(sk), not on b * sk. 0 for NULL. */
+AMLA_API size_t amla_plan_scratch_bytes(const amla_plan *plan);
+
+/* Writes one line such as "cpu avx512 lazy, 128 rows x 96 tokens, qk 12x32, pv 8x32, split 512 of 4096, 2 threads" and returns its length
+ * without the NUL, as snprintf does. */
+AMLA_API int amla_plan_describe(const amla_plan *plan, char *text, size_t capacity_bytes);
+
+/* Computes out and lse. Same input, same bits: whatever the number of threads and whatever else is in the batch (with
+ * the default split rule). Re-entrant: concurrent runs of one plan need their own scratch and outputs.
+ * Refused before any work, outputs untouched: null or short buffers, lengths outside [0, sk], a used page id outside
+ * [0, n_pages), scratch smaller than amla_plan_scratch_bytes.
+ * Non-finite numbers: a non-finite element of q makes its own row non-finite and no other. A non-finite element of kv
+ * makes non-finite every row that sees its token, and may also reach earlier queries of the same sequence that causality hides
+ * it from; never another sequence. A score beyond f32 counts as infinite, and an infinite score gives a NaN row. */
+AMLA_API amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
+                                   size_t scratch_bytes, amla_detail *detail);
+
+/* NULL is allowed. */
+AMLA_API void amla_plan_destroy(amla_plan *plan);
+
+/* ---- Merge ------------------------------------------------------------------------------------------------------- */
+
+/* Merges partial results over disjoint sets of keys (context-parallel or split decode), each normalised, with its LSE:
+ *     LSE = log sum_p exp(LSE_p)        O = sum_p exp(LSE_p - LSE) O_p
+ * in the order of the parts, in f32. Parts with LSE = -inf are left out, whatever their O holds; if all are, O = 0 and
+ * LSE = -inf. out and lse may be the first part itself; any other overlap is not allowed.
+ *   o   [n_parts][n_rows][d_v], lse_parts [n_parts][n_rows], out [n_rows][d_v], lse [n_rows] or NULL; capacities in bytes.
+ * Source: FlashDecoding; arXiv 2205.14135, section 3. Sinks: apply them once, after the merge. */
+AMLA_API amla_status amla_merge(int32_t n_parts, int64_t n_rows, int32_t d_v, amla_lse_base base, const float *o,
+                                size_t o_bytes, const float *lse_parts, size_t lse_parts_bytes, float *out,
+                                size_t out_bytes, float *lse, size_t lse_bytes, amla_detail *detail);
+
+/* ---- Backends ---------------------------------------------------------------------------------------------------- */
+
+typedef struct amla_backend_info {
+  uint32_t struct_bytes;
+  int32_t available;  /* 1 or 0 */
+  char name[16];      /* "ref", "cpu", "cuda", "npu" */
+  char isa[16];       /* instruction set that a plan without cap would use; "" where that means nothing */
+  char reason[160];   /* why it is absent; "" when available */
+} amla_backend_info;
+
+#define AMLA_BACKEND_INFO_INIT { (uint32_t)sizeof(amla_backend_info), 0, {0}, {0}, {0} }
+
+/* Fills info for REF, CPU, CUDA or NPU (AUTO is refused). */
+AMLA_API amla_status amla_backend_query(amla_backend backend, amla_backend_info *info, amla_detail *detail);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
