@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The CPU backend around the loop: each thread takes an equal share of the line of all splits, merges what it can of the fixed
+ * binary tree as it goes, and leaves the rest; after a barrier all threads finish the groups that were shared, each its own
+ * slice of rows. A node of the tree has the same children whoever computes it, hence the same bits.
+ */
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+
+#include "../base/arena.h"
+#include "../problem.h"
+#include "decode.h"
+
+/* What a thread leaves of one group: partial results that cover its leaves from left to right. */
+typedef struct pending {
+  amla_group group;
+  amla_partial *nodes;
+  int32_t n_nodes;
+} pending;
+
+typedef struct thread_state {
+  amla_worker worker;
+  pending left[2]; /* of its first and of its last group, where other threads have the rest */
+  int32_t n_left, n_slots_used;
+} thread_state;
+
+/* ---- Scratch ---- */
+
+static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state *t) {
+  const amla_ukernels *u = plan->ukernels;
+  const amla_layout l = amla_layout_create(plan);
+  amla_partial *slots = amla_arena_take(arena, plan->schedule.max_slots, sizeof *slots);
+  float *qt = amla_arena_take(arena, (int64_t)plan->problem.d_qk * l.rows_padded, sizeof *qt);
+  float *tile = amla_arena_take(arena, u->tile_tokens * l.ld, sizeof *tile);
+  float *s = amla_arena_take(arena, (int64_t)u->tile_tokens * l.rows_padded, sizeof *s);
+  for (int32_t i = 0; i < plan->schedule.max_slots; i++) {
+    float *o = amla_arena_take(arena, (int64_t)l.n_col_tiles * l.rows_padded * u->pv_cols, sizeof *o);
+    float *ref = amla_arena_take(arena, l.rows_padded, sizeof *ref), *sum = amla_arena_take(arena, l.rows_padded, sizeof *sum);
+    if (slots) slots[i] = (amla_partial){o, ref, sum, 0, 0};
+  }
+  if (t) *t = (thread_state){.worker = {.plan = plan, .layout = l, .qt = qt, .tile = tile, .s = s, .slots = slots}};
+}
+
+static void prepare(amla_plan *plan) {
+  amla_arena arena = amla_arena_create(NULL);
+  plan->ukernels = amla_ukernels_select(plan->options.isa);
+  plan->options.isa = plan->ukernels->isa;
+  plan->schedule = amla_schedule_create(&plan->problem, &plan->options, plan->ukernels->tile_tokens);
+  amla_arena_take(&arena, plan->options.threads, sizeof(thread_state));
+  const size_t common_bytes = arena.used_bytes;
+  carve_thread(plan, &arena, NULL);
+  plan->scratch_bytes = AMLA_ARENA_ALIGN + common_bytes + (arena.used_bytes - common_bytes) * (size_t)plan->options.threads;
+}
+
+/* ---- The tree ---- */
+
+/* Merges the two nodes on top of the stack while they are siblings: of equal size and the left one at an even place, or
+ * the right one cut short by the end of the leaves. */
+static void merge_siblings(amla_worker *w, amla_partial *stack, int32_t *n) {
+  const int32_t rows = w->group.row_end - w->group.row_begin;
+  for (; *n >= 2; --*n) {
+    amla_partial *a = &stack[*n - 2], *b = &stack[*n - 1];
+    const int whole = b->n == a->n || (b->n < a->n && b->first + b->n == w->group.n_splits);
+    if (!whole || a->first % (2 * a->n) != 0) return;
+    amla_partial_merge(w, a, b, 0, rows);
+    a->n += b->n;
+  }
+}
+
+typedef struct cursor {
+  const thread_state *threads;
+  int32_t thread, n_threads, left, node;
+} cursor;
+
+/* The next node of the group, from left to right over the threads. */
+static amla_partial *next_node(cursor *c) {
+  const pending *p = &c->threads[c->thread].left[c->left];
+  amla_partial *node = &p->nodes[c->node++];
+  if (c->node == p->n_nodes) {
+    c->node = c->left = 0;
+    do
+      c->thread++;
+    while (c->thread < c->n_threads && c->threads[c->thread].n_left == 0);
+  }
+  return node;
+}
+
+/* The tree node over n leaves from `first`: either it exists, or its two children do. Only rows [begin, end) are merged. */
+static amla_partial *collect(const amla_worker *w, cursor *c, int64_t first, int64_t n, int32_t begin, int32_t end) {
+  const pending *p = &c->threads[c->thread].left[c->left];
+  if (p->nodes[c->node].first == first && p->nodes[c->node].n == n) return next_node(c);
+  const int64_t left = amla_tree_left(n);
+  amla_partial *a = collect(w, c, first, left, begin, end), *b = collect(w, c, first + left, n - left, begin, end);
+  amla_partial_merge(w, a, b, begin, end);
+  return a;
+}
+
+/* ---- A thread's share ---- */
+
+/* Splits [from, to) of the group: computed, merged as far as the tree allows, stored if that is all of it, else left over. */
+static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64_t to) {
+  amla_worker *w = &t->worker;
+  amla_partial *stack = w->slots + t->n_slots_used;
+  int32_t n = 0;
+  amla_worker_begin_group(w, g);
+  for (int64_t i = from; i < to; i++) {
+    const int64_t begin = i * g->split_tokens, end = begin + g->split_tokens;
+    stack[n].first = i;
+    stack[n].n = 1;
+    amla_worker_accumulate(w, (int32_t)begin, (int32_t)(end < g->visible ? end : g->visible), &stack[n++]);
+    merge_siblings(w, stack, &n);
+  }
+  if (from == 0 && to == g->n_splits) {
+    amla_partial_store(w, g, stack, 0, g->row_end - g->row_begin);
+  } else {
+    t->left[t->n_left++] = (pending){*g, stack, n};
+    t->n_slots_used += n;
+  }
+}
+
+/* Share i of n of the line of all splits. */
+static void run_share(thread_state *t, int32_t i, int32_t n, double total, int64_t auto_tokens) {
+  const amla_plan *plan = t->worker.plan;
+  const double begin = total * i / n, end = i + 1 < n ? total * (i + 1) / n : INFINITY;
+  double start = 0.0;
+  for (int32_t sequence = 0; sequence < plan->problem.b; sequence++)
+    for (int32_t block = 0; block < plan->schedule.n_blocks; block++) {
+      const amla_group g = amla_group_get(&plan->schedule, &plan->problem, t->worker.tensors, sequence, block, auto_tokens);
+      const int64_t from = amla_splits_before(&g, start, begin), to = amla_splits_before(&g, start, end);
+      if (from < to) run_splits(t, &g, from, to);
+      start += g.split_cost * (double)g.n_splits;
+    }
+}
+
+/* Slice i of n of the rows of every group that threads share. */
+static void finish_shared(thread_state *threads, int32_t i, int32_t n) {
+  amla_worker *w = &threads[i].worker;
+  for (int32_t thread = 0; thread < n; thread++)
+    for (int32_t left = 0; left < threads[thread].n_left; left++) {
+      const pending *p = &threads[thread].left[left];
+      if (p->nodes[0].first != 0) continue; /* the group began on an earlier thread */
+      const int32_t rows = p->group.row_end - p->group.row_begin;
+      const int32_t begin = (int32_t)((int64_t)rows * i / n), end = (int32_t)((int64_t)rows * (i + 1) / n);
+      if (begin == end) continue;
+      cursor c = {threads, thread, n, left, 0};
+      const amla_partial *root = collect(w, &c, 0, p->group.n_splits, begin, end);
+      amla_partial_store(w, &p->group, root, begin, end);
+    }
+}
+
+enum { MIN_THREAD_FLOPS = 4000000 }; /* about what waking a thread costs */
+
+static void run(const amla_plan *plan, const amla_tensors *tensors, void *scratch) {
+  const amla_problem *p = &plan->problem;
+  if (p->b == 0) return;
+  const int64_t auto_tokens = amla_auto_split_tokens(&plan->schedule, p, tensors, plan->options.threads);
+  const double total = amla_total_cost(&plan->schedule, p, tensors, auto_tokens);
+  const double useful = total * 2.0 * (p->d_qk + p->d_v) / MIN_THREAD_FLOPS + 1.0;
+  const int32_t wanted = useful < plan->options.threads ? (int32_t)useful : plan->options.threads;
+
+  amla_arena arena = amla_arena_create(scratch);
+  thread_state *threads = amla_arena_take(&arena, plan->options.threads, sizeof *threads);
+  for (int32_t i = 0; i < wanted; i++) {
+    carve_thread(plan, &arena, &threads[i]);
+    threads[i].worker.tensors = tensors;
+  }
+#pragma omp parallel num_threads(wanted)
+  {
+    const int32_t i = omp_get_thread_num(), n = omp_get_num_threads();
+    run_share(&threads[i], i, n, total, auto_tokens);
+#pragma omp barrier
+    finish_shared(threads, i, n);
+  }
+}
+
+static const char *isa(amla_isa cap) { return amla_ukernels_select(cap)->name; }
+
+static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
+  static const char *const modes[] = {"", "lazy", "amla", "flash"};
+  const amla_ukernels *u = plan->ukernels;
+  const amla_schedule *s = &plan->schedule;
+  char split[24] = "auto";
+  if (s->split_tokens != AMLA_SPLIT_AUTO)
+    snprintf(split, sizeof split, "%lld", (long long)amla_split_tokens(s, plan->problem.sk, 0));
+  return snprintf(text, capacity_bytes, "cpu %s %s, %d rows x %d tokens, qk %dx%d, pv %dx%d, split %s of %d, %d thread%s", u->name,
+                  modes[plan->options.rescale], s->block_rows, u->tile_tokens, u->qk_tokens,
+                  s->block_rows > u->narrow.rows ? u->wide.rows : u->narrow.rows, u->pv_rows, u->pv_cols, split, plan->problem.sk,
+                  plan->options.threads, plan->options.threads == 1 ? "" : "s");
+}
+
+const amla_backend_ops amla_backend_cpu = {AMLA_BACKEND_CPU, "cpu", NULL, isa, prepare, describe, run};

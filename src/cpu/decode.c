@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * THE loop on a CPU: scores, reference, P, rescale O, PV, in the order of spec/amla.c. No ISA code: that is behind the
+ * micro-kernel table. Layouts are in decode.h, the mathematics in DESIGN.md and rescale.h.
+ */
+#include "decode.h"
+
+#include <string.h>
+
+#include "../problem.h"
+#include "rescale.h"
+
+/* KV tokens [begin, begin + n) of the group's sequence as f32 rows; rows up to a whole score tile are zeroed. */
+static void load_tile(amla_worker *w, int32_t begin, int32_t n) {
+  const amla_problem *p = &w->plan->problem;
+  const amla_ukernels *u = w->plan->ukernels;
+  const int64_t ld = w->layout.ld;
+  const int32_t padded = (n + u->qk_tokens - 1) / u->qk_tokens * u->qk_tokens;
+  for (int32_t j = 0; j < n; j++) {
+    float *row = w->tile + j * ld;
+    u->load[p->kv_type](p->d_qk, amla_token(p, w->tensors, w->group.sequence, begin + j), row);
+    for (int64_t d = p->d_qk; d < ld; d++) row[d] = 0.0f;
+  }
+  memset(w->tile + n * ld, 0, (size_t)((padded - n) * ld) * sizeof(float));
+}
+
+static void scores(amla_worker *w, int32_t n) {
+  const amla_ukernels *u = w->plan->ukernels;
+  const int32_t d_qk = w->plan->problem.d_qk;
+  for (int32_t j = 0; j < n; j += u->qk_tokens)
+    for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++)
+      p->kernels->qk(d_qk, w->tile + j * w->layout.ld, w->layout.ld, w->qt + (int64_t)p->row * d_qk,
+                     w->s + p->row * u->tile_tokens + j * p->kernels->rows);
+}
+
+/* How many of the tile's n tokens, the first of which is `begin`, each row of the panel sees. Padding rows see none. */
+static void visible_tokens(const amla_worker *w, const amla_panel *p, int32_t begin, int32_t n, int32_t *visible) {
+  const amla_problem *problem = &w->plan->problem;
+  for (int32_t r = 0; r < p->kernels->rows; r++) {
+    const int32_t row = w->group.row_begin + p->row + r;
+    const int32_t end = row < w->group.row_end ? amla_visible(problem, w->group.length, row / problem->h_q) : 0;
+    visible[r] = end - begin < 0 ? 0 : end - begin < n ? end - begin : n;
+  }
+}
+
+/* New references, P in place of the scores, l; returns what is left to do to O: nothing, or rescale[row] for some row. */
+static int weights(amla_worker *w, int32_t begin, int32_t n, amla_partial *acc, amla_rescale_step *steps) {
+  const amla_rescale mode = w->plan->options.rescale;
+  float max[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS];
+  int32_t visible[AMLA_UKR_MAX_ROWS];
+  int moved = 0;
+  for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++) {
+    float *s = w->s + p->row * w->plan->ukernels->tile_tokens, *ref = acc->ref + p->row, *l = acc->l + p->row;
+    visible_tokens(w, p, begin, n, visible);
+    p->kernels->max(n, s, visible, max);
+    for (int32_t r = 0; r < p->kernels->rows; r++) {
+      const amla_rescale_step step = steps[p->row + r] = amla_rescale_update(mode, ref[r], max[r]);
+      moved |= step.shift != 0;
+      ref[r] = step.ref;
+      mul[r] = amla_rescale_p(mode, step.ref);
+    }
+    p->kernels->exp(n, s, ref, mul, visible, sum);
+    for (int32_t r = 0; r < p->kernels->rows; r++) l[r] = steps[p->row + r].l_factor * l[r] + sum[r];
+  }
+  return moved || mode != AMLA_RESCALE_LAZY; /* flash and amla touch O in every block, as published */
+}
+
+/* O rows [row, row + n): a multiplication in flash, an integer add to the exponents in amla and lazy. */
+static void rescale_rows(const amla_worker *w, float *o, int32_t row, int32_t n, const amla_rescale_step *steps) {
+  const amla_ukernels *u = w->plan->ukernels;
+  float factor[AMLA_MAX_BLOCK_ROWS];
+  int32_t shift[AMLA_MAX_BLOCK_ROWS];
+  for (int32_t r = 0; r < n; r++) {
+    factor[r] = steps[r].factor;
+    shift[r] = steps[r].shift;
+  }
+  for (int32_t c = 0; c < w->layout.n_col_tiles; c++) {
+    float *rows = o + ((int64_t)c * w->layout.rows_padded + row) * u->pv_cols;
+    if (w->plan->options.rescale == AMLA_RESCALE_FLASH)
+      u->scale(n, rows, factor);
+    else
+      u->shift(n, rows, shift);
+  }
+}
+
+static void add_pv(amla_worker *w, int32_t n, float *o) {
+  const amla_ukernels *u = w->plan->ukernels;
+  for (int32_t c = 0; c < w->layout.n_col_tiles; c++)
+    for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++)
+      for (int32_t r = 0; r < p->kernels->rows && p->row + r < w->n_pv_rows; r += u->pv_rows)
+        u->pv(n, w->s + p->row * u->tile_tokens + r, p->kernels->rows, w->tile + c * u->pv_cols, w->layout.ld,
+              o + ((int64_t)c * w->layout.rows_padded + p->row + r) * u->pv_cols);
+}
+
+void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, amla_partial *acc) {
+  const amla_layout *layout = &w->layout;
+  const int32_t tile_tokens = w->plan->ukernels->tile_tokens;
+  amla_rescale_step steps[AMLA_MAX_BLOCK_ROWS];
+
+  memset(acc->o, 0, (size_t)layout->n_col_tiles * (size_t)layout->rows_padded * (size_t)w->plan->ukernels->pv_cols * sizeof(float));
+  for (int32_t r = 0; r < layout->rows_padded; r++) {
+    acc->ref[r] = -INFINITY;
+    acc->l[r] = 0.0f;
+  }
+  for (int32_t j = begin, n; j < end; j += n) {
+    n = end - j < tile_tokens ? end - j : tile_tokens;
+    load_tile(w, j, n);
+    scores(w, n);
+    if (weights(w, j, n, acc, steps)) rescale_rows(w, acc->o, 0, w->n_pv_rows, steps);
+    add_pv(w, n, acc->o);
+  }
+}
+
+/* ---- Around the loop ---- */
+
+amla_layout amla_layout_create(const amla_plan *plan) {
+  const amla_ukernels *u = plan->ukernels;
+  const int32_t narrow = u->narrow.rows;
+  amla_layout l;
+  l.rows_padded = (plan->schedule.block_rows + narrow - 1) / narrow * narrow;
+  l.n_col_tiles = (plan->problem.d_v + u->pv_cols - 1) / u->pv_cols;
+  l.ld = plan->problem.d_qk > l.n_col_tiles * u->pv_cols ? plan->problem.d_qk : l.n_col_tiles * u->pv_cols;
+  l.ld = (l.ld + 15) / 16 * 16;
+  if (l.ld / 16 % 2 == 0) l.ld += 16; /* rows then start in different L1 sets */
+  return l;
+}
+
+static void transpose_q(amla_worker *w, const amla_panel *panel) {
+  const amla_problem *p = &w->plan->problem;
+  const float factor = (float)((double)p->scale * 1.4426950408889634);
+  const int32_t rows = panel->kernels->rows, first = w->group.row_begin + panel->row;
+  float *qt = w->qt + (int64_t)panel->row * p->d_qk;
+  for (int32_t r = 0; r < rows; r++) {
+    float *row = w->tile + r * w->layout.ld;
+    if (first + r < w->group.row_end)
+      w->plan->ukernels->load[p->q_type](
+          p->d_qk, amla_q_row(p, w->tensors, w->group.sequence, (first + r) / p->h_q, (first + r) % p->h_q), row);
+    else
+      memset(row, 0, (size_t)p->d_qk * sizeof(float));
+  }
+  for (int32_t d = 0; d < p->d_qk; d++)
+    for (int32_t r = 0; r < rows; r++) qt[(int64_t)d * rows + r] = w->tile[r * w->layout.ld + d] * factor;
+}
+
+void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
+  const amla_ukernels *u = w->plan->ukernels;
+  const int32_t rows = group->row_end - group->row_begin;
+  w->group = *group;
+  w->n_panels = 0;
+  w->n_pv_rows = (rows + u->pv_rows - 1) / u->pv_rows * u->pv_rows;
+  for (int32_t row = 0; row < rows; row += w->panels[w->n_panels++].kernels->rows) {
+    w->panels[w->n_panels] = (amla_panel){rows - row > u->narrow.rows ? &u->wide : &u->narrow, row};
+    transpose_q(w, &w->panels[w->n_panels]);
+  }
+}
+
+void amla_partial_merge(const amla_worker *w, amla_partial *a, amla_partial *b, int32_t row_begin, int32_t row_end) {
+  const amla_rescale mode = w->plan->options.rescale;
+  const amla_ukernels *u = w->plan->ukernels;
+  const int32_t n = row_end - row_begin;
+  amla_rescale_step of_a[AMLA_MAX_BLOCK_ROWS], of_b[AMLA_MAX_BLOCK_ROWS];
+  int a_moves = 0, b_moves = 0;
+  for (int32_t i = 0, r = row_begin; i < n; i++, r++) {
+    const float ref = a->ref[r] > b->ref[r] ? a->ref[r] : b->ref[r];
+    of_a[i] = amla_rescale_to(mode, a->ref[r], ref);
+    of_b[i] = amla_rescale_to(mode, b->ref[r], ref);
+    a_moves |= of_a[i].factor != 1.0f || of_a[i].shift != 0;
+    b_moves |= of_b[i].factor != 1.0f || of_b[i].shift != 0;
+    a->ref[r] = ref;
+    a->l[r] = of_a[i].l_factor * a->l[r] + of_b[i].l_factor * b->l[r];
+  }
+  if (a_moves) rescale_rows(w, a->o, row_begin, n, of_a);
+  if (b_moves) rescale_rows(w, b->o, row_begin, n, of_b);
+  for (int32_t c = 0; c < w->layout.n_col_tiles; c++) {
+    const int64_t at = ((int64_t)c * w->layout.rows_padded + row_begin) * u->pv_cols;
+    u->add(n, a->o + at, b->o + at);
+  }
+}
+
+void amla_partial_store(const amla_worker *w, const amla_group *group, const amla_partial *a, int32_t row_begin, int32_t row_end) {
+  const amla_plan *plan = w->plan;
+  const int32_t cols = plan->ukernels->pv_cols;
+  float *row = w->tile;
+  for (int32_t r = row_begin; r < row_end; r++) {
+    for (int32_t c = 0; c < w->layout.n_col_tiles; c++)
+      memcpy(row + c * cols, a->o + ((int64_t)c * w->layout.rows_padded + r) * cols, (size_t)cols * sizeof(float));
+    const int32_t at = group->row_begin + r;
+    amla_store_row(&plan->problem, &plan->options, w->tensors, group->sequence, at / plan->problem.h_q, at % plan->problem.h_q, row,
+                   (double)a->l[r] * (double)amla_rescale_p(plan->options.rescale, a->ref[r]),
+                   (double)a->ref[r] + log2((double)a->l[r]));
+  }
+}

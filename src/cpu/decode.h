@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One split of one group: the unit of work of the CPU backend. decode.c has the loop; cpu_backend.c shares out splits and
+ * merges partial results.
+ */
+#ifndef AMLA_CPU_DECODE_H
+#define AMLA_CPU_DECODE_H
+
+#include "../plan.h"
+#include "ukernels.h"
+
+/* Rows of a block in panels of SIMD lanes. */
+typedef struct amla_panel {
+  const amla_ukr_panel *kernels;
+  int32_t row; /* first row in the block */
+} amla_panel;
+
+/* Sizes of a worker's buffers, from the problem and the micro-kernels alone. */
+typedef struct amla_layout {
+  int32_t rows_padded; /* rows of a full block, padded to whole panels */
+  int32_t n_col_tiles; /* d_v in tiles of pv_cols */
+  int64_t ld;          /* elements per token of the f32 tile: d_qk and the column tiles fit, an odd number of cache lines */
+} amla_layout;
+
+/* A normalisable partial result over some keys: O, reference and sum of P per row.
+ * O is tiled: o [n_col_tiles][rows_padded][pv_cols]. */
+typedef struct amla_partial {
+  float *o;
+  float *ref, *l;  /* [rows_padded] */
+  int64_t first, n; /* leaves of the merge tree that it covers */
+} amla_partial;
+
+typedef struct amla_worker {
+  const amla_plan *plan;
+  const amla_tensors *tensors;
+  amla_layout layout;
+  float *qt;   /* panels of [d_qk][panel rows]: scale * log2(e) * q, transposed; padding rows are 0 */
+  float *tile; /* [tile_tokens][ld]: a KV tile in f32; the same rows serve as K and V */
+  float *s;    /* panels of [tile_tokens][panel rows]: scores, then weights */
+  amla_partial *slots; /* [schedule.max_slots] */
+
+  /* The group at hand */
+  amla_group group;
+  amla_panel panels[AMLA_MAX_BLOCK_ROWS / 8];
+  int32_t n_panels;
+  int32_t n_pv_rows; /* rows rounded up to PV tiles */
+} amla_worker;
+
+amla_layout amla_layout_create(const amla_plan *plan);
+
+/* Builds panels and Q^T for a group. */
+void amla_worker_begin_group(amla_worker *w, const amla_group *group);
+
+/* Starts `acc` from nothing and accumulates keys [begin, end) of the group into it. */
+void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, amla_partial *acc);
+
+/* a += b for rows [row_begin, row_end) of the block: brings both to the larger reference and adds. */
+void amla_partial_merge(const amla_worker *w, amla_partial *a, amla_partial *b, int32_t row_begin, int32_t row_end);
+
+/* Writes rows [row_begin, row_end) of the group's result. */
+void amla_partial_store(const amla_worker *w, const amla_group *group, const amla_partial *a, int32_t row_begin, int32_t row_end);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The three rescale modes, row by row, in log2 units (t = S * log2 e): what a row's reference is, what a new maximum does to it, how two
+ * partial results meet, and what the end divides by. The formulas of spec/amla.c with f32 P: S16 = S32, c = 1, eps = 0, no 1e-6.
+ *
+ *     mode    reference        P           O holds               a new maximum multiplies O by
+ *     lazy    integer e        2^(t-e)     sum 2^(t-e) v         2^(e-e'), an exponent shift, only when max t > e + 8
+ *     amla    max m            2^(t-m)     sum 2^(t+n) v         2^(n'-n), an exponent shift; n = round(-m); P' = P * 2^(m+n)
+ *     flash   max m            2^(t-m)     sum 2^(t-m) v         2^(m-m'), a multiplication
+ *
+ * A reference of -inf means: no key seen yet.
+ */
+#ifndef AMLA_CPU_RESCALE_H
+#define AMLA_CPU_RESCALE_H
+
+#include <amla/amla.h>
+#include <math.h>
+
+#include "../base/expshift.h"
+
+#define AMLA_LAZY_TAU 8.0f /* P may reach 2^8: harmless in f32, whose exponent has room for d_v * s_k more */
+
+/* What happens to one row's O and l when its reference moves. */
+typedef struct amla_rescale_step {
+  float ref;     /* the new reference */
+  int32_t shift; /* O * 2^shift (lazy, amla) */
+  float factor;  /* O * factor (flash) */
+  float l_factor;
+} amla_rescale_step;
+
+static inline float amla_paper_n(float m) { return roundf(-m); }
+
+/* From reference ref to the reference `to` of the mode; ref = -inf: O and l are 0, and stay so. */
+static inline amla_rescale_step amla_rescale_to(amla_rescale mode, float ref, float to) {
+  amla_rescale_step s = {to, 0, 1.0f, 1.0f};
+  if (ref == -INFINITY || ref == to) return s;
+  s.l_factor = s.factor = exp2f(ref - to);
+  s.shift = amla_clamp_shift(mode == AMLA_RESCALE_AMLA ? amla_paper_n(to) - amla_paper_n(ref) : ref - to);
+  return s;
+}
+
+/* After a tile whose largest score is max (-inf: none visible). */
+static inline amla_rescale_step amla_rescale_update(amla_rescale mode, float ref, float max) {
+  if (mode == AMLA_RESCALE_LAZY) return amla_rescale_to(mode, ref, max > ref + AMLA_LAZY_TAU ? ceilf(max) : ref);
+  return amla_rescale_to(mode, ref, max > ref ? max : ref);
+}
+
+/* What P is multiplied by before PV. */
+static inline float amla_rescale_p(amla_rescale mode, float ref) {
+  return mode == AMLA_RESCALE_AMLA && isfinite(ref) ? exp2f(ref + amla_paper_n(ref)) : 1.0f;
+}
+
+#endif

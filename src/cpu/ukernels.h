@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The micro-kernels of the CPU backend: one table per instruction set, chosen at run time. decode.c has the loop and no
+ * ISA code; the ukr__*.c files have ISA code and no loop over the problem.
+ *
+ * Lanes run along query rows for scores (so that softmax needs no horizontal step) and along d_v for the output. Rows come
+ * in panels of `rows` lanes; a tile's scores S^T and weights P^T are [token][rows] per panel, contiguous.
+ * All arithmetic is f32. Each function computes each element in an order that depends on its own arguments only, never on where the
+ * element stands in a register tile: that, and fixed orders above, is why results are bit-identical for any thread count.
+ */
+#ifndef AMLA_CPU_UKERNELS_H
+#define AMLA_CPU_UKERNELS_H
+
+#include <amla/amla.h>
+
+/* Kernels whose lanes are the rows of one panel. */
+typedef struct amla_ukr_panel {
+  int32_t rows; /* lanes: a multiple of pv_rows, at most AMLA_UKR_MAX_ROWS */
+
+  /* s [qk_tokens][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * qt[d * rows + r].
+   *   k [qk_tokens][ldk], qt [d_qk][rows], 64-byte aligned like s */
+  void (*qk)(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s);
+
+  /* max [rows]: max[r] = max over tokens j < min(n, visible[r]) of s[j][r], ignoring NaN; -inf if there is none. */
+  void (*max)(int32_t n, const float *s, const int32_t *visible, float *max);
+
+  /* P = 2^(s - ref) in place, and its sum; for j < n:
+   *     p = j < visible[r] ? exp2(s[j][r] - ref[r]) + 0 * s[j][r] : 0     sum[r] = sum_j p     s[j][r] = p * mul[r]
+   * 0 * s carries NaN and inf into the row whatever the exponential makes of them. exp2 is within 2 ulp on [-126, 16]; below -126 it is 0.
+   * s - ref <= 16. */
+  void (*exp)(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible, float *sum);
+} amla_ukr_panel;
+
+enum { AMLA_UKR_MAX_ROWS = 32 };
+
+typedef struct amla_ukernels {
+  amla_isa isa;
+  const char *name;     /* "c", "avx2", "avx512" */
+  int32_t tile_tokens;  /* KV tokens per tile: a multiple of qk_tokens */
+  int32_t qk_tokens;    /* tokens of a score register tile */
+  int32_t pv_rows;      /* rows of an output register tile */
+  int32_t pv_cols;      /* columns of an output register tile: a multiple of 8 */
+
+  amla_ukr_panel wide, narrow; /* wide.rows >= narrow.rows; the last rows of a block may use a narrow panel */
+
+  /* dst [n] f32 = src [n] of that amla_dtype, exactly. */
+  void (*load[3])(int32_t n, const void *src, float *dst);
+
+  /* o [pv_rows][pv_cols] contiguous += P V: o[r][c] += sum_j p[j * ldp + r] * v[j * ldv + c], the sum over j < n in order, from 0. */
+  void (*pv)(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, float *o);
+
+  /* o [rows][pv_cols]: row r times f[r]; or times 2^k[r] as amla_expshift, k in [-512, 512], rows with k[r] = 0 included; or plus b. */
+  void (*scale)(int32_t rows, float *o, const float *f);
+  void (*shift)(int32_t rows, float *o, const int32_t *k);
+  void (*add)(int32_t rows, float *o, const float *b);
+} amla_ukernels;
+
+/* The table's rows, in rising order; NULL-terminated. Those that this build contains, not those that this CPU can run. */
+extern const amla_ukernels *const amla_ukernels_all[];
+
+/* The best row that the CPU can run and the cap allows. */
+const amla_ukernels *amla_ukernels_select(amla_isa cap);
+
+extern const amla_ukernels amla_ukernels__c;
+extern const amla_ukernels amla_ukernels__avx2;
+extern const amla_ukernels amla_ukernels__avx512;
+
+#endif

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * AVX2 + FMA + F16C micro-kernels. Register budget of 16 ymm: scores 6 tokens x 16 rows = 12 accumulators + 2 of Q^T + 2
+ * broadcasts; output 4 rows x 24 columns = 12 accumulators + 3 of V + 1 broadcast. Loads per FMA: (6 + 2) / 12 and (4 + 3) / 12.
+ */
+#include "ukernels.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "exp2_poly.h"
+
+enum { QK_TOKENS = 6, PV_ROWS = 4, PV_COLS = 24, TILE_TOKENS = 96 };
+
+static void load_f32(int32_t n, const void *src, float *dst) { memcpy(dst, src, (size_t)n * sizeof *dst); }
+
+static inline __m256 widen_bf16(__m128i h) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+static void load_bf16(int32_t n, const void *src, float *dst) {
+  const uint16_t *h = src;
+  int32_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(dst + i, widen_bf16(_mm_loadu_si128((const __m128i *)(h + i))));
+  for (; i < n; i++) {
+    const uint32_t u = (uint32_t)h[i] << 16;
+    memcpy(dst + i, &u, sizeof u);
+  }
+}
+
+static void load_f16(int32_t n, const void *src, float *dst) {
+  const uint16_t *h = src;
+  int32_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(h + i))));
+  for (; i < n; i++) dst[i] = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h[i])));
+}
+
+static void qk_6x16(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+  const float *k3 = k + 3 * ldk;
+  __m256 acc[QK_TOKENS][2];
+#pragma GCC unroll 6
+  for (int i = 0; i < QK_TOKENS; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+#pragma GCC unroll 2
+  for (int32_t d = 0; d < d_qk; d++) {
+    const __m256 q0 = _mm256_load_ps(qt + d * 16), q1 = _mm256_load_ps(qt + d * 16 + 8);
+#pragma GCC unroll 6
+    for (int i = 0; i < QK_TOKENS; i++) {
+      const __m256 x = _mm256_broadcast_ss((i < 3 ? k + i * ldk : k3 + (i - 3) * ldk) + d);
+      acc[i][0] = _mm256_fmadd_ps(x, q0, acc[i][0]);
+      acc[i][1] = _mm256_fmadd_ps(x, q1, acc[i][1]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < QK_TOKENS; i++) {
+    _mm256_store_ps(s + i * 16, acc[i][0]);
+    _mm256_store_ps(s + i * 16 + 8, acc[i][1]);
+  }
+}
+
+static void qk_6x8(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+  __m256 acc[QK_TOKENS];
+#pragma GCC unroll 6
+  for (int i = 0; i < QK_TOKENS; i++) acc[i] = _mm256_setzero_ps();
+  for (int32_t d = 0; d < d_qk; d++) {
+    const __m256 q0 = _mm256_load_ps(qt + d * 8);
+#pragma GCC unroll 6
+    for (int i = 0; i < QK_TOKENS; i++) acc[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(k + i * ldk + d), q0, acc[i]);
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < QK_TOKENS; i++) _mm256_store_ps(s + i * 8, acc[i]);
+}
+
+static inline __m256 seen_lanes(int32_t j, __m256i visible) {
+  return _mm256_castsi256_ps(_mm256_cmpgt_epi32(visible, _mm256_set1_epi32(j)));
+}
+
+static inline void max_lanes(int32_t n, const float *s, int rows, const int32_t *visible, float *max) {
+  const __m256i vis = _mm256_loadu_si256((const __m256i *)visible);
+  const __m256 none = _mm256_set1_ps(-__builtin_inff());
+  __m256 m = none;
+  for (int32_t j = 0; j < n; j++) /* max(s, m) gives m where s is NaN */
+    m = _mm256_max_ps(_mm256_blendv_ps(none, _mm256_load_ps(s + j * rows), seen_lanes(j, vis)), m);
+  _mm256_storeu_ps(max, m);
+}
+
+static void max_16(int32_t n, const float *s, const int32_t *visible, float *max) {
+  max_lanes(n, s, 16, visible, max);
+  max_lanes(n, s + 8, 16, visible + 8, max + 8);
+}
+
+static void max_8(int32_t n, const float *s, const int32_t *visible, float *max) { max_lanes(n, s, 8, visible, max); }
+
+static inline __m256 exp2_poly(__m256 x) {
+  const __m256 nonzero = _mm256_cmp_ps(x, _mm256_set1_ps(AMLA_EXP2_MIN), _CMP_GE_OQ);
+  x = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(AMLA_EXP2_MAX)), _mm256_set1_ps(AMLA_EXP2_MIN));
+  const __m256 t = _mm256_add_ps(x, _mm256_set1_ps(AMLA_ROUND_MAGIC));
+  const __m256 f = _mm256_sub_ps(x, _mm256_sub_ps(t, _mm256_set1_ps(AMLA_ROUND_MAGIC)));
+  __m256 y = _mm256_set1_ps(AMLA_EXP2_C6);
+  y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AMLA_EXP2_C5));
+  y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AMLA_EXP2_C4));
+  y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AMLA_EXP2_C3));
+  y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AMLA_EXP2_C2));
+  y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AMLA_EXP2_C1));
+  y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(1.0f));
+  const __m256i r = _mm256_add_epi32(_mm256_castps_si256(y), _mm256_slli_epi32(_mm256_castps_si256(t), 23));
+  return _mm256_and_ps(nonzero, _mm256_castsi256_ps(r));
+}
+
+static inline void exp_lanes(int32_t n, float *s, int rows, const float *ref, const float *mul, const int32_t *visible, float *sum) {
+  const __m256i vis = _mm256_loadu_si256((const __m256i *)visible);
+  const __m256 e = _mm256_loadu_ps(ref), m = _mm256_loadu_ps(mul), zero = _mm256_setzero_ps();
+  __m256 l = zero;
+  for (int32_t j = 0; j < n; j++) {
+    const __m256 x = _mm256_load_ps(s + j * rows);
+    const __m256 p = _mm256_and_ps(seen_lanes(j, vis), _mm256_fmadd_ps(x, zero, exp2_poly(_mm256_sub_ps(x, e))));
+    l = _mm256_add_ps(l, p);
+    _mm256_store_ps(s + j * rows, _mm256_mul_ps(p, m));
+  }
+  _mm256_storeu_ps(sum, l);
+}
+
+static void exp_16(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible, float *sum) {
+  exp_lanes(n, s, 16, ref, mul, visible, sum);
+  exp_lanes(n, s + 8, 16, ref + 8, mul + 8, visible + 8, sum + 8);
+}
+
+static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible, float *sum) {
+  exp_lanes(n, s, 8, ref, mul, visible, sum);
+}
+
+static void pv_4x24(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, float *o) {
+  __m256 acc[PV_ROWS][3];
+#pragma GCC unroll 4
+  for (int r = 0; r < PV_ROWS; r++) acc[r][0] = acc[r][1] = acc[r][2] = _mm256_setzero_ps();
+#pragma GCC unroll 2
+  for (int32_t j = 0; j < n; j++, p += ldp, v += ldv) {
+    const __m256 v0 = _mm256_load_ps(v), v1 = _mm256_load_ps(v + 8), v2 = _mm256_load_ps(v + 16);
+#pragma GCC unroll 4
+    for (int r = 0; r < PV_ROWS; r++) {
+      const __m256 x = _mm256_broadcast_ss(p + r);
+      acc[r][0] = _mm256_fmadd_ps(x, v0, acc[r][0]);
+      acc[r][1] = _mm256_fmadd_ps(x, v1, acc[r][1]);
+      acc[r][2] = _mm256_fmadd_ps(x, v2, acc[r][2]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < PV_ROWS; r++, o += PV_COLS)
+    for (int c = 0; c < 3; c++) _mm256_store_ps(o + c * 8, _mm256_add_ps(_mm256_load_ps(o + c * 8), acc[r][c]));
+}
+
+static void scale_24(int32_t rows, float *o, const float *f) {
+  for (int32_t r = 0; r < rows; r++, o += PV_COLS)
+    for (int c = 0; c < PV_COLS; c += 8) _mm256_store_ps(o + c, _mm256_mul_ps(_mm256_load_ps(o + c), _mm256_set1_ps(f[r])));
+}
+
+/* base/expshift.h on 8 lanes: e = exponent field; e + k outside 1..254 gives signed zero or inf. */
+static inline __m256i shift_lanes(__m256i u, __m256i k) {
+  const __m256i sign = _mm256_and_si256(u, _mm256_set1_epi32((int)0x80000000)), inf = _mm256_set1_epi32(0x7f800000);
+  const __m256i e = _mm256_and_si256(_mm256_srli_epi32(u, 23), _mm256_set1_epi32(0xff)), r = _mm256_add_epi32(e, k);
+  const __m256i special = _mm256_cmpeq_epi32(e, _mm256_set1_epi32(255)), one = _mm256_set1_epi32(1);
+  const __m256i zero = _mm256_or_si256(_mm256_cmpgt_epi32(one, e), _mm256_cmpgt_epi32(one, r));
+  const __m256i big = _mm256_cmpgt_epi32(r, _mm256_set1_epi32(254));
+  __m256i y = _mm256_add_epi32(u, _mm256_slli_epi32(k, 23));
+  y = _mm256_blendv_epi8(y, _mm256_or_si256(sign, inf), big);
+  y = _mm256_blendv_epi8(y, sign, zero);
+  return _mm256_blendv_epi8(y, u, special);
+}
+
+static void shift_24(int32_t rows, float *o, const int32_t *k) {
+  for (int32_t r = 0; r < rows; r++, o += PV_COLS)
+    for (int c = 0; c < PV_COLS; c += 8) {
+      __m256i *x = (__m256i *)(void *)(o + c);
+      _mm256_store_si256(x, shift_lanes(_mm256_load_si256(x), _mm256_set1_epi32(k[r])));
+    }
+}
+
+static void add_24(int32_t rows, float *o, const float *b) {
+  for (int32_t i = 0; i < rows * PV_COLS; i += 8) _mm256_store_ps(o + i, _mm256_add_ps(_mm256_load_ps(o + i), _mm256_load_ps(b + i)));
+}
+
+const amla_ukernels amla_ukernels__avx2 = {
+    .isa = AMLA_ISA_AVX2, .name = "avx2",
+    .tile_tokens = TILE_TOKENS, .qk_tokens = QK_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
+    .wide = {16, qk_6x16, max_16, exp_16}, .narrow = {8, qk_6x8, max_8, exp_8},
+    .load = {load_f32, load_bf16, load_f16},
+    .pv = pv_4x24, .scale = scale_24, .shift = shift_24, .add = add_24,
+};

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * AVX-512F micro-kernels. Register budget of 32 zmm: scores 12 tokens x 32 rows = 24 accumulators + 2 of Q^T + broadcasts;
+ * output 8 rows x 32 columns = 16 accumulators + 2 of V + broadcasts. Loads per FMA: (12 + 2) / 24 and (8 + 2) / 16, below the
+ * two load ports' limit of 1. One narrow panel of 16 rows for few heads: (24 + 1) / 24 there, bound by the load ports.
+ */
+#include "ukernels.h"
+
+#include <immintrin.h>
+
+#include "exp2_poly.h"
+
+enum { QK_TOKENS = 12, PV_ROWS = 8, PV_COLS = 32, TILE_TOKENS = 96 };
+
+static void load_f32(int32_t n, const void *src, float *dst) {
+  const float *f = src;
+  int32_t i = 0;
+  for (; i + 16 <= n; i += 16) _mm512_storeu_ps(dst + i, _mm512_loadu_ps(f + i));
+  for (; i < n; i++) dst[i] = f[i];
+}
+
+static inline __m512 widen_bf16(__m256i h) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+static void load_bf16(int32_t n, const void *src, float *dst) {
+  const uint16_t *h = src;
+  int32_t i = 0;
+  for (; i + 16 <= n; i += 16) _mm512_storeu_ps(dst + i, widen_bf16(_mm256_loadu_si256((const __m256i *)(h + i))));
+  if (i < n) {
+    uint16_t tail[16] = {0};
+    for (int32_t t = i; t < n; t++) tail[t - i] = h[t];
+    _mm512_mask_storeu_ps(dst + i, (__mmask16)((1u << (n - i)) - 1u), widen_bf16(_mm256_loadu_si256((const __m256i *)tail)));
+  }
+}
+
+static void load_f16(int32_t n, const void *src, float *dst) {
+  const uint16_t *h = src;
+  int32_t i = 0;
+  for (; i + 16 <= n; i += 16) _mm512_storeu_ps(dst + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(h + i))));
+  if (i < n) {
+    uint16_t tail[16] = {0};
+    for (int32_t t = i; t < n; t++) tail[t - i] = h[t];
+    _mm512_mask_storeu_ps(dst + i, (__mmask16)((1u << (n - i)) - 1u), _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)tail)));
+  }
+}
+
+/* Twelve K rows through four pointers and two index registers: three rows a pointer. */
+static void qk_12x32(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+  const float *k0 = k, *k3 = k + 3 * ldk, *k6 = k + 6 * ldk, *k9 = k + 9 * ldk;
+  __m512 acc[QK_TOKENS][2];
+#pragma GCC unroll 12
+  for (int i = 0; i < QK_TOKENS; i++) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
+#pragma GCC unroll 2
+  for (int32_t d = 0; d < d_qk; d++) {
+    const __m512 q0 = _mm512_load_ps(qt + d * 32), q1 = _mm512_load_ps(qt + d * 32 + 16);
+#define ROW(i, p, step)                                                                                               \
+  {                                                                                                                    \
+    const __m512 x = _mm512_set1_ps((p)[(step)*ldk + d]);                                                              \
+    acc[i][0] = _mm512_fmadd_ps(x, q0, acc[i][0]);                                                                     \
+    acc[i][1] = _mm512_fmadd_ps(x, q1, acc[i][1]);                                                                     \
+  }
+    ROW(0, k0, 0) ROW(1, k0, 1) ROW(2, k0, 2) ROW(3, k3, 0) ROW(4, k3, 1) ROW(5, k3, 2)
+    ROW(6, k6, 0) ROW(7, k6, 1) ROW(8, k6, 2) ROW(9, k9, 0) ROW(10, k9, 1) ROW(11, k9, 2)
+#undef ROW
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < QK_TOKENS; i++) {
+    _mm512_store_ps(s + i * 32, acc[i][0]);
+    _mm512_store_ps(s + i * 32 + 16, acc[i][1]);
+  }
+}
+
+static void qk_12x16(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+  const float *k0 = k, *k3 = k + 3 * ldk, *k6 = k + 6 * ldk, *k9 = k + 9 * ldk;
+  __m512 acc[QK_TOKENS];
+#pragma GCC unroll 12
+  for (int i = 0; i < QK_TOKENS; i++) acc[i] = _mm512_setzero_ps();
+#pragma GCC unroll 4
+  for (int32_t d = 0; d < d_qk; d++) {
+    const __m512 q0 = _mm512_load_ps(qt + d * 16);
+#define ROW(i, p, step) acc[i] = _mm512_fmadd_ps(_mm512_set1_ps((p)[(step)*ldk + d]), q0, acc[i]);
+    ROW(0, k0, 0) ROW(1, k0, 1) ROW(2, k0, 2) ROW(3, k3, 0) ROW(4, k3, 1) ROW(5, k3, 2)
+    ROW(6, k6, 0) ROW(7, k6, 1) ROW(8, k6, 2) ROW(9, k9, 0) ROW(10, k9, 1) ROW(11, k9, 2)
+#undef ROW
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < QK_TOKENS; i++) _mm512_store_ps(s + i * 16, acc[i]);
+}
+
+/* 16 rows of a panel of `rows`, from its lane `r` on. */
+static inline void max_lanes(int32_t n, const float *s, int rows, const int32_t *visible, float *max) {
+  const __m512i vis = _mm512_loadu_si512(visible);
+  __m512 m = _mm512_set1_ps(-__builtin_inff());
+  for (int32_t j = 0; j < n; j++) { /* max(s, m) gives m where s is NaN */
+    const __mmask16 seen = _mm512_cmplt_epi32_mask(_mm512_set1_epi32(j), vis);
+    m = _mm512_mask_max_ps(m, seen, _mm512_load_ps(s + j * rows), m);
+  }
+  _mm512_storeu_ps(max, m);
+}
+
+static void max_32(int32_t n, const float *s, const int32_t *visible, float *max) {
+  max_lanes(n, s, 32, visible, max);
+  max_lanes(n, s + 16, 32, visible + 16, max + 16);
+}
+
+static void max_16(int32_t n, const float *s, const int32_t *visible, float *max) { max_lanes(n, s, 16, visible, max); }
+
+static inline __m512 exp2_poly(__m512 x) {
+  const __mmask16 nonzero = _mm512_cmp_ps_mask(x, _mm512_set1_ps(AMLA_EXP2_MIN), _CMP_GE_OQ);
+  x = _mm512_min_ps(x, _mm512_set1_ps(AMLA_EXP2_MAX));
+  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, n);
+  __m512 y = _mm512_set1_ps(AMLA_EXP2_C6);
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AMLA_EXP2_C5));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AMLA_EXP2_C4));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AMLA_EXP2_C3));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AMLA_EXP2_C2));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AMLA_EXP2_C1));
+  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
+  return _mm512_maskz_scalef_ps(nonzero, y, n);
+}
+
+static inline void exp_lanes(int32_t n, float *s, int rows, const float *ref, const float *mul, const int32_t *visible, float *sum) {
+  const __m512i vis = _mm512_loadu_si512(visible);
+  const __m512 e = _mm512_loadu_ps(ref), m = _mm512_loadu_ps(mul), zero = _mm512_setzero_ps();
+  __m512 l = zero;
+  for (int32_t j = 0; j < n; j++) {
+    const __mmask16 seen = _mm512_cmplt_epi32_mask(_mm512_set1_epi32(j), vis);
+    const __m512 x = _mm512_load_ps(s + j * rows);
+    const __m512 p = _mm512_maskz_fmadd_ps(seen, x, zero, exp2_poly(_mm512_sub_ps(x, e)));
+    l = _mm512_add_ps(l, p);
+    _mm512_store_ps(s + j * rows, _mm512_mul_ps(p, m));
+  }
+  _mm512_storeu_ps(sum, l);
+}
+
+static void exp_32(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible, float *sum) {
+  exp_lanes(n, s, 32, ref, mul, visible, sum);
+  exp_lanes(n, s + 16, 32, ref + 16, mul + 16, visible + 16, sum + 16);
+}
+
+static void exp_16(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible, float *sum) {
+  exp_lanes(n, s, 16, ref, mul, visible, sum);
+}
+
+static void pv_8x32(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, float *o) {
+  __m512 acc[PV_ROWS][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < PV_ROWS; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+#pragma GCC unroll 2
+  for (int32_t j = 0; j < n; j++) {
+    const __m512 v0 = _mm512_load_ps(v + j * ldv), v1 = _mm512_load_ps(v + j * ldv + 16);
+#pragma GCC unroll 8
+    for (int r = 0; r < PV_ROWS; r++) {
+      const __m512 x = _mm512_set1_ps(p[j * ldp + r]);
+      acc[r][0] = _mm512_fmadd_ps(x, v0, acc[r][0]);
+      acc[r][1] = _mm512_fmadd_ps(x, v1, acc[r][1]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < PV_ROWS; r++) {
+    _mm512_store_ps(o + r * 32, _mm512_add_ps(_mm512_load_ps(o + r * 32), acc[r][0]));
+    _mm512_store_ps(o + r * 32 + 16, _mm512_add_ps(_mm512_load_ps(o + r * 32 + 16), acc[r][1]));
+  }
+}
+
+static void scale_32(int32_t rows, float *o, const float *f) {
+  for (int32_t r = 0; r < rows; r++, o += PV_COLS) {
+    const __m512 x = _mm512_set1_ps(f[r]);
+    _mm512_store_ps(o, _mm512_mul_ps(_mm512_load_ps(o), x));
+    _mm512_store_ps(o + 16, _mm512_mul_ps(_mm512_load_ps(o + 16), x));
+  }
+}
+
+/* base/expshift.h on 16 lanes: e = exponent field; e + k outside 1..254 gives signed zero or inf. */
+static inline __m512i shift_lanes(__m512i u, __m512i k) {
+  const __m512i sign = _mm512_and_si512(u, _mm512_set1_epi32((int)0x80000000)), inf = _mm512_set1_epi32(0x7f800000);
+  const __m512i e = _mm512_and_si512(_mm512_srli_epi32(u, 23), _mm512_set1_epi32(0xff)), r = _mm512_add_epi32(e, k);
+  const __mmask16 finite = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(255));
+  const __mmask16 zero = (__mmask16)(_mm512_cmpeq_epi32_mask(e, _mm512_setzero_si512()) |
+                                     _mm512_cmplt_epi32_mask(r, _mm512_set1_epi32(1)));
+  const __mmask16 big = _mm512_cmpgt_epi32_mask(r, _mm512_set1_epi32(254));
+  __m512i y = _mm512_add_epi32(u, _mm512_slli_epi32(k, 23));
+  y = _mm512_mask_or_epi32(y, big, sign, inf);
+  y = _mm512_mask_mov_epi32(y, zero, sign);
+  return _mm512_mask_mov_epi32(u, finite, y);
+}
+
+static void shift_32(int32_t rows, float *o, const int32_t *k) {
+  for (int32_t r = 0; r < rows; r++, o += PV_COLS) {
+    const __m512i x = _mm512_set1_epi32(k[r]);
+    _mm512_store_si512(o, shift_lanes(_mm512_load_si512(o), x));
+    _mm512_store_si512(o + 16, shift_lanes(_mm512_load_si512(o + 16), x));
+  }
+}
+
+static void add_32(int32_t rows, float *o, const float *b) {
+  for (int32_t i = 0; i < rows * PV_COLS; i += 16) _mm512_store_ps(o + i, _mm512_add_ps(_mm512_load_ps(o + i), _mm512_load_ps(b + i)));
+}
+
+const amla_ukernels amla_ukernels__avx512 = {
+    .isa = AMLA_ISA_AVX512, .name = "avx512",
+    .tile_tokens = TILE_TOKENS, .qk_tokens = QK_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
+    .wide = {32, qk_12x32, max_32, exp_32}, .narrow = {16, qk_12x16, max_16, exp_16},
+    .load = {load_f32, load_bf16, load_f16},
+    .pv = pv_8x32, .scale = scale_32, .shift = shift_32, .add = add_32,
+};

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Plans: check, choose a backend, let it prepare; then check the tensors and run.
+ */
+#include "plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "detail.h"
+#include "problem.h"
+
+static const amla_backend_ops backend_cuda = {AMLA_BACKEND_CUDA, "cuda", "not built into this version", NULL, NULL, NULL, NULL};
+static const amla_backend_ops backend_npu = {AMLA_BACKEND_NPU, "npu", "not built into this version", NULL, NULL, NULL, NULL};
+
+static const amla_backend_ops *const backends[] = {NULL, &amla_backend_ref, &amla_backend_cpu, &backend_cuda, &backend_npu};
+
+amla_status amla_plan_create(amla_plan **plan, const amla_problem *problem, const amla_options *options, amla_detail *detail) {
+  amla_plan p = {0};
+  if (!plan) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "plan=NULL: must point to where the plan goes");
+  *plan = NULL;
+  amla_status status = amla_problem_check(problem, &p.problem, detail);
+  if (status == AMLA_OK) status = amla_options_check(options, &p.options, detail);
+  if (status != AMLA_OK) return status;
+
+  p.backend = backends[p.options.backend];
+  if (p.backend->absent)
+    return amla_refuse(detail, AMLA_UNSUPPORTED, "backend=%s: %s", p.backend->name, p.backend->absent);
+  p.backend->prepare(&p);
+
+  *plan = malloc(sizeof p);
+  if (!*plan) return amla_refuse(detail, AMLA_OUT_OF_MEMORY, "plan: no memory for %zu bytes", sizeof p);
+  memcpy(*plan, &p, sizeof p);
+  return amla_accept(detail);
+}
+
+void amla_plan_destroy(amla_plan *plan) { free(plan); }
+
+size_t amla_plan_scratch_bytes(const amla_plan *plan) { return plan ? plan->scratch_bytes : 0; }
+
+int amla_plan_describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
+  if (capacity_bytes > 0 && text) text[0] = '\0';
+  return plan ? plan->backend->describe(plan, text, text ? capacity_bytes : 0) : 0;
+}
+
+amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, size_t scratch_bytes,
+                          amla_detail *detail) {
+  if (!plan) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "plan=NULL: must be a plan");
+  const amla_status status = amla_tensors_check(&plan->problem, tensors, detail);
+  if (status != AMLA_OK) return status;
+  if (scratch_bytes < plan->scratch_bytes)
+    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "scratch_bytes=%zu: must be >= %zu", scratch_bytes, plan->scratch_bytes);
+  if (!scratch && plan->scratch_bytes > 0)
+    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "scratch=NULL: must point to %zu bytes", plan->scratch_bytes);
+  amla_tensors t = {0};
+  memcpy(&t, tensors, tensors->struct_bytes < sizeof t ? tensors->struct_bytes : sizeof t);
+  plan->backend->run(plan, &t, scratch);
+  return amla_accept(detail);
+}
+
+amla_status amla_backend_query(amla_backend backend, amla_backend_info *info, amla_detail *detail) {
+  if (backend < AMLA_BACKEND_REF || backend > AMLA_BACKEND_NPU)
+    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "backend=%d: must be in %d..%d", (int)backend, AMLA_BACKEND_REF, AMLA_BACKEND_NPU);
+  if (!info || info->struct_bytes < sizeof *info)
+    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "info.struct_bytes=%u: must be >= %zu, use AMLA_BACKEND_INFO_INIT",
+                       info ? info->struct_bytes : 0, sizeof *info);
+  const amla_backend_ops *ops = backends[backend];
+  amla_options options;
+  const amla_status status = amla_options_check(NULL, &options, detail); /* for the environment's ISA cap */
+  if (status != AMLA_OK) return status;
+  memset(info->name, 0, sizeof info->name + sizeof info->isa + sizeof info->reason);
+  info->available = ops->absent == NULL;
+  strncpy(info->name, ops->name, sizeof info->name - 1);
+  strncpy(info->reason, ops->absent ? ops->absent : "", sizeof info->reason - 1);
+  strncpy(info->isa, ops->absent ? "" : ops->isa(options.isa), sizeof info->isa - 1);
+  return amla_accept(detail);
+}

@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Validation: every rule of amla.h, in the order of its fields. See problem.h.
+ */
+#include "problem.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/float16.h"
+#include "detail.h"
+
+enum { MAX_D = 65536, MAX_ROWS = 1 << 24, MAX_THREADS = 1024 };
+
+amla_status amla_refuse(amla_detail *detail, amla_status status, const char *format, ...) {
+  if (detail) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(detail->text, sizeof detail->text, format, args);
+    va_end(args);
+  }
+  return status;
+}
+
+amla_status amla_accept(amla_detail *detail) {
+  if (detail) detail->text[0] = '\0';
+  return AMLA_OK;
+}
+
+#define REFUSE(...) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, __VA_ARGS__)
+#define TRY(call)                                                                                                     \
+  do {                                                                                                                 \
+    const amla_status status_ = (call);                                                                                \
+    if (status_ != AMLA_OK) return status_;                                                                            \
+  } while (0)
+
+/* Structs only grow: an older caller's is shorter than ours, a newer caller's longer and usable if the rest is zero. */
+static amla_status copy_struct(const char *name, const void *from, void *to, size_t our_bytes, size_t first_bytes,
+                               amla_detail *detail) {
+  uint32_t bytes;
+  memset(to, 0, our_bytes);
+  if (!from) REFUSE("%s=NULL: must point to a struct", name);
+  memcpy(&bytes, from, sizeof bytes);
+  if (bytes < first_bytes || bytes > 4096)
+    REFUSE("%s.struct_bytes=%u: must be sizeof the struct (>= %zu), use its INIT macro", name, bytes, first_bytes);
+  for (size_t i = our_bytes; i < bytes; i++)
+    if (((const unsigned char *)from)[i])
+      return amla_refuse(detail, AMLA_UNSUPPORTED, "%s.struct_bytes=%u: byte %zu is set, but this library (%s) knows %zu bytes",
+                         name, bytes, i, amla_version(), our_bytes);
+  memcpy(to, from, bytes < our_bytes ? bytes : our_bytes);
+  return AMLA_OK;
+}
+
+static amla_status check_range(const char *name, int64_t value, int64_t low, int64_t high, amla_detail *detail) {
+  if (value < low) REFUSE("%s=%lld: must be >= %lld", name, (long long)value, (long long)low);
+  if (value > high) REFUSE("%s=%lld: must be <= %lld", name, (long long)value, (long long)high);
+  return AMLA_OK;
+}
+
+/* ---- Extents ---- */
+
+typedef struct axis {
+  const char *name;
+  int64_t n, stride;
+} axis;
+
+/* Elements from the first to one past the last, for axes of n >= 1 and a contiguous innermost run. -1: leaves int64. */
+static int64_t extent_elems(const axis *axes, int n_axes, int64_t run) {
+  int64_t total = run, span;
+  for (int i = 0; i < n_axes; i++)
+    if (__builtin_mul_overflow(axes[i].n - 1, axes[i].stride, &span) || __builtin_add_overflow(total, span, &total)) return -1;
+  return total;
+}
+
+static amla_status check_extent(const char *name, const axis *axes, int n_axes, int64_t run, amla_detail *detail) {
+  const int64_t elems = extent_elems(axes, n_axes, run);
+  if (elems < 0 || elems > INT64_MAX / 4) REFUSE("%s: its size in bytes overflows 64 bits", name);
+  return AMLA_OK;
+}
+
+/* 0 becomes the packed stride; negative ones are refused. */
+static amla_status fill_stride(const char *name, int64_t *stride, int64_t n, int64_t inner_stride, amla_detail *detail) {
+  if (*stride < 0) REFUSE("%s=%lld: must be >= 0 (0 = packed)", name, (long long)*stride);
+  if (*stride == 0 && __builtin_mul_overflow(n, inner_stride, stride)) REFUSE("%s: the packed stride overflows 64 bits", name);
+  return AMLA_OK;
+}
+
+/* Rows of out must be disjoint: with the axes sorted by stride, each steps over all that lies inside it. */
+static amla_status check_disjoint(const char *name, axis *axes, int n_axes, int64_t run, amla_detail *detail) {
+  for (int i = 1; i < n_axes; i++)
+    for (int j = i; j > 0 && axes[j].stride < axes[j - 1].stride; j--) {
+      const axis swap = axes[j];
+      axes[j] = axes[j - 1];
+      axes[j - 1] = swap;
+    }
+  for (int i = 0; i < n_axes; i++) {
+    if (axes[i].n > 1 && axes[i].stride < run)
+      REFUSE("%s=%lld: rows of %s would overlap, must be >= %lld", axes[i].name, (long long)axes[i].stride, name, (long long)run);
+    if (axes[i].n > 1) run += (axes[i].n - 1) * axes[i].stride;
+  }
+  return AMLA_OK;
+}
+
+static amla_status check_q_and_out(amla_problem *p, amla_detail *detail) {
+  TRY(fill_stride("q_stride_head", &p->q_stride_head, p->d_qk, 1, detail));
+  TRY(fill_stride("q_stride_query", &p->q_stride_query, p->h_q, p->q_stride_head, detail));
+  TRY(fill_stride("q_stride_batch", &p->q_stride_batch, p->s_q, p->q_stride_query, detail));
+  TRY(fill_stride("out_stride_head", &p->out_stride_head, p->d_v, 1, detail));
+  TRY(fill_stride("out_stride_query", &p->out_stride_query, p->h_q, p->out_stride_head, detail));
+  TRY(fill_stride("out_stride_batch", &p->out_stride_batch, p->s_q, p->out_stride_query, detail));
+  const int64_t b = p->b > 0 ? p->b : 1;
+  const axis q[] = {{"", b, p->q_stride_batch}, {"", p->s_q, p->q_stride_query}, {"", p->h_q, p->q_stride_head}};
+  axis out[] = {{"out_stride_head", p->h_q, p->out_stride_head},
+                {"out_stride_query", p->s_q, p->out_stride_query},
+                {"out_stride_batch", b, p->out_stride_batch}};
+  TRY(check_extent("q", q, 3, p->d_qk, detail));
+  TRY(check_extent("out", out, 3, p->d_v, detail));
+  return check_disjoint("out", out, 3, p->d_v, detail);
+}
+
+static amla_status check_kv(amla_problem *p, amla_detail *detail) {
+  const int paged = p->page_size > 0;
+  const int64_t tokens = paged ? p->page_size : p->sk, pages = paged ? p->n_pages : p->b;
+  const int32_t needed = paged ? (int32_t)(((int64_t)p->sk + p->page_size - 1) / p->page_size) : 0;
+  TRY(check_range("n_pages", p->n_pages, 0, INT64_MAX, detail));
+  if (!paged && p->n_pages != 0) REFUSE("n_pages=%lld: must be 0 when page_size is 0 (contiguous)", (long long)p->n_pages);
+  if (!paged && p->max_pages != 0) REFUSE("max_pages=%d: must be 0 when page_size is 0 (contiguous)", p->max_pages);
+  if (p->max_pages == 0) p->max_pages = needed;
+  if (p->max_pages < needed)
+    REFUSE("max_pages=%d: must be >= %d to hold sk=%d tokens in pages of %d", p->max_pages, needed, p->sk, p->page_size);
+  TRY(fill_stride("kv_stride_token", &p->kv_stride_token, p->d_qk, 1, detail));
+  if (tokens > 1 && p->kv_stride_token < p->d_qk)
+    REFUSE("kv_stride_token=%lld: must be >= d_qk=%d", (long long)p->kv_stride_token, p->d_qk);
+  TRY(fill_stride("kv_stride_page", &p->kv_stride_page, tokens, p->kv_stride_token, detail));
+  const axis kv[] = {{"", pages > 0 ? pages : 1, p->kv_stride_page}, {"", tokens, p->kv_stride_token}};
+  TRY(check_extent("kv", kv, 2, p->d_qk, detail));
+  const axis table[] = {{"", p->b > 0 ? p->b : 1, p->max_pages}};
+  return check_extent("block_table", table, 1, p->max_pages, detail);
+}
+
+amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, amla_detail *detail) {
+  TRY(copy_struct("problem", problem, p, sizeof *p, sizeof *p, detail));
+  TRY(check_range("b", p->b, 0, INT32_MAX, detail));
+  TRY(check_range("s_q", p->s_q, 1, MAX_ROWS, detail));
+  TRY(check_range("h_q", p->h_q, 1, MAX_ROWS, detail));
+  if ((int64_t)p->s_q * p->h_q > MAX_ROWS) REFUSE("s_q=%d, h_q=%d: their product must be <= %d", p->s_q, p->h_q, MAX_ROWS);
+  if (p->h_kv != 0 && p->h_kv != 1) REFUSE("h_kv=%d: MLA decode needs 1", p->h_kv);
+  p->h_kv = 1;
+  TRY(check_range("sk", p->sk, 1, INT32_MAX, detail));
+  TRY(check_range("d_qk", p->d_qk, 1, MAX_D, detail));
+  TRY(check_range("d_v", p->d_v, 1, MAX_D, detail));
+  if (p->d_v > p->d_qk) REFUSE("d_v=%d: must be <= d_qk=%d, the value is the first part of the KV row", p->d_v, p->d_qk);
+  TRY(check_range("page_size", p->page_size, 0, INT32_MAX, detail));
+  TRY(check_range("max_pages", p->max_pages, 0, INT32_MAX, detail));
+  TRY(check_range("q_type", p->q_type, AMLA_F32, AMLA_F16, detail));
+  TRY(check_range("kv_type", p->kv_type, AMLA_F32, AMLA_F16, detail));
+  TRY(check_range("out_type", p->out_type, AMLA_F32, AMLA_F16, detail));
+  TRY(check_range("causal", p->causal, 0, 1, detail));
+  if (!isfinite(p->scale) || p->scale == 0.0f)
+    REFUSE("scale=%g: must be finite and not 0; models use d^-0.5 times a YaRN factor, set it", (double)p->scale);
+  TRY(check_range("memory", p->memory, AMLA_MEMORY_HOST, AMLA_MEMORY_DEVICE, detail));
+  if (p->memory == AMLA_MEMORY_DEVICE) return amla_refuse(detail, AMLA_UNSUPPORTED, "memory=device: no device backend is built");
+  if (p->mask_stride_batch != 0 || p->mask_stride_query != 0)
+    return amla_refuse(detail, AMLA_UNSUPPORTED, "mask_stride_batch=%lld, mask_stride_query=%lld: must be 0, masks are not built yet",
+                       (long long)p->mask_stride_batch, (long long)p->mask_stride_query);
+  TRY(check_q_and_out(p, detail));
+  return check_kv(p, detail);
+}
+
+/* ---- Options ---- */
+
+static amla_status threads_from_environment(int32_t *threads, amla_detail *detail) {
+  const char *text = getenv("AMLA_NUM_THREADS");
+  if (!text || !*text) {
+    *threads = omp_get_max_threads() < MAX_THREADS ? omp_get_max_threads() : MAX_THREADS;
+    return AMLA_OK;
+  }
+  char *end;
+  const long n = strtol(text, &end, 10);
+  if (*end || n < 1 || n > MAX_THREADS) REFUSE("AMLA_NUM_THREADS=%.40s: must be a number in 1..%d", text, MAX_THREADS);
+  *threads = (int32_t)n;
+  return AMLA_OK;
+}
+
+static amla_status isa_from_environment(amla_isa *isa, amla_detail *detail) {
+  static const char *const names[] = {"", "c", "avx2", "avx512"};
+  const char *text = getenv("AMLA_ISA");
+  if (!text || !*text) return AMLA_OK;
+  for (int i = AMLA_ISA_C; i <= AMLA_ISA_AVX512; i++)
+    if (strcmp(text, names[i]) == 0) {
+      if (*isa == AMLA_ISA_AUTO || i < (int)*isa) *isa = (amla_isa)i;
+      return AMLA_OK;
+    }
+  REFUSE("AMLA_ISA=%.40s: must be c, avx2 or avx512", text);
+}
+
+amla_status amla_options_check(const amla_options *options, amla_options *o, amla_detail *detail) {
+  static const amla_options defaults = AMLA_OPTIONS_INIT;
+  TRY(copy_struct("options", options ? options : &defaults, o, sizeof *o, sizeof *o, detail));
+  TRY(check_range("backend", o->backend, AMLA_BACKEND_AUTO, AMLA_BACKEND_NPU, detail));
+  TRY(check_range("rescale", o->rescale, AMLA_RESCALE_DEFAULT, AMLA_RESCALE_FLASH, detail));
+  TRY(check_range("threads", o->threads, 0, MAX_THREADS, detail));
+  TRY(check_range("isa", o->isa, AMLA_ISA_AUTO, AMLA_ISA_AVX512, detail));
+  TRY(check_range("split_tokens", o->split_tokens, AMLA_SPLIT_AUTO, INT32_MAX, detail));
+  TRY(check_range("lse_base", o->lse_base, AMLA_LSE_NATURAL, AMLA_LSE_BASE2, detail));
+  if (o->backend == AMLA_BACKEND_AUTO) o->backend = AMLA_BACKEND_CPU;
+  if (o->rescale == AMLA_RESCALE_DEFAULT) o->rescale = AMLA_RESCALE_LAZY;
+  if (o->threads == 0) TRY(threads_from_environment(&o->threads, detail));
+  return isa_from_environment(&o->isa, detail);
+}
+
+/* ---- Tensors ---- */
+
+static amla_status check_buffer(const char *name, const void *pointer, size_t bytes, int64_t elems, size_t elem_bytes,
+                                amla_detail *detail) {
+  if (elems == 0) return AMLA_OK;
+  if (!pointer) REFUSE("%s=NULL: must point to %lld elements", name, (long long)elems);
+  if ((uintptr_t)pointer % elem_bytes) REFUSE("%s=%p: must be aligned to %zu bytes", name, pointer, elem_bytes);
+  if (bytes / elem_bytes < (uint64_t)elems)
+    REFUSE("%s_bytes=%zu: must be >= %lld", name, bytes, (long long)elems * (long long)elem_bytes);
+  return AMLA_OK;
+}
+
+static amla_status check_unsupported(const amla_tensors *t, amla_detail *detail) {
+  const struct { const char *name; const void *pointer; } later[] = {
+      {"q_rope", t->q_rope}, {"kv_rope", t->kv_rope}, {"mask", t->mask}, {"stream", t->stream}};
+  for (size_t i = 0; i < sizeof later / sizeof *later; i++)
+    if (later[i].pointer)
+      return amla_refuse(detail, AMLA_UNSUPPORTED, "%s=%p: must be NULL, not built yet", later[i].name, later[i].pointer);
+  return AMLA_OK;
+}
+
+static amla_status check_lengths_and_pages(const amla_problem *p, const amla_tensors *t, amla_detail *detail) {
+  for (int32_t i = 0; i < p->b; i++) {
+    const int32_t n = amla_seqlen(p, t, i);
+    if (n < 0 || n > p->sk) REFUSE("seqlens_k[%d]=%d: must be in [0, sk=%d]", i, n, p->sk);
+    if (p->page_size == 0) continue;
+    const int32_t used = (int32_t)(((int64_t)n + p->page_size - 1) / p->page_size);
+    for (int32_t j = 0; j < used; j++) {
+      const int32_t id = t->block_table[(int64_t)i * p->max_pages + j];
+      if (id < 0 || id >= p->n_pages)
+        REFUSE("block_table[%d][%d]=%d: a used page id must be in [0, n_pages=%lld)", i, j, id, (long long)p->n_pages);
+    }
+  }
+  return AMLA_OK;
+}
+
+/* Bytes touched: of kv, all pages that exist. */
+static int64_t kv_elems(const amla_problem *p) {
+  const int paged = p->page_size > 0;
+  const axis kv[] = {{"", paged ? p->n_pages : p->b, p->kv_stride_page}, {"", paged ? p->page_size : p->sk, p->kv_stride_token}};
+  return paged && p->n_pages == 0 ? 0 : extent_elems(kv, 2, p->d_qk);
+}
+
+static amla_status check_overlap(const char *name, const void *a, int64_t a_bytes, const char *other, const void *b, int64_t b_bytes,
+                                 amla_detail *detail) {
+  const uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
+  if (a && b && x < y + (uint64_t)b_bytes && y < x + (uint64_t)a_bytes) REFUSE("%s=%p: must not overlap %s", name, a, other);
+  return AMLA_OK;
+}
+
+amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensors, amla_detail *detail) {
+  amla_tensors copy, *t = &copy;
+  TRY(copy_struct("tensors", tensors, t, sizeof *t, sizeof *t, detail));
+  TRY(check_unsupported(t, detail));
+  if (p->b == 0) return AMLA_OK;
+
+  const axis q[] = {{"", p->b, p->q_stride_batch}, {"", p->s_q, p->q_stride_query}, {"", p->h_q, p->q_stride_head}};
+  const axis out[] = {{"", p->b, p->out_stride_batch}, {"", p->s_q, p->out_stride_query}, {"", p->h_q, p->out_stride_head}};
+  const int64_t q_elems = extent_elems(q, 3, p->d_qk), out_elems = extent_elems(out, 3, p->d_v);
+  const int64_t rows = (int64_t)p->b * p->s_q * p->h_q, table = (int64_t)p->b * p->max_pages;
+  TRY(check_buffer("q", t->q, t->q_bytes, q_elems, amla_dtype_bytes(p->q_type), detail));
+  TRY(check_buffer("kv", t->kv, t->kv_bytes, kv_elems(p), amla_dtype_bytes(p->kv_type), detail));
+  TRY(check_buffer("out", t->out, t->out_bytes, out_elems, amla_dtype_bytes(p->out_type), detail));
+  if (p->page_size > 0) TRY(check_buffer("block_table", t->block_table, t->block_table_bytes, table, sizeof(int32_t), detail));
+  if (p->page_size == 0 && t->block_table) REFUSE("block_table=%p: must be NULL when page_size is 0 (contiguous)", (const void *)t->block_table);
+  if (t->seqlens_k) TRY(check_buffer("seqlens_k", t->seqlens_k, t->seqlens_k_bytes, p->b, sizeof(int32_t), detail));
+  if (t->sinks) TRY(check_buffer("sinks", t->sinks, t->sinks_bytes, p->h_q, sizeof(float), detail));
+  if (t->lse) TRY(check_buffer("lse", t->lse, t->lse_bytes, rows, sizeof(float), detail));
+
+  const int64_t q_bytes = q_elems * (int64_t)amla_dtype_bytes(p->q_type), out_bytes = out_elems * (int64_t)amla_dtype_bytes(p->out_type);
+  const int64_t kv_bytes = kv_elems(p) * (int64_t)amla_dtype_bytes(p->kv_type), lse_bytes = rows * 4;
+  const struct { const char *name; const void *pointer; int64_t bytes; } in[] = {
+      {"q", t->q, q_bytes}, {"kv", t->kv, kv_bytes}, {"block_table", t->block_table, table * 4},
+      {"seqlens_k", t->seqlens_k, (int64_t)p->b * 4}, {"sinks", t->sinks, (int64_t)p->h_q * 4}};
+  for (size_t i = 0; i < sizeof in / sizeof *in; i++) {
+    TRY(check_overlap("out", t->out, out_bytes, in[i].name, in[i].pointer, in[i].bytes, detail));
+    TRY(check_overlap("lse", t->lse, lse_bytes, in[i].name, in[i].pointer, in[i].bytes, detail));
+  }
+  TRY(check_overlap("lse", t->lse, lse_bytes, "out", t->out, out_bytes, detail));
+  return check_lengths_and_pages(p, t, detail);
+}
+
+/* ---- Results ---- */
+
+void amla_store_row(const amla_problem *p, const amla_options *options, const amla_tensors *t, int32_t sequence, int32_t query,
+                    int32_t head, const float *o, double divisor, double lse2) {
+  const double log2e = 1.4426950408889634, ln2 = 0.6931471805599453;
+  const int empty = lse2 == -INFINITY;
+  const double sink = t->sinks && !empty ? 1.0 / (1.0 + exp2((double)t->sinks[head] * log2e - lse2)) : 1.0;
+  const float factor = empty ? 0.0f : (float)(sink / divisor);
+  const int64_t at = sequence * p->out_stride_batch + query * p->out_stride_query + head * p->out_stride_head;
+  float *f32 = (float *)t->out + (p->out_type == AMLA_F32 ? at : 0);
+  uint16_t *f16 = (uint16_t *)t->out + (p->out_type == AMLA_F32 ? 0 : at);
+  for (int32_t d = 0; d < p->d_v; d++) {
+    const float x = empty ? 0.0f : o[d] * factor;
+    if (p->out_type == AMLA_F32)
+      f32[d] = x;
+    else
+      f16[d] = p->out_type == AMLA_BF16 ? amla_f32_to_bf16(x) : amla_f32_to_f16(x);
+  }
+  if (t->lse)
+    t->lse[((int64_t)sequence * p->h_q + head) * p->s_q + query] = (float)(options->lse_base == AMLA_LSE_BASE2 ? lse2 : lse2 * ln2);
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The cuts. See schedule.h.
+ */
+#include "schedule.h"
+
+#include "problem.h"
+
+enum {
+  SPLITS_BY_LENGTH = 8,   /* splits of a sequence, within the bounds below */
+  MIN_SPLIT_TILES = 2,    /* a merge costs about 2 % of a split of two tiles */
+  MAX_SPLIT_TILES = 10,
+  MAX_AUTO_SPLITS = 64,
+  SPLIT_OVERHEAD_TOKENS = 32 /* cost of starting and merging a split, in tokens */
+};
+
+static int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+static int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
+
+int64_t amla_split_tokens(const amla_schedule *s, int32_t length, int64_t auto_tokens) {
+  const int64_t tile = s->tile_tokens;
+  if (s->split_tokens > 0) return s->split_tokens;
+  if (s->split_tokens == AMLA_SPLIT_AUTO) {
+    const int64_t least = round_up(length / MAX_AUTO_SPLITS + 1, tile);
+    return auto_tokens > least ? auto_tokens : least;
+  }
+  return clamp(round_up((int64_t)length / SPLITS_BY_LENGTH, tile), MIN_SPLIT_TILES * tile, MAX_SPLIT_TILES * tile);
+}
+
+static int64_t max_splits(const amla_schedule *s, int32_t sk) {
+  const int64_t tile = s->tile_tokens;
+  if (s->split_tokens > 0) return ((int64_t)sk + s->split_tokens - 1) / s->split_tokens;
+  if (s->split_tokens == AMLA_SPLIT_AUTO) return MAX_AUTO_SPLITS;
+  return clamp(((int64_t)sk + MAX_SPLIT_TILES * tile - 1) / (MAX_SPLIT_TILES * tile), SPLITS_BY_LENGTH, INT32_MAX);
+}
+
+int64_t amla_tree_left(int64_t n) {
+  int64_t left = 1;
+  while (left * 2 < n) left *= 2;
+  return left;
+}
+
+amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *options, int32_t tile_tokens) {
+  amla_schedule s = {0};
+  s.rows = p->s_q * p->h_q;
+  s.n_blocks = (s.rows + AMLA_MAX_BLOCK_ROWS - 1) / AMLA_MAX_BLOCK_ROWS;
+  s.block_rows = s.n_blocks == 1 ? s.rows : AMLA_MAX_BLOCK_ROWS;
+  s.tile_tokens = tile_tokens;
+  s.split_tokens = options->split_tokens > 0 ? round_up(options->split_tokens, tile_tokens) : options->split_tokens;
+
+  /* A thread's contiguous range of leaves is covered by at most two tree nodes per level, plus the leaf in progress. */
+  s.max_slots = 3;
+  for (int64_t n = max_splits(&s, p->sk); n > 1; n = (n + 1) / 2) s.max_slots += 2;
+  return s;
+}
+
+amla_group amla_group_get(const amla_schedule *s, const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t block,
+                          int64_t auto_tokens) {
+  amla_group g;
+  g.sequence = sequence;
+  g.row_begin = block * s->block_rows;
+  g.row_end = g.row_begin + s->block_rows < s->rows ? g.row_begin + s->block_rows : s->rows;
+  g.length = amla_seqlen(p, t, sequence);
+  g.visible = amla_visible(p, g.length, (g.row_end - 1) / p->h_q);
+  g.split_tokens = amla_split_tokens(s, g.length, auto_tokens);
+  g.n_splits = g.visible > 0 ? ((int64_t)g.visible + g.split_tokens - 1) / g.split_tokens : 1;
+  g.split_cost = (double)(g.row_end - g.row_begin) *
+                 (double)((g.n_splits > 1 ? g.split_tokens : g.visible) + SPLIT_OVERHEAD_TOKENS);
+  return g;
+}
+
+int64_t amla_auto_split_tokens(const amla_schedule *s, const amla_problem *p, const amla_tensors *t, int32_t threads) {
+  int64_t tokens = 0;
+  for (int32_t i = 0; i < p->b; i++) tokens += (int64_t)amla_seqlen(p, t, i) * s->n_blocks;
+  return round_up(tokens / threads + 1, s->tile_tokens);
+}
+
+double amla_total_cost(const amla_schedule *s, const amla_problem *p, const amla_tensors *t, int64_t auto_tokens) {
+  double cost = 0.0;
+  for (int32_t i = 0; i < p->b; i++)
+    for (int32_t block = 0; block < s->n_blocks; block++) {
+      const amla_group g = amla_group_get(s, p, t, i, block, auto_tokens);
+      cost += g.split_cost * (double)g.n_splits;
+    }
+  return cost;
+}
+
+/* A split belongs to the share that its middle falls into. */
+int64_t amla_splits_before(const amla_group *g, double start, double share) {
+  const double n = (share - start) / g->split_cost + 0.5;
+  return n <= 0.0 ? 0 : n >= (double)g->n_splits ? g->n_splits : (int64_t)n;
+}
