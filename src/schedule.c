@@ -24,7 +24,7 @@ int64_t amla_split_tokens(const amla_schedule *s, int32_t length, int64_t auto_t
     const int64_t least = round_up(length / MAX_AUTO_SPLITS + 1, tile);
     return auto_tokens > least ? auto_tokens : least;
   }
-  return clamp(round_up((int64_t)length / SPLITS_BY_LENGTH, tile), MIN_SPLIT_TILES * tile, MAX_SPLIT_TILES * tile);
+  return clamp(round_up(((int64_t)length + SPLITS_BY_LENGTH - 1) / SPLITS_BY_LENGTH, tile), MIN_SPLIT_TILES * tile, MAX_SPLIT_TILES * tile);
 }
 
 static int64_t max_splits(const amla_schedule *s, int32_t sk) {
