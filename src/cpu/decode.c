@@ -10,36 +10,42 @@
 #include "../problem.h"
 #include "rescale.h"
 
-/* KV tokens [begin, begin + n) of the group's sequence as f32 rows; rows up to a whole score tile are zeroed. */
-static void load_tile(amla_worker *w, int32_t begin, int32_t n) {
-  const amla_problem *p = &w->plan->problem;
-  const amla_ukernels *u = w->plan->ukernels;
-  const int64_t ld = w->layout.ld;
-  const int32_t padded = (n + u->qk_tokens - 1) / u->qk_tokens * u->qk_tokens;
-  for (int32_t j = 0; j < n; j++) {
-    float *row = w->tile + j * ld;
-    u->load[p->kv_type](p->d_qk, amla_token(p, w->tensors, w->group.sequence, begin + j), row);
-    for (int64_t d = p->d_qk; d < ld; d++) row[d] = 0.0f;
-  }
-  memset(w->tile + n * ld, 0, (size_t)((padded - n) * ld) * sizeof(float));
+enum { MAX_TILE_TOKENS = 128 };
+
+/* Addresses of KV tokens [begin, begin + n) of the group's sequence. */
+static void find_tokens(const amla_worker *w, int32_t begin, int32_t n, const void **src) {
+  for (int32_t j = 0; j < n; j++) src[j] = amla_token(&w->plan->problem, w->tensors, w->group.sequence, begin + j);
 }
 
-static void scores(amla_worker *w, int32_t n) {
+/* KV rows [j, j + qk_tokens) of the tile's n as f32: one score tile. Columns past d_qk and rows past n become 0. */
+static void convert(amla_worker *w, int32_t j, int32_t n, const void *const *src) {
+  const amla_ukernels *u = w->plan->ukernels;
+  const amla_problem *p = &w->plan->problem;
+  const int64_t ld = w->layout.ld;
+  for (int32_t end = j + u->qk_tokens; j < end; j++) {
+    float *row = w->tile + j * ld;
+    if (j < n) u->load[p->kv_type](p->d_qk, src[j], row);
+    for (int64_t d = j < n ? p->d_qk : 0; d < ld; d++) row[d] = 0.0f;
+  }
+}
+
+/* S^T of the tile. A score tile's rows are converted just before they are multiplied, while they are in L1. */
+static void scores(amla_worker *w, int32_t n, const void *const *src) {
   const amla_ukernels *u = w->plan->ukernels;
   const int32_t d_qk = w->plan->problem.d_qk;
-  for (int32_t j = 0; j < n; j += u->qk_tokens)
+  for (int32_t j = 0; j < n; j += u->qk_tokens) {
+    convert(w, j, n, src);
     for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++)
       p->kernels->qk(d_qk, w->tile + j * w->layout.ld, w->layout.ld, w->qt + (int64_t)p->row * d_qk,
                      w->s + p->row * u->tile_tokens + j * p->kernels->rows);
+  }
 }
 
-/* How many of the tile's n tokens, the first of which is `begin`, each row of the panel sees. Padding rows see none. */
+/* How many of the tile's n tokens, the first of which is `begin`, each row of the panel sees. */
 static void visible_tokens(const amla_worker *w, const amla_panel *p, int32_t begin, int32_t n, int32_t *visible) {
-  const amla_problem *problem = &w->plan->problem;
   for (int32_t r = 0; r < p->kernels->rows; r++) {
-    const int32_t row = w->group.row_begin + p->row + r;
-    const int32_t end = row < w->group.row_end ? amla_visible(problem, w->group.length, row / problem->h_q) : 0;
-    visible[r] = end - begin < 0 ? 0 : end - begin < n ? end - begin : n;
+    const int32_t seen = w->visible_end[p->row + r] - begin;
+    visible[r] = seen < 0 ? 0 : seen < n ? seen : n;
   }
 }
 
@@ -83,31 +89,50 @@ static void rescale_rows(const amla_worker *w, float *o, int32_t row, int32_t n,
   }
 }
 
-static void add_pv(amla_worker *w, int32_t n, float *o) {
+/* O += P V, or O = P V. The next tile's KV rows are fetched into L2 meanwhile. */
+static void add_pv(amla_worker *w, int32_t n, int first, float *o, int32_t n_next, const void *const *next) {
   const amla_ukernels *u = w->plan->ukernels;
+  const int32_t row_bytes = w->plan->problem.d_qk * (int32_t)amla_dtype_bytes(w->plan->problem.kv_type);
+  const int32_t steps = w->layout.n_col_tiles * (w->n_pv_rows / u->pv_rows);
+  int32_t step = 0, fetched = 0;
   for (int32_t c = 0; c < w->layout.n_col_tiles; c++)
     for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++)
-      for (int32_t r = 0; r < p->kernels->rows && p->row + r < w->n_pv_rows; r += u->pv_rows)
-        u->pv(n, w->s + p->row * u->tile_tokens + r, p->kernels->rows, w->tile + c * u->pv_cols, w->layout.ld,
+      for (int32_t r = 0; r < p->kernels->rows && p->row + r < w->n_pv_rows; r += u->pv_rows) {
+        for (const int32_t until = (int32_t)((int64_t)n_next * ++step / steps); fetched < until; fetched++)
+          for (int32_t at = 0; at < row_bytes; at += 64) __builtin_prefetch((const char *)next[fetched] + at, 0, 2);
+        u->pv(n, w->s + p->row * u->tile_tokens + r, p->kernels->rows, w->tile + c * u->pv_cols, w->layout.ld, first,
               o + ((int64_t)c * w->layout.rows_padded + p->row + r) * u->pv_cols);
+      }
 }
 
-void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, amla_partial *acc) {
-  const amla_layout *layout = &w->layout;
-  const int32_t tile_tokens = w->plan->ukernels->tile_tokens;
-  amla_rescale_step steps[AMLA_MAX_BLOCK_ROWS];
-
-  memset(acc->o, 0, (size_t)layout->n_col_tiles * (size_t)layout->rows_padded * (size_t)w->plan->ukernels->pv_cols * sizeof(float));
-  for (int32_t r = 0; r < layout->rows_padded; r++) {
+/* No key seen. O is written by the first tile, if there is one. */
+static void clear_partial(const amla_worker *w, amla_partial *acc, int empty) {
+  const amla_layout *l = &w->layout;
+  const int64_t o_elems = (int64_t)l->n_col_tiles * l->rows_padded * w->plan->ukernels->pv_cols;
+  if (empty) memset(acc->o, 0, (size_t)o_elems * sizeof(float));
+  for (int32_t r = 0; r < l->rows_padded; r++) {
     acc->ref[r] = -INFINITY;
     acc->l[r] = 0.0f;
   }
-  for (int32_t j = begin, n; j < end; j += n) {
-    n = end - j < tile_tokens ? end - j : tile_tokens;
-    load_tile(w, j, n);
-    scores(w, n);
-    if (weights(w, j, n, acc, steps)) rescale_rows(w, acc->o, 0, w->n_pv_rows, steps);
-    add_pv(w, n, acc->o);
+}
+
+void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, amla_partial *acc) {
+  const int32_t tile_tokens = w->plan->ukernels->tile_tokens;
+  const void *tokens[2][MAX_TILE_TOKENS], **src = tokens[0], **next = tokens[1];
+  amla_rescale_step steps[AMLA_MAX_BLOCK_ROWS];
+  int32_t n = end - begin < tile_tokens ? end - begin : tile_tokens, n_next;
+
+  clear_partial(w, acc, begin == end);
+  find_tokens(w, begin, n, src);
+  for (int32_t j = begin; j < end; j += n, n = n_next) {
+    n_next = end - j - n < tile_tokens ? end - j - n : tile_tokens;
+    find_tokens(w, j + n, n_next, next);
+    scores(w, n, src);
+    if (weights(w, j, n, acc, steps) && j > begin) rescale_rows(w, acc->o, 0, w->n_pv_rows, steps);
+    add_pv(w, n, j == begin, acc->o, n_next, next);
+    const void **swap = src;
+    src = next;
+    next = swap;
   }
 }
 
@@ -148,32 +173,33 @@ void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
   w->group = *group;
   w->n_panels = 0;
   w->n_pv_rows = (rows + u->pv_rows - 1) / u->pv_rows * u->pv_rows;
+  for (int32_t r = 0; r < AMLA_MAX_BLOCK_ROWS; r++)
+    w->visible_end[r] = r < rows ? amla_visible(&w->plan->problem, group->length, (group->row_begin + r) / w->plan->problem.h_q) : 0;
   for (int32_t row = 0; row < rows; row += w->panels[w->n_panels++].kernels->rows) {
     w->panels[w->n_panels] = (amla_panel){rows - row > u->narrow.rows ? &u->wide : &u->narrow, row};
     transpose_q(w, &w->panels[w->n_panels]);
   }
 }
 
-void amla_partial_merge(const amla_worker *w, amla_partial *a, amla_partial *b, int32_t row_begin, int32_t row_end) {
+void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partial *b, int32_t row_begin, int32_t row_end) {
   const amla_rescale mode = w->plan->options.rescale;
   const amla_ukernels *u = w->plan->ukernels;
   const int32_t n = row_end - row_begin;
-  amla_rescale_step of_a[AMLA_MAX_BLOCK_ROWS], of_b[AMLA_MAX_BLOCK_ROWS];
-  int a_moves = 0, b_moves = 0;
+  amla_rescale_step of_a[AMLA_MAX_BLOCK_ROWS];
+  float factor_of_b[AMLA_MAX_BLOCK_ROWS];
+  int moved = 0;
   for (int32_t i = 0, r = row_begin; i < n; i++, r++) {
-    const float ref = a->ref[r] > b->ref[r] ? a->ref[r] : b->ref[r];
-    of_a[i] = amla_rescale_to(mode, a->ref[r], ref);
-    of_b[i] = amla_rescale_to(mode, b->ref[r], ref);
-    a_moves |= of_a[i].factor != 1.0f || of_a[i].shift != 0;
-    b_moves |= of_b[i].factor != 1.0f || of_b[i].shift != 0;
-    a->ref[r] = ref;
-    a->l[r] = of_a[i].l_factor * a->l[r] + of_b[i].l_factor * b->l[r];
+    of_a[i] = amla_rescale_update(mode, a->ref[r], b->ref[r]);
+    const amla_rescale_step of_b = amla_rescale_to(mode, b->ref[r], of_a[i].ref);
+    moved |= of_a[i].factor != 1.0f;
+    factor_of_b[i] = of_b.factor;
+    a->ref[r] = of_a[i].ref;
+    a->l[r] = of_a[i].l_factor * a->l[r] + of_b.l_factor * b->l[r];
   }
-  if (a_moves) rescale_rows(w, a->o, row_begin, n, of_a);
-  if (b_moves) rescale_rows(w, b->o, row_begin, n, of_b);
+  if (moved) rescale_rows(w, a->o, row_begin, n, of_a);
   for (int32_t c = 0; c < w->layout.n_col_tiles; c++) {
     const int64_t at = ((int64_t)c * w->layout.rows_padded + row_begin) * u->pv_cols;
-    u->add(n, a->o + at, b->o + at);
+    u->add(n, a->o + at, b->o + at, factor_of_b);
   }
 }
 

@@ -43,6 +43,7 @@ typedef struct amla_worker {
   amla_group group;
   amla_panel panels[AMLA_MAX_BLOCK_ROWS / 8];
   int32_t n_panels;
+  int32_t visible_end[AMLA_MAX_BLOCK_ROWS]; /* per row: it sees keys [0, visible_end); padding rows 0 */
   int32_t n_pv_rows; /* rows rounded up to PV tiles */
 } amla_worker;
 
@@ -55,7 +56,7 @@ void amla_worker_begin_group(amla_worker *w, const amla_group *group);
 void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, amla_partial *acc);
 
 /* a += b for rows [row_begin, row_end) of the block: brings both to the larger reference and adds. */
-void amla_partial_merge(const amla_worker *w, amla_partial *a, amla_partial *b, int32_t row_begin, int32_t row_end);
+void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partial *b, int32_t row_begin, int32_t row_end);
 
 /* Writes rows [row_begin, row_end) of the group's result. */
 void amla_partial_store(const amla_worker *w, const amla_group *group, const amla_partial *a, int32_t row_begin, int32_t row_end);

@@ -22,24 +22,25 @@
 
 /* What happens to one row's O and l when its reference moves. */
 typedef struct amla_rescale_step {
-  float ref;     /* the new reference */
-  int32_t shift; /* O * 2^shift (lazy, amla) */
-  float factor;  /* O * factor (flash) */
+  float ref;    /* the new reference */
+  float factor; /* of O */
   float l_factor;
+  int32_t shift; /* lazy, amla: factor = 2^shift */
 } amla_rescale_step;
 
 static inline float amla_paper_n(float m) { return roundf(-m); }
 
 /* From reference ref to the reference `to` of the mode; ref = -inf: O and l are 0, and stay so. */
 static inline amla_rescale_step amla_rescale_to(amla_rescale mode, float ref, float to) {
-  amla_rescale_step s = {to, 0, 1.0f, 1.0f};
+  amla_rescale_step s = {to, 1.0f, 1.0f, 0};
   if (ref == -INFINITY || ref == to) return s;
-  s.l_factor = s.factor = exp2f(ref - to);
   s.shift = amla_clamp_shift(mode == AMLA_RESCALE_AMLA ? amla_paper_n(to) - amla_paper_n(ref) : ref - to);
+  s.l_factor = exp2f(ref - to);
+  s.factor = mode == AMLA_RESCALE_AMLA ? exp2f((float)s.shift) : s.l_factor;
   return s;
 }
 
-/* After a tile whose largest score is max (-inf: none visible). */
+/* After a tile whose largest score is max (-inf: none visible), or to meet a partial result whose reference is max. */
 static inline amla_rescale_step amla_rescale_update(amla_rescale mode, float ref, float max) {
   if (mode == AMLA_RESCALE_LAZY) return amla_rescale_to(mode, ref, max > ref + AMLA_LAZY_TAU ? ceilf(max) : ref);
   return amla_rescale_to(mode, ref, max > ref ? max : ref);

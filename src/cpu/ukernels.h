@@ -46,13 +46,15 @@ typedef struct amla_ukernels {
   /* dst [n] f32 = src [n] of that amla_dtype, exactly. */
   void (*load[3])(int32_t n, const void *src, float *dst);
 
-  /* o [pv_rows][pv_cols] contiguous += P V: o[r][c] += sum_j p[j * ldp + r] * v[j * ldv + c], the sum over j < n in order, from 0. */
-  void (*pv)(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, float *o);
+  /* o [pv_rows][pv_cols] contiguous = P V, plus o unless first: o[r][c] (+)= sum_j p[j * ldp + r] * v[j * ldv + c], the sum over
+   * j < n in order, from 0. */
+  void (*pv)(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o);
 
-  /* o [rows][pv_cols]: row r times f[r]; or times 2^k[r] as amla_expshift, k in [-512, 512], rows with k[r] = 0 included; or plus b. */
+  /* o [rows][pv_cols]: row r times f[r]; or times 2^k[r] as amla_expshift, k in [-512, 512], rows with k[r] = 0 left
+   * alone; or plus f[r] times row r of b, rounded once (portable C: twice). */
   void (*scale)(int32_t rows, float *o, const float *f);
   void (*shift)(int32_t rows, float *o, const int32_t *k);
-  void (*add)(int32_t rows, float *o, const float *b);
+  void (*add)(int32_t rows, float *o, const float *b, const float *f);
 } amla_ukernels;
 
 /* The table's rows, in rising order; NULL-terminated. Those that this build contains, not those that this CPU can run. */

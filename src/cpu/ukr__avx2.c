@@ -128,7 +128,7 @@ static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const
   exp_lanes(n, s, 8, ref, mul, visible, sum);
 }
 
-static void pv_4x24(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, float *o) {
+static void pv_4x24(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o) {
   __m256 acc[PV_ROWS][3];
 #pragma GCC unroll 4
   for (int r = 0; r < PV_ROWS; r++) acc[r][0] = acc[r][1] = acc[r][2] = _mm256_setzero_ps();
@@ -145,7 +145,7 @@ static void pv_4x24(int32_t n, const float *p, int64_t ldp, const float *v, int6
   }
 #pragma GCC unroll 4
   for (int r = 0; r < PV_ROWS; r++, o += PV_COLS)
-    for (int c = 0; c < 3; c++) _mm256_store_ps(o + c * 8, _mm256_add_ps(_mm256_load_ps(o + c * 8), acc[r][c]));
+    for (int c = 0; c < 3; c++) _mm256_store_ps(o + c * 8, first ? acc[r][c] : _mm256_add_ps(_mm256_load_ps(o + c * 8), acc[r][c]));
 }
 
 static void scale_24(int32_t rows, float *o, const float *f) {
@@ -168,14 +168,16 @@ static inline __m256i shift_lanes(__m256i u, __m256i k) {
 
 static void shift_24(int32_t rows, float *o, const int32_t *k) {
   for (int32_t r = 0; r < rows; r++, o += PV_COLS)
-    for (int c = 0; c < PV_COLS; c += 8) {
+    for (int c = 0; c < PV_COLS && k[r] != 0; c += 8) {
       __m256i *x = (__m256i *)(void *)(o + c);
       _mm256_store_si256(x, shift_lanes(_mm256_load_si256(x), _mm256_set1_epi32(k[r])));
     }
 }
 
-static void add_24(int32_t rows, float *o, const float *b) {
-  for (int32_t i = 0; i < rows * PV_COLS; i += 8) _mm256_store_ps(o + i, _mm256_add_ps(_mm256_load_ps(o + i), _mm256_load_ps(b + i)));
+static void add_24(int32_t rows, float *o, const float *b, const float *f) {
+  for (int32_t r = 0; r < rows; r++, o += PV_COLS, b += PV_COLS)
+    for (int c = 0; c < PV_COLS; c += 8)
+      _mm256_store_ps(o + c, _mm256_fmadd_ps(_mm256_set1_ps(f[r]), _mm256_load_ps(b + c), _mm256_load_ps(o + c)));
 }
 
 const amla_ukernels amla_ukernels__avx2 = {

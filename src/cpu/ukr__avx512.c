@@ -7,45 +7,44 @@
 #include "ukernels.h"
 
 #include <immintrin.h>
+#include <string.h>
 
 #include "exp2_poly.h"
 
 enum { QK_TOKENS = 12, PV_ROWS = 8, PV_COLS = 32, TILE_TOKENS = 96 };
 
-static void load_f32(int32_t n, const void *src, float *dst) {
-  const float *f = src;
+/* 16 elements of a KV or q row as f32. */
+static inline __m512 load_16(amla_dtype type, const void *src, int32_t i) {
+  if (type == AMLA_F32) return _mm512_loadu_ps((const float *)src + i);
+  const __m256i h = _mm256_loadu_si256((const __m256i *)((const uint16_t *)src + i));
+  return type == AMLA_BF16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)) : _mm512_cvtph_ps(h);
+}
+
+/* The last n < 16 elements of a row. */
+static inline void load_tail(amla_dtype type, const void *src, int32_t i, int32_t n, float *dst) {
+  float tail[16] = {0}; /* of either width */
+  if (type == AMLA_F32)
+    for (int32_t t = 0; t < n; t++) tail[t] = ((const float *)src)[i + t];
+  else
+    memcpy(tail, (const uint16_t *)src + i, (size_t)n * sizeof(uint16_t));
+  _mm512_mask_storeu_ps(dst + i, (__mmask16)((1u << n) - 1u), load_16(type, tail, 0));
+}
+
+static inline void load_row(amla_dtype type, int32_t n, const void *src, float *dst) {
   int32_t i = 0;
-  for (; i + 16 <= n; i += 16) _mm512_storeu_ps(dst + i, _mm512_loadu_ps(f + i));
-  for (; i < n; i++) dst[i] = f[i];
+  for (; i + 16 <= n; i += 16) _mm512_storeu_ps(dst + i, load_16(type, src, i));
+  if (i < n) load_tail(type, src, i, n - i, dst);
 }
 
-static inline __m512 widen_bf16(__m256i h) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
-}
+static void load_f32(int32_t n, const void *src, float *dst) { load_row(AMLA_F32, n, src, dst); }
+static void load_bf16(int32_t n, const void *src, float *dst) { load_row(AMLA_BF16, n, src, dst); }
+static void load_f16(int32_t n, const void *src, float *dst) { load_row(AMLA_F16, n, src, dst); }
 
-static void load_bf16(int32_t n, const void *src, float *dst) {
-  const uint16_t *h = src;
-  int32_t i = 0;
-  for (; i + 16 <= n; i += 16) _mm512_storeu_ps(dst + i, widen_bf16(_mm256_loadu_si256((const __m256i *)(h + i))));
-  if (i < n) {
-    uint16_t tail[16] = {0};
-    for (int32_t t = i; t < n; t++) tail[t - i] = h[t];
-    _mm512_mask_storeu_ps(dst + i, (__mmask16)((1u << (n - i)) - 1u), widen_bf16(_mm256_loadu_si256((const __m256i *)tail)));
-  }
-}
+/* Twelve K rows through four pointers and two index registers: three rows a pointer. X(i, pointer, step). */
+#define TWELVE_ROWS(X)                                                                                                \
+  X(0, k0, 0) X(1, k0, 1) X(2, k0, 2) X(3, k3, 0) X(4, k3, 1) X(5, k3, 2)                                              \
+  X(6, k6, 0) X(7, k6, 1) X(8, k6, 2) X(9, k9, 0) X(10, k9, 1) X(11, k9, 2)
 
-static void load_f16(int32_t n, const void *src, float *dst) {
-  const uint16_t *h = src;
-  int32_t i = 0;
-  for (; i + 16 <= n; i += 16) _mm512_storeu_ps(dst + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(h + i))));
-  if (i < n) {
-    uint16_t tail[16] = {0};
-    for (int32_t t = i; t < n; t++) tail[t - i] = h[t];
-    _mm512_mask_storeu_ps(dst + i, (__mmask16)((1u << (n - i)) - 1u), _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)tail)));
-  }
-}
-
-/* Twelve K rows through four pointers and two index registers: three rows a pointer. */
 static void qk_12x32(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
   const float *k0 = k, *k3 = k + 3 * ldk, *k6 = k + 6 * ldk, *k9 = k + 9 * ldk;
   __m512 acc[QK_TOKENS][2];
@@ -54,15 +53,14 @@ static void qk_12x32(int32_t d_qk, const float *k, int64_t ldk, const float *qt,
 #pragma GCC unroll 2
   for (int32_t d = 0; d < d_qk; d++) {
     const __m512 q0 = _mm512_load_ps(qt + d * 32), q1 = _mm512_load_ps(qt + d * 32 + 16);
-#define ROW(i, p, step)                                                                                               \
+#define FMA(i, p, step)                                                                                               \
   {                                                                                                                    \
     const __m512 x = _mm512_set1_ps((p)[(step)*ldk + d]);                                                              \
     acc[i][0] = _mm512_fmadd_ps(x, q0, acc[i][0]);                                                                     \
     acc[i][1] = _mm512_fmadd_ps(x, q1, acc[i][1]);                                                                     \
   }
-    ROW(0, k0, 0) ROW(1, k0, 1) ROW(2, k0, 2) ROW(3, k3, 0) ROW(4, k3, 1) ROW(5, k3, 2)
-    ROW(6, k6, 0) ROW(7, k6, 1) ROW(8, k6, 2) ROW(9, k9, 0) ROW(10, k9, 1) ROW(11, k9, 2)
-#undef ROW
+    TWELVE_ROWS(FMA)
+#undef FMA
   }
 #pragma GCC unroll 12
   for (int i = 0; i < QK_TOKENS; i++) {
@@ -79,10 +77,9 @@ static void qk_12x16(int32_t d_qk, const float *k, int64_t ldk, const float *qt,
 #pragma GCC unroll 4
   for (int32_t d = 0; d < d_qk; d++) {
     const __m512 q0 = _mm512_load_ps(qt + d * 16);
-#define ROW(i, p, step) acc[i] = _mm512_fmadd_ps(_mm512_set1_ps((p)[(step)*ldk + d]), q0, acc[i]);
-    ROW(0, k0, 0) ROW(1, k0, 1) ROW(2, k0, 2) ROW(3, k3, 0) ROW(4, k3, 1) ROW(5, k3, 2)
-    ROW(6, k6, 0) ROW(7, k6, 1) ROW(8, k6, 2) ROW(9, k9, 0) ROW(10, k9, 1) ROW(11, k9, 2)
-#undef ROW
+#define FMA(i, p, step) acc[i] = _mm512_fmadd_ps(_mm512_set1_ps((p)[(step)*ldk + d]), q0, acc[i]);
+    TWELVE_ROWS(FMA)
+#undef FMA
   }
 #pragma GCC unroll 12
   for (int i = 0; i < QK_TOKENS; i++) _mm512_store_ps(s + i * 16, acc[i]);
@@ -143,7 +140,7 @@ static void exp_16(int32_t n, float *s, const float *ref, const float *mul, cons
   exp_lanes(n, s, 16, ref, mul, visible, sum);
 }
 
-static void pv_8x32(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, float *o) {
+static void pv_8x32(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o) {
   __m512 acc[PV_ROWS][2];
 #pragma GCC unroll 8
   for (int r = 0; r < PV_ROWS; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
@@ -159,8 +156,8 @@ static void pv_8x32(int32_t n, const float *p, int64_t ldp, const float *v, int6
   }
 #pragma GCC unroll 8
   for (int r = 0; r < PV_ROWS; r++) {
-    _mm512_store_ps(o + r * 32, _mm512_add_ps(_mm512_load_ps(o + r * 32), acc[r][0]));
-    _mm512_store_ps(o + r * 32 + 16, _mm512_add_ps(_mm512_load_ps(o + r * 32 + 16), acc[r][1]));
+    _mm512_store_ps(o + r * 32, first ? acc[r][0] : _mm512_add_ps(_mm512_load_ps(o + r * 32), acc[r][0]));
+    _mm512_store_ps(o + r * 32 + 16, first ? acc[r][1] : _mm512_add_ps(_mm512_load_ps(o + r * 32 + 16), acc[r][1]));
   }
 }
 
@@ -188,14 +185,19 @@ static inline __m512i shift_lanes(__m512i u, __m512i k) {
 
 static void shift_32(int32_t rows, float *o, const int32_t *k) {
   for (int32_t r = 0; r < rows; r++, o += PV_COLS) {
+    if (k[r] == 0) continue;
     const __m512i x = _mm512_set1_epi32(k[r]);
     _mm512_store_si512(o, shift_lanes(_mm512_load_si512(o), x));
     _mm512_store_si512(o + 16, shift_lanes(_mm512_load_si512(o + 16), x));
   }
 }
 
-static void add_32(int32_t rows, float *o, const float *b) {
-  for (int32_t i = 0; i < rows * PV_COLS; i += 16) _mm512_store_ps(o + i, _mm512_add_ps(_mm512_load_ps(o + i), _mm512_load_ps(b + i)));
+static void add_32(int32_t rows, float *o, const float *b, const float *f) {
+  for (int32_t r = 0; r < rows; r++, o += PV_COLS, b += PV_COLS) {
+    const __m512 x = _mm512_set1_ps(f[r]);
+    _mm512_store_ps(o, _mm512_fmadd_ps(x, _mm512_load_ps(b), _mm512_load_ps(o)));
+    _mm512_store_ps(o + 16, _mm512_fmadd_ps(x, _mm512_load_ps(b + 16), _mm512_load_ps(o + 16)));
+  }
 }
 
 const amla_ukernels amla_ukernels__avx512 = {

@@ -63,13 +63,13 @@ static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const
     }
 }
 
-static void pv_4x8(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, float *o) {
+static void pv_4x8(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o) {
   float acc[PV_ROWS][PV_COLS] = {{0}};
   for (int32_t j = 0; j < n; j++)
     for (int r = 0; r < PV_ROWS; r++)
       for (int c = 0; c < PV_COLS; c++) acc[r][c] += p[j * ldp + r] * v[j * ldv + c];
   for (int r = 0; r < PV_ROWS; r++)
-    for (int c = 0; c < PV_COLS; c++) o[r * PV_COLS + c] += acc[r][c];
+    for (int c = 0; c < PV_COLS; c++) o[r * PV_COLS + c] = first ? acc[r][c] : o[r * PV_COLS + c] + acc[r][c];
 }
 
 static void scale_8(int32_t rows, float *o, const float *f) {
@@ -79,11 +79,12 @@ static void scale_8(int32_t rows, float *o, const float *f) {
 
 static void shift_8(int32_t rows, float *o, const int32_t *k) {
   for (int32_t r = 0; r < rows; r++)
-    for (int c = 0; c < PV_COLS; c++) o[r * PV_COLS + c] = amla_expshift(o[r * PV_COLS + c], k[r]);
+    for (int c = 0; c < PV_COLS && k[r] != 0; c++) o[r * PV_COLS + c] = amla_expshift(o[r * PV_COLS + c], k[r]);
 }
 
-static void add_8(int32_t rows, float *o, const float *b) {
-  for (int32_t i = 0; i < rows * PV_COLS; i++) o[i] += b[i];
+static void add_8(int32_t rows, float *o, const float *b, const float *f) {
+  for (int32_t r = 0; r < rows; r++)
+    for (int c = 0; c < PV_COLS; c++) o[r * PV_COLS + c] += f[r] * b[r * PV_COLS + c];
 }
 
 const amla_ukernels amla_ukernels__c = {
