@@ -33,13 +33,15 @@ static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state 
   amla_partial *slots = amla_arena_take(arena, plan->schedule.max_slots, sizeof *slots);
   float *qt = amla_arena_take(arena, (int64_t)plan->problem.d_qk * l.rows_padded, sizeof *qt);
   float *tile = amla_arena_take(arena, u->tile_tokens * l.ld, sizeof *tile);
+  float *next = amla_arena_take(arena, u->tile_tokens * l.ld, sizeof *next);
+  float *row = amla_arena_take(arena, l.ld, sizeof *row);
   float *s = amla_arena_take(arena, (int64_t)u->tile_tokens * l.rows_padded, sizeof *s);
   for (int32_t i = 0; i < plan->schedule.max_slots; i++) {
     float *o = amla_arena_take(arena, (int64_t)l.n_col_tiles * l.rows_padded * u->pv_cols, sizeof *o);
     float *ref = amla_arena_take(arena, l.rows_padded, sizeof *ref), *sum = amla_arena_take(arena, l.rows_padded, sizeof *sum);
     if (slots) slots[i] = (amla_partial){o, ref, sum, 0, 0};
   }
-  if (t) *t = (thread_state){.worker = {.plan = plan, .layout = l, .qt = qt, .tile = tile, .s = s, .slots = slots}};
+  if (t) *t = (thread_state){.worker = {.plan = plan, .layout = l, .qt = qt, .tiles = {tile, next}, .row = row, .s = s, .slots = slots}};
 }
 
 static void prepare(amla_plan *plan) {
@@ -104,11 +106,12 @@ static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64
   amla_partial *stack = w->slots + t->n_slots_used;
   int32_t n = 0;
   amla_worker_begin_group(w, g);
+  const int32_t limit = (int32_t)(to < g->n_splits ? to * g->split_tokens : g->visible);
   for (int64_t i = from; i < to; i++) {
     const int64_t begin = i * g->split_tokens, end = begin + g->split_tokens;
     stack[n].first = i;
     stack[n].n = 1;
-    amla_worker_accumulate(w, (int32_t)begin, (int32_t)(end < g->visible ? end : g->visible), &stack[n++]);
+    amla_worker_accumulate(w, (int32_t)begin, (int32_t)(end < limit ? end : limit), limit, &stack[n++]);
     merge_siblings(w, stack, &n);
   }
   if (from == 0 && to == g->n_splits) {

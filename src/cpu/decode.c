@@ -10,35 +10,35 @@
 #include "../problem.h"
 #include "rescale.h"
 
-enum { MAX_TILE_TOKENS = 128 };
+enum { MAX_TILE_TOKENS = 128, AHEAD_TOKENS = 16 };
 
-/* Addresses of KV tokens [begin, begin + n) of the group's sequence. */
-static void find_tokens(const amla_worker *w, int32_t begin, int32_t n, const void **src) {
-  for (int32_t j = 0; j < n; j++) src[j] = amla_token(&w->plan->problem, w->tensors, w->group.sequence, begin + j);
+static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
+
+/* Addresses of n KV tokens of the group's sequence from `begin` on; past `limit`, of the last one. */
+static void find_tokens(const amla_worker *w, int32_t begin, int32_t n, int32_t limit, const void **src) {
+  for (int32_t j = 0; j < n; j++)
+    src[j] = amla_token(&w->plan->problem, w->tensors, w->group.sequence, (int32_t)(begin + (int64_t)j < limit ? begin + j : limit - 1));
 }
 
-/* KV rows [j, j + qk_tokens) of the tile's n as f32: one score tile. Columns past d_qk and rows past n become 0. */
-static void convert(amla_worker *w, int32_t j, int32_t n, const void *const *src) {
+/* The tile of n keys from `begin` on, in tiles[0]: converted already beside the last one's PV, or now. Rows up to a whole score
+ * tile are zeroed. */
+static void begin_tile(amla_worker *w, int32_t begin, int32_t n) {
   const amla_ukernels *u = w->plan->ukernels;
   const amla_problem *p = &w->plan->problem;
   const int64_t ld = w->layout.ld;
-  for (int32_t end = j + u->qk_tokens; j < end; j++) {
-    float *row = w->tile + j * ld;
-    if (j < n) u->load[p->kv_type](p->d_qk, src[j], row);
-    for (int64_t d = j < n ? p->d_qk : 0; d < ld; d++) row[d] = 0.0f;
-  }
+  const int32_t padded = (n + u->qk_tokens - 1) / u->qk_tokens * u->qk_tokens;
+  for (int32_t j = 0; w->staged != begin && j < n; j++)
+    u->load[p->kv_type](p->d_qk, amla_token(p, w->tensors, w->group.sequence, begin + j), w->tiles[0] + j * ld);
+  memset(w->tiles[0] + n * ld, 0, (size_t)((padded - n) * ld) * sizeof(float));
 }
 
-/* S^T of the tile. A score tile's rows are converted just before they are multiplied, while they are in L1. */
-static void scores(amla_worker *w, int32_t n, const void *const *src) {
+static void scores(amla_worker *w, int32_t n) {
   const amla_ukernels *u = w->plan->ukernels;
   const int32_t d_qk = w->plan->problem.d_qk;
-  for (int32_t j = 0; j < n; j += u->qk_tokens) {
-    convert(w, j, n, src);
+  for (int32_t j = 0; j < n; j += u->qk_tokens)
     for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++)
-      p->kernels->qk(d_qk, w->tile + j * w->layout.ld, w->layout.ld, w->qt + (int64_t)p->row * d_qk,
+      p->kernels->qk(d_qk, w->tiles[0] + j * w->layout.ld, w->layout.ld, w->qt + (int64_t)p->row * d_qk,
                      w->s + p->row * u->tile_tokens + j * p->kernels->rows);
-  }
 }
 
 /* How many of the tile's n tokens, the first of which is `begin`, each row of the panel sees. */
@@ -89,20 +89,28 @@ static void rescale_rows(const amla_worker *w, float *o, int32_t row, int32_t n,
   }
 }
 
-/* O += P V, or O = P V. The next tile's KV rows are fetched into L2 meanwhile. */
-static void add_pv(amla_worker *w, int32_t n, int first, float *o, int32_t n_next, const void *const *next) {
+/* O += P V, or O = P V. Beside it the next tile, of n_next keys from `next` on, is converted into tiles[1], shared out over the
+ * register tiles, and the rows after those are fetched into L2: memory moves while the FMAs run. */
+static void add_pv(amla_worker *w, int32_t n, int first, float *o, int32_t next, int32_t n_next, int32_t limit) {
   const amla_ukernels *u = w->plan->ukernels;
-  const int32_t row_bytes = w->plan->problem.d_qk * (int32_t)amla_dtype_bytes(w->plan->problem.kv_type);
-  const int32_t steps = w->layout.n_col_tiles * (w->n_pv_rows / u->pv_rows);
-  int32_t step = 0, fetched = 0;
+  const amla_problem *problem = &w->plan->problem;
+  const int64_t steps = (int64_t)w->layout.n_col_tiles * (w->n_pv_rows / u->pv_rows);
+  const void *src[MAX_TILE_TOKENS + AHEAD_TOKENS];
+  int64_t step = 0;
+  find_tokens(w, next, n_next > 0 ? n_next + AHEAD_TOKENS : 0, limit, src);
   for (int32_t c = 0; c < w->layout.n_col_tiles; c++)
     for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++)
-      for (int32_t r = 0; r < p->kernels->rows && p->row + r < w->n_pv_rows; r += u->pv_rows) {
-        for (const int32_t until = (int32_t)((int64_t)n_next * ++step / steps); fetched < until; fetched++)
-          for (int32_t at = 0; at < row_bytes; at += 64) __builtin_prefetch((const char *)next[fetched] + at, 0, 2);
-        u->pv(n, w->s + p->row * u->tile_tokens + r, p->kernels->rows, w->tile + c * u->pv_cols, w->layout.ld, first,
-              o + ((int64_t)c * w->layout.rows_padded + p->row + r) * u->pv_cols);
+      for (int32_t r = 0; r < p->kernels->rows && p->row + r < w->n_pv_rows; r += u->pv_rows, step++) {
+        const int32_t from = (int32_t)(n_next * step / steps), to = (int32_t)(n_next * (step + 1) / steps);
+        const amla_ukr_stage stage = {to - from, problem->d_qk, problem->kv_type, src + from, src + from + AHEAD_TOKENS,
+                                      w->tiles[1] + from * w->layout.ld, w->layout.ld};
+        u->pv(n, w->s + p->row * u->tile_tokens + r, p->kernels->rows, w->tiles[0] + c * u->pv_cols, w->layout.ld, first,
+              o + ((int64_t)c * w->layout.rows_padded + p->row + r) * u->pv_cols, &stage);
       }
+  float *swap = w->tiles[0];
+  w->tiles[0] = w->tiles[1];
+  w->tiles[1] = swap;
+  w->staged = n_next > 0 ? next : -1;
 }
 
 /* No key seen. O is written by the first tile, if there is one. */
@@ -116,23 +124,17 @@ static void clear_partial(const amla_worker *w, amla_partial *acc, int empty) {
   }
 }
 
-void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, amla_partial *acc) {
+void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc) {
   const int32_t tile_tokens = w->plan->ukernels->tile_tokens;
-  const void *tokens[2][MAX_TILE_TOKENS], **src = tokens[0], **next = tokens[1];
   amla_rescale_step steps[AMLA_MAX_BLOCK_ROWS];
-  int32_t n = end - begin < tile_tokens ? end - begin : tile_tokens, n_next;
 
   clear_partial(w, acc, begin == end);
-  find_tokens(w, begin, n, src);
-  for (int32_t j = begin; j < end; j += n, n = n_next) {
-    n_next = end - j - n < tile_tokens ? end - j - n : tile_tokens;
-    find_tokens(w, j + n, n_next, next);
-    scores(w, n, src);
+  for (int32_t j = begin, n; j < end; j += n) {
+    n = min(end - j, tile_tokens);
+    begin_tile(w, j, n);
+    scores(w, n);
     if (weights(w, j, n, acc, steps) && j > begin) rescale_rows(w, acc->o, 0, w->n_pv_rows, steps);
-    add_pv(w, n, j == begin, acc->o, n_next, next);
-    const void **swap = src;
-    src = next;
-    next = swap;
+    add_pv(w, n, j == begin, acc->o, j + n, min(limit - j - n, tile_tokens), limit);
   }
 }
 
@@ -156,7 +158,7 @@ static void transpose_q(amla_worker *w, const amla_panel *panel) {
   const int32_t rows = panel->kernels->rows, first = w->group.row_begin + panel->row;
   float *qt = w->qt + (int64_t)panel->row * p->d_qk;
   for (int32_t r = 0; r < rows; r++) {
-    float *row = w->tile + r * w->layout.ld;
+    float *row = w->tiles[0] + r * w->layout.ld;
     if (first + r < w->group.row_end)
       w->plan->ukernels->load[p->q_type](
           p->d_qk, amla_q_row(p, w->tensors, w->group.sequence, (first + r) / p->h_q, (first + r) % p->h_q), row);
@@ -164,7 +166,7 @@ static void transpose_q(amla_worker *w, const amla_panel *panel) {
       memset(row, 0, (size_t)p->d_qk * sizeof(float));
   }
   for (int32_t d = 0; d < p->d_qk; d++)
-    for (int32_t r = 0; r < rows; r++) qt[(int64_t)d * rows + r] = w->tile[r * w->layout.ld + d] * factor;
+    for (int32_t r = 0; r < rows; r++) qt[(int64_t)d * rows + r] = w->tiles[0][r * w->layout.ld + d] * factor;
 }
 
 void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
@@ -179,6 +181,10 @@ void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
     w->panels[w->n_panels] = (amla_panel){rows - row > u->narrow.rows ? &u->wide : &u->narrow, row};
     transpose_q(w, &w->panels[w->n_panels]);
   }
+  w->staged = -1;
+  for (int32_t j = 0; j < u->tile_tokens; j++) /* columns that no key fills but pv reads */
+    for (int64_t d = w->plan->problem.d_qk; d < w->layout.ld; d++)
+      w->tiles[0][j * w->layout.ld + d] = w->tiles[1][j * w->layout.ld + d] = 0.0f;
 }
 
 void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partial *b, int32_t row_begin, int32_t row_end) {
@@ -206,12 +212,11 @@ void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partia
 void amla_partial_store(const amla_worker *w, const amla_group *group, const amla_partial *a, int32_t row_begin, int32_t row_end) {
   const amla_plan *plan = w->plan;
   const int32_t cols = plan->ukernels->pv_cols;
-  float *row = w->tile;
   for (int32_t r = row_begin; r < row_end; r++) {
     for (int32_t c = 0; c < w->layout.n_col_tiles; c++)
-      memcpy(row + c * cols, a->o + ((int64_t)c * w->layout.rows_padded + r) * cols, (size_t)cols * sizeof(float));
+      memcpy(w->row + c * cols, a->o + ((int64_t)c * w->layout.rows_padded + r) * cols, (size_t)cols * sizeof(float));
     const int32_t at = group->row_begin + r;
-    amla_store_row(&plan->problem, &plan->options, w->tensors, group->sequence, at / plan->problem.h_q, at % plan->problem.h_q, row,
+    amla_store_row(&plan->problem, &plan->options, w->tensors, group->sequence, at / plan->problem.h_q, at % plan->problem.h_q, w->row,
                    (double)a->l[r] * (double)amla_rescale_p(plan->options.rescale, a->ref[r]),
                    (double)a->ref[r] + log2((double)a->l[r]));
   }

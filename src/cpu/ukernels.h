@@ -13,6 +13,16 @@
 
 #include <amla/amla.h>
 
+/* KV rows of the next tile that pv converts to f32 on the side: their loads, shifts and stores fill the slots that its FMAs
+ * leave. Row i, d elements of `type` at src[i], goes to dst + i * ld; the cache lines of ahead[i] are fetched meanwhile. */
+typedef struct amla_ukr_stage {
+  int32_t n_rows, d;
+  amla_dtype type;
+  const void *const *src, *const *ahead; /* [n_rows] -> [d] */
+  float *dst;                            /* [n_rows][ld], 64-byte aligned rows */
+  int64_t ld;
+} amla_ukr_stage;
+
 /* Kernels whose lanes are the rows of one panel. */
 typedef struct amla_ukr_panel {
   int32_t rows; /* lanes: a multiple of pv_rows, at most AMLA_UKR_MAX_ROWS */
@@ -47,8 +57,8 @@ typedef struct amla_ukernels {
   void (*load[3])(int32_t n, const void *src, float *dst);
 
   /* o [pv_rows][pv_cols] contiguous = P V, plus o unless first: o[r][c] (+)= sum_j p[j * ldp + r] * v[j * ldv + c], the sum over
-   * j < n in order, from 0. */
-  void (*pv)(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o);
+   * j < n in order, from 0. Does the stage too: dst must not overlap v or o. */
+  void (*pv)(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o, const amla_ukr_stage *stage);
 
   /* o [rows][pv_cols]: row r times f[r]; or times 2^k[r] as amla_expshift, k in [-512, 512], rows with k[r] = 0 left
    * alone; or plus f[r] times row r of b, rounded once (portable C: twice). */

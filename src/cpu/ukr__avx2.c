@@ -128,7 +128,20 @@ static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const
   exp_lanes(n, s, 8, ref, mul, visible, sum);
 }
 
-static void pv_4x24(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o) {
+static void (*const load[3])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16};
+
+/* With all 16 registers in the product there is none left to convert beside it: before it. */
+static void run_stage(const amla_ukr_stage *stage) {
+  const int64_t row_bytes = stage->d * (stage->type == AMLA_F32 ? 4 : 2);
+  for (int32_t i = 0; i < stage->n_rows; i++) {
+    for (int64_t at = 0; at < row_bytes; at += 64) _mm_prefetch((const char *)stage->ahead[i] + at, _MM_HINT_T1);
+    load[stage->type](stage->d, stage->src[i], stage->dst + i * stage->ld);
+  }
+}
+
+static void pv_4x24(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o,
+                    const amla_ukr_stage *stage) {
+  run_stage(stage);
   __m256 acc[PV_ROWS][3];
 #pragma GCC unroll 4
   for (int r = 0; r < PV_ROWS; r++) acc[r][0] = acc[r][1] = acc[r][2] = _mm256_setzero_ps();

@@ -140,20 +140,58 @@ static void exp_16(int32_t n, float *s, const float *ref, const float *mul, cons
   exp_lanes(n, s, 16, ref, mul, visible, sum);
 }
 
-static void pv_8x32(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o) {
+/* One token of an output tile. */
+static inline __attribute__((always_inline)) void pv_step(__m512 acc[PV_ROWS][2], const float *p, const float *v) {
+  const __m512 v0 = _mm512_load_ps(v), v1 = _mm512_load_ps(v + 16);
+#pragma GCC unroll 8
+  for (int r = 0; r < PV_ROWS; r++) {
+    const __m512 x = _mm512_set1_ps(p[r]);
+    acc[r][0] = _mm512_fmadd_ps(x, v0, acc[r][0]);
+    acc[r][1] = _mm512_fmadd_ps(x, v1, acc[r][1]);
+  }
+}
+
+/* Tokens while staging whole rows, 32 elements (a 16-bit cache line) a token, straight-line: a conversion behind a branch of
+ * its own costs more than it hides. Rows for which no tokens are left are converted alone. Returns the tokens done. */
+static inline __attribute__((always_inline)) int32_t pv_staging(__m512 acc[PV_ROWS][2], int32_t n, const float *p, int64_t ldp,
+                                                                const float *v, int64_t ldv, const amla_ukr_stage *stage,
+                                                                amla_dtype type) {
+  const int32_t d32 = stage->d / 32 * 32;
+  const int64_t element_bytes = type == AMLA_F32 ? 4 : 2;
+  int32_t j = 0;
+  for (int32_t i = 0; i < stage->n_rows; i++) {
+    const char *src = stage->src[i], *ahead = stage->ahead[i];
+    float *dst = stage->dst + i * stage->ld;
+    int32_t d = 0;
+    if (j + d32 / 32 <= n)
+      for (; d < d32; d += 32, j++) {
+        pv_step(acc, p + j * ldp, v + j * ldv);
+        _mm_prefetch(ahead + d * element_bytes, _MM_HINT_T1);
+        if (type == AMLA_F32) _mm_prefetch(ahead + d * element_bytes + 64, _MM_HINT_T1);
+        _mm512_store_ps(dst + d, load_16(type, src, d));
+        _mm512_store_ps(dst + d + 16, load_16(type, src, d + 16));
+      }
+    load_row(type, stage->d - d, src + d * element_bytes, dst + d);
+  }
+  return j;
+}
+
+static void pv_8x32(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o,
+                    const amla_ukr_stage *stage) {
   __m512 acc[PV_ROWS][2];
+  int32_t j = 0;
 #pragma GCC unroll 8
   for (int r = 0; r < PV_ROWS; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
-#pragma GCC unroll 2
-  for (int32_t j = 0; j < n; j++) {
-    const __m512 v0 = _mm512_load_ps(v + j * ldv), v1 = _mm512_load_ps(v + j * ldv + 16);
-#pragma GCC unroll 8
-    for (int r = 0; r < PV_ROWS; r++) {
-      const __m512 x = _mm512_set1_ps(p[j * ldp + r]);
-      acc[r][0] = _mm512_fmadd_ps(x, v0, acc[r][0]);
-      acc[r][1] = _mm512_fmadd_ps(x, v1, acc[r][1]);
-    }
+  if (stage->n_rows > 0) {
+    if (stage->type == AMLA_BF16)
+      j = pv_staging(acc, n, p, ldp, v, ldv, stage, AMLA_BF16);
+    else if (stage->type == AMLA_F16)
+      j = pv_staging(acc, n, p, ldp, v, ldv, stage, AMLA_F16);
+    else
+      j = pv_staging(acc, n, p, ldp, v, ldv, stage, AMLA_F32);
   }
+#pragma GCC unroll 2
+  for (; j < n; j++) pv_step(acc, p + j * ldp, v + j * ldv);
 #pragma GCC unroll 8
   for (int r = 0; r < PV_ROWS; r++) {
     _mm512_store_ps(o + r * 32, first ? acc[r][0] : _mm512_add_ps(_mm512_load_ps(o + r * 32), acc[r][0]));

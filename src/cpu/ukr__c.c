@@ -63,7 +63,11 @@ static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const
     }
 }
 
-static void pv_4x8(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o) {
+static void (*const load[3])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16};
+
+static void pv_4x8(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o,
+                   const amla_ukr_stage *stage) {
+  for (int32_t i = 0; i < stage->n_rows; i++) load[stage->type](stage->d, stage->src[i], stage->dst + i * stage->ld);
   float acc[PV_ROWS][PV_COLS] = {{0}};
   for (int32_t j = 0; j < n; j++)
     for (int r = 0; r < PV_ROWS; r++)
