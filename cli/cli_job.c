@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Load, plan, run.
+ */
+#include "cli_job.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli_commands.h"
+#include "cli_progress.h"
+#include "cli_report.h"
+#include "harness/safetensors.h"
+
+static bool is_problem_string(const char *argument) {
+  if (access(argument, F_OK) == 0) return false;
+  return strchr(argument, '=') != NULL || strcmp(argument, "default") == 0 || *argument == '\0';
+}
+
+bool cli_load(const char *command, const char *argument, harness_dataset *data) {
+  char error[512];
+  harness_case c;
+  int status;
+  if (is_problem_string(argument)) {
+    status = harness_parse_problem(argument, &c, error, sizeof error);
+    if (status == 0) status = harness_generate(&c, data, error, sizeof error);
+  } else {
+    status = harness_read_problem(argument, data, error, sizeof error);
+  }
+  if (status != 0) cli_error(command, "%s", error);
+  return status == 0;
+}
+
+bool cli_set_out_type(const char *command, harness_dataset *data, amla_dtype type) {
+  if (type == data->problem.out_type) return true;
+  free(data->out);
+  free(data->lse);
+  data->problem.out_type = type;
+  if (harness_attach(data)) return true;
+  cli_error(command, "out of memory");
+  return false;
+}
+
+/* "cpu avx512 lazy, ..., 2 threads" or "ref lazy, ..., 1 thread" */
+static void parse_description(cli_job *job) {
+  char a[16] = "", b[16] = "", c[16] = "";
+  const int words = sscanf(job->description, "%15[^ ,] %15[^ ,] %15[^ ,]", a, b, c);
+  const char *threads = strrchr(job->description, ',');
+  memcpy(job->backend, a, sizeof a);
+  memcpy(job->isa, words == 3 ? b : "c", words == 3 ? sizeof b : sizeof "c");
+  memcpy(job->rescale, words == 3 ? c : b, sizeof b);
+  if (threads == NULL || sscanf(threads, ", %d thread", &job->threads) != 1) job->threads = 1;
+}
+
+static bool run_once(const char *command, const char *name, const cli_job *job) {
+  amla_detail detail;
+  if (amla_plan_run(job->plan, &job->data->tensors, job->scratch, job->scratch_bytes, &detail) == AMLA_OK) return true;
+  cli_error(command, "%s: %s", name, detail.text);
+  return false;
+}
+
+bool cli_job_open(const char *command, const char *name, cli_job *job, harness_dataset *data,
+                  const cli_options *options) {
+  amla_options o = options->plan;
+  amla_detail detail;
+  *job = (cli_job){.data = data};
+  o.lse_base = data->options.lse_base;
+  if (amla_plan_create(&job->plan, &data->problem, &o, &detail) != AMLA_OK) {
+    cli_error(command, "%s: %s", name, detail.text);
+    return false;
+  }
+  job->scratch_bytes = amla_plan_scratch_bytes(job->plan);
+  job->scratch = cli_allocate(job->scratch_bytes, 1);
+  amla_plan_describe(job->plan, job->description, sizeof job->description);
+  parse_description(job);
+  harness_reset_outputs(data);
+  if (run_once(command, name, job)) return true;
+  cli_job_close(job);
+  return false;
+}
+
+void cli_job_close(cli_job *job) {
+  amla_plan_destroy(job->plan);
+  free(job->scratch);
+  *job = (cli_job){0};
+}
+
+double cli_job_rate(const cli_job *job, double seconds) { return seconds > 0 ? harness_flops(job->data) / seconds : 0; }
+
+harness_truth cli_truth(const harness_dataset *data) {
+  harness_truth truth;
+  cli_progress progress = cli_progress_begin("computing the truth");
+  const int status = harness_truth_compute_with(data, &truth, cli_progress_update, &progress);
+  cli_progress_end(&progress);
+  if (status == 0) return truth;
+  cli_error("amla", "out of memory");
+  exit(CLI_ERROR);
+}
+
+void cli_json_error(json_t *object, const harness_error *error) {
+  json_object_set_new(object, "rel_error", cli_json_real(error->rel_error));
+  json_object_set_new(object, "max_abs_error", cli_json_real(error->max_abs_error));
+  json_object_set_new(object, "lse_max_abs_error", cli_json_real(error->lse_max_abs_error));
+  json_object_set_new(object, "worst_of_bound", cli_json_real(error->worst_of_bound));
+  json_object_set_new(object, "ok", json_boolean(error->ok));
+}

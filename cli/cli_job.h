@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A problem on a plan: what run, check and bench have in common.
+ */
+#ifndef AMLA_CLI_JOB_H
+#define AMLA_CLI_JOB_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "cli_options.h"
+#include "harness/truth.h"
+
+/* A problem string, or a file: a name with '=' in it is a string unless such a file exists. Prints why not. */
+bool cli_load(const char *command, const char *argument, harness_dataset *data);
+
+/* Gives the outputs another type; before cli_job_open. False, with a message, when out of memory. */
+bool cli_set_out_type(const char *command, harness_dataset *data, amla_dtype type);
+
+typedef struct cli_job {
+  harness_dataset *data; /* not owned */
+  amla_plan *plan;
+  void *scratch;
+  size_t scratch_bytes;
+  char description[256];                  /* amla_plan_describe */
+  char backend[16], isa[16], rescale[16]; /* from the description; isa "c" where that says none */
+  int threads;
+} cli_job;
+
+/* Plan and scratch; and one run, so that the outputs hold a result. Prints why not, with the problem's name. */
+bool cli_job_open(const char *command, const char *name, cli_job *job, harness_dataset *data,
+                  const cli_options *options);
+void cli_job_close(cli_job *job);
+
+/* Useful FLOP/s of the job at so many seconds a run. */
+double cli_job_rate(const cli_job *job, double seconds);
+
+/* The truth, with a progress bar. Ends the program when out of memory. */
+harness_truth cli_truth(const harness_dataset *data);
+
+/* rel_error, max_abs_error, lse_max_abs_error, ok. */
+void cli_json_error(json_t *object, const harness_error *error);
+
+#endif

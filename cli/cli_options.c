@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Shared options. Every refusal names the option and its value and exits with status 2.
+ */
+#define _GNU_SOURCE 1
+#include "cli_options.h"
+
+#include <errno.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli_commands.h"
+
+typedef struct choice {
+  const char *name;
+  int value;
+} choice;
+
+static const choice backends[] = {{"ref", AMLA_BACKEND_REF},
+                                  {"cpu", AMLA_BACKEND_CPU},
+                                  {"cuda", AMLA_BACKEND_CUDA},
+                                  {"npu", AMLA_BACKEND_NPU},
+                                  {NULL, 0}};
+static const choice rescales[] = {
+    {"lazy", AMLA_RESCALE_LAZY}, {"amla", AMLA_RESCALE_AMLA}, {"flash", AMLA_RESCALE_FLASH}, {NULL, 0}};
+static const choice isas[] = {{"c", AMLA_ISA_C}, {"avx2", AMLA_ISA_AVX2}, {"avx512", AMLA_ISA_AVX512}, {NULL, 0}};
+
+static int parse_choice(struct argp_state *state, const char *option, const char *text, const choice *list) {
+  char names[64] = "";
+  for (const choice *c = list; c->name != NULL; c++) {
+    if (strcmp(c->name, text) == 0) return c->value;
+    snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", c == list ? "" : ", ", c->name);
+  }
+  argp_error(state, "--%s=%s: must be one of %s", option, text, names);
+  return 0;
+}
+
+static int32_t parse_count(struct argp_state *state, const char *option, const char *text) {
+  char *end;
+  errno = 0;
+  const long value = strtol(text, &end, 10);
+  if (end == text || *end != '\0' || errno != 0 || value < 1 || value > INT32_MAX)
+    argp_error(state, "--%s=%s: must be an integer >= 1", option, text);
+  return (int32_t)value;
+}
+
+double cli_parse_seconds(struct argp_state *state, const char *option, const char *text) {
+  char *end;
+  const double value = strtod(text, &end);
+  if (end == text || *end != '\0' || !(value > 0 && value <= 86400))
+    argp_error(state, "--%s=%s: must be a number of seconds in (0, 86400]", option, text);
+  return value;
+}
+
+/* ---- Groups ------------------------------------------------------------------------------------------------------ */
+
+static void parse_rescale(struct argp_state *state, cli_options *o, const char *text) {
+  o->rescale_given = true;
+  o->rescale_all = strcmp(text, "all") == 0;
+  if (!o->rescale_all) o->plan.rescale = (amla_rescale)parse_choice(state, "rescale", text, rescales);
+}
+
+/* One parser for all groups: a group lists the options it offers. */
+static error_t parse_shared(int key, char *text, struct argp_state *state) {
+  cli_options *o = state->input;
+  switch (key) {
+  case 'b':
+    o->plan.backend = (amla_backend)parse_choice(state, "backend", text, backends), o->backend_given = true;
+    return 0;
+  case 'r': parse_rescale(state, o, text); return 0;
+  case 's':
+    o->plan.split_tokens = strcmp(text, "auto") == 0 ? AMLA_SPLIT_AUTO : parse_count(state, "split", text);
+    return 0;
+  case 't': o->plan.threads = parse_count(state, "threads", text); return 0;
+  case 'i': o->plan.isa = (amla_isa)parse_choice(state, "isa", text, isas); return 0;
+  case 'j': o->json = true; return 0;
+  case 'p': o->plot = text; return 0;
+  default: return ARGP_ERR_UNKNOWN;
+  }
+}
+
+static const struct argp_option plan_options[] = {
+    {"backend", 'b', "NAME", 0, "ref or cpu (cuda and npu are not built yet)", 0},
+    {"rescale", 'r', "MODE", 0, "lazy, amla or flash; bench and check also: all", 0},
+    {"split", 's', "TOKENS", 0, "KV tokens per split, or auto (by threads: not batch-invariant)", 0},
+    {0}};
+static const struct argp_option machine_options[] = {
+    {"threads", 't', "N", 0, "threads; default AMLA_NUM_THREADS or all", 0},
+    {"isa", 'i', "NAME", 0, "cap the instruction set: c, avx2 or avx512", 0},
+    {0}};
+static const struct argp_option json_options[] = {{"json", 'j', NULL, 0, "print JSON", 0}, {0}};
+static const struct argp_option plot_options[] = {
+    {"plot", 'p', "FILE", 0, "draw FILE.svg or FILE.png (needs gnuplot)", 0}, {0}};
+
+const struct argp cli_plan_argp = {plan_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
+const struct argp cli_machine_argp = {machine_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
+const struct argp cli_json_argp = {json_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
+const struct argp cli_plot_argp = {plot_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
+
+/* ---- Parsing ----------------------------------------------------------------------------------------------------- */
+
+void cli_options_setup(void) {
+  argp_err_exit_status = CLI_USAGE;
+  argp_program_version = NULL;
+}
+
+void cli_parse(const char *arguments, const char *doc, const struct argp_option *options, argp_parser_t parser,
+               const struct argp_child *children, int argc, char **argv, void *input) {
+  const struct argp argp = {options, parser, arguments, doc, children, NULL, NULL};
+  program_invocation_short_name = argv[0];
+  program_invocation_name = argv[0];
+  if (argp_parse(&argp, argc, argv, 0, NULL, input) == 0) return;
+  fprintf(stderr, "%s: out of memory\n", argv[0]);
+  exit(CLI_ERROR);
+}
+
+int cli_threads(const cli_options *options) {
+  const char *text = getenv("AMLA_NUM_THREADS");
+  const int from_environment = text ? atoi(text) : 0;
+  return options->plan.threads > 0 ? options->plan.threads
+         : from_environment > 0    ? from_environment
+                                   : omp_get_max_threads();
+}

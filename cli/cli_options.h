@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Options that commands share, as argp children: a command lists the groups it has. Their input is a cli_options.
+ */
+#ifndef AMLA_CLI_OPTIONS_H
+#define AMLA_CLI_OPTIONS_H
+
+#include <argp.h>
+#include <stdbool.h>
+
+#include <amla/amla.h>
+
+typedef struct cli_options {
+  amla_options plan; /* what --backend, --rescale, --threads, --isa and --split say */
+  bool backend_given, rescale_all, rescale_given;
+  bool json;
+  const char *plot; /* file, NULL = none */
+} cli_options;
+
+#define CLI_OPTIONS_INIT                                                                                               \
+  { .plan = AMLA_OPTIONS_INIT }
+
+extern const struct argp cli_plan_argp;    /* --backend --rescale --split */
+extern const struct argp cli_machine_argp; /* --threads --isa */
+extern const struct argp cli_json_argp;    /* --json */
+extern const struct argp cli_plot_argp;    /* --plot */
+
+/* Options of two commands, in the space argp leaves above characters. */
+enum { CLI_KEY_FOR = 1000, CLI_KEY_OUT, CLI_KEY_NO_CHECK, CLI_KEY_REF, CLI_KEY_QUICK, CLI_KEY_LENGTHS, CLI_KEY_HEADS };
+
+/* Once, first: usage errors exit with status 2. */
+void cli_options_setup(void);
+
+/* Parses argv; does not return on a usage error (2) or --help (0). children: groups above, NULL-terminated list. */
+void cli_parse(const char *arguments, const char *doc, const struct argp_option *options, argp_parser_t parser,
+               const struct argp_child *children, int argc, char **argv, void *input);
+
+/* A number of seconds in (0, 86400], or a usage error that names the option. */
+double cli_parse_seconds(struct argp_state *state, const char *option, const char *text);
+
+/* Threads that a computation of the program's own uses: --threads, AMLA_NUM_THREADS, or the OpenMP default. */
+int cli_threads(const cli_options *options);
+
+#endif

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * amla info: what this machine is, what the library makes of it, and the limits measured now.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli_commands.h"
+#include "cli_job.h"
+#include "cli_measure.h"
+#include "cli_options.h"
+#include "cli_report.h"
+#include "harness/roofline.h"
+
+static const char doc[] =
+    "Prints CPU features, the instruction set in use, the backends, and the measured FMA peak and read bandwidth.\v"
+    "Examples:\n"
+    "  amla info\n"
+    "  AMLA_ISA=avx2 amla info --json";
+
+static const struct argp_child children[] = {{&cli_machine_argp, 0, NULL, 0}, {&cli_json_argp, 0, NULL, 0}, {0}};
+
+static error_t parse(int key, char *text, struct argp_state *state) {
+  switch (key) {
+  case ARGP_KEY_INIT: state->child_inputs[0] = state->child_inputs[1] = state->input; return 0;
+  case ARGP_KEY_ARG: argp_error(state, "extra argument '%s'", text); return 0;
+  default: return ARGP_ERR_UNKNOWN;
+  }
+}
+
+/* ---- What the system says ---------------------------------------------------------------------------------------- */
+
+typedef struct cpu_description {
+  char model[128];
+  char features[256]; /* those that matter here */
+} cpu_description;
+
+/* The value of a "key : value" line, without its newline; NULL for another key. */
+static const char *value_of(char *line, const char *key) {
+  char *colon = strchr(line, ':');
+  if (colon == NULL || strncmp(line, key, strlen(key)) != 0) return NULL;
+  line[strcspn(line, "\n")] = '\0';
+  return colon[1] == ' ' ? colon + 2 : colon + 1;
+}
+
+static void pick_features(const char *flags, char *features, size_t bytes) {
+  static const char *const wanted[] = {"avx2",        "fma",      "f16c",     "avx512f", "avx512_bf16",
+                                       "avx512_fp16", "amx_tile", "amx_bf16", "asimd",   "sve"};
+  char padded[4096], word[32];
+  snprintf(padded, sizeof padded, " %s ", flags);
+  for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+    snprintf(word, sizeof word, " %s ", wanted[i]);
+    if (strstr(padded, word) == NULL) continue;
+    snprintf(features + strlen(features), bytes - strlen(features), "%s%s", *features ? " " : "", wanted[i]);
+  }
+}
+
+static cpu_description describe_cpu(void) {
+  cpu_description cpu = {"unknown", ""};
+  char line[4096];
+  bool have_model = false, have_flags = false;
+  FILE *file = fopen("/proc/cpuinfo", "r");
+  while (file != NULL && fgets(line, sizeof line, file) != NULL && !(have_model && have_flags)) {
+    const char *model = have_model ? NULL : value_of(line, "model name");
+    const char *flags = value_of(line, "flags");
+    if (flags == NULL) flags = value_of(line, "Features");
+    if (model != NULL) snprintf(cpu.model, sizeof cpu.model, "%s", model), have_model = true;
+    if (flags != NULL) pick_features(flags, cpu.features, sizeof cpu.features), have_flags = true;
+  }
+  if (file != NULL) fclose(file);
+  return cpu;
+}
+
+/* ---- What the library says --------------------------------------------------------------------------------------- */
+
+/* The instruction set that a plan with these options uses. */
+static bool plan_isa(const char *command, const cli_options *options, char isa[16]) {
+  harness_case c;
+  harness_dataset data;
+  cli_job job;
+  char error[256];
+  const char *text = "h=1,sk=1,page=0"; /* any problem will do */
+  if (harness_parse_problem(text, &c, error, sizeof error) != 0 ||
+      harness_generate(&c, &data, error, sizeof error) != 0) {
+    cli_error(command, "%s", error);
+    return false;
+  }
+  const bool ok = cli_job_open(command, text, &job, &data, options);
+  if (ok) {
+    memcpy(isa, job.isa, sizeof job.isa);
+    cli_job_close(&job);
+  }
+  harness_free(&data);
+  return ok;
+}
+
+/* ---- What is measured -------------------------------------------------------------------------------------------- */
+
+typedef struct limits {
+  double peak, bandwidth; /* FLOP/s, bytes/s */
+} limits;
+
+/* Best of many short rounds. */
+static limits measure(const char *isa, int threads) {
+  enum { ROUNDS = 40 };
+  const double seconds = 0.005; /* about what a scheduler gives undisturbed */
+  limits best = {0, 0};
+  harness_stream *stream = harness_stream_create(cli_stream_bytes(), threads);
+  for (int i = 0; i < ROUNDS; i++) {
+    const double peak = harness_peak_flops(isa, threads, seconds),
+                 bandwidth = stream ? harness_stream_read(stream, seconds) : 0;
+    if (peak > best.peak) best.peak = peak;
+    if (bandwidth > best.bandwidth) best.bandwidth = bandwidth;
+  }
+  harness_stream_free(stream);
+  return best;
+}
+
+/* ---- Report ------------------------------------------------------------------------------------------------------ */
+
+typedef struct facts {
+  cpu_description cpu;
+  char isa[16];
+  int threads;
+  limits one, all;
+  amla_backend_info backends[AMLA_BACKEND_NPU + 1];
+} facts;
+
+static void print_text(const facts *f) {
+  const char *cap = getenv("AMLA_ISA");
+  printf("library    amla %s\n", amla_version());
+  printf("cpu        %s\nfeatures   %s\n", f->cpu.model, f->cpu.features);
+  printf("isa        %s%s%s%s\n", f->isa, cap && *cap ? " (AMLA_ISA=" : "", cap && *cap ? cap : "",
+         cap && *cap ? ")" : "");
+  for (int b = AMLA_BACKEND_REF; b <= AMLA_BACKEND_NPU; b++)
+    printf("backend    %-5s %s%s\n", f->backends[b].name,
+           f->backends[b].available ? "available" : "absent: ", f->backends[b].reason);
+  printf("fma peak   %.1f GFLOP/s on 1 thread, %.1f on %d (%s)\n", f->one.peak / 1e9, f->all.peak / 1e9, f->threads,
+         f->isa);
+  printf("memory     %.1f GB/s read on 1 thread, %.1f on %d\n", f->one.bandwidth / 1e9, f->all.bandwidth / 1e9,
+         f->threads);
+  printf("balance    %.0f FLOP/byte on %d thread%s: problems below are bound by memory\n",
+         f->all.peak / f->all.bandwidth, f->threads, f->threads == 1 ? "" : "s");
+}
+
+static json_t *backends_json(const facts *f) {
+  json_t *list = json_array();
+  for (int b = AMLA_BACKEND_REF; b <= AMLA_BACKEND_NPU; b++)
+    json_array_append_new(list, json_pack("{s:s, s:b, s:s, s:s}", "name", f->backends[b].name, "available",
+                                          f->backends[b].available, "isa", f->backends[b].isa, "reason",
+                                          f->backends[b].reason));
+  return list;
+}
+
+static void print_json(const facts *f) {
+  cli_print_json(json_pack("{s:s, s:s, s:s, s:s, s:i, s:o, s:f, s:f, s:f, s:f}", "version", amla_version(), "cpu",
+                           f->cpu.model, "features", f->cpu.features, "isa", f->isa, "threads", f->threads, "backends",
+                           backends_json(f), "peak_gflops_1_thread", f->one.peak / 1e9, "peak_gflops",
+                           f->all.peak / 1e9, "read_bytes_per_second_1_thread", f->one.bandwidth,
+                           "read_bytes_per_second", f->all.bandwidth));
+}
+
+cli_exit cmd_info(int argc, char **argv) {
+  cli_options options = CLI_OPTIONS_INIT;
+  facts f = {.cpu = describe_cpu()};
+  amla_detail detail;
+  cli_parse(NULL, doc, NULL, parse, children, argc, argv, &options);
+  if (!plan_isa(argv[0], &options, f.isa)) return CLI_ERROR;
+  for (int b = AMLA_BACKEND_REF; b <= AMLA_BACKEND_NPU; b++) {
+    f.backends[b] = (amla_backend_info)AMLA_BACKEND_INFO_INIT;
+    if (amla_backend_query((amla_backend)b, &f.backends[b], &detail) != AMLA_OK) {
+      cli_error(argv[0], "%s", detail.text);
+      return CLI_ERROR;
+    }
+  }
+  f.threads = cli_threads(&options);
+  f.one = measure(f.isa, 1);
+  f.all = f.threads == 1 ? f.one : measure(f.isa, f.threads);
+  (options.json ? print_json : print_text)(&f);
+  return CLI_OK;
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * amla: chooses the command. Each command is a file, cmd_*.c, and parses its own arguments.
+ */
+#define _GNU_SOURCE 1 /* SIGXFSZ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <amla/amla.h>
+
+#include "cli_commands.h"
+#include "cli_options.h"
+
+typedef struct command {
+  const char *name;
+  cli_exit (*run)(int argc, char **argv);
+  const char *summary;
+} command;
+
+static const command commands[] = {
+    {"info", cmd_info, "this machine: instruction sets, backends, measured peaks"},
+    {"gen", cmd_gen, "write a problem as a safetensors file"},
+    {"run", cmd_run, "run a problem, compare the result, print error and speed"},
+    {"check", cmd_check, "every backend and rescale mode against fp64"},
+    {"bench", cmd_bench, "speed as a fraction of the limit that binds"},
+    {"accuracy", cmd_accuracy, "accuracy of the rescale modes by distribution and length"},
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_usage(FILE *to) {
+  fputs("Usage: amla COMMAND [OPTION...] [PROBLEM...]\n\n"
+        "MLA attention decoding (AMLA, arXiv 2509.25224).\n\n",
+        to);
+  for (size_t i = 0; i < N_COMMANDS; i++) fprintf(to, "  amla %-9s %s\n", commands[i].name, commands[i].summary);
+  fputs("\n"
+        "  amla COMMAND --help     options of a command, with examples\n"
+        "  amla --version\n\n"
+        "PROBLEM is a string of key=value pairs, all optional; these are the defaults:\n"
+        "  "
+        "b=1,sq=1,h=128,sk=4096,dqk=576,dv=512,page=64,q=bf16,kv=bf16,out=f32,causal=1,scale=0.1352,lse=e,sinks=0,pad="
+        "0,\n"
+        "  dist=normal:1,len=fixed,seed=7\n"
+        "dist: normal:S uniform:A rising:R outlier:R onehot peaked:S zerov masked. len: fixed uniform ragged, or "
+        "3/0/1000.\n\n"
+        "Exit status: 0 good, 1 error, 2 usage, 3 the result is wrong.\n"
+        "Environment: AMLA_NUM_THREADS, AMLA_ISA (c, avx2, avx512) caps the instruction set.\n",
+        to);
+}
+
+/* Output that could not be written is an error, however the program ends. */
+static void close_stdout(void) {
+  const int failed_before = ferror(stdout);
+  if (fclose(stdout) == 0 && !failed_before) return;
+  fprintf(stderr, "amla: cannot write to standard output: %s\n", strerror(errno));
+  _exit(CLI_ERROR);
+}
+
+static cli_exit run_command(const command *c, int argc, char **argv) {
+  char name[32];
+  snprintf(name, sizeof name, "amla %s", c->name);
+  argv[1] = name; /* what argp prints as the program's name */
+  return c->run(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv) {
+  atexit(close_stdout);
+  signal(SIGXFSZ, SIG_IGN); /* a file over the size limit is then a write error like any other */
+  cli_options_setup();
+  if (argc < 2) {
+    print_usage(stderr);
+    return CLI_USAGE;
+  }
+  if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    print_usage(stdout);
+    return CLI_OK;
+  }
+  if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+    printf("amla %s\n", amla_version());
+    return CLI_OK;
+  }
+  for (size_t i = 0; i < N_COMMANDS; i++)
+    if (strcmp(argv[1], commands[i].name) == 0) return (int)run_command(&commands[i], argc, argv);
+  fprintf(stderr, "amla: unknown %s '%s'\n\n", argv[1][0] == '-' ? "option" : "command", argv[1]);
+  print_usage(stderr);
+  return CLI_USAGE;
+}

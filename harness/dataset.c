@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tensors from a problem string. Every token and every query row draws from a generator seeded by its own position, so
+ * that data do not depend on threads, and a sequence does not depend on the others of its batch.
+ *
+ * Distributions that need a certain course of the logits use one direction s of signs: q = s + noise, k_j = g_j s +
+ * noise, which adds scale * d_qk * g_j to the logit of key j.
+ */
+#include "dataset.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "message.h"
+
+static const int32_t unused_entry = 2147480000; /* of a block table: FlashMLA's tests poison with the same */
+static const double two_pi = 6.283185307179586, log2e = 1.4426950408889634;
+static const double gain_limit = 16384; /* |g_j|: stays finite in f16 */
+
+/* ---- Random numbers ---------------------------------------------------------------------------------------------- */
+
+uint64_t harness_random(uint64_t *state) {
+  uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+double harness_random_uniform(uint64_t *state) { return ((double)(harness_random(state) >> 11) + 0.5) * 0x1p-53; }
+
+double harness_random_normal(uint64_t *state) { /* Box and Muller, one of the pair */
+  const double radius = sqrt(-2 * log(harness_random_uniform(state)));
+  return radius * cos(two_pi * harness_random_uniform(state));
+}
+
+static int64_t random_below(uint64_t *state, int64_t n) { return (int64_t)(harness_random(state) % (uint64_t)n); }
+
+/* A generator of its own for item (i, j) of a stream. */
+enum { STREAM_Q = 1, STREAM_KV, STREAM_LENGTHS, STREAM_PAGES, STREAM_SINKS, STREAM_ONEHOT };
+static uint64_t seed_for(uint64_t seed, uint64_t stream, int64_t i, int64_t j) {
+  uint64_t state = seed * 8 + stream;
+  state = harness_random(&state) + (uint64_t)i;
+  state = harness_random(&state) + (uint64_t)j;
+  return harness_random(&state);
+}
+
+/* ---- Elements ---------------------------------------------------------------------------------------------------- */
+
+static float half_to_float(uint16_t h) {
+  const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
+  uint32_t bits = sign | (exponent + 112) << 23 | mantissa << 13;
+  float x;
+  if (exponent == 0) return copysignf((float)mantissa * 0x1p-24f, sign ? -1.0f : 1.0f);
+  if (exponent == 31) bits = sign | 0x7f800000u | mantissa << 13;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+static uint16_t float_to_half(float x) {
+  const uint16_t sign = signbit(x) ? 0x8000 : 0;
+  const float a = fabsf(x);
+  uint32_t bits;
+  if (isnan(x)) return sign | 0x7e00;
+  if (a >= 65520.0f) return sign | 0x7c00; /* halfway to 2^16, which rounds to even: infinity */
+  if (a < 0x1p-14f) return (uint16_t)(sign | (uint16_t)nearbyintf(a * 0x1p24f));
+  memcpy(&bits, &a, sizeof bits);
+  bits += 0xfff + (bits >> 13 & 1);
+  return (uint16_t)(sign | (uint16_t)((bits >> 13) - (112u << 10)));
+}
+
+static float bfloat_to_float(uint16_t h) {
+  const uint32_t bits = (uint32_t)h << 16;
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+static uint16_t float_to_bfloat(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  if (isnan(x)) return (uint16_t)(bits >> 16 | 0x40);
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+float harness_load(const void *buffer, amla_dtype type, int64_t i) {
+  switch (type) {
+  case AMLA_F32: return ((const float *)buffer)[i];
+  case AMLA_BF16: return bfloat_to_float(((const uint16_t *)buffer)[i]);
+  case AMLA_F16: return half_to_float(((const uint16_t *)buffer)[i]);
+  }
+  return NAN;
+}
+
+void harness_store(void *buffer, amla_dtype type, int64_t i, float value) {
+  switch (type) {
+  case AMLA_F32: ((float *)buffer)[i] = value; break;
+  case AMLA_BF16: ((uint16_t *)buffer)[i] = float_to_bfloat(value); break;
+  case AMLA_F16: ((uint16_t *)buffer)[i] = float_to_half(value); break;
+  }
+}
+
+/* ---- Buffers ----------------------------------------------------------------------------------------------------- */
+
+/* Elements up to and including the last one of [n0][n1][n2][d] with those strides; -1 when that leaves int64. */
+static int64_t extent(int64_t n0, int64_t s0, int64_t n1, int64_t s1, int64_t n2, int64_t s2, int64_t d) {
+  int64_t a = s0, b = s1, c = s2, sum;
+  if (n0 <= 0 || n1 <= 0 || n2 <= 0) return 0;
+  if (!multiply_add(&a, n0 - 1, 0) || !multiply_add(&b, n1 - 1, 0) || !multiply_add(&c, n2 - 1, d)) return -1;
+  return __builtin_add_overflow(a, b, &sum) || __builtin_add_overflow(sum, c, &sum) ? -1 : sum;
+}
+
+static int64_t q_elems(const amla_problem *p) {
+  return extent(p->b, p->q_stride_batch, p->s_q, p->q_stride_query, p->h_q, p->q_stride_head, p->d_qk);
+}
+static int64_t out_elems(const amla_problem *p) {
+  return extent(p->b, p->out_stride_batch, p->s_q, p->out_stride_query, p->h_q, p->out_stride_head, p->d_v);
+}
+static int64_t kv_elems(const amla_problem *p) {
+  const int64_t outer = p->page_size ? p->n_pages : p->b, tokens = p->page_size ? p->page_size : p->sk;
+  return extent(1, 0, outer, p->kv_stride_page, tokens, p->kv_stride_token, p->d_qk);
+}
+static int64_t product(int64_t x, int64_t y, int64_t z) {
+  return multiply_add(&x, y, 0) && multiply_add(&x, z, 0) ? x : -1;
+}
+
+void *harness_allocate(int64_t n, size_t element_bytes) {
+  void *buffer = NULL;
+  if (!multiply_add(&n, (int64_t)element_bytes, 0) || n < 0) return NULL;
+  return posix_memalign(&buffer, 64, (size_t)n) == 0 ? buffer : NULL;
+}
+
+bool harness_attach(harness_dataset *data) {
+  const amla_problem *p = &data->problem;
+  amla_tensors *t = &data->tensors;
+  const int64_t outs = out_elems(p), lses = product(p->b, p->h_q, p->s_q);
+  data->out = harness_allocate(outs, harness_dtype_bytes(p->out_type));
+  data->lse = harness_allocate(lses, sizeof(float));
+  if (data->out == NULL || data->lse == NULL) return false;
+  *t = (amla_tensors)AMLA_TENSORS_INIT;
+  t->q = data->q;
+  t->q_bytes = (size_t)q_elems(p) * harness_dtype_bytes(p->q_type);
+  t->kv = data->kv;
+  t->kv_bytes = (size_t)kv_elems(p) * harness_dtype_bytes(p->kv_type);
+  t->block_table = data->block_table;
+  t->block_table_bytes = data->block_table ? (size_t)p->b * (size_t)p->max_pages * sizeof(int32_t) : 0;
+  t->seqlens_k = data->seqlens_k;
+  t->seqlens_k_bytes = data->seqlens_k ? (size_t)p->b * sizeof(int32_t) : 0;
+  t->sinks = data->sinks;
+  t->sinks_bytes = data->sinks ? (size_t)p->h_q * sizeof(float) : 0;
+  t->out = data->out;
+  t->out_bytes = (size_t)outs * harness_dtype_bytes(p->out_type);
+  t->lse = data->lse;
+  t->lse_bytes = (size_t)lses * sizeof(float);
+  harness_reset_outputs(data);
+  return true;
+}
+
+void harness_reset_outputs(harness_dataset *data) {
+  memset(data->out, 0xA5, data->tensors.out_bytes);
+  memset(data->lse, 0xA5, data->tensors.lse_bytes);
+}
+
+void harness_free(harness_dataset *data) {
+  void *const buffers[] = {data->q,     data->kv,  data->out,     data->block_table, data->seqlens_k,
+                           data->sinks, data->lse, data->out_ref, data->lse_ref};
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
+  *data = (harness_dataset){0};
+}
+
+/* ---- Lengths and pages ------------------------------------------------------------------------------------------- */
+
+static int32_t draw_length(const harness_case *c, int32_t sequence) {
+  const int32_t sk = c->problem.sk;
+  uint64_t state = seed_for(c->seed, STREAM_LENGTHS, sequence, 0);
+  if (c->len == HARNESS_LEN_LIST) return c->len_list[sequence];
+  if (c->dist == HARNESS_MASKED) { /* s_q - 1, s_q - 2 ... 0, s_q, s_q - 1 ...: some rows or all see no key */
+    const int64_t cycle = (int64_t)c->problem.s_q + 1, length = (cycle - 2 - sequence % cycle + cycle) % cycle;
+    return length < sk ? (int32_t)length : sk;
+  }
+  switch (c->len) {
+  case HARNESS_LEN_UNIFORM: return 1 + (int32_t)random_below(&state, sk);
+  case HARNESS_LEN_RAGGED:
+    return sequence == 0 ? sk : sequence < 3 ? sequence - 1 : (int32_t)random_below(&state, (int64_t)sk + 1);
+  case HARNESS_LEN_FIXED:
+  case HARNESS_LEN_LIST: break;
+  }
+  return sk;
+}
+
+/* Hands out the pages of the cache in shuffled order; entries beyond a sequence's length are hostile. */
+static bool fill_block_table(const harness_case *c, harness_dataset *data) {
+  const amla_problem *p = &c->problem;
+  uint64_t state = seed_for(c->seed, STREAM_PAGES, 0, 0);
+  int32_t *pages = harness_allocate(p->n_pages, sizeof *pages);
+  int64_t next = 0;
+  if (pages == NULL) return false;
+  for (int64_t i = 0; i < p->n_pages; i++) pages[i] = (int32_t)i;
+  for (int64_t i = p->n_pages - 1; i > 0; i--) { /* Fisher and Yates */
+    const int64_t other = random_below(&state, i + 1);
+    const int32_t page = pages[i];
+    pages[i] = pages[other];
+    pages[other] = page;
+  }
+  for (int32_t s = 0; s < p->b; s++)
+    for (int64_t e = 0; e < p->max_pages; e++) {
+      const bool used = e * p->page_size < data->seqlens_k[s];
+      data->block_table[s * (int64_t)p->max_pages + e] = used ? pages[next++] : unused_entry;
+    }
+  free(pages);
+  return true;
+}
+
+/* Element offset of token j of a sequence in the cache. */
+static int64_t token_offset(const harness_dataset *data, int32_t sequence, int64_t j) {
+  const amla_problem *p = &data->problem;
+  if (p->page_size == 0) return sequence * p->kv_stride_page + j * p->kv_stride_token;
+  const int64_t page = data->block_table[sequence * (int64_t)p->max_pages + j / p->page_size];
+  return page * p->kv_stride_page + j % p->page_size * p->kv_stride_token;
+}
+
+/* ---- Values ------------------------------------------------------------------------------------------------------ */
+
+static double direction(int32_t d) { return (uint32_t)d * 2654435761u >> 31 ? -1.0 : 1.0; }
+
+/* g of a key whose logit is to be raised by so many log2 units. */
+static double gain(const amla_problem *p, double log2_units) {
+  return fmin(fmax(log2_units / ((double)p->scale * log2e * p->d_qk), -gain_limit), gain_limit);
+}
+
+static double noise(const harness_case *c, uint64_t *state, double normal_width) {
+  if (c->dist == HARNESS_UNIFORM) return c->dist_width * (2 * harness_random_uniform(state) - 1);
+  return normal_width * harness_random_normal(state);
+}
+
+static bool q_has_direction(harness_dist dist) {
+  return dist == HARNESS_RISING || dist == HARNESS_OUTLIER || dist == HARNESS_ONEHOT || dist == HARNESS_ZEROV;
+}
+
+static double draw_q(const harness_case *c, uint64_t *state, int32_t d) {
+  const double width = c->dist == HARNESS_NORMAL || c->dist == HARNESS_PEAKED ? c->dist_width : 1.0;
+  if (c->dist == HARNESS_ONEHOT)
+    return direction(d) * (0.5 + harness_random_uniform(state)); /* q . s >= d_qk / 2 for certain */
+  return noise(c, state, width) + (q_has_direction(c->dist) ? direction(d) : 0.0);
+}
+
+/* Log2 units by which the logit of key j of n is raised, and which key that is for onehot: one that every query
+ * sees. */
+static double logit_raise(const harness_case *c, int32_t sequence, int64_t j, int64_t n) {
+  const amla_problem *p = &c->problem;
+  uint64_t state = seed_for(c->seed, STREAM_ONEHOT, sequence, 0);
+  const int64_t seen_by_all = n > p->s_q ? n - p->s_q + 1 : 1;
+  switch (c->dist) {
+  case HARNESS_RISING: return c->dist_width * (double)j / (double)(n > 1 ? n - 1 : 1);
+  case HARNESS_ZEROV:
+    return 40.0 * (double)j / (double)(n > 1 ? n - 1 : 1); /* so that O is rescaled while columns are zero */
+  case HARNESS_OUTLIER: return j == (n - 1) * 7 / 8 ? c->dist_width : 0.0;
+  case HARNESS_ONEHOT: /* half of it is certain; the rest has a standard deviation of at most 2.2 |scale| sqrt(d_qk) */
+    return j == random_below(&state, seen_by_all) ? 200.0 + 50.0 * fabs((double)p->scale) * sqrt(p->d_qk) : 0.0;
+  case HARNESS_NORMAL:
+  case HARNESS_UNIFORM:
+  case HARNESS_PEAKED:
+  case HARNESS_MASKED: break;
+  }
+  return 0.0;
+}
+
+/* zerov: of 8 columns one is +0 and one -0 throughout, one is +0 and one -0 in the first half of the tokens. */
+static double zero_column(int32_t d, int64_t j, int64_t n, double value) {
+  switch (d % 8) {
+  case 0: return 0.0;
+  case 1: return -0.0;
+  case 2: return j < n / 2 ? 0.0 : value;
+  case 3: return j < n / 2 ? -0.0 : value;
+  default: return value;
+  }
+}
+
+static void fill_token(const harness_case *c, harness_dataset *data, int32_t sequence, int64_t j) {
+  const amla_problem *p = &c->problem;
+  const int64_t at = token_offset(data, sequence, j), n = data->seqlens_k[sequence];
+  uint64_t state = seed_for(c->seed, STREAM_KV, sequence, j);
+  const double width = c->dist == HARNESS_NORMAL ? c->dist_width : 1.0, g = gain(p, logit_raise(c, sequence, j, n));
+  for (int32_t d = 0; d < p->d_qk; d++) {
+    double value = noise(c, &state, width) + g * direction(d);
+    if (c->dist == HARNESS_ZEROV && d < p->d_v) value = zero_column(d, j, n, value);
+    harness_store(data->kv, p->kv_type, at + d, (float)value);
+  }
+}
+
+static void fill_kv(const harness_case *c, harness_dataset *data) {
+  for (int32_t s = 0; s < c->problem.b; s++) {
+    const int64_t n = data->seqlens_k[s];
+#pragma omp parallel for schedule(static) if (n * c->problem.d_qk > 100000)
+    for (int64_t j = 0; j < n; j++) fill_token(c, data, s, j);
+  }
+}
+
+static void fill_q(const harness_case *c, harness_dataset *data) {
+  const amla_problem *p = &c->problem;
+  for (int64_t s = 0; s < p->b; s++)
+    for (int64_t row = 0; row < (int64_t)p->s_q * p->h_q; row++) {
+      const int64_t at = s * p->q_stride_batch + row / p->h_q * p->q_stride_query + row % p->h_q * p->q_stride_head;
+      uint64_t state = seed_for(c->seed, STREAM_Q, s, row);
+      for (int32_t d = 0; d < p->d_qk; d++) harness_store(data->q, p->q_type, at + d, (float)draw_q(c, &state, d));
+    }
+}
+
+/* ---- Interface --------------------------------------------------------------------------------------------------- */
+
+/* Everything that is never written stays NaN: all bits set is a NaN in each of the three types. */
+static void *allocate_nan(int64_t n, amla_dtype type) {
+  void *buffer = n < 0 ? NULL : harness_allocate(n, harness_dtype_bytes(type));
+  if (buffer != NULL) memset(buffer, 0xff, (size_t)n * harness_dtype_bytes(type));
+  return buffer;
+}
+
+static bool allocate_inputs(const harness_case *c, harness_dataset *data) {
+  const amla_problem *p = &c->problem;
+  data->q = allocate_nan(q_elems(p), p->q_type);
+  data->kv = allocate_nan(kv_elems(p), p->kv_type);
+  data->seqlens_k = harness_allocate(p->b, sizeof(int32_t));
+  if (p->page_size) data->block_table = harness_allocate(product(p->b, p->max_pages, 1), sizeof(int32_t));
+  if (c->sinks) data->sinks = harness_allocate(p->h_q, sizeof(float));
+  return data->q && data->kv && data->seqlens_k && (!p->page_size || data->block_table) && (!c->sinks || data->sinks);
+}
+
+int harness_generate(const harness_case *c, harness_dataset *data, char *error, size_t error_bytes) {
+  uint64_t state = seed_for(c->seed, STREAM_SINKS, 0, 0);
+  *data = (harness_dataset){.problem = c->problem, .options = AMLA_OPTIONS_INIT};
+  data->options.lse_base = c->lse_base;
+  if (!allocate_inputs(c, data)) goto out_of_memory;
+  for (int32_t s = 0; s < c->problem.b; s++) data->seqlens_k[s] = draw_length(c, s);
+  for (int32_t h = 0; c->sinks && h < c->problem.h_q; h++) data->sinks[h] = (float)(2 * harness_random_normal(&state));
+  if (data->block_table && !fill_block_table(c, data)) goto out_of_memory;
+  fill_q(c, data);
+  fill_kv(c, data);
+  if (harness_attach(data)) return 0;
+
+out_of_memory:
+  harness_free(data);
+  return refuse((message){error, error_bytes}, "out of memory: b=%d, sk=%d, h=%d, sq=%d", c->problem.b, c->problem.sk,
+                c->problem.h_q, c->problem.s_q);
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tensors for a problem: generated from a problem string, or loaded from a file. Everything that the library must not
+ * look at is hostile: unused slots, unused pages and stride padding are NaN, unused block-table entries are 2147480000,
+ * pages are in shuffled order, outputs start as a guard pattern.
+ */
+#ifndef AMLA_HARNESS_DATASET_H
+#define AMLA_HARNESS_DATASET_H
+
+#include "problem_string.h"
+
+#include <stdbool.h>
+
+typedef struct harness_dataset {
+  amla_problem problem;
+  amla_options options; /* lse_base set, the rest default */
+  amla_tensors tensors; /* pointers into the buffers below */
+  void *q, *kv, *out;   /* owned */
+  int32_t *block_table, *seqlens_k;
+  float *sinks, *lse;
+  float *out_ref;     /* [b][s_q][h_q][d_v] f32 from a file, or NULL: fp64 results rounded to f32 */
+  float *lse_ref;     /* [b][h_q][s_q] f32 natural log from a file, or NULL */
+  double scale_exact; /* of a file, before it became a float; 0 = problem.scale */
+} harness_dataset;
+
+/* Returns 0, or -1 with a reason (out of memory, product too large). */
+int harness_generate(const harness_case *c, harness_dataset *data, char *error, size_t error_bytes);
+
+/* Allocates a buffer of exactly n elements (overruns are an address sanitiser's to find), 64-byte aligned; NULL when
+ * out of memory. */
+void *harness_allocate(int64_t n, size_t element_bytes);
+
+/* Allocates the outputs of data->problem and points every tensor at its buffer; false when out of memory or too large.
+ * What problem, strides included, and the other buffers say must be final. */
+bool harness_attach(harness_dataset *data);
+
+/* Fills the output buffers with the guard pattern 0xA5 again. */
+void harness_reset_outputs(harness_dataset *data);
+
+void harness_free(harness_dataset *data);
+
+/* Element i of a buffer of that type, exactly; and its inverse, rounded to nearest even. */
+float harness_load(const void *buffer, amla_dtype type, int64_t i);
+void harness_store(void *buffer, amla_dtype type, int64_t i, float value);
+
+/* Deterministic generator (splitmix64), uniform in (0, 1), and a normal deviate. */
+uint64_t harness_random(uint64_t *state);
+double harness_random_uniform(uint64_t *state);
+double harness_random_normal(uint64_t *state);
+
+#endif

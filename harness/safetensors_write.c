@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Writing problems and results as safetensors. A file appears complete under its name or not at all: it is written
+ * beside it and renamed. Strides are packed away on the way out.
+ */
+#define _GNU_SOURCE 1 /* asprintf */
+#include "safetensors.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "message.h"
+
+/* ---- The output file --------------------------------------------------------------------------------------------- */
+
+typedef struct output {
+  FILE *file;
+  char *target;    /* the path behind symbolic links; owned */
+  char *temporary; /* NULL: a device or pipe, written in place; owned */
+} output;
+
+static char *beside(const char *path) {
+  char *name;
+  return asprintf(&name, "%s.XXXXXX", path) < 0 ? NULL : name;
+}
+
+/* The path behind symbolic links, or as it is when nothing is there yet. */
+static char *resolve(const char *path) {
+  char *resolved = realpath(path, NULL);
+  return resolved == NULL && errno == ENOENT ? strdup(path) : resolved;
+}
+
+static FILE *open_temporary(output *o) {
+  const mode_t mask = umask(0);
+  umask(mask);
+  o->temporary = beside(o->target);
+  const int descriptor = o->temporary ? mkstemp(o->temporary) : -1;
+  if (descriptor < 0) {
+    free(o->temporary);
+    o->temporary = NULL;
+    return NULL;
+  }
+  FILE *file = fchmod(descriptor, 0666 & ~mask) == 0 ? fdopen(descriptor, "wb") : NULL;
+  if (file == NULL) close(descriptor);
+  return file;
+}
+
+static bool open_output(const char *path, output *o) {
+  struct stat about;
+  const bool in_place =
+      stat(path, &about) == 0 && !S_ISREG(about.st_mode); /* a device, a pipe; a directory fails by itself */
+  *o = (output){.target = in_place ? strdup(path) : resolve(path)};
+  if (o->target != NULL) o->file = in_place ? fopen(path, "wb") : open_temporary(o);
+  return o->file != NULL;
+}
+
+/* Finishes the file when all went well so far, else removes it. errno says what went wrong first. */
+static bool close_output(output *o, bool ok) {
+  int reason = ok ? 0 : errno;
+  if (o->file != NULL) {
+    if (fflush(o->file) != 0 || (o->temporary != NULL && fsync(fileno(o->file)) != 0)) ok = false;
+    if (!ok && reason == 0) reason = errno;
+    if (fclose(o->file) != 0 && ok) ok = false, reason = errno;
+  }
+  if (ok && o->temporary != NULL && rename(o->temporary, o->target) != 0) ok = false, reason = errno;
+  if (!ok && o->temporary != NULL) unlink(o->temporary);
+  free(o->temporary);
+  free(o->target);
+  errno = reason;
+  return ok;
+}
+
+/* ---- Tensors to write -------------------------------------------------------------------------------------------- */
+
+/* [n0][n1][n2] rows of n elements each, with strides in elements. */
+typedef struct source {
+  const char *name;
+  amla_dtype type; /* its size and name; I32 when integer */
+  bool integer;
+  const void *elements;
+  int32_t n_dims; /* of the tensor: the last n_dims of n0, n1, n2, n */
+  int64_t n[4], stride[3];
+} source;
+
+enum { MAX_SOURCES = 8 };
+typedef struct source_list {
+  source list[MAX_SOURCES];
+  size_t n;
+} source_list;
+
+static size_t element_bytes(const source *s) { return s->integer ? sizeof(int32_t) : harness_dtype_bytes(s->type); }
+
+static const char *dtype_name(const source *s) {
+  return s->integer ? "I32" : s->type == AMLA_F32 ? "F32" : s->type == AMLA_F16 ? "F16" : "BF16";
+}
+
+static int64_t total_bytes(const source *s) {
+  return s->n[0] * s->n[1] * s->n[2] * s->n[3] * (int64_t)element_bytes(s);
+}
+
+static void add(source_list *l, source s) {
+  if (s.elements != NULL) l->list[l->n++] = s;
+}
+
+static source packed(const char *name, amla_dtype type, bool integer, const void *elements, int32_t n_dims, int64_t a,
+                     int64_t b, int64_t c, int64_t d) {
+  return (source){name, type, integer, elements, n_dims, {a, b, c, d}, {b * c * d, c * d, d}};
+}
+
+/* 4-byte types first, then 2-byte types: every tensor is aligned to its element. */
+static void sort_by_size(source_list *l) {
+  source_list sorted = {.n = 0};
+  for (size_t bytes = 4; bytes >= 2; bytes -= 2)
+    for (size_t i = 0; i < l->n; i++)
+      if (element_bytes(&l->list[i]) == bytes) sorted.list[sorted.n++] = l->list[i];
+  *l = sorted;
+}
+
+/* ---- Header and data --------------------------------------------------------------------------------------------- */
+
+static json_t *describe(const source *s, int64_t begin) {
+  json_t *shape = json_array();
+  for (int32_t i = 4 - s->n_dims; i < 4; i++) json_array_append_new(shape, json_integer(s->n[i]));
+  return json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype_name(s), "shape", shape, "data_offsets", (json_int_t)begin,
+                   (json_int_t)(begin + total_bytes(s)));
+}
+
+/* The JSON, padded with spaces so that data start at a multiple of 8; NULL when out of memory. */
+static char *make_header(const source_list *l, json_t *metadata) {
+  json_t *header = json_object();
+  char *padded = NULL;
+  int64_t at = 0;
+  int status = json_object_set_new(header, "__metadata__", metadata);
+  for (size_t i = 0; i < l->n; i++) {
+    status |= json_object_set_new(header, l->list[i].name, describe(&l->list[i], at));
+    at += total_bytes(&l->list[i]);
+  }
+  char *text = status == 0 ? json_dumps(header, JSON_COMPACT) : NULL;
+  if (text != NULL && asprintf(&padded, "%-*s", (int)((strlen(text) + 7) / 8 * 8), text) < 0) padded = NULL;
+  free(text);
+  json_decref(header);
+  return padded;
+}
+
+static bool write_header(FILE *file, const char *header) {
+  unsigned char length[8];
+  for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)strlen(header) >> 8 * i);
+  return fwrite(length, 1, 8, file) == 8 && fputs(header, file) >= 0;
+}
+
+static bool write_rows(FILE *file, const source *s) {
+  const size_t size = element_bytes(s), n = (size_t)s->n[3];
+  for (int64_t i = 0; i < s->n[0]; i++)
+    for (int64_t j = 0; j < s->n[1]; j++)
+      for (int64_t k = 0; k < s->n[2]; k++) {
+        const int64_t at = i * s->stride[0] + j * s->stride[1] + k * s->stride[2];
+        if (fwrite((const char *)s->elements + at * (int64_t)size, size, n, file) != n) return false;
+      }
+  return true;
+}
+
+/* Takes over metadata. */
+static int write_file(const char *path, source_list *l, json_t *metadata, message error) {
+  output o;
+  sort_by_size(l);
+  char *header = make_header(l, metadata);
+  if (header == NULL) return refuse(error, "%s: out of memory", path);
+  bool ok = open_output(path, &o) && write_header(o.file, header);
+  for (size_t i = 0; ok && i < l->n; i++) ok = write_rows(o.file, &l->list[i]);
+  ok = close_output(&o, ok);
+  free(header);
+  return ok ? 0 : refuse(error, "%s: cannot write: %s", path, strerror(errno));
+}
+
+/* ---- Interface --------------------------------------------------------------------------------------------------- */
+
+static json_t *describe_problem(const harness_dataset *data) {
+  char scale[32], d_v[16];
+  const double exact = data->scale_exact != 0 ? data->scale_exact : (double)data->problem.scale;
+  snprintf(scale, sizeof scale, "%.17g", exact);
+  snprintf(d_v, sizeof d_v, "%d", data->problem.d_v);
+  return json_pack("{s:s, s:s, s:s, s:s}", "scale", scale, "causal", data->problem.causal ? "1" : "0", "d_v", d_v,
+                   "source", "amla gen");
+}
+
+int harness_write_problem(const char *path, const harness_dataset *data, char *error, size_t error_bytes) {
+  const amla_problem *p = &data->problem;
+  const int64_t outer = p->page_size ? p->n_pages : p->b, tokens = p->page_size ? p->page_size : p->sk;
+  source_list l = {.n = 0};
+  source q = packed("q", p->q_type, false, data->q, 4, p->b, p->s_q, p->h_q, p->d_qk);
+  source kv = packed("kv_cache", p->kv_type, false, data->kv, 3, 1, outer, tokens, p->d_qk);
+  memcpy(q.stride, (int64_t[]){p->q_stride_batch, p->q_stride_query, p->q_stride_head}, sizeof q.stride);
+  memcpy(kv.stride, (int64_t[]){0, p->kv_stride_page, p->kv_stride_token}, sizeof kv.stride);
+  add(&l, packed("block_table", AMLA_F32, true, data->block_table, 2, 1, 1, p->b, p->max_pages));
+  add(&l, packed("seqlens_k", AMLA_F32, true, data->seqlens_k, 1, 1, 1, 1, p->b));
+  add(&l, packed("sinks", AMLA_F32, false, data->sinks, 1, 1, 1, 1, p->h_q));
+  add(&l, packed("out_ref", AMLA_F32, false, data->out_ref, 4, p->b, p->s_q, p->h_q, p->d_v));
+  add(&l, packed("lse_ref", AMLA_F32, false, data->lse_ref, 3, 1, p->b, p->h_q, p->s_q));
+  add(&l, kv);
+  add(&l, q);
+  return write_file(path, &l, describe_problem(data), (message){error, error_bytes});
+}
+
+int harness_write_result(const char *path, const harness_dataset *data, char *error, size_t error_bytes) {
+  const amla_problem *p = &data->problem;
+  source_list l = {.n = 0};
+  source out = packed("out", p->out_type, false, data->out, 4, p->b, p->s_q, p->h_q, p->d_v);
+  memcpy(out.stride, (int64_t[]){p->out_stride_batch, p->out_stride_query, p->out_stride_head}, sizeof out.stride);
+  add(&l, out);
+  add(&l, packed("lse", AMLA_F32, false, data->lse, 3, 1, p->b, p->h_q, p->s_q));
+  json_t *metadata = json_pack("{s:s}", "lse_base", data->options.lse_base == AMLA_LSE_BASE2 ? "2" : "e");
+  return write_file(path, &l, metadata, (message){error, error_bytes});
+}

@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The truth of a whole problem, by spec_attention_f64 row by row, and the comparison of results with it. The bound is
+ * stated in truth.h; its constants are here.
+ */
+#include "truth.h"
+
+#include <float.h>
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "spec/spec.h"
+#include "message.h"
+
+static const double ln2 = 0.69314718055994530942;
+
+/* ---- Which keys a row sees --------------------------------------------------------------------------------------- */
+
+static int64_t length_of(const amla_problem *p, const amla_tensors *t, int32_t sequence) {
+  return t->seqlens_k ? t->seqlens_k[sequence] : p->sk;
+}
+
+int64_t harness_visible(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query) {
+  const int64_t length = length_of(p, t, sequence), seen = p->causal ? length - p->s_q + query + 1 : length;
+  return seen > 0 ? seen : 0;
+}
+
+double harness_flops(const harness_dataset *data) {
+  const amla_problem *p = &data->problem;
+  double keys = 0;
+  for (int32_t s = 0; s < p->b; s++)
+    for (int32_t i = 0; i < p->s_q; i++) keys += (double)harness_visible(p, &data->tensors, s, i) * p->h_q;
+  return 2 * keys * ((double)p->d_qk + p->d_v);
+}
+
+double harness_kv_bytes(const harness_dataset *data) {
+  const amla_problem *p = &data->problem;
+  const double rows = (double)p->b * p->s_q * p->h_q;
+  double tokens = 0;
+  for (int32_t s = 0; s < p->b; s++) tokens += (double)length_of(p, &data->tensors, s);
+  return tokens * p->d_qk * (double)harness_dtype_bytes(p->kv_type) +
+         rows * (p->d_qk * (double)harness_dtype_bytes(p->q_type) + p->d_v * (double)harness_dtype_bytes(p->out_type));
+}
+
+/* ---- Gathering --------------------------------------------------------------------------------------------------- */
+
+/* Strides of a dataset may be 0 = packed, as in amla.h. */
+static int64_t or_packed(int64_t stride, int64_t packed) { return stride ? stride : packed; }
+
+static int64_t row_offset(const amla_problem *p, int64_t row, int32_t d, int64_t batch, int64_t query, int64_t head) {
+  head = or_packed(head, d);
+  query = or_packed(query, p->h_q * head);
+  batch = or_packed(batch, p->s_q * query);
+  const int64_t h = row % p->h_q, i = row / p->h_q % p->s_q, s = row / p->h_q / p->s_q;
+  return s * batch + i * query + h * head;
+}
+static int64_t q_offset(const amla_problem *p, int64_t row) {
+  return row_offset(p, row, p->d_qk, p->q_stride_batch, p->q_stride_query, p->q_stride_head);
+}
+static int64_t out_offset(const amla_problem *p, int64_t row) {
+  return row_offset(p, row, p->d_v, p->out_stride_batch, p->out_stride_query, p->out_stride_head);
+}
+/* lse is [b][h_q][s_q]. */
+static int64_t lse_offset(const amla_problem *p, int64_t row) {
+  const int64_t h = row % p->h_q, i = row / p->h_q % p->s_q, s = row / p->h_q / p->s_q;
+  return (s * p->h_q + h) * p->s_q + i;
+}
+
+/* Element offset of token j in the cache, -1 when its page id is out of range. */
+static int64_t token_offset(const harness_dataset *data, int32_t sequence, int64_t j) {
+  const amla_problem *p = &data->problem;
+  const int64_t token = or_packed(p->kv_stride_token, p->d_qk);
+  if (p->page_size == 0) return sequence * or_packed(p->kv_stride_page, p->sk * token) + j * token;
+  const int64_t max_pages = p->max_pages ? p->max_pages : ((int64_t)p->sk + p->page_size - 1) / p->page_size;
+  const int64_t page = data->tensors.block_table[sequence * max_pages + j / p->page_size];
+  if (page < 0 || page >= p->n_pages) return -1;
+  return page * or_packed(p->kv_stride_page, p->page_size * token) + j % p->page_size * token;
+}
+
+/* The keys of one sequence as f32, and where the first non-finite one is (length: nowhere). */
+typedef struct gathered {
+  float *kv; /* [length][d_qk] */
+  int64_t length, first_not_finite;
+} gathered;
+
+static bool gather(const harness_dataset *data, int32_t sequence, gathered *g) {
+  const amla_problem *p = &data->problem;
+  bool ok = true;
+  g->length = length_of(p, &data->tensors, sequence);
+  g->first_not_finite = g->length;
+  if (g->length < 0 || g->length > p->sk) return false;
+  g->kv = harness_allocate(g->length * p->d_qk, sizeof(float));
+  if (g->kv == NULL) return false;
+  for (int64_t j = 0; j < g->length && ok; j++) {
+    const int64_t at = token_offset(data, sequence, j);
+    ok = at >= 0;
+    for (int32_t d = 0; d < p->d_qk && ok; d++) {
+      const float x = g->kv[j * p->d_qk + d] = harness_load(data->tensors.kv, p->kv_type, at + d);
+      if (!isfinite(x) && j < g->first_not_finite) g->first_not_finite = j;
+    }
+  }
+  return ok;
+}
+
+/* ---- Truth ------------------------------------------------------------------------------------------------------- */
+
+static bool allocate_truth(const amla_problem *p, harness_truth *truth) {
+  int64_t n = p->b, elems;
+  if (!multiply_add(&n, p->s_q, 0) || !multiply_add(&n, p->h_q, 0)) return false;
+  elems = n;
+  if (!multiply_add(&elems, p->d_v, 0)) return false;
+  *truth = (harness_truth){.n_rows = n, .d_v = p->d_v};
+  truth->out = harness_allocate(elems, sizeof(double));
+  truth->out_abs = harness_allocate(elems, sizeof(double));
+  truth->lse = harness_allocate(n, sizeof(double));
+  truth->score_abs = harness_allocate(n, sizeof(double));
+  truth->may_poison = harness_allocate(n, sizeof(bool));
+  return truth->out && truth->out_abs && truth->lse && truth->score_abs && truth->may_poison;
+}
+
+/* exp(lse) / (exp(lse) + exp(sink)) */
+static double sink_factor(const amla_tensors *t, int64_t head, double lse) {
+  return t->sinks ? 1 / (1 + exp((double)t->sinks[head] - lse)) : 1.0;
+}
+
+static void compute_row(const harness_dataset *data, const gathered *g, int64_t row, float *q, double *weights,
+                        harness_truth *truth) {
+  const amla_problem *p = &data->problem;
+  const int64_t rows_per_sequence = (int64_t)p->s_q * p->h_q;
+  const int32_t sequence = (int32_t)(row / rows_per_sequence), query = (int32_t)(row % rows_per_sequence / p->h_q);
+  const int64_t n = harness_visible(p, &data->tensors, sequence, query), at = q_offset(p, row);
+  const double scale = data->scale_exact != 0 ? data->scale_exact : (double)p->scale;
+  double *out = truth->out + row * p->d_v, *out_abs = truth->out_abs + row * p->d_v;
+
+  for (int32_t d = 0; d < p->d_qk; d++) q[d] = harness_load(data->tensors.q, p->q_type, at + d);
+  const spec_truth t = spec_attention_f64(p->d_qk, p->d_v, n, scale, q, g->kv, out, out_abs, weights);
+  const double factor = n > 0 ? sink_factor(&data->tensors, row % p->h_q, t.lse) : 1.0;
+  for (int32_t d = 0; d < p->d_v; d++) {
+    out[d] *= factor;
+    out_abs[d] *= factor;
+  }
+  truth->lse[row] = t.lse;
+  truth->score_abs[row] = t.score_abs;
+  truth->may_poison[row] = g->first_not_finite >= n && g->first_not_finite < g->length;
+}
+
+/* All rows of one sequence; false when out of memory. */
+static bool compute_sequence(const harness_dataset *data, const gathered *g, int32_t sequence, harness_truth *truth,
+                             harness_progress progress, void *context) {
+  const amla_problem *p = &data->problem;
+  const int64_t n = (int64_t)p->s_q * p->h_q, first = sequence * n;
+  bool ok = true;
+#pragma omp parallel reduction(&& : ok)
+  {
+    float *q = harness_allocate(p->d_qk, sizeof *q);
+    double *weights = harness_allocate(g->length, sizeof *weights);
+    ok = q != NULL && weights != NULL;
+#pragma omp for schedule(dynamic)
+    for (int64_t r = 0; r < n; r++) {
+      if (ok) compute_row(data, g, first + r, q, weights, truth);
+      if (progress != NULL && omp_get_thread_num() == 0) progress(context, (double)(first + r) / (double)truth->n_rows);
+    }
+    free(q);
+    free(weights);
+  }
+  return ok;
+}
+
+int harness_truth_compute_with(const harness_dataset *data, harness_truth *truth, harness_progress progress,
+                               void *context) {
+  bool ok = allocate_truth(&data->problem, truth);
+  for (int32_t s = 0; ok && s < data->problem.b; s++) {
+    gathered g = {0};
+    ok = gather(data, s, &g) && compute_sequence(data, &g, s, truth, progress, context);
+    free(g.kv);
+  }
+  if (!ok) harness_truth_free(truth);
+  return ok ? 0 : -1;
+}
+
+int harness_truth_compute(const harness_dataset *data, harness_truth *truth) {
+  return harness_truth_compute_with(data, truth, NULL, NULL);
+}
+
+void harness_truth_free(harness_truth *truth) {
+  void *const buffers[] = {truth->out, truth->out_abs, truth->lse, truth->score_abs, truth->may_poison};
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
+  *truth = (harness_truth){0};
+}
+
+int harness_set_refs(harness_dataset *data, const harness_truth *truth) {
+  const int64_t elems = truth->n_rows * truth->d_v;
+  free(data->out_ref);
+  free(data->lse_ref);
+  data->out_ref = harness_allocate(elems, sizeof(float));
+  data->lse_ref = harness_allocate(truth->n_rows, sizeof(float));
+  if (data->out_ref == NULL || data->lse_ref == NULL) return -1;
+  for (int64_t i = 0; i < elems; i++) data->out_ref[i] = (float)truth->out[i];
+  for (int64_t row = 0; row < truth->n_rows; row++)
+    data->lse_ref[lse_offset(&data->problem, row)] = (float)truth->lse[row];
+  return 0;
+}
+
+/* ---- The bound --------------------------------------------------------------------------------------------------- */
+
+/* Constants of the bound. Correct fp32 implementations reach 0.02 to 0.5 of it, and 1 where the type of out is
+ * 16-bit. */
+typedef struct bound {
+  double score; /* C_score * u: per unit of score_abs, the dot products and the exponent's argument */
+  double sum;   /* C_sum * u: P, the sums over keys, the rescales and merges, and the division */
+  double out;   /* u_out: half an ulp of the type, relative */
+  double tiny;  /* absolute: half the smallest step of the type, and what flushing to zero loses */
+  double limit; /* magnitudes from here on round to infinity in the type */
+} bound;
+
+static const double u = 0x1p-24;
+static const double flushed = 0x1p-120; /* 64 losses of the smallest normal number, at l >= 1 */
+
+static bound bound_of_result(const amla_problem *p) {
+  bound b = {.score = (4 + sqrt(p->d_qk)) * u, .sum = 64 * u};
+  switch (p->out_type) {
+  case AMLA_F32: b.out = 0x1p-24, b.tiny = flushed, b.limit = 0x1p128 - 0x1p103; break;
+  case AMLA_BF16: b.out = 0x1p-8, b.tiny = flushed, b.limit = 0x1p128 - 0x1p119; break;
+  case AMLA_F16: b.out = 0x1p-11, b.tiny = 0x1p-25 + flushed, b.limit = 65520; break;
+  }
+  return b;
+}
+
+/* A reference in a file: fp64 in any order, rounded to f32. */
+static const bound bound_of_ref = {
+    .score = 0x1p-40, .sum = 0x1p-40, .out = 0x1p-24, .tiny = 0x1p-149, .limit = 0x1p128 - 0x1p103};
+
+/* ---- Comparison -------------------------------------------------------------------------------------------------- */
+
+/* One side of a comparison: values in any layout, as functions of row and column. */
+typedef struct side {
+  const void *out; /* out's layout, or packed; NULL = not compared */
+  amla_dtype type;
+  bool packed;
+  const float *lse;      /* [b][h_q][s_q]; NULL = not compared */
+  double lse_to_natural; /* 1, or ln 2 */
+} side;
+
+static double value_of(const amla_problem *p, const side *s, int64_t row, int32_t d) {
+  const int64_t at = s->packed ? row * p->d_v : out_offset(p, row);
+  return (double)harness_load(s->out, s->type, at + d);
+}
+
+typedef struct tally {
+  harness_error error;
+  double square_error, square_truth;
+} tally;
+
+/* Error over bound, as the verdict wants it: more than 1 is a failure. */
+static void judge(tally *t, int64_t row, double of_bound) {
+  if (isnan(of_bound)) of_bound = INFINITY;
+  if (of_bound > 1) t->error.ok = 0;
+  if (of_bound > t->error.worst_of_bound) {
+    t->error.worst_of_bound = of_bound;
+    t->error.worst_row = row;
+  }
+}
+
+static double ratio(double error, double limit) { return error == 0 ? 0 : error / limit; }
+
+static void judge_element(tally *t, const bound *b, int64_t row, double got, double truth, double slack) {
+  const double limit = slack + b->out * fabs(truth) + b->tiny;
+  if (!isfinite(truth)) {
+    judge(t, row, isfinite(got) ? INFINITY : 0);
+    return;
+  }
+  if (isinf(got) && signbit(got) == signbit(truth) && fabs(truth) + limit >= b->limit) return; /* rounds to infinity */
+  const double error = fabs(got - truth);
+  judge(t, row, ratio(error, limit));
+  if (!isfinite(error)) return; /* the verdict has it; keep the norms readable */
+  t->square_error += error * error;
+  t->square_truth += truth * truth;
+  t->error.max_abs_error = fmax(t->error.max_abs_error, error);
+}
+
+static void judge_lse(tally *t, const bound *b, int64_t row, double got, double truth, double score_abs) {
+  if (truth == -INFINITY || !isfinite(got)) {
+    judge(t, row, got == truth ? 0 : INFINITY);
+    return;
+  }
+  const double error = fabs(got - truth);
+  t->error.lse_max_abs_error = fmax(t->error.lse_max_abs_error, error);
+  judge(t, row, ratio(error, b->score * score_abs + b->sum * fmax(1, fabs(truth)) + u * fabs(truth)));
+}
+
+/* What must be, or may be, not finite in this row. */
+typedef enum row_kind { ROW_NORMAL, ROW_POISONED, ROW_EITHER, ROW_OUTSIDE } row_kind;
+
+static row_kind kind_of_row(const harness_truth *truth, int64_t row) {
+  const double score_abs = truth->score_abs[row], lse = truth->lse[row];
+  if (!isfinite(score_abs) || isnan(lse) || lse > FLT_MAX) return ROW_POISONED;
+  if (score_abs > FLT_MAX / 4) return ROW_OUTSIDE; /* a partial sum may or may not leave f32: no promise */
+  return truth->may_poison[row] ? ROW_EITHER : ROW_NORMAL;
+}
+
+static void compare_row(const harness_dataset *data, const harness_truth *truth, const side *got, const bound *b,
+                        int64_t row, tally *t) {
+  const amla_problem *p = &data->problem;
+  const double score_abs = truth->score_abs[row], *out = truth->out + row * p->d_v,
+               *out_abs = truth->out_abs + row * p->d_v;
+  const double lse = got->lse ? (double)got->lse[lse_offset(p, row)] * got->lse_to_natural : truth->lse[row];
+  const bool empty = truth->lse[row] == -INFINITY;
+  const row_kind kind = kind_of_row(truth, row);
+
+  if (kind == ROW_OUTSIDE || (kind == ROW_EITHER && got->out != NULL && !isfinite(value_of(p, got, row, 0)))) return;
+  if (kind == ROW_POISONED && got->lse) judge(t, row, isfinite(lse) ? INFINITY : 0);
+  if (kind != ROW_POISONED && got->lse) judge_lse(t, b, row, lse, truth->lse[row], score_abs);
+  for (int32_t d = 0; got->out != NULL && d < p->d_v; d++) {
+    const double value = value_of(p, got, row, d), slack = (b->score * score_abs + b->sum) * out_abs[d];
+    if (kind == ROW_POISONED)
+      judge(t, row, isfinite(value) ? INFINITY : 0);
+    else if (empty)
+      judge(t, row, value == 0 ? 0 : INFINITY);
+    else if (!(out_abs[d] * 256 * p->sk >= FLT_MAX))
+      judge_element(t, b, row, value, out[d], slack); /* else sums may leave f32 */
+  }
+}
+
+static harness_error compare(const harness_dataset *data, const harness_truth *truth, const side *got, const bound *b) {
+  tally t = {.error = {.ok = 1}};
+  for (int64_t row = 0; row < truth->n_rows; row++) compare_row(data, truth, got, b, row, &t);
+  if (t.square_error > 0) t.error.rel_error = sqrt(t.square_error / t.square_truth);
+  return t.error;
+}
+
+static side result_of(const harness_dataset *data) {
+  return (side){.out = data->tensors.out,
+                .type = data->problem.out_type,
+                .lse = data->tensors.lse,
+                .lse_to_natural = data->options.lse_base == AMLA_LSE_BASE2 ? ln2 : 1.0};
+}
+
+harness_error harness_compare(const harness_dataset *data, const harness_truth *truth) {
+  const side got = result_of(data);
+  const bound b = bound_of_result(&data->problem);
+  return compare(data, truth, &got, &b);
+}
+
+harness_error harness_check_refs(const harness_dataset *data, const harness_truth *truth) {
+  const side refs = {
+      .out = data->out_ref, .type = AMLA_F32, .packed = true, .lse = data->lse_ref, .lse_to_natural = 1.0};
+  return compare(data, truth, &refs, &bound_of_ref);
+}
+
+/* The truth with the file's numbers in place of its own: what is left of it are the magnitudes that the bound scales
+ * with. */
+static bool truth_from_refs(const harness_dataset *data, const harness_truth *truth, harness_truth *refs) {
+  const int64_t n = truth->n_rows, elems = n * truth->d_v;
+  *refs = *truth;
+  refs->out = harness_allocate(elems, sizeof(double));
+  refs->lse = harness_allocate(n, sizeof(double));
+  if (refs->out == NULL || refs->lse == NULL) return false;
+  for (int64_t i = 0; i < elems; i++) refs->out[i] = data->out_ref ? (double)data->out_ref[i] : truth->out[i];
+  for (int64_t row = 0; row < n; row++)
+    refs->lse[row] = data->lse_ref ? (double)data->lse_ref[lse_offset(&data->problem, row)] : truth->lse[row];
+  return true;
+}
+
+harness_error harness_compare_ref(const harness_dataset *data, const harness_truth *truth) {
+  harness_truth refs;
+  side got = result_of(data);
+  bound b = bound_of_result(&data->problem);
+  harness_error error = {.worst_of_bound = INFINITY};
+  b.out += bound_of_ref.out; /* the reference is rounded too */
+  if (data->lse_ref == NULL) got.lse = NULL;
+  if (truth_from_refs(data, truth, &refs)) error = compare(data, &refs, &got, &b);
+  free(refs.out);
+  free(refs.lse);
+  return error;
+}
