@@ -1,0 +1,594 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Everything the library refuses: each refusal has its status, names field, value and rule, and writes nothing. And what
+ * looks wrong but is allowed. One line is one bad input and the words its detail must contain.
+ */
+#include "test_run.h"
+
+#include <limits.h>
+
+enum { MAX_WORDS = 4 };
+
+/* The call on `what` gave `got` and a detail; it must have given `want`, and the detail must contain the words up to NULL. */
+static void expect_refusal(const char *what, amla_status got, amla_status want, const amla_detail *detail, const char *const *words) {
+  if (got != want) fail_msg("%s: %s ('%s'), want %s", what, amla_status_name(got), detail->text, amla_status_name(want));
+  for (int i = 0; words[i]; i++)
+    if (strstr(detail->text, words[i]) == NULL) fail_msg("%s: '%s' does not contain '%s'", what, detail->text, words[i]);
+}
+
+#define WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+static const char *const paged = "b=3,sq=2,h=4,sk=100,dqk=24,dv=16,page=16,len=100/0/33,sinks=1,q=f32,kv=f32,seed=3";
+static const char *const contiguous = "b=3,sq=2,h=4,sk=100,dqk=24,dv=16,page=0,len=100/0/33,q=f32,kv=f32,seed=3";
+
+/* ---- Problems ----------------------------------------------------------------------------------------------------- */
+
+static amla_problem good_problem(const char *text) {
+  harness_case c;
+  char error[256];
+  if (harness_parse_problem(text, &c, error, sizeof error) != 0) fail_msg("%s", error);
+  return c.problem;
+}
+
+static void expect_problem_refused(const char *what, const amla_problem *p, amla_status want, const char *const *words) {
+  char somewhere;
+  amla_plan *plan = (amla_plan *)(void *)&somewhere; /* a refusal must clear it */
+  amla_detail detail;
+  expect_refusal(what, amla_plan_create(&plan, p, NULL, &detail), want, &detail, words);
+  assert_null(plan);
+  assert_int_equal(amla_plan_create(&plan, p, NULL, NULL), want); /* detail may be NULL */
+}
+
+#define BAD(base, change, status, ...)                                                                                 \
+  do {                                                                                                                 \
+    amla_problem p = good_problem(base);                                                                               \
+    change;                                                                                                            \
+    expect_problem_refused(#change, &p, status, WORDS(__VA_ARGS__));                                                   \
+  } while (0)
+#define INVALID AMLA_INVALID_ARGUMENT
+#define UNSUPPORTED AMLA_UNSUPPORTED
+
+static void bad_shapes_are_refused(void **state) {
+  (void)state;
+  BAD(paged, p.b = -1, INVALID, "b=-1", ">= 0");
+  BAD(paged, p.s_q = 0, INVALID, "s_q=0", ">= 1");
+  BAD(paged, p.s_q = INT32_MIN, INVALID, "s_q=-2147483648", ">= 1");
+  BAD(paged, p.h_q = 0, INVALID, "h_q=0", ">= 1");
+  BAD(paged, p.h_q = -128, INVALID, "h_q=-128", ">= 1");
+  BAD(paged, p.h_kv = 3, INVALID, "h_kv=3: MLA decode needs 1");
+  BAD(paged, p.h_kv = -1, INVALID, "h_kv=-1: MLA decode needs 1");
+  BAD(paged, p.sk = 0, INVALID, "sk=0", ">= 1");
+  BAD(paged, p.sk = -4096, INVALID, "sk=-4096", ">= 1");
+  BAD(paged, p.d_qk = 0, INVALID, "d_qk=0", ">= 1");
+  BAD(paged, p.d_qk = -1, INVALID, "d_qk=-1", ">= 1");
+  BAD(paged, p.d_v = 0, INVALID, "d_v=0", ">= 1");
+  BAD(paged, p.d_v = -512, INVALID, "d_v=-512", ">= 1");
+  BAD(paged, p.d_v = 25, INVALID, "d_v=25", "<= d_qk=24");
+  BAD(paged, p.page_size = -1, INVALID, "page_size=-1", ">= 0");
+  BAD(paged, p.max_pages = -1, INVALID, "max_pages=-1", ">= 0");
+  BAD(paged, p.max_pages = 6, INVALID, "max_pages=6", ">= 7", "sk=100");
+  BAD(paged, p.n_pages = -1, INVALID, "n_pages=-1", ">= 0");
+  BAD(contiguous, p.n_pages = 5, INVALID, "n_pages=5", "must be 0", "contiguous");
+  BAD(contiguous, p.max_pages = 5, INVALID, "max_pages=5", "must be 0", "contiguous");
+}
+
+static void bad_types_and_numbers_are_refused(void **state) {
+  (void)state;
+  BAD(paged, p.q_type = (amla_dtype)3, INVALID, "q_type=3", "<= 2");
+  BAD(paged, p.q_type = (amla_dtype)-1, INVALID, "q_type=", "must be");
+  BAD(paged, p.kv_type = (amla_dtype)7, INVALID, "kv_type=7", "<= 2");
+  BAD(paged, p.out_type = (amla_dtype)99, INVALID, "out_type=99", "<= 2");
+  BAD(paged, p.causal = 2, INVALID, "causal=2", "<= 1");
+  BAD(paged, p.causal = -1, INVALID, "causal=-1", ">= 0");
+  BAD(paged, p.scale = 0.0f, INVALID, "scale=0", "finite and not 0");
+  BAD(paged, p.scale = -0.0f, INVALID, "scale=-0", "finite and not 0");
+  BAD(paged, p.scale = NAN, INVALID, "scale=", "nan", "finite");
+  BAD(paged, p.scale = INFINITY, INVALID, "scale=inf", "finite");
+  BAD(paged, p.scale = -INFINITY, INVALID, "scale=-inf", "finite");
+  BAD(paged, p.memory = AMLA_MEMORY_DEVICE, UNSUPPORTED, "memory=device");
+  BAD(paged, p.memory = (amla_memory)2, INVALID, "memory=2", "<= 1");
+  BAD(paged, p.mask_stride_batch = 16, UNSUPPORTED, "mask_stride_batch=16", "must be 0");
+  BAD(paged, p.mask_stride_query = -1, UNSUPPORTED, "mask_stride_query=-1", "must be 0");
+}
+
+static void bad_strides_are_refused(void **state) {
+  (void)state;
+  BAD(paged, p.q_stride_batch = -1, INVALID, "q_stride_batch=-1", ">= 0");
+  BAD(paged, p.q_stride_query = -8, INVALID, "q_stride_query=-8", ">= 0");
+  BAD(paged, p.q_stride_head = INT64_MIN, INVALID, "q_stride_head=-9223372036854775808", ">= 0");
+  BAD(paged, p.out_stride_batch = -1, INVALID, "out_stride_batch=-1", ">= 0");
+  BAD(paged, p.out_stride_query = -1, INVALID, "out_stride_query=-1", ">= 0");
+  BAD(paged, p.out_stride_head = -1, INVALID, "out_stride_head=-1", ">= 0");
+  BAD(paged, p.out_stride_head = 15, INVALID, "out_stride_head=15", "overlap", ">= 16");
+  BAD(paged, p.out_stride_query = 40, INVALID, "out_stride_query=40", "overlap");
+  BAD(paged, p.out_stride_batch = 127, INVALID, "out_stride_batch=127", "overlap", ">= 128");
+  BAD(paged, p.kv_stride_page = -1, INVALID, "kv_stride_page=-1", ">= 0");
+  BAD(paged, p.kv_stride_token = -1, INVALID, "kv_stride_token=-1", ">= 0");
+  BAD(paged, p.kv_stride_token = 23, INVALID, "kv_stride_token=23", ">= d_qk=24");
+  BAD(contiguous, p.kv_stride_token = 1, INVALID, "kv_stride_token=1", ">= d_qk=24");
+}
+
+static void products_beyond_64_bits_are_refused(void **state) {
+  (void)state;
+  BAD(paged, p.q_stride_batch = INT64_MAX, INVALID, "q", "overflow");
+  BAD(paged, p.q_stride_batch = INT64_MAX / 4, INVALID, "q", "overflow"); /* fits in elements, not in bytes */
+  BAD(paged, (p.q_stride_head = INT64_MAX / 2, p.q_stride_query = 0), INVALID, "q_stride_query", "overflow");
+  BAD(paged, p.out_stride_batch = INT64_MAX / 2 + 1, INVALID, "out", "overflow");
+  BAD(paged, (p.out_stride_query = INT64_MAX / 2 + 1, p.out_stride_batch = 0), INVALID, "out_stride_batch", "overflow");
+  BAD(paged, p.n_pages = INT64_MAX, INVALID, "kv", "overflow");
+  BAD(paged, p.n_pages = INT64_MAX / 1000, INVALID, "kv", "overflow");
+  BAD(paged, (p.kv_stride_token = INT64_MAX / 4, p.kv_stride_page = 0), INVALID, "kv_stride_page", "overflow");
+  BAD(contiguous, p.kv_stride_page = INT64_MAX, INVALID, "kv", "overflow");
+  BAD(contiguous, (p.sk = INT32_MAX, p.kv_stride_token = 1LL << 40, p.kv_stride_page = 0), INVALID, "kv_stride_page", "overflow");
+  BAD(paged, (p.s_q = 1 << 20, p.h_q = 1 << 20), INVALID, "s_q=1048576", "h_q=1048576", "product");
+}
+
+/* ---- Struct sizes: they grow at their end only --------------------------------------------------------------------- */
+
+static void struct_sizes_are_checked(void **state) {
+  (void)state;
+  BAD(paged, p.struct_bytes = 0, INVALID, "problem.struct_bytes=0", "INIT");
+  BAD(paged, p.struct_bytes = 8, INVALID, "problem.struct_bytes=8", "INIT");
+  BAD(paged, p.struct_bytes = UINT32_MAX, INVALID, "problem.struct_bytes=4294967295", "INIT");
+
+  struct { amla_problem known; unsigned char later[16]; } newer = {good_problem(paged), {0}};
+  newer.known.struct_bytes = sizeof newer;
+  amla_plan *plan;
+  amla_detail detail;
+  assert_int_equal(amla_plan_create(&plan, &newer.known, NULL, &detail), AMLA_OK); /* a newer caller that asks for nothing new */
+  assert_string_equal(detail.text, "");
+  amla_plan_destroy(plan);
+  newer.later[5] = 1;
+  expect_problem_refused("later field", &newer.known, UNSUPPORTED, WORDS("problem.struct_bytes="));
+}
+
+/* ---- Options ------------------------------------------------------------------------------------------------------ */
+
+static void expect_options_refused(const char *what, const amla_options *o, amla_status want, const char *const *words) {
+  const amla_problem p = good_problem(paged);
+  char somewhere;
+  amla_plan *plan = (amla_plan *)(void *)&somewhere;
+  amla_detail detail;
+  expect_refusal(what, amla_plan_create(&plan, &p, o, &detail), want, &detail, words);
+  assert_null(plan);
+}
+
+#define BAD_OPTION(change, status, ...)                                                                                \
+  do {                                                                                                                 \
+    amla_options o = AMLA_OPTIONS_INIT;                                                                                \
+    change;                                                                                                            \
+    expect_options_refused(#change, &o, status, WORDS(__VA_ARGS__));                                                   \
+  } while (0)
+
+static void bad_options_are_refused(void **state) {
+  (void)state;
+  BAD_OPTION(o.struct_bytes = 0, INVALID, "options.struct_bytes=0", "INIT");
+  BAD_OPTION(o.struct_bytes = 12, INVALID, "options.struct_bytes=12", "INIT");
+  BAD_OPTION(o.backend = (amla_backend)5, INVALID, "backend=5", "<= 4");
+  BAD_OPTION(o.backend = (amla_backend)77, INVALID, "backend=77");
+  BAD_OPTION(o.backend = AMLA_BACKEND_CUDA, UNSUPPORTED, "backend=cuda", "not");
+  BAD_OPTION(o.backend = AMLA_BACKEND_NPU, UNSUPPORTED, "backend=npu", "not");
+  BAD_OPTION(o.rescale = (amla_rescale)4, INVALID, "rescale=4", "<= 3");
+  BAD_OPTION(o.threads = -1, INVALID, "threads=-1", ">= 0");
+  BAD_OPTION(o.threads = INT32_MAX, INVALID, "threads=2147483647", "<=");
+  BAD_OPTION(o.isa = (amla_isa)4, INVALID, "isa=4", "<= 3");
+  BAD_OPTION(o.split_tokens = -2, INVALID, "split_tokens=-2", ">= -1");
+  BAD_OPTION(o.split_tokens = INT32_MIN, INVALID, "split_tokens=-2147483648", ">= -1");
+  BAD_OPTION(o.lse_base = (amla_lse_base)2, INVALID, "lse_base=2", "<= 1");
+}
+
+/* With this environment variable set to each of these values. */
+static void expect_environment_refused(const char *name, const char *value, const char *const *words) {
+  const amla_options o = AMLA_OPTIONS_INIT;
+  assert_int_equal(setenv(name, value, 1), 0);
+  expect_options_refused(name, &o, INVALID, words);
+  unsetenv(name);
+}
+
+static void bad_environment_is_refused(void **state) {
+  (void)state;
+  static const char *const counts[] = {"bogus", "0", "-1", "2x", "99999999999999999999", "1e2"};
+  expect_environment_refused("AMLA_ISA", "bogus", WORDS("AMLA_ISA=bogus", "c, avx2 or avx512"));
+  expect_environment_refused("AMLA_ISA", "AVX2", WORDS("AMLA_ISA=AVX2", "c, avx2 or avx512"));
+  for (int i = 0; i < LENGTH(counts); i++) expect_environment_refused("AMLA_NUM_THREADS", counts[i], WORDS("AMLA_NUM_THREADS=", counts[i], "1.."));
+}
+
+static void environment_caps_isa_and_sets_threads(void **state) {
+  (void)state;
+  const amla_problem p = good_problem(paged);
+  static const struct { const char *isa, *threads; amla_options options; const char *words[2]; } rows[] = {
+      {"c", "3", AMLA_OPTIONS_INIT, {"cpu c ", "3 threads"}},
+      {"c", "", {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_FLASH, 5, AMLA_ISA_AVX512, 0, AMLA_LSE_NATURAL}, {"cpu c flash", "5 threads"}},
+      {"avx512", "7", {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_AMLA, 1, AMLA_ISA_C, 0, AMLA_LSE_NATURAL}, {"cpu c amla", "1 thread"}},
+      {"", "2", {sizeof(amla_options), AMLA_BACKEND_REF, AMLA_RESCALE_LAZY, 0, 0, 0, AMLA_LSE_NATURAL}, {"ref lazy", ""}},
+  };
+  for (int i = 0; i < LENGTH(rows); i++) {
+    amla_plan *plan;
+    char text[256];
+    setenv("AMLA_ISA", rows[i].isa, 1);
+    setenv("AMLA_NUM_THREADS", rows[i].threads, 1);
+    assert_int_equal(amla_plan_create(&plan, &p, &rows[i].options, NULL), AMLA_OK);
+    amla_plan_describe(plan, text, sizeof text);
+    for (int w = 0; w < 2; w++)
+      if (strstr(text, rows[i].words[w]) == NULL) fail_msg("'%s' does not contain '%s'", text, rows[i].words[w]);
+    amla_plan_destroy(plan);
+  }
+  unsetenv("AMLA_ISA");
+  unsetenv("AMLA_NUM_THREADS");
+}
+
+/* ---- Tensors ------------------------------------------------------------------------------------------------------ */
+
+typedef struct fixture {
+  harness_dataset data;
+  amla_plan *plan;
+  size_t scratch_bytes;
+  void *scratch;
+} fixture;
+
+static fixture fixture_create(const char *problem) {
+  fixture f;
+  generate(&f.data, problem);
+  assert_int_equal(amla_plan_create(&f.plan, &f.data.problem, NULL, NULL), AMLA_OK);
+  f.scratch_bytes = amla_plan_scratch_bytes(f.plan);
+  f.scratch = malloc(f.scratch_bytes);
+  assert_non_null(f.scratch);
+  return f;
+}
+
+static void fixture_free(fixture *f) {
+  amla_plan_destroy(f->plan);
+  free(f->scratch);
+  harness_free(&f->data);
+}
+
+static void expect_nothing_written(const char *what, const harness_dataset *d) {
+  if (!all_bytes_are(d->out, d->tensors.out_bytes, GUARD_PATTERN)) fail_msg("%s: refused, but out was written", what);
+  if (!all_bytes_are(d->lse, d->tensors.lse_bytes, GUARD_PATTERN)) fail_msg("%s: refused, but lse was written", what);
+}
+
+static void expect_tensors_refused(const char *what, fixture *f, const amla_tensors *t, amla_status want, const char *const *words) {
+  amla_detail detail;
+  expect_refusal(what, amla_plan_run(f->plan, t, f->scratch, f->scratch_bytes, &detail), want, &detail, words);
+  assert_int_equal(amla_plan_run(f->plan, t, f->scratch, f->scratch_bytes, NULL), want);
+  expect_nothing_written(what, &f->data);
+}
+
+#define BAD_TENSORS(f, change, status, ...)                                                                            \
+  do {                                                                                                                 \
+    amla_tensors t = (f)->data.tensors;                                                                                \
+    change;                                                                                                            \
+    expect_tensors_refused(#change, f, &t, status, WORDS(__VA_ARGS__));                                                \
+  } while (0)
+
+/* A pointer of amla_tensors and its capacity. */
+typedef struct buffer {
+  const char *name;
+  size_t pointer, bytes; /* offsets */
+  int optional;
+} buffer;
+
+#define BUFFER(name, optional) {#name, offsetof(amla_tensors, name), offsetof(amla_tensors, name##_bytes), optional}
+static const buffer buffers[] = {BUFFER(q, 0),         BUFFER(kv, 0),    BUFFER(out, 0), BUFFER(block_table, 0),
+                                 BUFFER(seqlens_k, 1), BUFFER(sinks, 1), BUFFER(lse, 1)};
+
+static char **pointer_of(amla_tensors *t, const buffer *b) { return (char **)(void *)((char *)t + b->pointer); }
+static size_t *bytes_of(amla_tensors *t, const buffer *b) { return (size_t *)(void *)((char *)t + b->bytes); }
+
+static void null_short_and_misaligned_buffers_are_refused(void **state) {
+  (void)state;
+  fixture f = fixture_create(paged);
+  for (int i = 0; i < LENGTH(buffers); i++) {
+    const buffer *b = &buffers[i];
+    char null[64], bytes[64], least[64], name[64];
+    snprintf(null, sizeof null, "%s=NULL", b->name);
+    snprintf(name, sizeof name, "%s=", b->name);
+    const size_t exact = *bytes_of(&f.data.tensors, b);
+    snprintf(least, sizeof least, ">= %zu", exact);
+    if (!b->optional) BAD_TENSORS(&f, *pointer_of(&t, b) = NULL, INVALID, null, "must point to");
+    static const size_t shorter[] = {1, 4, 100000000};
+    for (int s = 0; s < LENGTH(shorter); s++) {
+      const size_t left = shorter[s] < exact ? exact - shorter[s] : 0;
+      snprintf(bytes, sizeof bytes, "%s_bytes=%zu", b->name, left);
+      BAD_TENSORS(&f, *bytes_of(&t, b) = left, INVALID, bytes, least);
+    }
+    for (int skew = 1; skew < 4; skew++) BAD_TENSORS(&f, *pointer_of(&t, b) += skew, INVALID, name, "aligned to 4");
+  }
+  fixture_free(&f);
+}
+
+static void half_types_are_aligned_to_2(void **state) {
+  (void)state;
+  fixture f = fixture_create("b=1,h=4,sk=20,dqk=24,dv=16,q=f16,kv=bf16,out=bf16,page=0");
+  for (int i = 0; i < 3; i++) BAD_TENSORS(&f, *pointer_of(&t, &buffers[i]) += 1, INVALID, buffers[i].name, "aligned to 2");
+  fixture_free(&f);
+}
+
+static void overlapping_outputs_are_refused(void **state) {
+  (void)state;
+  fixture f = fixture_create(paged);
+  const harness_dataset *d = &f.data;
+  BAD_TENSORS(&f, t.out = d->q, INVALID, "out=", "overlap q");
+  BAD_TENSORS(&f, (t.out = d->kv), INVALID, "out=", "overlap kv");
+  BAD_TENSORS(&f, t.lse = (float *)d->kv + 3, INVALID, "lse=", "overlap kv");
+  BAD_TENSORS(&f, t.lse = d->out, INVALID, "lse=", "overlap out");
+  BAD_TENSORS(&f, t.q = (const float *)d->out + 10, INVALID, "out=", "overlap q");
+  BAD_TENSORS(&f, (t.lse = d->sinks, t.lse_bytes = 10000), INVALID, "lse=", "overlap sinks");
+  fixture_free(&f);
+}
+
+static void bad_lengths_are_refused(void **state) {
+  (void)state;
+  static const int32_t lengths[] = {-1, 101, INT32_MIN, INT32_MAX};
+  fixture f = fixture_create(paged);
+  for (int i = 0; i < LENGTH(lengths); i++)
+    for (int s = 0; s < 3; s++) {
+      char words[64];
+      const int32_t good = f.data.seqlens_k[s];
+      snprintf(words, sizeof words, "seqlens_k[%d]=%d", s, lengths[i]);
+      f.data.seqlens_k[s] = lengths[i];
+      BAD_TENSORS(&f, (void)t, INVALID, words, "[0, sk=100]");
+      f.data.seqlens_k[s] = good;
+    }
+  fixture_free(&f);
+}
+
+/* Sequence 0 uses 7 entries of its row, sequence 1 none, sequence 2 uses 3. */
+static void used_page_ids_must_exist_and_unused_ones_need_not(void **state) {
+  (void)state;
+  static const struct { int sequence, entry; } used[] = {{0, 0}, {0, 6}, {2, 0}, {2, 2}}, unused[] = {{0, 7}, {1, 0}, {1, 7}, {2, 3}};
+  static const int32_t ids[] = {-1, INT32_MIN, INT32_MAX, 2147480000};
+  fixture f = fixture_create(paged);
+  const int32_t max_pages = f.data.problem.max_pages;
+  assert_true(max_pages == 8 && f.data.problem.n_pages < 100);
+  for (int i = 0; i <= LENGTH(ids); i++) {
+    const int32_t id = i < LENGTH(ids) ? ids[i] : (int32_t)f.data.problem.n_pages;
+    for (int e = 0; e < LENGTH(used); e++) {
+      int32_t *entry = &f.data.block_table[used[e].sequence * max_pages + used[e].entry];
+      const int32_t good = *entry;
+      char words[64];
+      snprintf(words, sizeof words, "block_table[%d][%d]=%d", used[e].sequence, used[e].entry, id);
+      *entry = id;
+      BAD_TENSORS(&f, (void)t, INVALID, words, "[0, n_pages=");
+      *entry = good;
+    }
+    for (int e = 0; e < LENGTH(unused); e++) f.data.block_table[unused[e].sequence * max_pages + unused[e].entry] = id;
+    assert_int_equal(amla_plan_run(f.plan, &f.data.tensors, f.scratch, f.scratch_bytes, NULL), AMLA_OK);
+    harness_reset_outputs(&f.data);
+  }
+  fixture_free(&f);
+}
+
+static void what_is_not_built_is_refused_by_name(void **state) {
+  (void)state;
+  static int anything;
+  fixture f = fixture_create(paged);
+  BAD_TENSORS(&f, t.q_rope = &anything, UNSUPPORTED, "q_rope=", "must be NULL");
+  BAD_TENSORS(&f, t.kv_rope = &anything, UNSUPPORTED, "kv_rope=", "must be NULL");
+  BAD_TENSORS(&f, t.mask = &anything, UNSUPPORTED, "mask=", "must be NULL");
+  BAD_TENSORS(&f, t.stream = &anything, UNSUPPORTED, "stream=", "must be NULL");
+  BAD_TENSORS(&f, t.struct_bytes = 0, INVALID, "tensors.struct_bytes=0", "INIT");
+  BAD_TENSORS(&f, t.struct_bytes = 16, INVALID, "tensors.struct_bytes=16", "INIT");
+  fixture_free(&f);
+  f = fixture_create(contiguous);
+  BAD_TENSORS(&f, t.block_table = &anything, INVALID, "block_table=", "must be NULL", "contiguous");
+  fixture_free(&f);
+}
+
+static void null_plan_struct_and_scratch_are_refused(void **state) {
+  (void)state;
+  fixture f = fixture_create(paged);
+  const amla_tensors *t = &f.data.tensors;
+  const amla_problem p = good_problem(paged);
+  char short_by_one[64], least[64];
+  amla_detail d;
+  amla_plan *plan;
+  assert_true(f.scratch_bytes > 0);
+  snprintf(short_by_one, sizeof short_by_one, "scratch_bytes=%zu", f.scratch_bytes - 1);
+  snprintf(least, sizeof least, ">= %zu", f.scratch_bytes);
+  expect_refusal("short scratch", amla_plan_run(f.plan, t, f.scratch, f.scratch_bytes - 1, &d), INVALID, &d, WORDS(short_by_one, least));
+  expect_refusal("no scratch", amla_plan_run(f.plan, t, NULL, f.scratch_bytes, &d), INVALID, &d, WORDS("scratch=NULL", "must point to"));
+  expect_refusal("no plan", amla_plan_run(NULL, t, f.scratch, f.scratch_bytes, &d), INVALID, &d, WORDS("plan=NULL"));
+  expect_refusal("no tensors", amla_plan_run(f.plan, NULL, f.scratch, f.scratch_bytes, &d), INVALID, &d, WORDS("tensors=NULL"));
+  expect_refusal("no place", amla_plan_create(NULL, &p, NULL, &d), INVALID, &d, WORDS("plan=NULL"));
+  expect_refusal("no problem", amla_plan_create(&plan, NULL, NULL, &d), INVALID, &d, WORDS("problem=NULL"));
+  expect_nothing_written("null arguments", &f.data);
+  assert_int_equal(amla_plan_scratch_bytes(NULL), 0);
+  amla_plan_destroy(NULL);
+  fixture_free(&f);
+}
+
+/* ---- What looks wrong and is allowed ------------------------------------------------------------------------------- */
+
+static void no_sequences_is_no_work(void **state) {
+  (void)state;
+  fixture f = fixture_create("b=0,h=4,sk=20,dqk=24,dv=16");
+  amla_tensors nothing = AMLA_TENSORS_INIT;
+  amla_detail detail = {"x"};
+  assert_int_equal(amla_plan_run(f.plan, &nothing, f.scratch, f.scratch_bytes, &detail), AMLA_OK);
+  assert_string_equal(detail.text, "");
+  fixture_free(&f);
+}
+
+/* Lengths that are all 0 need no pages at all; a NULL seqlens_k means sk for all. */
+static void defaults_may_be_left_out(void **state) {
+  (void)state;
+  fixture f = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16,len=0/0");
+  f.data.tensors.kv = NULL;
+  f.data.problem.n_pages = 0;
+  amla_plan_destroy(f.plan);
+  assert_int_equal(amla_plan_create(&f.plan, &f.data.problem, NULL, NULL), AMLA_OK);
+  assert_int_equal(amla_plan_run(f.plan, &f.data.tensors, f.scratch, f.scratch_bytes, NULL), AMLA_OK);
+  for (int64_t row = 0; row < 8; row++) assert_true(lse_at(&f.data, row) == -INFINITY && out_at(&f.data, row, 0) == 0.0f);
+  fixture_free(&f);
+
+  fixture full = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16"), none = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16");
+  none.data.tensors.seqlens_k = NULL;
+  assert_int_equal(amla_plan_run(full.plan, &full.data.tensors, full.scratch, full.scratch_bytes, NULL), AMLA_OK);
+  assert_int_equal(amla_plan_run(none.plan, &none.data.tensors, none.scratch, none.scratch_bytes, NULL), AMLA_OK);
+  assert_memory_equal(full.data.out, none.data.out, full.data.tensors.out_bytes);
+  fixture_free(&full);
+  fixture_free(&none);
+}
+
+/* q rows may be shared by sequences: a stride of one element's row for two axes. h_kv may be 0 or 1. */
+static void packed_and_shared_strides_are_allowed(void **state) {
+  (void)state;
+  fixture f = fixture_create("b=2,sq=2,h=4,sk=20,dqk=24,dv=16,page=4,pad=0"), zero = fixture_create("b=2,sq=2,h=4,sk=20,dqk=24,dv=16,page=4,pad=0");
+  amla_problem *p = &zero.data.problem;
+  p->q_stride_batch = p->q_stride_query = p->q_stride_head = p->out_stride_batch = p->out_stride_query = p->out_stride_head = 0;
+  p->kv_stride_page = p->kv_stride_token = 0;
+  p->h_kv = 0;
+  amla_plan_destroy(zero.plan);
+  assert_int_equal(amla_plan_create(&zero.plan, p, NULL, NULL), AMLA_OK);
+  assert_int_equal(amla_plan_run(f.plan, &f.data.tensors, f.scratch, f.scratch_bytes, NULL), AMLA_OK);
+  assert_int_equal(amla_plan_run(zero.plan, &zero.data.tensors, zero.scratch, zero.scratch_bytes, NULL), AMLA_OK);
+  assert_memory_equal(f.data.out, zero.data.out, f.data.tensors.out_bytes);
+  fixture_free(&f);
+  fixture_free(&zero);
+}
+
+/* ---- Merge -------------------------------------------------------------------------------------------------------- */
+
+typedef struct merge_call {
+  int32_t n_parts;
+  int64_t n_rows;
+  int32_t d_v;
+  amla_lse_base base;
+  const float *o;
+  size_t o_bytes;
+  const float *parts;
+  size_t parts_bytes;
+  float *out;
+  size_t out_bytes;
+  float *lse;
+  size_t lse_bytes;
+} merge_call;
+
+static amla_status merge(const merge_call *m, amla_detail *d) {
+  return amla_merge(m->n_parts, m->n_rows, m->d_v, m->base, m->o, m->o_bytes, m->parts, m->parts_bytes, m->out, m->out_bytes, m->lse,
+                    m->lse_bytes, d);
+}
+
+#define BAD_MERGE(change, ...)                                                                                         \
+  do {                                                                                                                 \
+    merge_call m = good;                                                                                               \
+    amla_detail d;                                                                                                     \
+    change;                                                                                                            \
+    expect_refusal(#change, merge(&m, &d), INVALID, &d, WORDS(__VA_ARGS__));                                           \
+    assert_true(all_bytes_are(out, sizeof out, GUARD_PATTERN) && all_bytes_are(lse, sizeof lse, GUARD_PATTERN));       \
+  } while (0)
+
+static void bad_merges_are_refused(void **state) {
+  (void)state;
+  float o[2 * 3 * 4], parts[2 * 3], out[3 * 4], lse[3];
+  const merge_call good = {2, 3, 4, AMLA_LSE_NATURAL, o, sizeof o, parts, sizeof parts, out, sizeof out, lse, sizeof lse};
+  for (int i = 0; i < LENGTH(o); i++) o[i] = 1.0f;
+  for (int i = 0; i < LENGTH(parts); i++) parts[i] = 0.0f;
+  memset(out, GUARD_PATTERN, sizeof out);
+  memset(lse, GUARD_PATTERN, sizeof lse);
+  BAD_MERGE(m.n_parts = 0, "n_parts=0", ">= 1");
+  BAD_MERGE(m.n_parts = -1, "n_parts=-1", ">= 1");
+  BAD_MERGE(m.n_rows = -1, "n_rows=-1", ">= 0");
+  BAD_MERGE(m.d_v = 0, "d_v=0", ">= 1");
+  BAD_MERGE(m.base = (amla_lse_base)2, "base=2");
+  BAD_MERGE(m.n_rows = INT64_MAX, "n_rows=9223372036854775807", "overflow");
+  BAD_MERGE((m.n_parts = INT32_MAX, m.n_rows = INT32_MAX, m.d_v = INT32_MAX), "n_parts=2147483647", "overflow");
+  BAD_MERGE(m.o = NULL, "o=NULL", "must point to 24 floats");
+  BAD_MERGE(m.parts = NULL, "lse_parts=NULL", "must point to 6 floats");
+  BAD_MERGE(m.out = NULL, "out=NULL", "must point to 12 floats");
+  BAD_MERGE(m.o_bytes--, "o_bytes=95", ">= 96");
+  BAD_MERGE(m.parts_bytes--, "lse_parts_bytes=23", ">= 24");
+  BAD_MERGE(m.out_bytes--, "out_bytes=47", ">= 48");
+  BAD_MERGE(m.lse_bytes--, "lse_bytes=11", ">= 12");
+  BAD_MERGE(m.o = (const float *)(const void *)((const char *)o + 1), "o=", "aligned to 4");
+  BAD_MERGE(m.out = (float *)(void *)((char *)out + 2), "out=", "aligned to 4");
+  amla_detail d;
+  assert_int_equal(merge(&good, &d), AMLA_OK);
+  assert_string_equal(d.text, "");
+  merge_call empty = {.n_parts = 1, .d_v = 1}; /* no rows: nothing to point to */
+  assert_int_equal(merge(&empty, NULL), AMLA_OK);
+}
+
+/* ---- Names, versions, backends ------------------------------------------------------------------------------------ */
+
+static void backends_are_described(void **state) {
+  (void)state;
+  static const struct { amla_backend id; const char *name; int available; } rows[] = {
+      {AMLA_BACKEND_REF, "ref", 1}, {AMLA_BACKEND_CPU, "cpu", 1}, {AMLA_BACKEND_CUDA, "cuda", 0}, {AMLA_BACKEND_NPU, "npu", 0}};
+  amla_detail d;
+  for (int i = 0; i < LENGTH(rows); i++) {
+    amla_backend_info info = AMLA_BACKEND_INFO_INIT;
+    assert_int_equal(amla_backend_query(rows[i].id, &info, &d), AMLA_OK);
+    assert_string_equal(info.name, rows[i].name);
+    assert_int_equal(info.available, rows[i].available);
+    assert_int_equal(strlen(info.reason) > 0, !rows[i].available); /* a reason when it is absent, and only then */
+    assert_int_equal(strlen(info.isa) > 0, rows[i].id == AMLA_BACKEND_CPU);
+  }
+  amla_backend_info info = AMLA_BACKEND_INFO_INIT;
+  expect_refusal("auto", amla_backend_query(AMLA_BACKEND_AUTO, &info, &d), INVALID, &d, WORDS("backend=0"));
+  expect_refusal("unknown", amla_backend_query((amla_backend)9, &info, &d), INVALID, &d, WORDS("backend=9"));
+  expect_refusal("NULL", amla_backend_query(AMLA_BACKEND_CPU, NULL, &d), INVALID, &d, WORDS("info"));
+  info.struct_bytes = 4;
+  expect_refusal("short", amla_backend_query(AMLA_BACKEND_CPU, &info, &d), INVALID, &d, WORDS("info.struct_bytes=4"));
+}
+
+static void names_and_version_are_pinned(void **state) {
+  (void)state;
+  char version[32];
+  snprintf(version, sizeof version, "%d.%d.%d", AMLA_VERSION_MAJOR, AMLA_VERSION_MINOR, AMLA_VERSION_PATCH);
+  assert_string_equal(amla_version(), version);
+  assert_string_equal(amla_status_name(AMLA_OK), "ok");
+  assert_string_equal(amla_status_name(AMLA_INVALID_ARGUMENT), "invalid argument");
+  assert_string_equal(amla_status_name(AMLA_UNSUPPORTED), "unsupported");
+  assert_string_equal(amla_status_name(AMLA_OUT_OF_MEMORY), "out of memory");
+  assert_string_equal(amla_status_name(AMLA_BACKEND_FAILED), "backend failed");
+  assert_non_null(amla_status_name((amla_status)99));
+  assert_true(AMLA_OK == 0 && AMLA_INVALID_ARGUMENT == 1 && AMLA_UNSUPPORTED == 2 && AMLA_OUT_OF_MEMORY == 3 && AMLA_BACKEND_FAILED == 4);
+}
+
+static void describe_behaves_as_snprintf(void **state) {
+  (void)state;
+  fixture f = fixture_create(paged);
+  char all[256], cut[8] = "xxxxxxx";
+  const int length = amla_plan_describe(f.plan, all, sizeof all);
+  assert_int_equal(length, strlen(all));
+  assert_null(strchr(all, '\n'));
+  assert_non_null(strstr(all, "lazy"));
+  assert_int_equal(amla_plan_describe(f.plan, cut, 5), length);
+  assert_true(strlen(cut) == 4 && strncmp(cut, all, 4) == 0 && cut[5] == 'x');
+  assert_int_equal(amla_plan_describe(f.plan, NULL, 0), length);
+  assert_int_equal(amla_plan_describe(NULL, cut, sizeof cut), 0);
+  assert_string_equal(cut, "");
+  fixture_free(&f);
+}
+
+int main(void) {
+  unsetenv("AMLA_ISA"); /* the caller's would change what is tested here */
+  unsetenv("AMLA_NUM_THREADS");
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(bad_shapes_are_refused),
+      cmocka_unit_test(bad_types_and_numbers_are_refused),
+      cmocka_unit_test(bad_strides_are_refused),
+      cmocka_unit_test(products_beyond_64_bits_are_refused),
+      cmocka_unit_test(struct_sizes_are_checked),
+      cmocka_unit_test(bad_options_are_refused),
+      cmocka_unit_test(bad_environment_is_refused),
+      cmocka_unit_test(environment_caps_isa_and_sets_threads),
+      cmocka_unit_test(null_short_and_misaligned_buffers_are_refused),
+      cmocka_unit_test(half_types_are_aligned_to_2),
+      cmocka_unit_test(overlapping_outputs_are_refused),
+      cmocka_unit_test(bad_lengths_are_refused),
+      cmocka_unit_test(used_page_ids_must_exist_and_unused_ones_need_not),
+      cmocka_unit_test(what_is_not_built_is_refused_by_name),
+      cmocka_unit_test(null_plan_struct_and_scratch_are_refused),
+      cmocka_unit_test(no_sequences_is_no_work),
+      cmocka_unit_test(defaults_may_be_left_out),
+      cmocka_unit_test(packed_and_shared_strides_are_allowed),
+      cmocka_unit_test(bad_merges_are_refused),
+      cmocka_unit_test(backends_are_described),
+      cmocka_unit_test(names_and_version_are_pinned),
+      cmocka_unit_test(describe_behaves_as_snprintf),
+  };
+  return cmocka_run_group_tests_name("bad_input", tests, NULL, NULL);
+}

@@ -1,0 +1,227 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# The program amla as a user or a script meets it: help, exit codes (0 good, 1 error, 2 usage, 3 mismatch), messages,
+# JSON, files in and out. Every check prints what it ran when it fails; all run before the verdict.
+#
+#     test_cli.sh AMLA SOURCE_DIR
+set -u
+export LC_ALL=C
+amla=$1 source_dir=$2
+unset AMLA_ISA AMLA_NUM_THREADS
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+out=$scratch/stdout err=$scratch/stderr
+checks=0 failures=0
+small=h=2,sk=20,dqk=8,dv=8
+
+fail() {
+  failures=$((failures + 1))
+  echo "FAIL: $*"
+  sed 's/^/  stdout: /' "$out" | head -5
+  sed 's/^/  stderr: /' "$err" | head -5
+}
+
+# expect STATUS WORD ARGUMENT...: amla exits with STATUS, and WORD stands in what it prints.
+expect() {
+  want=$1 word=$2
+  shift 2
+  checks=$((checks + 1))
+  "$amla" "$@" > "$out" 2> "$err"
+  status=$?
+  [ $status = "$want" ] || { fail "amla $*: exit $status, want $want"; return; }
+  [ -z "$word" ] || grep -qF -e "$word" "$out" "$err" || { fail "amla $*: '$word' is not in its output"; return; }
+  if [ "$want" = 0 ]; then
+    [ ! -s "$err" ] || fail "amla $*: good, but writes to stderr"
+  else
+    [ -s "$err" ] || [ "$want" = 3 ] || fail "amla $*: exit $want without a word on stderr"
+  fi
+}
+
+# expect_json EXPRESSION ARGUMENT...: the output is JSON, and EXPRESSION is true of it as Python's `j`.
+expect_json() {
+  expression=$1
+  shift
+  expect 0 '' "$@"
+  python3 -m json.tool "$out" > /dev/null 2> "$err" || { fail "amla $*: no JSON"; return; }
+  python3 -c 'import json, sys
+j = json.load(open(sys.argv[1]))
+if not eval(sys.argv[2]): sys.exit("not true: " + sys.argv[2])' "$out" "$expression" 2> "$err" || fail "amla $*"
+}
+
+# ---- Help and usage ----
+
+expect 0 'Usage: amla' --help
+expect 0 'amla 0.' --version
+for command in info gen run check bench accuracy; do
+  expect 0 "Usage: amla $command" $command --help
+  expect 0 'Examples:' $command --help
+  expect 0 "amla $command" --help # the overview names it
+  expect 2 --colour $command --colour
+done
+expect 2 'Usage: amla'
+expect 2 "unknown command 'fly'" fly
+expect 2 "unknown option '--fast'" --fast
+expect 2 missing run
+expect 2 missing gen $small
+expect 2 missing gen -o "$scratch/none"
+expect 2 "extra argument 'h=3'" run $small h=3
+expect 2 "extra argument 'h=3'" gen $small h=3 -o "$scratch/none"
+expect 2 --backend=gpu run $small --backend gpu
+expect 2 --rescale=slow run $small --rescale slow
+expect 2 --isa=sse9 run $small --isa sse9
+expect 2 --threads=0 run $small --threads 0
+expect 2 --threads=2x run $small --threads 2x
+expect 2 --split=-4 run $small --split=-4
+expect 2 --out=f64 run $small --out f64
+expect 2 --for=0 bench $small --for 0
+expect 2 --for=abc bench $small --for abc
+expect 2 --lengths= accuracy --lengths abc
+expect 2 --lengths= accuracy --lengths 0
+expect 2 --heads= accuracy --heads 0
+[ ! -e "$scratch/none" ] || fail "a usage error wrote a file"
+
+# ---- Refusals of problems, backends, environment ----
+
+expect 1 'sk=0: must be >= 1' run h=2,sk=0
+expect 1 'colour: unknown key' run h=2,colour=red
+expect 1 'dv=600: must be <= dqk=576' gen dv=600 -o "$scratch/none"
+expect 1 'h=x: must be an integer' check h=x
+expect 1 'h=x: must be an integer' bench h=x --for 0.1
+expect 1 'backend=cuda' run $small --backend cuda
+expect 1 'backend=npu' run $small --backend npu
+[ ! -e "$scratch/none" ] || fail "a refusal wrote a file"
+export AMLA_ISA=bogus
+expect 1 'AMLA_ISA=bogus: must be c, avx2 or avx512' run $small
+unset AMLA_ISA
+export AMLA_NUM_THREADS=many
+expect 1 'AMLA_NUM_THREADS=many' run $small
+unset AMLA_NUM_THREADS
+
+# ---- The main job ----
+
+run_keys='all(k in j for k in "rel_error max_abs_error lse_max_abs_error ok seconds gflops peak_gflops utilization isa backend rescale threads".split())'
+for name in deepseek_v3_decode deepseek_v2_lite_decode; do
+  file=$source_dir/examples/$name.safetensors
+  expect 0 'GFLOP/s' run "$file"
+  expect_json "$run_keys and j['ok'] is True and j['reference'] == 'file' and j['rel_error'] < 1e-5 and j['lse_max_abs_error'] < 1e-4" run "$file" --json
+  expect_json "len(j) == 3 and all(r['ok'] and r['rel_error'] < 1e-5 for r in j)" check "$file" --backend cpu --json
+done
+expect_json "$run_keys and j['ok'] is True and j['reference'] == 'fp64'" run b=2,sq=2,h=6,sk=300,len=ragged --json
+expect_json "j['backend'] == 'ref' and j['ok'] is True" run $small --backend ref --json
+expect_json "j['ok'] is None and 'rel_error' not in j" run $small --no-check --json
+expect_json "j['ok'] and j['rel_error'] < 1e-2" run $small --out bf16 --json
+expect_json "j['ok'] and j['threads'] == 3" run $small --threads 3 --json
+expect_json "j['ok'] and j['isa'] == 'c'" run $small --isa c --json
+export AMLA_ISA=c AMLA_NUM_THREADS=2
+expect_json "j['ok'] and j['isa'] == 'c' and j['threads'] == 2" run $small --isa avx512 --json
+expect_json "j['isa'] == 'c'" info --json
+unset AMLA_ISA AMLA_NUM_THREADS
+expect_json "{b['name'] for b in j['backends']} >= {'ref', 'cpu', 'cuda', 'npu'} and all(b['available'] or b['reason'] for b in j['backends'])" info --json
+
+# ---- Measuring commands ----
+
+bench_keys='all(k in r for r in j for k in "gflops peak_gflops utilization median_utilization seconds bytes_per_second limit threads isa backend rescale".split())'
+expect_json "len(j) == 6 and $bench_keys and all(r['limit'] in ('compute', 'memory', 'fma', 'FMA') for r in j)" bench $small h=3,sk=50,dqk=8,dv=8 --rescale all --for 0.1 --json
+expect 0 GFLOP/s bench $small --for 0.1
+expect_json "all(r['ok'] for r in j) and {r['rescale'] for r in j} == {'lazy', 'amla', 'flash'} and {r['backend'] for r in j} >= {'ref', 'cpu'} and all(k in r for r in j for k in 'rel_error max_abs_error lse_max_abs_error ok'.split())" check $small b=2,h=5,sk=99,len=ragged --json
+expect 0 yes check $small
+expect_json "{r['p'] for r in j} == {'f32', 'bf16', 'f16'} and all('rescales_per_row' in r and 'rel_error' in r for r in j)" accuracy --lengths 256 --heads 1 --json
+
+# ---- Files: a round trip ----
+
+expect 0 '' gen b=3,sq=2,h=5,sk=70,dqk=24,dv=16,len=ragged,kv=f16,sinks=1,pad=3 -o "$scratch/plain.safetensors"
+expect_json "j['ok'] and j['reference'] == 'fp64'" run "$scratch/plain.safetensors" --json
+expect 0 '' gen b=3,sq=2,h=5,sk=70,dqk=24,dv=16,len=ragged,q=f32,kv=f32 --ref -o "$scratch/ref.safetensors"
+expect_json "j['ok'] and j['reference'] == 'file' and j['refs_ok']" run "$scratch/ref.safetensors" --json
+expect 0 '' run "$scratch/ref.safetensors" -o "$scratch/result.safetensors"
+python3 - "$scratch/result.safetensors" "$scratch/ref.safetensors" > "$out" 2> "$err" << 'PYTHON' || fail "the result file differs from the reference"
+import json, struct, sys
+
+def load(path, name):
+    raw = open(path, "rb").read()
+    n = struct.unpack("<Q", raw[:8])[0]
+    t = json.loads(raw[8:8 + n])[name]
+    a, b = t["data_offsets"]
+    assert t["dtype"] == "F32"
+    return t["shape"], struct.unpack("<%df" % ((b - a) // 4), raw[8 + n + a:8 + n + b])
+
+for name, shape in ("out", [3, 2, 5, 16]), ("lse", [3, 5, 2]):
+    got, want = load(sys.argv[1], name), load(sys.argv[2], name + "_ref")
+    assert got[0] == want[0] == shape, got[0]
+    assert all(x == y or abs(x - y) < 1e-5 for x, y in zip(got[1], want[1])), name
+PYTHON
+checks=$((checks + 1))
+leftover=$(find "$scratch" -name '*.safetensors.*')
+[ -z "$leftover" ] || fail "temporary files are left: $leftover"
+
+# ---- Files: corrupted ----
+
+# corrupt IN OUT TENSOR BIT WHICH: flips one exponent bit of the non-zero element nearest to the fraction WHICH of the tensor.
+corrupt() {
+  python3 - "$@" << 'PYTHON'
+import json, struct, sys
+
+source, target, name, bit, which = sys.argv[1:]
+raw = bytearray(open(source, "rb").read())
+n = struct.unpack("<Q", raw[:8])[0]
+t = json.loads(bytes(raw[8:8 + n]))[name]
+size, first_exponent_bit = {"F32": (4, 23), "BF16": (2, 7), "F16": (2, 10)}[t["dtype"]]
+begin, end = (8 + n + x for x in t["data_offsets"])
+at = begin + int(float(which) * ((end - begin) // size - 1)) * size
+while not any(raw[at:at + size]):
+    at += size
+x = int.from_bytes(raw[at:at + size], "little") ^ 1 << first_exponent_bit + int(bit)
+raw[at:at + size] = x.to_bytes(size, "little")
+open(target, "wb").write(raw)
+PYTHON
+}
+
+bad=$scratch/bad.safetensors
+for name in deepseek_v3_decode deepseek_v2_lite_decode; do
+  file=$source_dir/examples/$name.safetensors
+  for what in 'q 0 0' 'q 3 0.37' 'q 0 1' 'out_ref 0 0' 'out_ref 0 0.6' 'out_ref 3 1' 'lse_ref 0 0.5'; do
+    # shellcheck disable=SC2086
+    set -- $what
+    corrupt "$file" "$bad" "$1" "$2" "$3" || fail "cannot corrupt $what"
+    expect 3 MISMATCH run "$bad"
+  done
+done
+expect 3 '"ok": false' run "$bad" --json
+expect 3 '' run "$bad" --json --rescale flash
+corrupt "$scratch/ref.safetensors" "$bad" kv_cache 2 0.5 # a page in use or NaN of an unused one: never a crash
+"$amla" run "$bad" > "$out" 2> "$err"
+case $? in 0 | 3) ;; *) fail "a corrupted kv_cache: neither good nor a mismatch" ;; esac
+
+size=$(wc -c < "$scratch/ref.safetensors")
+for keep in 0 7 8 100 $((size / 2)) $((size - 1)); do
+  head -c "$keep" "$scratch/ref.safetensors" > "$bad"
+  expect 1 bad.safetensors run "$bad"
+done
+printf 'not a problem' > "$bad"
+expect 1 'header length' run "$bad"
+expect 1 'No such file' run "$scratch/nothing.safetensors"
+expect 1 'not a directory' run "$scratch"
+expect 1 'No such file' check "$scratch/nothing.safetensors"
+expect 1 'No such file' bench "$scratch/nothing.safetensors" --for 0.1
+
+# ---- Output that cannot be written ----
+
+expect 1 'cannot write' gen $small -o "$scratch/no/such/folder"
+expect 1 'cannot write' gen $small -o "$scratch"
+expect 1 'cannot write' run $small -o "$scratch/no/such/folder"
+if [ -w /dev/full ]; then
+  expect 1 'cannot write' gen $small -o /dev/full
+  for arguments in "--help" "run --help" "run $small" "run $small --json" "check $small" "check $small --json" "bench $small --for 0.1" \
+    "bench $small --for 0.1 --json" "accuracy --lengths 64 --heads 1" "info --json"; do
+    checks=$((checks + 1))
+    # shellcheck disable=SC2086
+    "$amla" $arguments > /dev/full 2> "$err"
+    status=$?
+    [ $status = 1 ] || fail "amla $arguments > /dev/full: exit $status, want 1"
+    [ -s "$err" ] || fail "amla $arguments > /dev/full: no message"
+  done
+fi
+
+[ $failures = 0 ] || { echo "$failures of $checks checks failed"; exit 1; }
+echo "ok: $checks checks"

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Every backend, instruction set and rescale mode against fp64 within the bound of harness/truth.h, over shapes, types, page sizes and
+ * lengths. The normal run takes a covering set, in which any two choices meet, and random problem strings; with
+ * AMLA_LONG=1 the full cross product, which takes an hour or more. Unused slots are NaN, unused table entries 2147480000. A failure
+ * prints the problem string and the options.
+ */
+#include "test_run.h"
+
+/* ---- The choices ------------------------------------------------------------------------------------------------- */
+
+static const char *const types[] = {"f32", "bf16", "f16"};
+static const int page_sizes[] = {0, 1, 3, 16, 64, 128};
+static const int lengths[] = {0, 1, 2, 63, 64, 65, 95, 96, 97, 251, 1000}; /* tiles have 64 or 96 tokens */
+static const int heads[] = {1, 3, 6, 9, 16, 63, 64, 126, 128};
+static const int queries[] = {1, 2, 4, 7};
+static const struct { int d_qk, d_v; } dims[] = {{576, 512}, {512, 512}, {64, 48}, {7, 3}, {1, 1}, {100, 100}};
+static const char *const dists[] = {"normal:1", "uniform:2", "rising", "outlier", "onehot", "peaked", "zerov", "masked"};
+static const int splits[] = {AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, 1, 200};
+static const int threads[] = {1, 2, 3};
+static const struct { int pad, sinks; const char *lse; } extras[] = {{0, 0, "e"}, {3, 0, "2"}, {1, 1, "e"}};
+
+enum {
+  F_ENGINE, F_RESCALE, F_Q, F_KV, F_OUT, F_PAGE, F_LENGTH, F_HEADS, F_QUERIES, F_CAUSAL, F_DIMS, F_DIST, F_SPLIT, F_THREADS, F_EXTRA, FACTORS
+};
+static const int levels[FACTORS] = {LENGTH(engines), LENGTH(rescales), 3, 3, 3, LENGTH(page_sizes), LENGTH(lengths), LENGTH(heads), LENGTH(queries),
+                                    2, LENGTH(dims), LENGTH(dists), LENGTH(splits), LENGTH(threads), LENGTH(extras)};
+enum { MAX_LEVELS = 11 };
+
+typedef int choice[FACTORS];
+
+static amla_options options_of(const choice c) {
+  return make_options(engines[c[F_ENGINE]].backend, rescales[c[F_RESCALE]], engines[c[F_ENGINE]].isa, threads[c[F_THREADS]], splits[c[F_SPLIT]]);
+}
+
+/* Two sequences, so that neither is alone: the length in question, and a short one. */
+static void problem_of(const choice c, int seed, char *text, size_t bytes) {
+  const int length = lengths[c[F_LENGTH]], other = lengths[(c[F_LENGTH] + seed) % 9];
+  const int longest = length > other ? length : other, sk = longest > 0 ? longest + seed % 3 : 1;
+  snprintf(text, bytes,
+           "b=2,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,lse=%s,sinks=%d,pad=%d,dist=%s,len=%d/%d,seed=%d",
+           queries[c[F_QUERIES]], heads[c[F_HEADS]], sk, dims[c[F_DIMS]].d_qk, dims[c[F_DIMS]].d_v, page_sizes[c[F_PAGE]], types[c[F_Q]],
+           types[c[F_KV]], types[c[F_OUT]], c[F_CAUSAL], extras[c[F_EXTRA]].lse, extras[c[F_EXTRA]].sinks, extras[c[F_EXTRA]].pad,
+           dists[c[F_DIST]], length, other, seed);
+}
+
+/* ---- A covering set: greedy, seeded ------------------------------------------------------------------------------- */
+
+static bool met[FACTORS][MAX_LEVELS][FACTORS][MAX_LEVELS]; /* have these two choices been in one row? */
+
+static int64_t count_missing_pairs(void) {
+  int64_t missing = 0;
+  for (int f = 0; f < FACTORS; f++)
+    for (int g = 0; g < f; g++)
+      for (int i = 0; i < levels[f]; i++)
+        for (int j = 0; j < levels[g]; j++) missing += !met[f][i][g][j];
+  return missing;
+}
+
+/* Pairs that choosing `level` for factor f would add to a row in which the factors with set[] are decided. */
+static int gain(const choice row, const bool *set, int f, int level) {
+  int pairs = 0;
+  for (int g = 0; g < FACTORS; g++) pairs += set[g] && g != f && !met[f][level][g][row[g]];
+  return pairs;
+}
+
+/* A row built factor by factor in random order, each at its best level. Returns how many new pairs it has. */
+static int propose_row(choice row, uint64_t *seed) {
+  bool set[FACTORS] = {false};
+  int order[FACTORS], total = 0;
+  for (int f = 0; f < FACTORS; f++) order[f] = f;
+  for (int f = FACTORS - 1; f > 0; f--) {
+    const int other = random_below(seed, f + 1), swap = order[f];
+    order[f] = order[other];
+    order[other] = swap;
+  }
+  for (int i = 0; i < FACTORS; i++) {
+    const int f = order[i], start = random_below(seed, levels[f]);
+    int best = -1;
+    for (int l = 0; l < levels[f]; l++) {
+      const int level = (start + l) % levels[f], pairs = gain(row, set, f, level);
+      if (pairs > best) best = pairs, row[f] = level;
+    }
+    set[f] = true;
+    total += best;
+  }
+  return total;
+}
+
+static void mark_pairs(const choice row) {
+  for (int f = 0; f < FACTORS; f++)
+    for (int g = 0; g < FACTORS; g++) met[f][row[f]][g][row[g]] = true;
+}
+
+/* The best of some proposals; all pairs stay reachable because a random start level opens new rows. */
+static void next_row(choice row, uint64_t *seed) {
+  int best = -1;
+  for (int attempt = 0; attempt < 30; attempt++) {
+    choice candidate;
+    const int pairs = propose_row(candidate, seed);
+    if (pairs > best) {
+      best = pairs;
+      memcpy(row, candidate, sizeof candidate);
+    }
+  }
+  mark_pairs(row);
+}
+
+static void covering_set_is_within_the_bound(void **state) {
+  (void)state;
+  uint64_t seed = 20240601;
+  int count = 0;
+  while (count_missing_pairs() > 0) {
+    choice row;
+    char problem[512];
+    next_row(row, &seed);
+    if (++count > 2000) fail_msg("the covering set does not end");
+    if (!engine_runs_here(row[F_ENGINE])) continue;
+    problem_of(row, count, problem, sizeof problem);
+    const amla_options options = options_of(row);
+    check_problem(problem, &options);
+  }
+  printf("%d problems cover all pairs of %d factors\n", count, FACTORS);
+}
+
+/* ---- Random problem strings --------------------------------------------------------------------------------------- */
+
+/* Log-uniform in [1, most]. */
+static int random_size(uint64_t *seed, int most) { return (int)exp(harness_random_uniform(seed) * log(most + 0.99)); }
+
+static void random_problem(uint64_t *seed, char *text, size_t bytes) {
+  static const char *const widths[] = {"normal:0.01", "normal:30", "uniform:0.5", "uniform:8", "rising:1000", "outlier:20", "peaked:3", "normal:1"};
+  static const char *const lens[] = {"fixed", "uniform", "ragged"};
+  static const double scales[] = {0.1352, 0.0416667, 1.0, -0.2, 1e-6, 7.5};
+  const bool tuned = random_below(seed, 3) == 0;
+  const int d_qk = tuned ? 576 : random_size(seed, 700), d_v = tuned ? 512 : 1 + random_below(seed, d_qk);
+  const int rows_of_head = random_size(seed, 8), h = random_size(seed, 140), b = random_below(seed, 5);
+  const double budget = 1.5e7; /* elements of q k^T times d_qk: keeps a case in milliseconds */
+  const double most = budget / ((double)h * rows_of_head * d_qk * (b ? b : 1));
+  const int sk = random_size(seed, most < 2 ? 2 : most > 3000 ? 3000 : (int)most);
+  const int page = random_below(seed, 3) == 0 ? 0 : random_size(seed, 200);
+  snprintf(text, bytes,
+           "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,scale=%g,lse=%s,sinks=%d,pad=%d,dist=%s,len=%s,seed=%d", b,
+           rows_of_head, h, sk, d_qk, d_v, page, types[random_below(seed, 3)], types[random_below(seed, 3)], types[random_below(seed, 3)],
+           random_below(seed, 2), scales[random_below(seed, LENGTH(scales))], random_below(seed, 2) ? "e" : "2", random_below(seed, 4) == 0,
+           random_below(seed, 3) ? 0 : random_below(seed, 20), random_below(seed, 2) ? dists[random_below(seed, LENGTH(dists))] : widths[random_below(seed, LENGTH(widths))],
+           lens[random_below(seed, LENGTH(lens))], random_below(seed, 1000));
+}
+
+static amla_options random_options(uint64_t *seed) {
+  int e;
+  do e = random_below(seed, LENGTH(engines));
+  while (!engine_runs_here(e));
+  const int split = random_below(seed, 4) == 0 ? random_size(seed, 500) : splits[random_below(seed, LENGTH(splits))];
+  return make_options(engines[e].backend, rescales[random_below(seed, LENGTH(rescales))], engines[e].isa, random_size(seed, 9), split);
+}
+
+static void random_problems_are_within_the_bound(void **state) {
+  (void)state;
+  const int count = 500;
+  uint64_t seed = 77;
+  for (int i = 0; i < count; i++) {
+    char problem[512];
+    random_problem(&seed, problem, sizeof problem);
+    const amla_options options = random_options(&seed);
+    check_problem(problem, &options);
+  }
+}
+
+/* Without an LSE buffer O is the same. */
+static void lse_may_be_left_out(void **state) {
+  (void)state;
+  const char *problem = "b=2,h=20,sk=300,dqk=64,dv=48,len=ragged";
+  for (int e = 0; e < LENGTH(engines); e++) {
+    const amla_options options = make_options(engines[e].backend, AMLA_RESCALE_LAZY, engines[e].isa, 2, 0);
+    harness_dataset with, without;
+    if (!engine_runs_here(e)) continue;
+    generate(&with, problem);
+    generate(&without, problem);
+    without.tensors.lse = NULL;
+    without.tensors.lse_bytes = 0;
+    run(&with, problem, &options);
+    run(&without, problem, &options);
+    assert_memory_equal(with.out, without.out, with.tensors.out_bytes);
+    assert_true(all_bytes_are(without.lse, (size_t)n_rows(&without) * sizeof(float), GUARD_PATTERN));
+    harness_free(&with);
+    harness_free(&without);
+  }
+}
+
+/* ---- The full cross product --------------------------------------------------------------------------------------- */
+
+/* Every engine and mode on one set of tensors. */
+static void check_engines(choice c, int seed) {
+  char problem[512];
+  harness_dataset data;
+  harness_truth truth;
+  problem_of(c, seed, problem, sizeof problem);
+  generate(&data, problem);
+  compute_truth_of(&data, &truth);
+  for (c[F_ENGINE] = 0; c[F_ENGINE] < LENGTH(engines); c[F_ENGINE]++)
+    for (c[F_RESCALE] = 0; c[F_RESCALE] < LENGTH(rescales) && engine_runs_here(c[F_ENGINE]); c[F_RESCALE]++) {
+      const amla_options options = options_of(c);
+      run(&data, problem, &options);
+      expect_within_bound(&data, &truth, problem, &options);
+    }
+  harness_truth_free(&truth);
+  harness_free(&data);
+}
+
+/* Engines x modes x types x pages x lengths x heads x queries x causal; dimensions, distributions and the rest take turns. */
+static void cross_product_is_within_the_bound(void **state) {
+  (void)state;
+  static const int crossed[] = {F_Q, F_KV, F_PAGE, F_LENGTH, F_HEADS, F_QUERIES, F_CAUSAL};
+  static const int rotating[] = {F_OUT, F_DIMS, F_DIST, F_SPLIT, F_THREADS, F_EXTRA};
+  int total = 1;
+  if (!long_run()) skip();
+  for (int i = 0; i < LENGTH(crossed); i++) total *= levels[crossed[i]];
+  for (int n = 0; n < total; n++) {
+    choice c = {0};
+    uint64_t seed = (uint64_t)n;
+    for (int i = 0, rest = n; i < LENGTH(crossed); i++) {
+      c[crossed[i]] = rest % levels[crossed[i]];
+      rest /= levels[crossed[i]];
+    }
+    for (int i = 0; i < LENGTH(rotating); i++) c[rotating[i]] = random_below(&seed, levels[rotating[i]]);
+    check_engines(c, n);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(covering_set_is_within_the_bound),
+      cmocka_unit_test(random_problems_are_within_the_bound),
+      cmocka_unit_test(lse_may_be_left_out),
+      cmocka_unit_test(cross_product_is_within_the_bound),
+  };
+  return cmocka_run_group_tests_name("differential", tests, NULL, NULL);
+}

@@ -1,0 +1,667 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What must hold whatever the numbers are, in every backend, instruction set and rescale mode: how keys are split, paged or
+ * grouped in a batch does not matter; known transformations of the input have known effects; extremes are exact; a
+ * number that is not finite stays where amla_plan_run says. Bit-equality over threads is in test_threads.c.
+ */
+#include "test_run.h"
+
+#define AT(options, ...)                                                                                               \
+  do {                                                                                                                 \
+    char what_[400];                                                                                                   \
+    snprintf(what_, sizeof what_, __VA_ARGS__);                                                                        \
+    fail_msg("%s: %s", describe_options(options), what_);                                                              \
+  } while (0)
+
+static void expect_same_rows(const harness_dataset *a, int64_t row_a, const harness_dataset *b, int64_t row_b, int64_t count,
+                             const char *what, const amla_options *options) {
+  for (int64_t r = 0; r < count; r++)
+    if (!same_row(a, row_a + r, b, row_b + r)) AT(options, "%s: row %lld has other bits", what, (long long)(row_a + r));
+}
+
+static void expect_near(double got, double want, double tolerance, const char *what, int64_t row, const amla_options *options) {
+  if (!(fabs(got - want) <= tolerance)) AT(options, "%s: row %lld: %.9g, want %.9g", what, (long long)row, got, want);
+}
+
+/* ---- How the keys are cut ----------------------------------------------------------------------------------------- */
+
+static void check_splits(const amla_options *base) {
+  static const int32_t splits[] = {AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, 1, 96, 97, 500, 100000, INT32_MAX};
+  const char *problem = "b=3,sq=2,h=5,sk=1300,dqk=80,dv=72,page=16,len=1300/97/640,dist=peaked:6";
+  harness_dataset data;
+  harness_truth truth;
+  generate(&data, problem);
+  compute_truth_of(&data, &truth);
+  for (int i = 0; i < LENGTH(splits); i++) {
+    amla_options options = *base;
+    options.split_tokens = splits[i];
+    run(&data, problem, &options);
+    expect_within_bound(&data, &truth, problem, &options);
+  }
+  harness_truth_free(&truth);
+  harness_free(&data);
+}
+
+static void splits_agree_within_the_bound(void **state) { (void)state; for_each_engine(check_splits); }
+
+/* The generator gives token j of a sequence the same values whatever the pages. */
+static void check_page_sizes(const amla_options *options) {
+  static const char *const pages[] = {"0", "1", "3", "64", "128", "1000"};
+  harness_dataset first;
+  for (int i = 0; i < LENGTH(pages); i++) {
+    char problem[160];
+    harness_dataset data;
+    snprintf(problem, sizeof problem, "b=3,sq=2,h=9,sk=500,dqk=40,dv=33,len=ragged,page=%s", pages[i]);
+    generate(&data, problem);
+    run(&data, problem, options);
+    if (i == 0) {
+      first = data;
+      continue;
+    }
+    expect_same_rows(&first, 0, &data, 0, n_rows(&data), problem, options);
+    harness_free(&data);
+  }
+  harness_free(&first);
+}
+
+static void page_size_does_not_change_a_bit(void **state) { (void)state; for_each_engine(check_page_sizes); }
+
+/* Moves every page p to where pages[p] says, and tells the block table. */
+static void permute_pages(harness_dataset *d, uint64_t seed) {
+  const amla_problem *p = &d->problem;
+  const size_t page_bytes = (size_t)p->kv_stride_page * harness_dtype_bytes(p->kv_type);
+  char *moved = malloc(page_bytes * (size_t)p->n_pages);
+  int32_t *pages = malloc((size_t)p->n_pages * sizeof *pages);
+  assert_true(moved != NULL && pages != NULL);
+  for (int32_t i = 0; i < p->n_pages; i++) pages[i] = i;
+  for (int32_t i = (int32_t)p->n_pages - 1; i > 0; i--) {
+    const int32_t other = random_below(&seed, i + 1), swap = pages[i];
+    pages[i] = pages[other];
+    pages[other] = swap;
+  }
+  for (int32_t i = 0; i < p->n_pages; i++) memcpy(moved + (size_t)pages[i] * page_bytes, (char *)d->kv + (size_t)i * page_bytes, page_bytes);
+  memcpy(d->kv, moved, d->tensors.kv_bytes);
+  for (int64_t i = 0; i < (int64_t)p->b * p->max_pages; i++)
+    if (d->block_table[i] < p->n_pages) d->block_table[i] = pages[d->block_table[i]];
+  free(moved);
+  free(pages);
+}
+
+static void check_page_permutation(const amla_options *options) {
+  const char *problem = "b=4,sq=1,h=17,sk=400,dqk=48,dv=32,page=16,len=ragged";
+  harness_dataset a, b;
+  generate(&a, problem);
+  generate(&b, problem);
+  permute_pages(&b, 5);
+  assert_memory_not_equal(a.block_table, b.block_table, a.tensors.block_table_bytes);
+  run(&a, problem, options);
+  run(&b, problem, options);
+  expect_same_rows(&a, 0, &b, 0, n_rows(&a), "pages permuted", options);
+  harness_free(&a);
+  harness_free(&b);
+}
+
+static void page_order_does_not_change_a_bit(void **state) { (void)state; for_each_engine(check_page_permutation); }
+
+/* Sequences of one problem that read the same page (a shared prefix). */
+static void check_shared_pages(const amla_options *options) {
+  const char *problem = "b=2,h=4,sk=200,dqk=24,dv=16,page=32,len=200/200,causal=0";
+  harness_dataset d;
+  generate(&d, problem);
+  memcpy(d.block_table + d.problem.max_pages, d.block_table, (size_t)d.problem.max_pages * sizeof(int32_t));
+  memcpy((char *)d.q + d.tensors.q_bytes / 2, d.q, d.tensors.q_bytes / 2);
+  run(&d, problem, options);
+  expect_same_rows(&d, 0, &d, 4, 4, "the same pages and queries twice", options);
+  harness_free(&d);
+}
+
+static void pages_may_be_shared(void **state) { (void)state; for_each_engine(check_shared_pages); }
+
+/* ---- Batch company ------------------------------------------------------------------------------------------------ */
+
+/* A batch made of sequences of another one, in any order, any number of times. The KV cache stays shared. */
+static harness_dataset compose(const harness_dataset *from, int32_t n, const int32_t *which, int32_t sk) {
+  harness_dataset d = {.problem = from->problem, .options = from->options};
+  const size_t q_row = (size_t)from->problem.q_stride_batch * harness_dtype_bytes(from->problem.q_type);
+  const int64_t pages = from->problem.max_pages;
+  d.problem.b = n;
+  d.problem.sk = sk;
+  d.q = harness_allocate(n, q_row);
+  d.seqlens_k = harness_allocate(n, sizeof(int32_t));
+  d.block_table = harness_allocate(n * pages, sizeof(int32_t));
+  assert_true(d.q != NULL && d.seqlens_k != NULL && d.block_table != NULL);
+  for (int32_t i = 0; i < n; i++) {
+    memcpy((char *)d.q + (size_t)i * q_row, (const char *)from->q + (size_t)which[i] * q_row, q_row);
+    memcpy(d.block_table + i * pages, from->block_table + which[i] * pages, (size_t)pages * sizeof(int32_t));
+    d.seqlens_k[i] = from->seqlens_k[which[i]];
+  }
+  assert_true(harness_attach(&d));
+  d.tensors.kv = from->kv;
+  d.tensors.kv_bytes = from->tensors.kv_bytes;
+  return d;
+}
+
+static void check_company(const harness_dataset *all, int32_t n, const int32_t *which, int32_t sk, const amla_options *options) {
+  const int64_t rows = (int64_t)all->problem.s_q * all->problem.h_q;
+  harness_dataset d = compose(all, n, which, sk);
+  run(&d, "some of a batch", options);
+  for (int32_t i = 0; i < n; i++) expect_same_rows(all, which[i] * rows, &d, i * rows, rows, "a sequence in other company", options);
+  harness_free(&d);
+}
+
+static void check_batch(const amla_options *options) {
+  static const int32_t reversed[] = {5, 4, 3, 2, 1, 0}, repeated[] = {2, 2, 5, 0, 2, 1, 2, 2, 3};
+  const char *problem = "b=6,sq=2,h=70,sk=900,dqk=64,dv=48,page=16,len=900/0/333/97/1/512";
+  harness_dataset all;
+  generate(&all, problem);
+  run(&all, problem, options);
+  for (int32_t i = 0; i < 6; i++) { /* alone, also where the maximum length is its own */
+    const int32_t own = all.seqlens_k[i] > 0 ? all.seqlens_k[i] : 1;
+    check_company(&all, 1, &i, 900, options);
+    check_company(&all, 1, &i, own, options);
+  }
+  check_company(&all, LENGTH(reversed), reversed, 900, options);
+  check_company(&all, LENGTH(repeated), repeated, 900, options);
+  harness_free(&all);
+}
+
+static void batch_company_does_not_change_a_bit(void **state) { (void)state; for_each_engine(check_batch); }
+
+/* ---- Known effects ------------------------------------------------------------------------------------------------ */
+
+/* Rope dimension: behind the value, so that it moves scores only. These problems have one more key dimension than values. */
+static void set_q(harness_dataset *d, int32_t dim, float value) {
+  for (int64_t row = 0; row < n_rows(d); row++) harness_store(d->q, d->problem.q_type, q_row_offset(&d->problem, row) + dim, value);
+}
+static void set_kv(harness_dataset *d, int32_t dim, float value) {
+  for (int32_t s = 0; s < d->problem.b; s++)
+    for (int64_t j = 0; j < d->seqlens_k[s]; j++) harness_store(d->kv, d->problem.kv_type, kv_token_offset(d, s, j) + dim, value);
+}
+
+static void check_added_constant(const amla_options *options) {
+  const char *problem = "b=2,sq=2,h=11,sk=500,dqk=33,dv=32,scale=0.25,len=500/77";
+  harness_dataset a, b;
+  generate(&a, problem);
+  generate(&b, problem);
+  set_kv(&a, 32, 1.0f), set_kv(&b, 32, 1.0f);
+  set_q(&a, 32, 0.0f), set_q(&b, 32, -64.0f); /* every logit falls by 16 */
+  run(&a, problem, options);
+  run(&b, problem, options);
+  for (int64_t row = 0; row < n_rows(&a); row++) {
+    expect_near((double)lse_at(&b, row), (double)lse_at(&a, row) - 16.0, 1e-5, "LSE after -16 on all logits", row, options);
+    for (int32_t c = 0; c < 32; c++)
+      expect_near((double)out_at(&b, row, c), (double)out_at(&a, row, c), 4e-5, "O after -16 on all logits", row, options);
+  }
+  harness_free(&a);
+  harness_free(&b);
+}
+
+static void a_constant_added_to_logits_moves_lse_only(void **state) { (void)state; for_each_engine(check_added_constant); }
+
+/* With q = 0 on the value's dimensions the value does not reach the scores: O scales exactly, LSE keeps its bits. */
+static void check_scaled_value(const amla_options *options) {
+  static const int powers[] = {-60, -1, 1, 7, 100};
+  const char *problem = "b=2,sq=1,h=6,sk=400,dqk=40,dv=32,q=f32,kv=f32,len=400/33,dist=rising:60,scale=0.3";
+  for (int i = 0; i < LENGTH(powers); i++) {
+    harness_dataset a, b;
+    generate(&a, problem);
+    generate(&b, problem);
+    for (int32_t c = 0; c < 32; c++) set_q(&a, c, 0.0f), set_q(&b, c, 0.0f);
+    for (int32_t s = 0; s < 2; s++)
+      for (int64_t j = 0; j < b.seqlens_k[s]; j++)
+        for (int32_t c = 0; c < 32; c++) ((float *)b.kv)[kv_token_offset(&b, s, j) + c] *= ldexpf(1.0f, powers[i]);
+    run(&a, problem, options);
+    run(&b, problem, options);
+    for (int64_t row = 0; row < n_rows(&a); row++) {
+      if (to_bits(lse_at(&a, row)) != to_bits(lse_at(&b, row))) AT(options, "V * 2^%d changes LSE", powers[i]);
+      for (int32_t c = 0; c < 32; c++)
+        if (to_bits(out_at(&b, row, c)) != to_bits(ldexpf(out_at(&a, row, c), powers[i])))
+          AT(options, "V * 2^%d: O is %a, want %a * 2^%d", powers[i], (double)out_at(&b, row, c), (double)out_at(&a, row, c), powers[i]);
+    }
+    harness_free(&a);
+    harness_free(&b);
+  }
+}
+
+static void a_power_of_two_on_v_comes_out_exactly(void **state) { (void)state; for_each_engine(check_scaled_value); }
+
+/* The visible key with the largest score, in fp64. */
+static int64_t best_key(const harness_dataset *d, int64_t row, double *score) {
+  const amla_problem *p = &d->problem;
+  const int32_t s = (int32_t)(row / p->h_q / p->s_q), query = (int32_t)(row / p->h_q % p->s_q);
+  int64_t best = -1;
+  for (int64_t j = 0; j < harness_visible(p, &d->tensors, s, query); j++) {
+    double sum = 0;
+    for (int32_t c = 0; c < p->d_qk; c++)
+      sum += (double)harness_load(d->q, p->q_type, q_row_offset(p, row) + c) * (double)harness_load(d->kv, p->kv_type, kv_token_offset(d, s, j) + c);
+    if (best < 0 || sum * (double)p->scale > *score) best = j, *score = sum * (double)p->scale;
+  }
+  return best;
+}
+
+static void check_one_hot(const amla_options *options) {
+  const char *problem = "b=3,sq=2,h=4,sk=300,dqk=72,dv=64,len=300/2/120,dist=onehot";
+  harness_dataset d;
+  generate(&d, problem);
+  run(&d, problem, options);
+  for (int64_t row = 0; row < n_rows(&d); row++) {
+    double score = 0;
+    const int64_t j = best_key(&d, row, &score);
+    expect_near((double)lse_at(&d, row), score, 1e-5 * fabs(score), "LSE of one key", row, options);
+    for (int32_t c = 0; c < 64; c++) {
+      const double v = (double)harness_load(d.kv, d.problem.kv_type, kv_token_offset(&d, (int32_t)(row / 8), j) + c);
+      expect_near((double)out_at(&d, row, c), v, 1e-6 * fabs(v), "O of one key", row, options);
+    }
+  }
+  harness_free(&d);
+}
+
+static void one_hot_attention_returns_the_value(void **state) { (void)state; for_each_engine(check_one_hot); }
+
+static void check_doubled_keys(const amla_options *options) {
+  const char *once = "b=1,h=13,sk=331,dqk=40,dv=24,page=0,causal=0", *twice = "b=1,h=13,sk=662,dqk=40,dv=24,page=0,causal=0";
+  harness_dataset a, b;
+  generate(&a, once);
+  generate(&b, twice);
+  memcpy(b.kv, a.kv, a.tensors.kv_bytes);
+  memcpy((char *)b.kv + a.tensors.kv_bytes, a.kv, a.tensors.kv_bytes);
+  run(&a, once, options);
+  run(&b, twice, options);
+  for (int64_t row = 0; row < n_rows(&a); row++) {
+    expect_near((double)lse_at(&b, row), (double)lse_at(&a, row) + log(2), 2e-6, "LSE of doubled keys", row, options);
+    for (int32_t c = 0; c < 24; c++)
+      expect_near((double)out_at(&b, row, c), (double)out_at(&a, row, c), 2e-6, "O of doubled keys", row, options);
+  }
+  harness_free(&a);
+  harness_free(&b);
+}
+
+static void doubled_keys_add_ln_2_to_lse(void **state) { (void)state; for_each_engine(check_doubled_keys); }
+
+/* A sink s takes exp(s) of the weight and leaves LSE alone. */
+static void check_sinks(const amla_options *options) {
+  const char *with = "b=2,sq=2,h=9,sk=150,dqk=40,dv=24,len=150/1,sinks=1", *without = "b=2,sq=2,h=9,sk=150,dqk=40,dv=24,len=150/1";
+  harness_dataset a, b;
+  generate(&a, without);
+  generate(&b, with);
+  b.sinks[0] = -INFINITY; /* no sink at all */
+  run(&a, without, options);
+  run(&b, with, options);
+  for (int64_t row = 0; row < n_rows(&a); row++) {
+    if (to_bits(lse_at(&a, row)) != to_bits(lse_at(&b, row))) AT(options, "a sink changes LSE in row %lld", (long long)row);
+    const double factor = lse_at(&a, row) == -INFINITY ? 1 : 1 / (1 + exp((double)b.sinks[row % 9] - (double)lse_at(&a, row)));
+    for (int32_t c = 0; c < 24; c++)
+      expect_near((double)out_at(&b, row, c), factor * (double)out_at(&a, row, c), 2e-6 * fabs((double)out_at(&a, row, c)), "sink", row, options);
+  }
+  harness_free(&a);
+  harness_free(&b);
+}
+
+static void sinks_scale_o_and_leave_lse(void **state) { (void)state; for_each_engine(check_sinks); }
+
+static void check_lse_base(const amla_options *options) {
+  harness_dataset a, b;
+  generate(&a, "b=2,h=9,sk=150,dqk=40,dv=24,len=150/0,lse=e");
+  generate(&b, "b=2,h=9,sk=150,dqk=40,dv=24,len=150/0,lse=2");
+  run(&a, "lse=e", options);
+  run(&b, "lse=2", options);
+  assert_memory_equal(a.out, b.out, a.tensors.out_bytes);
+  for (int64_t row = 0; row < n_rows(&a); row++) {
+    if (row >= 9) assert_true(lse_at(&a, row) == -INFINITY && lse_at(&b, row) == -INFINITY);
+    else expect_near((double)lse_at(&b, row) * log(2), (double)lse_at(&a, row), 2e-6, "LSE base 2", row, options);
+  }
+  harness_free(&a);
+  harness_free(&b);
+}
+
+static void lse_base_2_is_lse_over_ln_2(void **state) { (void)state; for_each_engine(check_lse_base); }
+
+/* ---- Extremes ----------------------------------------------------------------------------------------------------- */
+
+static void check_hard_distributions(const amla_options *options) {
+  static const char *const problems[] = {
+      "b=1,h=20,sk=1500,dqk=72,dv=64,dist=rising", "b=1,h=20,sk=1500,dqk=72,dv=64,dist=rising:5000",
+      "b=2,h=20,sk=1500,dqk=72,dv=64,dist=outlier:300,len=1500/97", "b=1,h=3,sk=700,dqk=72,dv=64,dist=zerov,kv=f16,out=f16",
+      "b=1,h=8,sk=1024,dqk=72,dv=64,dist=uniform:0.001", "b=1,h=8,sk=1024,dqk=72,dv=64,dist=peaked:40"};
+  for (int i = 0; i < LENGTH(problems); i++) check_problem(problems[i], options);
+}
+
+static void hard_distributions_are_within_the_bound(void **state) { (void)state; for_each_engine(check_hard_distributions); }
+
+static void check_masked(const amla_options *options) {
+  static const char *const outs[] = {"f32", "bf16", "f16"};
+  for (int i = 0; i < LENGTH(outs); i++) {
+    char problem[160];
+    harness_dataset d;
+    snprintf(problem, sizeof problem, "b=6,sq=5,h=7,sk=64,dqk=40,dv=24,dist=masked,sinks=1,out=%s", outs[i]);
+    generate(&d, problem);
+    run(&d, problem, options);
+    int64_t empty = 0;
+    for (int64_t row = 0; row < n_rows(&d); row++) {
+      const bool sees_none = harness_visible(&d.problem, &d.tensors, (int32_t)(row / 35), (int32_t)(row / 7 % 5)) == 0;
+      empty += sees_none;
+      if (sees_none != (lse_at(&d, row) == -INFINITY)) AT(options, "row %lld: LSE is %g", (long long)row, (double)lse_at(&d, row));
+      for (int32_t c = 0; sees_none && c < 24; c++)
+        if (to_bits(out_at(&d, row, c)) != 0) AT(options, "row %lld without keys: O is %g", (long long)row, (double)out_at(&d, row, c));
+    }
+    assert_true(empty > 0 && empty < n_rows(&d));
+    harness_free(&d);
+  }
+}
+
+static void rows_without_keys_are_zero_and_minus_inf(void **state) { (void)state; for_each_engine(check_masked); }
+
+/* Columns of zeros stay exactly zero while O is rescaled; columns zero at first (the hazard) are right. */
+static void check_zero_columns(const amla_options *options) {
+  const char *problem = "b=1,h=9,sk=800,dqk=72,dv=64,dist=zerov";
+  harness_dataset d;
+  generate(&d, problem);
+  run(&d, problem, options);
+  for (int64_t row = 0; row < n_rows(&d); row++)
+    for (int32_t c = 0; c < 64; c++) {
+      const float x = out_at(&d, row, c);
+      if (c % 8 < 2 ? x != 0.0f : x == 0.0f) AT(options, "row %lld column %d is %g", (long long)row, c, (double)x);
+    }
+  harness_free(&d);
+  check_problem(problem, options);
+}
+
+static void zero_columns_stay_zero(void **state) { (void)state; for_each_engine(check_zero_columns); }
+
+/* q of +0 and -0: every key weighs the same. */
+static void check_zero_queries(const amla_options *options) {
+  const char *problem = "b=1,h=2,sk=300,dqk=24,dv=16,causal=0";
+  harness_dataset d;
+  generate(&d, problem);
+  for (int32_t c = 0; c < 24; c++) set_q(&d, c, c % 2 ? 0.0f : -0.0f);
+  run(&d, problem, options);
+  for (int64_t row = 0; row < 2; row++) {
+    expect_near((double)lse_at(&d, row), log(300), 1e-6, "LSE of equal keys", row, options);
+    for (int32_t c = 0; c < 16; c++) {
+      double mean = 0;
+      for (int64_t j = 0; j < 300; j++) mean += (double)harness_load(d.kv, d.problem.kv_type, kv_token_offset(&d, 0, j) + c) / 300;
+      expect_near((double)out_at(&d, row, c), mean, 1e-6, "mean of equal keys", row, options);
+    }
+  }
+  for (int32_t c = 0; c < 24; c++) set_kv(&d, c, c % 2 ? 0.0f : -0.0f); /* and keys of +0 and -0 */
+  run(&d, problem, options);
+  for (int64_t row = 0; row < 2; row++)
+    for (int32_t c = 0; c < 16; c++) expect_near((double)out_at(&d, row, c), 0, 0, "zero keys", row, options);
+  harness_free(&d);
+}
+
+static void signed_zeros_are_zeros(void **state) { (void)state; for_each_engine(check_zero_queries); }
+
+/* Subnormal numbers of each type: f16's are ordinary in f32 and count in full. */
+static void check_subnormals(const amla_options *options) {
+  static const struct { const char *type; int exponent; } kinds[] = {{"f16", -24}, {"bf16", -133}, {"f32", -149}};
+  for (int k = 0; k < LENGTH(kinds); k++) {
+    char problem[160];
+    harness_dataset d;
+    harness_truth truth;
+    uint64_t seed = 4;
+    snprintf(problem, sizeof problem, "b=1,h=5,sk=200,dqk=24,dv=16,q=f32,kv=%s", kinds[k].type);
+    generate(&d, problem);
+    for (int64_t j = 0; j < 200; j++)
+      for (int32_t c = 0; c < 24; c++)
+        harness_store(d.kv, d.problem.kv_type, kv_token_offset(&d, 0, j) + c, ldexpf((float)(random_below(&seed, 200) - 100), kinds[k].exponent));
+    compute_truth_of(&d, &truth);
+    run(&d, problem, options);
+    expect_within_bound(&d, &truth, problem, options);
+    if (k == 0) /* the bound's absolute part does not hide an f16 subnormal: 1e-6 of 2^-24 is far above 2^-120 */
+      for (int32_t c = 0; c < 16; c++) expect_near((double)out_at(&d, 0, c), truth.out[c], 1e-6 * truth.out_abs[c], "f16 subnormals", 0, options);
+    harness_truth_free(&truth);
+    harness_free(&d);
+  }
+}
+
+static void subnormal_numbers_are_handled(void **state) { (void)state; for_each_engine(check_subnormals); }
+
+/* Scores near 2^110, values near 2^100: the last key takes all, exactly. */
+static void check_huge(const amla_options *options) {
+  const char *problem = "b=1,h=3,sk=250,dqk=17,dv=16,q=f32,kv=f32,causal=0,scale=1";
+  harness_dataset d;
+  generate(&d, problem);
+  for (int32_t c = 0; c < 16; c++) set_q(&d, c, 0.0f);
+  set_q(&d, 16, 0x1p50f);
+  for (int64_t j = 0; j < 250; j++) {
+    float *row = (float *)d.kv + kv_token_offset(&d, 0, j);
+    for (int32_t c = 0; c < 16; c++) row[c] *= 0x1p100f;
+    row[16] = 0x1p52f * (float)(j + 1);
+  }
+  run(&d, problem, options);
+  for (int64_t row = 0; row < 3; row++) {
+    expect_near((double)lse_at(&d, row), 0x1p102 * 250, 0x1p102 * 250 * 2e-7, "LSE of huge scores", row, options);
+    for (int32_t c = 0; c < 16; c++) {
+      const double v = (double)((float *)d.kv)[kv_token_offset(&d, 0, 249) + c];
+      expect_near((double)out_at(&d, row, c), v, 1e-6 * fabs(v), "O of huge scores", row, options);
+    }
+  }
+  harness_free(&d);
+}
+
+static void huge_numbers_are_handled(void **state) { (void)state; for_each_engine(check_huge); }
+
+/* ---- Numbers that are not finite ---------------------------------------------------------------------------------- */
+
+static const float poisons[] = {NAN, INFINITY, -INFINITY};
+static const char *const poison_problem = "b=3,sq=3,h=6,sk=260,dqk=40,dv=24,page=16,len=260/100/200,causal=1";
+
+static void check_poisoned_query(const amla_options *options) {
+  harness_dataset clean, d;
+  generate(&clean, poison_problem);
+  run(&clean, poison_problem, options);
+  for (int t = 0; t < 9; t++) {
+    const int64_t hit = (t * 17) % n_rows(&clean);
+    generate(&d, poison_problem);
+    harness_store(d.q, d.problem.q_type, q_row_offset(&d.problem, hit) + (t * 7) % 40, poisons[t % 3]);
+    run(&d, poison_problem, options);
+    for (int64_t row = 0; row < n_rows(&d); row++) {
+      if (row != hit) expect_same_rows(&clean, row, &d, row, 1, "poison in another query", options);
+      for (int32_t c = 0; row == hit && c < 24; c++)
+        if (isfinite(out_at(&d, row, c)) || isfinite(lse_at(&d, row))) AT(options, "q has %g in row %lld, O has %g", (double)poisons[t % 3], (long long)row, (double)out_at(&d, row, c));
+    }
+    harness_free(&d);
+  }
+  harness_free(&clean);
+}
+
+static void poison_in_a_query_stays_in_its_row(void **state) { (void)state; for_each_engine(check_poisoned_query); }
+
+/* Token `hit` of sequence 1: rows that see it are not finite; other sequences keep their bits. */
+static void check_poisoned_key(const amla_options *options) {
+  static const int64_t tokens[] = {0, 50, 97, 98, 99}; /* of 100: the last two are hidden from some queries */
+  harness_dataset clean, d;
+  generate(&clean, poison_problem);
+  run(&clean, poison_problem, options);
+  for (int t = 0; t < LENGTH(tokens) * 3; t++) {
+    const int64_t hit = tokens[t / 3];
+    generate(&d, poison_problem);
+    harness_store(d.kv, d.problem.kv_type, kv_token_offset(&d, 1, hit) + (t * 11) % 40, poisons[t % 3]);
+    run(&d, poison_problem, options);
+    for (int64_t row = 0; row < n_rows(&d); row++) {
+      const int32_t sequence = (int32_t)(row / 18), query = (int32_t)(row / 6 % 3);
+      if (sequence != 1) expect_same_rows(&clean, row, &d, row, 1, "poison in another sequence", options);
+      else if (hit < harness_visible(&d.problem, &d.tensors, 1, query))
+        for (int32_t c = 0; c < 24; c++)
+          if (isfinite(out_at(&d, row, c))) AT(options, "token %lld has %g, query %d sees it, O has %g", (long long)hit, (double)poisons[t % 3], query, (double)out_at(&d, row, c));
+    }
+    harness_free(&d);
+  }
+  harness_free(&clean);
+}
+
+static void poison_in_a_key_stays_in_its_sequence(void **state) { (void)state; for_each_engine(check_poisoned_key); }
+
+/* All that lies outside the lengths, as NaN (the generator's) and as zeros. */
+static void check_unused(const amla_options *options) {
+  harness_dataset nan, zero;
+  generate(&nan, poison_problem);
+  generate(&zero, poison_problem);
+  memset(zero.kv, 0, zero.tensors.kv_bytes);
+  for (int32_t s = 0; s < 3; s++)
+    for (int64_t j = 0; j < nan.seqlens_k[s]; j++) {
+      const size_t at = (size_t)kv_token_offset(&nan, s, j) * 2;
+      memcpy((char *)zero.kv + at, (char *)nan.kv + at, 40 * 2);
+    }
+  for (int64_t i = 0; i < 3LL * nan.problem.max_pages; i++)
+    if (nan.block_table[i] == 2147480000) zero.block_table[i] = -5;
+  assert_memory_not_equal(nan.kv, zero.kv, nan.tensors.kv_bytes);
+  assert_memory_not_equal(nan.block_table, zero.block_table, nan.tensors.block_table_bytes);
+  run(&nan, poison_problem, options);
+  run(&zero, poison_problem, options);
+  expect_same_rows(&nan, 0, &zero, 0, n_rows(&nan), "unused slots", options);
+  for (int64_t row = 0; row < n_rows(&nan); row++)
+    if (!row_is_finite(&nan, row)) AT(options, "row %lld is not finite", (long long)row);
+  harness_free(&nan);
+  harness_free(&zero);
+}
+
+static void unused_slots_and_entries_are_never_read(void **state) { (void)state; for_each_engine(check_unused); }
+
+/* A score beyond f32 counts as infinite: its row is NaN, the others keep their bits. */
+static void check_overflowing_score(const amla_options *options) {
+  const char *problem = "b=1,sq=1,h=4,sk=130,dqk=24,dv=16,q=f32,kv=f32,scale=1";
+  harness_dataset clean, d;
+  for (int sign = -1; sign <= 1; sign += 2) {
+    generate(&clean, problem);
+    set_kv(&clean, 20, 0x1p100f);
+    set_q(&clean, 20, 0.0f);
+    generate(&d, problem);
+    set_kv(&d, 20, 0x1p100f);
+    set_q(&d, 20, 0.0f);
+    ((float *)d.q)[q_row_offset(&d.problem, 2) + 20] = (float)sign * 0x1p100f;
+    run(&clean, problem, options);
+    run(&d, problem, options);
+    for (int64_t row = 0; row < 4; row++) {
+      if (row != 2) expect_same_rows(&clean, row, &d, row, 1, "another row's score overflows", options);
+      else if (!isnan(out_at(&d, row, 3))) AT(options, "a score of %s2^200 gives %g", sign < 0 ? "-" : "", (double)out_at(&d, row, 3));
+    }
+    harness_free(&clean);
+    harness_free(&d);
+  }
+}
+
+static void a_score_beyond_f32_gives_a_nan_row(void **state) { (void)state; for_each_engine(check_overflowing_score); }
+
+/* ---- amla_merge --------------------------------------------------------------------------------------------------- */
+
+/* Tokens [begin, end) of a contiguous problem of one sequence and query, as a problem of its own. */
+static void run_part(harness_dataset *d, int32_t begin, int32_t end, float *out, float *lse, const amla_options *options) {
+  harness_dataset part = *d;
+  const int32_t n = end - begin;
+  part.problem.sk = n > 0 ? n : 1;
+  part.tensors.kv = (const char *)d->kv + (size_t)begin * (size_t)d->problem.kv_stride_token * harness_dtype_bytes(d->problem.kv_type);
+  part.tensors.kv_bytes -= (size_t)((const char *)part.tensors.kv - (const char *)d->kv);
+  part.tensors.seqlens_k = &n;
+  part.tensors.out = out;
+  part.tensors.out_bytes = (size_t)(d->problem.h_q * d->problem.d_v) * sizeof *out;
+  part.tensors.lse = lse;
+  amla_detail detail;
+  if (try_run(&part, options, &detail) != AMLA_OK) AT(options, "part [%d, %d): %s", begin, end, detail.text);
+}
+
+enum { MERGE_ROWS = 12, MERGE_D = 24 };
+
+static void check_merge_of_runs(const amla_options *options) {
+  static const int32_t cuts[] = {0, 0, 201, 202, 202, 700}; /* an empty part at the start and in the middle */
+  enum { PARTS = LENGTH(cuts) - 1 };
+  for (int base = 0; base < 2; base++) {
+    char problem[160];
+    harness_dataset d;
+    harness_truth truth;
+    float o[PARTS * MERGE_ROWS * MERGE_D], lse[PARTS * MERGE_ROWS];
+    snprintf(problem, sizeof problem, "b=1,h=12,sk=700,dqk=40,dv=24,page=0,causal=0,dist=rising:50,lse=%s", base ? "2" : "e");
+    generate(&d, problem);
+    compute_truth_of(&d, &truth);
+    for (int p = 0; p < PARTS; p++) run_part(&d, cuts[p], cuts[p + 1], o + p * MERGE_ROWS * MERGE_D, lse + p * MERGE_ROWS, options);
+    amla_detail detail;
+    const amla_status status = amla_merge(PARTS, MERGE_ROWS, MERGE_D, (amla_lse_base)base, o, sizeof o, lse, sizeof lse, d.out,
+                                          d.tensors.out_bytes, d.lse, d.tensors.lse_bytes, &detail);
+    if (status != AMLA_OK) AT(options, "amla_merge: %s", detail.text);
+    expect_within_bound(&d, &truth, "merged parts", options);
+    float first_o[MERGE_ROWS * MERGE_D], first_lse[MERGE_ROWS]; /* in place: into the first part */
+    memcpy(first_o, d.out, sizeof first_o);
+    memcpy(first_lse, d.lse, sizeof first_lse);
+    assert_int_equal(amla_merge(PARTS, MERGE_ROWS, MERGE_D, (amla_lse_base)base, o, sizeof o, lse, sizeof lse, o, sizeof first_o, lse, sizeof first_lse, NULL), AMLA_OK);
+    assert_memory_equal(o, first_o, sizeof first_o);
+    assert_memory_equal(lse, first_lse, sizeof first_lse);
+    harness_truth_free(&truth);
+    harness_free(&d);
+  }
+}
+
+static void merged_parts_are_the_whole(void **state) { (void)state; for_each_engine(check_merge_of_runs); }
+
+/* One row of d_v = 2 against long double; parts at -inf hold NaN. */
+static void merge_matches_long_double(void **state) {
+  (void)state;
+  uint64_t seed = 8;
+  for (int t = 0; t < 5000; t++) {
+    const int parts = 1 + random_below(&seed, 9), base2 = random_below(&seed, 2);
+    const double spread = t % 3 ? 3 : 300, center = t % 2 ? 0 : 1e4;
+    float o[9 * 2], l[9], out[2], lse;
+    long double sum = 0, want[2] = {0, 0};
+    int live = 0;
+    for (int p = 0; p < parts; p++) {
+      const bool dead = random_below(&seed, 4) == 0;
+      l[p] = dead ? -INFINITY : (float)(center + spread * harness_random_normal(&seed));
+      for (int c = 0; c < 2; c++) o[2 * p + c] = dead ? NAN : random_normal(&seed);
+      live += !dead;
+      const long double weight = dead ? 0 : base2 ? exp2l((long double)l[p] - (long double)center) : expl((long double)l[p] - (long double)center);
+      sum += weight;
+      for (int c = 0; c < 2 && !dead; c++) want[c] += weight * (long double)o[2 * p + c];
+    }
+    assert_int_equal(amla_merge(parts, 1, 2, (amla_lse_base)base2, o, sizeof o, l, sizeof l, out, sizeof out, &lse, sizeof lse, NULL), AMLA_OK);
+    if (live == 0) {
+      assert_true(lse == -INFINITY && to_bits(out[0]) == 0 && to_bits(out[1]) == 0);
+      continue;
+    }
+    const long double want_lse = (long double)center + (base2 ? log2l(sum) : logl(sum));
+    if (!(fabsl((long double)lse - want_lse) <= 2e-7L * fmaxl(1, fabsl(want_lse)))) fail_msg("merge %d: LSE %g, want %Lg", t, (double)lse, want_lse);
+    for (int c = 0; c < 2; c++)
+      if (!(fabsl((long double)out[c] - want[c] / sum) <= 4e-6L)) fail_msg("merge %d: O %g, want %Lg", t, (double)out[c], want[c] / sum);
+  }
+}
+
+static void merge_passes_poison_on(void **state) {
+  (void)state;
+  const float o[2] = {1, 2}, bad_o[2] = {1, NAN}, l[2] = {0, 0}, bad_l[2] = {0, NAN};
+  float out, lse;
+  assert_int_equal(amla_merge(2, 1, 1, AMLA_LSE_NATURAL, bad_o, sizeof o, l, sizeof l, &out, sizeof out, &lse, sizeof lse, NULL), AMLA_OK);
+  assert_true(isnan(out));
+  assert_int_equal(amla_merge(2, 1, 1, AMLA_LSE_NATURAL, o, sizeof o, bad_l, sizeof l, &out, sizeof out, &lse, sizeof lse, NULL), AMLA_OK);
+  assert_true(isnan(out) && isnan(lse));
+  assert_int_equal(amla_merge(2, 1, 1, AMLA_LSE_NATURAL, o, sizeof o, l, sizeof l, &out, sizeof out, NULL, 0, NULL), AMLA_OK); /* lse may be NULL */
+  assert_float_equal(out, 1.5, 0);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(splits_agree_within_the_bound),
+      cmocka_unit_test(page_size_does_not_change_a_bit),
+      cmocka_unit_test(page_order_does_not_change_a_bit),
+      cmocka_unit_test(pages_may_be_shared),
+      cmocka_unit_test(batch_company_does_not_change_a_bit),
+      cmocka_unit_test(a_constant_added_to_logits_moves_lse_only),
+      cmocka_unit_test(a_power_of_two_on_v_comes_out_exactly),
+      cmocka_unit_test(one_hot_attention_returns_the_value),
+      cmocka_unit_test(doubled_keys_add_ln_2_to_lse),
+      cmocka_unit_test(sinks_scale_o_and_leave_lse),
+      cmocka_unit_test(lse_base_2_is_lse_over_ln_2),
+      cmocka_unit_test(hard_distributions_are_within_the_bound),
+      cmocka_unit_test(rows_without_keys_are_zero_and_minus_inf),
+      cmocka_unit_test(zero_columns_stay_zero),
+      cmocka_unit_test(signed_zeros_are_zeros),
+      cmocka_unit_test(subnormal_numbers_are_handled),
+      cmocka_unit_test(huge_numbers_are_handled),
+      cmocka_unit_test(poison_in_a_query_stays_in_its_row),
+      cmocka_unit_test(poison_in_a_key_stays_in_its_sequence),
+      cmocka_unit_test(unused_slots_and_entries_are_never_read),
+      cmocka_unit_test(a_score_beyond_f32_gives_a_nan_row),
+      cmocka_unit_test(merged_parts_are_the_whole),
+      cmocka_unit_test(merge_matches_long_double),
+      cmocka_unit_test(merge_passes_poison_on),
+  };
+  return cmocka_run_group_tests_name("properties", tests, NULL, NULL);
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What threads may not change and may not break: the bits of a result for any number of threads, and one const plan run by
+ * several threads at a time, each with its own scratch and outputs. Also built with ThreadSanitizer.
+ */
+#include "test_run.h"
+
+#include <pthread.h>
+
+/* ---- Thread counts ------------------------------------------------------------------------------------------------ */
+
+static const char *const problems[] = {
+    "b=1,h=128,sk=3000,dqk=64,dv=48,page=16",                            /* one sequence: threads share its splits */
+    "b=3,sq=3,h=60,sk=1500,dqk=48,dv=40,page=64,len=ragged",             /* two blocks of rows, an empty sequence */
+    "b=9,h=16,sk=700,dqk=576,dv=512,page=0,len=uniform,dist=rising",     /* more sequences than threads */
+    "b=2,sq=2,h=31,sk=1203,dqk=100,dv=100,page=3,dist=outlier,sinks=1",
+};
+
+/* Under a sanitizer, a run takes ten times as long: the first two problems and three counts. */
+enum { N_PROBLEMS = TEST_SANITIZED ? 2 : LENGTH(problems) };
+static const int32_t threads[] = {1, 3, 16, 2, 4, 7};
+enum { N_THREADS = TEST_SANITIZED ? 3 : LENGTH(threads) };
+
+/* Threads share work of more than about 4 MFLOP each: all of these have that. */
+static void expect_same_bits(const char *problem, const amla_options *base) {
+  harness_dataset one, many;
+  generate(&one, problem);
+  generate(&many, problem);
+  for (int i = 0; i < N_THREADS; i++) {
+    amla_options options = *base;
+    options.threads = threads[i];
+    run(i == 0 ? &one : &many, problem, &options);
+    for (int64_t row = 0; i > 0 && row < n_rows(&one); row++)
+      if (!same_row(&one, row, &many, row)) fail_msg("'%s' %s: row %lld has other bits than on one thread", problem, describe_options(&options), (long long)row);
+  }
+  harness_free(&one);
+  harness_free(&many);
+}
+
+static void check_thread_counts(const amla_options *base) {
+  for (int p = 0; p < N_PROBLEMS && base->backend == AMLA_BACKEND_CPU; p++)
+    for (int split = 0; split < 2; split++) {
+      amla_options options = *base;
+      options.split_tokens = split ? 100 : AMLA_SPLIT_BY_LENGTH;
+      expect_same_bits(problems[p], &options);
+    }
+}
+
+static void thread_count_does_not_change_a_bit(void **state) { (void)state; for_each_engine(check_thread_counts); }
+
+/* AMLA_SPLIT_AUTO cuts by occupancy: other bits, same bound. */
+static void check_auto_splits(const amla_options *base) {
+  for (int p = 0; p < N_PROBLEMS && base->backend == AMLA_BACKEND_CPU; p++) {
+    harness_dataset data;
+    harness_truth truth;
+    generate(&data, problems[p]);
+    compute_truth_of(&data, &truth);
+    for (int i = 0; i < N_THREADS; i++) {
+      amla_options options = *base;
+      options.threads = threads[i];
+      options.split_tokens = AMLA_SPLIT_AUTO;
+      run(&data, problems[p], &options);
+      expect_within_bound(&data, &truth, problems[p], &options);
+    }
+    harness_truth_free(&truth);
+    harness_free(&data);
+  }
+}
+
+static void automatic_splits_are_within_the_bound(void **state) { (void)state; for_each_engine(check_auto_splits); }
+
+/* The same run again and again: no bit depends on who was faster. */
+static void repeated_runs_have_the_same_bits(void **state) {
+  (void)state;
+  const amla_options options = make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 4, 0);
+  harness_dataset first, again;
+  generate(&first, problems[1]);
+  generate(&again, problems[1]);
+  run(&first, problems[1], &options);
+  for (int i = 0; i < 20; i++) {
+    run(&again, problems[1], &options);
+    for (int64_t row = 0; row < n_rows(&first); row++)
+      if (!same_row(&first, row, &again, row)) fail_msg("repetition %d: row %lld", i, (long long)row);
+  }
+  harness_free(&first);
+  harness_free(&again);
+}
+
+/* ---- One plan, many threads --------------------------------------------------------------------------------------- */
+
+enum { CALLERS = 4, REPEATS = 5 };
+
+typedef struct caller {
+  const amla_plan *plan;
+  harness_dataset data;
+  pthread_t thread;
+  amla_status status;
+} caller;
+
+static void *run_repeatedly(void *argument) {
+  caller *c = argument;
+  const size_t bytes = amla_plan_scratch_bytes(c->plan);
+  void *scratch = malloc(bytes);
+  c->status = scratch ? AMLA_OK : AMLA_OUT_OF_MEMORY;
+  for (int i = 0; i < REPEATS && c->status == AMLA_OK; i++) c->status = amla_plan_run(c->plan, &c->data.tensors, scratch, bytes, NULL);
+  free(scratch);
+  return NULL;
+}
+
+static void check_concurrent_runs(const amla_options *base) {
+  const char *problem = "b=3,sq=2,h=40,sk=800,dqk=64,dv=48,page=16,len=ragged";
+  amla_options options = *base;
+  amla_plan *plan = NULL;
+  caller callers[CALLERS];
+  harness_dataset alone;
+  options.threads = 3;
+  generate(&alone, problem);
+  run(&alone, problem, &options);
+  options.lse_base = alone.options.lse_base;
+  assert_int_equal(amla_plan_create(&plan, &alone.problem, &options, NULL), AMLA_OK);
+  for (int i = 0; i < CALLERS; i++) {
+    callers[i].plan = plan;
+    generate(&callers[i].data, problem);
+  }
+  for (int i = 0; i < CALLERS; i++) assert_int_equal(pthread_create(&callers[i].thread, NULL, run_repeatedly, &callers[i]), 0);
+  for (int i = 0; i < CALLERS; i++) assert_int_equal(pthread_join(callers[i].thread, NULL), 0);
+  for (int i = 0; i < CALLERS; i++) {
+    assert_int_equal(callers[i].status, AMLA_OK);
+    for (int64_t row = 0; row < n_rows(&alone); row++)
+      if (!same_row(&alone, row, &callers[i].data, row)) fail_msg("%s: caller %d: row %lld has other bits than alone", describe_options(&options), i, (long long)row);
+    harness_free(&callers[i].data);
+  }
+  amla_plan_destroy(plan);
+  harness_free(&alone);
+}
+
+static void a_plan_runs_concurrently(void **state) { (void)state; for_each_engine(check_concurrent_runs); }
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(thread_count_does_not_change_a_bit),
+      cmocka_unit_test(automatic_splits_are_within_the_bound),
+      cmocka_unit_test(repeated_runs_have_the_same_bits),
+      cmocka_unit_test(a_plan_runs_concurrently),
+  };
+  return cmocka_run_group_tests_name("threads", tests, NULL, NULL);
+}

@@ -1,0 +1,631 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Every micro-kernel of every instruction set that this CPU can run, checkasm style: hostile input, fp64 oracle written
+ * here, guard bytes around the output, NaN in all that must not be read. And the property that batch-invariant bits rest
+ * on: an element's bits depend on its own operands only, not on where it stands or what stands beside it. shift and
+ * load are compared bit by bit in test_expshift.c. A failure prints isa, kernel, parameters and seed.
+ */
+#include "test_support.h"
+
+#include "src/cpu/ukernels.h"
+
+#define U 0x1p-24 /* unit roundoff of f32 */
+
+/* One table row with one of its two panels, and what a failure prints. */
+typedef struct subject {
+  const amla_ukernels *ukr;
+  const amla_ukr_panel *panel;
+  uint64_t seed;
+} subject;
+
+#define FAIL_AT(s, kernel, ...)                                                                                        \
+  do {                                                                                                                 \
+    char what_[400];                                                                                                   \
+    snprintf(what_, sizeof what_, __VA_ARGS__);                                                                        \
+    fail_msg("isa=%s kernel=%s rows=%d seed=%llu: %s", (s)->ukr->name, kernel, (s)->panel->rows,                       \
+             (unsigned long long)(s)->seed, what_);                                                                    \
+  } while (0)
+
+/* Calls check for each row that runs here, with the wide and the narrow panel. */
+static void for_each_subject(void (*check)(subject *s)) {
+  for (int i = 0; amla_ukernels_all[i]; i++) {
+    const amla_ukernels *ukr = amla_ukernels_all[i];
+    if (amla_ukernels_select(ukr->isa) != ukr) continue;
+    check(&(subject){ukr, &ukr->wide, 11});
+    check(&(subject){ukr, &ukr->narrow, 12});
+  }
+}
+
+static void expect_guards(const subject *s, const char *kernel, guarded *g) {
+  if (guarded_damage(g)) FAIL_AT(s, kernel, "wrote outside its output");
+  guarded_free(g);
+}
+
+/* Lengths of a tile: none, one, primes, full. */
+static int tile_lengths(const subject *s, int32_t n[8]) {
+  const int32_t all[] = {0, 1, 2, 7, 31, 61, s->ukr->tile_tokens - 1, s->ukr->tile_tokens};
+  memcpy(n, all, sizeof all);
+  return LENGTH(all);
+}
+
+/* ---- The table itself -------------------------------------------------------------------------------------------- */
+
+static void check_shapes(subject *s) {
+  const amla_ukernels *u = s->ukr;
+  if (s->panel->rows < 1 || s->panel->rows > AMLA_UKR_MAX_ROWS) FAIL_AT(s, "table", "rows");
+  if (s->panel->rows % u->pv_rows) FAIL_AT(s, "table", "rows is no multiple of pv_rows=%d", u->pv_rows);
+  if (u->tile_tokens % u->qk_tokens) FAIL_AT(s, "table", "tile_tokens is no multiple of qk_tokens=%d", u->qk_tokens);
+  if (u->pv_cols % 8) FAIL_AT(s, "table", "pv_cols=%d is no multiple of 8", u->pv_cols);
+  if (u->wide.rows < u->narrow.rows) FAIL_AT(s, "table", "wide is narrower than narrow");
+}
+
+static void table_shapes_are_consistent(void **state) { (void)state; for_each_subject(check_shapes); }
+
+static void select_obeys_the_cap(void **state) {
+  (void)state;
+  assert_ptr_equal(amla_ukernels_select(AMLA_ISA_C), &amla_ukernels__c);
+  for (int cap = AMLA_ISA_C; cap <= AMLA_ISA_AVX512; cap++)
+    assert_true(amla_ukernels_select((amla_isa)cap)->isa <= (amla_isa)cap);
+  int last = 0;
+  while (amla_ukernels_all[last + 1] && amla_ukernels_select(amla_ukernels_all[last + 1]->isa) == amla_ukernels_all[last + 1])
+    last++;
+  assert_ptr_equal(amla_ukernels_select(AMLA_ISA_AUTO), amla_ukernels_all[last]);
+}
+
+/* ---- qk ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct qk_buffers {
+  int32_t d_qk;
+  int64_t ldk;
+  float *k, *qt; /* [qk_tokens][ldk], [d_qk][rows] */
+  guarded s;     /* [qk_tokens][rows] */
+} qk_buffers;
+
+static qk_buffers qk_create(subject *s, int32_t d_qk, int64_t ldk) {
+  const int32_t tokens = s->ukr->qk_tokens, rows = s->panel->rows;
+  qk_buffers b = {d_qk, ldk, alloc_floats(tokens * ldk), alloc_floats((int64_t)d_qk * rows),
+                  guarded_create((size_t)(tokens * rows) * sizeof(float), 0)};
+  for (int64_t i = 0; i < tokens * ldk; i++) b.k[i] = i % ldk < d_qk ? random_normal(&s->seed) : NAN;
+  for (int64_t i = 0; i < (int64_t)d_qk * rows; i++) b.qt[i] = random_normal(&s->seed);
+  return b;
+}
+
+static void qk_free(const subject *s, qk_buffers *b) {
+  expect_guards(s, "qk", &b->s);
+  free(b->k);
+  free(b->qt);
+}
+
+/* fp64 product and the sum of its terms' magnitudes. */
+static double exact_score(const subject *s, const qk_buffers *b, int32_t i, int32_t r, double *sum_abs) {
+  double sum = 0;
+  *sum_abs = 0;
+  for (int32_t d = 0; d < b->d_qk; d++) {
+    const double x = (double)b->k[i * b->ldk + d] * (double)b->qt[d * s->panel->rows + r];
+    sum += x;
+    *sum_abs += fabs(x);
+  }
+  return sum;
+}
+
+static void expect_scores_near_fp64(const subject *s, const qk_buffers *b) {
+  const float *got = guarded_data(&b->s);
+  for (int32_t i = 0; i < s->ukr->qk_tokens; i++)
+    for (int32_t r = 0; r < s->panel->rows; r++) {
+      double sum_abs;
+      const double want = exact_score(s, b, i, r, &sum_abs), x = (double)got[i * s->panel->rows + r];
+      if (!(fabs(x - want) <= (b->d_qk + 1) * (U * sum_abs + 0x1p-149)))
+        FAIL_AT(s, "qk", "d_qk=%d ldk=%lld token %d row %d: %a, want %a", b->d_qk, (long long)b->ldk, i, r, x, want);
+    }
+}
+
+/* Operands of test number `hostile`: as created; every kind of finite number; subnormal. Token 1 is +-0. */
+static void make_keys_hostile(subject *s, qk_buffers *b, int hostile) {
+  for (int32_t d = 0; d < b->d_qk; d++) {
+    const float any = ldexpf(random_hostile(&s->seed), -20), tiny = random_normal(&s->seed) * 0x1p-140f;
+    if (hostile > 0) b->k[d] = hostile == 1 ? any : tiny;
+    if (hostile > 0) b->k[b->ldk + d] = d % 2 ? 0.0f : -0.0f;
+  }
+}
+
+static void check_qk_values(subject *s) {
+  static const struct { int32_t d_qk; int64_t ldk; } shapes[] = {{1, 1},   {1, 16},    {2, 2},     {3, 5},     {7, 7},
+                                                                 {64, 64}, {127, 128}, {575, 576}, {576, 576}, {576, 593}};
+  for (int i = 0; i < LENGTH(shapes); i++)
+    for (int hostile = 0; hostile < 3; hostile++) {
+      qk_buffers b = qk_create(s, shapes[i].d_qk, shapes[i].ldk);
+      make_keys_hostile(s, &b, hostile);
+      s->panel->qk(b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s));
+      expect_scores_near_fp64(s, &b);
+      qk_free(s, &b);
+    }
+}
+
+static void qk_is_near_fp64(void **state) { (void)state; for_each_subject(check_qk_values); }
+
+static void check_qk_position(subject *s) {
+  const int32_t d_qk = 75, rows = s->panel->rows;
+  float key[75], query[75], first = 0;
+  for (int32_t d = 0; d < d_qk; d++) key[d] = random_normal(&s->seed), query[d] = random_normal(&s->seed);
+  for (int32_t i = 0; i < s->ukr->qk_tokens; i++)
+    for (int32_t r = 0; r < rows; r++) { /* the same two vectors, in other company each time */
+      qk_buffers b = qk_create(s, d_qk, d_qk + i);
+      memcpy(b.k + i * b.ldk, key, sizeof key);
+      for (int32_t d = 0; d < d_qk; d++) b.qt[d * rows + r] = query[d];
+      s->panel->qk(d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s));
+      const float x = ((const float *)guarded_data(&b.s))[i * rows + r];
+      if (i == 0 && r == 0) first = x;
+      if (to_bits(x) != to_bits(first))
+        FAIL_AT(s, "qk", "token %d row %d: %a, but %a at token 0 row 0", i, r, (double)x, (double)first);
+      qk_free(s, &b);
+    }
+}
+
+static void qk_bits_do_not_depend_on_position(void **state) { (void)state; for_each_subject(check_qk_position); }
+
+/* Poison in key i0 reaches token i0 of every row, poison in query r0 reaches row r0 of every token, and nothing else. */
+static void check_qk_poison(subject *s) {
+  static const float poisons[] = {NAN, INFINITY, -INFINITY};
+  const int32_t d_qk = 19, rows = s->panel->rows, tokens = s->ukr->qk_tokens;
+  for (int t = 0; t < 30; t++) {
+    qk_buffers b = qk_create(s, d_qk, d_qk);
+    float *got = guarded_data(&b.s), clean[64 * AMLA_UKR_MAX_ROWS];
+    const int32_t i0 = t % 2 ? random_below(&s->seed, tokens) : -1, r0 = t % 2 ? -1 : random_below(&s->seed, rows);
+    assert_true(tokens <= 64);
+    s->panel->qk(d_qk, b.k, b.ldk, b.qt, got);
+    memcpy(clean, got, (size_t)(tokens * rows) * sizeof *got);
+    const int32_t d0 = random_below(&s->seed, d_qk);
+    *(i0 >= 0 ? &b.k[i0 * b.ldk + d0] : &b.qt[d0 * rows + r0]) = poisons[t % 3];
+    s->panel->qk(d_qk, b.k, b.ldk, b.qt, got);
+    for (int32_t i = 0; i < tokens; i++)
+      for (int32_t r = 0; r < rows; r++) {
+        const bool hit = i == i0 || r == r0;
+        if (hit ? isfinite(got[i * rows + r]) : to_bits(got[i * rows + r]) != to_bits(clean[i * rows + r]))
+          FAIL_AT(s, "qk", "poison in token %d / row %d, element d=%d: token %d row %d is %a", i0, r0, d0, i, r,
+                  (double)got[i * rows + r]);
+      }
+    qk_free(s, &b);
+  }
+}
+
+static void qk_contains_poison(void **state) { (void)state; for_each_subject(check_qk_poison); }
+
+static void check_qk_overflow(subject *s) {
+  qk_buffers b = qk_create(s, 1, 1);
+  const int32_t rows = s->panel->rows, count = s->ukr->qk_tokens * rows;
+  const float *got = guarded_data(&b.s);
+  for (int32_t i = 0; i < s->ukr->qk_tokens; i++) b.k[i] = i % 2 ? -3e38f : 3e38f;
+  for (int32_t r = 0; r < rows; r++) b.qt[r] = 2.0f;
+  s->panel->qk(1, b.k, b.ldk, b.qt, guarded_data(&b.s));
+  for (int32_t i = 0; i < count; i++)
+    if (got[i] != (i / rows % 2 ? -INFINITY : INFINITY)) FAIL_AT(s, "qk", "an overflow gives %a", (double)got[i]);
+  qk_free(s, &b);
+}
+
+static void qk_overflows_to_signed_infinity(void **state) { (void)state; for_each_subject(check_qk_overflow); }
+
+/* ---- max and exp: a tile of scores and how many tokens each row sees ---------------------------------------------- */
+
+typedef struct score_tile {
+  int32_t n;
+  float *s; /* [n][rows] */
+  int32_t visible[AMLA_UKR_MAX_ROWS];
+} score_tile;
+
+static const int32_t extreme_visible[] = {INT32_MIN, -1, 0, 1, INT32_MAX};
+
+static score_tile tile_create(subject *s, int32_t n) {
+  score_tile t = {n, alloc_floats((int64_t)n * s->panel->rows), {0}};
+  for (int32_t r = 0; r < s->panel->rows; r++)
+    t.visible[r] = r % 3 == 0 ? n : r % 3 == 1 ? extreme_visible[r / 3 % 5] : random_below(&s->seed, n + 3);
+  return t;
+}
+
+static bool sees(const score_tile *t, int32_t j, int32_t r) { return j < t->visible[r]; }
+
+static float any_score(subject *s) {
+  static const float special[] = {NAN, INFINITY, -INFINITY, -0.0f};
+  const int kind = random_below(&s->seed, 24);
+  return kind < LENGTH(special) ? special[kind] : random_hostile(&s->seed);
+}
+
+static void expect_max(subject *s, const score_tile *t) {
+  const int32_t rows = s->panel->rows;
+  guarded out = guarded_create((size_t)rows * sizeof(float), 4);
+  const float *got = guarded_data(&out);
+  s->panel->max(t->n, t->s, t->visible, guarded_data(&out));
+  for (int32_t r = 0; r < rows; r++) {
+    float want = -INFINITY;
+    for (int32_t j = 0; j < t->n; j++)
+      if (sees(t, j, r) && t->s[j * rows + r] > want) want = t->s[j * rows + r];
+    if (!(got[r] == want)) FAIL_AT(s, "max", "n=%d visible=%d row %d: %a, want %a", t->n, t->visible[r], r, (double)got[r], (double)want);
+  }
+  expect_guards(s, "max", &out);
+}
+
+static void check_max(subject *s) {
+  int32_t n[8];
+  const int count = tile_lengths(s, n);
+  for (int i = 0; i < count; i++)
+    for (int repeat = 0; repeat < 20; repeat++) {
+      score_tile t = tile_create(s, n[i]);
+      for (int32_t e = 0; e < t.n * s->panel->rows; e++)
+        t.s[e] = repeat % 3 == 0 ? any_score(s) : repeat % 3 == 1 ? random_normal(&s->seed) : repeat % 2 ? NAN : -INFINITY;
+      expect_max(s, &t);
+      free(t.s);
+    }
+}
+
+static void max_is_exact_and_ignores_nan_and_hidden(void **state) { (void)state; for_each_subject(check_max); }
+
+/* ---- exp --------------------------------------------------------------------------------------------------------- */
+
+static double ulps_from(float got, double want) {
+  int exponent;
+  frexp(want, &exponent); /* want in [2^(exponent-1), 2^exponent) */
+  return fabs((double)got - want) / ldexp(1.0, (exponent > -125 ? exponent : -125) - 24);
+}
+
+/* Weight of score x under reference ref, wrong by more than 2 ulp or in kind? */
+static bool weight_is_wrong(float got, float x, float ref) {
+  const float t = x - ref;
+  if (!isfinite(x) || isnan(t)) return !isnan(got);
+  return t < -126.0f ? got != 0.0f : !(ulps_from(got, exp2((double)t)) <= 2.0);
+}
+
+static void expect_weights(subject *s, const score_tile *t, const float *ref, const float *mul) {
+  const int32_t rows = s->panel->rows;
+  const size_t bytes = (size_t)t->n * (size_t)rows * sizeof(float);
+  static const float ones[AMLA_UKR_MAX_ROWS] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                                                1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+  guarded plain = guarded_create(bytes, 0), times = guarded_create(bytes, 0), sums = guarded_create((size_t)rows * sizeof(float), 4);
+  float *p = guarded_data(&plain), *pm = guarded_data(&times), *sum = guarded_data(&sums);
+  memcpy(p, t->s, bytes);
+  memcpy(pm, t->s, bytes);
+  s->panel->exp(t->n, p, ref, ones, t->visible, sum);
+  s->panel->exp(t->n, pm, ref, mul, t->visible, sum);
+  for (int32_t r = 0; r < rows; r++) {
+    double exact_sum = 0;
+    for (int32_t j = 0; j < t->n; j++) {
+      const float x = t->s[j * rows + r], got = p[j * rows + r];
+      if (sees(t, j, r) ? weight_is_wrong(got, x, ref[r]) : got != 0.0f)
+        FAIL_AT(s, "exp", "n=%d visible=%d token %d row %d: s=%a ref=%a gives %a", t->n, t->visible[r], j, r, (double)x,
+                (double)ref[r], (double)got);
+      if (!same_number(pm[j * rows + r], got * mul[r])) FAIL_AT(s, "exp", "n=%d token %d row %d: mul=%a", t->n, j, r, (double)mul[r]);
+      exact_sum += (double)got;
+    }
+    if (isnan(exact_sum) ? !isnan(sum[r]) : !(fabs((double)sum[r] - exact_sum) <= t->n * U * exact_sum))
+      FAIL_AT(s, "exp", "n=%d row %d: sum=%a, want %a", t->n, r, (double)sum[r], exact_sum);
+  }
+  expect_guards(s, "exp", &plain);
+  expect_guards(s, "exp", &times);
+  expect_guards(s, "exp", &sums);
+}
+
+static void check_exp(subject *s) {
+  int32_t n[8];
+  const int count = tile_lengths(s, n);
+  for (int i = 0; i < count; i++)
+    for (int repeat = 0; repeat < 12; repeat++) {
+      score_tile t = tile_create(s, n[i]);
+      float ref[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS];
+      for (int32_t r = 0; r < s->panel->rows; r++) {
+        ref[r] = repeat % 2 ? (float)random_below(&s->seed, 200) - 100.0f : 3e38f; /* amla: any; lazy: integers */
+        mul[r] = 0.7071f + 0.01f * (float)r;
+      }
+      for (int32_t e = 0; e < t.n * s->panel->rows; e++) {
+        const float below = 16.0f - (float)(harness_random_uniform(&s->seed) * (repeat % 3 ? 40.0 : 160.0));
+        t.s[e] = repeat % 4 == 0 && e % 5 == 0 ? any_score(s) : repeat % 2 ? ref[e % s->panel->rows] + below : ldexpf(below, 120);
+      }
+      for (int32_t e = 0; e < t.n * s->panel->rows; e++) /* the contract: s - ref <= 16 */
+        if (isfinite(t.s[e]) && t.s[e] - ref[e % s->panel->rows] > 16.0f) t.s[e] = ref[e % s->panel->rows];
+      expect_weights(s, &t, ref, mul);
+      free(t.s);
+    }
+}
+
+static void exp_weights_and_sums_are_right(void **state) { (void)state; for_each_subject(check_exp); }
+
+/* A row that sees nothing: weights 0, whatever stands in the scores and in the reference. */
+static void check_exp_hidden(subject *s) {
+  const int32_t rows = s->panel->rows, n = 13;
+  score_tile t = tile_create(s, n);
+  float ref[AMLA_UKR_MAX_ROWS], ones[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS];
+  for (int32_t r = 0; r < rows; r++) {
+    ref[r] = r % 3 == 0 ? -INFINITY : r % 3 == 1 ? NAN : INFINITY;
+    ones[r] = 1.0f;
+    t.visible[r] = r % 2 ? 0 : -7;
+  }
+  for (int32_t e = 0; e < n * rows; e++) t.s[e] = any_score(s);
+  s->panel->exp(n, t.s, ref, ones, t.visible, sum);
+  for (int32_t e = 0; e < n * rows; e++)
+    if (t.s[e] != 0.0f || sum[e % rows] != 0.0f) FAIL_AT(s, "exp", "hidden row %d has weight %a", e % rows, (double)t.s[e]);
+  free(t.s);
+}
+
+static void exp_of_hidden_tokens_is_zero(void **state) { (void)state; for_each_subject(check_exp_hidden); }
+
+/* Weights of `count` scores x against reference 0, through whole tiles. */
+static void exp_of_many(const subject *s, const float *x, float *p, int64_t count) {
+  const int32_t rows = s->panel->rows, tile = s->ukr->tile_tokens * rows;
+  float zeros[AMLA_UKR_MAX_ROWS] = {0}, ones[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS], *buffer = alloc_floats(tile);
+  int32_t visible[AMLA_UKR_MAX_ROWS];
+  for (int32_t r = 0; r < rows; r++) ones[r] = 1.0f, visible[r] = s->ukr->tile_tokens;
+  for (int64_t at = 0; at < count; at += tile) {
+    const int64_t part = count - at < tile ? count - at : tile;
+    for (int32_t i = 0; i < tile; i++) buffer[i] = i < part ? x[at + i] : 0.0f;
+    s->panel->exp(s->ukr->tile_tokens, buffer, zeros, ones, visible, sum);
+    memcpy(p + at, buffer, (size_t)part * sizeof *p);
+  }
+  free(buffer);
+}
+
+/* [-126, 16] in steps of 2^-12 and at random offsets; powers of two with integer exponents are exact. */
+static void check_exp_accuracy(subject *s) {
+  const int64_t steps = (126 + 16) * 4096, count = 2 * steps + 1;
+  float *x = alloc_floats(count), *p = alloc_floats(count);
+  double worst = 0;
+  for (int64_t i = 0; i <= steps; i++) x[i] = (float)(-126.0 + (double)i / 4096.0);
+  for (int64_t i = 0; i < steps; i++) x[steps + 1 + i] = (float)(-126.0 + 142.0 * harness_random_uniform(&s->seed));
+  exp_of_many(s, x, p, count);
+  for (int64_t i = 0; i < count; i++) {
+    const double ulps = ulps_from(p[i], exp2((double)x[i]));
+    if (!(ulps <= 2.0)) FAIL_AT(s, "exp", "2^%a gives %a: %.2f ulp", (double)x[i], (double)p[i], ulps);
+    if (x[i] == floorf(x[i]) && ulps != 0.0) FAIL_AT(s, "exp", "2^%g gives %a, must be exact", (double)x[i], (double)p[i]);
+    worst = fmax(worst, ulps);
+  }
+  printf("exp: isa=%s rows=%d: at most %.3f ulp on [-126, 16]\n", s->ukr->name, s->panel->rows, worst);
+  free(x);
+  free(p);
+}
+
+static void exp_is_within_2_ulp(void **state) { (void)state; for_each_subject(check_exp_accuracy); }
+
+/* A lane's weights and sum depend on that lane only: the same lane among others, and among poison. */
+static void check_exp_lanes(subject *s) {
+  const int32_t rows = s->panel->rows, n = 61;
+  float lane[61], ref[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS], max[AMLA_UKR_MAX_ROWS], first_p[61];
+  float first_sum = 0, first_max = 0;
+  for (int32_t j = 0; j < n; j++) lane[j] = random_normal(&s->seed) * 5.0f;
+  for (int32_t r0 = 0; r0 < rows; r0++) {
+    score_tile t = tile_create(s, n);
+    for (int32_t e = 0; e < n * rows; e++) t.s[e] = e % rows == r0 ? lane[e / rows] : any_score(s);
+    for (int32_t r = 0; r < rows; r++) ref[r] = r == r0 ? 3.0f : random_normal(&s->seed), mul[r] = 1.25f;
+    t.visible[r0] = 57;
+    s->panel->max(n, t.s, t.visible, max);
+    s->panel->exp(n, t.s, ref, mul, t.visible, sum);
+    for (int32_t j = 0; j < n; j++) {
+      if (r0 == 0) first_p[j] = t.s[j * rows];
+      if (to_bits(t.s[j * rows + r0]) != to_bits(first_p[j])) FAIL_AT(s, "exp", "lane %d token %d differs from lane 0", r0, j);
+    }
+    if (r0 == 0) first_sum = sum[0], first_max = max[0];
+    if (to_bits(sum[r0]) != to_bits(first_sum)) FAIL_AT(s, "exp", "lane %d: the sum differs from lane 0", r0);
+    if (to_bits(max[r0]) != to_bits(first_max)) FAIL_AT(s, "max", "lane %d differs from lane 0", r0);
+    free(t.s);
+  }
+}
+
+static void lanes_do_not_see_each_other(void **state) { (void)state; for_each_subject(check_exp_lanes); }
+
+/* ---- pv ---------------------------------------------------------------------------------------------------------- */
+
+enum { MAX_PV_ROWS = 16, MAX_PV_COLS = 64, MAX_STAGE_ROWS = 96 };
+
+static const amla_ukr_stage no_stage = {0, 0, AMLA_F32, NULL, NULL, NULL, 0};
+
+typedef struct pv_buffers {
+  int32_t n;
+  int64_t ldp, ldv;
+  float *p, *v;                            /* [n][ldp], [n][ldv]: NaN but for the columns in use */
+  float start[MAX_PV_ROWS * MAX_PV_COLS];  /* O before */
+  guarded o;                               /* [pv_rows][pv_cols] */
+} pv_buffers;
+
+/* V's columns stand behind one other column block, as they do in a tile. */
+static float *used_v(const subject *s, const pv_buffers *b) { return b->v + (b->ldv > s->ukr->pv_cols ? s->ukr->pv_cols : 0); }
+
+static pv_buffers pv_create(subject *s, int32_t n, int64_t ldv) {
+  const int32_t rows = s->ukr->pv_rows, cols = s->ukr->pv_cols;
+  pv_buffers b = {n, s->panel->rows, ldv, NULL, NULL, {0}, guarded_create((size_t)(rows * cols) * sizeof(float), 0)};
+  assert_true(rows <= MAX_PV_ROWS && cols <= MAX_PV_COLS);
+  b.p = alloc_floats(n * b.ldp);
+  b.v = alloc_floats(n * ldv);
+  for (int64_t i = 0; i < n * b.ldp; i++) b.p[i] = i % b.ldp < rows ? exp2f(-8.0f * fabsf(random_normal(&s->seed))) : NAN;
+  for (int64_t i = 0; i < n * ldv; i++) b.v[i] = NAN;
+  for (int32_t j = 0; j < n; j++)
+    for (int32_t c = 0; c < cols; c++) used_v(s, &b)[j * ldv + c] = random_normal(&s->seed);
+  for (int32_t i = 0; i < rows * cols; i++) b.start[i] = i % 7 ? random_normal(&s->seed) : 0.0f;
+  return b;
+}
+
+static const float *pv_run(subject *s, pv_buffers *b) {
+  memcpy(guarded_data(&b->o), b->start, b->o.bytes);
+  s->ukr->pv(b->n, b->p, b->ldp, used_v(s, b), b->ldv, 0, guarded_data(&b->o), &no_stage);
+  return guarded_data(&b->o);
+}
+
+static void pv_free(const subject *s, pv_buffers *b) {
+  expect_guards(s, "pv", &b->o);
+  free(b->p);
+  free(b->v);
+}
+
+static void expect_outputs_near_fp64(subject *s, pv_buffers *b) {
+  const int32_t cols = s->ukr->pv_cols;
+  const float *got = pv_run(s, b);
+  for (int32_t i = 0; i < s->ukr->pv_rows * cols; i++) {
+    double want = (double)b->start[i], sum_abs = fabs(want);
+    for (int32_t j = 0; j < b->n; j++) {
+      const double x = (double)b->p[j * b->ldp + i / cols] * (double)used_v(s, b)[j * b->ldv + i % cols];
+      want += x;
+      sum_abs += fabs(x);
+    }
+    if (!(fabs((double)got[i] - want) <= (b->n + 2) * (U * sum_abs + 0x1p-149)))
+      FAIL_AT(s, "pv", "n=%d ldv=%lld row %d column %d: %a, want %a", b->n, (long long)b->ldv, i / cols, i % cols, (double)got[i], want);
+  }
+}
+
+static void check_pv_values(subject *s) {
+  int32_t n[8];
+  const int count = tile_lengths(s, n);
+  for (int i = 0; i < count; i++)
+    for (int hostile = 0; hostile < 2; hostile++) {
+      pv_buffers b = pv_create(s, n[i], hostile ? 640 : 192); /* multiples of 16: rows stay aligned */
+      for (int32_t j = 0; hostile && j < b.n; j++)
+        for (int32_t c = 0; c < s->ukr->pv_cols; c++) used_v(s, &b)[j * b.ldv + c] = ldexpf(random_hostile(&s->seed), -20);
+      for (int32_t j = 0; hostile && j < b.n; j++) b.p[j * b.ldp] = j % 2 ? 0.0f : 256.0f;
+      expect_outputs_near_fp64(s, &b);
+      pv_free(s, &b);
+    }
+}
+
+static void pv_is_near_fp64(void **state) { (void)state; for_each_subject(check_pv_values); }
+
+/* With `first`, O is not read: it may hold NaN, and the result is that of O = 0. */
+static void check_pv_first(subject *s) {
+  pv_buffers b = pv_create(s, 31, 192);
+  float sum[MAX_PV_ROWS * MAX_PV_COLS];
+  const int32_t count = s->ukr->pv_rows * s->ukr->pv_cols;
+  memset(b.start, 0, sizeof b.start);
+  memcpy(sum, pv_run(s, &b), b.o.bytes);
+  for (int32_t i = 0; i < count; i++) ((float *)guarded_data(&b.o))[i] = NAN;
+  s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, 1, guarded_data(&b.o), &no_stage);
+  for (int32_t i = 0; i < count; i++)
+    if (to_bits(((float *)guarded_data(&b.o))[i]) != to_bits(sum[i])) FAIL_AT(s, "pv", "first: element %d", i);
+  pv_free(s, &b);
+}
+
+static void pv_may_start_from_nothing(void **state) { (void)state; for_each_subject(check_pv_first); }
+
+/* Rows that pv converts on the side: each element exactly, nothing outside [n_rows][d], and the output keeps its bits. */
+static void check_stage_of(subject *s, int32_t n, int32_t d, amla_dtype type, int32_t n_rows) {
+  const int64_t ld = (d + 15) / 16 * 16 + 16;
+  const size_t size = harness_dtype_bytes(type);
+  const void *src[MAX_STAGE_ROWS];
+  pv_buffers b = pv_create(s, n, 192);
+  guarded rows = guarded_create((size_t)(n_rows * ld) * sizeof(float), 0), staged = guarded_create(b.o.bytes, 0);
+  char *bytes = malloc((size_t)(n_rows * (d + 1) + 1) * size); /* exactly as long as read: overruns are a sanitizer's to find */
+  assert_true(bytes != NULL && n_rows <= MAX_STAGE_ROWS);
+  for (int64_t i = 0; i < n_rows * (d + 1) + 1; i++) harness_store(bytes, type, i, random_hostile(&s->seed));
+  for (int32_t i = 0; i < n_rows; i++) src[i] = bytes + (size_t)(i * (d + 1) + 1) * size; /* aligned to the element only */
+  const amla_ukr_stage stage = {n_rows, d, type, src, src, guarded_data(&rows), ld};
+  memcpy(guarded_data(&staged), b.start, b.o.bytes);
+  s->ukr->pv(n, b.p, b.ldp, used_v(s, &b), b.ldv, 0, guarded_data(&staged), &stage);
+  if (memcmp(pv_run(s, &b), guarded_data(&staged), b.o.bytes) != 0) FAIL_AT(s, "pv", "n=%d d=%d type=%d: a stage of %d rows changes O", n, d, (int)type, n_rows);
+  for (int64_t i = 0; i < n_rows * ld; i++) {
+    const float got = ((const float *)guarded_data(&rows))[i];
+    if (i % ld < d ? !same_number(got, harness_load(src[i / ld], type, i % ld)) : to_bits(got) != 0xa5a5a5a5u)
+      FAIL_AT(s, "pv", "n=%d d=%d type=%d stage of %d rows: row %d element %d is %a", n, d, (int)type, n_rows, (int)(i / ld), (int)(i % ld), (double)got);
+  }
+  expect_guards(s, "pv", &rows);
+  expect_guards(s, "pv", &staged);
+  free(bytes);
+  pv_free(s, &b);
+}
+
+static void check_stage(subject *s) {
+  static const int32_t ds[] = {1, 2, 15, 16, 17, 31, 32, 33, 100, 512, 575, 576}, rows[] = {0, 1, 2, 3, 5, 17, 96};
+  int32_t n[8];
+  const int count = tile_lengths(s, n);
+  for (int i = 0; i < count; i++)
+    for (int d = 0; d < LENGTH(ds); d++)
+      for (int r = 0; r < LENGTH(rows); r++)
+        if (rows[r] * ds[d] < 6000) check_stage_of(s, n[i], ds[d], (amla_dtype)((i + d + r) % 3), rows[r]);
+}
+
+static void pv_converts_its_stage_exactly(void **state) { (void)state; for_each_subject(check_stage); }
+
+static void check_pv_position(subject *s) {
+  const int32_t n = 31, rows = s->ukr->pv_rows, cols = s->ukr->pv_cols;
+  float weight[31], value[31], first = 0;
+  for (int32_t j = 0; j < n; j++) weight[j] = fabsf(random_normal(&s->seed)), value[j] = random_normal(&s->seed);
+  for (int32_t i = 0; i < rows * cols; i++) {
+    pv_buffers b = pv_create(s, n, 192);
+    for (int32_t j = 0; j < n; j++) b.p[j * b.ldp + i / cols] = weight[j], used_v(s, &b)[j * b.ldv + i % cols] = value[j];
+    b.start[i] = 0.375f;
+    const float x = pv_run(s, &b)[i];
+    if (i == 0) first = x;
+    if (to_bits(x) != to_bits(first))
+      FAIL_AT(s, "pv", "row %d column %d: %a, but %a at row 0 column 0", i / cols, i % cols, (double)x, (double)first);
+    pv_free(s, &b);
+  }
+}
+
+static void pv_bits_do_not_depend_on_position(void **state) { (void)state; for_each_subject(check_pv_position); }
+
+/* A NaN weight reaches its row, a NaN value its column. */
+static void check_pv_poison(subject *s) {
+  const int32_t n = 11, rows = s->ukr->pv_rows, cols = s->ukr->pv_cols;
+  for (int t = 0; t < 30; t++) {
+    pv_buffers b = pv_create(s, n, 192);
+    float clean[MAX_PV_ROWS * MAX_PV_COLS];
+    const int32_t r0 = t % 2 ? random_below(&s->seed, rows) : -1, c0 = t % 2 ? -1 : random_below(&s->seed, cols), j0 = t % n;
+    memcpy(clean, pv_run(s, &b), b.o.bytes);
+    *(r0 >= 0 ? &b.p[j0 * b.ldp + r0] : &used_v(s, &b)[j0 * b.ldv + c0]) = NAN;
+    const float *got = pv_run(s, &b);
+    for (int32_t i = 0; i < rows * cols; i++)
+      if (i / cols == r0 || i % cols == c0 ? !isnan(got[i]) : to_bits(got[i]) != to_bits(clean[i]))
+        FAIL_AT(s, "pv", "NaN in row %d / column %d: row %d column %d is %a", r0, c0, i / cols, i % cols, (double)got[i]);
+    pv_free(s, &b);
+  }
+}
+
+static void pv_contains_poison(void **state) { (void)state; for_each_subject(check_pv_poison); }
+
+/* ---- scale and add: every rounding is known, so bit by bit ------------------------------------------------------ */
+
+static void check_elementwise(subject *s, int32_t rows) {
+  const int32_t cols = s->ukr->pv_cols, count = rows * cols;
+  guarded scaled = guarded_create((size_t)count * sizeof(float), 0), added = guarded_create((size_t)count * sizeof(float), 0);
+  float *a = alloc_floats(count), *b = alloc_floats(count), *f = alloc_floats(rows);
+  for (int32_t i = 0; i < count; i++) a[i] = any_score(s), b[i] = any_score(s);
+  for (int32_t r = 0; r < rows; r++) f[r] = any_score(s);
+  memcpy(guarded_data(&scaled), a, scaled.bytes);
+  memcpy(guarded_data(&added), a, added.bytes);
+  s->ukr->scale(rows, guarded_data(&scaled), f);
+  s->ukr->add(rows, guarded_data(&added), b, f);
+  for (int32_t i = 0; i < count; i++) {
+    const float times = ((const float *)guarded_data(&scaled))[i], plus = ((const float *)guarded_data(&added))[i];
+    if (!same_number(times, a[i] * f[i / cols]))
+      FAIL_AT(s, "scale", "n=%d row %d: %a * %a gives %a", rows, i / cols, (double)a[i], (double)f[i / cols], (double)times);
+    const float want = s->ukr->isa == AMLA_ISA_C ? a[i] + f[i / cols] * b[i] : fmaf(f[i / cols], b[i], a[i]);
+    if (!same_number(plus, want))
+      FAIL_AT(s, "add", "n=%d: %a + %a * %a gives %a, want %a", rows, (double)a[i], (double)f[i / cols], (double)b[i], (double)plus, (double)want);
+  }
+  expect_guards(s, "scale", &scaled);
+  expect_guards(s, "add", &added);
+  free(a);
+  free(b);
+  free(f);
+}
+
+static void check_all_elementwise(subject *s) {
+  const int32_t rows[] = {0, 1, 2, 7, s->ukr->pv_rows, s->panel->rows, 128};
+  for (int i = 0; i < LENGTH(rows); i++)
+    for (int repeat = 0; repeat < 10; repeat++) check_elementwise(s, rows[i]);
+}
+
+static void scale_and_add_are_exact(void **state) { (void)state; for_each_subject(check_all_elementwise); }
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(table_shapes_are_consistent),
+      cmocka_unit_test(select_obeys_the_cap),
+      cmocka_unit_test(qk_is_near_fp64),
+      cmocka_unit_test(qk_bits_do_not_depend_on_position),
+      cmocka_unit_test(qk_contains_poison),
+      cmocka_unit_test(qk_overflows_to_signed_infinity),
+      cmocka_unit_test(max_is_exact_and_ignores_nan_and_hidden),
+      cmocka_unit_test(exp_weights_and_sums_are_right),
+      cmocka_unit_test(exp_of_hidden_tokens_is_zero),
+      cmocka_unit_test(exp_is_within_2_ulp),
+      cmocka_unit_test(lanes_do_not_see_each_other),
+      cmocka_unit_test(pv_is_near_fp64),
+      cmocka_unit_test(pv_may_start_from_nothing),
+      cmocka_unit_test(pv_converts_its_stage_exactly),
+      cmocka_unit_test(pv_bits_do_not_depend_on_position),
+      cmocka_unit_test(pv_contains_poison),
+      cmocka_unit_test(scale_and_add_are_exact),
+  };
+  return cmocka_run_group_tests_name("ukernels", tests, NULL, NULL);
+}
