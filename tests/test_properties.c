@@ -151,17 +151,17 @@ static void check_company(const harness_dataset *all, int32_t n, const int32_t *
 
 static void check_batch(const amla_options *options) {
   static const int32_t reversed[] = {5, 4, 3, 2, 1, 0}, repeated[] = {2, 2, 5, 0, 2, 1, 2, 2, 3};
-  const char *problem = "b=6,sq=2,h=70,sk=900,dqk=64,dv=48,page=16,len=900/0/333/97/1/512";
+  const char *problem = "b=6,sq=2,h=70,sk=3000,dqk=24,dv=16,page=16,len=3000/0/1333/97/1/2048";
   harness_dataset all;
   generate(&all, problem);
   run(&all, problem, options);
   for (int32_t i = 0; i < 6; i++) { /* alone, also where the maximum length is its own */
     const int32_t own = all.seqlens_k[i] > 0 ? all.seqlens_k[i] : 1;
-    check_company(&all, 1, &i, 900, options);
+    check_company(&all, 1, &i, 3000, options);
     check_company(&all, 1, &i, own, options);
   }
-  check_company(&all, LENGTH(reversed), reversed, 900, options);
-  check_company(&all, LENGTH(repeated), repeated, 900, options);
+  check_company(&all, LENGTH(reversed), reversed, 3000, options);
+  check_company(&all, LENGTH(repeated), repeated, 3000, options);
   harness_free(&all);
 }
 

@@ -224,6 +224,26 @@ static void rounding_of_p_is_exact(void **state) {
   assert_float_equal(spec_round_p(SPEC_P_F32, 1, 0x1.234568p0f), 0x1.234568p0f, 0);
 }
 
+/* Two keys, of scores 0 and s, where exp(s) is a bf16 tie between an even number below and an odd one above. With values 0
+ * and 1, O is the rounded P: nearest even in flash, away from zero in amla (where S16 = 1 for a maximum of 0). */
+static void amla_rounds_p_away_from_zero(void **state) {
+  (void)state;
+  int found = 0;
+  for (float s = -0.5f; s > -2.0f && found < 20; s = nextafterf(s, -3.0f)) {
+    const uint32_t tie = to_bits(expf(s));
+    if ((tie & 0x1ffff) != 0x8000) continue;
+    const float q[2] = {0, 1}, kv[4] = {0, 0, 1, s};
+    float p[2], o[1];
+    spec_row flash = SPEC_ROW_INIT, amla = SPEC_ROW_INIT;
+    spec_block(&(spec_algo){.mode = SPEC_FLASH, .p = SPEC_P_BF16}, &flash, 2, 1, 1.0f, q, kv, 2, p, o);
+    assert_int_equal(to_bits(o[0]), tie - 0x8000);
+    spec_block(&(spec_algo){.mode = SPEC_AMLA, .p = SPEC_P_BF16}, &amla, 2, 1, 1.0f, q, kv, 2, p, o);
+    assert_int_equal(to_bits(o[0]), tie + 0x8000);
+    found++;
+  }
+  assert_true(found > 3);
+}
+
 /* ---- The hazard ----------------------------------------------------------------------------------------------------- */
 
 enum { ZERO_LATE = 7, ZERO_ALWAYS = 8 }; /* V columns: zero in the first block and not later; zero throughout */
@@ -387,6 +407,18 @@ static void truth_matches_long_double(void **state) {
   }
 }
 
+static void truth_keeps_poison(void **state) {
+  (void)state;
+  static const float poisons[] = {NAN, INFINITY, -INFINITY};
+  for (int t = 0; t < 3 * 3; t++) {
+    float q[2] = {1, 0.5f}, kv[3 * 2] = {1, 2, -1, 0.5f, 2, 1};
+    double out[1], weights[3];
+    kv[t / 3 * 2] = poisons[t % 3];
+    const spec_truth got = spec_attention_f64(2, 1, 3, 1.0, q, kv, out, NULL, weights);
+    assert_false(isfinite(out[0]) || (isfinite(got.lse) && isfinite(got.score_abs)));
+  }
+}
+
 static void truth_has_the_closed_forms(void **state) {
   (void)state;
   enum { N = 37, D = 5 };
@@ -412,12 +444,14 @@ static void truth_has_the_closed_forms(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(truth_matches_long_double),
+      cmocka_unit_test(truth_keeps_poison),
       cmocka_unit_test(truth_has_the_closed_forms),
       cmocka_unit_test(errors_with_bf16_p_are_those_of_the_table),
       cmocka_unit_test(fp32_p_is_near_1e_6_in_every_mode),
       cmocka_unit_test(fp16_p_is_near_its_rounding),
       cmocka_unit_test(fp16_p_keeps_small_weights),
       cmocka_unit_test(rounding_of_p_is_exact),
+      cmocka_unit_test(amla_rounds_p_away_from_zero),
       cmocka_unit_test(unguarded_add_is_wrong_on_zero_columns_and_guarded_is_not),
       cmocka_unit_test(unguarded_add_agrees_where_nothing_is_rescaled),
       cmocka_unit_test(rising_logits_are_followed),
