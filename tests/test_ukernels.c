@@ -54,7 +54,7 @@ static void check_shapes(subject *s) {
   const amla_ukernels *u = s->ukr;
   if (s->panel->rows < 1 || s->panel->rows > AMLA_UKR_MAX_ROWS) FAIL_AT(s, "table", "rows");
   if (s->panel->rows % u->pv_rows) FAIL_AT(s, "table", "rows is no multiple of pv_rows=%d", u->pv_rows);
-  if (u->tile_tokens % u->qk_tokens) FAIL_AT(s, "table", "tile_tokens is no multiple of qk_tokens=%d", u->qk_tokens);
+  if (u->tile_tokens % s->panel->tokens) FAIL_AT(s, "table", "tile_tokens is no multiple of tokens=%d", s->panel->tokens);
   if (u->pv_cols % 8) FAIL_AT(s, "table", "pv_cols=%d is no multiple of 8", u->pv_cols);
   if (u->wide.rows < u->narrow.rows) FAIL_AT(s, "table", "wide is narrower than narrow");
 }
@@ -77,12 +77,12 @@ static void select_obeys_the_cap(void **state) {
 typedef struct qk_buffers {
   int32_t d_qk;
   int64_t ldk;
-  float *k, *qt; /* [qk_tokens][ldk], [d_qk][rows] */
-  guarded s;     /* [qk_tokens][rows] */
+  float *k, *qt; /* [tokens][ldk], [d_qk][rows] */
+  guarded s;     /* [tokens][rows] */
 } qk_buffers;
 
 static qk_buffers qk_create(subject *s, int32_t d_qk, int64_t ldk) {
-  const int32_t tokens = s->ukr->qk_tokens, rows = s->panel->rows;
+  const int32_t tokens = s->panel->tokens, rows = s->panel->rows;
   qk_buffers b = {d_qk, ldk, alloc_floats(tokens * ldk), alloc_floats((int64_t)d_qk * rows),
                   guarded_create((size_t)(tokens * rows) * sizeof(float), 0)};
   for (int64_t i = 0; i < tokens * ldk; i++) b.k[i] = i % ldk < d_qk ? random_normal(&s->seed) : NAN;
@@ -110,7 +110,7 @@ static double exact_score(const subject *s, const qk_buffers *b, int32_t i, int3
 
 static void expect_scores_near_fp64(const subject *s, const qk_buffers *b) {
   const float *got = guarded_data(&b->s);
-  for (int32_t i = 0; i < s->ukr->qk_tokens; i++)
+  for (int32_t i = 0; i < s->panel->tokens; i++)
     for (int32_t r = 0; r < s->panel->rows; r++) {
       double sum_abs;
       const double want = exact_score(s, b, i, r, &sum_abs), x = (double)got[i * s->panel->rows + r];
@@ -147,7 +147,7 @@ static void check_qk_position(subject *s) {
   const int32_t d_qk = 75, rows = s->panel->rows;
   float key[75], query[75], first = 0;
   for (int32_t d = 0; d < d_qk; d++) key[d] = random_normal(&s->seed), query[d] = random_normal(&s->seed);
-  for (int32_t i = 0; i < s->ukr->qk_tokens; i++)
+  for (int32_t i = 0; i < s->panel->tokens; i++)
     for (int32_t r = 0; r < rows; r++) { /* the same two vectors, in other company each time */
       qk_buffers b = qk_create(s, d_qk, d_qk + i);
       memcpy(b.k + i * b.ldk, key, sizeof key);
@@ -166,7 +166,7 @@ static void qk_bits_do_not_depend_on_position(void **state) { (void)state; for_e
 /* Poison in key i0 reaches token i0 of every row, poison in query r0 reaches row r0 of every token, and nothing else. */
 static void check_qk_poison(subject *s) {
   static const float poisons[] = {NAN, INFINITY, -INFINITY};
-  const int32_t d_qk = 19, rows = s->panel->rows, tokens = s->ukr->qk_tokens;
+  const int32_t d_qk = 19, rows = s->panel->rows, tokens = s->panel->tokens;
   for (int t = 0; t < 30; t++) {
     qk_buffers b = qk_create(s, d_qk, d_qk);
     float *got = guarded_data(&b.s), clean[64 * AMLA_UKR_MAX_ROWS];
@@ -192,9 +192,9 @@ static void qk_contains_poison(void **state) { (void)state; for_each_subject(che
 
 static void check_qk_overflow(subject *s) {
   qk_buffers b = qk_create(s, 1, 1);
-  const int32_t rows = s->panel->rows, count = s->ukr->qk_tokens * rows;
+  const int32_t rows = s->panel->rows, count = s->panel->tokens * rows;
   const float *got = guarded_data(&b.s);
-  for (int32_t i = 0; i < s->ukr->qk_tokens; i++) b.k[i] = i % 2 ? -3e38f : 3e38f;
+  for (int32_t i = 0; i < s->panel->tokens; i++) b.k[i] = i % 2 ? -3e38f : 3e38f;
   for (int32_t r = 0; r < rows; r++) b.qt[r] = 2.0f;
   s->panel->qk(1, b.k, b.ldk, b.qt, guarded_data(&b.s));
   for (int32_t i = 0; i < count; i++)

@@ -183,12 +183,13 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   static const char *const modes[] = {"", "lazy", "amla", "flash"};
   const amla_ukernels *u = plan->ukernels;
   const amla_schedule *s = &plan->schedule;
+  const amla_ukr_panel *panel = s->block_rows > u->narrow.rows ? &u->wide : &u->narrow;
   char split[24] = "auto";
   if (s->split_tokens != AMLA_SPLIT_AUTO)
     snprintf(split, sizeof split, "%lld", (long long)amla_split_tokens(s, plan->problem.sk, 0));
   return snprintf(text, capacity_bytes, "cpu %s %s, %d rows x %d tokens, qk %dx%d, pv %dx%d, split %s of %d, %d thread%s", u->name,
-                  modes[plan->options.rescale], s->block_rows, u->tile_tokens, u->qk_tokens,
-                  s->block_rows > u->narrow.rows ? u->wide.rows : u->narrow.rows, u->pv_rows, u->pv_cols, split, plan->problem.sk,
+                  modes[plan->options.rescale], s->block_rows, u->tile_tokens, panel->tokens,
+                  panel->rows, u->pv_rows, u->pv_cols, split, plan->problem.sk,
                   plan->options.threads, plan->options.threads == 1 ? "" : "s");
 }
 

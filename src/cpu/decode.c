@@ -26,19 +26,26 @@ static void begin_tile(amla_worker *w, int32_t begin, int32_t n) {
   const amla_ukernels *u = w->plan->ukernels;
   const amla_problem *p = &w->plan->problem;
   const int64_t ld = w->layout.ld;
-  const int32_t padded = (n + u->qk_tokens - 1) / u->qk_tokens * u->qk_tokens;
+  const int32_t padded = (n + u->narrow.tokens - 1) / u->narrow.tokens * u->narrow.tokens;
   for (int32_t j = 0; w->staged != begin && j < n; j++)
     u->load[p->kv_type](p->d_qk, amla_token(p, w->tensors, w->group.sequence, begin + j), w->tiles[0] + j * ld);
   memset(w->tiles[0] + n * ld, 0, (size_t)((padded - n) * ld) * sizeof(float));
 }
 
+/* S^T of panels [first, last), which are of one kind, for tokens [from, to). */
+static void panel_scores(amla_worker *w, const amla_panel *first, const amla_panel *last, int32_t from, int32_t to) {
+  const int32_t d_qk = w->plan->problem.d_qk;
+  for (int32_t j = from; first < last && j < to; j += first->kernels->tokens)
+    for (const amla_panel *p = first; p < last; p++)
+      p->kernels->qk(d_qk, w->tiles[0] + j * w->layout.ld, w->layout.ld, w->qt + (int64_t)p->row * d_qk,
+                     w->s + p->row * w->plan->ukernels->tile_tokens + j * p->kernels->rows);
+}
+
 static void scores(amla_worker *w, int32_t n) {
   const amla_ukernels *u = w->plan->ukernels;
-  const int32_t d_qk = w->plan->problem.d_qk;
-  for (int32_t j = 0; j < n; j += u->qk_tokens)
-    for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++)
-      p->kernels->qk(d_qk, w->tiles[0] + j * w->layout.ld, w->layout.ld, w->qt + (int64_t)p->row * d_qk,
-                     w->s + p->row * u->tile_tokens + j * p->kernels->rows);
+  const amla_panel *last = w->panels + w->n_panels, *narrow = last[-1].kernels == &u->narrow ? last - 1 : last;
+  panel_scores(w, w->panels, narrow, 0, n);
+  panel_scores(w, narrow, last, 0, n);
 }
 
 /* How many of the tile's n tokens, the first of which is `begin`, each row of the panel sees. */

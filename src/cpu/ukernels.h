@@ -25,10 +25,11 @@ typedef struct amla_ukr_stage {
 
 /* Kernels whose lanes are the rows of one panel. */
 typedef struct amla_ukr_panel {
-  int32_t rows; /* lanes: a multiple of pv_rows, at most AMLA_UKR_MAX_ROWS */
+  int32_t rows;   /* lanes: a multiple of pv_rows, at most AMLA_UKR_MAX_ROWS */
+  int32_t tokens; /* of a score register tile; divides tile_tokens; that of narrow is a multiple of that of wide */
 
-  /* s [qk_tokens][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * qt[d * rows + r].
-   *   k [qk_tokens][ldk], qt [d_qk][rows], 64-byte aligned like s */
+  /* s [tokens][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * qt[d * rows + r].
+   *   k [tokens][ldk], qt [d_qk][rows], 64-byte aligned like s */
   void (*qk)(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s);
 
   /* max [rows]: max[r] = max over tokens j < min(n, visible[r]) of s[j][r], ignoring NaN; -inf if there is none. */
@@ -46,8 +47,7 @@ enum { AMLA_UKR_MAX_ROWS = 32 };
 typedef struct amla_ukernels {
   amla_isa isa;
   const char *name;     /* "c", "avx2", "avx512" */
-  int32_t tile_tokens;  /* KV tokens per tile: a multiple of qk_tokens */
-  int32_t qk_tokens;    /* tokens of a score register tile */
+  int32_t tile_tokens;  /* KV tokens per tile */
   int32_t pv_rows;      /* rows of an output register tile */
   int32_t pv_cols;      /* columns of an output register tile: a multiple of 8 */
 

@@ -10,7 +10,7 @@
 
 #include "exp2_poly.h"
 
-enum { QK_TOKENS = 6, PV_ROWS = 4, PV_COLS = 24, TILE_TOKENS = 96 };
+enum { QK_TOKENS = 6, NARROW_TOKENS = 12, PV_ROWS = 4, PV_COLS = 24, TILE_TOKENS = 96 };
 
 static void load_f32(int32_t n, const void *src, float *dst) { memcpy(dst, src, (size_t)n * sizeof *dst); }
 
@@ -57,17 +57,17 @@ static void qk_6x16(int32_t d_qk, const float *k, int64_t ldk, const float *qt, 
   }
 }
 
-static void qk_6x8(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
-  __m256 acc[QK_TOKENS];
-#pragma GCC unroll 6
-  for (int i = 0; i < QK_TOKENS; i++) acc[i] = _mm256_setzero_ps();
+static void qk_12x8(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+  __m256 acc[NARROW_TOKENS];
+#pragma GCC unroll 12
+  for (int i = 0; i < NARROW_TOKENS; i++) acc[i] = _mm256_setzero_ps();
   for (int32_t d = 0; d < d_qk; d++) {
     const __m256 q0 = _mm256_load_ps(qt + d * 8);
-#pragma GCC unroll 6
-    for (int i = 0; i < QK_TOKENS; i++) acc[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(k + i * ldk + d), q0, acc[i]);
+#pragma GCC unroll 12
+    for (int i = 0; i < NARROW_TOKENS; i++) acc[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(k + i * ldk + d), q0, acc[i]);
   }
-#pragma GCC unroll 6
-  for (int i = 0; i < QK_TOKENS; i++) _mm256_store_ps(s + i * 8, acc[i]);
+#pragma GCC unroll 12
+  for (int i = 0; i < NARROW_TOKENS; i++) _mm256_store_ps(s + i * 8, acc[i]);
 }
 
 static inline __m256 seen_lanes(int32_t j, __m256i visible) {
@@ -195,8 +195,8 @@ static void add_24(int32_t rows, float *o, const float *b, const float *f) {
 
 const amla_ukernels amla_ukernels__avx2 = {
     .isa = AMLA_ISA_AVX2, .name = "avx2",
-    .tile_tokens = TILE_TOKENS, .qk_tokens = QK_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {16, qk_6x16, max_16, exp_16}, .narrow = {8, qk_6x8, max_8, exp_8},
+    .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
+    .wide = {16, QK_TOKENS, qk_6x16, max_16, exp_16}, .narrow = {8, NARROW_TOKENS, qk_12x8, max_8, exp_8},
     .load = {load_f32, load_bf16, load_f16},
     .pv = pv_4x24, .scale = scale_24, .shift = shift_24, .add = add_24,
 };

@@ -2,7 +2,7 @@
  *
  * AVX-512F micro-kernels. Register budget of 32 zmm: scores 12 tokens x 32 rows = 24 accumulators + 2 of Q^T + broadcasts;
  * output 8 rows x 32 columns = 16 accumulators + 2 of V + broadcasts. Loads per FMA: (12 + 2) / 24 and (8 + 2) / 16, below the
- * two load ports' limit of 1. One narrow panel of 16 rows for few heads: (24 + 1) / 24 there, bound by the load ports.
+ * two load ports' limit of 1. A narrow panel of 24 tokens x 16 rows for few heads: (24 + 1) / 24 there, bound by the load ports.
  */
 #include "ukernels.h"
 
@@ -11,7 +11,7 @@
 
 #include "exp2_poly.h"
 
-enum { QK_TOKENS = 12, PV_ROWS = 8, PV_COLS = 32, TILE_TOKENS = 96 };
+enum { QK_TOKENS = 12, NARROW_TOKENS = 24, PV_ROWS = 8, PV_COLS = 32, TILE_TOKENS = 96 };
 
 /* 16 elements of a KV or q row as f32. */
 static inline __m512 load_16(amla_dtype type, const void *src, int32_t i) {
@@ -40,27 +40,23 @@ static void load_f32(int32_t n, const void *src, float *dst) { load_row(AMLA_F32
 static void load_bf16(int32_t n, const void *src, float *dst) { load_row(AMLA_BF16, n, src, dst); }
 static void load_f16(int32_t n, const void *src, float *dst) { load_row(AMLA_F16, n, src, dst); }
 
-/* Twelve K rows through four pointers and two index registers: three rows a pointer. X(i, pointer, step). */
-#define TWELVE_ROWS(X)                                                                                                \
-  X(0, k0, 0) X(1, k0, 1) X(2, k0, 2) X(3, k3, 0) X(4, k3, 1) X(5, k3, 2)                                              \
-  X(6, k6, 0) X(7, k6, 1) X(8, k6, 2) X(9, k9, 0) X(10, k9, 1) X(11, k9, 2)
-
+/* Three K rows a pointer, through two index registers. */
 static void qk_12x32(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
-  const float *k0 = k, *k3 = k + 3 * ldk, *k6 = k + 6 * ldk, *k9 = k + 9 * ldk;
+  const float *rows[QK_TOKENS / 3];
   __m512 acc[QK_TOKENS][2];
+#pragma GCC unroll 4
+  for (int i = 0; i < QK_TOKENS / 3; i++) rows[i] = k + 3 * i * ldk;
 #pragma GCC unroll 12
   for (int i = 0; i < QK_TOKENS; i++) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
 #pragma GCC unroll 2
   for (int32_t d = 0; d < d_qk; d++) {
     const __m512 q0 = _mm512_load_ps(qt + d * 32), q1 = _mm512_load_ps(qt + d * 32 + 16);
-#define FMA(i, p, step)                                                                                               \
-  {                                                                                                                    \
-    const __m512 x = _mm512_set1_ps((p)[(step)*ldk + d]);                                                              \
-    acc[i][0] = _mm512_fmadd_ps(x, q0, acc[i][0]);                                                                     \
-    acc[i][1] = _mm512_fmadd_ps(x, q1, acc[i][1]);                                                                     \
-  }
-    TWELVE_ROWS(FMA)
-#undef FMA
+#pragma GCC unroll 12
+    for (int i = 0; i < QK_TOKENS; i++) {
+      const __m512 x = _mm512_set1_ps(rows[i / 3][i % 3 * ldk + d]);
+      acc[i][0] = _mm512_fmadd_ps(x, q0, acc[i][0]);
+      acc[i][1] = _mm512_fmadd_ps(x, q1, acc[i][1]);
+    }
   }
 #pragma GCC unroll 12
   for (int i = 0; i < QK_TOKENS; i++) {
@@ -69,20 +65,22 @@ static void qk_12x32(int32_t d_qk, const float *k, int64_t ldk, const float *qt,
   }
 }
 
-static void qk_12x16(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
-  const float *k0 = k, *k3 = k + 3 * ldk, *k6 = k + 6 * ldk, *k9 = k + 9 * ldk;
-  __m512 acc[QK_TOKENS];
-#pragma GCC unroll 12
-  for (int i = 0; i < QK_TOKENS; i++) acc[i] = _mm512_setzero_ps();
-#pragma GCC unroll 4
+/* 24 tokens, so that Q^T streams through L1 half as often. Every broadcast feeds one FMA. */
+static void qk_24x16(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+  const float *rows[NARROW_TOKENS / 3];
+  __m512 acc[NARROW_TOKENS];
+#pragma GCC unroll 8
+  for (int i = 0; i < NARROW_TOKENS / 3; i++) rows[i] = k + 3 * i * ldk;
+#pragma GCC unroll 24
+  for (int i = 0; i < NARROW_TOKENS; i++) acc[i] = _mm512_setzero_ps();
+#pragma GCC unroll 2
   for (int32_t d = 0; d < d_qk; d++) {
     const __m512 q0 = _mm512_load_ps(qt + d * 16);
-#define FMA(i, p, step) acc[i] = _mm512_fmadd_ps(_mm512_set1_ps((p)[(step)*ldk + d]), q0, acc[i]);
-    TWELVE_ROWS(FMA)
-#undef FMA
+#pragma GCC unroll 24
+    for (int i = 0; i < NARROW_TOKENS; i++) acc[i] = _mm512_fmadd_ps(_mm512_set1_ps(rows[i / 3][i % 3 * ldk + d]), q0, acc[i]);
   }
-#pragma GCC unroll 12
-  for (int i = 0; i < QK_TOKENS; i++) _mm512_store_ps(s + i * 16, acc[i]);
+#pragma GCC unroll 24
+  for (int i = 0; i < NARROW_TOKENS; i++) _mm512_store_ps(s + i * 16, acc[i]);
 }
 
 /* 16 rows of a panel of `rows`, from its lane `r` on. */
@@ -240,8 +238,8 @@ static void add_32(int32_t rows, float *o, const float *b, const float *f) {
 
 const amla_ukernels amla_ukernels__avx512 = {
     .isa = AMLA_ISA_AVX512, .name = "avx512",
-    .tile_tokens = TILE_TOKENS, .qk_tokens = QK_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {32, qk_12x32, max_32, exp_32}, .narrow = {16, qk_12x16, max_16, exp_16},
+    .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
+    .wide = {32, QK_TOKENS, qk_12x32, max_32, exp_32}, .narrow = {16, NARROW_TOKENS, qk_24x16, max_16, exp_16},
     .load = {load_f32, load_bf16, load_f16},
     .pv = pv_8x32, .scale = scale_32, .shift = shift_32, .add = add_32,
 };

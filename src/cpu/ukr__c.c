@@ -93,8 +93,8 @@ static void add_8(int32_t rows, float *o, const float *b, const float *f) {
 
 const amla_ukernels amla_ukernels__c = {
     .isa = AMLA_ISA_C, .name = "c",
-    .tile_tokens = TILE_TOKENS, .qk_tokens = QK_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {ROWS, qk_4x8, max_8, exp_8}, .narrow = {ROWS, qk_4x8, max_8, exp_8},
+    .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
+    .wide = {ROWS, QK_TOKENS, qk_4x8, max_8, exp_8}, .narrow = {ROWS, QK_TOKENS, qk_4x8, max_8, exp_8},
     .load = {load_f32, load_bf16, load_f16},
     .pv = pv_4x8, .scale = scale_8, .shift = shift_8, .add = add_8,
 };
