@@ -8,7 +8,7 @@
 
 enum {
   SPLITS_BY_LENGTH = 8,   /* splits of a sequence, within the bounds below */
-  MIN_SPLIT_TILES = 2,    /* a merge costs about 2 % of a split of two tiles */
+  MIN_SPLIT_TILES = 3,    /* a merge costs about 1.5 % of a split of three tiles */
   MAX_SPLIT_TILES = 10,
   MAX_AUTO_SPLITS = 64,
   SPLIT_OVERHEAD_TOKENS = 32 /* cost of starting and merging a split, in tokens */

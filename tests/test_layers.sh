@@ -47,6 +47,7 @@ check_includes() {
       system_of["src"] = system_of["src/ref"] = system_of["src/cpu"] = "omp.h"
       system_of["harness"] = system_of["cli"] = system_of["fuzz"] = system_of["bench"] = "omp.h jansson.h POSIX"
       system_of["cli"] = system_of["cli"] " argp.h"
+      system_of["bench"] = system_of["bench"] " cblas.h oneapi/dnnl/dnnl.h"
       system_of["tests"] = "omp.h jansson.h cmocka.h setjmp.h fenv.h POSIX"
     }
     function folder(path) { sub(/\/[^\/]*$/, "", path); return path ~ /^include/ ? "include" : path }
@@ -136,6 +137,7 @@ plant check_includes src/cpu/decode.c '#include <stdnoreturn.h>'
 plant check_includes src/api.c '#  include "harness/truth.h"'
 plant check_includes harness/truth.c '#include "../src/cpu/ukernels.h"'
 plant check_includes cli/main.c '#include "src/cpu/ukernels.h"'
+plant check_includes bench/bench_cpu.c '#include "cli/cli_job.h"'
 plant check_includes fuzz/replay.c '#include "nowhere.h"'
 plant check_isa_ifdefs src/cpu/decode.c '#ifdef __AVX512F__'
 plant check_names tests/ukernels.c '/* SPDX-License-Identifier: Apache-2.0 */'

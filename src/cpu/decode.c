@@ -16,8 +16,15 @@ static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
 
 /* Addresses of n KV tokens of the group's sequence from `begin` on; past `limit`, of the last one. */
 static void find_tokens(const amla_worker *w, int32_t begin, int32_t n, int32_t limit, const void **src) {
-  for (int32_t j = 0; j < n; j++)
-    src[j] = amla_token(&w->plan->problem, w->tensors, w->group.sequence, (int32_t)(begin + (int64_t)j < limit ? begin + j : limit - 1));
+  const amla_problem *p = &w->plan->problem;
+  const int64_t token_bytes = p->kv_stride_token * (int64_t)amla_dtype_bytes(p->kv_type);
+  const int32_t known = min(n, limit - begin);
+  for (int32_t j = 0; j < known;) { /* page by page */
+    const char *at = amla_token(p, w->tensors, w->group.sequence, begin + j);
+    const int32_t on_page = p->page_size > 0 ? p->page_size - (begin + j) % p->page_size : known;
+    for (const int32_t end = j + min(known - j, on_page); j < end; j++, at += token_bytes) src[j] = at;
+  }
+  for (int32_t j = known; j < n; j++) src[j] = src[known - 1];
 }
 
 /* The tile of n keys from `begin` on, in tiles[0]: converted already beside the last one's PV, or now. Rows up to a whole score
