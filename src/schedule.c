@@ -62,11 +62,17 @@ amla_group amla_group_get(const amla_schedule *s, const amla_problem *p, const a
   g.row_end = g.row_begin + s->block_rows < s->rows ? g.row_begin + s->block_rows : s->rows;
   g.length = amla_seqlen(p, t, sequence);
   g.visible = amla_visible(p, g.length, (g.row_end - 1) / p->h_q);
-  g.split_tokens = amla_split_tokens(s, g.length, auto_tokens);
-  g.n_splits = g.visible > 0 ? ((int64_t)g.visible + g.split_tokens - 1) / g.split_tokens : 1;
-  g.split_cost = (double)(g.row_end - g.row_begin) *
-                 (double)((g.n_splits > 1 ? g.split_tokens : g.visible) + SPLIT_OVERHEAD_TOKENS);
+  const int64_t tiles_per_split = amla_split_tokens(s, g.length, auto_tokens) / s->tile_tokens;
+  g.tile_tokens = s->tile_tokens;
+  g.n_tiles = ((int64_t)g.visible + s->tile_tokens - 1) / s->tile_tokens;
+  g.n_splits = g.n_tiles > 0 ? (g.n_tiles + tiles_per_split - 1) / tiles_per_split : 1;
+  g.split_cost = (double)(g.row_end - g.row_begin) * ((double)g.visible / (double)g.n_splits + SPLIT_OVERHEAD_TOKENS);
   return g;
+}
+
+int32_t amla_split_begin(const amla_group *g, int64_t i) {
+  const int64_t begin = i * g->n_tiles / g->n_splits * g->tile_tokens;
+  return (int32_t)(begin < g->visible ? begin : g->visible);
 }
 
 int64_t amla_auto_split_tokens(const amla_schedule *s, const amla_problem *p, const amla_tensors *t, int32_t threads) {

@@ -25,18 +25,22 @@ typedef struct amla_group {
   int32_t sequence, row_begin, row_end; /* rows of the sequence, half-open */
   int32_t visible;                      /* keys that its last row sees: its splits cover [0, visible) */
   int32_t length;                       /* of the sequence */
-  int64_t split_tokens, n_splits;       /* n_splits >= 1, also when visible is 0 */
-  double split_cost;                    /* of a full split, in row-tokens */
+  int64_t n_tiles, n_splits;            /* n_splits >= 1, also when visible is 0 */
+  int32_t tile_tokens;
+  double split_cost;                    /* mean, in row-tokens */
 } amla_group;
 
 amla_schedule amla_schedule_create(const amla_problem *problem, const amla_options *options, int32_t tile_tokens);
 
-/* Tokens per split of a sequence of that length: a multiple of tile_tokens. auto_tokens as below. */
+/* Most tokens per split of a sequence of that length: a multiple of tile_tokens. auto_tokens as below. */
 int64_t amla_split_tokens(const amla_schedule *s, int32_t length, int64_t auto_tokens);
 
 /* Group `block` of `sequence`. auto_tokens is used when the option is AMLA_SPLIT_AUTO. */
 amla_group amla_group_get(const amla_schedule *s, const amla_problem *problem, const amla_tensors *tensors, int32_t sequence,
                           int32_t block, int64_t auto_tokens);
+
+/* First key of split i: splits are whole tiles, as equal in number as can be. */
+int32_t amla_split_begin(const amla_group *g, int64_t i);
 
 /* Split length for AMLA_SPLIT_AUTO: an equal share of all tokens per thread. Not batch-invariant. */
 int64_t amla_auto_split_tokens(const amla_schedule *s, const amla_problem *problem, const amla_tensors *tensors, int32_t threads);

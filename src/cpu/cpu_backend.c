@@ -106,12 +106,11 @@ static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64
   amla_partial *stack = w->slots + t->n_slots_used;
   int32_t n = 0;
   amla_worker_begin_group(w, g);
-  const int32_t limit = (int32_t)(to < g->n_splits ? to * g->split_tokens : g->visible);
+  const int32_t limit = amla_split_begin(g, to);
   for (int64_t i = from; i < to; i++) {
-    const int64_t begin = i * g->split_tokens, end = begin + g->split_tokens;
     stack[n].first = i;
     stack[n].n = 1;
-    amla_worker_accumulate(w, (int32_t)begin, (int32_t)(end < limit ? end : limit), limit, &stack[n++]);
+    amla_worker_accumulate(w, amla_split_begin(g, i), amla_split_begin(g, i + 1), limit, &stack[n++]);
     merge_siblings(w, stack, &n);
   }
   if (from == 0 && to == g->n_splits) {
