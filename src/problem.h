@@ -46,8 +46,9 @@ static inline const void *amla_q_row(const amla_problem *p, const amla_tensors *
   return (const char *)t->q + i * (int64_t)amla_dtype_bytes(p->q_type);
 }
 
-/* One row of results: o [d_v] is divided by `divisor` and scaled by the sink, and stored in the output type; lse2 is in log2 units. */
+/* One row of results, in column tiles: element d is o[d / cols * tile_stride + d % cols]. It is divided by `divisor`, scaled by
+ * the sink and stored in the output type; lse2 is in log2 units. */
 void amla_store_row(const amla_problem *p, const amla_options *options, const amla_tensors *t, int32_t sequence, int32_t query,
-                    int32_t head, const float *o, double divisor, double lse2);
+                    int32_t head, const float *o, int32_t cols, int64_t tile_stride, double divisor, double lse2);
 
 #endif

@@ -72,6 +72,36 @@ static void select_obeys_the_cap(void **state) {
   assert_ptr_equal(amla_ukernels_select(AMLA_ISA_AUTO), amla_ukernels_all[last]);
 }
 
+/* ---- pack -------------------------------------------------------------------------------------------------------- */
+
+/* The transpose is exact but for one rounding of the product; columns past d are not written. */
+static void check_pack_of(subject *s, int32_t d) {
+  const int32_t rows = s->panel->rows;
+  const int64_t ldq = (d + 15) / 16 * 16 + 16;
+  const float factor = 0.195f;
+  float *q = alloc_floats(rows * ldq);
+  guarded qt = guarded_create((size_t)(d * rows) * sizeof(float), 0);
+  for (int64_t i = 0; i < rows * ldq; i++) q[i] = i % ldq < d ? random_normal(&s->seed) : NAN;
+  q[0] = NAN, q[(rows - 1) * ldq + d - 1] = -INFINITY;
+  s->panel->pack(d, q, ldq, factor, guarded_data(&qt));
+  const float *got = guarded_data(&qt);
+  for (int32_t i = 0; i < d; i++)
+    for (int32_t r = 0; r < rows; r++) {
+      const float want = factor * q[r * ldq + i];
+      if (to_bits(got[i * rows + r]) != to_bits(want) && !(isnan(want) && isnan(got[i * rows + r])))
+        FAIL_AT(s, "pack", "d=%d: column %d row %d is %a, want %a", d, i, r, (double)got[i * rows + r], (double)want);
+    }
+  expect_guards(s, "pack", &qt);
+  free(q);
+}
+
+static void check_pack(subject *s) {
+  static const int32_t ds[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 575, 576};
+  for (int i = 0; i < LENGTH(ds); i++) check_pack_of(s, ds[i]);
+}
+
+static void pack_transposes_exactly(void **state) { (void)state; for_each_subject(check_pack); }
+
 /* ---- qk ---------------------------------------------------------------------------------------------------------- */
 
 typedef struct qk_buffers {
@@ -611,6 +641,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(table_shapes_are_consistent),
       cmocka_unit_test(select_obeys_the_cap),
+      cmocka_unit_test(pack_transposes_exactly),
       cmocka_unit_test(qk_is_near_fp64),
       cmocka_unit_test(qk_bits_do_not_depend_on_position),
       cmocka_unit_test(qk_contains_poison),

@@ -179,8 +179,7 @@ static void transpose_q(amla_worker *w, const amla_panel *panel) {
     else
       memset(row, 0, (size_t)p->d_qk * sizeof(float));
   }
-  for (int32_t d = 0; d < p->d_qk; d++)
-    for (int32_t r = 0; r < rows; r++) qt[(int64_t)d * rows + r] = w->tiles[0][r * w->layout.ld + d] * factor;
+  panel->kernels->pack(p->d_qk, w->tiles[0], w->layout.ld, factor, qt);
 }
 
 void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
@@ -225,13 +224,11 @@ void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partia
 
 void amla_partial_store(const amla_worker *w, const amla_group *group, const amla_partial *a, int32_t row_begin, int32_t row_end) {
   const amla_plan *plan = w->plan;
-  const int32_t cols = plan->ukernels->pv_cols;
+  const int32_t cols = plan->ukernels->pv_cols, h_q = plan->problem.h_q;
   for (int32_t r = row_begin; r < row_end; r++) {
-    for (int32_t c = 0; c < w->layout.n_col_tiles; c++)
-      memcpy(w->row + c * cols, a->o + ((int64_t)c * w->layout.rows_padded + r) * cols, (size_t)cols * sizeof(float));
     const int32_t at = group->row_begin + r;
-    amla_store_row(&plan->problem, &plan->options, w->tensors, group->sequence, at / plan->problem.h_q, at % plan->problem.h_q, w->row,
-                   (double)a->l[r] * (double)amla_rescale_p(plan->options.rescale, a->ref[r]),
-                   (double)a->ref[r] + log2((double)a->l[r]));
+    const double divisor = (double)a->l[r] * (double)amla_rescale_p(plan->options.rescale, a->ref[r]);
+    amla_store_row(&plan->problem, &plan->options, w->tensors, group->sequence, at / h_q, at % h_q, a->o + (int64_t)r * cols, cols,
+                   (int64_t)w->layout.rows_padded * cols, divisor, (double)a->ref[r] + log2((double)a->l[r]));
   }
 }

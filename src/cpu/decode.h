@@ -36,7 +36,6 @@ typedef struct amla_worker {
   amla_layout layout;
   float *qt;   /* panels of [d_qk][panel rows]: scale * log2(e) * q, transposed; padding rows are 0 */
   float *tiles[2]; /* [tile_tokens][ld]: the KV tile at hand and the next one, in f32; the same rows serve as K and V */
-  float *row;  /* [ld]: a row on its way out */
   float *s;    /* panels of [tile_tokens][panel rows]: scores, then weights */
   amla_partial *slots; /* [schedule.max_slots] */
 

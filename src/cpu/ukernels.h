@@ -28,6 +28,9 @@ typedef struct amla_ukr_panel {
   int32_t rows;   /* lanes: a multiple of pv_rows, at most AMLA_UKR_MAX_ROWS */
   int32_t tokens; /* of a score register tile; divides tile_tokens; that of narrow is a multiple of that of wide */
 
+  /* qt [d][rows]: qt[i][r] = factor * q[r * ldq + i].   q [rows][ldq] 64-byte aligned, ldq a multiple of 16 */
+  void (*pack)(int32_t d, const float *q, int64_t ldq, float factor, float *qt);
+
   /* s [tokens][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * qt[d * rows + r].
    *   k [tokens][ldk], qt [d_qk][rows], 64-byte aligned like s */
   void (*qk)(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s);

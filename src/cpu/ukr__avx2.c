@@ -35,6 +35,49 @@ static void load_f16(int32_t n, const void *src, float *dst) {
   for (; i < n; i++) dst[i] = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h[i])));
 }
 
+/* 8 x 8 transpose: merges of elements, pairs, halves. */
+static inline void transpose_8x8(__m256 x[8]) {
+  __m256 y[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    y[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+    y[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4)
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; k++) {
+      const __m256d a = _mm256_castps_pd(y[i + k]), b = _mm256_castps_pd(y[i + k + 2]);
+      x[i + 2 * k] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+      x[i + 2 * k + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+    }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) { /* x[4g + i]: rows 4g..4g+3 of columns i and 4 + i */
+    y[i] = _mm256_permute2f128_ps(x[i], x[4 + i], 0x20);
+    y[4 + i] = _mm256_permute2f128_ps(x[i], x[4 + i], 0x31);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) x[i] = y[i];
+}
+
+/* Columns of 8 rows, of a panel of `rows`. */
+static inline void pack_lanes(int32_t d, const float *q, int64_t ldq, float factor, int rows, float *qt) {
+  __m256 x[8];
+  for (int32_t i = 0; i < d; i += 8) {
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; r++) x[r] = _mm256_mul_ps(_mm256_load_ps(q + r * ldq + i), _mm256_set1_ps(factor));
+    transpose_8x8(x);
+    for (int c = 0; c < 8 && c < d - i; c++) _mm256_store_ps(qt + (i + c) * rows, x[c]);
+  }
+}
+
+static void pack_16(int32_t d, const float *q, int64_t ldq, float factor, float *qt) {
+  pack_lanes(d, q, ldq, factor, 16, qt);
+  pack_lanes(d, q + 8 * ldq, ldq, factor, 16, qt + 8);
+}
+
+static void pack_8(int32_t d, const float *q, int64_t ldq, float factor, float *qt) { pack_lanes(d, q, ldq, factor, 8, qt); }
+
 static void qk_6x16(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
   const float *k3 = k + 3 * ldk;
   __m256 acc[QK_TOKENS][2];
@@ -196,7 +239,7 @@ static void add_24(int32_t rows, float *o, const float *b, const float *f) {
 const amla_ukernels amla_ukernels__avx2 = {
     .isa = AMLA_ISA_AVX2, .name = "avx2",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {16, QK_TOKENS, qk_6x16, max_16, exp_16}, .narrow = {8, NARROW_TOKENS, qk_12x8, max_8, exp_8},
+    .wide = {16, QK_TOKENS, pack_16, qk_6x16, max_16, exp_16}, .narrow = {8, NARROW_TOKENS, pack_8, qk_12x8, max_8, exp_8},
     .load = {load_f32, load_bf16, load_f16},
     .pv = pv_4x24, .scale = scale_24, .shift = shift_24, .add = add_24,
 };

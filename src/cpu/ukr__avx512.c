@@ -40,6 +40,58 @@ static void load_f32(int32_t n, const void *src, float *dst) { load_row(AMLA_F32
 static void load_bf16(int32_t n, const void *src, float *dst) { load_row(AMLA_BF16, n, src, dst); }
 static void load_f16(int32_t n, const void *src, float *dst) { load_row(AMLA_F16, n, src, dst); }
 
+/* 16 x 16 transpose in four rounds of pair-wise merges: of elements, pairs, quarters, halves. */
+static inline void transpose_16x16(__m512 x[16]) {
+  __m512 y[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    y[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+    y[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; k++) {
+      const __m512d a = _mm512_castps_pd(y[i + k]), b = _mm512_castps_pd(y[i + k + 2]);
+      x[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+      x[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) { /* x[4g + i]: rows 4g..4g+3 of columns i, 4 + i, 8 + i, 12 + i */
+    const __m512 low = _mm512_shuffle_f32x4(x[i], x[4 + i], 0x88), high = _mm512_shuffle_f32x4(x[i], x[4 + i], 0xdd);
+    const __m512 low2 = _mm512_shuffle_f32x4(x[8 + i], x[12 + i], 0x88), high2 = _mm512_shuffle_f32x4(x[8 + i], x[12 + i], 0xdd);
+    y[i] = _mm512_shuffle_f32x4(low, low2, 0x88);
+    y[4 + i] = _mm512_shuffle_f32x4(high, high2, 0x88);
+    y[8 + i] = _mm512_shuffle_f32x4(low, low2, 0xdd);
+    y[12 + i] = _mm512_shuffle_f32x4(high, high2, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) x[i] = y[i];
+}
+
+/* Columns of 16 rows, of a panel of `rows`. */
+static inline void pack_lanes(int32_t d, const float *q, int64_t ldq, float factor, int rows, float *qt) {
+  __m512 x[16];
+  for (int32_t i = 0; i < d; i += 16) {
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; r++) x[r] = _mm512_mul_ps(_mm512_load_ps(q + r * ldq + i), _mm512_set1_ps(factor));
+    transpose_16x16(x);
+    if (d - i >= 16) {
+#pragma GCC unroll 16
+      for (int c = 0; c < 16; c++) _mm512_store_ps(qt + (i + c) * rows, x[c]);
+    } else {
+      for (int c = 0; c < d - i; c++) _mm512_store_ps(qt + (i + c) * rows, x[c]);
+    }
+  }
+}
+
+static void pack_32(int32_t d, const float *q, int64_t ldq, float factor, float *qt) {
+  pack_lanes(d, q, ldq, factor, 32, qt);
+  pack_lanes(d, q + 16 * ldq, ldq, factor, 32, qt + 16);
+}
+
+static void pack_16(int32_t d, const float *q, int64_t ldq, float factor, float *qt) { pack_lanes(d, q, ldq, factor, 16, qt); }
+
 /* Three K rows a pointer, through two index registers. */
 static void qk_12x32(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
   const float *rows[QK_TOKENS / 3];
@@ -239,7 +291,7 @@ static void add_32(int32_t rows, float *o, const float *b, const float *f) {
 const amla_ukernels amla_ukernels__avx512 = {
     .isa = AMLA_ISA_AVX512, .name = "avx512",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {32, QK_TOKENS, qk_12x32, max_32, exp_32}, .narrow = {16, NARROW_TOKENS, qk_24x16, max_16, exp_16},
+    .wide = {32, QK_TOKENS, pack_32, qk_12x32, max_32, exp_32}, .narrow = {16, NARROW_TOKENS, pack_16, qk_24x16, max_16, exp_16},
     .load = {load_f32, load_bf16, load_f16},
     .pv = pv_8x32, .scale = scale_32, .shift = shift_32, .add = add_32,
 };

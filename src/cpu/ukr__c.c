@@ -25,6 +25,11 @@ static void load_f16(int32_t n, const void *src, float *dst) {
   for (int32_t i = 0; i < n; i++) dst[i] = amla_f16_to_f32(h[i]);
 }
 
+static void pack_8(int32_t d, const float *q, int64_t ldq, float factor, float *qt) {
+  for (int32_t i = 0; i < d; i++)
+    for (int r = 0; r < ROWS; r++) qt[i * ROWS + r] = factor * q[r * ldq + i];
+}
+
 static void qk_4x8(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
   float acc[QK_TOKENS][ROWS] = {{0}};
   for (int32_t d = 0; d < d_qk; d++)
@@ -94,7 +99,7 @@ static void add_8(int32_t rows, float *o, const float *b, const float *f) {
 const amla_ukernels amla_ukernels__c = {
     .isa = AMLA_ISA_C, .name = "c",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {ROWS, QK_TOKENS, qk_4x8, max_8, exp_8}, .narrow = {ROWS, QK_TOKENS, qk_4x8, max_8, exp_8},
+    .wide = {ROWS, QK_TOKENS, pack_8, qk_4x8, max_8, exp_8}, .narrow = {ROWS, QK_TOKENS, pack_8, qk_4x8, max_8, exp_8},
     .load = {load_f32, load_bf16, load_f16},
     .pv = pv_4x8, .scale = scale_8, .shift = shift_8, .add = add_8,
 };

@@ -57,7 +57,7 @@ static void run_row(const amla_plan *plan, const amla_tensors *t, const buffers 
     spec_block(&a, &row, p->d_qk, p->d_v, p->scale, b->q, b->kv, n, b->p, b->o);
   }
   const double lse = (double)spec_finish(&a, &row, p->d_v, b->o);
-  amla_store_row(p, &plan->options, t, sequence, query, head, b->o, 1.0, lse * 1.4426950408889634);
+  amla_store_row(p, &plan->options, t, sequence, query, head, b->o, p->d_v, 0, 1.0, lse * 1.4426950408889634);
 }
 
 static void run(const amla_plan *plan, const amla_tensors *tensors, void *scratch) {
