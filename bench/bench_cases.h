@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What is measured and what it should reach: one row per case, as data.
+ */
+#ifndef AMLA_BENCH_CASES_H
+#define AMLA_BENCH_CASES_H
+
+#include <amla/amla.h>
+#include <stdbool.h>
+
+enum { BENCH_ALL_THREADS = 0 };
+
+typedef struct bench_case {
+  const char *group;       /* rows of one group follow one another */
+  const char *problem;     /* harness problem string */
+  int threads;             /* 1 or BENCH_ALL_THREADS */
+  amla_isa isa;            /* cap */
+  double peak_target;      /* fraction of the FMA peak of the same instruction set and threads; 0 = none */
+  const char *reference;   /* problem timed in the same rounds; NULL = none */
+  double reference_target; /* useful FLOP/s over the reference's */
+  double fused_target;     /* times faster than the faster of a library's unfused and blocked forms; 0 = not compared */
+  double bare_target;      /* times faster than a library's two bare sgemms with softmax; 0 = not compared */
+  bool quick;              /* also in the short run */
+} bench_case;
+
+extern const bench_case bench_cases[];
+extern const int bench_n_cases;
+
+#endif

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The speed of the CPU backend against the machine's FMA peak and against peers, case by case, each figure beside its
+ * target. Every contestant's result is compared with fp64 before it is timed; all of them take turns in short rounds.
+ *
+ *     bench_cpu [--quick] [--for SECONDS] [--threads N] [--only TEXT] [--cold] [--json]
+ */
+#define _GNU_SOURCE 1 /* getopt_long */
+#include <getopt.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bench_cases.h"
+#include "bench_job.h"
+#include "bench_report.h"
+#include "peer.h"
+
+typedef struct arguments {
+  double seconds; /* per case */
+  int threads;    /* all of them */
+  bool quick, cold, json;
+  const char *only;
+} arguments;
+
+/* ---- One case ---------------------------------------------------------------------------------------------------- */
+
+typedef struct contest {
+  const bench_case *row;
+  harness_dataset *data, *reference_data;
+  bench_job *jobs[BENCH_MODES + 1]; /* the last one runs the reference problem */
+  peer *peers[PEER_MAX_LIBRARIES * PEER_FORMS];
+  int n_peers;
+  bench_result *result;
+} contest;
+
+/* Adds a contestant after it has run once and was found right; returns its place. */
+static int enter(contest *c, const char *problem, harness_dataset *data, const char *name, void (*run)(void *),
+                 void *context) {
+  bench_contestant *x = &c->result->list[c->result->n];
+  *x = (bench_contestant){.run = run, .context = context, .flops = harness_flops(data)};
+  snprintf(x->name, sizeof x->name, "%s", name);
+  harness_reset_outputs(data);
+  run(context);
+  x->error = harness_compare(data, bench_truth(problem, data));
+  if (x->error.ok) return c->result->n++;
+  fprintf(stderr, "bench: %s: %s: wrong result: relative error %.2e, %.2g of the bound\n", problem, name,
+          x->error.rel_error, x->error.worst_of_bound);
+  exit(3);
+}
+
+static void enter_ours(contest *c) {
+  static const char *const names[] = {"lazy", "amla", "flash"};
+  for (int m = 0; m < BENCH_MODES; m++) {
+    c->jobs[m] = bench_job_create(c->data, c->row->isa, (amla_rescale)(AMLA_RESCALE_LAZY + m), c->result->peak.threads);
+    enter(c, c->row->problem, c->data, names[m], bench_job_run, c->jobs[m]);
+  }
+  memcpy(c->result->isa, c->jobs[0]->isa, sizeof c->result->isa);
+  c->result->peak.isa = c->result->isa;
+}
+
+static void enter_reference(contest *c) {
+  const char *problem = c->row->reference;
+  if (problem == NULL) return;
+  c->reference_data = bench_load(problem);
+  c->jobs[BENCH_MODES] = bench_job_create(c->reference_data, c->row->isa, AMLA_RESCALE_LAZY, c->result->peak.threads);
+  c->result->reference = enter(c, problem, c->reference_data, "reference", bench_job_run, c->jobs[BENCH_MODES]);
+}
+
+static void enter_peer(contest *c, int library, peer_form form) {
+  const peer_library *l = peer_libraries[library];
+  char name[sizeof c->result->list->name];
+  snprintf(name, sizeof name, "%s %s", l->name, peer_form_names[form]);
+  l->prepare(c->result->peak.threads);
+  peer *p = c->peers[c->n_peers++] = peer_create(l, form, c->data, c->result->isa, c->result->peak.threads);
+  c->result->peers[library][form] = enter(c, c->row->problem, c->data, name, peer_run, p);
+}
+
+static void enter_peers(contest *c) {
+  for (int l = 0; peer_libraries[l] != NULL; l++) {
+    if (c->row->fused_target > 0) enter_peer(c, l, PEER_UNFUSED), enter_peer(c, l, PEER_BLOCKED);
+    if (c->row->bare_target > 0) enter_peer(c, l, PEER_BARE);
+  }
+}
+
+static void close_contest(contest *c) {
+  for (int j = 0; j <= BENCH_MODES; j++) bench_job_destroy(c->jobs[j]);
+  for (int i = 0; i < c->n_peers; i++) peer_destroy(c->peers[i]);
+  bench_unload(c->data);
+  bench_unload(c->reference_data);
+}
+
+static void run_case(const bench_case *row, const arguments *a, bench_result *result) {
+  contest c = {.row = row, .result = result, .data = bench_load(row->problem)};
+  result->row = row;
+  result->peak.threads = row->threads == BENCH_ALL_THREADS ? a->threads : row->threads;
+  (void)bench_truth(row->problem, c.data); /* on all threads, before a peer sets their number */
+  enter_ours(&c);
+  enter_reference(&c);
+  enter_peers(&c);
+  result->rounds = bench_rounds(result->list, result->n, &result->peak, !a->cold, a->seconds);
+  close_contest(&c);
+  omp_set_num_threads(a->threads);
+}
+
+/* ---- Surroundings ------------------------------------------------------------------------------------------------ */
+
+/* OpenBLAS 0.3.21 takes a virtualised CPU that it does not know by number for an old one. It reads its environment
+ * before main, so the program starts itself again. */
+static void name_the_cpu_to_openblas(char **argv) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && getenv("OPENBLAS_CORETYPE") == NULL) {
+    setenv("OPENBLAS_CORETYPE", "SKYLAKEX", 1);
+    execv("/proc/self/exe", argv);
+  }
+#endif
+  (void)argv;
+}
+
+/* The lines of the first processor whose names tell it apart; a virtual machine's model name alone may not. */
+static void print_cpu(FILE *to) {
+  static const char *const wanted[] = {"model name", "cpu family", "model\t", "cache size"};
+  char line[256];
+  FILE *f = fopen("/proc/cpuinfo", "r");
+  if (f == NULL) return;
+  while (fgets(line, sizeof line, f) != NULL && *line != '\n')
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+      if (strncmp(line, wanted[i], strlen(wanted[i])) == 0) fprintf(to, "CPU      %s", line);
+  fclose(f);
+}
+
+#if defined(__clang__)
+static const char compiler[] = ""; /* __VERSION__ says it */
+#else
+static const char compiler[] = "GCC";
+#endif
+
+static void print_surroundings(FILE *to, const arguments *a) {
+  char text[160];
+  const char *core = getenv("OPENBLAS_CORETYPE");
+  print_cpu(to);
+  fprintf(to, "threads  %d\ncompiler %s %s\nlibrary  amla %s\n", a->threads, compiler, __VERSION__, amla_version());
+  for (int l = 0; peer_libraries[l] != NULL; l++) {
+    peer_libraries[l]->describe(text, sizeof text);
+    fprintf(to, "peer     %s: %s\n", peer_libraries[l]->name, text);
+  }
+  if (core != NULL) fprintf(to, "         OPENBLAS_CORETYPE=%s, which is not left to its detection\n", core);
+  fprintf(to,
+          "memory   huge pages asked for: scratch, KV cache and all peers' buffers alike\n"
+          "time     %g s a case, caches %s\n\n",
+          a->seconds, a->cold ? "as the others left them" : "warm");
+}
+
+/* ---- Arguments --------------------------------------------------------------------------------------------------- */
+
+static const char usage[] = "Usage: bench_cpu [--quick] [--for SECONDS] [--threads N] [--only TEXT] [--cold] [--json]\n"
+                            "  --quick        fewer cases, 1.5 s each\n"
+                            "  --for SECONDS  time for each case (default 8): how long to look for quiet\n"
+                            "  --threads N    what \"all cores\" means (default: all)\n"
+                            "  --only TEXT    cases whose problem or group contains TEXT\n"
+                            "  --cold         no run before each slice that brings the caches back\n"
+                            "  --json         everything, as JSON\n";
+
+static double parse_positive(const char *text) {
+  char *end;
+  const double value = strtod(text, &end);
+  if (*end == '\0' && value > 0 && value < 1e6) return value;
+  fprintf(stderr, "bench: '%s' is not a positive number\n%s", text, usage);
+  exit(2);
+}
+
+static arguments parse(int argc, char **argv) {
+  static const struct option options[] = {{"quick", 0, NULL, 'q'}, {"for", 1, NULL, 'f'},  {"threads", 1, NULL, 't'},
+                                          {"only", 1, NULL, 'o'},  {"cold", 0, NULL, 'c'}, {"json", 0, NULL, 'j'},
+                                          {"help", 0, NULL, 'h'},  {NULL, 0, NULL, 0}};
+  arguments a = {.threads = omp_get_max_threads()};
+  int key;
+  while ((key = getopt_long(argc, argv, "", options, NULL)) != -1) {
+    switch (key) {
+    case 'q': a.quick = true; break;
+    case 'f': a.seconds = parse_positive(optarg); break;
+    case 't': a.threads = (int)parse_positive(optarg); break;
+    case 'o': a.only = optarg; break;
+    case 'c': a.cold = true; break;
+    case 'j': a.json = true; break;
+    case 'h': fputs(usage, stdout), exit(0);
+    default: fputs(usage, stderr), exit(2);
+    }
+  }
+  if (optind < argc || a.threads < 1) fputs(usage, stderr), exit(2);
+  if (a.seconds == 0) a.seconds = a.quick ? 1.5 : 8;
+  return a;
+}
+
+static bool wanted(const bench_case *row, const arguments *a) {
+  if (a->quick && !row->quick) return false;
+  return a->only == NULL || strstr(row->problem, a->only) != NULL || strstr(row->group, a->only) != NULL;
+}
+
+int main(int argc, char **argv) {
+  const arguments a = parse(argc, argv);
+  name_the_cpu_to_openblas(argv);
+  bench_result *results = calloc((size_t)bench_n_cases, sizeof *results);
+  int n = 0;
+  if (results == NULL) return 1;
+  omp_set_num_threads(a.threads);
+  print_surroundings(a.json ? stderr : stdout, &a);
+  for (int i = 0; i < bench_n_cases; i++) {
+    if (!wanted(&bench_cases[i], &a)) continue;
+    fprintf(stderr, "[%d/%d] %s, %s\n", i + 1, bench_n_cases, bench_cases[i].group, bench_cases[i].problem);
+    run_case(&bench_cases[i], &a, &results[n++]);
+  }
+  bench_mark_disturbed(results, n);
+  (a.json ? bench_print_json : bench_print_tables)(results, n);
+  free(results);
+  return 0;
+}
