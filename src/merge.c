@@ -25,7 +25,7 @@ static void merge_row(int32_t n_parts, int64_t n_rows, int32_t d_v, int base2, c
   double max = -INFINITY, sum = 0.0;
   for (int32_t p = 0; p < n_parts; p++) {
     const double x = (double)lse_parts[p * n_rows];
-    if (!(x <= max)) max = x; /* NaN too */
+    if (isnan(x) || x > max) max = x; /* a NaN stays: both tests are false after it */
   }
   for (int32_t p = 0; p < n_parts; p++) {
     const double x = (double)lse_parts[p * n_rows] - max;

@@ -4,6 +4,7 @@
  */
 #include "plan.h"
 
+#include <fenv.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,7 +55,12 @@ amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, vo
     return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "scratch=NULL: must point to %zu bytes", plan->scratch_bytes);
   amla_tensors t = {0};
   memcpy(&t, tensors, tensors->struct_bytes < sizeof t ? tensors->struct_bytes : sizeof t);
+
+  fenv_t callers; /* its rounding mode and flush bits would reach some threads and not others */
+  fegetenv(&callers);
+  fesetenv(FE_DFL_ENV);
   plan->backend->run(plan, &t, scratch);
+  fesetenv(&callers);
   return amla_accept(detail);
 }
 

@@ -136,6 +136,8 @@ static amla_status check_kv(amla_problem *p, amla_detail *detail) {
   if (tokens > 1 && p->kv_stride_token < p->d_qk)
     REFUSE("kv_stride_token=%lld: must be >= d_qk=%d", (long long)p->kv_stride_token, p->d_qk);
   TRY(fill_stride("kv_stride_page", &p->kv_stride_page, tokens, p->kv_stride_token, detail));
+  if (p->kv_stride_token > INT64_MAX / 8) /* where it spans nothing (one token) the extent does not see it */
+    REFUSE("kv_stride_token=%lld: its size in bytes overflows 64 bits", (long long)p->kv_stride_token);
   const axis kv[] = {{"", pages > 0 ? pages : 1, p->kv_stride_page}, {"", tokens, p->kv_stride_token}};
   TRY(check_extent("kv", kv, 2, p->d_qk, detail));
   const axis table[] = {{"", p->b > 0 ? p->b : 1, p->max_pages}};
@@ -160,8 +162,8 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, aml
   TRY(check_range("kv_type", p->kv_type, AMLA_F32, AMLA_F16, detail));
   TRY(check_range("out_type", p->out_type, AMLA_F32, AMLA_F16, detail));
   TRY(check_range("causal", p->causal, 0, 1, detail));
-  if (!isfinite(p->scale) || p->scale == 0.0f)
-    REFUSE("scale=%g: must be finite and not 0; models use d^-0.5 times a YaRN factor, set it", (double)p->scale);
+  if (!isfinite(p->scale * 1.4426951f) || p->scale == 0.0f)
+    REFUSE("scale=%g: must be finite and not 0, also times log2(e); models use d^-0.5 times a YaRN factor, set it", (double)p->scale);
   TRY(check_range("memory", p->memory, AMLA_MEMORY_HOST, AMLA_MEMORY_DEVICE, detail));
   if (p->memory == AMLA_MEMORY_DEVICE) return amla_refuse(detail, AMLA_UNSUPPORTED, "memory=device: no device backend is built");
   if (p->mask_stride_batch != 0 || p->mask_stride_query != 0)

@@ -10,7 +10,7 @@
 
 #include <amla/amla.h>
 
-enum { AMLA_MAX_BLOCK_ROWS = 128 }; /* Q^T, O and a KV tile of 128 rows x 576 take 0.8 MB: they share an L2 of 1 MB */
+enum { AMLA_MAX_BLOCK_ROWS = 128 }; /* Q^T, O, P and two KV tiles of 128 rows x 576 take 1.06 MB of L2 */
 
 typedef struct amla_schedule {
   int32_t rows;         /* s_q * h_q */

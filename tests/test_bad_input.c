@@ -85,6 +85,8 @@ static void bad_types_and_numbers_are_refused(void **state) {
   BAD(paged, p.scale = NAN, INVALID, "scale=", "nan", "finite");
   BAD(paged, p.scale = INFINITY, INVALID, "scale=inf", "finite");
   BAD(paged, p.scale = -INFINITY, INVALID, "scale=-inf", "finite");
+  BAD(paged, p.scale = 3e38f, INVALID, "scale=3e+38", "log2(e)");
+  BAD(paged, (p.page_size = 1, p.max_pages = p.sk, p.kv_stride_token = INT64_MAX), INVALID, "kv_stride_token=9223372036854775807", "overflow");
   BAD(paged, p.memory = AMLA_MEMORY_DEVICE, UNSUPPORTED, "memory=device");
   BAD(paged, p.memory = (amla_memory)2, INVALID, "memory=2", "<= 1");
   BAD(paged, p.mask_stride_batch = 16, UNSUPPORTED, "mask_stride_batch=16", "must be 0");

@@ -41,7 +41,7 @@ check_includes() {
       allowed["tests"] = "tests include harness spec src src/base src/cpu src/ref"
       allowed["examples"] = "include"
       # Headers that are not ours: ISO C everywhere; POSIX and libraries where they belong.
-      n = split("assert ctype errno float inttypes limits math stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib string time", iso)
+      n = split("assert ctype errno fenv float inttypes limits math stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib string time", iso)
       for (i = 1; i <= n; i++) is_iso[iso[i] ".h"] = 1
       system_of["src/base"] = "cpuid.h"
       system_of["src"] = system_of["src/ref"] = system_of["src/cpu"] = "omp.h"

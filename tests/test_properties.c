@@ -636,6 +636,47 @@ static void merge_passes_poison_on(void **state) {
   assert_float_equal(out, 1.5, 0);
 }
 
+/* A part whose LSE is NaN poisons the row, wherever it stands, and shows it: -inf would let a later merge leave it out. */
+static void merge_keeps_a_nan_lse(void **state) {
+  (void)state;
+  static const float others[] = {-INFINITY, 0.0f, INFINITY};
+  for (int t = 0; t < 2 * LENGTH(others); t++) {
+    const float o[2] = {1, 2}, l[2] = {t % 2 ? NAN : others[t / 2], t % 2 ? others[t / 2] : NAN};
+    float out = 0, lse = 0;
+    assert_int_equal(amla_merge(2, 1, 1, AMLA_LSE_NATURAL, o, sizeof o, l, sizeof l, &out, sizeof out, &lse, sizeof lse, NULL), AMLA_OK);
+    assert_true(isnan(out) && isnan(lse));
+  }
+}
+
+/* References that rise by just under tau per level of the merge tree, under large values: no merge may scale a partial result up, or O leaves
+ * f32 at its top although |V| s_k 2^8 does not. One head, q = 1 in a single dimension: the score of key j is k_j, in log2 units. */
+static void merging_does_not_overflow(const amla_options *base) {
+  enum { SPLITS = 64, D = 2 };
+  const int32_t tile = base->backend == AMLA_BACKEND_CPU ? amla_ukernels_select(base->isa)->tile_tokens : 64, n = SPLITS * tile;
+  float *kv = malloc((size_t)n * D * sizeof *kv), q[D] = {0, 1}, out = 0;
+  for (int32_t j = 0; j < n; j++) {
+    kv[j * D] = 0x1p90f;
+    kv[j * D + 1] = 7.5f * (float)__builtin_popcount((unsigned)(j / tile));
+  }
+  amla_problem p = AMLA_PROBLEM_INIT;
+  p.h_q = 1, p.sk = n, p.d_qk = D, p.d_v = 1, p.q_type = p.kv_type = p.out_type = AMLA_F32, p.scale = 0.6931471805599453f;
+  amla_options options = *base;
+  options.split_tokens = tile;
+  amla_plan *plan = NULL;
+  amla_detail detail;
+  if (amla_plan_create(&plan, &p, &options, &detail) != AMLA_OK) AT(base, "%s", detail.text);
+  amla_tensors t = AMLA_TENSORS_INIT;
+  t.q = q, t.q_bytes = sizeof q, t.kv = kv, t.kv_bytes = (size_t)n * D * sizeof *kv, t.out = &out, t.out_bytes = sizeof out;
+  void *scratch = malloc(amla_plan_scratch_bytes(plan));
+  if (amla_plan_run(plan, &t, scratch, amla_plan_scratch_bytes(plan), &detail) != AMLA_OK) AT(base, "%s", detail.text);
+  if (!(fabsf(out / 0x1p90f - 1.0f) < 1e-4f)) AT(base, "rising references: O / V = %a", (double)(out / 0x1p90f));
+  amla_plan_destroy(plan);
+  free(scratch);
+  free(kv);
+}
+
+static void large_values_survive_merging(void **state) { (void)state; for_each_engine(merging_does_not_overflow); }
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(splits_agree_within_the_bound),
@@ -662,6 +703,8 @@ int main(void) {
       cmocka_unit_test(merged_parts_are_the_whole),
       cmocka_unit_test(merge_matches_long_double),
       cmocka_unit_test(merge_passes_poison_on),
+      cmocka_unit_test(merge_keeps_a_nan_lse),
+      cmocka_unit_test(large_values_survive_merging),
   };
   return cmocka_run_group_tests_name("properties", tests, NULL, NULL);
 }

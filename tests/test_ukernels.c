@@ -602,31 +602,33 @@ static void check_pv_poison(subject *s) {
 
 static void pv_contains_poison(void **state) { (void)state; for_each_subject(check_pv_poison); }
 
-/* ---- scale and add: every rounding is known, so bit by bit ------------------------------------------------------ */
+/* ---- scale and merge: every rounding is known, so bit by bit ------------------------------------------------------ */
 
 static void check_elementwise(subject *s, int32_t rows) {
   const int32_t cols = s->ukr->pv_cols, count = rows * cols;
   guarded scaled = guarded_create((size_t)count * sizeof(float), 0), added = guarded_create((size_t)count * sizeof(float), 0);
-  float *a = alloc_floats(count), *b = alloc_floats(count), *f = alloc_floats(rows);
+  float *a = alloc_floats(count), *b = alloc_floats(count), *f = alloc_floats(rows), *g = alloc_floats(rows);
   for (int32_t i = 0; i < count; i++) a[i] = any_score(s), b[i] = any_score(s);
-  for (int32_t r = 0; r < rows; r++) f[r] = any_score(s);
+  for (int32_t r = 0; r < rows; r++) f[r] = any_score(s), g[r] = any_score(s);
   memcpy(guarded_data(&scaled), a, scaled.bytes);
   memcpy(guarded_data(&added), a, added.bytes);
   s->ukr->scale(rows, guarded_data(&scaled), f);
-  s->ukr->add(rows, guarded_data(&added), b, f);
+  s->ukr->merge(rows, guarded_data(&added), f, b, g);
   for (int32_t i = 0; i < count; i++) {
     const float times = ((const float *)guarded_data(&scaled))[i], plus = ((const float *)guarded_data(&added))[i];
     if (!same_number(times, a[i] * f[i / cols]))
       FAIL_AT(s, "scale", "n=%d row %d: %a * %a gives %a", rows, i / cols, (double)a[i], (double)f[i / cols], (double)times);
-    const float want = s->ukr->isa == AMLA_ISA_C ? a[i] + f[i / cols] * b[i] : fmaf(f[i / cols], b[i], a[i]);
+    const float scaled_a = f[i / cols] * a[i], by = g[i / cols];
+    const float want = s->ukr->isa == AMLA_ISA_C ? scaled_a + by * b[i] : fmaf(by, b[i], scaled_a);
     if (!same_number(plus, want))
-      FAIL_AT(s, "add", "n=%d: %a + %a * %a gives %a, want %a", rows, (double)a[i], (double)f[i / cols], (double)b[i], (double)plus, (double)want);
+      FAIL_AT(s, "merge", "n=%d: %a + %a * %a gives %a, want %a", rows, (double)scaled_a, (double)by, (double)b[i], (double)plus, (double)want);
   }
   expect_guards(s, "scale", &scaled);
-  expect_guards(s, "add", &added);
+  expect_guards(s, "merge", &added);
   free(a);
   free(b);
   free(f);
+  free(g);
 }
 
 static void check_all_elementwise(subject *s) {
@@ -635,7 +637,7 @@ static void check_all_elementwise(subject *s) {
     for (int repeat = 0; repeat < 10; repeat++) check_elementwise(s, rows[i]);
 }
 
-static void scale_and_add_are_exact(void **state) { (void)state; for_each_subject(check_all_elementwise); }
+static void scale_and_merge_are_exact(void **state) { (void)state; for_each_subject(check_all_elementwise); }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
@@ -656,7 +658,7 @@ int main(void) {
       cmocka_unit_test(pv_converts_its_stage_exactly),
       cmocka_unit_test(pv_bits_do_not_depend_on_position),
       cmocka_unit_test(pv_contains_poison),
-      cmocka_unit_test(scale_and_add_are_exact),
+      cmocka_unit_test(scale_and_merge_are_exact),
   };
   return cmocka_run_group_tests_name("ukernels", tests, NULL, NULL);
 }

@@ -12,10 +12,10 @@
  * Use: fill a problem and options, create a plan (every refusal of a shape or an option happens there), ask it for its
  * scratch size, then run it as often as you like with other data, lengths and block tables of the same shape.
  * The library never exits, never prints, and calls no allocator in amla_plan_run (the OpenMP runtime may, once, when it
- * first forms its team of threads). A refusal leaves every output untouched.
+ * first forms its team of threads; should that fail, it is that runtime which prints and exits). A refusal leaves every output untouched.
  *
- * Structs grow at their end only and start with their own size; zero means the documented default. Fill them through
- * their AMLA_*_INIT macro. Compiles as C11 and as C++11.
+ * Structs grow at their end only and start with their own size. Fill them through their AMLA_*_INIT macro, which sets the
+ * defaults; in fields that later versions append, zero is the default. Compiles as C11 and as C++11.
  */
 #ifndef AMLA_AMLA_H
 #define AMLA_AMLA_H
@@ -107,7 +107,7 @@ typedef enum amla_memory {
 /* ---- Problem: shapes and types, no pointers ---------------------------------------------------------------------- */
 
 /* Strides count elements of the tensor's type; 0 = packed in the order given beside the tensor. Dimensions are refused
- * when < 1 (b and max_pages may be 0), or when a product leaves int64. */
+ * when < 1 (b, h_kv, page_size and max_pages may be 0), or when a product leaves int64. */
 typedef struct amla_problem {
   uint32_t struct_bytes;
   int32_t b;         /* sequences; 0 is allowed and does nothing */
@@ -124,7 +124,7 @@ typedef struct amla_problem {
   amla_dtype kv_type;  /* f32, bf16, f16 */
   amla_dtype out_type; /* f32, bf16, f16; rounded to nearest even */
   int32_t causal;    /* 1: query i of a sequence of length n sees keys [0, n - s_q + i + 1) (bottom-right aligned) */
-  float scale;       /* factor of q . k, finite and not 0; it has no default: models use 1/sqrt(192) times YaRN's mscale^2 */
+  float scale;       /* factor of q . k, not 0, and finite also times log2(e); it has no default: models use 1/sqrt(192) times YaRN's mscale^2 */
   amla_memory memory;
   int64_t q_stride_batch, q_stride_query, q_stride_head;       /* q [b][s_q][h_q][d_qk], last one contiguous */
   int64_t out_stride_batch, out_stride_query, out_stride_head; /* out [b][s_q][h_q][d_v], last one contiguous */
@@ -148,7 +148,7 @@ typedef struct amla_options {
   amla_rescale rescale;
   int32_t threads; /* 0 = AMLA_NUM_THREADS if set, else the OpenMP default. Never changes a bit of the result */
   amla_isa isa;
-  int32_t split_tokens; /* KV tokens per split: AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number >= 1 (rounded up to tiles) */
+  int32_t split_tokens; /* most KV tokens per split: AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number >= 1 (rounded up to tiles) */
   amla_lse_base lse_base;
 } amla_options;
 
@@ -158,7 +158,7 @@ typedef struct amla_options {
 /* ---- Tensors: pointers and run-time data ------------------------------------------------------------------------- */
 
 /* Every buffer comes with its capacity, in bytes, of which the last touched element must be inside. Buffers are aligned
- * to their element. out and lse must not overlap any other buffer. Nothing past a sequence's length is read: unused
+ * to their element. out and lse must not overlap any other buffer (refused), scratch none at all (not checked). Nothing past a sequence's length is read: unused
  * slots of its last page, unused pages and unused block-table entries may hold anything. */
 typedef struct amla_tensors {
   uint32_t struct_bytes;
@@ -200,17 +200,17 @@ AMLA_API amla_status amla_plan_create(amla_plan **plan, const amla_problem *prob
 /* Bytes of scratch that run needs, of any alignment. Depends on threads, rows and log2(sk), not on b * sk. 0 for NULL. */
 AMLA_API size_t amla_plan_scratch_bytes(const amla_plan *plan);
 
-/* Writes one line such as "cpu avx512 lazy, 128 rows x 96 tokens, qk 12x32, pv 8x32, split 512 of 4096, 2 threads" and returns its length
+/* Writes one line such as "cpu avx512 lazy, 128 rows x 96 tokens, qk 12x32, pv 8x32, split 576 of 4096, 2 threads" and returns its length
  * without the NUL, as snprintf does. */
 AMLA_API int amla_plan_describe(const amla_plan *plan, char *text, size_t capacity_bytes);
 
 /* Computes out and lse. Same input, same bits: whatever the number of threads and whatever else is in the batch (with
- * the default split rule). Re-entrant: concurrent runs of one plan need their own scratch and outputs.
+ * the default split rule), and whatever the caller's rounding mode or flush-to-zero bits, which are restored. Re-entrant: concurrent runs of one plan need their own scratch and outputs.
  * Refused before any work, outputs untouched: null or short buffers, lengths outside [0, sk], a used page id outside
  * [0, n_pages), scratch smaller than amla_plan_scratch_bytes.
  * Non-finite numbers: a non-finite element of q makes its own row non-finite and no other. A non-finite element of kv
  * makes non-finite every row that sees its token, and may also reach earlier queries of the same sequence that causality hides
- * it from; never another sequence. A score beyond f32 counts as infinite, and an infinite score gives a NaN row. */
+ * it from; never another sequence. A score, or an element of scale * log2(e) * q, beyond f32 counts as infinite, and an infinite score gives a NaN row. */
 AMLA_API amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
                                    size_t scratch_bytes, amla_detail *detail);
 
@@ -222,7 +222,7 @@ AMLA_API void amla_plan_destroy(amla_plan *plan);
 /* Merges partial results over disjoint sets of keys (context-parallel or split decode), each normalised, with its LSE:
  *     LSE = log sum_p exp(LSE_p)        O = sum_p exp(LSE_p - LSE) O_p
  * in the order of the parts, in f32. Parts with LSE = -inf are left out, whatever their O holds; if all are, O = 0 and
- * LSE = -inf. out and lse may be the first part itself; any other overlap is not allowed.
+ * LSE = -inf. A part whose LSE is NaN or +inf makes its row NaN. out and lse may be the first part itself; any other overlap is not allowed.
  *   o   [n_parts][n_rows][d_v], lse_parts [n_parts][n_rows], out [n_rows][d_v], lse [n_rows] or NULL; capacities in bytes.
  * Source: FlashDecoding; arXiv 2205.14135, section 3. Sinks: apply them once, after the merge. */
 AMLA_API amla_status amla_merge(int32_t n_parts, int64_t n_rows, int32_t d_v, amla_lse_base base, const float *o,

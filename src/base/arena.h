@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+_Static_assert(sizeof(size_t) >= 8, "sizes of scratch are bounded for 64-bit hosts only");
+
 enum { AMLA_ARENA_ALIGN = 64 };
 
 typedef struct amla_arena {

@@ -4,6 +4,7 @@
  * binary tree as it goes, and leaves the rest; after a barrier all threads finish the groups that were shared, each its own
  * slice of rows. A node of the tree has the same children whoever computes it, hence the same bits.
  */
+#include <fenv.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -169,9 +170,13 @@ static void run(const amla_plan *plan, const amla_tensors *tensors, void *scratc
 #pragma omp parallel num_threads(wanted)
   {
     const int32_t i = omp_get_thread_num(), n = omp_get_num_threads();
+    fenv_t threads_own;
+    fegetenv(&threads_own);
+    fesetenv(FE_DFL_ENV);
     run_share(&threads[i], i, n, total, auto_tokens);
 #pragma omp barrier
     finish_shared(threads, i, n);
+    fesetenv(&threads_own);
   }
 }
 

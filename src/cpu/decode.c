@@ -85,8 +85,8 @@ static int weights(amla_worker *w, int32_t begin, int32_t n, amla_partial *acc, 
   return moved || mode != AMLA_RESCALE_LAZY; /* flash and amla touch O in every block, as published */
 }
 
-/* O rows [row, row + n): a multiplication in flash, an integer add to the exponents in amla and lazy. */
-static void rescale_rows(const amla_worker *w, float *o, int32_t row, int32_t n, const amla_rescale_step *steps) {
+/* The first n rows of O: a multiplication in flash, an integer add to the exponents in amla and lazy. */
+static void rescale_rows(const amla_worker *w, float *o, int32_t n, const amla_rescale_step *steps) {
   const amla_ukernels *u = w->plan->ukernels;
   float factor[AMLA_MAX_BLOCK_ROWS];
   int32_t shift[AMLA_MAX_BLOCK_ROWS];
@@ -95,7 +95,7 @@ static void rescale_rows(const amla_worker *w, float *o, int32_t row, int32_t n,
     shift[r] = steps[r].shift;
   }
   for (int32_t c = 0; c < w->layout.n_col_tiles; c++) {
-    float *rows = o + ((int64_t)c * w->layout.rows_padded + row) * u->pv_cols;
+    float *rows = o + (int64_t)c * w->layout.rows_padded * u->pv_cols;
     if (w->plan->options.rescale == AMLA_RESCALE_FLASH)
       u->scale(n, rows, factor);
     else
@@ -147,7 +147,7 @@ void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t 
     n = min(end - j, tile_tokens);
     begin_tile(w, j, n);
     scores(w, n);
-    if (weights(w, j, n, acc, steps) && j > begin) rescale_rows(w, acc->o, 0, w->n_pv_rows, steps);
+    if (weights(w, j, n, acc, steps) && j > begin) rescale_rows(w, acc->o, w->n_pv_rows, steps);
     add_pv(w, n, j == begin, acc->o, j + n, min(limit - j - n, tile_tokens), limit);
   }
 }
@@ -204,21 +204,18 @@ void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partia
   const amla_rescale mode = w->plan->options.rescale;
   const amla_ukernels *u = w->plan->ukernels;
   const int32_t n = row_end - row_begin;
-  amla_rescale_step of_a[AMLA_MAX_BLOCK_ROWS];
-  float factor_of_b[AMLA_MAX_BLOCK_ROWS];
-  int moved = 0;
+  float factor_of_a[AMLA_MAX_BLOCK_ROWS], factor_of_b[AMLA_MAX_BLOCK_ROWS];
   for (int32_t i = 0, r = row_begin; i < n; i++, r++) {
-    of_a[i] = amla_rescale_update(mode, a->ref[r], b->ref[r]);
-    const amla_rescale_step of_b = amla_rescale_to(mode, b->ref[r], of_a[i].ref);
-    moved |= of_a[i].factor != 1.0f;
+    const float ref = a->ref[r] > b->ref[r] ? a->ref[r] : b->ref[r];
+    const amla_rescale_step of_a = amla_rescale_to(mode, a->ref[r], ref), of_b = amla_rescale_to(mode, b->ref[r], ref);
+    factor_of_a[i] = of_a.factor;
     factor_of_b[i] = of_b.factor;
-    a->ref[r] = of_a[i].ref;
-    a->l[r] = of_a[i].l_factor * a->l[r] + of_b.l_factor * b->l[r];
+    a->ref[r] = ref;
+    a->l[r] = of_a.l_factor * a->l[r] + of_b.l_factor * b->l[r];
   }
-  if (moved) rescale_rows(w, a->o, row_begin, n, of_a);
   for (int32_t c = 0; c < w->layout.n_col_tiles; c++) {
     const int64_t at = ((int64_t)c * w->layout.rows_padded + row_begin) * u->pv_cols;
-    u->add(n, a->o + at, b->o + at, factor_of_b);
+    u->merge(n, a->o + at, factor_of_a, b->o + at, factor_of_b);
   }
 }
 

@@ -40,7 +40,7 @@ static inline amla_rescale_step amla_rescale_to(amla_rescale mode, float ref, fl
   return s;
 }
 
-/* After a tile whose largest score is max (-inf: none visible), or to meet a partial result whose reference is max. */
+/* After a tile whose largest score is max (-inf: none visible). Merging goes to the larger reference instead: tau is spent once. */
 static inline amla_rescale_step amla_rescale_update(amla_rescale mode, float ref, float max) {
   if (mode == AMLA_RESCALE_LAZY) return amla_rescale_to(mode, ref, max > ref + AMLA_LAZY_TAU ? ceilf(max) : ref);
   return amla_rescale_to(mode, ref, max > ref ? max : ref);

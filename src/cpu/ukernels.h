@@ -60,14 +60,14 @@ typedef struct amla_ukernels {
   void (*load[3])(int32_t n, const void *src, float *dst);
 
   /* o [pv_rows][pv_cols] contiguous = P V, plus o unless first: o[r][c] (+)= sum_j p[j * ldp + r] * v[j * ldv + c], the sum over
-   * j < n in order, from 0. v and o 64-byte aligned, ldv a multiple of 16. Does the stage too: dst must not overlap v or o. */
+   * j < n in order, from 0. v and o aligned to whole vectors, ldv a multiple of 16. Does the stage too: dst must not overlap v or o. */
   void (*pv)(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o, const amla_ukr_stage *stage);
 
   /* o [rows][pv_cols]: row r times f[r]; or times 2^k[r] as amla_expshift, k in [-512, 512], rows with k[r] = 0 left
-   * alone; or plus f[r] times row r of b, rounded once (portable C: twice). */
+   * alone; or row r = f[r] * o + g[r] * b, rounded twice (portable C: three times), exact but for the sum where f and g are powers of 2. */
   void (*scale)(int32_t rows, float *o, const float *f);
   void (*shift)(int32_t rows, float *o, const int32_t *k);
-  void (*add)(int32_t rows, float *o, const float *b, const float *f);
+  void (*merge)(int32_t rows, float *o, const float *f, const float *b, const float *g);
 } amla_ukernels;
 
 /* The table's rows, in rising order; NULL-terminated. Those that this build contains, not those that this CPU can run. */

@@ -230,10 +230,12 @@ static void shift_24(int32_t rows, float *o, const int32_t *k) {
     }
 }
 
-static void add_24(int32_t rows, float *o, const float *b, const float *f) {
+static void merge_24(int32_t rows, float *o, const float *f, const float *b, const float *g) {
   for (int32_t r = 0; r < rows; r++, o += PV_COLS, b += PV_COLS)
-    for (int c = 0; c < PV_COLS; c += 8)
-      _mm256_store_ps(o + c, _mm256_fmadd_ps(_mm256_set1_ps(f[r]), _mm256_load_ps(b + c), _mm256_load_ps(o + c)));
+    for (int c = 0; c < PV_COLS; c += 8) {
+      const __m256 scaled = _mm256_mul_ps(_mm256_set1_ps(f[r]), _mm256_load_ps(o + c));
+      _mm256_store_ps(o + c, _mm256_fmadd_ps(_mm256_set1_ps(g[r]), _mm256_load_ps(b + c), scaled));
+    }
 }
 
 const amla_ukernels amla_ukernels__avx2 = {
@@ -241,5 +243,5 @@ const amla_ukernels amla_ukernels__avx2 = {
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
     .wide = {16, QK_TOKENS, pack_16, qk_6x16, max_16, exp_16}, .narrow = {8, NARROW_TOKENS, pack_8, qk_12x8, max_8, exp_8},
     .load = {load_f32, load_bf16, load_f16},
-    .pv = pv_4x24, .scale = scale_24, .shift = shift_24, .add = add_24,
+    .pv = pv_4x24, .scale = scale_24, .shift = shift_24, .merge = merge_24,
 };

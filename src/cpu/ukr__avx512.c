@@ -280,11 +280,11 @@ static void shift_32(int32_t rows, float *o, const int32_t *k) {
   }
 }
 
-static void add_32(int32_t rows, float *o, const float *b, const float *f) {
+static void merge_32(int32_t rows, float *o, const float *f, const float *b, const float *g) {
   for (int32_t r = 0; r < rows; r++, o += PV_COLS, b += PV_COLS) {
-    const __m512 x = _mm512_set1_ps(f[r]);
-    _mm512_store_ps(o, _mm512_fmadd_ps(x, _mm512_load_ps(b), _mm512_load_ps(o)));
-    _mm512_store_ps(o + 16, _mm512_fmadd_ps(x, _mm512_load_ps(b + 16), _mm512_load_ps(o + 16)));
+    const __m512 x = _mm512_set1_ps(f[r]), y = _mm512_set1_ps(g[r]);
+    _mm512_store_ps(o, _mm512_fmadd_ps(y, _mm512_load_ps(b), _mm512_mul_ps(x, _mm512_load_ps(o))));
+    _mm512_store_ps(o + 16, _mm512_fmadd_ps(y, _mm512_load_ps(b + 16), _mm512_mul_ps(x, _mm512_load_ps(o + 16))));
   }
 }
 
@@ -293,5 +293,5 @@ const amla_ukernels amla_ukernels__avx512 = {
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
     .wide = {32, QK_TOKENS, pack_32, qk_12x32, max_32, exp_32}, .narrow = {16, NARROW_TOKENS, pack_16, qk_24x16, max_16, exp_16},
     .load = {load_f32, load_bf16, load_f16},
-    .pv = pv_8x32, .scale = scale_32, .shift = shift_32, .add = add_32,
+    .pv = pv_8x32, .scale = scale_32, .shift = shift_32, .merge = merge_32,
 };

@@ -91,9 +91,9 @@ static void shift_8(int32_t rows, float *o, const int32_t *k) {
     for (int c = 0; c < PV_COLS && k[r] != 0; c++) o[r * PV_COLS + c] = amla_expshift(o[r * PV_COLS + c], k[r]);
 }
 
-static void add_8(int32_t rows, float *o, const float *b, const float *f) {
+static void merge_8(int32_t rows, float *o, const float *f, const float *b, const float *g) {
   for (int32_t r = 0; r < rows; r++)
-    for (int c = 0; c < PV_COLS; c++) o[r * PV_COLS + c] += f[r] * b[r * PV_COLS + c];
+    for (int c = 0; c < PV_COLS; c++) o[r * PV_COLS + c] = f[r] * o[r * PV_COLS + c] + g[r] * b[r * PV_COLS + c];
 }
 
 const amla_ukernels amla_ukernels__c = {
@@ -101,5 +101,5 @@ const amla_ukernels amla_ukernels__c = {
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
     .wide = {ROWS, QK_TOKENS, pack_8, qk_4x8, max_8, exp_8}, .narrow = {ROWS, QK_TOKENS, pack_8, qk_4x8, max_8, exp_8},
     .load = {load_f32, load_bf16, load_f16},
-    .pv = pv_4x8, .scale = scale_8, .shift = shift_8, .add = add_8,
+    .pv = pv_4x8, .scale = scale_8, .shift = shift_8, .merge = merge_8,
 };
