@@ -39,10 +39,10 @@ static void begin_tile(amla_worker *w, int32_t begin, int32_t n) {
   memset(w->tiles[0] + n * ld, 0, (size_t)((padded - n) * ld) * sizeof(float));
 }
 
-/* S^T of panels [first, last), which are of one kind, for tokens [from, to). */
-static void panel_scores(amla_worker *w, const amla_panel *first, const amla_panel *last, int32_t from, int32_t to) {
+/* S^T of panels [first, last), which are of one kind, for the tile's n tokens. */
+static void panel_scores(amla_worker *w, const amla_panel *first, const amla_panel *last, int32_t n) {
   const int32_t d_qk = w->plan->problem.d_qk;
-  for (int32_t j = from; first < last && j < to; j += first->kernels->tokens)
+  for (int32_t j = 0; first < last && j < n; j += first->kernels->tokens)
     for (const amla_panel *p = first; p < last; p++)
       p->kernels->qk(d_qk, w->tiles[0] + j * w->layout.ld, w->layout.ld, w->qt + (int64_t)p->row * d_qk,
                      w->s + p->row * w->plan->ukernels->tile_tokens + j * p->kernels->rows);
@@ -51,8 +51,8 @@ static void panel_scores(amla_worker *w, const amla_panel *first, const amla_pan
 static void scores(amla_worker *w, int32_t n) {
   const amla_ukernels *u = w->plan->ukernels;
   const amla_panel *last = w->panels + w->n_panels, *narrow = last[-1].kernels == &u->narrow ? last - 1 : last;
-  panel_scores(w, w->panels, narrow, 0, n);
-  panel_scores(w, narrow, last, 0, n);
+  panel_scores(w, w->panels, narrow, n);
+  panel_scores(w, narrow, last, n);
 }
 
 /* How many of the tile's n tokens, the first of which is `begin`, each row of the panel sees. */
@@ -63,7 +63,7 @@ static void visible_tokens(const amla_worker *w, const amla_panel *p, int32_t be
   }
 }
 
-/* New references, P in place of the scores, l; returns what is left to do to O: nothing, or rescale[row] for some row. */
+/* New references, P in place of the scores, l; and what that asks of each row of O. Returns 0 if nothing. */
 static int weights(amla_worker *w, int32_t begin, int32_t n, amla_partial *acc, amla_rescale_step *steps) {
   const amla_rescale mode = w->plan->options.rescale;
   float max[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS];
