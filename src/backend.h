@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a backend is to the rest of the library: a name, a reason when it is absent, and four functions on a plan.
+ * What a backend is to the rest of the library: a name, a reason when it is absent, and four functions.
  * By the time `run` is called every argument has been checked: it cannot fail.
  */
 #ifndef AMLA_BACKEND_H

@@ -6,8 +6,6 @@
 
 #include <math.h>
 #include <omp.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,21 +13,6 @@
 #include "detail.h"
 
 enum { MAX_D = 65536, MAX_ROWS = 1 << 24, MAX_THREADS = 1024 };
-
-amla_status amla_refuse(amla_detail *detail, amla_status status, const char *format, ...) {
-  if (detail) {
-    va_list args;
-    va_start(args, format);
-    vsnprintf(detail->text, sizeof detail->text, format, args);
-    va_end(args);
-  }
-  return status;
-}
-
-amla_status amla_accept(amla_detail *detail) {
-  if (detail) detail->text[0] = '\0';
-  return AMLA_OK;
-}
 
 #define REFUSE(...) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, __VA_ARGS__)
 #define TRY(call)                                                                                                     \

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Every refusal of the library is decided here, before any work: of a problem when a plan is created, of tensors when it
+ * The refusals of problems, options and tensors, before any work: of the first two when a plan is created, of tensors when it
  * runs. And where a token or a row lies in memory.
  */
 #ifndef AMLA_PROBLEM_H

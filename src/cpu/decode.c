@@ -82,7 +82,7 @@ static int weights(amla_worker *w, int32_t begin, int32_t n, amla_partial *acc, 
     p->kernels->exp(n, s, ref, mul, visible, sum);
     for (int32_t r = 0; r < p->kernels->rows; r++) l[r] = steps[p->row + r].l_factor * l[r] + sum[r];
   }
-  return moved || mode != AMLA_RESCALE_LAZY; /* flash and amla touch O in every block, as published */
+  return moved || mode == AMLA_RESCALE_FLASH; /* flash multiplies in every tile; adding N = 0 is nothing to do */
 }
 
 /* The first n rows of O: a multiplication in flash, an integer add to the exponents in amla and lazy. */
