@@ -156,7 +156,7 @@ static outcome run_variant(const spec_algo *algo, const amla_problem *p, const f
     spec_row state = SPEC_ROW_INIT;
     for (int32_t j = 0; j < p->sk; j += BLOCK_TOKENS) {
       const int32_t n = p->sk - j < BLOCK_TOKENS ? p->sk - j : BLOCK_TOKENS;
-      spec_block(algo, &state, p->d_qk, p->d_v, p->scale, q + (int64_t)row * p->d_qk, kv + (int64_t)j * p->d_qk, n,
+      spec_block(algo, &state, p->d_qk, p->d_v, p->scale, q + (int64_t)row * p->d_qk, kv + (int64_t)j * p->d_qk, NULL, n,
                  weights, out);
     }
     const double lse = (double)spec_finish(algo, &state, p->d_v, out);

@@ -37,7 +37,7 @@ double harness_random_normal(uint64_t *state) { /* Box and Muller, one of the pa
 static int64_t random_below(uint64_t *state, int64_t n) { return (int64_t)(harness_random(state) % (uint64_t)n); }
 
 /* A generator of its own for item (i, j) of a stream. */
-enum { STREAM_Q = 1, STREAM_KV, STREAM_LENGTHS, STREAM_PAGES, STREAM_SINKS, STREAM_ONEHOT };
+enum { STREAM_Q = 1, STREAM_KV, STREAM_LENGTHS, STREAM_PAGES, STREAM_SINKS, STREAM_ONEHOT, STREAM_MASK };
 static uint64_t seed_for(uint64_t seed, uint64_t stream, int64_t i, int64_t j) {
   uint64_t state = seed * 8 + stream;
   state = harness_random(&state) + (uint64_t)i;
@@ -88,6 +88,12 @@ float harness_load(const void *buffer, amla_dtype type, int64_t i) {
   case AMLA_F32: return ((const float *)buffer)[i];
   case AMLA_BF16: return bfloat_to_float(((const uint16_t *)buffer)[i]);
   case AMLA_F16: return half_to_float(((const uint16_t *)buffer)[i]);
+  case AMLA_Q8_0: {
+    uint16_t d;
+    const char *block = (const char *)buffer + i / 32 * 34;
+    memcpy(&d, block, sizeof d);
+    return half_to_float(d) * (float)(int8_t)block[2 + i % 32];
+  }
   }
   return NAN;
 }
@@ -97,6 +103,22 @@ void harness_store(void *buffer, amla_dtype type, int64_t i, float value) {
   case AMLA_F32: ((float *)buffer)[i] = value; break;
   case AMLA_BF16: ((uint16_t *)buffer)[i] = float_to_bfloat(value); break;
   case AMLA_F16: ((uint16_t *)buffer)[i] = float_to_half(value); break;
+  case AMLA_Q8_0: break; /* in blocks only: store_elements */
+  }
+}
+
+/* Elements [i, i + n) of a buffer, n <= 32; in q8_0 one block, its scale the largest magnitude over 127. */
+static void store_elements(void *buffer, amla_dtype type, int64_t i, int32_t n, const float *values) {
+  char *block = (char *)buffer + i / 32 * 34;
+  float largest = 0;
+  for (int32_t j = 0; type != AMLA_Q8_0 && j < n; j++) harness_store(buffer, type, i + j, values[j]);
+  if (type != AMLA_Q8_0) return;
+  for (int32_t j = 0; j < n; j++) largest = fmaxf(largest, fabsf(values[j]));
+  const uint16_t d = float_to_half(largest / 127);
+  memcpy(block, &d, sizeof d);
+  for (int32_t j = 0; j < n; j++) {
+    const float q = largest > 0 && d != 0 ? nearbyintf(values[j] / half_to_float(d)) : 0;
+    block[2 + j] = (char)(int8_t)fminf(fmaxf(q, -127), 127);
   }
 }
 
@@ -120,6 +142,9 @@ static int64_t kv_elems(const amla_problem *p) {
   const int64_t outer = p->page_size ? p->n_pages : p->b, tokens = p->page_size ? p->page_size : p->sk;
   return extent(1, 0, outer, p->kv_stride_page, tokens, p->kv_stride_token, p->d_qk);
 }
+static int64_t mask_elems(const amla_problem *p) {
+  return extent(1, 0, p->b, p->mask_stride_batch, p->s_q, p->mask_stride_query, p->sk);
+}
 static int64_t product(int64_t x, int64_t y, int64_t z) {
   return multiply_add(&x, y, 0) && multiply_add(&x, z, 0) ? x : -1;
 }
@@ -139,15 +164,17 @@ bool harness_attach(harness_dataset *data) {
   if (data->out == NULL || data->lse == NULL) return false;
   *t = (amla_tensors)AMLA_TENSORS_INIT;
   t->q = data->q;
-  t->q_bytes = (size_t)q_elems(p) * harness_dtype_bytes(p->q_type);
+  t->q_bytes = (size_t)harness_bytes(p->q_type, q_elems(p));
   t->kv = data->kv;
-  t->kv_bytes = (size_t)kv_elems(p) * harness_dtype_bytes(p->kv_type);
+  t->kv_bytes = (size_t)harness_bytes(p->kv_type, kv_elems(p));
   t->block_table = data->block_table;
   t->block_table_bytes = data->block_table ? (size_t)p->b * (size_t)p->max_pages * sizeof(int32_t) : 0;
   t->seqlens_k = data->seqlens_k;
   t->seqlens_k_bytes = data->seqlens_k ? (size_t)p->b * sizeof(int32_t) : 0;
   t->sinks = data->sinks;
   t->sinks_bytes = data->sinks ? (size_t)p->h_q * sizeof(float) : 0;
+  t->mask = data->mask;
+  t->mask_bytes = data->mask ? (size_t)mask_elems(p) * sizeof(uint16_t) : 0;
   t->out = data->out;
   t->out_bytes = (size_t)outs * harness_dtype_bytes(p->out_type);
   t->lse = data->lse;
@@ -163,7 +190,7 @@ void harness_reset_outputs(harness_dataset *data) {
 
 void harness_free(harness_dataset *data) {
   void *const buffers[] = {data->q,     data->kv,  data->out,     data->block_table, data->seqlens_k,
-                           data->sinks, data->lse, data->out_ref, data->lse_ref};
+                           data->sinks, data->mask, data->lse, data->out_ref, data->lse_ref};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
   *data = (harness_dataset){0};
 }
@@ -281,10 +308,15 @@ static void fill_token(const harness_case *c, harness_dataset *data, int32_t seq
   const int64_t at = token_offset(data, sequence, j), n = data->seqlens_k[sequence];
   uint64_t state = seed_for(c->seed, STREAM_KV, sequence, j);
   const double width = c->dist == HARNESS_NORMAL ? c->dist_width : 1.0, g = gain(p, logit_raise(c, sequence, j, n));
-  for (int32_t d = 0; d < p->d_qk; d++) {
-    double value = noise(c, &state, width) + g * direction(d);
-    if (c->dist == HARNESS_ZEROV && d < p->d_v) value = zero_column(d, j, n, value);
-    harness_store(data->kv, p->kv_type, at + d, (float)value);
+  for (int32_t d = 0; d < p->d_qk;) {
+    float values[32];
+    int32_t count = 0;
+    for (; count < 32 && d < p->d_qk; d++) {
+      double value = noise(c, &state, width) + g * direction(d);
+      if (c->dist == HARNESS_ZEROV && d < p->d_v) value = zero_column(d, j, n, value);
+      values[count++] = (float)value;
+    }
+    store_elements(data->kv, p->kv_type, at + d - count, count, values);
   }
 }
 
@@ -306,12 +338,29 @@ static void fill_q(const harness_case *c, harness_dataset *data) {
     }
 }
 
+/* Regions of 128 keys that differ from query to query: all hidden, all zero, finite values, or a mixture. The last query of every
+ * second sequence sees nothing. */
+static void fill_mask(const harness_case *c, harness_dataset *data) {
+  const amla_problem *p = &c->problem;
+  for (int32_t s = 0; s < p->b; s++)
+    for (int32_t i = 0; i < p->s_q; i++) {
+      uint16_t *row = data->mask + s * p->mask_stride_batch + i * p->mask_stride_query;
+      uint64_t state = seed_for(c->seed, STREAM_MASK, s, i);
+      for (int32_t j = 0; j < data->seqlens_k[s]; j++) {
+        const int64_t kind = (j / 128 + i + s) % 4;
+        const double value = 2 * harness_random_normal(&state);
+        const bool hides = kind == 0 || (kind == 3 && value > 0) || (s % 2 == 1 && i == p->s_q - 1);
+        row[j] = float_to_half(hides ? -INFINITY : kind == 1 ? 0.0f : (float)value);
+      }
+    }
+}
+
 /* ---- Interface --------------------------------------------------------------------------------------------------- */
 
-/* Everything that is never written stays NaN: all bits set is a NaN in each of the three types. */
+/* Everything that is never written stays NaN: all bits set is a NaN in each type (the scale, in q8_0). */
 static void *allocate_nan(int64_t n, amla_dtype type) {
-  void *buffer = n < 0 ? NULL : harness_allocate(n, harness_dtype_bytes(type));
-  if (buffer != NULL) memset(buffer, 0xff, (size_t)n * harness_dtype_bytes(type));
+  void *buffer = n < 0 ? NULL : harness_allocate(harness_bytes(type, n), 1);
+  if (buffer != NULL) memset(buffer, 0xff, (size_t)harness_bytes(type, n));
   return buffer;
 }
 
@@ -321,8 +370,10 @@ static bool allocate_inputs(const harness_case *c, harness_dataset *data) {
   data->kv = allocate_nan(kv_elems(p), p->kv_type);
   data->seqlens_k = harness_allocate(p->b, sizeof(int32_t));
   if (p->page_size) data->block_table = harness_allocate(product(p->b, p->max_pages, 1), sizeof(int32_t));
+  if (c->mask) data->mask = allocate_nan(mask_elems(p), AMLA_F16);
   if (c->sinks) data->sinks = harness_allocate(p->h_q, sizeof(float));
-  return data->q && data->kv && data->seqlens_k && (!p->page_size || data->block_table) && (!c->sinks || data->sinks);
+  return data->q && data->kv && data->seqlens_k && (!p->page_size || data->block_table) && (!c->sinks || data->sinks) &&
+         (!c->mask || data->mask);
 }
 
 int harness_generate(const harness_case *c, harness_dataset *data, char *error, size_t error_bytes) {
@@ -335,6 +386,7 @@ int harness_generate(const harness_case *c, harness_dataset *data, char *error, 
   if (data->block_table && !fill_block_table(c, data)) goto out_of_memory;
   fill_q(c, data);
   fill_kv(c, data);
+  if (data->mask) fill_mask(c, data);
   if (harness_attach(data)) return 0;
 
 out_of_memory:

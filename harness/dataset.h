@@ -16,6 +16,7 @@ typedef struct harness_dataset {
   amla_options options; /* lse_base set, the rest default */
   amla_tensors tensors; /* pointers into the buffers below */
   void *q, *kv, *out;   /* owned */
+  uint16_t *mask;       /* [b][s_q][sk] f16 with the problem's strides, or NULL */
   int32_t *block_table, *seqlens_k;
   float *sinks, *lse;
   float *out_ref;     /* [b][s_q][h_q][d_v] f32 from a file, or NULL: fp64 results rounded to f32 */
@@ -39,7 +40,7 @@ void harness_reset_outputs(harness_dataset *data);
 
 void harness_free(harness_dataset *data);
 
-/* Element i of a buffer of that type, exactly; and its inverse, rounded to nearest even. */
+/* Element i of a buffer of that type, exactly; and its inverse, rounded to nearest even (not q8_0). */
 float harness_load(const void *buffer, amla_dtype type, int64_t i);
 void harness_store(void *buffer, amla_dtype type, int64_t i, float value);
 

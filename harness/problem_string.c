@@ -17,7 +17,7 @@ enum { MAX_KEY = 16, MAX_VALUE = 4096, SPARE_PAGES = 3 }; /* characters, charact
 
 /* ---- Numbers and names ------------------------------------------------------------------------------------------- */
 
-static const char *const dtype_names[] = {[AMLA_F32] = "f32", [AMLA_BF16] = "bf16", [AMLA_F16] = "f16"};
+static const char *const dtype_names[] = {[AMLA_F32] = "f32", [AMLA_BF16] = "bf16", [AMLA_F16] = "f16", [AMLA_Q8_0] = "q8_0"};
 
 const char *harness_dtype_name(amla_dtype type) {
   return (size_t)type < sizeof dtype_names / sizeof *dtype_names ? dtype_names[type] : "?";
@@ -32,7 +32,11 @@ int harness_parse_dtype(const char *text, amla_dtype *type) {
   return -1;
 }
 
-size_t harness_dtype_bytes(amla_dtype type) { return type == AMLA_F32 ? 4 : 2; }
+size_t harness_dtype_bytes(amla_dtype type) { return type == AMLA_F32 ? 4 : type == AMLA_Q8_0 ? 0 : 2; }
+
+int64_t harness_bytes(amla_dtype type, int64_t n) {
+  return type == AMLA_Q8_0 ? (n + 31) / 32 * 34 : n * (int64_t)harness_dtype_bytes(type);
+}
 
 /* Strict: digits with an optional minus, nothing before or after. */
 static bool parse_integer(const char *text, int64_t *value) {
@@ -146,13 +150,15 @@ static int parse_seed(harness_case *c, const char *value, message error) {
 }
 
 static int parse_type(amla_dtype *type, const char *key, const char *value, message error) {
-  return harness_parse_dtype(value, type) == 0 ? 0 : refuse(error, "%s=%s: must be f32, bf16 or f16", key, value);
+  if (harness_parse_dtype(value, type) == 0 && *type != AMLA_Q8_0) return 0;
+  return refuse(error, "%s=%s: must be f32, bf16 or f16", key, value);
 }
 static int parse_q(harness_case *c, const char *value, message error) {
   return parse_type(&c->problem.q_type, "q", value, error);
 }
 static int parse_kv(harness_case *c, const char *value, message error) {
-  return parse_type(&c->problem.kv_type, "kv", value, error);
+  if (harness_parse_dtype(value, &c->problem.kv_type) == 0) return 0;
+  return refuse(error, "kv=%s: must be f32, bf16, f16 or q8_0", value);
 }
 static int parse_out(harness_case *c, const char *value, message error) {
   return parse_type(&c->problem.out_type, "out", value, error);
@@ -180,6 +186,7 @@ static const key_row keys[] = {
     INTEGER("page", problem.page_size, 0, INT32_MAX),
     INTEGER("causal", problem.causal, 0, 1),
     INTEGER("sinks", sinks, 0, 1),
+    INTEGER("mask", mask, 0, 1),
     INTEGER("pad", pad, 0, 1 << 20),
     {"q", parse_q, 0, 0, 0},
     {"kv", parse_kv, 0, 0, 0},
@@ -267,6 +274,14 @@ static int derive(harness_case *c, bool b_given, message error) {
   if (!derive_strides(p, p->d_qk, c->pad, &p->q_stride_head, &p->q_stride_query, &p->q_stride_batch) ||
       !derive_strides(p, p->d_v, c->pad, &p->out_stride_head, &p->out_stride_query, &p->out_stride_batch))
     return refuse(error, "b=%d, sq=%d, h=%d, dqk=%d: the size of q leaves int64", p->b, p->s_q, p->h_q, p->d_qk);
+  if (p->kv_type == AMLA_Q8_0 && (p->d_qk % 32 != 0 || c->pad % 32 != 0))
+    return refuse(error, "kv=q8_0: dqk=%d and pad=%d must be multiples of 32", p->d_qk, c->pad);
+  p->mask_stride_query = (int64_t)p->sk + c->pad;
+  p->mask_stride_batch = p->mask_stride_query;
+  int64_t mask = p->b;
+  if (!multiply_add(&p->mask_stride_batch, p->s_q, c->pad) || !multiply_add(&mask, p->mask_stride_batch, 0) ||
+      !multiply_add(&mask, 8, 0))
+    return refuse(error, "b=%d, sq=%d, sk=%d: the size of the mask leaves int64", p->b, p->s_q, p->sk);
   p->kv_stride_token = (int64_t)p->d_qk + c->pad;
   p->kv_stride_page = p->kv_stride_token;
   int64_t all = p->page_size ? p->n_pages : p->b;
@@ -331,9 +346,9 @@ int harness_format_problem(const harness_case *c, char *text, size_t text_bytes)
   format_len(c, len, sizeof len);
   return snprintf(
       text, text_bytes,
-      "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,scale=%s,lse=%s,sinks=%d,pad=%d,"
+      "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,scale=%s,lse=%s,sinks=%d,mask=%d,pad=%d,"
       "dist=%s,len=%s,seed=%" PRIu64,
       p->b, p->s_q, p->h_q, p->sk, p->d_qk, p->d_v, p->page_size, harness_dtype_name(p->q_type),
       harness_dtype_name(p->kv_type), harness_dtype_name(p->out_type), p->causal, scale,
-      c->lse_base == AMLA_LSE_NATURAL ? "e" : "2", c->sinks, c->pad, dist, len, c->seed);
+      c->lse_base == AMLA_LSE_NATURAL ? "e" : "2", c->sinks, c->mask, c->pad, dist, len, c->seed);
 }

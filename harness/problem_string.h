@@ -7,11 +7,12 @@
  * Keys and defaults:
  *   b=1 sq=1 h=128 sk=4096 dqk=576 dv=512     sizes
  *   page=64                                   tokens per page; 0 = contiguous
- *   q=bf16 kv=bf16 out=f32                    types: f32, bf16, f16
+ *   q=bf16 kv=bf16 out=f32                    types: f32, bf16, f16; kv also q8_0
  *   causal=1 scale=0.1352                     scale of DeepSeek-V3: 192^-0.5 times YaRN's mscale^2
  *   lse=e                                     e or 2
  *   sinks=0                                   1: attention sinks, drawn from N(0, 2)
- *   pad=0                                     elements added to every stride (q, out, kv), filled with NaN
+ *   mask=0                                    1: an additive mask with hidden tiles, hidden keys and finite values
+ *   pad=0                                     elements added to every stride (q, out, kv, mask), filled with NaN
  *   dist=normal:1                             see harness_dist
  *   len=fixed                                 fixed (all sk), uniform (1..sk), ragged (sk, 0, 1, then random),
  *                                             or a list such as 3/0/1000, which also sets b
@@ -44,7 +45,7 @@ typedef struct harness_case {
   double dist_width; /* S, A or R above */
   harness_len len;
   int32_t len_list[HARNESS_MAX_LEN_LIST]; /* b entries when len is LIST */
-  int32_t sinks, pad;
+  int32_t sinks, mask, pad;
   uint64_t seed;
 } harness_case;
 
@@ -55,8 +56,9 @@ int harness_parse_problem(const char *text, harness_case *out, char *error, size
 /* The canonical string with every key; parses back to the same case. Returns its length, as snprintf. */
 int harness_format_problem(const harness_case *c, char *text, size_t text_bytes);
 
-const char *harness_dtype_name(amla_dtype type);             /* "f32", "bf16", "f16" */
+const char *harness_dtype_name(amla_dtype type);             /* "f32", "bf16", "f16", "q8_0" */
 int harness_parse_dtype(const char *text, amla_dtype *type); /* 0 or -1 */
-size_t harness_dtype_bytes(amla_dtype type);
+size_t harness_dtype_bytes(amla_dtype type);                 /* of one element; q8_0 has blocks only: 0 */
+int64_t harness_bytes(amla_dtype type, int64_t n);           /* of n elements, whole blocks for q8_0 */
 
 #endif

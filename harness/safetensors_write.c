@@ -191,6 +191,8 @@ int harness_write_problem(const char *path, const harness_dataset *data, char *e
   const amla_problem *p = &data->problem;
   const int64_t outer = p->page_size ? p->n_pages : p->b, tokens = p->page_size ? p->page_size : p->sk;
   source_list l = {.n = 0};
+  if (p->kv_type == AMLA_Q8_0) return refuse((message){error, error_bytes}, "%s: kv=q8_0: files hold f32, bf16 or f16", path);
+  if (data->mask != NULL) return refuse((message){error, error_bytes}, "%s: mask=1: files hold no mask", path);
   source q = packed("q", p->q_type, false, data->q, 4, p->b, p->s_q, p->h_q, p->d_qk);
   source kv = packed("kv_cache", p->kv_type, false, data->kv, 3, 1, outer, tokens, p->d_qk);
   memcpy(q.stride, (int64_t[]){p->q_stride_batch, p->q_stride_query, p->q_stride_head}, sizeof q.stride);

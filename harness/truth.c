@@ -27,11 +27,25 @@ int64_t harness_visible(const amla_problem *p, const amla_tensors *t, int32_t se
   return seen > 0 ? seen : 0;
 }
 
+/* The mask's row for a query, [sk] f16; NULL without one. */
+static const uint16_t *mask_row(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query) {
+  const int64_t row = p->mask_stride_query ? p->mask_stride_query : p->sk;
+  const int64_t batch = p->mask_stride_batch ? p->mask_stride_batch : p->s_q * row;
+  return t->mask ? (const uint16_t *)t->mask + sequence * batch + query * row : NULL;
+}
+
+static bool hides(const uint16_t *mask, int64_t j) { return mask != NULL && mask[j] == 0xfc00; }
+
 double harness_flops(const harness_dataset *data) {
   const amla_problem *p = &data->problem;
   double keys = 0;
   for (int32_t s = 0; s < p->b; s++)
-    for (int32_t i = 0; i < p->s_q; i++) keys += (double)harness_visible(p, &data->tensors, s, i) * p->h_q;
+    for (int32_t i = 0; i < p->s_q; i++) {
+      const uint16_t *mask = mask_row(p, &data->tensors, s, i);
+      int64_t seen = harness_visible(p, &data->tensors, s, i);
+      for (int64_t j = seen - 1; mask != NULL && j >= 0; j--) seen -= hides(mask, j);
+      keys += (double)seen * p->h_q;
+    }
   return 2 * keys * ((double)p->d_qk + p->d_v);
 }
 
@@ -40,7 +54,7 @@ double harness_kv_bytes(const harness_dataset *data) {
   const double rows = (double)p->b * p->s_q * p->h_q;
   double tokens = 0;
   for (int32_t s = 0; s < p->b; s++) tokens += (double)length_of(p, &data->tensors, s);
-  return tokens * p->d_qk * (double)harness_dtype_bytes(p->kv_type) +
+  return tokens * (double)harness_bytes(p->kv_type, p->d_qk) +
          rows * (p->d_qk * (double)harness_dtype_bytes(p->q_type) + p->d_v * (double)harness_dtype_bytes(p->out_type));
 }
 
@@ -79,26 +93,28 @@ static int64_t token_offset(const harness_dataset *data, int32_t sequence, int64
   return page * or_packed(p->kv_stride_page, p->page_size * token) + j % p->page_size * token;
 }
 
-/* The keys of one sequence as f32, and where the first non-finite one is (length: nowhere). */
+/* The keys of one sequence as f32, and which are not finite. */
 typedef struct gathered {
-  float *kv; /* [length][d_qk] */
-  int64_t length, first_not_finite;
+  float *kv;        /* [length][d_qk] */
+  bool *not_finite; /* [length] */
+  int64_t length;
 } gathered;
 
 static bool gather(const harness_dataset *data, int32_t sequence, gathered *g) {
   const amla_problem *p = &data->problem;
   bool ok = true;
   g->length = length_of(p, &data->tensors, sequence);
-  g->first_not_finite = g->length;
   if (g->length < 0 || g->length > p->sk) return false;
   g->kv = harness_allocate(g->length * p->d_qk, sizeof(float));
-  if (g->kv == NULL) return false;
+  g->not_finite = harness_allocate(g->length, sizeof(bool));
+  if (g->kv == NULL || g->not_finite == NULL) return false;
   for (int64_t j = 0; j < g->length && ok; j++) {
+    g->not_finite[j] = false;
     const int64_t at = token_offset(data, sequence, j);
     ok = at >= 0;
     for (int32_t d = 0; d < p->d_qk && ok; d++) {
       const float x = g->kv[j * p->d_qk + d] = harness_load(data->tensors.kv, p->kv_type, at + d);
-      if (!isfinite(x) && j < g->first_not_finite) g->first_not_finite = j;
+      if (!isfinite(x)) g->not_finite[j] = true;
     }
   }
   return ok;
@@ -125,25 +141,29 @@ static double sink_factor(const amla_tensors *t, int64_t head, double lse) {
   return t->sinks ? 1 / (1 + exp((double)t->sinks[head] - lse)) : 1.0;
 }
 
-static void compute_row(const harness_dataset *data, const gathered *g, int64_t row, float *q, double *weights,
-                        harness_truth *truth) {
+static void compute_row(const harness_dataset *data, const gathered *g, int64_t row, float *q, float *bias,
+                        double *weights, harness_truth *truth) {
   const amla_problem *p = &data->problem;
   const int64_t rows_per_sequence = (int64_t)p->s_q * p->h_q;
   const int32_t sequence = (int32_t)(row / rows_per_sequence), query = (int32_t)(row % rows_per_sequence / p->h_q);
   const int64_t n = harness_visible(p, &data->tensors, sequence, query), at = q_offset(p, row);
   const double scale = data->scale_exact != 0 ? data->scale_exact : (double)p->scale;
   double *out = truth->out + row * p->d_v, *out_abs = truth->out_abs + row * p->d_v;
+  const uint16_t *mask = mask_row(p, &data->tensors, sequence, query);
 
+  for (int64_t j = 0; mask != NULL && j < n; j++) bias[j] = harness_load(mask, AMLA_F16, j);
   for (int32_t d = 0; d < p->d_qk; d++) q[d] = harness_load(data->tensors.q, p->q_type, at + d);
-  const spec_truth t = spec_attention_f64(p->d_qk, p->d_v, n, scale, q, g->kv, out, out_abs, weights);
-  const double factor = n > 0 ? sink_factor(&data->tensors, row % p->h_q, t.lse) : 1.0;
+  const spec_truth t = spec_attention_f64(p->d_qk, p->d_v, n, scale, q, g->kv, mask ? bias : NULL, out, out_abs, weights);
+  const double factor = t.lse != -INFINITY ? sink_factor(&data->tensors, row % p->h_q, t.lse) : 1.0;
   for (int32_t d = 0; d < p->d_v; d++) {
     out[d] *= factor;
     out_abs[d] *= factor;
   }
   truth->lse[row] = t.lse;
   truth->score_abs[row] = t.score_abs;
-  truth->may_poison[row] = g->first_not_finite >= n && g->first_not_finite < g->length;
+  truth->may_poison[row] = false;
+  for (int64_t j = 0; j < g->length; j++)
+    if (g->not_finite[j] && (j >= n || hides(mask, j))) truth->may_poison[row] = true;
 }
 
 /* All rows of one sequence; false when out of memory. */
@@ -155,14 +175,16 @@ static bool compute_sequence(const harness_dataset *data, const gathered *g, int
 #pragma omp parallel reduction(&& : ok)
   {
     float *q = harness_allocate(p->d_qk, sizeof *q);
+    float *bias = harness_allocate(g->length, sizeof *bias);
     double *weights = harness_allocate(g->length, sizeof *weights);
-    ok = q != NULL && weights != NULL;
+    ok = q != NULL && bias != NULL && weights != NULL;
 #pragma omp for schedule(dynamic)
     for (int64_t r = 0; r < n; r++) {
-      if (ok) compute_row(data, g, first + r, q, weights, truth);
+      if (ok) compute_row(data, g, first + r, q, bias, weights, truth);
       if (progress != NULL && omp_get_thread_num() == 0) progress(context, (double)(first + r) / (double)truth->n_rows);
     }
     free(q);
+    free(bias);
     free(weights);
   }
   return ok;
@@ -175,6 +197,7 @@ int harness_truth_compute_with(const harness_dataset *data, harness_truth *truth
     gathered g = {0};
     ok = gather(data, s, &g) && compute_sequence(data, &g, s, truth, progress, context);
     free(g.kv);
+    free(g.not_finite);
   }
   if (!ok) harness_truth_free(truth);
   return ok ? 0 : -1;
@@ -224,6 +247,7 @@ static bound bound_of_result(const amla_problem *p) {
   case AMLA_F32: b.out = 0x1p-24, b.tiny = flushed, b.limit = 0x1p128 - 0x1p103; break;
   case AMLA_BF16: b.out = 0x1p-8, b.tiny = flushed, b.limit = 0x1p128 - 0x1p119; break;
   case AMLA_F16: b.out = 0x1p-11, b.tiny = 0x1p-25 + flushed, b.limit = 65520; break;
+  case AMLA_Q8_0: break; /* not a type of out */
   }
   return b;
 }

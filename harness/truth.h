@@ -10,7 +10,7 @@
  *
  * C_score = 4 + sqrt(d_qk): 4 for the scale and the exponent's argument, and sqrt(d_qk) because d_qk roundings of a dot
  * product that is summed in one chain add up like a random walk (Higham and Mary, 2019, probabilistic bounds). C_sum =
- * 64. score_abs = max_j |scale| sum_d |q_d k_jd| (rounding of the dot products), out_abs = sum_j p_j |v_j| (rounding of
+ * 64. score_abs = max_j |scale| sum_d |q_d k_jd| + |mask_j| (rounding of the dot products), out_abs = sum_j p_j |v_j| (rounding of
  * P and of the sum over V). docs/numerics.md derives the constants.
  */
 #ifndef AMLA_HARNESS_TRUTH_H
@@ -25,7 +25,7 @@ typedef struct harness_truth {
   double *out_abs;   /* [n_rows][d_v] */
   double *lse;       /* [n_rows] natural log, in the order of the rows, not of amla's lse tensor */
   double *score_abs; /* [n_rows] */
-  bool *may_poison;  /* [n_rows] a key that causality hides from the row is not finite: so may the row be (amla.h) */
+  bool *may_poison;  /* [n_rows] a key that causality or the mask hides from the row is not finite: so may the row be (amla.h) */
 } harness_truth;
 
 typedef struct harness_error {
@@ -60,7 +60,8 @@ harness_error harness_check_refs(const harness_dataset *data, const harness_trut
 /* Gives data the truth, rounded to f32, as its out_ref and lse_ref; -1 when out of memory. */
 int harness_set_refs(harness_dataset *data, const harness_truth *truth);
 
-/* How many keys row (sequence, query) sees: the length, or less under causality; never negative. */
+/* Row (sequence, query) sees keys below this, but for those that the mask hides: the length, or less under causality; never
+ * negative. */
 int64_t harness_visible(const amla_problem *problem, const amla_tensors *tensors, int32_t sequence, int32_t query);
 
 /* Useful work of one run: visible keys only. */

@@ -49,7 +49,7 @@ static float dot(int32_t n, const float *a, const float *b) { /* fp32, sixteen p
 }
 
 void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v, float scale, const float *q,
-                const float *kv, int32_t n, float *p, float *o) {
+                const float *kv, const float *bias, int32_t n, float *p, float *o) {
   const spec_row old = *row;
   const int first = !old.started;
   float max = -INFINITY, sum = 0.0f, sum_rounded = 0.0f, factor = 1.0f;
@@ -61,6 +61,7 @@ void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v,
   /* 1. Scores, in p; lazy works in log2 units. */
   for (int32_t j = 0; j < n; j++) {
     p[j] = dot(d_qk, q, kv + (int64_t)j * d_qk) * (algo->mode == SPEC_LAZY ? scale * log2e : scale);
+    if (bias) p[j] += bias[j] * (algo->mode == SPEC_LAZY ? log2e : 1.0f);
     if (p[j] > max) max = p[j];
   }
 

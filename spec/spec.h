@@ -14,13 +14,13 @@
 /* What the truth also knows about a row, for error bounds that scale with the rounding points (harness/compare.h). */
 typedef struct spec_truth {
   double lse;       /* natural log; -inf when no key is visible */
-  double score_abs; /* max_j |scale| * sum_d |q_d k_jd|: what the rounding of a dot product scales with */
+  double score_abs; /* max_j |scale| * sum_d |q_d k_jd| + |bias_j|: what the rounding of a score scales with */
 } spec_truth;
 
-/* out [d_v] = softmax(scale * q . kv^T) kv[:, :d_v] over the first n_visible rows of kv [n_visible][d_qk];
- * out_abs [d_v] (may be NULL) = the same sum over |v|; weights [n_visible] is work space. */
+/* out [d_v] = softmax(scale * q . kv^T + bias) kv[:, :d_v] over the first n_visible rows of kv [n_visible][d_qk]; bias
+ * [n_visible] or NULL, a row whose bias is -inf is left out; out_abs [d_v] (may be NULL) = the same sum over |v|; weights [n_visible] is work space. */
 spec_truth spec_attention_f64(int32_t d_qk, int32_t d_v, int64_t n_visible, double scale, const float *q,
-                              const float *kv, double *out, double *out_abs, double *weights);
+                              const float *kv, const float *bias, double *out, double *out_abs, double *weights);
 
 /* ---- The algorithm: one row, block by block, every fp32 rounding explicit ---- */
 
@@ -47,9 +47,10 @@ typedef struct spec_row {
 
 #define SPEC_ROW_INIT {0.0f, 0.0f, 0.0f, 0.0f, 1.0f, 1.0f, 0, 0}
 
-/* One KV block of n visible tokens (none: no effect): kv [n][d_qk] f32, q [d_qk] f32; p [n] is work space. */
+/* One KV block of n visible tokens (none: no effect): kv [n][d_qk] f32, q [d_qk] f32, bias [n] f32 added to the scaled scores
+ * or NULL; p [n] is work space. */
 void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v, float scale, const float *q,
-                const float *kv, int32_t n, float *p, float *o);
+                const float *kv, const float *bias, int32_t n, float *p, float *o);
 
 /* Normalises o in place and returns the natural-log LSE; a row without keys becomes 0 and -inf. */
 float spec_finish(const spec_algo *algo, const spec_row *row, int32_t d_v, float *o);

@@ -9,12 +9,32 @@
 #include <string.h>
 
 #include "detail.h"
+#include "load_backend.h"
 #include "problem.h"
 
-static const amla_backend_ops backend_cuda = {AMLA_BACKEND_CUDA, "cuda", "not built into this version", NULL, NULL, NULL, NULL};
-static const amla_backend_ops backend_npu = {AMLA_BACKEND_NPU, "npu", "not built into this version", NULL, NULL, NULL, NULL};
+static const char *const backend_names[] = {"auto", "ref", "cpu", "cuda", "npu"};
 
-static const amla_backend_ops *const backends[] = {NULL, &amla_backend_ref, &amla_backend_cpu, &backend_cuda, &backend_npu};
+/* The backend's table; NULL with a reason when it is absent. */
+static const amla_backend_ops *find_backend(amla_backend id, const char **reason) {
+  *reason = NULL;
+  if (id == AMLA_BACKEND_REF) return &amla_backend_ref;
+  if (id == AMLA_BACKEND_CPU) return &amla_backend_cpu;
+  return amla_backend_load(id, reason);
+}
+
+/* Options and problem say which, and the backend what it takes. */
+static amla_status choose_backend(amla_plan *p, amla_detail *detail) {
+  const char *reason;
+  const int device = p->problem.memory == AMLA_MEMORY_DEVICE;
+  if (p->options.backend == AMLA_BACKEND_AUTO) p->options.backend = device ? AMLA_BACKEND_CUDA : AMLA_BACKEND_CPU;
+  if (device && p->options.backend != AMLA_BACKEND_CUDA)
+    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "memory=device: backend=%s needs host memory", backend_names[p->options.backend]);
+  p->backend = find_backend(p->options.backend, &reason);
+  if (!p->backend) return amla_refuse(detail, AMLA_UNSUPPORTED, "backend=%s: %s", backend_names[p->options.backend], reason);
+  if (p->backend->device_memory && !device)
+    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "memory=host: backend=%s needs device memory", p->backend->name);
+  return p->backend->prepare(p, detail);
+}
 
 amla_status amla_plan_create(amla_plan **plan, const amla_problem *problem, const amla_options *options, amla_detail *detail) {
   amla_plan p = {0};
@@ -22,20 +42,22 @@ amla_status amla_plan_create(amla_plan **plan, const amla_problem *problem, cons
   *plan = NULL;
   amla_status status = amla_problem_check(problem, &p.problem, detail);
   if (status == AMLA_OK) status = amla_options_check(options, &p.options, detail);
+  if (status == AMLA_OK) status = choose_backend(&p, detail);
   if (status != AMLA_OK) return status;
 
-  p.backend = backends[p.options.backend];
-  if (p.backend->absent)
-    return amla_refuse(detail, AMLA_UNSUPPORTED, "backend=%s: %s", p.backend->name, p.backend->absent);
-  p.backend->prepare(&p);
-
   *plan = malloc(sizeof p);
-  if (!*plan) return amla_refuse(detail, AMLA_OUT_OF_MEMORY, "plan: no memory for %zu bytes", sizeof p);
+  if (!*plan) {
+    if (p.backend->release) p.backend->release(&p);
+    return amla_refuse(detail, AMLA_OUT_OF_MEMORY, "plan: no memory for %zu bytes", sizeof p);
+  }
   memcpy(*plan, &p, sizeof p);
   return amla_accept(detail);
 }
 
-void amla_plan_destroy(amla_plan *plan) { free(plan); }
+void amla_plan_destroy(amla_plan *plan) {
+  if (plan && plan->backend->release) plan->backend->release(plan);
+  free(plan);
+}
 
 size_t amla_plan_scratch_bytes(const amla_plan *plan) { return plan ? plan->scratch_bytes : 0; }
 
@@ -47,7 +69,7 @@ int amla_plan_describe(const amla_plan *plan, char *text, size_t capacity_bytes)
 amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, size_t scratch_bytes,
                           amla_detail *detail) {
   if (!plan) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "plan=NULL: must be a plan");
-  const amla_status status = amla_tensors_check(&plan->problem, tensors, detail);
+  amla_status status = amla_tensors_check(&plan->problem, tensors, detail);
   if (status != AMLA_OK) return status;
   if (scratch_bytes < plan->scratch_bytes)
     return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "scratch_bytes=%zu: must be >= %zu", scratch_bytes, plan->scratch_bytes);
@@ -59,9 +81,9 @@ amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, vo
   fenv_t callers; /* its rounding mode and flush bits would reach some threads and not others */
   fegetenv(&callers);
   fesetenv(FE_DFL_ENV);
-  plan->backend->run(plan, &t, scratch);
+  status = plan->backend->run(plan, &t, scratch, detail);
   fesetenv(&callers);
-  return amla_accept(detail);
+  return status == AMLA_OK ? amla_accept(detail) : status;
 }
 
 amla_status amla_backend_query(amla_backend backend, amla_backend_info *info, amla_detail *detail) {
@@ -70,14 +92,15 @@ amla_status amla_backend_query(amla_backend backend, amla_backend_info *info, am
   if (!info || info->struct_bytes < sizeof *info)
     return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "info.struct_bytes=%u: must be >= %zu, use AMLA_BACKEND_INFO_INIT",
                        info ? info->struct_bytes : 0, sizeof *info);
-  const amla_backend_ops *ops = backends[backend];
+  const char *reason;
+  const amla_backend_ops *ops = find_backend(backend, &reason);
   amla_options options;
   const amla_status status = amla_options_check(NULL, &options, detail); /* for the environment's ISA cap */
   if (status != AMLA_OK) return status;
   memset(info->name, 0, sizeof info->name + sizeof info->isa + sizeof info->reason);
-  info->available = ops->absent == NULL;
-  strncpy(info->name, ops->name, sizeof info->name - 1);
-  strncpy(info->reason, ops->absent ? ops->absent : "", sizeof info->reason - 1);
-  strncpy(info->isa, ops->absent ? "" : ops->isa(options.isa), sizeof info->isa - 1);
+  info->available = ops != NULL;
+  strncpy(info->name, backend_names[backend], sizeof info->name - 1);
+  strncpy(info->reason, ops ? "" : reason, sizeof info->reason - 1);
+  strncpy(info->isa, ops ? ops->isa(options.isa) : "", sizeof info->isa - 1);
   return amla_accept(detail);
 }

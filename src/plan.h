@@ -19,6 +19,8 @@ struct amla_plan {
   /* cpu */
   const struct amla_ukernels *ukernels;
   amla_schedule schedule;
+
+  void *state; /* of a loaded backend: its own, from prepare to release */
 };
 
 #endif

@@ -105,6 +105,24 @@ static amla_status check_q_and_out(amla_problem *p, amla_detail *detail) {
   return check_disjoint("out", out, 3, p->d_v, detail);
 }
 
+/* Quantised rows begin and end at blocks. */
+static amla_status check_blocks(const amla_problem *p, amla_detail *detail) {
+  const struct { const char *name; int64_t value; } sizes[] = {
+      {"d_qk", p->d_qk}, {"kv_stride_token", p->kv_stride_token}, {"kv_stride_page", p->kv_stride_page}};
+  const int32_t block = amla_block_elems(p->kv_type);
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+    if (sizes[i].value % block != 0)
+      REFUSE("%s=%lld: must be a multiple of %d for this kv_type", sizes[i].name, (long long)sizes[i].value, block);
+  return AMLA_OK;
+}
+
+static amla_status check_mask(amla_problem *p, amla_detail *detail) {
+  TRY(fill_stride("mask_stride_query", &p->mask_stride_query, p->sk, 1, detail));
+  TRY(fill_stride("mask_stride_batch", &p->mask_stride_batch, p->s_q, p->mask_stride_query, detail));
+  const axis mask[] = {{"", p->b > 0 ? p->b : 1, p->mask_stride_batch}, {"", p->s_q, p->mask_stride_query}};
+  return check_extent("mask", mask, 2, p->sk, detail);
+}
+
 static amla_status check_kv(amla_problem *p, amla_detail *detail) {
   const int paged = p->page_size > 0;
   const int64_t tokens = paged ? p->page_size : p->sk, pages = paged ? p->n_pages : p->b;
@@ -119,6 +137,7 @@ static amla_status check_kv(amla_problem *p, amla_detail *detail) {
   if (tokens > 1 && p->kv_stride_token < p->d_qk)
     REFUSE("kv_stride_token=%lld: must be >= d_qk=%d", (long long)p->kv_stride_token, p->d_qk);
   TRY(fill_stride("kv_stride_page", &p->kv_stride_page, tokens, p->kv_stride_token, detail));
+  TRY(check_blocks(p, detail));
   if (p->kv_stride_token > INT64_MAX / 8) /* where it spans nothing (one token) the extent does not see it */
     REFUSE("kv_stride_token=%lld: its size in bytes overflows 64 bits", (long long)p->kv_stride_token);
   const axis kv[] = {{"", pages > 0 ? pages : 1, p->kv_stride_page}, {"", tokens, p->kv_stride_token}};
@@ -142,17 +161,14 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, aml
   TRY(check_range("page_size", p->page_size, 0, INT32_MAX, detail));
   TRY(check_range("max_pages", p->max_pages, 0, INT32_MAX, detail));
   TRY(check_range("q_type", p->q_type, AMLA_F32, AMLA_F16, detail));
-  TRY(check_range("kv_type", p->kv_type, AMLA_F32, AMLA_F16, detail));
+  TRY(check_range("kv_type", p->kv_type, AMLA_F32, AMLA_Q8_0, detail));
   TRY(check_range("out_type", p->out_type, AMLA_F32, AMLA_F16, detail));
   TRY(check_range("causal", p->causal, 0, 1, detail));
   if (!isfinite(p->scale * 1.4426951f) || p->scale == 0.0f)
     REFUSE("scale=%g: must be finite and not 0, also times log2(e); models use d^-0.5 times a YaRN factor, set it", (double)p->scale);
   TRY(check_range("memory", p->memory, AMLA_MEMORY_HOST, AMLA_MEMORY_DEVICE, detail));
-  if (p->memory == AMLA_MEMORY_DEVICE) return amla_refuse(detail, AMLA_UNSUPPORTED, "memory=device: no device backend is built");
-  if (p->mask_stride_batch != 0 || p->mask_stride_query != 0)
-    return amla_refuse(detail, AMLA_UNSUPPORTED, "mask_stride_batch=%lld, mask_stride_query=%lld: must be 0, masks are not built yet",
-                       (long long)p->mask_stride_batch, (long long)p->mask_stride_query);
   TRY(check_q_and_out(p, detail));
+  TRY(check_mask(p, detail));
   return check_kv(p, detail);
 }
 
@@ -185,14 +201,13 @@ static amla_status isa_from_environment(amla_isa *isa, amla_detail *detail) {
 
 amla_status amla_options_check(const amla_options *options, amla_options *o, amla_detail *detail) {
   static const amla_options defaults = AMLA_OPTIONS_INIT;
-  TRY(copy_struct("options", options ? options : &defaults, o, sizeof *o, sizeof *o, detail));
+  TRY(copy_struct("options", options ? options : &defaults, o, sizeof *o, offsetof(amla_options, parallel), detail));
   TRY(check_range("backend", o->backend, AMLA_BACKEND_AUTO, AMLA_BACKEND_NPU, detail));
   TRY(check_range("rescale", o->rescale, AMLA_RESCALE_DEFAULT, AMLA_RESCALE_FLASH, detail));
   TRY(check_range("threads", o->threads, 0, MAX_THREADS, detail));
   TRY(check_range("isa", o->isa, AMLA_ISA_AUTO, AMLA_ISA_AVX512, detail));
   TRY(check_range("split_tokens", o->split_tokens, AMLA_SPLIT_AUTO, INT32_MAX, detail));
   TRY(check_range("lse_base", o->lse_base, AMLA_LSE_NATURAL, AMLA_LSE_BASE2, detail));
-  if (o->backend == AMLA_BACKEND_AUTO) o->backend = AMLA_BACKEND_CPU;
   if (o->rescale == AMLA_RESCALE_DEFAULT) o->rescale = AMLA_RESCALE_LAZY;
   if (o->threads == 0) TRY(threads_from_environment(&o->threads, detail));
   return isa_from_environment(&o->isa, detail);
@@ -200,19 +215,26 @@ amla_status amla_options_check(const amla_options *options, amla_options *o, aml
 
 /* ---- Tensors ---- */
 
-static amla_status check_buffer(const char *name, const void *pointer, size_t bytes, int64_t elems, size_t elem_bytes,
-                                amla_detail *detail) {
-  if (elems == 0) return AMLA_OK;
-  if (!pointer) REFUSE("%s=NULL: must point to %lld elements", name, (long long)elems);
-  if ((uintptr_t)pointer % elem_bytes) REFUSE("%s=%p: must be aligned to %zu bytes", name, pointer, elem_bytes);
-  if (bytes / elem_bytes < (uint64_t)elems)
-    REFUSE("%s_bytes=%zu: must be >= %lld", name, bytes, (long long)elems * (long long)elem_bytes);
+/* Memory that a tensor touches. */
+typedef struct extent {
+  const char *name;
+  const void *at;
+  size_t capacity_bytes;
+  int64_t used_bytes;
+  size_t align; /* bytes */
+} extent;
+
+static amla_status check_buffer(const extent *e, amla_detail *detail) {
+  if (e->used_bytes == 0) return AMLA_OK;
+  if (!e->at) REFUSE("%s=NULL: must point to %lld bytes", e->name, (long long)e->used_bytes);
+  if ((uintptr_t)e->at % e->align) REFUSE("%s=%p: must be aligned to %zu bytes", e->name, e->at, e->align);
+  if (e->capacity_bytes < (uint64_t)e->used_bytes)
+    REFUSE("%s_bytes=%zu: must be >= %lld", e->name, e->capacity_bytes, (long long)e->used_bytes);
   return AMLA_OK;
 }
 
 static amla_status check_unsupported(const amla_tensors *t, amla_detail *detail) {
-  const struct { const char *name; const void *pointer; } later[] = {
-      {"q_rope", t->q_rope}, {"kv_rope", t->kv_rope}, {"mask", t->mask}, {"stream", t->stream}};
+  const struct { const char *name; const void *pointer; } later[] = {{"q_rope", t->q_rope}, {"kv_rope", t->kv_rope}};
   for (size_t i = 0; i < sizeof later / sizeof *later; i++)
     if (later[i].pointer)
       return amla_refuse(detail, AMLA_UNSUPPORTED, "%s=%p: must be NULL, not built yet", later[i].name, later[i].pointer);
@@ -241,10 +263,10 @@ static int64_t kv_elems(const amla_problem *p) {
   return paged && p->n_pages == 0 ? 0 : extent_elems(kv, 2, p->d_qk);
 }
 
-static amla_status check_overlap(const char *name, const void *a, int64_t a_bytes, const char *other, const void *b, int64_t b_bytes,
-                                 amla_detail *detail) {
-  const uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
-  if (a && b && x < y + (uint64_t)b_bytes && y < x + (uint64_t)a_bytes) REFUSE("%s=%p: must not overlap %s", name, a, other);
+static amla_status check_overlap(const extent *a, const extent *b, amla_detail *detail) {
+  const uintptr_t x = (uintptr_t)a->at, y = (uintptr_t)b->at;
+  if (a->at && b->at && x < y + (uint64_t)b->used_bytes && y < x + (uint64_t)a->used_bytes)
+    REFUSE("%s=%p: must not overlap %s", a->name, a->at, b->name);
   return AMLA_OK;
 }
 
@@ -252,32 +274,44 @@ amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensor
   amla_tensors copy, *t = &copy;
   TRY(copy_struct("tensors", tensors, t, sizeof *t, sizeof *t, detail));
   TRY(check_unsupported(t, detail));
+  if (p->memory == AMLA_MEMORY_HOST && t->stream) REFUSE("stream=%p: must be NULL for tensors in host memory", t->stream);
   if (p->b == 0) return AMLA_OK;
 
   const axis q[] = {{"", p->b, p->q_stride_batch}, {"", p->s_q, p->q_stride_query}, {"", p->h_q, p->q_stride_head}};
   const axis out[] = {{"", p->b, p->out_stride_batch}, {"", p->s_q, p->out_stride_query}, {"", p->h_q, p->out_stride_head}};
-  const int64_t q_elems = extent_elems(q, 3, p->d_qk), out_elems = extent_elems(out, 3, p->d_v);
-  const int64_t rows = (int64_t)p->b * p->s_q * p->h_q, table = (int64_t)p->b * p->max_pages;
-  TRY(check_buffer("q", t->q, t->q_bytes, q_elems, amla_dtype_bytes(p->q_type), detail));
-  TRY(check_buffer("kv", t->kv, t->kv_bytes, kv_elems(p), amla_dtype_bytes(p->kv_type), detail));
-  TRY(check_buffer("out", t->out, t->out_bytes, out_elems, amla_dtype_bytes(p->out_type), detail));
-  if (p->page_size > 0) TRY(check_buffer("block_table", t->block_table, t->block_table_bytes, table, sizeof(int32_t), detail));
-  if (p->page_size == 0 && t->block_table) REFUSE("block_table=%p: must be NULL when page_size is 0 (contiguous)", (const void *)t->block_table);
-  if (t->seqlens_k) TRY(check_buffer("seqlens_k", t->seqlens_k, t->seqlens_k_bytes, p->b, sizeof(int32_t), detail));
-  if (t->sinks) TRY(check_buffer("sinks", t->sinks, t->sinks_bytes, p->h_q, sizeof(float), detail));
-  if (t->lse) TRY(check_buffer("lse", t->lse, t->lse_bytes, rows, sizeof(float), detail));
+  const axis mask[] = {{"", p->b, p->mask_stride_batch}, {"", p->s_q, p->mask_stride_query}};
+  const extent extents[] = {
+      {"out", t->out, t->out_bytes, amla_elems_bytes(p->out_type, extent_elems(out, 3, p->d_v)), amla_dtype_align(p->out_type)},
+      {"lse", t->lse, t->lse_bytes, t->lse ? (int64_t)p->b * p->s_q * p->h_q * 4 : 0, 4},
+      {"q", t->q, t->q_bytes, amla_elems_bytes(p->q_type, extent_elems(q, 3, p->d_qk)), amla_dtype_align(p->q_type)},
+      {"kv", t->kv, t->kv_bytes, amla_elems_bytes(p->kv_type, kv_elems(p)), amla_dtype_align(p->kv_type)},
+      {"block_table", t->block_table, t->block_table_bytes, p->page_size > 0 ? (int64_t)p->b * p->max_pages * 4 : 0, 4},
+      {"seqlens_k", t->seqlens_k, t->seqlens_k_bytes, t->seqlens_k ? (int64_t)p->b * 4 : 0, 4},
+      {"sinks", t->sinks, t->sinks_bytes, t->sinks ? (int64_t)p->h_q * 4 : 0, 4},
+      {"mask", t->mask, t->mask_bytes, t->mask ? extent_elems(mask, 2, p->sk) * 2 : 0, 2}};
+  const size_t n_extents = sizeof extents / sizeof *extents, n_outputs = 2;
+  if (p->page_size == 0 && t->block_table)
+    REFUSE("block_table=%p: must be NULL when page_size is 0 (contiguous)", (const void *)t->block_table);
+  for (size_t i = 0; i < n_extents; i++) TRY(check_buffer(&extents[i], detail));
+  for (size_t i = 0; i < n_outputs; i++)
+    for (size_t j = n_outputs; j < n_extents; j++) TRY(check_overlap(&extents[i], &extents[j], detail));
+  TRY(check_overlap(&extents[1], &extents[0], detail));
+  return p->memory == AMLA_MEMORY_DEVICE ? AMLA_OK : check_lengths_and_pages(p, t, detail); /* the device clamps them */
+}
 
-  const int64_t q_bytes = q_elems * (int64_t)amla_dtype_bytes(p->q_type), out_bytes = out_elems * (int64_t)amla_dtype_bytes(p->out_type);
-  const int64_t kv_bytes = kv_elems(p) * (int64_t)amla_dtype_bytes(p->kv_type), lse_bytes = rows * 4;
-  const struct { const char *name; const void *pointer; int64_t bytes; } in[] = {
-      {"q", t->q, q_bytes}, {"kv", t->kv, kv_bytes}, {"block_table", t->block_table, table * 4},
-      {"seqlens_k", t->seqlens_k, (int64_t)p->b * 4}, {"sinks", t->sinks, (int64_t)p->h_q * 4}};
-  for (size_t i = 0; i < sizeof in / sizeof *in; i++) {
-    TRY(check_overlap("out", t->out, out_bytes, in[i].name, in[i].pointer, in[i].bytes, detail));
-    TRY(check_overlap("lse", t->lse, lse_bytes, in[i].name, in[i].pointer, in[i].bytes, detail));
+/* ---- Visibility ---- */
+
+int32_t amla_seen_end(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t first, int32_t last) {
+  const int32_t length = amla_seqlen(p, t, sequence);
+  if (!t->mask) return amla_visible(p, length, last);
+  int32_t end = 0;
+  for (int32_t query = first; query <= last; query++) {
+    const uint16_t *mask = amla_mask_row(p, t, sequence, query);
+    int32_t n = amla_visible(p, length, query);
+    while (n > end && mask[n - 1] == AMLA_MASK_HIDDEN) n--;
+    if (n > end) end = n;
   }
-  TRY(check_overlap("lse", t->lse, lse_bytes, "out", t->out, out_bytes, detail));
-  return check_lengths_and_pages(p, t, detail);
+  return end;
 }
 
 /* ---- Results ---- */
@@ -300,10 +334,10 @@ void amla_store_row(const amla_problem *p, const amla_options *options, const am
   const int empty = lse2 == -INFINITY;
   const double sink = t->sinks && !empty ? 1.0 / (1.0 + exp2((double)t->sinks[head] * log2e - lse2)) : 1.0;
   const int64_t at = sequence * p->out_stride_batch + query * p->out_stride_query + head * p->out_stride_head;
-  const size_t elem_bytes = amla_dtype_bytes(p->out_type);
-  char *out = (char *)t->out + at * (int64_t)elem_bytes;
-  if (empty) memset(out, 0, (size_t)p->d_v * elem_bytes);
-  for (int32_t d = 0; d < p->d_v && !empty; d += cols, o += tile_stride, out += (size_t)cols * elem_bytes)
+  const int64_t elem_bytes = amla_elems_bytes(p->out_type, 1);
+  char *out = (char *)t->out + at * elem_bytes;
+  if (empty) memset(out, 0, (size_t)(p->d_v * elem_bytes));
+  for (int32_t d = 0; d < p->d_v && !empty; d += cols, o += tile_stride, out += cols * elem_bytes)
     store_elems(p->out_type, p->d_v - d < cols ? p->d_v - d : cols, o, (float)(sink / divisor), out);
   if (t->lse)
     t->lse[((int64_t)sequence * p->h_q + head) * p->s_q + query] = (float)(options->lse_base == AMLA_LSE_BASE2 ? lse2 : lse2 * ln2);

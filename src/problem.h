@@ -6,7 +6,7 @@
 #ifndef AMLA_PROBLEM_H
 #define AMLA_PROBLEM_H
 
-#include <amla/amla.h>
+#include "base/dtype.h"
 
 /* Copies problem to out with every default filled in, or refuses it. */
 amla_status amla_problem_check(const amla_problem *problem, amla_problem *out, amla_detail *detail);
@@ -16,8 +16,6 @@ amla_status amla_options_check(const amla_options *options, amla_options *out, a
 
 /* Pointers, capacities, lengths and used page ids against a checked problem. */
 amla_status amla_tensors_check(const amla_problem *problem, const amla_tensors *tensors, amla_detail *detail);
-
-static inline size_t amla_dtype_bytes(amla_dtype type) { return type == AMLA_F32 ? 4 : 2; }
 
 static inline int32_t amla_seqlen(const amla_problem *p, const amla_tensors *t, int32_t sequence) {
   return t->seqlens_k ? t->seqlens_k[sequence] : p->sk;
@@ -37,13 +35,23 @@ static inline const void *amla_token(const amla_problem *p, const amla_tensors *
     page = t->block_table[(int64_t)sequence * p->max_pages + j / p->page_size];
     slot = j % p->page_size;
   }
-  return (const char *)t->kv + (page * p->kv_stride_page + slot * p->kv_stride_token) * (int64_t)amla_dtype_bytes(p->kv_type);
+  return (const char *)t->kv + amla_elems_bytes(p->kv_type, page * p->kv_stride_page + slot * p->kv_stride_token);
 }
+
+/* The mask's row for a query: [sk] f16; NULL without a mask. */
+static inline const uint16_t *amla_mask_row(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query) {
+  return t->mask ? (const uint16_t *)t->mask + sequence * p->mask_stride_batch + query * p->mask_stride_query : NULL;
+}
+
+enum { AMLA_MASK_HIDDEN = 0xfc00 }; /* -inf */
+
+/* One past the last key that any of the queries [first, last] of the sequence sees, mask included. */
+int32_t amla_seen_end(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t first, int32_t last);
 
 /* Address of query row (sequence, query, head). */
 static inline const void *amla_q_row(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query, int32_t head) {
   const int64_t i = sequence * p->q_stride_batch + query * p->q_stride_query + head * p->q_stride_head;
-  return (const char *)t->q + i * (int64_t)amla_dtype_bytes(p->q_type);
+  return (const char *)t->q + amla_elems_bytes(p->q_type, i);
 }
 
 /* One row of results, in column tiles: element d is o[d / cols * tile_stride + d % cols]. It is divided by `divisor`, scaled by

@@ -61,7 +61,7 @@ amla_group amla_group_get(const amla_schedule *s, const amla_problem *p, const a
   g.row_begin = block * s->block_rows;
   g.row_end = g.row_begin + s->block_rows < s->rows ? g.row_begin + s->block_rows : s->rows;
   g.length = amla_seqlen(p, t, sequence);
-  g.visible = amla_visible(p, g.length, (g.row_end - 1) / p->h_q);
+  g.visible = amla_seen_end(p, t, sequence, g.row_begin / p->h_q, (g.row_end - 1) / p->h_q);
   const int64_t tiles_per_split = amla_split_tokens(s, g.length, auto_tokens) / s->tile_tokens;
   g.tile_tokens = s->tile_tokens;
   g.n_tiles = ((int64_t)g.visible + s->tile_tokens - 1) / s->tile_tokens;

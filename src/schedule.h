@@ -23,7 +23,7 @@ typedef struct amla_schedule {
 
 typedef struct amla_group {
   int32_t sequence, row_begin, row_end; /* rows of the sequence, half-open */
-  int32_t visible;                      /* keys that its last row sees: its splits cover [0, visible) */
+  int32_t visible;                      /* no row sees a key from here on: its splits cover [0, visible) */
   int32_t length;                       /* of the sequence */
   int64_t n_tiles, n_splits;            /* n_splits >= 1, also when visible is 0 */
   int32_t tile_tokens;

@@ -18,7 +18,7 @@ static void expect_refusal(const char *what, amla_status got, amla_status want, 
 
 #define WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-static const char *const paged = "b=3,sq=2,h=4,sk=100,dqk=24,dv=16,page=16,len=100/0/33,sinks=1,q=f32,kv=f32,seed=3";
+static const char *const paged = "b=3,sq=2,h=4,sk=100,dqk=24,dv=16,page=16,len=100/0/33,sinks=1,mask=1,q=f32,kv=f32,seed=3";
 static const char *const contiguous = "b=3,sq=2,h=4,sk=100,dqk=24,dv=16,page=0,len=100/0/33,q=f32,kv=f32,seed=3";
 
 /* ---- Problems ----------------------------------------------------------------------------------------------------- */
@@ -76,7 +76,7 @@ static void bad_types_and_numbers_are_refused(void **state) {
   (void)state;
   BAD(paged, p.q_type = (amla_dtype)3, INVALID, "q_type=3", "<= 2");
   BAD(paged, p.q_type = (amla_dtype)-1, INVALID, "q_type=", "must be");
-  BAD(paged, p.kv_type = (amla_dtype)7, INVALID, "kv_type=7", "<= 2");
+  BAD(paged, p.kv_type = (amla_dtype)7, INVALID, "kv_type=7", "<= 3");
   BAD(paged, p.out_type = (amla_dtype)99, INVALID, "out_type=99", "<= 2");
   BAD(paged, p.causal = 2, INVALID, "causal=2", "<= 1");
   BAD(paged, p.causal = -1, INVALID, "causal=-1", ">= 0");
@@ -87,10 +87,15 @@ static void bad_types_and_numbers_are_refused(void **state) {
   BAD(paged, p.scale = -INFINITY, INVALID, "scale=-inf", "finite");
   BAD(paged, p.scale = 3e38f, INVALID, "scale=3e+38", "log2(e)");
   BAD(paged, (p.page_size = 1, p.max_pages = p.sk, p.kv_stride_token = INT64_MAX), INVALID, "kv_stride_token=9223372036854775807", "overflow");
-  BAD(paged, p.memory = AMLA_MEMORY_DEVICE, UNSUPPORTED, "memory=device");
+  BAD(paged, p.q_type = AMLA_Q8_0, INVALID, "q_type=3", "<= 2");
+  BAD(paged, p.out_type = AMLA_Q8_0, INVALID, "out_type=3", "<= 2");
+  BAD(paged, (p.kv_type = AMLA_Q8_0, p.d_qk = 24), INVALID, "d_qk=24", "multiple of 32");
+  BAD(paged, (p.kv_type = AMLA_Q8_0, p.d_qk = 32, p.kv_stride_token = 33), INVALID, "kv_stride_token=33", "multiple of 32");
+  BAD(paged, (p.kv_type = AMLA_Q8_0, p.d_qk = 32, p.kv_stride_token = 32, p.kv_stride_page = 8001), INVALID, "kv_stride_page=8001", "multiple of 32");
   BAD(paged, p.memory = (amla_memory)2, INVALID, "memory=2", "<= 1");
-  BAD(paged, p.mask_stride_batch = 16, UNSUPPORTED, "mask_stride_batch=16", "must be 0");
-  BAD(paged, p.mask_stride_query = -1, UNSUPPORTED, "mask_stride_query=-1", "must be 0");
+  BAD(paged, p.mask_stride_batch = -16, INVALID, "mask_stride_batch=-16", ">= 0");
+  BAD(paged, p.mask_stride_query = -1, INVALID, "mask_stride_query=-1", ">= 0");
+  BAD(paged, p.mask_stride_batch = INT64_MAX / 2, INVALID, "mask:", "overflows");
 }
 
 static void bad_strides_are_refused(void **state) {
@@ -200,9 +205,9 @@ static void environment_caps_isa_and_sets_threads(void **state) {
   const amla_problem p = good_problem(paged);
   static const struct { const char *isa, *threads; amla_options options; const char *words[2]; } rows[] = {
       {"c", "3", AMLA_OPTIONS_INIT, {"cpu c ", "3 threads"}},
-      {"c", "", {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_FLASH, 5, AMLA_ISA_AVX512, 0, AMLA_LSE_NATURAL}, {"cpu c flash", "5 threads"}},
-      {"avx512", "7", {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_AMLA, 1, AMLA_ISA_C, 0, AMLA_LSE_NATURAL}, {"cpu c amla", "1 thread"}},
-      {"", "2", {sizeof(amla_options), AMLA_BACKEND_REF, AMLA_RESCALE_LAZY, 0, 0, 0, AMLA_LSE_NATURAL}, {"ref lazy", ""}},
+      {"c", "", {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_FLASH, 5, AMLA_ISA_AVX512, 0, AMLA_LSE_NATURAL, NULL, NULL}, {"cpu c flash", "5 threads"}},
+      {"avx512", "7", {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_AMLA, 1, AMLA_ISA_C, 0, AMLA_LSE_NATURAL, NULL, NULL}, {"cpu c amla", "1 thread"}},
+      {"", "2", {sizeof(amla_options), AMLA_BACKEND_REF, AMLA_RESCALE_LAZY, 0, 0, 0, AMLA_LSE_NATURAL, NULL, NULL}, {"ref lazy", ""}},
   };
   for (int i = 0; i < LENGTH(rows); i++) {
     amla_plan *plan;
@@ -272,7 +277,8 @@ typedef struct buffer {
 
 #define BUFFER(name, optional) {#name, offsetof(amla_tensors, name), offsetof(amla_tensors, name##_bytes), optional}
 static const buffer buffers[] = {BUFFER(q, 0),         BUFFER(kv, 0),    BUFFER(out, 0), BUFFER(block_table, 0),
-                                 BUFFER(seqlens_k, 1), BUFFER(sinks, 1), BUFFER(lse, 1)};
+                                 BUFFER(seqlens_k, 1), BUFFER(sinks, 1), BUFFER(lse, 1),
+                                 BUFFER(mask, 1)};
 
 static char **pointer_of(amla_tensors *t, const buffer *b) { return (char **)(void *)((char *)t + b->pointer); }
 static size_t *bytes_of(amla_tensors *t, const buffer *b) { return (size_t *)(void *)((char *)t + b->bytes); }
@@ -294,7 +300,7 @@ static void null_short_and_misaligned_buffers_are_refused(void **state) {
       snprintf(bytes, sizeof bytes, "%s_bytes=%zu", b->name, left);
       BAD_TENSORS(&f, *bytes_of(&t, b) = left, INVALID, bytes, least);
     }
-    for (int skew = 1; skew < 4; skew++) BAD_TENSORS(&f, *pointer_of(&t, b) += skew, INVALID, name, "aligned to 4");
+    for (int skew = 1; skew < 4; skew += b->pointer == offsetof(amla_tensors, mask) ? 2 : 1) BAD_TENSORS(&f, *pointer_of(&t, b) += skew, INVALID, name, b->pointer == offsetof(amla_tensors, mask) ? "aligned to 2" : "aligned to 4");
   }
   fixture_free(&f);
 }
@@ -316,6 +322,7 @@ static void overlapping_outputs_are_refused(void **state) {
   BAD_TENSORS(&f, t.lse = d->out, INVALID, "lse=", "overlap out");
   BAD_TENSORS(&f, t.q = (const float *)d->out + 10, INVALID, "out=", "overlap q");
   BAD_TENSORS(&f, (t.lse = d->sinks, t.lse_bytes = 10000), INVALID, "lse=", "overlap sinks");
+  BAD_TENSORS(&f, (t.out = d->mask, t.out_bytes = 1000000), INVALID, "out=", "overlap mask");
   fixture_free(&f);
 }
 
@@ -367,8 +374,7 @@ static void what_is_not_built_is_refused_by_name(void **state) {
   fixture f = fixture_create(paged);
   BAD_TENSORS(&f, t.q_rope = &anything, UNSUPPORTED, "q_rope=", "must be NULL");
   BAD_TENSORS(&f, t.kv_rope = &anything, UNSUPPORTED, "kv_rope=", "must be NULL");
-  BAD_TENSORS(&f, t.mask = &anything, UNSUPPORTED, "mask=", "must be NULL");
-  BAD_TENSORS(&f, t.stream = &anything, UNSUPPORTED, "stream=", "must be NULL");
+  BAD_TENSORS(&f, t.stream = &anything, INVALID, "stream=", "must be NULL");
   BAD_TENSORS(&f, t.struct_bytes = 0, INVALID, "tensors.struct_bytes=0", "INIT");
   BAD_TENSORS(&f, t.struct_bytes = 16, INVALID, "tensors.struct_bytes=16", "INIT");
   fixture_free(&f);

@@ -96,7 +96,7 @@ static void refusals_name_key_value_and_rule(void **state) {
       {"dv=577", "dv=577: must be <= dqk=576"},
       {"dqk=100", "dv=512: must be <= dqk=100"},
       {"q=f64", "q=f64: must be f32, bf16 or f16"},
-      {"kv=fp8", "kv=fp8: must be f32, bf16 or f16"},
+      {"kv=fp8", "kv=fp8: must be f32, bf16, f16 or q8_0"},
       {"out=", "out=: must be f32, bf16 or f16"},
       {"scale=0", "scale=0: must be a finite number other than 0"},
       {"scale=nan", "scale=nan: must be"},

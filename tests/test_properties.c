@@ -66,6 +66,97 @@ static void check_page_sizes(const amla_options *options) {
 
 static void page_size_does_not_change_a_bit(void **state) { (void)state; for_each_engine(check_page_sizes); }
 
+/* The mask of a dataset without one, every key visible; value(i, j, length) is added to the scores of query i and key j. */
+static void add_mask(harness_dataset *d, float (*value)(const amla_problem *p, int32_t i, int32_t j, int32_t length)) {
+  amla_problem *p = &d->problem;
+  p->mask_stride_query = p->sk;
+  p->mask_stride_batch = (int64_t)p->s_q * p->sk;
+  d->mask = malloc((size_t)(p->b * p->mask_stride_batch) * sizeof(uint16_t));
+  assert_non_null(d->mask);
+  for (int32_t s = 0; s < p->b; s++)
+    for (int32_t i = 0; i < p->s_q; i++)
+      for (int32_t j = 0; j < p->sk; j++)
+        harness_store(d->mask, AMLA_F16, s * p->mask_stride_batch + (int64_t)i * p->sk + j, value(p, i, j, d->seqlens_k[s]));
+  d->tensors.mask = d->mask;
+  d->tensors.mask_bytes = (size_t)(p->b * p->mask_stride_batch) * sizeof(uint16_t);
+}
+
+static float mask_nothing(const amla_problem *p, int32_t i, int32_t j, int32_t length) {
+  (void)p, (void)i, (void)length;
+  return j % 2 ? 0.0f : -0.0f;
+}
+static float mask_future(const amla_problem *p, int32_t i, int32_t j, int32_t length) { return j < length - p->s_q + i + 1 ? 0.0f : -INFINITY; }
+static float mask_everything(const amla_problem *p, int32_t i, int32_t j, int32_t length) {
+  (void)p, (void)i, (void)j, (void)length;
+  return -INFINITY;
+}
+static float mask_only_one(const amla_problem *p, int32_t i, int32_t j, int32_t length) { return j == (i * 131 + p->sk) % (length ? length : 1) ? 1.5f : -INFINITY; }
+
+/* A mask of zeros changes nothing, and one that hides the future is causality. */
+static void check_equal_masks(const amla_options *options) {
+  static const char *const shape = "b=3,sq=3,h=20,sk=700,dqk=48,dv=32,len=700/0/2";
+  static const struct { int with, without; float (*value)(const amla_problem *, int32_t, int32_t, int32_t); } rows[] = {
+      {0, 0, mask_nothing}, {1, 1, mask_nothing}, {0, 1, mask_future}, {1, 1, mask_future}};
+  for (int i = 0; i < LENGTH(rows); i++) {
+    char problem[128];
+    harness_dataset a, b;
+    snprintf(problem, sizeof problem, "%s,causal=%d", shape, rows[i].with);
+    generate(&a, problem);
+    add_mask(&a, rows[i].value);
+    run(&a, problem, options);
+    snprintf(problem, sizeof problem, "%s,causal=%d", shape, rows[i].without);
+    generate(&b, problem);
+    run(&b, problem, options);
+    if (options->backend != AMLA_BACKEND_REF || rows[i].value == mask_nothing) expect_same_rows(&b, 0, &a, 0, n_rows(&a), problem, options);
+    harness_free(&a);
+    harness_free(&b);
+  }
+}
+
+static void equal_masks_have_the_same_bits(void **state) { (void)state; for_each_engine(check_equal_masks); }
+
+/* All hidden: 0 and -inf, whatever the keys hold. All but one hidden: that key's value and its score. */
+static void check_extreme_masks(const amla_options *options) {
+  const char *problem = "b=2,sq=4,h=9,sk=500,dqk=40,dv=24,causal=0,len=500/311";
+  harness_dataset d;
+  harness_truth truth;
+  generate(&d, problem);
+  add_mask(&d, mask_everything);
+  run(&d, problem, options);
+  for (int64_t row = 0; row < n_rows(&d); row++) assert_true(((float *)d.lse)[row] == -INFINITY);
+  for (size_t i = 0; i < d.tensors.out_bytes / sizeof(float); i++) assert_true(((float *)d.out)[i] == 0.0f);
+  free(d.mask);
+  add_mask(&d, mask_only_one);
+  compute_truth_of(&d, &truth);
+  run(&d, problem, options);
+  expect_within_bound(&d, &truth, "one key left", options);
+  harness_truth_free(&truth);
+  harness_free(&d);
+}
+
+/* Quantised keys are what they stand for: the same bits as f32 keys of those values. */
+static void check_quantised(const amla_options *options) {
+  static const char *const pages[] = {"0", "1", "64"};
+  for (int i = 0; i < LENGTH(pages); i++) {
+    char problem[128];
+    harness_dataset quantised, plain;
+    snprintf(problem, sizeof problem, "b=2,h=17,sk=300,dqk=96,dv=70,kv=q8_0,page=%s,pad=32,len=300/97", pages[i]);
+    generate(&quantised, problem);
+    snprintf(problem, sizeof problem, "b=2,h=17,sk=300,dqk=96,dv=70,kv=f32,page=%s,pad=32,len=300/97", pages[i]);
+    generate(&plain, problem);
+    for (size_t e = 0; e < plain.tensors.kv_bytes / sizeof(float); e++) ((float *)plain.kv)[e] = harness_load(quantised.kv, AMLA_Q8_0, (int64_t)e);
+    run(&quantised, problem, options);
+    run(&plain, problem, options);
+    expect_same_rows(&plain, 0, &quantised, 0, n_rows(&plain), problem, options);
+    harness_free(&quantised);
+    harness_free(&plain);
+  }
+}
+
+static void quantised_keys_are_their_values(void **state) { (void)state; for_each_engine(check_quantised); }
+
+static void extreme_masks_are_exact(void **state) { (void)state; for_each_engine(check_extreme_masks); }
+
 /* Moves every page p to where pages[p] says, and tells the block table. */
 static void permute_pages(harness_dataset *d, uint64_t seed) {
   const amla_problem *p = &d->problem;
@@ -681,6 +772,9 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(splits_agree_within_the_bound),
       cmocka_unit_test(page_size_does_not_change_a_bit),
+      cmocka_unit_test(equal_masks_have_the_same_bits),
+      cmocka_unit_test(extreme_masks_are_exact),
+      cmocka_unit_test(quantised_keys_are_their_values),
       cmocka_unit_test(page_order_does_not_change_a_bit),
       cmocka_unit_test(pages_may_be_shared),
       cmocka_unit_test(batch_company_does_not_change_a_bit),

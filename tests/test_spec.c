@@ -48,7 +48,7 @@ static void compute_truth(instance *in) {
   double *weights = malloc((size_t)in->s_k * sizeof *weights);
   assert_non_null(weights);
   for (int32_t h = 0; h < HEADS; h++)
-    in->lse[h] = spec_attention_f64(D_QK, D_V, in->s_k, (double)SCALE, in->q + h * D_QK, in->kv, in->out + h * D_V, NULL, weights).lse;
+    in->lse[h] = spec_attention_f64(D_QK, D_V, in->s_k, (double)SCALE, in->q + h * D_QK, in->kv, NULL, in->out + h * D_V, NULL, weights).lse;
   free(weights);
 }
 
@@ -66,7 +66,7 @@ static float run_row(const spec_algo *algo, const instance *in, int32_t h, int32
   float *p = alloc_floats(block);
   for (int32_t j = 0; j < in->s_k; j += block)
     spec_block(algo, &row, D_QK, D_V, SCALE, in->q + h * D_QK, in->kv + (int64_t)j * D_QK,
-               in->s_k - j < block ? in->s_k - j : block, p, out);
+               NULL, in->s_k - j < block ? in->s_k - j : block, p, out);
   free(p);
   *rescales = row.rescales;
   return spec_finish(algo, &row, D_V, out);
@@ -235,9 +235,9 @@ static void amla_rounds_p_away_from_zero(void **state) {
     const float q[2] = {0, 1}, kv[4] = {0, 0, 1, s};
     float p[2], o[1];
     spec_row flash = SPEC_ROW_INIT, amla = SPEC_ROW_INIT;
-    spec_block(&(spec_algo){.mode = SPEC_FLASH, .p = SPEC_P_BF16}, &flash, 2, 1, 1.0f, q, kv, 2, p, o);
+    spec_block(&(spec_algo){.mode = SPEC_FLASH, .p = SPEC_P_BF16}, &flash, 2, 1, 1.0f, q, kv, NULL, 2, p, o);
     assert_int_equal(to_bits(o[0]), tie - 0x8000);
-    spec_block(&(spec_algo){.mode = SPEC_AMLA, .p = SPEC_P_BF16}, &amla, 2, 1, 1.0f, q, kv, 2, p, o);
+    spec_block(&(spec_algo){.mode = SPEC_AMLA, .p = SPEC_P_BF16}, &amla, 2, 1, 1.0f, q, kv, NULL, 2, p, o);
     assert_int_equal(to_bits(o[0]), tie + 0x8000);
     found++;
   }
@@ -338,13 +338,13 @@ static void rows_without_keys_are_zero_and_minus_inf(void **state) {
     const spec_algo algo = {.mode = modes[m], .p = SPEC_P_BF16};
     spec_row row = SPEC_ROW_INIT;
     float p[1], o[2] = {NAN, NAN};
-    spec_block(&algo, &row, 3, 2, 1.0f, q, kv, 0, p, o);
-    spec_block(&algo, &row, 3, 2, 1.0f, q, kv, -4, p, o);
+    spec_block(&algo, &row, 3, 2, 1.0f, q, kv, NULL, 0, p, o);
+    spec_block(&algo, &row, 3, 2, 1.0f, q, kv, NULL, -4, p, o);
     assert_float_equal(spec_finish(&algo, &row, 2, o), -INFINITY, 0);
     assert_true(to_bits(o[0]) == 0 && to_bits(o[1]) == 0);
   }
   double out[2] = {1, 1}, out_abs[2] = {1, 1}, weights[1];
-  assert_true(isinf(spec_attention_f64(3, 2, 0, 1.0, q, kv, out, out_abs, weights).lse));
+  assert_true(isinf(spec_attention_f64(3, 2, 0, 1.0, q, kv, NULL, out, out_abs, weights).lse));
   assert_true(out[0] == 0 && out[1] == 0 && out_abs[0] == 0 && out_abs[1] == 0);
 }
 
@@ -397,7 +397,7 @@ static void truth_matches_long_double(void **state) {
     long double want[40];
     for (int32_t d = 0; d < d_qk; d++) q[d] = random_normal(&seed);
     for (int64_t i = 0; i < n * d_qk; i++) kv[i] = random_normal(&seed);
-    const spec_truth got = spec_attention_f64(d_qk, d_v, n, -0.3, q, kv, out, out_abs, weights);
+    const spec_truth got = spec_attention_f64(d_qk, d_v, n, -0.3, q, kv, NULL, out, out_abs, weights);
     const long double lse = naive_lse(d_qk, d_v, n, -0.3L, q, kv, want);
     if (!(fabsl((long double)got.lse - lse) < 1e-13L)) fail_msg("d_qk=%d n=%d: LSE %.17g, want %.17Lg", d_qk, (int)n, got.lse, lse);
     for (int32_t d = 0; d < d_v; d++) {
@@ -414,7 +414,7 @@ static void truth_keeps_poison(void **state) {
     float q[2] = {1, 0.5f}, kv[3 * 2] = {1, 2, -1, 0.5f, 2, 1};
     double out[1], weights[3];
     kv[t / 3 * 2] = poisons[t % 3];
-    const spec_truth got = spec_attention_f64(2, 1, 3, 1.0, q, kv, out, NULL, weights);
+    const spec_truth got = spec_attention_f64(2, 1, 3, 1.0, q, kv, NULL, out, NULL, weights);
     assert_false(isfinite(out[0]) || (isfinite(got.lse) && isfinite(got.score_abs)));
   }
 }
@@ -428,14 +428,14 @@ static void truth_has_the_closed_forms(void **state) {
   for (int i = 0; i < N * D; i++) kv[i] = i % D == D - 1 ? 3.0f : random_normal(&seed); /* value [4], key dimension 4 equal */
   for (int i = 0; i < N * D; i++) mean[i % D] += (double)kv[i] / N;
 
-  spec_truth one = spec_attention_f64(D, D, 1, 0.7, q, kv, out, out_abs, weights); /* one key: its row */
+  spec_truth one = spec_attention_f64(D, D, 1, 0.7, q, kv, NULL, out, out_abs, weights); /* one key: its row */
   for (int d = 0; d < D; d++) assert_true(fabs(out[d] - (double)kv[d]) < 1e-15 && fabs(out_abs[d] - fabs((double)kv[d])) < 1e-15);
   assert_true(fabs(one.lse - 0.7 * (0.5 * (double)kv[0] - (double)kv[1] + 2 * (double)kv[2] + 0.25 * (double)kv[3] + 3)) < 1e-14);
   assert_true(one.score_abs >= fabs(one.lse) && one.score_abs < 100);
 
   memset(q, 0, sizeof q); /* equal scores c = 0.7 * 3 * 2: the mean, and LSE = log n + c */
   q[D - 1] = 2.0f;
-  spec_truth equal = spec_attention_f64(D, D - 1, N, 0.7, q, kv, out, NULL, weights);
+  spec_truth equal = spec_attention_f64(D, D - 1, N, 0.7, q, kv, NULL, out, NULL, weights);
   for (int d = 0; d < D - 1; d++) assert_true(fabs(out[d] - mean[d]) < 1e-13);
   assert_true(fabs(equal.lse - (log(N) + 4.2)) < 1e-12);
   assert_true(fabs(equal.score_abs - 4.2) < 1e-12);

@@ -80,9 +80,46 @@ static void the_worst_share_fits_the_scratch(void **state) {
     char problem[256];
     int used = snprintf(problem, sizeof problem, "b=6,h=16,sk=%d,dqk=8,dv=8,page=0,causal=0,len=", 128 * tile);
     for (int i = 0; i < 6; i++) used += snprintf(problem + used, sizeof problem - (size_t)used, i ? "/%d" : "%d", leaves[i] * tile);
-    expect_same_bits(problem, &(amla_options){sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, 1, engines[e].isa, 1, AMLA_LSE_NATURAL});
+    expect_same_bits(problem, &(amla_options){sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, 1, engines[e].isa, 1, AMLA_LSE_NATURAL, NULL, NULL});
   }
 }
+
+/* A thread pool of the caller: here its one thread, which takes the tasks in reverse order. */
+typedef struct pool {
+  int32_t calls, tasks, most; /* most tasks allowed */
+} pool;
+
+static void run_in_reverse(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument) {
+  pool *p = context;
+  p->calls++;
+  p->tasks += n;
+  assert_in_range(n, 2, p->most);
+  for (int32_t i = n - 1; i >= 0; i--) task(argument, i);
+}
+
+static void check_callers_threads(const amla_options *base) {
+  for (int p = 0; p < N_PROBLEMS && base->backend == AMLA_BACKEND_CPU; p++) {
+    harness_dataset ours, theirs;
+    generate(&ours, problems[p]);
+    generate(&theirs, problems[p]);
+    run(&ours, problems[p], base);
+    for (int i = 0; i < N_THREADS; i++) {
+      amla_options options = *base;
+      pool caller = {0, 0, threads[i]};
+      options.threads = threads[i];
+      options.parallel = run_in_reverse;
+      options.parallel_context = &caller;
+      run(&theirs, problems[p], &options);
+      assert_in_range(caller.calls, threads[i] > 1, threads[i] > 1 ? 2 : 0);
+      for (int64_t row = 0; row < n_rows(&ours); row++)
+        if (!same_row(&ours, row, &theirs, row)) fail_msg("'%s' %s: row %lld on the caller's threads", problems[p], describe_options(&options), (long long)row);
+    }
+    harness_free(&ours);
+    harness_free(&theirs);
+  }
+}
+
+static void tasks_run_on_the_callers_threads(void **state) { (void)state; for_each_engine(check_callers_threads); }
 
 /* AMLA_SPLIT_AUTO cuts by occupancy: other bits, same bound. */
 static void check_auto_splits(const amla_options *base) {
@@ -177,6 +214,7 @@ int main(void) {
       cmocka_unit_test(thread_count_does_not_change_a_bit),
       cmocka_unit_test(rounding_mode_does_not_change_a_bit),
       cmocka_unit_test(the_worst_share_fits_the_scratch),
+      cmocka_unit_test(tasks_run_on_the_callers_threads),
       cmocka_unit_test(automatic_splits_are_within_the_bound),
       cmocka_unit_test(repeated_runs_have_the_same_bits),
       cmocka_unit_test(a_plan_runs_concurrently),

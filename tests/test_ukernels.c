@@ -530,14 +530,16 @@ static void pv_may_start_from_nothing(void **state) { (void)state; for_each_subj
 /* Rows that pv converts on the side: each element exactly, nothing outside [n_rows][d], and the output keeps its bits. */
 static void check_stage_of(subject *s, int32_t n, int32_t d, amla_dtype type, int32_t n_rows) {
   const int64_t ld = (d + 15) / 16 * 16 + 16;
-  const size_t size = harness_dtype_bytes(type);
+  const size_t size = type == AMLA_Q8_0 ? 2 : harness_dtype_bytes(type);
   const void *src[MAX_STAGE_ROWS];
   pv_buffers b = pv_create(s, n, 192);
   guarded rows = guarded_create((size_t)(n_rows * ld) * sizeof(float), 0), staged = guarded_create(b.o.bytes, 0);
-  char *bytes = malloc((size_t)(n_rows * (d + 1) + 1) * size); /* exactly as long as read: overruns are a sanitizer's to find */
+  const size_t row_bytes = (size_t)harness_bytes(type, d) + size;
+  char *bytes = malloc((size_t)n_rows * row_bytes + size); /* exactly as long as read: overruns are a sanitizer's to find */
   assert_true(bytes != NULL && n_rows <= MAX_STAGE_ROWS);
-  for (int64_t i = 0; i < n_rows * (d + 1) + 1; i++) harness_store(bytes, type, i, random_hostile(&s->seed));
-  for (int32_t i = 0; i < n_rows; i++) src[i] = bytes + (size_t)(i * (d + 1) + 1) * size; /* aligned to the element only */
+  for (size_t i = 0; type == AMLA_Q8_0 && i < (size_t)n_rows * row_bytes + size; i++) bytes[i] = (char)random_below(&s->seed, 256);
+  for (int64_t i = 0; type != AMLA_Q8_0 && i < n_rows * (d + 1) + 1; i++) harness_store(bytes, type, i, random_hostile(&s->seed));
+  for (int32_t i = 0; i < n_rows; i++) src[i] = bytes + (size_t)i * row_bytes + size; /* aligned to the element only */
   const amla_ukr_stage stage = {n_rows, d, type, src, src, guarded_data(&rows), ld};
   memcpy(guarded_data(&staged), b.start, b.o.bytes);
   s->ukr->pv(n, b.p, b.ldp, used_v(s, &b), b.ldv, 0, guarded_data(&staged), &stage);
@@ -560,7 +562,10 @@ static void check_stage(subject *s) {
   for (int i = 0; i < count; i++)
     for (int d = 0; d < LENGTH(ds); d++)
       for (int r = 0; r < LENGTH(rows); r++)
-        if (rows[r] * ds[d] < 6000) check_stage_of(s, n[i], ds[d], (amla_dtype)((i + d + r) % 3), rows[r]);
+        if (rows[r] * ds[d] < 6000) {
+          check_stage_of(s, n[i], ds[d], (amla_dtype)((i + d + r) % 3), rows[r]);
+          if (ds[d] % 32 == 0) check_stage_of(s, n[i], ds[d], AMLA_Q8_0, rows[r]);
+        }
 }
 
 static void pv_converts_its_stage_exactly(void **state) { (void)state; for_each_subject(check_stage); }

@@ -67,15 +67,16 @@ AMLA_API const char *amla_version(void);
 typedef enum amla_dtype {
   AMLA_F32 = 0,
   AMLA_BF16 = 1, /* the upper half of an f32 */
-  AMLA_F16 = 2   /* IEEE binary16 */
+  AMLA_F16 = 2,  /* IEEE binary16 */
+  AMLA_Q8_0 = 3  /* kv only: ggml's blocks of 32 elements in 34 bytes, {f16 d; int8 q[32]}, element i = d * q[i], which f32 holds exactly */
 } amla_dtype;
 
 typedef enum amla_backend {
-  AMLA_BACKEND_AUTO = 0, /* the fastest that can run the problem: today always cpu */
+  AMLA_BACKEND_AUTO = 0, /* cuda for device memory, else cpu */
   AMLA_BACKEND_REF = 1,  /* the executable specification, one thread: always right, slow */
   AMLA_BACKEND_CPU = 2,
-  AMLA_BACKEND_CUDA = 3, /* not built yet */
-  AMLA_BACKEND_NPU = 4   /* simulated Ascend; not built yet */
+  AMLA_BACKEND_CUDA = 3, /* libamla_cuda.so, loaded when first asked for */
+  AMLA_BACKEND_NPU = 4   /* libamla_npu.so, likewise: the Ascend kernel on a SIMULATED NPU. To study it, not to serve with it */
 } amla_backend;
 
 /* How the running output follows a growing maximum. Same result within rounding, different cost; see docs/numerics.md. */
@@ -101,7 +102,7 @@ typedef enum amla_lse_base {
 
 typedef enum amla_memory {
   AMLA_MEMORY_HOST = 0,
-  AMLA_MEMORY_DEVICE = 1 /* not built yet: refused */
+  AMLA_MEMORY_DEVICE = 1 /* every tensor, lengths and block table included; only for backend cuda */
 } amla_memory;
 
 /* ---- Problem: shapes and types, no pointers ---------------------------------------------------------------------- */
@@ -121,7 +122,7 @@ typedef struct amla_problem {
   int32_t max_pages; /* entries per row of the block table; 0 = ceil(sk / page_size) */
   int64_t n_pages;   /* pages in the KV cache; page ids must be in [0, n_pages). Contiguous: 0 */
   amla_dtype q_type;   /* f32, bf16, f16 */
-  amla_dtype kv_type;  /* f32, bf16, f16 */
+  amla_dtype kv_type;  /* f32, bf16, f16, q8_0 (d_qk and the kv strides are then multiples of 32) */
   amla_dtype out_type; /* f32, bf16, f16; rounded to nearest even */
   int32_t causal;    /* 1: query i of a sequence of length n sees keys [0, n - s_q + i + 1) (bottom-right aligned) */
   float scale;       /* factor of q . k, not 0, and finite also times log2(e); it has no default: models use 1/sqrt(192) times YaRN's mscale^2 */
@@ -130,7 +131,7 @@ typedef struct amla_problem {
   int64_t out_stride_batch, out_stride_query, out_stride_head; /* out [b][s_q][h_q][d_v], last one contiguous */
   int64_t kv_stride_page;  /* between pages (paged) or sequences (contiguous) */
   int64_t kv_stride_token; /* between tokens of one page or sequence, >= d_qk unless page_size is 1 */
-  int64_t mask_stride_batch, mask_stride_query; /* additive mask, not built yet: must be 0 */
+  int64_t mask_stride_batch, mask_stride_query; /* mask [b][s_q][sk], last one contiguous */
 } amla_problem;
 
 #define AMLA_PROBLEM_INIT                                                                                              \
@@ -142,6 +143,9 @@ typedef struct amla_problem {
 #define AMLA_SPLIT_BY_LENGTH 0 /* a function of the rows and the sequence's own length: batch-invariant bits */
 #define AMLA_SPLIT_AUTO (-1)   /* by occupancy of the threads: not batch-invariant */
 
+/* Runs task(argument, i) once for each i in [0, n), in any order, on any threads, and returns when all have returned. */
+typedef void (*amla_parallel)(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument);
+
 typedef struct amla_options {
   uint32_t struct_bytes;
   amla_backend backend;
@@ -150,10 +154,13 @@ typedef struct amla_options {
   amla_isa isa;
   int32_t split_tokens; /* most KV tokens per split: AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number >= 1 (rounded up to tiles) */
   amla_lse_base lse_base;
+  amla_parallel parallel; /* cpu: NULL = OpenMP. For engines with a thread pool of their own, so that no second one competes with
+                             it: called at most twice per run, never with n < 2 or n > threads */
+  void *parallel_context;
 } amla_options;
 
 #define AMLA_OPTIONS_INIT                                                                                              \
-  { (uint32_t)sizeof(amla_options), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, 0, AMLA_ISA_AUTO, 0, AMLA_LSE_NATURAL }
+  { (uint32_t)sizeof(amla_options), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, 0, AMLA_ISA_AUTO, 0, AMLA_LSE_NATURAL, NULL, NULL }
 
 /* ---- Tensors: pointers and run-time data ------------------------------------------------------------------------- */
 
@@ -179,9 +186,9 @@ typedef struct amla_tensors {
   size_t lse_bytes;
   const void *q_rope;  /* separate rope part of q: not built yet, must be NULL (packed rows) */
   const void *kv_rope; /* separate rope part of kv: not built yet, must be NULL */
-  const void *mask;    /* additive f16 mask: not built yet, must be NULL */
+  const void *mask;    /* [b][s_q][sk] f16, added to scale * q . k of every head; -inf hides the key; NULL = none */
   size_t q_rope_bytes, kv_rope_bytes, mask_bytes;
-  void *stream;        /* device stream: not built yet, must be NULL */
+  void *stream;        /* device memory: the CUstream to run on, NULL = the default stream. Host memory: must be NULL */
 } amla_tensors;
 
 #define AMLA_TENSORS_INIT                                                                                              \
@@ -209,7 +216,7 @@ AMLA_API int amla_plan_describe(const amla_plan *plan, char *text, size_t capaci
  * Refused before any work, outputs untouched: null or short buffers, lengths outside [0, sk], a used page id outside
  * [0, n_pages), scratch smaller than amla_plan_scratch_bytes.
  * Non-finite numbers: a non-finite element of q makes its own row non-finite and no other. A non-finite element of kv
- * makes non-finite every row that sees its token, and may also reach earlier queries of the same sequence that causality hides
+ * makes non-finite every row that sees its token, and may also reach queries of the same sequence that causality or the mask hides
  * it from; never another sequence. A score, or an element of scale * log2(e) * q, beyond f32 counts as infinite, and an infinite score gives a NaN row. */
 AMLA_API amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
                                    size_t scratch_bytes, amla_detail *detail);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The CPU backend around the loop: each thread takes an equal share of the line of all splits, merges what it can of the fixed
- * binary tree as it goes, and leaves the rest; after a barrier all threads finish the groups that were shared, each its own
+ * binary tree as it goes, and leaves the rest; then all threads finish the groups that were shared, each its own
  * slice of rows. A node of the tree has the same children whoever computes it, hence the same bits.
  */
 #include <fenv.h>
@@ -44,7 +44,8 @@ static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state 
   if (t) *t = (thread_state){.worker = {.plan = plan, .layout = l, .qt = qt, .tiles = {tile, next}, .s = s, .slots = slots}};
 }
 
-static void prepare(amla_plan *plan) {
+static amla_status prepare(amla_plan *plan, amla_detail *detail) {
+  (void)detail;
   amla_arena arena = amla_arena_create(NULL);
   plan->ukernels = amla_ukernels_select(plan->options.isa);
   plan->options.isa = plan->ukernels->isa;
@@ -53,6 +54,7 @@ static void prepare(amla_plan *plan) {
   const size_t common_bytes = arena.used_bytes;
   carve_thread(plan, &arena, NULL);
   plan->scratch_bytes = AMLA_ARENA_ALIGN + common_bytes + (arena.used_bytes - common_bytes) * (size_t)plan->options.threads;
+  return AMLA_OK;
 }
 
 /* ---- The tree ---- */
@@ -151,33 +153,66 @@ static void finish_shared(thread_state *threads, int32_t i, int32_t n) {
     }
 }
 
+/* ---- Two parallel steps: every share, then the groups that shares have in common ---- */
+
+typedef struct job {
+  thread_state *threads;
+  int32_t n;
+  double total;
+  int64_t auto_tokens;
+} job;
+
+static void share_task(void *argument, int32_t i) {
+  const job *j = argument;
+  fenv_t threads_own;
+  fegetenv(&threads_own);
+  fesetenv(FE_DFL_ENV);
+  run_share(&j->threads[i], i, j->n, j->total, j->auto_tokens);
+  fesetenv(&threads_own);
+}
+
+static void finish_task(void *argument, int32_t i) {
+  const job *j = argument;
+  fenv_t threads_own;
+  fegetenv(&threads_own);
+  fesetenv(FE_DFL_ENV);
+  finish_shared(j->threads, i, j->n);
+  fesetenv(&threads_own);
+}
+
+static void openmp_parallel(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument) {
+  (void)context;
+#pragma omp parallel for schedule(static, 1) num_threads(n)
+  for (int32_t i = 0; i < n; i++) task(argument, i);
+}
+
 enum { MIN_THREAD_FLOPS = 4000000 }; /* about what waking a thread costs */
 
-static void run(const amla_plan *plan, const amla_tensors *tensors, void *scratch) {
+static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, amla_detail *detail) {
   const amla_problem *p = &plan->problem;
-  if (p->b == 0) return;
-  const int64_t auto_tokens = amla_auto_split_tokens(&plan->schedule, p, tensors, plan->options.threads);
+  const amla_options *o = &plan->options;
+  (void)detail;
+  if (p->b == 0) return AMLA_OK;
+  const int64_t auto_tokens = amla_auto_split_tokens(&plan->schedule, p, tensors, o->threads);
   const double total = amla_total_cost(&plan->schedule, p, tensors, auto_tokens);
   const double useful = total * 2.0 * (p->d_qk + p->d_v) / MIN_THREAD_FLOPS + 1.0;
-  const int32_t wanted = useful < plan->options.threads ? (int32_t)useful : plan->options.threads;
 
   amla_arena arena = amla_arena_create(scratch);
-  thread_state *threads = amla_arena_take(&arena, plan->options.threads, sizeof *threads);
-  for (int32_t i = 0; i < wanted; i++) {
-    carve_thread(plan, &arena, &threads[i]);
-    threads[i].worker.tensors = tensors;
+  job j = {amla_arena_take(&arena, o->threads, sizeof(thread_state)), useful < o->threads ? (int32_t)useful : o->threads, total, auto_tokens};
+  for (int32_t i = 0; i < j.n; i++) {
+    carve_thread(plan, &arena, &j.threads[i]);
+    j.threads[i].worker.tensors = tensors;
   }
-#pragma omp parallel num_threads(wanted)
-  {
-    const int32_t i = omp_get_thread_num(), n = omp_get_num_threads();
-    fenv_t threads_own;
-    fegetenv(&threads_own);
-    fesetenv(FE_DFL_ENV);
-    run_share(&threads[i], i, n, total, auto_tokens);
-#pragma omp barrier
-    finish_shared(threads, i, n);
-    fesetenv(&threads_own);
+  if (j.n == 1) {
+    share_task(&j, 0);
+    return AMLA_OK;
   }
+  const amla_parallel parallel = o->parallel ? o->parallel : openmp_parallel;
+  parallel(o->parallel_context, j.n, share_task, &j);
+  int32_t n_left = 0;
+  for (int32_t i = 0; i < j.n; i++) n_left += j.threads[i].n_left;
+  if (n_left > 0) parallel(o->parallel_context, j.n, finish_task, &j);
+  return AMLA_OK;
 }
 
 static const char *isa(amla_isa cap) { return amla_ukernels_select(cap)->name; }
@@ -196,4 +231,8 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
                   plan->options.threads, plan->options.threads == 1 ? "" : "s");
 }
 
-const amla_backend_ops amla_backend_cpu = {AMLA_BACKEND_CPU, "cpu", NULL, isa, prepare, describe, run};
+static const char *absent(void) { return NULL; }
+
+const amla_backend_ops amla_backend_cpu = {
+    .plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_CPU, .name = "cpu", .absent = absent,
+    .isa = isa, .prepare = prepare, .describe = describe, .run = run};

@@ -5,8 +5,10 @@
  */
 #include "decode.h"
 
+#include <float.h>
 #include <string.h>
 
+#include "../base/float16.h"
 #include "../problem.h"
 #include "rescale.h"
 
@@ -17,7 +19,7 @@ static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
 /* Addresses of n KV tokens of the group's sequence from `begin` on; past `limit`, of the last one. */
 static void find_tokens(const amla_worker *w, int32_t begin, int32_t n, int32_t limit, const void **src) {
   const amla_problem *p = &w->plan->problem;
-  const int64_t token_bytes = p->kv_stride_token * (int64_t)amla_dtype_bytes(p->kv_type);
+  const int64_t token_bytes = amla_elems_bytes(p->kv_type, p->kv_stride_token);
   const int32_t known = min(n, limit - begin);
   for (int32_t j = 0; j < known;) { /* page by page */
     const char *at = amla_token(p, w->tensors, w->group.sequence, begin + j);
@@ -55,6 +57,43 @@ static void scores(amla_worker *w, int32_t n) {
   panel_scores(w, narrow, last, n);
 }
 
+/* ---- The mask: a key that it hides gets a score below the domain, which becomes P = 0 and no maximum ---- */
+
+static const float hidden = -FLT_MAX;
+
+/* Keys of the tile from `begin` on that some query of the group sees. */
+static int tile_is_seen(const amla_worker *w, int32_t begin, int32_t n) {
+  const amla_problem *p = &w->plan->problem;
+  for (int32_t query = w->group.row_begin / p->h_q; query <= (w->group.row_end - 1) / p->h_q; query++) {
+    const uint16_t *mask = amla_mask_row(p, w->tensors, w->group.sequence, query);
+    for (int32_t j = 0; j < n; j++)
+      if (mask[begin + j] != AMLA_MASK_HIDDEN) return 1;
+  }
+  return 0;
+}
+
+/* The first tile from `begin` on, in steps of whole tiles, that is not hidden from all rows; `limit` if there is none. */
+static int32_t next_tile(const amla_worker *w, int32_t begin, int32_t limit) {
+  const int32_t tile_tokens = w->plan->ukernels->tile_tokens;
+  while (w->tensors->mask && begin < limit && !tile_is_seen(w, begin, min(limit - begin, tile_tokens))) begin += tile_tokens;
+  return min(begin, limit);
+}
+
+/* s [n][rows] += mask * log2 e, in log2 units as the scores are. */
+static void add_mask(const amla_worker *w, const amla_panel *p, int32_t begin, int32_t n, float *s) {
+  const int32_t rows = p->kernels->rows, h_q = w->plan->problem.h_q, first = w->group.row_begin + p->row;
+  const int32_t end = min(rows, w->group.row_end - first);
+  for (int32_t r = 0, stop; r < end; r = stop) { /* rows of one query at a time */
+    const uint16_t *mask = amla_mask_row(&w->plan->problem, w->tensors, w->group.sequence, (first + r) / h_q) + begin;
+    stop = min(end, r + h_q - (first + r) % h_q);
+    for (int32_t j = 0; j < n; j++) {
+      const float bias = amla_f16_to_f32(mask[j]) * 1.44269504f;
+      if (bias == 0.0f) continue;
+      for (int32_t i = r; i < stop; i++) s[j * rows + i] = bias == -INFINITY ? hidden : s[j * rows + i] + bias;
+    }
+  }
+}
+
 /* How many of the tile's n tokens, the first of which is `begin`, each row of the panel sees. */
 static void visible_tokens(const amla_worker *w, const amla_panel *p, int32_t begin, int32_t n, int32_t *visible) {
   for (int32_t r = 0; r < p->kernels->rows; r++) {
@@ -72,8 +111,13 @@ static int weights(amla_worker *w, int32_t begin, int32_t n, amla_partial *acc, 
   for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++) {
     float *s = w->s + p->row * w->plan->ukernels->tile_tokens, *ref = acc->ref + p->row, *l = acc->l + p->row;
     visible_tokens(w, p, begin, n, visible);
+    if (w->tensors->mask) add_mask(w, p, begin, n, s);
     p->kernels->max(n, s, visible, max);
     for (int32_t r = 0; r < p->kernels->rows; r++) {
+      if (max[r] == hidden) {
+        max[r] = -INFINITY;
+        if (ref[r] == -INFINITY) visible[r] = 0;
+      }
       const amla_rescale_step step = steps[p->row + r] = amla_rescale_update(mode, ref[r], max[r]);
       moved |= step.shift != 0;
       ref[r] = step.ref;
@@ -127,29 +171,35 @@ static void add_pv(amla_worker *w, int32_t n, int first, float *o, int32_t next,
   w->staged = n_next > 0 ? next : -1;
 }
 
-/* No key seen. O is written by the first tile, if there is one. */
-static void clear_partial(const amla_worker *w, amla_partial *acc, int empty) {
-  const amla_layout *l = &w->layout;
-  const int64_t o_elems = (int64_t)l->n_col_tiles * l->rows_padded * w->plan->ukernels->pv_cols;
-  if (empty) memset(acc->o, 0, (size_t)o_elems * sizeof(float));
-  for (int32_t r = 0; r < l->rows_padded; r++) {
+/* No key seen yet; the first tile writes O. */
+static void clear_sums(const amla_worker *w, amla_partial *acc) {
+  for (int32_t r = 0; r < w->layout.rows_padded; r++) {
     acc->ref[r] = -INFINITY;
     acc->l[r] = 0.0f;
   }
+}
+
+static void clear_output(const amla_worker *w, amla_partial *acc) {
+  const amla_layout *l = &w->layout;
+  memset(acc->o, 0, (size_t)l->n_col_tiles * (size_t)(l->rows_padded * w->plan->ukernels->pv_cols) * sizeof(float));
 }
 
 void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc) {
   const int32_t tile_tokens = w->plan->ukernels->tile_tokens;
   amla_rescale_step steps[AMLA_MAX_BLOCK_ROWS];
 
-  clear_partial(w, acc, begin == end);
-  for (int32_t j = begin, n; j < end; j += n) {
+  int first = 1;
+
+  clear_sums(w, acc);
+  for (int32_t j = next_tile(w, begin, end), n, next; j < end; j = next, first = 0) {
     n = min(end - j, tile_tokens);
+    next = next_tile(w, j + n, limit);
     begin_tile(w, j, n);
     scores(w, n);
-    if (weights(w, j, n, acc, steps) && j > begin) rescale_rows(w, acc->o, w->n_pv_rows, steps);
-    add_pv(w, n, j == begin, acc->o, j + n, min(limit - j - n, tile_tokens), limit);
+    if (weights(w, j, n, acc, steps) && !first) rescale_rows(w, acc->o, w->n_pv_rows, steps);
+    add_pv(w, n, first, acc->o, next, min(limit - next, tile_tokens), limit);
   }
+  if (first) clear_output(w, acc);
 }
 
 /* ---- Around the loop ---- */

@@ -11,7 +11,7 @@
 #ifndef AMLA_CPU_UKERNELS_H
 #define AMLA_CPU_UKERNELS_H
 
-#include <amla/amla.h>
+#include "../base/dtype.h"
 
 /* KV rows of the next tile that pv converts to f32 on the side: their loads, shifts and stores fill the slots that its FMAs
  * leave. Row i, d elements of `type` at src[i], goes to dst + i * ld; the cache lines of ahead[i] are fetched meanwhile. */
@@ -56,8 +56,8 @@ typedef struct amla_ukernels {
 
   amla_ukr_panel wide, narrow; /* wide.rows >= narrow.rows; the last rows of a block may use a narrow panel */
 
-  /* dst [n] f32 = src [n] of that amla_dtype, exactly. */
-  void (*load[3])(int32_t n, const void *src, float *dst);
+  /* dst [n] f32 = src [n] of that amla_dtype, exactly; n a multiple of its block. */
+  void (*load[4])(int32_t n, const void *src, float *dst);
 
   /* o [pv_rows][pv_cols] contiguous = P V, plus o unless first: o[r][c] (+)= sum_j p[j * ldp + r] * v[j * ldv + c], the sum over
    * j < n in order, from 0. v and o aligned to whole vectors, ldv a multiple of 16. Does the stage too: dst must not overlap v or o. */

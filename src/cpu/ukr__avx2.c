@@ -35,6 +35,19 @@ static void load_f16(int32_t n, const void *src, float *dst) {
   for (; i < n; i++) dst[i] = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h[i])));
 }
 
+static void load_q8_0(int32_t n, const void *src, float *dst) {
+  const char *block = src;
+  for (int32_t i = 0; i < n; i += AMLA_Q8_0_ELEMS, block += AMLA_Q8_0_BYTES) {
+    uint16_t d;
+    memcpy(&d, block, sizeof d);
+    const __m256 scale = _mm256_set1_ps(_cvtsh_ss(d));
+    for (int32_t j = 0; j < AMLA_Q8_0_ELEMS; j += 8) {
+      const __m256i q = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(block + 2 + j)));
+      _mm256_storeu_ps(dst + i + j, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(q)));
+    }
+  }
+}
+
 /* 8 x 8 transpose: merges of elements, pairs, halves. */
 static inline void transpose_8x8(__m256 x[8]) {
   __m256 y[8];
@@ -171,11 +184,11 @@ static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const
   exp_lanes(n, s, 8, ref, mul, visible, sum);
 }
 
-static void (*const load[3])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16};
+static void (*const load[4])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16, load_q8_0};
 
 /* With all 16 registers in the product there is none left to convert beside it: before it. */
 static void run_stage(const amla_ukr_stage *stage) {
-  const int64_t row_bytes = stage->d * (stage->type == AMLA_F32 ? 4 : 2);
+  const int64_t row_bytes = amla_elems_bytes(stage->type, stage->d);
   for (int32_t i = 0; i < stage->n_rows; i++) {
     for (int64_t at = 0; at < row_bytes; at += 64) _mm_prefetch((const char *)stage->ahead[i] + at, _MM_HINT_T1);
     load[stage->type](stage->d, stage->src[i], stage->dst + i * stage->ld);
@@ -242,6 +255,6 @@ const amla_ukernels amla_ukernels__avx2 = {
     .isa = AMLA_ISA_AVX2, .name = "avx2",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
     .wide = {16, QK_TOKENS, pack_16, qk_6x16, max_16, exp_16}, .narrow = {8, NARROW_TOKENS, pack_8, qk_12x8, max_8, exp_8},
-    .load = {load_f32, load_bf16, load_f16},
+    .load = {load_f32, load_bf16, load_f16, load_q8_0},
     .pv = pv_4x24, .scale = scale_24, .shift = shift_24, .merge = merge_24,
 };

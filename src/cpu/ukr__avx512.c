@@ -13,8 +13,18 @@
 
 enum { QK_TOKENS = 12, NARROW_TOKENS = 24, PV_ROWS = 8, PV_COLS = 32, TILE_TOKENS = 96 };
 
-/* 16 elements of a KV or q row as f32. */
+/* Half a block of q8_0: 11 + 7 significant bits, an exact product. */
+static inline __m512 load_16_q8_0(const void *src, int32_t i) {
+  const char *block = (const char *)src + amla_elems_bytes(AMLA_Q8_0, i);
+  uint16_t d;
+  memcpy(&d, block, sizeof d);
+  const __m128i q = _mm_loadu_si128((const __m128i *)(block + 2 + i % AMLA_Q8_0_ELEMS));
+  return _mm512_mul_ps(_mm512_set1_ps(_cvtsh_ss(d)), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)));
+}
+
+/* 16 elements of a KV or q row as f32, i a multiple of 16. */
 static inline __m512 load_16(amla_dtype type, const void *src, int32_t i) {
+  if (type == AMLA_Q8_0) return load_16_q8_0(src, i);
   if (type == AMLA_F32) return _mm512_loadu_ps((const float *)src + i);
   const __m256i h = _mm256_loadu_si256((const __m256i *)((const uint16_t *)src + i));
   return type == AMLA_BF16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)) : _mm512_cvtph_ps(h);
@@ -39,6 +49,7 @@ static inline void load_row(amla_dtype type, int32_t n, const void *src, float *
 static void load_f32(int32_t n, const void *src, float *dst) { load_row(AMLA_F32, n, src, dst); }
 static void load_bf16(int32_t n, const void *src, float *dst) { load_row(AMLA_BF16, n, src, dst); }
 static void load_f16(int32_t n, const void *src, float *dst) { load_row(AMLA_F16, n, src, dst); }
+static void load_q8_0(int32_t n, const void *src, float *dst) { load_row(AMLA_Q8_0, n, src, dst); }
 
 /* 16 x 16 transpose in four rounds of pair-wise merges: of elements, pairs, quarters, halves. */
 static inline void transpose_16x16(__m512 x[16]) {
@@ -207,7 +218,6 @@ static inline __attribute__((always_inline)) int32_t pv_staging(__m512 acc[PV_RO
                                                                 const float *v, int64_t ldv, const amla_ukr_stage *stage,
                                                                 amla_dtype type) {
   const int32_t d32 = stage->d / 32 * 32;
-  const int64_t element_bytes = type == AMLA_F32 ? 4 : 2;
   int32_t j = 0;
   for (int32_t i = 0; i < stage->n_rows; i++) {
     const char *src = stage->src[i], *ahead = stage->ahead[i];
@@ -216,12 +226,12 @@ static inline __attribute__((always_inline)) int32_t pv_staging(__m512 acc[PV_RO
     if (j + d32 / 32 <= n)
       for (; d < d32; d += 32, j++) {
         pv_step(acc, p + j * ldp, v + j * ldv);
-        _mm_prefetch(ahead + d * element_bytes, _MM_HINT_T1);
-        if (type == AMLA_F32) _mm_prefetch(ahead + d * element_bytes + 64, _MM_HINT_T1);
+        _mm_prefetch(ahead + amla_elems_bytes(type, d), _MM_HINT_T1);
+        if (type == AMLA_F32) _mm_prefetch(ahead + amla_elems_bytes(type, d) + 64, _MM_HINT_T1);
         _mm512_store_ps(dst + d, load_16(type, src, d));
         _mm512_store_ps(dst + d + 16, load_16(type, src, d + 16));
       }
-    load_row(type, stage->d - d, src + d * element_bytes, dst + d);
+    load_row(type, stage->d - d, src + amla_elems_bytes(type, d), dst + d);
   }
   return j;
 }
@@ -237,6 +247,8 @@ static void pv_8x32(int32_t n, const float *p, int64_t ldp, const float *v, int6
       j = pv_staging(acc, n, p, ldp, v, ldv, stage, AMLA_BF16);
     else if (stage->type == AMLA_F16)
       j = pv_staging(acc, n, p, ldp, v, ldv, stage, AMLA_F16);
+    else if (stage->type == AMLA_Q8_0)
+      j = pv_staging(acc, n, p, ldp, v, ldv, stage, AMLA_Q8_0);
     else
       j = pv_staging(acc, n, p, ldp, v, ldv, stage, AMLA_F32);
   }
@@ -292,6 +304,6 @@ const amla_ukernels amla_ukernels__avx512 = {
     .isa = AMLA_ISA_AVX512, .name = "avx512",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
     .wide = {32, QK_TOKENS, pack_32, qk_12x32, max_32, exp_32}, .narrow = {16, NARROW_TOKENS, pack_16, qk_24x16, max_16, exp_16},
-    .load = {load_f32, load_bf16, load_f16},
+    .load = {load_f32, load_bf16, load_f16, load_q8_0},
     .pv = pv_8x32, .scale = scale_32, .shift = shift_32, .merge = merge_32,
 };

@@ -25,6 +25,8 @@ static void load_f16(int32_t n, const void *src, float *dst) {
   for (int32_t i = 0; i < n; i++) dst[i] = amla_f16_to_f32(h[i]);
 }
 
+static void load_q8_0(int32_t n, const void *src, float *dst) { amla_q8_0_to_f32(n, src, dst); }
+
 static void pack_8(int32_t d, const float *q, int64_t ldq, float factor, float *qt) {
   for (int32_t i = 0; i < d; i++)
     for (int r = 0; r < ROWS; r++) qt[i * ROWS + r] = factor * q[r * ldq + i];
@@ -68,7 +70,7 @@ static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const
     }
 }
 
-static void (*const load[3])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16};
+static void (*const load[4])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16, load_q8_0};
 
 static void pv_4x8(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o,
                    const amla_ukr_stage *stage) {
@@ -100,6 +102,6 @@ const amla_ukernels amla_ukernels__c = {
     .isa = AMLA_ISA_C, .name = "c",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
     .wide = {ROWS, QK_TOKENS, pack_8, qk_4x8, max_8, exp_8}, .narrow = {ROWS, QK_TOKENS, pack_8, qk_4x8, max_8, exp_8},
-    .load = {load_f32, load_bf16, load_f16},
+    .load = {load_f32, load_bf16, load_f16, load_q8_0},
     .pv = pv_4x8, .scale = scale_8, .shift = shift_8, .merge = merge_8,
 };
