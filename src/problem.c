@@ -316,20 +316,8 @@ int32_t amla_seen_end(const amla_problem *p, const amla_tensors *t, int32_t sequ
 
 /* ---- Results ---- */
 
-/* n elements of o times factor, rounded to nearest even. */
-static void store_elems(amla_dtype type, int32_t n, const float *o, float factor, void *out) {
-  float *f32 = out;
-  uint16_t *f16 = out;
-  if (type == AMLA_F32)
-    for (int32_t d = 0; d < n; d++) f32[d] = o[d] * factor;
-  else if (type == AMLA_BF16)
-    for (int32_t d = 0; d < n; d++) f16[d] = amla_f32_to_bf16(o[d] * factor);
-  else
-    for (int32_t d = 0; d < n; d++) f16[d] = amla_f32_to_f16(o[d] * factor);
-}
-
 void amla_store_row(const amla_problem *p, const amla_options *options, const amla_tensors *t, int32_t sequence, int32_t query,
-                    int32_t head, const float *o, int32_t cols, int64_t tile_stride, double divisor, double lse2) {
+                    int32_t head, const float *o, int32_t cols, int64_t tile_stride, double divisor, double lse2, amla_store store) {
   const double log2e = 1.4426950408889634, ln2 = 0.6931471805599453;
   const int empty = lse2 == -INFINITY;
   const double sink = t->sinks && !empty ? 1.0 / (1.0 + exp2((double)t->sinks[head] * log2e - lse2)) : 1.0;
@@ -338,7 +326,7 @@ void amla_store_row(const amla_problem *p, const amla_options *options, const am
   char *out = (char *)t->out + at * elem_bytes;
   if (empty) memset(out, 0, (size_t)(p->d_v * elem_bytes));
   for (int32_t d = 0; d < p->d_v && !empty; d += cols, o += tile_stride, out += cols * elem_bytes)
-    store_elems(p->out_type, p->d_v - d < cols ? p->d_v - d : cols, o, (float)(sink / divisor), out);
+    store(p->d_v - d < cols ? p->d_v - d : cols, o, (float)(sink / divisor), out);
   if (t->lse)
     t->lse[((int64_t)sequence * p->h_q + head) * p->s_q + query] = (float)(options->lse_base == AMLA_LSE_BASE2 ? lse2 : lse2 * ln2);
 }

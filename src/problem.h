@@ -7,6 +7,7 @@
 #define AMLA_PROBLEM_H
 
 #include "base/dtype.h"
+#include "base/store.h"
 
 /* Copies problem to out with every default filled in, or refuses it. */
 amla_status amla_problem_check(const amla_problem *problem, amla_problem *out, amla_detail *detail);
@@ -55,8 +56,8 @@ static inline const void *amla_q_row(const amla_problem *p, const amla_tensors *
 }
 
 /* One row of results, in column tiles: element d is o[d / cols * tile_stride + d % cols]. It is divided by `divisor`, scaled by
- * the sink and stored in the output type; lse2 is in log2 units. */
+ * the sink and stored by `store`, that of the output type; lse2 is in log2 units. */
 void amla_store_row(const amla_problem *p, const amla_options *options, const amla_tensors *t, int32_t sequence, int32_t query,
-                    int32_t head, const float *o, int32_t cols, int64_t tile_stride, double divisor, double lse2);
+                    int32_t head, const float *o, int32_t cols, int64_t tile_stride, double divisor, double lse2, amla_store store);
 
 #endif

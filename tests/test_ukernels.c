@@ -165,7 +165,7 @@ static void check_qk_values(subject *s) {
     for (int hostile = 0; hostile < 3; hostile++) {
       qk_buffers b = qk_create(s, shapes[i].d_qk, shapes[i].ldk);
       make_keys_hostile(s, &b, hostile);
-      s->panel->qk(b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s));
+      s->panel->qk(s->panel->tokens, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s));
       expect_scores_near_fp64(s, &b);
       qk_free(s, &b);
     }
@@ -182,7 +182,7 @@ static void check_qk_position(subject *s) {
       qk_buffers b = qk_create(s, d_qk, d_qk + i);
       memcpy(b.k + i * b.ldk, key, sizeof key);
       for (int32_t d = 0; d < d_qk; d++) b.qt[d * rows + r] = query[d];
-      s->panel->qk(d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s));
+      s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s));
       const float x = ((const float *)guarded_data(&b.s))[i * rows + r];
       if (i == 0 && r == 0) first = x;
       if (to_bits(x) != to_bits(first))
@@ -193,6 +193,23 @@ static void check_qk_position(subject *s) {
 
 static void qk_bits_do_not_depend_on_position(void **state) { (void)state; for_each_subject(check_qk_position); }
 
+/* Fewer tokens than the register tile: the same bits for those asked for, nothing behind the tile. */
+static void check_qk_tails(subject *s) {
+  const int32_t rows = s->panel->rows, tokens = s->panel->tokens;
+  for (int32_t n = 1; n <= tokens; n++) {
+    qk_buffers b = qk_create(s, 37, 48);
+    float whole[64 * AMLA_UKR_MAX_ROWS];
+    s->panel->qk(tokens, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s));
+    memcpy(whole, guarded_data(&b.s), (size_t)(tokens * rows) * sizeof *whole);
+    memset(guarded_data(&b.s), 0x77, (size_t)(tokens * rows) * sizeof *whole);
+    s->panel->qk(n, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s));
+    if (memcmp(guarded_data(&b.s), whole, (size_t)(n * rows) * sizeof *whole) != 0) FAIL_AT(s, "qk", "n=%d: other bits than with all tokens", n);
+    qk_free(s, &b);
+  }
+}
+
+static void qk_tails_have_the_same_bits(void **state) { (void)state; for_each_subject(check_qk_tails); }
+
 /* Poison in key i0 reaches token i0 of every row, poison in query r0 reaches row r0 of every token, and nothing else. */
 static void check_qk_poison(subject *s) {
   static const float poisons[] = {NAN, INFINITY, -INFINITY};
@@ -202,11 +219,11 @@ static void check_qk_poison(subject *s) {
     float *got = guarded_data(&b.s), clean[64 * AMLA_UKR_MAX_ROWS];
     const int32_t i0 = t % 2 ? random_below(&s->seed, tokens) : -1, r0 = t % 2 ? -1 : random_below(&s->seed, rows);
     assert_true(tokens <= 64);
-    s->panel->qk(d_qk, b.k, b.ldk, b.qt, got);
+    s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, got);
     memcpy(clean, got, (size_t)(tokens * rows) * sizeof *got);
     const int32_t d0 = random_below(&s->seed, d_qk);
     *(i0 >= 0 ? &b.k[i0 * b.ldk + d0] : &b.qt[d0 * rows + r0]) = poisons[t % 3];
-    s->panel->qk(d_qk, b.k, b.ldk, b.qt, got);
+    s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, got);
     for (int32_t i = 0; i < tokens; i++)
       for (int32_t r = 0; r < rows; r++) {
         const bool hit = i == i0 || r == r0;
@@ -226,13 +243,39 @@ static void check_qk_overflow(subject *s) {
   const float *got = guarded_data(&b.s);
   for (int32_t i = 0; i < s->panel->tokens; i++) b.k[i] = i % 2 ? -3e38f : 3e38f;
   for (int32_t r = 0; r < rows; r++) b.qt[r] = 2.0f;
-  s->panel->qk(1, b.k, b.ldk, b.qt, guarded_data(&b.s));
+  s->panel->qk(s->panel->tokens, 1, b.k, b.ldk, b.qt, guarded_data(&b.s));
   for (int32_t i = 0; i < count; i++)
     if (got[i] != (i / rows % 2 ? -INFINITY : INFINITY)) FAIL_AT(s, "qk", "an overflow gives %a", (double)got[i]);
   qk_free(s, &b);
 }
 
 static void qk_overflows_to_signed_infinity(void **state) { (void)state; for_each_subject(check_qk_overflow); }
+
+/* ---- store --------------------------------------------------------------------------------------------------------- */
+
+/* The bits of portable C, on numbers that round, overflow, vanish or are none. */
+static void check_store(subject *s) {
+  static const amla_store portable[3] = {amla_store_f32, amla_store_bf16, amla_store_f16};
+  static const float factors[] = {1.0f, 0.37f, -2.5e-7f, 0.0f, 3e38f};
+  float o[67];
+  for (int type = AMLA_F32; type <= AMLA_F16; type++)
+    for (int t = 0; t < 400; t++) {
+      const int32_t n = random_below(&s->seed, 68);
+      const size_t bytes = (size_t)harness_bytes((amla_dtype)type, n);
+      guarded got = guarded_create(bytes, 0), want = guarded_create(bytes, 0);
+      for (int32_t i = 0; i < n; i++) o[i] = t % 2 ? random_hostile(&s->seed) : random_normal(&s->seed);
+      s->ukr->store[type](n, o, factors[t % LENGTH(factors)], guarded_data(&got));
+      portable[type](n, o, factors[t % LENGTH(factors)], guarded_data(&want));
+      for (int32_t i = 0; i < n; i++)
+        if (!same_number(harness_load(guarded_data(&got), (amla_dtype)type, i), harness_load(guarded_data(&want), (amla_dtype)type, i)))
+          FAIL_AT(s, "store", "type=%d n=%d: %a * %a at %d is %a", type, n, (double)o[i], (double)factors[t % LENGTH(factors)], i,
+                  (double)harness_load(guarded_data(&got), (amla_dtype)type, i));
+      expect_guards(s, "store", &got);
+      guarded_free(&want);
+    }
+}
+
+static void store_rounds_as_portable_c(void **state) { (void)state; for_each_subject(check_store); }
 
 /* ---- max and exp: a tile of scores and how many tokens each row sees ---------------------------------------------- */
 
@@ -649,8 +692,10 @@ int main(void) {
       cmocka_unit_test(table_shapes_are_consistent),
       cmocka_unit_test(select_obeys_the_cap),
       cmocka_unit_test(pack_transposes_exactly),
+      cmocka_unit_test(store_rounds_as_portable_c),
       cmocka_unit_test(qk_is_near_fp64),
       cmocka_unit_test(qk_bits_do_not_depend_on_position),
+      cmocka_unit_test(qk_tails_have_the_same_bits),
       cmocka_unit_test(qk_contains_poison),
       cmocka_unit_test(qk_overflows_to_signed_infinity),
       cmocka_unit_test(max_is_exact_and_ignores_nan_and_hidden),

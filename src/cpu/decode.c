@@ -46,7 +46,7 @@ static void panel_scores(amla_worker *w, const amla_panel *first, const amla_pan
   const int32_t d_qk = w->plan->problem.d_qk;
   for (int32_t j = 0; first < last && j < n; j += first->kernels->tokens)
     for (const amla_panel *p = first; p < last; p++)
-      p->kernels->qk(d_qk, w->tiles[0] + j * w->layout.ld, w->layout.ld, w->qt + (int64_t)p->row * d_qk,
+      p->kernels->qk(min(n - j, p->kernels->tokens), d_qk, w->tiles[0] + j * w->layout.ld, w->layout.ld, w->qt + (int64_t)p->row * d_qk,
                      w->s + p->row * w->plan->ukernels->tile_tokens + j * p->kernels->rows);
 }
 
@@ -216,20 +216,24 @@ amla_layout amla_layout_create(const amla_plan *plan) {
   return l;
 }
 
+/* Through a chunk of columns of all rows that stays in L1: 32 rows of it are 10 kB. */
+enum { CHUNK_COLUMNS = 64, CHUNK_LD = CHUNK_COLUMNS + 16 };
+
 static void transpose_q(amla_worker *w, const amla_panel *panel) {
   const amla_problem *p = &w->plan->problem;
   const float factor = (float)((double)p->scale * 1.4426950408889634);
   const int32_t rows = panel->kernels->rows, first = w->group.row_begin + panel->row;
-  float *qt = w->qt + (int64_t)panel->row * p->d_qk;
-  for (int32_t r = 0; r < rows; r++) {
-    float *row = w->tiles[0] + r * w->layout.ld;
-    if (first + r < w->group.row_end)
-      w->plan->ukernels->load[p->q_type](
-          p->d_qk, amla_q_row(p, w->tensors, w->group.sequence, (first + r) / p->h_q, (first + r) % p->h_q), row);
-    else
-      memset(row, 0, (size_t)p->d_qk * sizeof(float));
+  const int32_t n_rows = min(rows, w->group.row_end - first);
+  float *qt = w->qt + (int64_t)panel->row * p->d_qk, *chunk = w->tiles[0];
+  memset(chunk, 0, (size_t)(rows * CHUNK_LD) * sizeof(float)); /* padding rows stay 0 */
+  for (int32_t d = 0, n; d < p->d_qk; d += n) {
+    n = min(p->d_qk - d, CHUNK_COLUMNS);
+    for (int32_t r = 0; r < n_rows; r++) {
+      const char *q = amla_q_row(p, w->tensors, w->group.sequence, (first + r) / p->h_q, (first + r) % p->h_q);
+      w->plan->ukernels->load[p->q_type](n, q + amla_elems_bytes(p->q_type, d), chunk + r * CHUNK_LD);
+    }
+    panel->kernels->pack(n, chunk, CHUNK_LD, factor, qt + (int64_t)d * rows);
   }
-  panel->kernels->pack(p->d_qk, w->tiles[0], w->layout.ld, factor, qt);
 }
 
 void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
@@ -276,6 +280,7 @@ void amla_partial_store(const amla_worker *w, const amla_group *group, const aml
     const int32_t at = group->row_begin + r;
     const double divisor = (double)a->l[r] * (double)amla_rescale_p(plan->options.rescale, a->ref[r]);
     amla_store_row(&plan->problem, &plan->options, w->tensors, group->sequence, at / h_q, at % h_q, a->o + (int64_t)r * cols, cols,
-                   (int64_t)w->layout.rows_padded * cols, divisor, (double)a->ref[r] + log2((double)a->l[r]));
+                   (int64_t)w->layout.rows_padded * cols, divisor, (double)a->ref[r] + log2((double)a->l[r]),
+                   plan->ukernels->store[plan->problem.out_type]);
   }
 }

@@ -12,6 +12,7 @@
 #define AMLA_CPU_UKERNELS_H
 
 #include "../base/dtype.h"
+#include "../base/store.h"
 
 /* KV rows of the next tile that pv converts to f32 on the side: their loads, shifts and stores fill the slots that its FMAs
  * leave. Row i, d elements of `type` at src[i], goes to dst + i * ld; the cache lines of ahead[i] are fetched meanwhile. */
@@ -31,9 +32,9 @@ typedef struct amla_ukr_panel {
   /* qt [d][rows]: qt[i][r] = factor * q[r * ldq + i].   q [rows][ldq] 64-byte aligned, ldq a multiple of 16 */
   void (*pack)(int32_t d, const float *q, int64_t ldq, float factor, float *qt);
 
-  /* s [tokens][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * qt[d * rows + r].
+  /* s [n][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * qt[d * rows + r]; 1 <= n <= tokens. Up to `tokens` rows may be read and written.
    *   k [tokens][ldk], qt [d_qk][rows], 64-byte aligned like s */
-  void (*qk)(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s);
+  void (*qk)(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s);
 
   /* max [rows]: max[r] = max over tokens j < min(n, visible[r]) of s[j][r], ignoring NaN; -inf if there is none. */
   void (*max)(int32_t n, const float *s, const int32_t *visible, float *max);
@@ -58,6 +59,8 @@ typedef struct amla_ukernels {
 
   /* dst [n] f32 = src [n] of that amla_dtype, exactly; n a multiple of its block. */
   void (*load[4])(int32_t n, const void *src, float *dst);
+
+  amla_store store[3]; /* by amla_dtype; out aligned to its element */
 
   /* o [pv_rows][pv_cols] contiguous = P V, plus o unless first: o[r][c] (+)= sum_j p[j * ldp + r] * v[j * ldv + c], the sum over
    * j < n in order, from 0. v and o aligned to whole vectors, ldv a multiple of 16. Does the stage too: dst must not overlap v or o. */

@@ -48,6 +48,36 @@ static void load_q8_0(int32_t n, const void *src, float *dst) {
   }
 }
 
+static void store_f32(int32_t n, const float *o, float factor, void *out) {
+  float *f = out;
+  for (int32_t i = 0; i < n; i++) f[i] = o[i] * factor;
+}
+
+/* base/float16.h on 8 lanes. */
+static inline __m128i narrow_bf16(__m256 x) {
+  const __m256i u = _mm256_castps_si256(x), high = _mm256_srli_epi32(u, 16), odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i nan = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+  const __m256i y = _mm256_blendv_epi8(rounded, nan, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+  return _mm_packus_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+}
+
+static inline __m128i narrow_f16(__m256 x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+static void store_bf16(int32_t n, const float *o, float factor, void *out) {
+  uint16_t *h = out;
+  int32_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i *)(h + i), narrow_bf16(_mm256_mul_ps(_mm256_loadu_ps(o + i), _mm256_set1_ps(factor))));
+  for (; i < n; i++) h[i] = (uint16_t)_mm_cvtsi128_si32(narrow_bf16(_mm256_set1_ps(o[i] * factor)));
+}
+
+static void store_f16(int32_t n, const float *o, float factor, void *out) {
+  uint16_t *h = out;
+  int32_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i *)(h + i), narrow_f16(_mm256_mul_ps(_mm256_loadu_ps(o + i), _mm256_set1_ps(factor))));
+  for (; i < n; i++) h[i] = (uint16_t)_mm_cvtsi128_si32(narrow_f16(_mm256_set1_ps(o[i] * factor)));
+}
+
 /* 8 x 8 transpose: merges of elements, pairs, halves. */
 static inline void transpose_8x8(__m256 x[8]) {
   __m256 y[8];
@@ -91,7 +121,8 @@ static void pack_16(int32_t d, const float *q, int64_t ldq, float factor, float 
 
 static void pack_8(int32_t d, const float *q, int64_t ldq, float factor, float *qt) { pack_lanes(d, q, ldq, factor, 8, qt); }
 
-static void qk_6x16(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+static void qk_6x16(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+  (void)n;
   const float *k3 = k + 3 * ldk;
   __m256 acc[QK_TOKENS][2];
 #pragma GCC unroll 6
@@ -113,7 +144,8 @@ static void qk_6x16(int32_t d_qk, const float *k, int64_t ldk, const float *qt, 
   }
 }
 
-static void qk_12x8(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+static void qk_12x8(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+  (void)n;
   __m256 acc[NARROW_TOKENS];
 #pragma GCC unroll 12
   for (int i = 0; i < NARROW_TOKENS; i++) acc[i] = _mm256_setzero_ps();
@@ -255,6 +287,6 @@ const amla_ukernels amla_ukernels__avx2 = {
     .isa = AMLA_ISA_AVX2, .name = "avx2",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
     .wide = {16, QK_TOKENS, pack_16, qk_6x16, max_16, exp_16}, .narrow = {8, NARROW_TOKENS, pack_8, qk_12x8, max_8, exp_8},
-    .load = {load_f32, load_bf16, load_f16, load_q8_0},
+    .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {store_f32, store_bf16, store_f16},
     .pv = pv_4x24, .scale = scale_24, .shift = shift_24, .merge = merge_24,
 };

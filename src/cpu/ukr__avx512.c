@@ -51,6 +51,37 @@ static void load_bf16(int32_t n, const void *src, float *dst) { load_row(AMLA_BF
 static void load_f16(int32_t n, const void *src, float *dst) { load_row(AMLA_F16, n, src, dst); }
 static void load_q8_0(int32_t n, const void *src, float *dst) { load_row(AMLA_Q8_0, n, src, dst); }
 
+static void store_f32(int32_t n, const float *o, float factor, void *out) {
+  float *f = out;
+  for (int32_t i = 0; i < n; i += 16) {
+    const __mmask16 some = n - i >= 16 ? 0xffff : (__mmask16)((1u << (n - i)) - 1u);
+    _mm512_mask_storeu_ps(f + i, some, _mm512_mul_ps(_mm512_maskz_loadu_ps(some, o + i), _mm512_set1_ps(factor)));
+  }
+}
+
+/* base/float16.h on 16 lanes. */
+static inline __m256i narrow_16(amla_dtype type, __m512 x) {
+  if (type == AMLA_F16) return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512i u = _mm512_castps_si512(x), high = _mm512_srli_epi32(u, 16), odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
+}
+
+static inline void store_16_bit(amla_dtype type, int32_t n, const float *o, float factor, void *out) {
+  uint16_t *h = out, tail[16];
+  int32_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    _mm256_storeu_si256((__m256i *)(h + i), narrow_16(type, _mm512_mul_ps(_mm512_loadu_ps(o + i), _mm512_set1_ps(factor))));
+  if (i == n) return;
+  const __m512 last = _mm512_maskz_loadu_ps((__mmask16)((1u << (n - i)) - 1u), o + i);
+  _mm256_storeu_si256((__m256i *)tail, narrow_16(type, _mm512_mul_ps(last, _mm512_set1_ps(factor))));
+  memcpy(h + i, tail, (size_t)(n - i) * sizeof *h);
+}
+
+static void store_bf16(int32_t n, const float *o, float factor, void *out) { store_16_bit(AMLA_BF16, n, o, factor, out); }
+static void store_f16(int32_t n, const float *o, float factor, void *out) { store_16_bit(AMLA_F16, n, o, factor, out); }
+
 /* 16 x 16 transpose in four rounds of pair-wise merges: of elements, pairs, quarters, halves. */
 static inline void transpose_16x16(__m512 x[16]) {
   __m512 y[16];
@@ -104,46 +135,62 @@ static void pack_32(int32_t d, const float *q, int64_t ldq, float factor, float 
 static void pack_16(int32_t d, const float *q, int64_t ldq, float factor, float *qt) { pack_lanes(d, q, ldq, factor, 16, qt); }
 
 /* Three K rows a pointer, through two index registers. */
-static void qk_12x32(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+static inline __attribute__((always_inline)) void qk_of_32(int tokens, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
   const float *rows[QK_TOKENS / 3];
   __m512 acc[QK_TOKENS][2];
 #pragma GCC unroll 4
-  for (int i = 0; i < QK_TOKENS / 3; i++) rows[i] = k + 3 * i * ldk;
+  for (int i = 0; 3 * i < tokens; i++) rows[i] = k + 3 * i * ldk;
 #pragma GCC unroll 12
-  for (int i = 0; i < QK_TOKENS; i++) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
+  for (int i = 0; i < tokens; i++) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
 #pragma GCC unroll 2
   for (int32_t d = 0; d < d_qk; d++) {
     const __m512 q0 = _mm512_load_ps(qt + d * 32), q1 = _mm512_load_ps(qt + d * 32 + 16);
 #pragma GCC unroll 12
-    for (int i = 0; i < QK_TOKENS; i++) {
+    for (int i = 0; i < tokens; i++) {
       const __m512 x = _mm512_set1_ps(rows[i / 3][i % 3 * ldk + d]);
       acc[i][0] = _mm512_fmadd_ps(x, q0, acc[i][0]);
       acc[i][1] = _mm512_fmadd_ps(x, q1, acc[i][1]);
     }
   }
 #pragma GCC unroll 12
-  for (int i = 0; i < QK_TOKENS; i++) {
+  for (int i = 0; i < tokens; i++) {
     _mm512_store_ps(s + i * 32, acc[i][0]);
     _mm512_store_ps(s + i * 32 + 16, acc[i][1]);
   }
 }
 
+static void qk_12x32(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+  if (n > 8)
+    qk_of_32(12, d_qk, k, ldk, qt, s);
+  else if (n > 4)
+    qk_of_32(8, d_qk, k, ldk, qt, s);
+  else
+    qk_of_32(4, d_qk, k, ldk, qt, s);
+}
+
 /* 24 tokens, so that Q^T streams through L1 half as often. Every broadcast feeds one FMA. */
-static void qk_24x16(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+static inline __attribute__((always_inline)) void qk_of_16(int tokens, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
   const float *rows[NARROW_TOKENS / 3];
   __m512 acc[NARROW_TOKENS];
 #pragma GCC unroll 8
-  for (int i = 0; i < NARROW_TOKENS / 3; i++) rows[i] = k + 3 * i * ldk;
+  for (int i = 0; 3 * i < tokens; i++) rows[i] = k + 3 * i * ldk;
 #pragma GCC unroll 24
-  for (int i = 0; i < NARROW_TOKENS; i++) acc[i] = _mm512_setzero_ps();
+  for (int i = 0; i < tokens; i++) acc[i] = _mm512_setzero_ps();
 #pragma GCC unroll 2
   for (int32_t d = 0; d < d_qk; d++) {
     const __m512 q0 = _mm512_load_ps(qt + d * 16);
 #pragma GCC unroll 24
-    for (int i = 0; i < NARROW_TOKENS; i++) acc[i] = _mm512_fmadd_ps(_mm512_set1_ps(rows[i / 3][i % 3 * ldk + d]), q0, acc[i]);
+    for (int i = 0; i < tokens; i++) acc[i] = _mm512_fmadd_ps(_mm512_set1_ps(rows[i / 3][i % 3 * ldk + d]), q0, acc[i]);
   }
 #pragma GCC unroll 24
-  for (int i = 0; i < NARROW_TOKENS; i++) _mm512_store_ps(s + i * 16, acc[i]);
+  for (int i = 0; i < tokens; i++) _mm512_store_ps(s + i * 16, acc[i]);
+}
+
+static void qk_24x16(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+  if (n > 12)
+    qk_of_16(24, d_qk, k, ldk, qt, s);
+  else
+    qk_of_16(12, d_qk, k, ldk, qt, s);
 }
 
 /* 16 rows of a panel of `rows`, from its lane `r` on. */
@@ -304,6 +351,6 @@ const amla_ukernels amla_ukernels__avx512 = {
     .isa = AMLA_ISA_AVX512, .name = "avx512",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
     .wide = {32, QK_TOKENS, pack_32, qk_12x32, max_32, exp_32}, .narrow = {16, NARROW_TOKENS, pack_16, qk_24x16, max_16, exp_16},
-    .load = {load_f32, load_bf16, load_f16, load_q8_0},
+    .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {store_f32, store_bf16, store_f16},
     .pv = pv_8x32, .scale = scale_32, .shift = shift_32, .merge = merge_32,
 };

@@ -8,7 +8,7 @@
 #include <math.h>
 
 #include "../base/expshift.h"
-#include "../base/float16.h"
+#include "../base/store.h"
 #include "exp2_poly.h"
 
 enum { ROWS = 8, QK_TOKENS = 4, PV_ROWS = 4, PV_COLS = 8, TILE_TOKENS = 64 };
@@ -32,7 +32,8 @@ static void pack_8(int32_t d, const float *q, int64_t ldq, float factor, float *
     for (int r = 0; r < ROWS; r++) qt[i * ROWS + r] = factor * q[r * ldq + i];
 }
 
-static void qk_4x8(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+static void qk_4x8(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+  (void)n;
   float acc[QK_TOKENS][ROWS] = {{0}};
   for (int32_t d = 0; d < d_qk; d++)
     for (int i = 0; i < QK_TOKENS; i++)
@@ -102,6 +103,6 @@ const amla_ukernels amla_ukernels__c = {
     .isa = AMLA_ISA_C, .name = "c",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
     .wide = {ROWS, QK_TOKENS, pack_8, qk_4x8, max_8, exp_8}, .narrow = {ROWS, QK_TOKENS, pack_8, qk_4x8, max_8, exp_8},
-    .load = {load_f32, load_bf16, load_f16, load_q8_0},
+    .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {amla_store_f32, amla_store_bf16, amla_store_f16},
     .pv = pv_4x8, .scale = scale_8, .shift = shift_8, .merge = merge_8,
 };
