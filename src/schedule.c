@@ -11,6 +11,7 @@ enum {
   MIN_SPLIT_TILES = 3,    /* a merge costs about 1.5 % of a split of three tiles */
   MAX_SPLIT_TILES = 10,
   MAX_AUTO_SPLITS = 64,
+  GRAIN_TOKENS = 4, /* splits begin at multiples: score kernels have register tiles of so many tokens */
   SPLIT_OVERHEAD_TOKENS = 32 /* cost of starting and merging a split, in tokens */
 };
 
@@ -63,16 +64,14 @@ amla_group amla_group_get(const amla_schedule *s, const amla_problem *p, const a
   g.length = amla_seqlen(p, t, sequence);
   g.visible = amla_seen_end(p, t, sequence, g.row_begin / p->h_q, (g.row_end - 1) / p->h_q);
   const int64_t tiles_per_split = amla_split_tokens(s, g.length, auto_tokens) / s->tile_tokens;
-  g.tile_tokens = s->tile_tokens;
-  g.n_tiles = ((int64_t)g.visible + s->tile_tokens - 1) / s->tile_tokens;
-  g.n_splits = g.n_tiles > 0 ? (g.n_tiles + tiles_per_split - 1) / tiles_per_split : 1;
+  const int64_t n_tiles = ((int64_t)g.visible + s->tile_tokens - 1) / s->tile_tokens;
+  g.n_splits = n_tiles > 0 ? (n_tiles + tiles_per_split - 1) / tiles_per_split : 1;
   g.split_cost = (double)(g.row_end - g.row_begin) * ((double)g.visible / (double)g.n_splits + SPLIT_OVERHEAD_TOKENS);
   return g;
 }
 
 int32_t amla_split_begin(const amla_group *g, int64_t i) {
-  const int64_t begin = i * g->n_tiles / g->n_splits * g->tile_tokens;
-  return (int32_t)(begin < g->visible ? begin : g->visible);
+  return i < g->n_splits ? (int32_t)(i * g->visible / g->n_splits / GRAIN_TOKENS * GRAIN_TOKENS) : g->visible;
 }
 
 int64_t amla_auto_split_tokens(const amla_schedule *s, const amla_problem *p, const amla_tensors *t, int32_t threads) {

@@ -25,8 +25,7 @@ typedef struct amla_group {
   int32_t sequence, row_begin, row_end; /* rows of the sequence, half-open */
   int32_t visible;                      /* no row sees a key from here on: its splits cover [0, visible) */
   int32_t length;                       /* of the sequence */
-  int64_t n_tiles, n_splits;            /* n_splits >= 1, also when visible is 0 */
-  int32_t tile_tokens;
+  int64_t n_splits;                     /* >= 1, also when visible is 0 */
   double split_cost;                    /* mean, in row-tokens */
 } amla_group;
 
@@ -39,7 +38,7 @@ int64_t amla_split_tokens(const amla_schedule *s, int32_t length, int64_t auto_t
 amla_group amla_group_get(const amla_schedule *s, const amla_problem *problem, const amla_tensors *tensors, int32_t sequence,
                           int32_t block, int64_t auto_tokens);
 
-/* First key of split i: splits are whole tiles, as equal in number as can be. */
+/* First key of split i: splits are as equal as can be, so that equal numbers of them are equal work. */
 int32_t amla_split_begin(const amla_group *g, int64_t i);
 
 /* Split length for AMLA_SPLIT_AUTO: an equal share of all tokens per thread. Not batch-invariant. */
