@@ -11,6 +11,7 @@ enum {
   MIN_SPLIT_TILES = 3,    /* a merge costs about 1.5 % of a split of three tiles */
   MAX_SPLIT_TILES = 10,
   MAX_AUTO_SPLITS = 64,
+  MIN_BLOCK_ROWS = 32, /* a wide panel */
   GRAIN_TOKENS = 4, /* splits begin at multiples: score kernels have register tiles of so many tokens */
   SPLIT_OVERHEAD_TOKENS = 32 /* cost of starting and merging a split, in tokens */
 };
@@ -28,6 +29,8 @@ int64_t amla_split_tokens(const amla_schedule *s, int32_t length, int64_t auto_t
   return clamp(round_up(((int64_t)length + SPLITS_BY_LENGTH - 1) / SPLITS_BY_LENGTH, tile), MIN_SPLIT_TILES * tile, MAX_SPLIT_TILES * tile);
 }
 
+static int32_t count_blocks(int32_t rows, int32_t block_rows) { return (rows + block_rows - 1) / block_rows; }
+
 static int64_t max_splits(const amla_schedule *s, int32_t sk) {
   const int64_t tile = s->tile_tokens;
   if (s->split_tokens > 0) return ((int64_t)sk + s->split_tokens - 1) / s->split_tokens;
@@ -43,9 +46,11 @@ int64_t amla_tree_left(int64_t n) {
 
 amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *options, int32_t tile_tokens) {
   amla_schedule s = {0};
+  int32_t block_rows = AMLA_MAX_BLOCK_ROWS;
   s.rows = p->s_q * p->h_q;
-  s.n_blocks = (s.rows + AMLA_MAX_BLOCK_ROWS - 1) / AMLA_MAX_BLOCK_ROWS;
-  s.block_rows = s.n_blocks == 1 ? s.rows : AMLA_MAX_BLOCK_ROWS;
+  while (block_rows > MIN_BLOCK_ROWS && (int64_t)p->b * count_blocks(s.rows, block_rows) * SPLITS_BY_LENGTH < options->threads) block_rows /= 2;
+  s.n_blocks = count_blocks(s.rows, block_rows);
+  s.block_rows = s.n_blocks == 1 ? s.rows : block_rows;
   s.tile_tokens = tile_tokens;
   s.split_tokens = options->split_tokens > 0 ? round_up(options->split_tokens, tile_tokens) : options->split_tokens;
 
@@ -53,6 +58,10 @@ amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *op
   s.max_slots = 3;
   for (int64_t n = max_splits(&s, p->sk); n > 1; n = (n + 1) / 2) s.max_slots += 2;
   return s;
+}
+
+static int32_t cut(const amla_group *g, int64_t i) {
+  return (int32_t)(i * g->length / g->n_cuts / GRAIN_TOKENS * GRAIN_TOKENS);
 }
 
 amla_group amla_group_get(const amla_schedule *s, const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t block,
@@ -64,15 +73,14 @@ amla_group amla_group_get(const amla_schedule *s, const amla_problem *p, const a
   g.length = amla_seqlen(p, t, sequence);
   g.visible = amla_seen_end(p, t, sequence, g.row_begin / p->h_q, (g.row_end - 1) / p->h_q);
   const int64_t tiles_per_split = amla_split_tokens(s, g.length, auto_tokens) / s->tile_tokens;
-  const int64_t n_tiles = ((int64_t)g.visible + s->tile_tokens - 1) / s->tile_tokens;
-  g.n_splits = n_tiles > 0 ? (n_tiles + tiles_per_split - 1) / tiles_per_split : 1;
+  const int64_t n_tiles = ((int64_t)g.length + s->tile_tokens - 1) / s->tile_tokens;
+  g.n_cuts = n_tiles > 0 ? (n_tiles + tiles_per_split - 1) / tiles_per_split : 1;
+  for (g.n_splits = 1; g.n_splits < g.n_cuts && cut(&g, g.n_splits) < g.visible;) g.n_splits++;
   g.split_cost = (double)(g.row_end - g.row_begin) * ((double)g.visible / (double)g.n_splits + SPLIT_OVERHEAD_TOKENS);
   return g;
 }
 
-int32_t amla_split_begin(const amla_group *g, int64_t i) {
-  return i < g->n_splits ? (int32_t)(i * g->visible / g->n_splits / GRAIN_TOKENS * GRAIN_TOKENS) : g->visible;
-}
+int32_t amla_split_begin(const amla_group *g, int64_t i) { return i < g->n_splits ? cut(g, i) : g->visible; }
 
 int64_t amla_auto_split_tokens(const amla_schedule *s, const amla_problem *p, const amla_tensors *t, int32_t threads) {
   int64_t tokens = 0;

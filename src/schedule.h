@@ -2,8 +2,9 @@
  *
  * How work is cut: pure arithmetic, no data. A sequence's rows (query-major: row = query * h_q + head) form blocks; a
  * (sequence, block) is a group; a group's keys form splits; splits merge in a fixed binary tree. Where the cuts lie depends
- * on the problem and the sequence's own length only, so the bits of a result depend on nothing else; which thread computes
- * which split is free, and chosen by equal shares of cost over the line of all splits.
+ * on the problem and the sequence's own length only, so the bits of a result depend on nothing else. Free are how many rows form a block
+ * (rows do not mix: 128, or fewer when there are more threads than splits) and which thread computes which split: equal shares of cost over
+ * the line of all splits.
  */
 #ifndef AMLA_SCHEDULE_H
 #define AMLA_SCHEDULE_H
@@ -25,7 +26,8 @@ typedef struct amla_group {
   int32_t sequence, row_begin, row_end; /* rows of the sequence, half-open */
   int32_t visible;                      /* no row sees a key from here on: its splits cover [0, visible) */
   int32_t length;                       /* of the sequence */
-  int64_t n_splits;                     /* >= 1, also when visible is 0 */
+  int64_t n_cuts;                       /* splits of the sequence: where they lie depends on its length alone */
+  int64_t n_splits;                     /* those that begin below visible; >= 1, also when visible is 0 */
   double split_cost;                    /* mean, in row-tokens */
 } amla_group;
 

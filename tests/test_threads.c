@@ -15,6 +15,8 @@ static const char *const problems[] = {
     "b=3,sq=3,h=60,sk=1500,dqk=48,dv=40,page=64,len=ragged",             /* two blocks of rows, an empty sequence */
     "b=9,h=16,sk=700,dqk=576,dv=512,page=0,len=uniform,dist=rising",     /* more sequences than threads */
     "b=2,sq=2,h=31,sk=1203,dqk=100,dv=100,page=3,dist=outlier,sinks=1",
+    "b=1,sq=900,h=2,sk=900,dqk=24,dv=16,page=0",                         /* prefill: blocks see 64 to 900 keys, or 16 to 900 */
+    "b=1,sq=5,h=30,sk=800,dqk=64,dv=64,page=0,mask=1,causal=0",          /* blocks of 128 rows, or of 32 across queries */
 };
 
 /* Under a sanitizer, a run takes ten times as long: the first two problems and three counts. */

@@ -262,8 +262,8 @@ void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partia
   for (int32_t i = 0, r = row_begin; i < n; i++, r++) {
     const float ref = a->ref[r] > b->ref[r] ? a->ref[r] : b->ref[r];
     const amla_rescale_step of_a = amla_rescale_to(mode, a->ref[r], ref), of_b = amla_rescale_to(mode, b->ref[r], ref);
-    factor_of_a[i] = of_a.factor;
-    factor_of_b[i] = of_b.factor;
+    factor_of_a[i] = a->ref[r] == -INFINITY ? -0.0f : of_a.factor; /* adds -0 and so nothing: the other side keeps its bits, */
+    factor_of_b[i] = b->ref[r] == -INFINITY ? -0.0f : of_b.factor; /* a negative zero too */
     a->ref[r] = ref;
     a->l[r] = of_a.l_factor * a->l[r] + of_b.l_factor * b->l[r];
   }
