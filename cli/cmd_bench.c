@@ -69,7 +69,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
 typedef struct result {
   const char *problem;
   char backend[16], isa[16], rescale[16];
-  int threads, rounds;
+  int threads, rounds, b, s_q, h_q, sk;
   double flops, bytes; /* useful work of one run */
   cli_series seconds, peak, bandwidth;
   harness_error error;
@@ -147,30 +147,77 @@ static void print_table(const results *all) {
   cli_table_free(&t);
 }
 
-/* Bars of utilisation, peak at the top of the axis. */
+/* ---- Pictures ---------------------------------------------------------------------------------------------------- */
+
+/* Same curve: same shape but for the length. */
+static bool same_series(const result *a, const result *b) {
+  return a->s_q == b->s_q && a->h_q == b->h_q && a->b == b->b && a->threads == b->threads &&
+         strcmp(a->isa, b->isa) == 0 && strcmp(a->rescale, b->rescale) == 0;
+}
+
+static bool first_of_series(const results *all, int i) {
+  for (int j = 0; j < i; j++)
+    if (same_series(&all->list[j], &all->list[i])) return false;
+  return true;
+}
+
+/* One data block per curve: length, intensity, GFLOP/s, utilisation, median utilisation. */
+static void write_series(FILE *to, const results *all) {
+  for (int i = 0; i < all->n; i++) {
+    if (!first_of_series(all, i)) continue;
+    fprintf(to, "$series%d << EOD\n", i);
+    for (int j = i; j < all->n; j++) {
+      const result *r = &all->list[j];
+      if (same_series(&all->list[i], r))
+        fprintf(to, "%d %.6g %.6g %.4f %.4f\n", r->sk, r->flops / r->bytes, r->flops / r->seconds.best / 1e9,
+                utilization(r), median_utilization(r));
+    }
+    fputs("EOD\n", to);
+  }
+}
+
+/* Every curve once more, with these columns and in the style of this panel. */
+static void plot_series(const cli_plot *plot, const results *all, const char *columns, bool titles) {
+  for (int i = 0; i < all->n; i++) {
+    const result *r = &all->list[i];
+    char title[CLI_CELL];
+    if (!first_of_series(all, i)) continue;
+    snprintf(title, sizeof title, "b=%d,sq=%d,h=%d %s %s, %d thread%s", r->b, r->s_q, r->h_q, r->isa, r->rescale, r->threads,
+             r->threads == 1 ? "" : "s");
+    fprintf(plot->gnuplot, "%s$series%d using %s %swith %s pt %d lc %d title ", i > 0 ? ", " : "", i, columns,
+            titles ? "smooth unique " : "", titles ? "linespoints" : "points", 4 + i % 10, 1 + i % 8);
+    cli_plot_string(plot, titles ? title : "");
+  }
+}
+
+/* The roofline with a point per problem, and utilisation against length; the peak is the top of both axes. */
 static bool draw(const char *command, const char *path, const results *all) {
+  double peak = 0, bandwidth = 0, least = INFINITY, most = 1;
   cli_plot plot;
   if (!cli_plot_open(&plot, command, path)) return false;
   FILE *to = plot.gnuplot;
-  fputs("set title 'amla bench: useful FLOP/s over the FMA peak measured in the same rounds'\n"
-        "set yrange [0:1]\nset ytics 0.1\nset ylabel 'fraction of FMA peak'\nset style fill solid 0.8 border -1\nset "
-        "boxwidth 0.7\n"
-        "set xtics rotate by -30\nset key above\nset bmargin 9\nset rmargin 12\n$data << EOD\n",
-        to);
-  for (int i = 0; i < all->n; i++)
-    fprintf(to, "%d %.4f %.4f\n", i, utilization(&all->list[i]), median_utilization(&all->list[i]));
-  fprintf(to, "EOD\nset xrange [-0.6:%d.6]\nset xtics (", all->n - 1);
   for (int i = 0; i < all->n; i++) {
-    char label[CLI_CELL];
     const result *r = &all->list[i];
-    snprintf(label, sizeof label, "%.60s %s %s", r->problem, r->isa, r->rescale);
-    if (i > 0) fputs(", ", to);
-    cli_plot_string(&plot, label);
-    fprintf(to, " %d", i);
+    peak = fmax(peak, r->peak.best / 1e9);
+    bandwidth = fmax(bandwidth, r->bandwidth.best / 1e9);
+    least = fmin(least, r->flops / r->bytes);
+    most = fmax(most, r->flops / r->bytes);
   }
-  fputs(")\nplot $data using 1:2 with boxes title 'best round', $data using 1:3 with points pt 7 ps 1 lc 'black' title "
-        "'median'\n",
+  write_series(to, all);
+  fprintf(to, "peak = %.6g\nbandwidth = %.6g\n", peak, bandwidth);
+  fputs("set multiplot layout 1,2 title 'amla bench: best rounds, limits measured in the same rounds'\nset grid\n", to);
+  fprintf(to, "set logscale xy\nset xlabel 'FLOP per byte of KV, q and out'\nset ylabel 'GFLOP/s'\nset xrange [%.4g:%.4g]\n"
+              "set yrange [peak / 50:peak]\nset label 1 sprintf('FMA peak %%.0f GFLOP/s', peak) at graph 0.97,0.12 right\n"
+              "set label 2 sprintf('memory %%.1f GB/s', bandwidth) at graph 0.97,0.06 right\n",
+          fmin(least, peak / bandwidth) / 4, most * 2);
+  fputs("plot ", to);
+  plot_series(&plot, all, "2:3", false);
+  fputs(", bandwidth * x < peak ? bandwidth * x : peak with lines lw 2 lc 'black' title ''\n", to);
+  fputs("unset label\nunset logscale\nset logscale x 2\nset xlabel 'KV tokens'\nset ylabel 'fraction of FMA peak'\n"
+        "set autoscale x\nset yrange [0:1]\nset ytics 0.1\nset key bottom right\nplot ",
         to);
+  plot_series(&plot, all, "1:4", true);
+  fputs("\nunset multiplot\n", to);
   return cli_plot_close(&plot);
 }
 
@@ -213,6 +260,10 @@ static result result_of(const contest *c, const cli_timing *t, int j) {
   result r = {.problem = c->problem,
               .threads = job->threads,
               .rounds = t->rounds,
+              .b = c->data->problem.b,
+              .s_q = c->data->problem.s_q,
+              .h_q = c->data->problem.h_q,
+              .sk = c->data->problem.sk,
               .flops = harness_flops(c->data),
               .bytes = harness_kv_bytes(c->data),
               .seconds = t->seconds[j],
