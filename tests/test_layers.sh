@@ -24,7 +24,7 @@ list_includes() {
 }
 
 check_includes() {
-  list_files | grep '\.h$' > "$scratch/headers" || :
+  list_files | grep -E '\.(h|def)$' > "$scratch/headers" || :
   list_includes | awk '
     BEGIN {
       # A layer, and the folders whose headers it may include ("src" is src/*.h itself).
@@ -34,11 +34,12 @@ check_includes() {
       allowed["src/ref"] = "src/ref src src/base include spec"
       allowed["src/cpu"] = "src/cpu src src/base include"
       allowed["src"] = "src src/ref src/cpu src/base include"
+      allowed["sim"] = "sim"
       allowed["harness"] = "harness include spec"
       allowed["cli"] = "cli include harness spec"
       allowed["fuzz"] = "fuzz include harness spec"
       allowed["bench"] = "bench include harness spec"
-      allowed["tests"] = "tests include harness spec src src/base src/cpu src/ref"
+      allowed["tests"] = "tests include harness spec src src/base src/cpu src/ref src/npu src/cuda sim"
       allowed["examples"] = "include"
       # Headers that are not ours: ISO C everywhere; POSIX and libraries where they belong.
       n = split("assert ctype errno fenv float inttypes limits math stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib string time", iso)
@@ -46,6 +47,7 @@ check_includes() {
       system_of["src/base"] = "cpuid.h"
       system_of["src/ref"] = system_of["src/cpu"] = "omp.h"
       system_of["src"] = "omp.h dlfcn.h pthread.h"
+      system_of["sim"] = "ucontext.h sys/mman.h"
       system_of["harness"] = system_of["cli"] = system_of["fuzz"] = system_of["bench"] = "omp.h jansson.h POSIX"
       system_of["cli"] = system_of["cli"] " argp.h"
       system_of["bench"] = system_of["bench"] " cblas.h oneapi/dnnl/dnnl.h"
@@ -86,7 +88,7 @@ check_names() { # file names are unique in the tree, so that a name alone says w
 }
 
 check_spdx() { # within the first three lines of everything that is source, script or prose
-  list_files | grep -E '\.(c|h|cu|cpp|py|sh|md|cmake|in)$|(^|/)CMakeLists\.txt$|^dev$|^\.ci/|^\.clang-format$' | awk '
+  list_files | grep -E '\.(c|h|def|cu|cpp|py|sh|md|cmake|in)$|(^|/)CMakeLists\.txt$|^dev$|^\.ci/|^\.clang-format$' | awk '
     { seen = 0
       for (i = 0; i < 3 && (getline line < $0) > 0; i++) if (line ~ /SPDX-License-Identifier: Apache-2\.0/) seen = 1
       close($0)
