@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The attention operation of an unmodified, prebuilt ggml: its own CPU backend against the plug-in, in one process, in turns. Every
+ * result is checked before it is timed: against f64, and against ggml's bound for backends.
+ *
+ *     bench_ggml [--quick] [--for SECONDS] [--threads N] LIBGGML_AMLA_SO FOLDER_OF_LIBGGML
+ *
+ * Exit codes: 0 measured, whatever the verdicts; 1 error; 2 usage; 3 a result is not right.
+ */
+#define _GNU_SOURCE 1
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ggml_session.h"
+
+typedef struct arguments {
+  double seconds; /* per case */
+  int threads;    /* "all" */
+  bool quick;
+  const char *plugin, *folder;
+} arguments;
+
+typedef struct contestant {
+  const char *name;
+  void *backend;
+  double seconds, error; /* best run; relative error against f64 */
+} contestant;
+
+/* What the plug-in promises, as a factor over ggml's own time. Prefill has one promise, decode one by heads and keys. */
+static double target(const ggml_case *c) {
+  if (c->tokens > 1) return 3.0;
+  if (c->kv < 1024) return 1.0;
+  if (c->kv < 4096) return 5.0;
+  return c->heads >= 128 ? 7.0 : 6.0;
+}
+
+static double visible_flops(const ggml_case *c) {
+  const double keys = c->mask == MASK_CAUSAL ? (double)c->kv - ((double)c->tokens - 1.0) / 2.0 : (double)c->kv;
+  return 2.0 * (double)(c->heads * c->tokens * c->streams * (c->d_k + 512)) * keys;
+}
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void check(ggml_session *s, ggml_job *job, contestant *list) {
+  const int64_t n = 512 * job->c.heads * job->c.tokens * job->c.streams;
+  float *truth = malloc((size_t)n * sizeof *truth), *cpu = malloc((size_t)n * sizeof *cpu);
+  char text[160];
+  ggml_job_truth(s, job, n * job->c.kv / 1000000 + 1, truth);
+  if (!ggml_job_taken(s, job)) fprintf(stderr, "bench: %s: refused\n", ggml_case_text(&job->c, text)), exit(3);
+  for (int i = 0; i < 2; i++) {
+    if (!ggml_job_run(s, job, list[i].backend)) fprintf(stderr, "bench: %s: %s failed\n", ggml_case_text(&job->c, text), list[i].name), exit(1);
+    list[i].error = sqrt(ggml_nmse(truth, job->op->data, n));
+    if (i == 0) memcpy(cpu, job->op->data, (size_t)n * sizeof *cpu);
+  }
+  const double nmse = ggml_nmse(cpu, job->op->data, n);
+  if (!(nmse <= 5e-4) || !(list[0].error < 0.03) || !(list[1].error < 1e-4)) {
+    fprintf(stderr, "bench: %s: wrong result: NMSE %.1e, relative errors %.1e and %.1e\n", ggml_case_text(&job->c, text), nmse, list[0].error, list[1].error);
+    exit(3);
+  }
+  free(cpu);
+  free(truth);
+}
+
+/* In turns; a slice is one run, or as many as fit into 2 ms. */
+static void measure(ggml_session *s, ggml_job *job, contestant *list, double seconds) {
+  const double end = now() + seconds;
+  list[0].seconds = list[1].seconds = INFINITY;
+  for (int round = 0; round < 3 || now() < end; round++)
+    for (int i = 0; i < 2; i++) {
+      const double slice_end = now() + 2e-3;
+      do {
+        const double start = now();
+        ggml_job_run(s, job, list[i].backend);
+        const double took = now() - start;
+        if (took < list[i].seconds) list[i].seconds = took;
+      } while (now() < slice_end);
+    }
+}
+
+/* Returns whether the target is met. */
+static bool run_case(ggml_session *s, const ggml_case *c, int threads, const arguments *a) {
+  contestant list[] = {{"ggml", s->cpu, 0, 0}, {"amla", s->amla, 0, 0}};
+  const char *type = c->type == GGML_ABI_F16 ? "f16" : c->type == GGML_ABI_BF16 ? "bf16" : "q8_0";
+  ggml_job job;
+  ggml_session_threads(s, threads);
+  ggml_job_create(s, c, 1, &job);
+  check(s, &job, list);
+  measure(s, &job, list, a->seconds);
+  const double ratio = list[0].seconds / list[1].seconds, flops = visible_flops(c);
+  const bool met = ratio >= target(c);
+  printf("%6lld %5lld %6lld %-4s %2d   %10.3f %10.3f   %6.1f %6.1f   %5.1fx  %3.0fx %-4s   %.0e %.0e\n", (long long)c->tokens, (long long)c->heads,
+         (long long)c->kv, type, threads, list[0].seconds * 1e3, list[1].seconds * 1e3, flops / list[0].seconds * 1e-9,
+         flops / list[1].seconds * 1e-9, ratio, target(c), met ? "ok" : "miss", list[0].error, list[1].error);
+  fflush(stdout);
+  ggml_job_free(s, &job);
+  return met;
+}
+
+static int run_all(ggml_session *s, const arguments *a) {
+  static const int32_t types[] = {GGML_ABI_F16, GGML_ABI_BF16, GGML_ABI_Q8_0};
+  static const int64_t heads[] = {128, 16}, decode_kv[] = {256, 1024, 4096, 16384}, prefill_kv[] = {512, 2048};
+  int met = 0, n = 0;
+  printf("tokens heads   n_kv K    threads  ggml ms    amla ms   ggml & amla GFLOP/s  ratio target       rel. error of each\n");
+  for (int t = 0; t < (a->threads > 1 ? 2 : 1); t++)
+    for (int type = 0; type < 3; type++)
+      for (int h = 0; h < 2; h++) {
+        const int threads = t ? a->threads : 1;
+        for (int k = 0; k < (a->quick ? 3 : 4); k++, n++)
+          met += run_case(s, &(ggml_case){576, heads[h], decode_kv[k], 1, 1, types[type], MASK_CAUSAL, false, false, true}, threads, a);
+        for (int k = 0; k < (a->quick || h == 0 ? 1 : 2); k++, n++)
+          met += run_case(s, &(ggml_case){576, heads[h], prefill_kv[k], 512, 1, types[type], MASK_CAUSAL, false, false, true}, threads, a);
+      }
+  printf("%d of %d targets met\n", met, n);
+  return 0;
+}
+
+static arguments parse(int argc, char **argv) {
+  static const struct option options[] = {{"quick", no_argument, NULL, 'q'}, {"for", required_argument, NULL, 'f'}, {"threads", required_argument, NULL, 't'}, {0}};
+  arguments a = {.seconds = 0.0, .threads = (int)sysconf(_SC_NPROCESSORS_ONLN)};
+  bool usage = false;
+  for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+    if (c == 'q') a.quick = true;
+    else if (c == 'f') a.seconds = atof(optarg), usage |= !(a.seconds > 0.0);
+    else if (c == 't') a.threads = atoi(optarg), usage |= a.threads < 1;
+    else usage = true;
+  }
+  if (usage || argc - optind != 2) {
+    fprintf(stderr, "usage: bench_ggml [--quick] [--for SECONDS] [--threads N] LIBGGML_AMLA_SO FOLDER_OF_LIBGGML\n");
+    exit(2);
+  }
+  if (a.seconds == 0.0) a.seconds = a.quick ? 0.3 : 2.0;
+  a.plugin = argv[optind];
+  a.folder = argv[optind + 1];
+  return a;
+}
+
+int main(int argc, char **argv) {
+  const arguments a = parse(argc, argv);
+  ggml_session s;
+  if (!ggml_session_open(&s, a.folder, a.plugin)) return 1;
+  printf("ggml %s, its CPU backend on %s against %s\n", s.ggml_version(), s.ggml_backend_dev_description(s.cpu_device),
+         s.ggml_backend_dev_description(s.amla_device));
+  const int status = run_all(&s, &a);
+  ggml_session_close(&s);
+  return status;
+}

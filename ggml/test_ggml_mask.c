@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Reading masks, against the mask's meaning spelled out: every causal one of small size, each with one entry changed.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "ggml_mask.h"
+
+enum { TOKENS = 4, KEYS = 9, STRIDE = 11, HIDDEN = 0xfc00, HALF = 0x3800, MINUS_ZERO = 0x8000 };
+
+static void fill(uint16_t mask[TOKENS][STRIDE], int tokens, int length) {
+  for (int i = 0; i < tokens; i++)
+    for (int j = 0; j < STRIDE; j++) mask[i][j] = j < KEYS && j < length - tokens + i + 1 ? 0 : HIDDEN;
+  for (int i = 0; i < tokens; i++) mask[i][KEYS] = mask[i][KEYS + 1] = 0; /* beyond the row */
+}
+
+/* The definition, key by key. */
+static int64_t last_seen(uint16_t mask[TOKENS][STRIDE], int tokens) {
+  int64_t length = 0;
+  for (int i = 0; i < tokens; i++)
+    for (int j = 0; j < KEYS; j++)
+      if (mask[i][j] != HIDDEN && j + 1 > length) length = j + 1;
+  return length;
+}
+
+static bool is_causal(uint16_t mask[TOKENS][STRIDE], int tokens, int64_t length) {
+  for (int i = 0; i < tokens; i++)
+    for (int j = 0; j < KEYS; j++) {
+      const bool sees = j < length - tokens + i + 1;
+      if (sees ? (mask[i][j] & 0x7fff) != 0 : mask[i][j] != HIDDEN) return false;
+    }
+  return true;
+}
+
+static void hold(uint16_t mask[TOKENS][STRIDE], int tokens) {
+  const ggml_mask_view view = {mask[0], STRIDE, tokens, KEYS};
+  const int64_t length = ggml_mask_length(&view);
+  assert_int_equal(length, last_seen(mask, tokens));
+  assert_int_equal(ggml_mask_is_causal(&view, length), is_causal(mask, tokens, length));
+}
+
+static void test_causal_masks_and_one_change(void **state) {
+  static const uint16_t values[] = {0, HIDDEN, HALF, MINUS_ZERO};
+  uint16_t mask[TOKENS][STRIDE];
+  int n_causal = 0;
+  (void)state;
+  for (int tokens = 1; tokens <= TOKENS; tokens++)
+    for (int length = 0; length <= KEYS; length++) {
+      fill(mask, tokens, length);
+      hold(mask, tokens);
+      n_causal += is_causal(mask, tokens, last_seen(mask, tokens));
+      for (int i = 0; i < tokens; i++)
+        for (int j = 0; j < KEYS; j++)
+          for (int v = 0; v < 4; v++) {
+            const uint16_t was = mask[i][j];
+            mask[i][j] = values[v];
+            hold(mask, tokens);
+            mask[i][j] = was;
+          }
+    }
+  assert_int_equal(n_causal, TOKENS * (KEYS + 1));
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_causal_masks_and_one_change)};
+  return cmocka_run_group_tests_name("ggml_mask", tests, NULL, NULL);
+}

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unmodified, prebuilt llama.cpp, whole models, with and without the plug-in.
+
+    AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER AMLA_GGML_DOCTOR=amla pytest test_llama_prebuilt.py
+
+FOLDER is what ggml_hosts.sh has filled.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny_deepseek
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+LAYERS, STEPS, NMSE_BOUND = 3, 64, 5e-4
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    paths = {heads: str(folder / f"deepseek2-{heads}.gguf") for heads in (16, 128)}
+    for heads, path in paths.items():
+        tiny_deepseek.write(path, heads, LAYERS)
+    return paths
+
+
+@pytest.fixture(scope="session")
+def plugin():
+    return os.path.abspath(os.environ["AMLA_GGML_PLUGIN"])
+
+
+@pytest.fixture(scope="session")
+def hosts():
+    return os.path.abspath(os.environ["AMLA_GGML_HOSTS"])
+
+
+def run_forced(tmp_path, model, folder, options, plugin=None, through_environment=False):
+    """All logits, and how many operations went through the plug-in (-1: it is not there). And what was said on stderr."""
+    out = str(tmp_path / "logits.npz")
+    command = [sys.executable, os.path.join(HERE, "llama_forced.py"), model, folder, out, "--steps", str(STEPS), *options]
+    environment = {k: v for k, v in os.environ.items() if k not in ("GGML_BACKEND_PATH", "AMLA_LOG")}
+    if plugin and through_environment:
+        environment["GGML_BACKEND_PATH"] = plugin
+    elif plugin:
+        command += ["--plugin", plugin]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    with np.load(out) as file:
+        return file["logits"].astype(np.float64), int(file["n_done"]), done.stderr
+
+
+def compare(name, reference, logits):
+    """Logits by NMSE; the most likely token wherever its lead is more than four times the largest error of that step."""
+    nmse = np.sum((logits - reference) ** 2) / np.sum(reference**2)
+    error = np.abs(logits - reference).max(axis=-1)
+    top = np.sort(reference, axis=-1)
+    decided = top[..., -1] - top[..., -2] > 4 * error
+    same = reference.argmax(-1) == logits.argmax(-1)
+    print(f"{name}: logits NMSE {nmse:.1e}; greedy token the same in {np.sum(decided & same)} of {np.sum(decided)} decided steps of {decided.size}")
+    assert nmse <= NMSE_BOUND
+    assert error.max() > 0, "not one bit differs: did it take the same path?"
+    assert np.sum(decided) >= decided.size * 0.6, "too few steps qualify for the test to mean anything"
+    assert np.all(same[decided])
+
+
+CASES = [  # heads, options, through GGML_BACKEND_PATH
+    (16, ["--kv", "f16", "--threads", "2"], True),
+    (16, ["--kv", "bf16"], False),
+    (16, ["--kv", "q8_0"], True),
+    (16, ["--kv", "f16", "--lengths", "600,431,77"], False),
+    (16, ["--kv", "bf16", "--lengths", "600,431,77"], True),
+    (16, ["--kv", "q8_0", "--lengths", "600,431,77", "--threads", "2"], False),
+    (16, ["--kv", "f16", "--lengths", "600,431,77", "--unified"], True),
+    (128, ["--kv", "f16"], False),
+]
+
+
+@pytest.mark.parametrize("heads, options, through_environment", CASES, ids=lambda x: "-".join(x).replace("--", "") if isinstance(x, list) else str(x))
+def test_forced_steps(tmp_path, models, plugin, hosts, heads, options, through_environment):
+    folder = os.path.join(hosts, "new", "lib")
+    reference, absent, _ = run_forced(tmp_path, models[heads], folder, options)
+    logits, n_done, _ = run_forced(tmp_path, models[heads], folder, options, plugin, through_environment)
+    assert absent == -1
+    # Every layer of every step, and of the prompt in batches of 512 tokens or less.
+    assert n_done >= LAYERS * (STEPS + 2) and n_done % LAYERS == 0
+    if "--lengths" not in options:
+        assert n_done == LAYERS * (STEPS + 2)
+    compare(f"heads={heads} {' '.join(options)}", reference, logits)
+
+
+def patched_version(hosts, tmp_path, version):
+    """A copy of the prebuilt libraries that says it is another version of the same length."""
+    folder = str(tmp_path / version)
+    shutil.copytree(os.path.join(hosts, "new", "lib"), folder)
+    path = os.path.join(folder, "libggml-base.so")
+    with open(path, "rb") as file:
+        image = file.read()
+    assert len(version) == len("0.25.1") and image.count(b"0.25.1\0") == 1
+    with open(path, "wb") as file:
+        file.write(image.replace(b"0.25.1\0", version.encode() + b"\0"))
+    return folder
+
+
+@pytest.mark.parametrize("version", ["0.99.1", "1.00.0", "0.9.03"])
+def test_unknown_version_is_refused(tmp_path, models, plugin, hosts, version):
+    """One line on stderr, and the program goes on without."""
+    _, n_done, stderr = run_forced(tmp_path, models[16], patched_version(hosts, tmp_path, version), [], plugin, through_environment=True)
+    assert n_done == -1
+    assert [line for line in stderr.splitlines() if "amla" in line and not line.startswith("ggml")][0].startswith(f"amla: not used: ggml {version} ")
+    assert stderr.count("amla: ") == 1
+
+
+def test_known_version_in_range_is_taken(tmp_path, models, plugin, hosts):
+    _, n_done, _ = run_forced(tmp_path, models[16], patched_version(hosts, tmp_path, "0.26.0"), [], plugin, through_environment=True)
+    assert n_done == LAYERS * (STEPS + 2)
+
+
+def test_any_version_on_request(tmp_path, models, plugin, hosts, monkeypatch):
+    monkeypatch.setenv("AMLA_GGML_ANY_VERSION", "1")
+    _, n_done, _ = run_forced(tmp_path, models[16], patched_version(hosts, tmp_path, "0.99.1"), [], plugin, through_environment=True)
+    assert n_done == LAYERS * (STEPS + 2)
+
+
+def doctor(plugin, folder):
+    """What the program says of that folder."""
+    command = [os.environ["AMLA_GGML_DOCTOR"], "doctor", "--json", "--plugin", plugin, folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    report = json.loads(done.stdout)
+    assert done.returncode == (0 if report["ok"] else 1)
+    return report["ok"], " ".join(f"{f['kind']}: {f['text']}" for f in report["findings"]), done.stderr
+
+
+def test_doctor(tmp_path, plugin, hosts):
+    ok, text, _ = doctor(plugin, os.path.join(hosts, "new", "lib"))
+    assert ok and "ok: ggml 0.25.1" in text and "ok: device AMLA" in text and "-fa on" in text
+    ok, text, _ = doctor(plugin, os.path.join(hosts, "old", "lib"))
+    assert not ok and "V beside K" in text
+    ok, text, stderr = doctor(plugin, patched_version(hosts, tmp_path, "0.99.1"))
+    assert not ok and "did not take" in text and "amla: not used: ggml 0.99.1" in stderr
+    ok, text, _ = doctor(plugin, str(tmp_path))
+    assert not ok and "static build" in text
+    ok, text, _ = doctor(os.path.join(str(tmp_path), "none.so"), os.path.join(hosts, "pypi", "lib"))
+    assert not ok and "no such file" in text
+
+
+def test_node_llama_cpp(models, plugin, hosts):
+    """A program written for node-llama-cpp, which knows nothing of us: the same tokens, through GGML_BACKEND_PATH."""
+
+    def tokens(**environment):
+        command = [os.path.join(hosts, "venv", "bin", "node"), os.path.join(HERE, "node_decode.mjs"), models[16], "300", "24"]
+        done = subprocess.run(
+            command, cwd=os.path.join(hosts, "node"), env={**os.environ, "AMLA_LOG": "1", **environment}, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+    without, _ = tokens()
+    with_plugin, stderr = tokens(GGML_BACKEND_PATH=plugin)
+    assert len(without) == 24
+    assert f"amla: {LAYERS * 24} attention operations done" in stderr
+    assert with_plugin == without
