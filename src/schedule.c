@@ -29,7 +29,14 @@ int64_t amla_split_tokens(const amla_schedule *s, int32_t length, int64_t auto_t
   return clamp(round_up(((int64_t)length + SPLITS_BY_LENGTH - 1) / SPLITS_BY_LENGTH, tile), MIN_SPLIT_TILES * tile, MAX_SPLIT_TILES * tile);
 }
 
-static int32_t count_blocks(int32_t rows, int32_t block_rows) { return (rows + block_rows - 1) / block_rows; }
+static int64_t count_blocks(int32_t rows, int32_t block_rows) { return (rows + block_rows - 1) / block_rows; }
+
+/* Splits of a sequence of that length; at least one. */
+static int64_t count_splits(const amla_schedule *s, int32_t length, int64_t auto_tokens) {
+  const int64_t tiles_per_split = amla_split_tokens(s, length, auto_tokens) / s->tile_tokens;
+  const int64_t n_tiles = ((int64_t)length + s->tile_tokens - 1) / s->tile_tokens;
+  return n_tiles > 0 ? (n_tiles + tiles_per_split - 1) / tiles_per_split : 1;
+}
 
 static int64_t max_splits(const amla_schedule *s, int32_t sk) {
   const int64_t tile = s->tile_tokens;
@@ -48,11 +55,12 @@ amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *op
   amla_schedule s = {0};
   int32_t block_rows = AMLA_MAX_BLOCK_ROWS;
   s.rows = p->s_q * p->h_q;
-  while (block_rows > MIN_BLOCK_ROWS && (int64_t)p->b * count_blocks(s.rows, block_rows) * SPLITS_BY_LENGTH < options->threads) block_rows /= 2;
-  s.n_blocks = count_blocks(s.rows, block_rows);
-  s.block_rows = s.n_blocks == 1 ? s.rows : block_rows;
   s.tile_tokens = tile_tokens;
   s.split_tokens = options->split_tokens > 0 ? round_up(options->split_tokens, tile_tokens) : options->split_tokens;
+  const int64_t splits = s.split_tokens == AMLA_SPLIT_AUTO ? MAX_AUTO_SPLITS : count_splits(&s, p->sk, 0);
+  while (block_rows > MIN_BLOCK_ROWS && p->b * count_blocks(s.rows, block_rows) * splits < options->threads) block_rows /= 2;
+  s.n_blocks = (int32_t)count_blocks(s.rows, block_rows);
+  s.block_rows = s.n_blocks == 1 ? s.rows : block_rows;
 
   /* A thread's contiguous range of leaves is covered by at most two tree nodes per level, plus the leaf in progress. */
   s.max_slots = 3;
@@ -72,9 +80,7 @@ amla_group amla_group_get(const amla_schedule *s, const amla_problem *p, const a
   g.row_end = g.row_begin + s->block_rows < s->rows ? g.row_begin + s->block_rows : s->rows;
   g.length = amla_seqlen(p, t, sequence);
   g.visible = amla_seen_end(p, t, sequence, g.row_begin / p->h_q, (g.row_end - 1) / p->h_q);
-  const int64_t tiles_per_split = amla_split_tokens(s, g.length, auto_tokens) / s->tile_tokens;
-  const int64_t n_tiles = ((int64_t)g.length + s->tile_tokens - 1) / s->tile_tokens;
-  g.n_cuts = n_tiles > 0 ? (n_tiles + tiles_per_split - 1) / tiles_per_split : 1;
+  g.n_cuts = count_splits(s, g.length, auto_tokens);
   for (g.n_splits = 1; g.n_splits < g.n_cuts && cut(&g, g.n_splits) < g.visible;) g.n_splits++;
   g.split_cost = (double)(g.row_end - g.row_begin) * ((double)g.visible / (double)g.n_splits + SPLIT_OVERHEAD_TOKENS);
   return g;
