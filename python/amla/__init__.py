@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention decoding for Multi-head Latent Attention models, from Python.
+
+    out, lse = amla.decode(q, kv_cache, block_table, seqlens, scale=192**-0.5, causal=True)
+
+decode, Plan, merge and bench work on NumPy arrays, torch tensors and whatever speaks DLPack. `amla.flash_mla` has FlashMLA's
+interface, `amla.transformers` makes Hugging Face's DeepSeek models decode through this library. docs/python.md tells more.
+"""
+from __future__ import annotations
+
+import sys as _sys
+
+from . import _library
+from ._bench import BenchResult, bench
+from ._decode import Plan, decode, merge
+
+__version__ = _library.version
+__all__ = ["BenchResult", "Plan", "backends", "bench", "decode", "merge"]
+
+
+def backends() -> dict[str, str]:
+    """What this machine offers: backend name -> its instruction set, "available", or "absent: " and the reason."""
+    found = {}
+    for name in ("ref", "cpu", "cuda", "npu"):
+        info = _library.backend_info(name)
+        found[name] = (info.isa.decode() or "available") if info.available else f"absent: {info.reason.decode()}"
+    return found
+
+
+if "torch" in _sys.modules:  # so that torch.ops.amla.decode is there without a first call
+    from . import _torch_op as _torch_op

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays as the library sees them: a pointer, a shape, strides in elements, a dtype name and a device. Nothing is copied.
+
+NumPy arrays and torch tensors are read directly; whatever else speaks DLPack becomes a NumPy view of the same memory.
+`signature` is all of an array but its pointer, hashable and cheap: equal signatures need to be checked only once.
+"""
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+
+BFLOAT16_HELP = "bfloat16 in NumPy needs the package ml_dtypes (pip install ml_dtypes)"
+
+
+class View(NamedTuple):
+    """What a signature means. Strides count elements; dtype is a name such as "bfloat16", device "cpu" or "cuda:0"."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    device: str
+
+
+def loaded_torch() -> Any:
+    """The module torch if the program has imported it, else None: who has no torch pays nothing for it."""
+    return sys.modules.get("torch")
+
+
+def is_torch(x: Any) -> bool:
+    """Is x a torch tensor?"""
+    torch = loaded_torch()
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def native(name: str, x: Any, dtype: str | None = None) -> Any:
+    """x itself if it is a NumPy array, a torch tensor or None; else a NumPy view of its memory through DLPack. Python lists of
+    numbers are copied into an array of `dtype` where that is given. TypeError for anything else."""
+    if type(x) in _signatures:
+        return x
+    if isinstance(x, np.ndarray) or is_torch(x):
+        _signatures[type(x)] = _numpy_signature if isinstance(x, np.ndarray) else _torch_signature
+        return x
+    if hasattr(x, "__dlpack__"):
+        return _from_dlpack(name, x)
+    if dtype is not None and isinstance(x, (list, tuple)):
+        return np.asarray(x, dtype)
+    raise TypeError(f"{name}: {type(x).__name__}: must be a NumPy array, a torch tensor or an object with __dlpack__")
+
+
+def signature(x: Any) -> Any:
+    """Everything about a native array except where it lies; hashable; None for None."""
+    return _signatures[type(x)](x)
+
+
+def _numpy_signature(x: Any) -> Any:
+    return x.shape, x.strides, x.dtype
+
+
+def _torch_signature(x: Any) -> Any:
+    return x.shape, x.stride(), x.dtype, x.device
+
+
+_signatures: dict[type, Callable[[Any], Any]] = {type(None): lambda x: None, np.ndarray: _numpy_signature}  # of the types seen so far
+
+
+def pointer(x: Any) -> int:
+    """The address of a native array's first element; 0 for None."""
+    if x is None:
+        return 0
+    if isinstance(x, np.ndarray):
+        return x.__array_interface__["data"][0]
+    return x.data_ptr()
+
+
+def view_of(name: str, x: Any) -> View:
+    """The View of a native array. ValueError where strides are no whole elements or bytes are swapped."""
+    if not isinstance(x, np.ndarray):
+        return View(tuple(x.shape), tuple(x.stride()), str(x.dtype).removeprefix("torch."), str(x.device))
+    if not x.dtype.isnative:
+        raise ValueError(f"{name}: dtype {x.dtype.str}: must be in native byte order")
+    if any(s % x.itemsize for s in x.strides):
+        raise ValueError(f"{name}: strides {x.strides} bytes: must be multiples of the element's {x.itemsize}")
+    return View(x.shape, tuple(s // x.itemsize for s in x.strides), x.dtype.name, "cpu")
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of that name; bfloat16 comes from ml_dtypes."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ValueError(BFLOAT16_HELP) from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def empty_like_kind(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    """An uninitialised array of the library that `like` is of, on its device."""
+    if isinstance(like, np.ndarray):
+        return np.empty(shape, numpy_dtype(dtype))
+    torch = loaded_torch()
+    return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+
+
+# ---- DLPack: the structs of its C ABI, version 0, as far as they are read ----
+
+
+class _DLTensor(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), ("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32),
+                ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
+                ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)),
+                ("byte_offset", ctypes.c_uint64)]
+
+
+_DL_CPU, _DL_CUDA_HOST = 1, 3
+_DL_DTYPES = {(0, 32): "int32", (2, 32): "float32", (2, 16): "float16", (4, 16): "bfloat16"}
+_get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_get_pointer.restype, _get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+
+
+class _Memory:
+    """Memory that someone else owns, for np.asarray, which keeps this object and through it the owner's capsule."""
+
+    def __init__(self, capsule: Any, interface: dict[str, Any]):
+        self.capsule = capsule  # never consumed: its own destructor gives the memory back
+        self.__array_interface__ = interface
+
+
+def _from_dlpack(name: str, x: Any) -> Any:
+    device_type, device_id = x.__dlpack_device__()
+    if device_type not in (_DL_CPU, _DL_CUDA_HOST):
+        raise NotImplementedError(f"{name}: DLPack device type {int(device_type)}: only host memory; pass device memory as a torch tensor")
+    capsule = x.__dlpack__()
+    t = _DLTensor.from_address(_get_pointer(capsule, b"dltensor"))
+    dtype = _DL_DTYPES.get((t.code, t.bits))
+    if dtype is None or t.lanes != 1:
+        raise ValueError(f"{name}: DLPack type code {t.code} with {t.bits} bits: must be int32, float32, float16 or bfloat16")
+    size = t.bits // 8
+    strides = tuple(s * size for s in t.strides[: t.ndim]) if t.strides else None
+    unsigned = {"shape": tuple(t.shape[: t.ndim]), "strides": strides, "typestr": f"<u{size}", "version": 3,
+                "data": ((t.data or 0) + t.byte_offset, False)}
+    return np.asarray(_Memory(capsule, unsigned)).view(numpy_dtype(dtype))

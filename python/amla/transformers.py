@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face DeepSeek models that decode through AMLA:
+
+    from amla.transformers import patch
+    patch(model)                         # then model.generate(...) as before
+
+transformers caches MLA's latent rows, but expands all of them to keys and values of every head in each step. A patched model keeps its
+projections, rotary embedding, cache protocol and prefill, and changes three things in every attention layer:
+
+  - the cache layer keeps latent and rope part of a token side by side, 576 numbers, in one buffer that grows in place;
+  - a decode step takes the key half of kv_b_proj into the query (`q_nope @ W_UK`), attends to the latent rows where they lie, and
+    takes the value half (`@ W_UV`) afterwards: nothing is expanded;
+  - padding masks become lengths and block tables, so hidden keys cost nothing.
+
+A step is a decode step if it has a past and at most MAX_DECODE_QUERIES queries; it must be causal up to padding. All others (prefill, training,
+output_attentions, other masks) run the model's own attention on the same cache. `stats(model)` counts both.
+"""
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from typing import Any, Callable
+
+import torch
+import transformers
+from torch import nn
+from transformers.cache_utils import DynamicLayer
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+from ._decode import decode
+
+__all__ = ["LatentLayer", "Stats", "patch", "stats", "unpatch"]
+
+ATTENTION_CLASSES = ("DeepseekV2Attention", "DeepseekV3Attention", "Glm4MoeLiteAttention")  # tested; the last is GLM-4.7-Flash's
+MAX_DECODE_QUERIES = 16  # tokens of one step: speculative decoding; above, expanding the keys pays
+PAGE = 64                # tokens of the overlapping pages that begin anywhere, see _attend
+_PREFIX = "amla_"        # of the names under which attention functions are registered
+
+
+@dataclasses.dataclass
+class Stats:
+    """Layer calls of a patched model since `patch`."""
+
+    amla: int = 0  # decoded through AMLA
+    own: int = 0   # through the model's own attention
+
+
+# ---- The cache ----
+
+
+class LatentLayer(DynamicLayer):
+    """A cache layer for MLA: the rows [latent | rope] of all tokens in one buffer [b, capacity + PAGE, 576]. `keys` and `values` are
+    views of it, as transformers expects them: [b, 1, n, 512] and [b, 1, n, 64]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: Any = None  # Tensor [b, capacity + PAGE, 576] after the first update
+        self.keys: Any = None
+        self.values: Any = None
+        self.length = 0
+
+    @classmethod
+    def of(cls, layer: DynamicLayer) -> LatentLayer:
+        """The same content as a layer that may have been filled before the model was patched."""
+        new = cls()
+        if layer.is_initialized and layer.keys is not None and layer.values is not None and layer.keys.numel() > 0:
+            new.update(layer.keys, layer.values)
+        return new
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Appends [b, 1, n, 512] and [b, 1, n, 64]; returns views of all tokens so far."""
+        b, _, n, width = key_states.shape
+        end = self.length + n
+        if self.rows is None or end > self.rows.shape[1] - PAGE:
+            self._grow(b, end, width, width + value_states.shape[-1], key_states)
+        self.rows[:, self.length : end, :width] = key_states[:, 0]
+        self.rows[:, self.length : end, width:] = value_states[:, 0]
+        self._set_length(end, width)
+        return self.keys, self.values
+
+    def _grow(self, b: int, n_tokens: int, width: int, row_width: int, like: torch.Tensor) -> None:
+        """By a quarter, so that appending costs a constant per token; the first time, with room for 256 tokens more."""
+        old, self.dtype, self.device, self.is_initialized = self.rows, like.dtype, like.device, True
+        self.rows = like.new_empty(b, n_tokens + max(256, n_tokens // 4) + PAGE, row_width)
+        if old is not None:
+            self.rows[:, : self.length] = old[:, : self.length]
+
+    def _set_length(self, length: int, width: int) -> None:
+        self.length = length
+        self.keys, self.values = self.rows[:, None, :length, :width], self.rows[:, None, :length, width:]
+
+    def _replace(self, rows: torch.Tensor) -> None:
+        """Other sequences; the buffer may be a copy or a view."""
+        width = self.keys.shape[-1]
+        self.rows, self.device = rows, rows.device
+        self._set_length(self.length, width)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Removes the last -tokens_to_remove tokens (a negative number or 0, as in transformers)."""
+        if tokens_to_remove > 0:
+            raise ValueError(f"crop({tokens_to_remove}): must be negative, the number of tokens to remove")
+        if tokens_to_remove and self.rows is not None:
+            self._set_length(max(0, self.length + tokens_to_remove), self.keys.shape[-1])
+
+    def reset(self) -> None:
+        """Empty, as new."""
+        self.rows, self.length, self.keys, self.values, self.is_initialized = None, 0, None, None, False
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Beam search: sequence i becomes what beam_idx[i] was."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps these sequences."""
+        if self.rows is not None:
+            self._replace(self.rows[indices.to(self.rows.device)])
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every sequence so many times."""
+        if self.rows is not None:
+            self._replace(self.rows.repeat_interleave(repeats, dim=0))
+
+    def offload(self) -> None:
+        """To the CPU."""
+        if self.rows is not None:
+            self._replace(self.rows.to("cpu", non_blocking=True))
+
+    def prefetch(self) -> None:
+        """Rows stay where they are computed with."""
+
+
+def _use_latent_layer(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Before an attention layer runs: its dynamic cache layer, empty or filled, becomes a LatentLayer. Static, quantised and
+    offloaded caches stay as they are; decode steps then join the two parts in a copy."""
+    cache, i = kwargs.get("past_key_values"), attention.layer_idx
+    attention._amla.cache_layer = None
+    if cache is None or getattr(cache, "offloading", False):
+        return
+    if getattr(cache, "layer_class_to_replicate", None) is DynamicLayer:
+        while len(cache.layers) <= i:
+            cache.layers.append(DynamicLayer())
+    if i < len(cache.layers) and type(cache.layers[i]) is DynamicLayer:
+        cache.layers[i] = LatentLayer.of(cache.layers[i])
+    if i < len(cache.layers) and isinstance(cache.layers[i], LatentLayer):
+        attention._amla.cache_layer = cache.layers[i]
+
+
+# ---- Masks ----
+
+
+@dataclasses.dataclass(frozen=True)
+class _Visible:
+    """Which cached tokens the step sees, per sequence: `starts` and `lengths` of one run of tokens each, or, where padding
+    leaves holes, `tokens`, the visible ones in order (padded with 0). All keys of all sequences: starts is None."""
+
+    lengths: torch.Tensor  # [b] int32
+    starts: torch.Tensor | None = None  # [b] int32
+    tokens: Any = None  # [b, longest] int32 or None
+
+    @classmethod
+    def all(cls, b: int, n: int) -> _Visible:
+        return cls(torch.full((b,), n, dtype=torch.int32))
+
+
+def _visible(mask: torch.Tensor | None, b: int, s_q: int, s_k: int) -> _Visible | None:
+    """The mask of a step over s_k cached tokens as _Visible; None if it is not causal up to padding."""
+    if mask is None:
+        return _Visible.all(b, s_k) if s_q == 1 else None
+    if mask.dim() not in (2, 4) or mask.shape[-1] < s_k:
+        return None
+    if mask.dim() == 2:  # padding only: causality is understood
+        last = mask[:, :s_k].bool()
+    else:
+        mask = mask[..., :s_k]
+        if mask.shape[1] != 1 or mask.shape[2] != s_q:
+            return None
+        allowed = mask if mask.dtype == torch.bool else mask == 0
+        if mask.dtype != torch.bool and not bool((allowed | (mask <= torch.finfo(mask.dtype).min)).all()):
+            return None  # a bias, not a mask
+        last = allowed[:, 0, -1]
+        rank = last.cumsum(-1)
+        for i in range(s_q - 1):  # query i sees what the last one sees, but for its last s_q - 1 - i keys
+            if not torch.equal(allowed[:, 0, i], last & (rank <= rank[:, -1:] - (s_q - 1 - i))):
+                return None
+    return _runs(last.expand(b, s_k).cpu())
+
+
+def _runs(last: torch.Tensor) -> _Visible:
+    """last [b, s_k] bool: the keys that each sequence sees."""
+    b, s_k = last.shape
+    lengths = last.sum(-1, dtype=torch.int32)
+    if int(lengths.min()) == s_k:
+        return _Visible.all(b, s_k)
+    starts = last.int().argmax(-1).int()  # the first visible one
+    ends = s_k - last.flip(-1).int().argmax(-1).int()
+    if bool(((ends - starts == lengths) | (lengths == 0)).all()):
+        return _Visible(lengths, starts=starts)
+    tokens = torch.zeros(b, int(lengths.max()), dtype=torch.int32)
+    for i in range(b):
+        tokens[i, : lengths[i]] = last[i].nonzero()[:, 0].int()
+    return _Visible(lengths, tokens=tokens)
+
+
+# ---- A decode step ----
+
+
+@dataclasses.dataclass
+class _Patched:
+    """What a patched attention layer carries."""
+
+    stats: Stats
+    memo: dict[str, Any]  # of the model: the last step's mask and what became of it, for all layers
+    config_name: str      # the attention implementation it had
+    cache_layer: LatentLayer | None = None
+
+    def visible(self, mask: torch.Tensor | None, b: int, s_q: int, s_k: int) -> _Visible | None:
+        step = (b, s_q, s_k)
+        if self.memo.get("step") != step or self.memo.get("mask") is not mask:
+            self.memo.update(step=step, mask=mask, visible=_visible(mask, b, s_q, s_k))
+        return self.memo["visible"]
+
+
+def _attend(q: torch.Tensor, rows: torch.Tensor, visible: _Visible, scale: float, d_v: int) -> torch.Tensor:
+    """q [b, s_q, h, 576], rows [b, room, 576] contiguous, the last PAGE of a sequence to spare -> [b, s_q, h, d_v].
+
+    A run of tokens that begins in the middle of the buffer needs no copy, for pages may overlap: with a page stride of one token,
+    page number p is the PAGE tokens from p on, and a block table start, start + PAGE, ... walks any run."""
+    b, room, width = rows.shape
+    lengths = visible.lengths.to(q.device)
+    if visible.starts is None and visible.tokens is None:
+        return decode(q, rows[:, : room - PAGE], None, lengths, scale=scale, causal=True, d_v=d_v)[0]
+    page = PAGE if visible.starts is not None else 1
+    pages = rows.as_strided((b * room - page + 1, page, width), (width, width, 1))
+    if visible.starts is not None:
+        table = visible.starts[:, None] + PAGE * torch.arange(room // PAGE, dtype=torch.int32)
+    else:
+        table = visible.tokens
+    table = table + room * torch.arange(b, dtype=torch.int32)[:, None]
+    return decode(q, pages, table.to(q.device), lengths, scale=scale, causal=True, d_v=d_v)[0]
+
+
+def _per_head(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """x [b, s, h, m] times w [h, m, n] -> [b, s, h, n]. A w that is a transposed view goes to the left in 16 bits: 5 times faster on a CPU."""
+    b, s, h, m = x.shape
+    x = x.permute(2, 0, 1, 3).reshape(h, b * s, m)
+    if w.stride(2) != 1 and w.dtype != torch.float32:
+        y = torch.bmm(w.transpose(1, 2), x.transpose(1, 2)).transpose(1, 2)
+    else:
+        y = torch.bmm(x, w)
+    return y.reshape(h, b, s, -1).permute(1, 2, 0, 3)
+
+
+def _decode_step(attention: Any, query: torch.Tensor, latent: torch.Tensor, rope: torch.Tensor, visible: _Visible, scale: float) -> torch.Tensor:
+    """query [b, h, s_q, nope + rope], latent [b, 1, n, 512], rope [b, 1, n, 64] -> [b, s_q, h, v_head_dim]."""
+    (b, h, s_q, _), rank, nope = query.shape, latent.shape[-1], attention.qk_nope_head_dim
+    w_uk, w_uv = attention.kv_b_proj.weight.view(h, -1, rank).split((nope, attention.v_head_dim), dim=1)
+
+    q = query.new_empty(b, s_q, h, rank + rope.shape[-1])
+    q[..., :rank] = _per_head(query[..., :nope].transpose(1, 2), w_uk)
+    q[..., rank:] = query[..., nope:].transpose(1, 2)
+    layer = attention._amla.cache_layer
+    if layer is not None and latent is layer.keys:
+        rows = layer.rows  # where they lie
+    else:  # another kind of cache: side by side in a copy, with room for the last page
+        rows = nn.functional.pad(torch.cat((latent, rope), -1)[:, 0], (0, 0, 0, PAGE))
+    return _per_head(_attend(q, rows, visible, scale, rank), w_uv.transpose(1, 2))
+
+
+def _is_decode(module: Any, query: torch.Tensor, latent: torch.Tensor, kwargs: dict[str, Any]) -> bool:
+    s_q, s_k = query.shape[2], latent.shape[2]
+    return (s_q < s_k and s_q <= MAX_DECODE_QUERIES and not module.training and not (torch.is_grad_enabled() and query.requires_grad)
+            and not kwargs.get("output_attentions") and not module.config.output_attentions and kwargs.get("is_causal") is not False)
+
+
+def _attention_function(own_name: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor | None]]:
+    """The attention function that replaces `own_name`: decode steps through AMLA, everything else as before."""
+
+    def attention(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
+                  scaling: float, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        patched = module.__dict__.get("_amla")
+        if patched is not None:  # key and value are the latent rows and their rope part, see _keep_latent
+            visible = patched.visible(attention_mask, query.shape[0], query.shape[2], key.shape[2]) if _is_decode(module, query, key, kwargs) else None
+            if visible is not None:
+                patched.stats.amla += 1
+                return _decode_step(module, query, key, value, visible, scaling), None
+            patched.stats.own += 1
+            key, value = type(module).expand_kv(module, key, value)
+        eager = sys.modules[type(module).__module__].eager_attention_forward
+        return ALL_ATTENTION_FUNCTIONS.get_interface(own_name, eager)(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+    return attention
+
+
+def _keep_latent(attention: Any, latent: torch.Tensor, rope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """In place of expand_kv: hands the rows on to our attention function; expands them if another one was set since."""
+    if str(attention.config._attn_implementation).startswith(_PREFIX):
+        return latent, rope
+    return type(attention).expand_kv(attention, latent, rope)
+
+
+# ---- Patching ----
+
+
+def _attentions(model: nn.Module) -> list[Any]:
+    return [m for m in model.modules() if type(m).__name__ in ATTENTION_CLASSES]
+
+
+def _check(model: nn.Module) -> list[Any]:
+    """The model's attention layers, or why it cannot be patched."""
+    found = _attentions(model)
+    if not found:
+        raise NotImplementedError(f"{type(model).__name__}: no attention layer of {', '.join(ATTENTION_CLASSES)}")
+    for attention in found:
+        name = f"{type(model).__name__}, layer {attention.layer_idx}"
+        if not hasattr(attention, "expand_kv"):
+            raise NotImplementedError(f"{name}: transformers {transformers.__version__} expands keys before it caches them; 5.23 is known to work")
+        if type(attention.kv_b_proj) is not nn.Linear or attention.kv_b_proj.bias is not None:
+            raise NotImplementedError(f"{name}: kv_b_proj is {type(attention.kv_b_proj).__name__}: must be a plain nn.Linear without bias, "
+                                      "its weight is taken into query and output")
+        if "_amla" in attention.__dict__:
+            raise ValueError(f"{name}: patched already")
+    return found
+
+
+def patch(model: nn.Module) -> nn.Module:
+    """Makes a DeepseekV2, DeepseekV3 or Glm4MoeLite (GLM-4.7-Flash) model of transformers decode through AMLA, in place; returns it.
+
+    Greedy tokens are those of the unpatched model up to rounding; the cache takes kv_lora_rank + qk_rope_head_dim numbers per token and
+    layer, and a step no more than that, where the unpatched model expands num_heads * (qk_head_dim + v_head_dim). A cache that was
+    filled before is taken over. Call the model under torch.no_grad() (generate does): steps that record gradients stay the model's own.
+
+    Raises NotImplementedError with class and reason for what cannot be patched, ValueError for what is patched already; then nothing is changed.
+    """
+    layers, shared = _check(model), Stats()
+    memo: dict[str, Any] = {}
+    for attention in layers:
+        config = attention.config
+        own = config._attn_implementation or "eager"
+        if not own.startswith(_PREFIX):  # the layers share one config
+            name = _PREFIX + own
+            AttentionInterface.register(name, _attention_function(own))
+            masks: dict[str, Any] = AttentionMaskInterface._global_mapping
+            if own in masks:
+                AttentionMaskInterface.register(name, masks[own])
+            config._attn_implementation = name
+        attention._amla = _Patched(shared, memo, config._attn_implementation.removeprefix(_PREFIX))
+        attention._amla_hook = attention.register_forward_pre_hook(_use_latent_layer, with_kwargs=True)
+        attention.expand_kv = types.MethodType(_keep_latent, attention)
+    return model
+
+
+def unpatch(model: nn.Module) -> nn.Module:
+    """Undoes `patch`; returns the model. Caches made meanwhile go on working. ValueError if the model is not patched."""
+    layers = [a for a in _attentions(model) if "_amla" in a.__dict__]
+    if not layers:
+        raise ValueError(f"{type(model).__name__}: not patched")
+    for attention in layers:
+        if attention.config._attn_implementation == _PREFIX + attention._amla.config_name:
+            attention.config._attn_implementation = attention._amla.config_name
+        attention._amla_hook.remove()
+        del attention._amla, attention._amla_hook, attention.expand_kv
+    return model
+
+
+def stats(model: nn.Module) -> Stats:
+    """How often the layers of a patched model decoded through AMLA and through their own attention. ValueError if it is not patched."""
+    for attention in _attentions(model):
+        if "_amla" in attention.__dict__:
+            return attention._amla.stats
+    raise ValueError(f"{type(model).__name__}: not patched")

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tests' own truth: attention from its definition in NumPy fp64, over a paged or contiguous cache. Knows nothing of the library."""
+import numpy as np
+
+
+def tokens_of(kv_cache, block_table, length, i):
+    """The first `length` rows of sequence i, fp64 [length, d_qk]. Nothing else of the cache is looked at."""
+    if block_table is None:
+        return np.array(kv_cache[i, :length], np.float64)
+    page = kv_cache.shape[1]
+    pages = [np.array(kv_cache[block_table[i, j], : min(page, length - j * page)], np.float64) for j in range(-(-length // page))]
+    return np.concatenate(pages) if pages else np.zeros((0, kv_cache.shape[-1]))
+
+
+def attend(q, kv, scale, d_v, causal=False, mask=None):
+    """q [s_q, h, d], kv [n, d], mask [s_q, n] added to the scores -> out [s_q, h, d_v], lse [h, s_q], natural logarithm."""
+    s_q, h, _ = q.shape
+    out, lse = np.zeros((s_q, h, d_v)), np.full((h, s_q), -np.inf)
+    for i in range(s_q):
+        n = max(0, len(kv) - s_q + i + 1) if causal else len(kv)
+        scores = scale * np.array(q[i], np.float64) @ kv[:n].T
+        if mask is not None:
+            scores = scores + mask[i, :n].astype(np.float64)
+        seen = np.isfinite(scores).any(-1) if n else np.zeros(h, bool)
+        for r in np.flatnonzero(seen):
+            top = scores[r].max()
+            p = np.exp(scores[r] - top)
+            lse[r, i] = top + np.log(p.sum())
+            out[i, r] = p @ kv[:n, :d_v] / p.sum()
+    return out, lse
+
+
+def decode(q, kv_cache, block_table=None, seqlens=None, *, scale, causal=False, d_v=512, mask=None, sinks=None):
+    """amla.decode's results in fp64; arrays as NumPy, kv_cache 3-D."""
+    b = len(q)
+    room = kv_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
+    out, lse = zip(*(attend(q[i], tokens_of(kv_cache, block_table, room if seqlens is None else int(seqlens[i]), i), scale, d_v, causal,
+                            None if mask is None else mask[i]) for i in range(b)))
+    out, lse = np.stack(out), np.stack(lse)
+    if sinks is not None:
+        with np.errstate(over="ignore"):
+            factor = np.where(np.isfinite(lse), 1 / (1 + np.exp(np.asarray(sinks, np.float64)[None, :, None] - lse)), 1)
+        out = out * factor.transpose(0, 2, 1)[..., None]
+    return out, lse
+
+
+def rel_error(got, want):
+    """Relative Frobenius error; NaN stays NaN, so that comparisons with it fail."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    return np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-30)

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""amla.decode on torch tensors: types, strides, threads, the custom operator under torch.compile, opcheck and FakeTensorMode."""
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import amla
+import oracle
+
+SCALE = 192**-0.5
+ERROR = {torch.float32: 2e-6, torch.float16: 6e-4, torch.bfloat16: 5e-3}
+
+
+def problem(dtype=torch.float32, b=2, s_q=1, h=5, page=16, per=4, seed=1):
+    torch.manual_seed(seed)
+    q = torch.randn(b, s_q, h, 576).to(dtype)
+    kv = torch.randn(b * per, page, 1, 576).to(dtype)
+    table = torch.randperm(b * per, dtype=torch.int32).view(b, per)
+    lengths = torch.tensor([page * per - 13 * i for i in range(b)], dtype=torch.int32)
+    return q, kv, table, lengths
+
+
+def want(q, kv, table, lengths, **options):
+    return oracle.decode(q.double().numpy(), kv[:, :, 0].double().numpy(), table.numpy(), lengths.numpy(), scale=SCALE, **options)
+
+
+@pytest.mark.parametrize("dtype", ERROR, ids=str)
+def test_types_shapes_and_values(dtype):
+    arguments = problem(dtype, s_q=2)
+    out, lse = amla.decode(*arguments, scale=SCALE, causal=True)
+    assert out.shape == (2, 2, 5, 512) and out.dtype == dtype and lse.shape == (2, 5, 2) and lse.dtype == torch.float32
+    want_out, want_lse = want(*arguments, causal=True)
+    assert oracle.rel_error(out.double(), want_out) < ERROR[dtype]
+    assert np.abs(lse.numpy() - want_lse).max() < 1e-5
+    for name in ("float32", torch.float32, np.float32):
+        assert amla.decode(*arguments, scale=SCALE, out_dtype=name)[0].dtype == torch.float32
+
+
+def test_the_same_bits_as_numpy_and_any_mixture():
+    q, kv, table, lengths = problem()
+    a = amla.decode(q, kv, table, lengths, scale=SCALE)
+    b = amla.decode(q.numpy(), kv, table.numpy(), lengths, scale=SCALE)
+    assert isinstance(a[0], torch.Tensor) and isinstance(b[0], np.ndarray)
+    assert a[0].numpy().tobytes() == b[0].tobytes() and a[1].numpy().tobytes() == b[1].tobytes()
+
+
+def test_strides_and_out():
+    q, kv, table, lengths = problem(s_q=3)
+    expected = amla.decode(q, kv, table, lengths, scale=SCALE)
+    q2 = torch.zeros(5, 3, 2, 600)[..., :576].permute(2, 1, 0, 3).copy_(q)
+    kv2 = torch.zeros(16, 8, 1, 640)[..., 64:].transpose(0, 1).copy_(kv)
+    memory = torch.zeros(2, 5, 3, 512)
+    out, _ = amla.decode(q2, kv2, table, lengths, scale=SCALE, out=memory.transpose(1, 2))
+    assert torch.equal(out, expected[0]) and torch.equal(memory.transpose(1, 2), expected[0])
+    with pytest.raises(ValueError, match="^q: stride 0 along axis 2: a broadcast"):
+        amla.decode(q[:, :, :1].expand(-1, -1, 5, -1), kv, table, lengths, scale=SCALE)
+
+
+def test_gradients_are_refused_not_lost():
+    q, kv, table, lengths = problem()
+    q.requires_grad_()
+    with pytest.raises(ValueError, match="no backward pass, use torch.no_grad"):
+        amla.decode(q, kv, table, lengths, scale=SCALE)
+    with torch.no_grad():
+        out, _ = amla.decode(q, kv, table, lengths, scale=SCALE)
+    assert not out.requires_grad
+    amla.decode(torch.nn.Parameter(q.detach(), requires_grad=False), kv, table, lengths, scale=SCALE)
+
+
+def test_torch_set_num_threads_holds():
+    q, kv, table, lengths = problem(per=40)
+    threads = torch.get_num_threads()
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            amla.decode(q, kv, table, lengths, scale=SCALE)
+            from amla import _decode
+
+            assert f"{n} thread" in list(_decode._calls.values())[-1].plan.describe()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_other_devices_are_refused_by_name():
+    q, kv, table, lengths = problem()
+    with pytest.raises(NotImplementedError, match="^device meta: tensors must be on the CPU or on a CUDA device"):
+        amla.decode(*(x.to("meta") for x in (q, kv, table, lengths)), scale=SCALE)
+    with pytest.raises(ValueError, match="^all arrays must be on one device: q on cpu, kv_cache on meta"):
+        amla.decode(q, kv.to("meta"), table, lengths, scale=SCALE)
+
+
+@pytest.mark.skipif("AMLA_CUDA_EMULATED" not in os.environ, reason="needs the emulated CUDA backend of the build folder, see tests/test_python.sh")
+def test_the_cuda_path_on_an_emulated_backend():
+    """No GPU: the library's cuda backend on emulated threads, whose device memory is host memory, and torch.cuda played by stubs. Shows that
+    backend, memory kind, scratch and stream are passed on; shows nothing about hardware."""
+    code = """
+import contextlib, types, torch, amla
+from amla import _decode
+torch.manual_seed(0)
+q, kv = torch.randn(2, 2, 16, 576).bfloat16(), torch.randn(8, 64, 1, 576).bfloat16()
+table, lengths = torch.randperm(8, dtype=torch.int32).view(2, 4), torch.tensor([250, 70], dtype=torch.int32)
+call = lambda: amla.decode(q, kv, table, lengths, scale=192**-0.5, causal=True)
+want = call()
+_decode._calls.clear()
+real, used = torch.empty, []
+_decode._one_device = lambda **views: "cuda:0"
+torch.cuda.device = lambda device: contextlib.nullcontext()
+torch.cuda.current_stream = lambda *a: types.SimpleNamespace(cuda_stream=0)
+torch.empty = lambda *a, device=None, **k: (used.append(str(device)), real(*a, **k))[1]
+got = call()
+assert "cuda" in list(_decode._calls.values())[0].plan.describe() and "cuda:0" in used, used
+torch.testing.assert_close(got[0], want[0], rtol=2e-2, atol=2e-3)
+torch.testing.assert_close(got[1], want[1], rtol=1e-4, atol=1e-3)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "AMLA_BACKEND_DIR": os.environ["AMLA_CUDA_EMULATED"]})
+
+
+def test_cuda_tensors_without_the_backend_say_why():
+    from amla import _decode
+
+    if amla.backends()["cuda"].startswith("absent"):
+        with pytest.raises(NotImplementedError, match="^tensors on cuda:0 need backend cuda: ."):
+            _decode._backend("cuda:0", "auto")
+    with pytest.raises(ValueError, match="^backend='cpu': tensors on cuda:0 need 'cuda'"):
+        _decode._backend("cuda:0", "cpu")
+
+
+def test_merge_takes_tensors():
+    q, kv, table, lengths = problem(s_q=2)
+    halves = [amla.decode(q, kv, table[:, i : i + 2].contiguous(), (lengths - 32 * (i > 0)).clamp(0, 32), scale=SCALE) for i in (0, 2)]
+    out, lse = amla.merge(*(torch.stack(x) for x in zip(*halves)))
+    whole = amla.decode(q, kv, table, lengths, scale=SCALE)
+    assert isinstance(out, torch.Tensor)
+    torch.testing.assert_close(out, whole[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(lse, whole[1], rtol=1e-5, atol=1e-5)
+
+
+# ---- The operator ----
+
+
+def operator_arguments(dtype=torch.float32, **options):
+    q, kv, table, lengths = problem(dtype)
+    return (q, kv, options.get("table", table), options.get("lengths", lengths), options.get("sinks"), None, SCALE, True, 512, "lazy", "auto", 0,
+            "e", dtype, "auto", 0)
+
+
+def test_opcheck():
+    amla.decode(*problem(), scale=SCALE)
+    contiguous = operator_arguments(table=None, lengths=None)
+    q, kv = contiguous[0], contiguous[1].reshape(2, 64, 1, 576)
+    for arguments in (operator_arguments(), operator_arguments(torch.bfloat16, sinks=torch.zeros(5)), (q, kv, *contiguous[2:])):
+        results = torch.library.opcheck(torch.ops.amla.decode.default, arguments)
+        assert set(results.values()) == {"SUCCESS"}
+
+
+def test_fake_tensors_have_the_real_shapes():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        q, kv, table, lengths = (mode.from_tensor(x) for x in problem(torch.bfloat16, s_q=2))
+        out, lse = amla.decode(q, kv, table, lengths, scale=SCALE, d_v=256, out_dtype="float16")
+    assert out.shape == (2, 2, 5, 256) and out.dtype == torch.float16 and lse.shape == (2, 5, 2) and lse.dtype == torch.float32
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+def test_compile_full_graph(backend):
+    if backend == "inductor":
+        import shutil
+
+        if shutil.which("c++") is None:
+            pytest.skip("inductor needs a C++ compiler")
+
+    def step(q, kv, table, lengths):
+        out, lse = amla.decode(q * 0.5, kv, table, lengths, scale=SCALE, causal=True)
+        return out.float().sum(-1) + lse.transpose(1, 2)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, backend=backend)
+    for seed in (1, 2):
+        arguments = problem(torch.bfloat16, seed=seed)
+        torch.testing.assert_close(compiled(*arguments), step(*arguments))
+    with pytest.raises(Exception, match="must be None inside torch.compile"):
+        torch.compile(lambda *a: amla.decode(*a, scale=SCALE, out=torch.empty(2, 1, 5, 512)), fullgraph=True, backend="eager")(*problem())
+
+
+def test_compile_when_amla_was_imported_before_torch():
+    code = """
+import amla, torch
+f = torch.compile(lambda q, kv: amla.decode(q, kv, scale=0.1)[0], fullgraph=True, backend="aot_eager")
+q, kv = torch.ones(1, 1, 2, 576), torch.ones(1, 9, 576)
+assert torch.equal(f(q, kv), torch.ones(1, 1, 2, 512)), f(q, kv)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_openmp_runtime_in_the_process():
+    """libamla and torch share one pool of threads, whichever was imported first: two pools would compete for the cores."""
+    for order in ("import amla, torch", "import torch, amla"):
+        code = order + """
+a = torch.ones(1, 1, 128, 576); amla.decode(a, torch.ones(1, 999, 576), scale=1.0); torch.ones(2000, 2000) @ torch.ones(2000, 2000)
+print(len({line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line}))
+"""
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert result.stdout.split() == ["1"], result.stdout

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ctypes structs and constants against include/amla/amla.h, by a C compiler."""
+import ctypes
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from amla import _library
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_structs_and_constants_match_the_header(tmp_path):
+    lines = ["#include <stddef.h>", "#include <amla/amla.h>"]
+    for struct, name in _library.C_NAMES.items():
+        lines.append(f'_Static_assert(sizeof({name}) == {ctypes.sizeof(struct)}, "size of {name}");')
+        for field, *_ in struct._fields_:
+            where = getattr(struct, field)
+            lines.append(f'_Static_assert(offsetof({name}, {field}) == {where.offset}, "{name}.{field}");')
+            lines.append(f'_Static_assert(sizeof((({name} *)0)->{field}) == {where.size}, "size of {name}.{field}");')
+    for prefix, values in (("", {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}),):
+        for c_name, key in values.items():
+            lines.append(f'_Static_assert(AMLA_{prefix}{c_name} == {_library.DTYPES[key]}, "{key}");')
+    for prefix, choices in (("BACKEND", _library.BACKENDS), ("RESCALE", _library.RESCALES), ("ISA", _library.ISAS)):
+        for key, number in choices.items():
+            lines.append(f'_Static_assert(AMLA_{prefix}_{key.upper()} == {number}, "{prefix} {key}");')
+    lines.append(f'_Static_assert(AMLA_LSE_NATURAL == {_library.LSE_BASES["e"]} && AMLA_LSE_BASE2 == {_library.LSE_BASES[2]}, "lse base");')
+    source = tmp_path / "layout.c"
+    source.write_text("\n".join(lines) + "\n")
+    result = subprocess.run(["cc", "-std=c11", "-fsyntax-only", f"-I{ROOT}/include", str(source)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_version_is_the_headers():
+    text = (ROOT / "include/amla/amla.h").read_text()
+    parts = [text.split(f"AMLA_VERSION_{part} ")[1].split()[0] for part in ("MAJOR", "MINOR", "PATCH")]
+    assert _library.version == ".".join(parts)
