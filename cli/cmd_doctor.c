@@ -85,7 +85,7 @@ static void entry_of(const char *folder, const char *prefix, char path[PATH_MAX]
   DIR *dir = opendir(folder);
   path[0] = '\0';
   for (const struct dirent *e = dir ? readdir(dir) : NULL; e != NULL && path[0] == '\0'; e = readdir(dir))
-    if (strncmp(e->d_name, prefix, strlen(prefix)) == 0 && snprintf(path, PATH_MAX, "%s/%s", folder, e->d_name) >= PATH_MAX) path[0] = '\0';
+    if (strncmp(e->d_name, prefix, strlen(prefix)) == 0 && strstr(e->d_name, ".a") == NULL && snprintf(path, PATH_MAX, "%s/%s", folder, e->d_name) >= PATH_MAX) path[0] = '\0';
   if (dir != NULL) closedir(dir);
 }
 
@@ -159,15 +159,18 @@ static bool open_ggml(findings *f, const char *folder, ggml_functions *g) {
   return library != NULL && missing == NULL;
 }
 
-enum { GPU = 1, IGPU = 2 }; /* ggml's kinds of device */
+enum { CPU = 0, GPU = 1, IGPU = 2 }; /* ggml's kinds of device */
 
 static void judge_devices(findings *f, const ggml_functions *g) {
+  bool has_cpu = false;
   for (size_t i = 0; i < g->ggml_backend_dev_count(); i++) {
     void *device = g->ggml_backend_dev_get(i);
     const int type = g->ggml_backend_dev_type(device);
+    has_cpu |= type == CPU;
     find(f, type == GPU || type == IGPU ? ADVICE : FINE, "device %s: %s%s", g->ggml_backend_dev_name(device), g->ggml_backend_dev_description(device),
          type == GPU || type == IGPU ? ". Layers on a GPU keep their attention there: -ngl 0, or --device none, leaves them to the CPU and AMLA" : "");
   }
+  if (!has_cpu) find(f, PROBLEM, "no CPU backend in this folder: AMLA computes on its threads and in its memory");
 }
 
 /* That llama.cpp kept V beside K, and AMLA wants it inside. */

@@ -6,6 +6,7 @@
  */
 #include "ggml_attention.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,7 +41,9 @@ static size_t bytes_per_block(int32_t type) {
 
 static bool strides_are_whole(const ggml_abi_tensor *t) {
   const size_t block = bytes_per_block(t->type);
-  return t->nb[0] == block && t->nb[1] % block == 0 && t->nb[2] % block == 0 && t->nb[3] % block == 0;
+  for (int i = 1; i < 4; i++)
+    if (t->nb[i] % block != 0 || (t->nb[i] == 0 && t->ne[i] > 1)) return false; /* to the library 0 means packed */
+  return t->nb[0] == block;
 }
 
 static bool is_prefix_of(const ggml_abi_tensor *v, const ggml_abi_tensor *k) {
@@ -63,7 +66,7 @@ static const char *params_refusal(const ggml_abi_tensor *op, int64_t n_kv) {
   enum { DENSE_GAIN = 4 };
   if (param(op, MAX_BIAS) != 0.0f) return "it has an ALiBi bias";
   if (param(op, SOFTCAP) != 0.0f) return "it has a logit softcap";
-  if (!(param(op, SCALE) != 0.0f)) return "its scale is 0 or NaN";
+  if (!isfinite(param(op, SCALE) * 1.4426951f) || param(op, SCALE) == 0.0f) return "its scale is 0 or not finite";
   if (op->op_params[SPARSE] != 0 && op->op_params[SPARSE] < n_kv / DENSE_GAIN) return "it is sparse: most keys are masked";
   for (int i = SPARSE + 1; i < PARAMS; i++)
     if (op->op_params[i] != 0) return "it has a parameter that this version does not know";
@@ -84,6 +87,7 @@ const char *ggml_attention_refusal(const ggml_abi_tensor *op) {
   if (k->ne[3] != q->ne[3]) return "streams share K";
   for (int i = 0; i < 4; i++)
     if (q->ne[i] < 1 || q->ne[i] > INT32_MAX / 128 || k->ne[i] < 1 || k->ne[i] > INT32_MAX) return "a dimension is 0 or huge";
+  if (q->ne[1] * q->ne[2] > 1 << 24) return "it has too many rows";
   if (sinks != NULL && (sinks->type != GGML_ABI_F32 || sinks->nb[0] != 4)) return "the sinks are not f32";
   if (mask != NULL && mask_refusal(mask, q, k) != NULL) return mask_refusal(mask, q, k);
   return params_refusal(op, k->ne[1]);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the plug-in says, on stderr: a refusal to load always, the rest if the environment variable AMLA_LOG is 1.
+ * What the plug-in says, on stderr: a refusal to load always, the rest if the environment variable AMLA_LOG is set, and not to 0.
  */
 #ifndef AMLA_GGML_LOG_H
 #define AMLA_GGML_LOG_H

@@ -237,7 +237,11 @@ void *ggml_backend_init(void) {
     ggml_log("not used: %s", refusal);
     return NULL;
   }
-  amla_backend_query(AMLA_BACKEND_CPU, &cpu, NULL);
+  amla_detail why;
+  if (amla_backend_query(AMLA_BACKEND_CPU, &cpu, &why) != AMLA_OK) { /* the environment asks for what does not exist */
+    ggml_log("not used: %s", why.text);
+    return NULL;
+  }
   snprintf(description, sizeof description, "AMLA %s, attention of MLA models (%s)", amla_version(), cpu.isa);
   fill_objects();
   if (ggml_log_wanted()) ggml_log("%s, in ggml %s", description, host.version);

@@ -12,16 +12,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "plan.h"
 
 typedef struct slot {
   const char *name;
+  pthread_once_t once;
+  void (*load)(void);
   const amla_backend_ops *ops;
   char reason[160];
 } slot;
 
-static slot slots[] = {{"cuda", NULL, ""}, {"npu", NULL, ""}};
+static void load_cuda(void);
+static void load_npu(void);
+static slot cuda = {"cuda", PTHREAD_ONCE_INIT, load_cuda, NULL, ""}, npu = {"npu", PTHREAD_ONCE_INIT, load_npu, NULL, ""};
 
 /* Folder of the file that holds this function, with its '/'; "" when unknown. */
 static void own_folder(char *folder, size_t capacity_bytes) {
@@ -36,20 +41,30 @@ static void own_folder(char *folder, size_t capacity_bytes) {
   folder[n] = '\0';
 }
 
+enum { MAX_PATH = 4096 };
+
+static int make_path(char path[MAX_PATH], const char *folder, const char *name) {
+  return snprintf(path, MAX_PATH, "%s%slibamla_%s.so.%d.%d", folder, folder[0] && folder[strlen(folder) - 1] != '/' ? "/" : "", name,
+                  AMLA_VERSION_MAJOR, AMLA_VERSION_MINOR) < MAX_PATH;
+}
+
 static void *open_in(const char *folder, const char *name) {
-  char path[4096];
-  const int n = snprintf(path, sizeof path, "%s%slibamla_%s.so.%d.%d", folder, folder[0] && folder[strlen(folder) - 1] != '/' ? "/" : "",
-                         name, AMLA_VERSION_MAJOR, AMLA_VERSION_MINOR);
-  return n < (int)sizeof path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
+  char path[MAX_PATH];
+  return make_path(path, folder, name) ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
+}
+
+static int is_in(const char *folder, const char *name) {
+  char path[MAX_PATH];
+  return make_path(path, folder, name) && access(path, F_OK) == 0;
 }
 
 static void *open_backend(const char *name) {
-  char folder[4096];
+  char folder[MAX_PATH];
   const char *chosen = getenv("AMLA_BACKEND_DIR");
   if (chosen && *chosen) return open_in(chosen, name);
   own_folder(folder, sizeof folder);
   void *handle = folder[0] ? open_in(folder, name) : NULL;
-  return handle ? handle : open_in("", name);
+  return handle || is_in(folder, name) ? handle : open_in("", name); /* one that is there and does not load says why */
 }
 
 static void load_slot(slot *s) {
@@ -67,14 +82,12 @@ static void load_slot(slot *s) {
     s->ops = ops; /* never unloaded: plans point into it */
 }
 
-static void load_all(void) {
-  for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) load_slot(&slots[i]);
-}
+static void load_cuda(void) { load_slot(&cuda); }
+static void load_npu(void) { load_slot(&npu); }
 
 const amla_backend_ops *amla_backend_load(amla_backend id, const char **reason) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, load_all);
-  const slot *s = &slots[id == AMLA_BACKEND_CUDA ? 0 : 1];
+  slot *s = id == AMLA_BACKEND_CUDA ? &cuda : &npu;
+  pthread_once(&s->once, s->load);
   *reason = s->ops ? s->ops->absent() : s->reason;
   return *reason ? NULL : s->ops;
 }

@@ -58,7 +58,8 @@ amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *op
   s.tile_tokens = tile_tokens;
   s.split_tokens = options->split_tokens > 0 ? round_up(options->split_tokens, tile_tokens) : options->split_tokens;
   const int64_t splits = s.split_tokens == AMLA_SPLIT_AUTO ? MAX_AUTO_SPLITS : count_splits(&s, p->sk, 0);
-  while (block_rows > MIN_BLOCK_ROWS && p->b * count_blocks(s.rows, block_rows) * splits < options->threads) block_rows /= 2;
+  const int one_query = p->s_q == 1 || p->h_q % AMLA_MAX_BLOCK_ROWS == 0; /* per block, whatever its size: 0 * NaN reaches as far */
+  while (one_query && block_rows > MIN_BLOCK_ROWS && p->b * count_blocks(s.rows, block_rows) * splits < options->threads) block_rows /= 2;
   s.n_blocks = (int32_t)count_blocks(s.rows, block_rows);
   s.block_rows = s.n_blocks == 1 ? s.rows : block_rows;
 
@@ -69,7 +70,7 @@ amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *op
 }
 
 static int32_t cut(const amla_group *g, int64_t i) {
-  return (int32_t)(i * g->length / g->n_cuts / GRAIN_TOKENS * GRAIN_TOKENS);
+  return (int32_t)round_up(i * g->length / g->n_cuts, GRAIN_TOKENS); /* up: no split is longer than asked for, a multiple of the grain */
 }
 
 amla_group amla_group_get(const amla_schedule *s, const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t block,

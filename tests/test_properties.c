@@ -134,6 +134,37 @@ static void check_extreme_masks(const amla_options *options) {
   harness_free(&d);
 }
 
+static float mask_seventh(const amla_problem *p, int32_t i, int32_t j, int32_t length) {
+  (void)p, (void)i, (void)length;
+  return j == 7 ? -INFINITY : 0.0f;
+}
+static float mask_nan(const amla_problem *p, int32_t i, int32_t j, int32_t length) {
+  (void)p, (void)i, (void)length;
+  return j == 7 ? -INFINITY : NAN;
+}
+
+/* A mask hides keys, not what is wrong with the others: NaN in q, in the only key left, in the mask itself. */
+static void check_masked_poison(const amla_options *options) {
+  static const struct { float (*value)(const amla_problem *, int32_t, int32_t, int32_t); int in_q, in_kv; } rows[] = {
+      {mask_seventh, 1, 0}, {mask_only_one, 0, 1}, {mask_nan, 0, 0}};
+  for (int i = 0; i < LENGTH(rows); i++) {
+    harness_dataset d;
+    generate(&d, "b=1,h=20,sk=50,dqk=40,dv=24,causal=0,page=0,q=f32,kv=f32");
+    add_mask(&d, rows[i].value);
+    if (rows[i].in_q) ((float *)d.q)[3 * 40] = NAN; /* head 3 */
+    for (int32_t j = 0; rows[i].in_kv && j < 50 * 40; j += 40) ((float *)d.kv)[j] = INFINITY;
+    run(&d, "masked poison", options);
+    for (int64_t row = 0; row < n_rows(&d); row++) {
+      const bool poisoned = !rows[i].in_q || row == 3;
+      if (isnan(((float *)d.lse)[row]) != poisoned && isfinite(((float *)d.lse)[row]) == poisoned)
+        fail_msg("masked poison %d %s: row %lld has LSE %g", i, describe_options(options), (long long)row, (double)((float *)d.lse)[row]);
+    }
+    harness_free(&d);
+  }
+}
+
+static void masks_do_not_hide_poison(void **state) { (void)state; for_each_engine(check_masked_poison); }
+
 /* Quantised keys are what they stand for: the same bits as f32 keys of those values. */
 static void check_quantised(const amla_options *options) {
   static const char *const pages[] = {"0", "1", "64"};
@@ -775,6 +806,7 @@ int main(void) {
       cmocka_unit_test(equal_masks_have_the_same_bits),
       cmocka_unit_test(extreme_masks_are_exact),
       cmocka_unit_test(quantised_keys_are_their_values),
+      cmocka_unit_test(masks_do_not_hide_poison),
       cmocka_unit_test(page_order_does_not_change_a_bit),
       cmocka_unit_test(pages_may_be_shared),
       cmocka_unit_test(batch_company_does_not_change_a_bit),

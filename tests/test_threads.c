@@ -86,6 +86,41 @@ static void the_worst_share_fits_the_scratch(void **state) {
   }
 }
 
+/* A token that is not finite reaches the same rows whatever the threads: in the last key, which causality hides from the first query, and in
+ * a tile that the mask hides from all. */
+static void check_poison(const amla_options *base) {
+  static const char *const shapes[] = {"b=1,sq=2,h=64,sk=90,page=0,kv=f32", "b=1,sq=2,h=128,sk=90,page=0,kv=f32", "b=1,h=128,sk=4096,page=0,kv=f32,dqk=64,dv=48"};
+  for (int p = 0; p < LENGTH(shapes) && base->backend == AMLA_BACKEND_CPU; p++) {
+    harness_dataset one, many;
+    uint16_t *mask = calloc(4096, sizeof *mask);
+    generate(&one, shapes[p]);
+    generate(&many, shapes[p]);
+    assert_non_null(mask);
+    for (int j = 480; j < 512; j++) mask[j] = 0xfc00; /* -inf */
+    harness_dataset *const both[] = {&one, &many};
+    for (int i = 0; i < 2; i++) {
+      const amla_problem *problem = &both[i]->problem;
+      float *kv = both[i]->kv;
+      for (int64_t d = 0; d < problem->d_qk; d++) kv[(problem->sk == 4096 ? 490 : problem->sk - 1) * problem->d_qk + d] = NAN;
+      if (problem->sk != 4096) continue;
+      both[i]->tensors.mask = mask;
+      both[i]->tensors.mask_bytes = 4096 * sizeof *mask;
+    }
+    for (int32_t n = 1; n <= 8; n++) {
+      amla_options options = *base;
+      options.threads = n;
+      run(n == 1 ? &one : &many, shapes[p], &options);
+      for (int64_t row = 0; n > 1 && row < n_rows(&one); row++)
+        if (!same_row(&one, row, &many, row)) fail_msg("'%s' %s: poison reaches row %lld or not, by threads", shapes[p], describe_options(&options), (long long)row);
+    }
+    harness_free(&one);
+    harness_free(&many);
+    free(mask);
+  }
+}
+
+static void poison_reaches_the_same_rows(void **state) { (void)state; for_each_engine(check_poison); }
+
 /* A thread pool of the caller: here its one thread, which takes the tasks in reverse order. */
 typedef struct pool {
   int32_t calls, tasks, most; /* most tasks allowed */
@@ -216,6 +251,7 @@ int main(void) {
       cmocka_unit_test(thread_count_does_not_change_a_bit),
       cmocka_unit_test(rounding_mode_does_not_change_a_bit),
       cmocka_unit_test(the_worst_share_fits_the_scratch),
+      cmocka_unit_test(poison_reaches_the_same_rows),
       cmocka_unit_test(tasks_run_on_the_callers_threads),
       cmocka_unit_test(automatic_splits_are_within_the_bound),
       cmocka_unit_test(repeated_runs_have_the_same_bits),

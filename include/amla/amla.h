@@ -204,7 +204,7 @@ typedef struct amla_plan amla_plan; /* immutable: share it between threads freel
 AMLA_API amla_status amla_plan_create(amla_plan **plan, const amla_problem *problem, const amla_options *options,
                                       amla_detail *detail);
 
-/* Bytes of scratch that run needs, of any alignment. Depends on threads, rows and log2(sk), not on b * sk. 0 for NULL. */
+/* Bytes of scratch that run needs, of any alignment (device memory: as cudaMalloc aligns). Depends on threads, rows and log2(sk), not on b * sk. 0 for NULL. */
 AMLA_API size_t amla_plan_scratch_bytes(const amla_plan *plan);
 
 /* Writes one line such as "cpu avx512 lazy, 128 rows x 96 tokens, qk 12x32, pv 8x32, split 576 of 4096, 2 threads" and returns its length
@@ -213,8 +213,8 @@ AMLA_API int amla_plan_describe(const amla_plan *plan, char *text, size_t capaci
 
 /* Computes out and lse. Same input, same bits: whatever the number of threads and whatever else is in the batch (with
  * the default split rule), and whatever the caller's rounding mode or flush-to-zero bits, which are restored. Re-entrant: concurrent runs of one plan need their own scratch and outputs.
- * Refused before any work, outputs untouched: null or short buffers, lengths outside [0, sk], a used page id outside
- * [0, n_pages), scratch smaller than amla_plan_scratch_bytes.
+ * Refused before any work, outputs untouched: null or short buffers, scratch smaller than amla_plan_scratch_bytes; in host memory
+ * also lengths outside [0, sk] and a used page id outside [0, n_pages) (the device clamps the one and reports the other: amla_cuda.h).
  * Non-finite numbers: a non-finite element of q makes its own row non-finite and no other. A non-finite element of kv
  * makes non-finite every row that sees its token, and may also reach queries of the same sequence that causality or the mask hides
  * it from; never another sequence. A score, or an element of scale * log2(e) * q, beyond f32 counts as infinite, and an infinite score gives a NaN row. */

@@ -105,7 +105,7 @@ static void visible_tokens(const amla_worker *w, const amla_panel *p, int32_t be
 /* New references, P in place of the scores, l; and what that asks of each row of O. Returns 0 if nothing. */
 static int weights(amla_worker *w, int32_t begin, int32_t n, amla_partial *acc, amla_rescale_step *steps) {
   const amla_rescale mode = w->plan->options.rescale;
-  float max[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS];
+  float max[AMLA_UKR_MAX_ROWS], base[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS];
   int32_t visible[AMLA_UKR_MAX_ROWS];
   int moved = 0;
   for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++) {
@@ -114,16 +114,14 @@ static int weights(amla_worker *w, int32_t begin, int32_t n, amla_partial *acc, 
     if (w->tensors->mask) add_mask(w, p, begin, n, s);
     p->kernels->max(n, s, visible, max);
     for (int32_t r = 0; r < p->kernels->rows; r++) {
-      if (max[r] == hidden) {
-        max[r] = -INFINITY;
-        if (ref[r] == -INFINITY) visible[r] = 0;
-      }
+      if (max[r] == hidden) max[r] = -INFINITY; /* hidden keys, and perhaps others that are NaN or -inf */
       const amla_rescale_step step = steps[p->row + r] = amla_rescale_update(mode, ref[r], max[r]);
       moved |= step.shift != 0;
       ref[r] = step.ref;
+      base[r] = w->tensors->mask && step.ref == -INFINITY ? 0.0f : step.ref; /* any will do for hidden keys: P = 0 */
       mul[r] = amla_rescale_p(mode, step.ref);
     }
-    p->kernels->exp(n, s, ref, mul, visible, sum);
+    p->kernels->exp(n, s, base, mul, visible, sum);
     for (int32_t r = 0; r < p->kernels->rows; r++) l[r] = steps[p->row + r].l_factor * l[r] + sum[r];
   }
   return moved || mode == AMLA_RESCALE_FLASH; /* flash multiplies in every tile; adding N = 0 is nothing to do */
@@ -193,7 +191,8 @@ void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t 
   clear_sums(w, acc);
   for (int32_t j = next_tile(w, begin, end), n, next; j < end; j = next, first = 0) {
     n = min(end - j, tile_tokens);
-    next = next_tile(w, j + n, limit);
+    next = next_tile(w, j + n, end);
+    if (next == end) next = next_tile(w, end, limit); /* whether a tile is skipped is the split's affair alone */
     begin_tile(w, j, n);
     scores(w, n);
     if (weights(w, j, n, acc, steps) && !first) rescale_rows(w, acc->o, w->n_pv_rows, steps);
