@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the backend needs of a device: what it is, and to run one kernel. cuda_device.cu is the CUDA runtime's; the tests have another, which
+ * runs the same kernels in an emulation on the CPU. Plain C, no CUDA headers.
+ */
+#ifndef AMLA_CUDA_DEVICE_H
+#define AMLA_CUDA_DEVICE_H
+
+#include <stddef.h>
+
+#include "cuda_params.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum amla_cuda_kernel {
+  AMLA_CUDA_MMA32 = 0, /* 32 rows x 16 keys: 99 KB of shared memory, any GPU since Ampere */
+  AMLA_CUDA_MMA64 = 1, /* 64 rows x 32 keys: 163 KB */
+  AMLA_CUDA_WGMMA = 2  /* 64 rows x 64 keys: Hopper */
+} amla_cuda_kernel;
+
+typedef struct amla_cuda_device {
+  int32_t ordinal, major, minor; /* compute capability */
+  int32_t multiprocessors;
+  int32_t shared_bytes; /* most that one thread block can have */
+  char name[64];
+} amla_cuda_device;
+
+/* The current device. NULL, or why there is none. */
+const char *amla_cuda_device_get(amla_cuda_device *device);
+
+typedef struct amla_cuda_work {
+  amla_cuda_params params;
+  amla_cuda_kernel kernel;
+  int32_t f16, grid;
+  void *zero; /* bytes of scratch to clear first */
+  size_t zero_bytes;
+} amla_cuda_work;
+
+/* Enqueues on the stream. NULL, or the driver's words. */
+const char *amla_cuda_device_run(const amla_cuda_work *work, void *stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
