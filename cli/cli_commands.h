@@ -19,5 +19,7 @@ cli_exit cmd_run(int argc, char **argv);
 cli_exit cmd_check(int argc, char **argv);
 cli_exit cmd_bench(int argc, char **argv);
 cli_exit cmd_accuracy(int argc, char **argv);
+cli_exit cmd_sim(int argc, char **argv);
+cli_exit cmd_doctor(int argc, char **argv);
 
 #endif

@@ -54,6 +54,12 @@ static void parse_description(cli_job *job) {
   if (threads == NULL || sscanf(threads, ", %d thread", &job->threads) != 1) job->threads = 1;
 }
 
+bool cli_is_simulated(const cli_job *job) { return strcmp(job->backend, "npu") == 0; }
+
+harness_error cli_compare(const cli_job *job, const harness_truth *truth) {
+  return cli_is_simulated(job) ? harness_compare_rounded_p(job->data, truth, AMLA_BF16) : harness_compare(job->data, truth);
+}
+
 static bool run_once(const char *command, const char *name, const cli_job *job) {
   amla_detail detail;
   if (amla_plan_run(job->plan, &job->data->tensors, job->scratch, job->scratch_bytes, &detail) == AMLA_OK) return true;

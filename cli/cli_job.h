@@ -32,6 +32,10 @@ bool cli_job_open(const char *command, const char *name, cli_job *job, harness_d
                   const cli_options *options);
 void cli_job_close(cli_job *job);
 
+/* The outputs against the truth, within the bound of the job's backend: npu rounds P to bf16. */
+harness_error cli_compare(const cli_job *job, const harness_truth *truth);
+bool cli_is_simulated(const cli_job *job); /* backend npu: its time is the simulator's */
+
 /* Useful FLOP/s of the job at so many seconds a run. */
 double cli_job_rate(const cli_job *job, double seconds);
 

@@ -82,7 +82,7 @@ static error_t parse_shared(int key, char *text, struct argp_state *state) {
 }
 
 static const struct argp_option plan_options[] = {
-    {"backend", 'b', "NAME", 0, "ref or cpu (cuda and npu are not built yet)", 0},
+    {"backend", 'b', "NAME", 0, "ref, cpu, cuda, or npu (simulated)", 0},
     {"rescale", 'r', "MODE", 0, "lazy, amla or flash; bench and check also: all", 0},
     {"split", 's', "TOKENS", 0, "KV tokens per split, or auto (by threads: not batch-invariant)", 0},
     {0}};

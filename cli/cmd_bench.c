@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench_cuda.h"
 #include "cli_commands.h"
 #include "cli_job.h"
 #include "cli_measure.h"
@@ -295,6 +296,7 @@ static cli_exit bench_problem(const char *command, const arguments *a, const cha
 cli_exit cmd_bench(int argc, char **argv) {
   arguments a = {.common = CLI_OPTIONS_INIT, .seconds = 2};
   cli_parse("[FILE|PROBLEM...]", doc, options, parse, children, argc, argv, &a);
+  if (a.common.plan.backend == AMLA_BACKEND_CUDA) return bench_cuda(argv[0], &a.common, (const char *const *)a.problems, a.n_problems, a.seconds);
   if (a.common.plot != NULL && !cli_plot_check(argv[0], a.common.plot)) return CLI_ERROR;
   const char *const *problems = a.n_problems > 0 ? (const char *const *)a.problems : built_in;
   const int n = a.n_problems > 0 ? a.n_problems : (int)(sizeof built_in / sizeof *built_in);

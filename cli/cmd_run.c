@@ -76,12 +76,13 @@ typedef struct verdict {
   bool ok;
 } verdict;
 
-static verdict judge(const harness_dataset *data, bool no_check) {
-  const bool has_refs = data->out_ref != NULL || data->lse_ref != NULL;
+static verdict judge(const cli_job *job, bool no_check) {
+  const harness_dataset *data = job->data;
+  const bool has_refs = (data->out_ref != NULL || data->lse_ref != NULL) && !cli_is_simulated(job);
   verdict v = {.reference = no_check ? "none" : has_refs ? "file" : "fp64", .refs_ok = true, .ok = true};
   if (no_check) return v;
   harness_truth truth = cli_truth(data);
-  v.error = harness_compare(data, &truth);
+  v.error = cli_compare(job, &truth);
   v.ok = v.error.ok;
   if (has_refs) {
     v.error = harness_compare_ref(data, &truth);
@@ -121,6 +122,10 @@ static void print_text(const arguments *a, const cli_job *job, const verdict *v,
          harness_dtype_name(p->kv_type), harness_dtype_name(p->out_type), p->causal, (double)p->scale);
   printf("plan     %s\n", job->description);
   print_verdict(v, p);
+  if (cli_is_simulated(job)) {
+    printf("time     of the chip: see amla sim. The simulator took %s on this machine\n", cli_format_seconds(t->seconds[0].best, best));
+    return;
+  }
   printf("time     %s best of %d rounds; median %s\n", cli_format_seconds(t->seconds[0].best, best), t->rounds,
          cli_format_seconds(t->seconds[0].median, median));
   printf("speed    %.1f GFLOP/s, %.1f %% of the FMA peak (%.1f GFLOP/s, %s, %d thread%s)\n",
@@ -137,6 +142,7 @@ static void print_json(const arguments *a, const cli_job *job, const verdict *v,
   if (checked) cli_json_error(object, &v->error);
   if (strcmp(v->reference, "file") == 0) json_object_set_new(object, "refs_ok", json_boolean(v->refs_ok));
   json_object_set_new(object, "ok", checked ? json_boolean(v->ok) : json_null());
+  json_object_set_new(object, "simulated", json_boolean(cli_is_simulated(job)));
   json_object_set_new(object, "seconds", cli_json_real(t->seconds[0].best));
   json_object_set_new(object, "median_seconds", cli_json_real(t->seconds[0].median));
   json_object_set_new(object, "rounds", json_integer(t->rounds));
@@ -151,7 +157,7 @@ static cli_exit run(const char *command, const arguments *a, harness_dataset *da
   char error[512];
   if (a->out_given && !cli_set_out_type(command, data, a->out)) return CLI_ERROR;
   if (!cli_job_open(command, a->problem, &job, data, &a->common)) return CLI_ERROR;
-  const verdict v = judge(data, a->no_check);
+  const verdict v = judge(&job, a->no_check);
   cli_exit status = v.ok ? CLI_OK : CLI_MISMATCH;
   if (a->path != NULL && harness_write_result(a->path, data, error, sizeof error) != 0) {
     cli_error(command, "%s", error);

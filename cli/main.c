@@ -27,7 +27,9 @@ static const command commands[] = {
     {"run", cmd_run, "run a problem, compare the result, print error and speed"},
     {"check", cmd_check, "every backend and rescale mode against fp64"},
     {"bench", cmd_bench, "speed as a fraction of the limit that binds"},
+    {"sim", cmd_sim, "the Ascend kernel on a simulated NPU: utilisation, tables, trace"},
     {"accuracy", cmd_accuracy, "accuracy of the rescale modes by distribution and length"},
+    {"doctor", cmd_doctor, "would llama.cpp use the plug-in, and if not, why"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

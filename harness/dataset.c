@@ -197,7 +197,7 @@ void harness_free(harness_dataset *data) {
 
 /* ---- Lengths and pages ------------------------------------------------------------------------------------------- */
 
-static int32_t draw_length(const harness_case *c, int32_t sequence) {
+int32_t harness_length(const harness_case *c, int32_t sequence) {
   const int32_t sk = c->problem.sk;
   uint64_t state = seed_for(c->seed, STREAM_LENGTHS, sequence, 0);
   if (c->len == HARNESS_LEN_LIST) return c->len_list[sequence];
@@ -381,7 +381,7 @@ int harness_generate(const harness_case *c, harness_dataset *data, char *error, 
   *data = (harness_dataset){.problem = c->problem, .options = AMLA_OPTIONS_INIT};
   data->options.lse_base = c->lse_base;
   if (!allocate_inputs(c, data)) goto out_of_memory;
-  for (int32_t s = 0; s < c->problem.b; s++) data->seqlens_k[s] = draw_length(c, s);
+  for (int32_t s = 0; s < c->problem.b; s++) data->seqlens_k[s] = harness_length(c, s);
   for (int32_t h = 0; c->sinks && h < c->problem.h_q; h++) data->sinks[h] = (float)(2 * harness_random_normal(&state));
   if (data->block_table && !fill_block_table(c, data)) goto out_of_memory;
   fill_q(c, data);

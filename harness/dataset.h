@@ -27,6 +27,9 @@ typedef struct harness_dataset {
 /* Returns 0, or -1 with a reason (out of memory, product too large). */
 int harness_generate(const harness_case *c, harness_dataset *data, char *error, size_t error_bytes);
 
+/* The length that harness_generate gives a sequence. */
+int32_t harness_length(const harness_case *c, int32_t sequence);
+
 /* Allocates a buffer of exactly n elements (overruns are an address sanitiser's to find), 64-byte aligned; NULL when
  * out of memory. */
 void *harness_allocate(int64_t n, size_t element_bytes);

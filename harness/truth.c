@@ -233,6 +233,7 @@ int harness_set_refs(harness_dataset *data, const harness_truth *truth) {
 typedef struct bound {
   double score; /* C_score * u: per unit of score_abs, the dot products and the exponent's argument */
   double sum;   /* C_sum * u: P, the sums over keys, the rescales and merges, and the division */
+  double p;     /* of out only: P rounded to 16 bits */
   double out;   /* u_out: half an ulp of the type, relative */
   double tiny;  /* absolute: half the smallest step of the type, and what flushing to zero loses */
   double limit; /* magnitudes from here on round to infinity in the type */
@@ -337,7 +338,7 @@ static void compare_row(const harness_dataset *data, const harness_truth *truth,
   if (kind == ROW_POISONED && got->lse) judge(t, row, isfinite(lse) ? INFINITY : 0);
   if (kind != ROW_POISONED && got->lse) judge_lse(t, b, row, lse, truth->lse[row], score_abs);
   for (int32_t d = 0; got->out != NULL && d < p->d_v; d++) {
-    const double value = value_of(p, got, row, d), slack = (b->score * score_abs + b->sum) * out_abs[d];
+    const double value = value_of(p, got, row, d), slack = (b->score * score_abs + b->sum + b->p) * out_abs[d];
     if (kind == ROW_POISONED)
       judge(t, row, isfinite(value) ? INFINITY : 0);
     else if (empty)
@@ -364,6 +365,25 @@ static side result_of(const harness_dataset *data) {
 harness_error harness_compare(const harness_dataset *data, const harness_truth *truth) {
   const side got = result_of(data);
   const bound b = bound_of_result(&data->problem);
+  return compare(data, truth, &got, &b);
+}
+
+static double largest_kv(const harness_dataset *data) { /* finite ones; what is not used is NaN */
+  const int64_t n = (int64_t)data->tensors.kv_bytes / harness_bytes(data->problem.kv_type, 32) * 32; /* whole blocks */
+  double max = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const double x = fabs((double)harness_load(data->tensors.kv, data->problem.kv_type, i));
+    if (isfinite(x) && x > max) max = x;
+  }
+  return max;
+}
+
+harness_error harness_compare_rounded_p(const harness_dataset *data, const harness_truth *truth, amla_dtype p_type) {
+  const side got = result_of(data);
+  bound b = bound_of_result(&data->problem);
+  b.score *= 4;
+  b.p = p_type == AMLA_F16 ? 0x1p-10 : 0x1p-7;
+  if (p_type == AMLA_F16) b.tiny += 0x1p-30 * data->problem.sk * largest_kv(data);
   return compare(data, truth, &got, &b);
 }
 

@@ -50,6 +50,11 @@ void harness_truth_free(harness_truth *truth);
 /* Compares data's out and lse (lse base as in options; lse may be absent) with the truth. */
 harness_error harness_compare(const harness_dataset *data, const harness_truth *truth);
 
+/* The same for a backend that rounds P to a 16-bit type before PV and sums its scores in a matrix unit, which may truncate. With u_p = 2^-8
+ * for bf16, 2^-11 for f16, the bound of out grows by 2 u_p out_abs (P and its sum), for f16 also by 2^-30 sk max |kv| (weights that leave
+ * its range), and C_score is four times as large. The bound of lse has no u_p: it comes from the unrounded P. */
+harness_error harness_compare_rounded_p(const harness_dataset *data, const harness_truth *truth, amla_dtype p_type);
+
 /* Compares with data's out_ref and lse_ref, taking score_abs and out_abs for the bound from the truth. */
 harness_error harness_compare_ref(const harness_dataset *data, const harness_truth *truth);
 

@@ -53,7 +53,7 @@ if not eval(sys.argv[2]): sys.exit("not true: " + sys.argv[2])' "$out" "$express
 
 expect 0 'Usage: amla' --help
 expect 0 'amla 0.' --version
-for command in info gen run check bench accuracy; do
+for command in info gen run check bench accuracy sim doctor; do
   expect 0 "Usage: amla $command" $command --help
   expect 0 'Examples:' $command --help
   expect 0 "amla $command" --help # the overview names it
@@ -63,6 +63,8 @@ expect 2 'Usage: amla'
 expect 2 "unknown command 'fly'" fly
 expect 2 "unknown option '--fast'" --fast
 expect 2 missing run
+expect 2 'WHERE is missing' doctor
+expect 1 'no such file' doctor "$scratch/none"
 expect 2 missing gen $small
 expect 2 missing gen -o "$scratch/none"
 expect 2 "extra argument 'h=3'" run $small h=3
@@ -88,8 +90,10 @@ expect 1 'colour: unknown key' run h=2,colour=red
 expect 1 'dv=600: must be <= dqk=576' gen dv=600 -o "$scratch/none"
 expect 1 'h=x: must be an integer' check h=x
 expect 1 'h=x: must be an integer' bench h=x --for 0.1
+export AMLA_BACKEND_DIR=nowhere
 expect 1 'backend=cuda' run $small --backend cuda
 expect 1 'backend=npu' run $small --backend npu
+unset AMLA_BACKEND_DIR
 [ ! -e "$scratch/none" ] || fail "a refusal wrote a file"
 export AMLA_ISA=bogus
 expect 1 'AMLA_ISA=bogus: must be c, avx2 or avx512' run $small
@@ -126,6 +130,17 @@ expect_json "len(j) == 6 and $bench_keys and all(r['limit'] in ('compute', 'memo
 expect 0 GFLOP/s bench $small --for 0.1
 expect_json "all(r['ok'] for r in j) and {r['rescale'] for r in j} == {'lazy', 'amla', 'flash'} and {r['backend'] for r in j} >= {'ref', 'cpu'} and all(k in r for r in j for k in 'rel_error max_abs_error lse_max_abs_error ok'.split())" check $small b=2,h=5,sk=99,len=ragged --json
 expect 0 yes check $small
+expect_json "j['backend'] == 'npu' and j['ok'] and j['simulated']" run h=16,sk=300 --backend npu --json
+expect_json "len(j) == 3 and all(r['ok'] for r in j)" check h=16,sk=300,sq=2 --backend npu --json
+expect_json "j['simulated'] and j['races'] == 0 and j['cycles'] > 11000 and 0 < j['utilization'] < 1 and j['tflops'] > 0 and {'cube', 'mte1', 'mte2', 'fix', 'vector'} <= set(j['pipes'])" sim b=4,sq=2,sk=2000,len=ragged --json
+expect 0 'races: 0' sim b=2,h=16,sk=600 --schedule serial --rescale flash --races --trace "$scratch/trace.json"
+python3 -c "import json, sys; t = json.load(open(sys.argv[1])); assert any(e.get('ph') == 'X' and 'mmad' in e['name'] for e in t['traceEvents'])" "$scratch/trace.json" || fail "the trace of amla sim"
+expect 0 'calibrated' sim --costs
+expect 2 'schedule=fast: unknown' sim b=2 --schedule fast
+expect 2 'must be ideas' sim --table=none
+expect 1 'chip=911: must be' sim b=2 --chip 911
+expect 1 'q_type=f32: backend npu' sim b=2,q=f32
+expect 1 'no such row' sim b=2,sk=600 --cost NONE/none=1,1,1
 expect_json "{r['p'] for r in j} == {'f32', 'bf16', 'f16'} and all('rescales_per_row' in r and 'rel_error' in r for r in j)" accuracy --lengths 256 --heads 1 --json
 
 # ---- Files: a round trip ----

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What amla sim has beside one run: tables of predictions, a search over tilings, a picture of the pipeline.
+ */
+#ifndef AMLA_CLI_SIM_H
+#define AMLA_CLI_SIM_H
+
+#include <stdbool.h>
+
+#include <amla/amla_sim.h>
+
+#include "cli_commands.h"
+
+/* Prints the table of that name, or with "all" all of them; chip, costs and cores as in base. */
+cli_exit cli_sim_tables(const char *command, const char *name, const amla_sim_options *base);
+bool cli_sim_has_table(const char *name);
+
+/* Times every candidate tiling on the problem and prints the best, the best one checked for races. */
+cli_exit cli_sim_search(const char *command, const amla_problem *problem, const int32_t *lengths, const amla_options *options, const amla_sim_options *base);
+
+/* Events of AI core 0, collected during a run, drawn as one row per pipe. */
+typedef struct cli_timeline {
+  amla_sim_event *events;
+  int n, capacity;
+} cli_timeline;
+
+void cli_timeline_add(void *timeline, const amla_sim_event *event);
+bool cli_timeline_draw(const char *command, const char *path, const cli_timeline *timeline, const amla_sim_report *report);
+void cli_timeline_free(cli_timeline *timeline);
+
+#endif

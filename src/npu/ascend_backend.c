@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Backend npu: the Ascend kernel on a SIMULATED two-die 910, in functional mode. To study the kernel, not to serve with it: it is some
+ * thousand times slower than the chip. A shared object of its own, libamla_npu.so. Unlike the CPU backend, run allocates (the simulator's memory).
+ */
+#include <stdio.h>
+
+#include "../plan.h"
+#include "../detail.h"
+#include "ascend_launch.h"
+
+static const char chip_name[] = "910";
+
+static amla_status prepare(amla_plan *plan, amla_detail *detail) {
+  plan->scratch_bytes = 0; /* the simulator has its own memory */
+  return ascend_check(&plan->problem, detail);
+}
+
+static amla_status run_on(npu_chip *chip, const npu_preset *preset, const amla_plan *plan, const amla_tensors *tensors, amla_detail *detail) {
+  npu_report report;
+  const ascend_launch launch = ascend_launch_of(&plan->problem, &plan->options);
+  const amla_status status = ascend_launch_run(chip, preset, NPU_FUNCTIONAL, &plan->problem, tensors, &launch, &report, detail);
+  if (status == AMLA_OK && report.n_messages > 0) return amla_refuse(detail, AMLA_BACKEND_FAILED, "simulated NPU: %.200s", report.message[0]);
+  return status;
+}
+
+static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, amla_detail *detail) {
+  (void)scratch;
+  if (tensors->mask) return amla_refuse(detail, AMLA_UNSUPPORTED, "mask=%p: backend npu takes none", tensors->mask);
+  if (plan->problem.b == 0) return AMLA_OK;
+  const npu_preset *preset = npu_find_preset(chip_name);
+  npu_chip *chip = preset ? npu_chip_create(preset, NPU_FUNCTIONAL) : NULL;
+  if (!chip) return amla_refuse(detail, AMLA_OUT_OF_MEMORY, "npu: no memory for the simulated chip %s", chip_name);
+  const amla_status status = run_on(chip, preset, plan, tensors, detail);
+  npu_chip_destroy(chip);
+  return status;
+}
+
+static const char *absent(void) { return NULL; }
+
+static const char *isa(amla_isa cap) {
+  (void)cap;
+  return "sim-910"; /* simulated */
+}
+
+static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
+  static const char *const modes[] = {"flash", "amla", "lazy"};
+  const ascend_launch l = ascend_launch_of(&plan->problem, &plan->options);
+  return snprintf(text, capacity_bytes, "npu sim-%s %s, SIMULATED, %d rows x %d keys, lag %d", chip_name, modes[l.mode], ascend_tile_rows(&plan->problem),
+                  l.tiling.block_keys, l.tiling.lag);
+}
+
+static const amla_backend_ops ops = {.plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_NPU, .name = "npu", .absent = absent,
+                                     .isa = isa, .prepare = prepare, .describe = describe, .run = run};
+
+AMLA_API const amla_backend_ops *amla_backend_entry_0(void);
+const amla_backend_ops *amla_backend_entry_0(void) { return &ops; }

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the two programs of the Ascend kernel are given, and what they share: arguments, workspace, cross-core flags, and the walk over a
+ * core's blocks. Common subset of C and C++.
+ */
+#ifndef ASCEND_JOB_H
+#define ASCEND_JOB_H
+
+#include "../../sim/npu_isa.h"
+#include "ascend_tiling.h"
+
+typedef enum ascend_mode { ASCEND_FLASH, ASCEND_AMLA, ASCEND_LAZY } ascend_mode;
+
+/* Arguments of a launch. Strides in elements. */
+typedef struct ascend_job {
+  ascend_mode mode;
+  ascend_tiling tiling;
+  int32_t s_q, h_q, d_qk, d_v, causal;
+  float scale;
+
+  NPU_GM const npu_bf16 *q;          /* [b][s_q][h_q][d_qk] */
+  NPU_GM const npu_bf16 *kv;         /* [pages][page_size][d_qk] */
+  NPU_GM const int32_t *block_table; /* [b][max_pages]; NULL = contiguous, one page per sequence */
+  NPU_GM const float *sinks;         /* [h_q] or NULL */
+  NPU_GM void *out;                  /* [b][s_q][h_q][d_v] f32, or bf16 if out_is_bf16 */
+  NPU_GM float *lse;                 /* [b][h_q][s_q] or NULL */
+  int64_t q_stride_batch, q_stride_query, kv_stride_page, out_stride_batch, out_stride_query;
+  int32_t q_stride_head, kv_stride_token, out_stride_head, page_size, max_pages;
+  int32_t out_is_bf16, lse_base2;
+
+  NPU_GM const ascend_item *items; /* work list: ascend_work */
+  NPU_GM const int32_t *core_items;
+  NPU_GM const ascend_merge *merges;
+  int32_t n_merges;
+
+  /* Workspace, per core; rings of lag + 1. All of it fits L2. */
+  NPU_GM float *s;        /* [cores][lag + 1][256][512] scores */
+  NPU_GM npu_bf16 *p;     /* [cores][lag + 1][256][512] */
+  NPU_GM float *o;        /* [cores][lag + 1][256][512] amla, lazy: O of an item; flash: PV of a block */
+  NPU_GM float *o_flash;  /* [cores][2][128][512] flash: O, by vector core */
+  NPU_GM float *part_o;   /* [parts][256][512] normalised O of parts */
+  NPU_GM float *part_lse; /* [parts][256] their natural-log LSE */
+
+  float clamp;          /* > 0: |O| beyond it becomes 0 before the division, as one published kernel does. For study; 0 = off */
+  NPU_GM float *probe;      /* for tests, NULL = off: what V1 leaves per row, [blocks of the only core][ASCEND_PROBES][256] */
+  NPU_GM npu_bf16 *probe_p; /* and P, [blocks][256][512] */
+  int32_t assume_bumps; /* timing only: in how many blocks of an item lazy shifts all rows */
+} ascend_job;
+
+/* The two programs. args: ascend_job. */
+void ascend_cube(const void *args);
+void ascend_vector(const void *args);
+
+/* Numbers per row that a probe shows: m, n, S16, l, and the bits of N. */
+enum { ASCEND_PROBES = 5 };
+
+/* Cross-core flags. Each is set at most once per block by one side and waited for as often by the other. */
+enum {
+  ASCEND_S_READY,  /* AIC -> AIV: C1 has written S */
+  ASCEND_P_READY,  /* AIV -> AIC: V1 has written P */
+  ASCEND_PV_DONE,  /* AIC -> AIV: C2 has added PV to O, and more blocks follow */
+  ASCEND_O_DONE,   /* AIC -> AIV: the same, of an item's last block. A flag of its own, as another pipe may wait for it */
+  ASCEND_O_READY   /* AIV -> AIC: O is rescaled for this block, C2 may add to it. Serial flash: V2 is done, C1 may overwrite PV */
+};
+
+/* ---- A core's blocks, in order ------------------------------------------------------------------------------------------ */
+
+typedef struct ascend_block {
+  int32_t item;          /* of this core, counted from 0 */
+  int32_t sequence, row_begin, rows, part;
+  int32_t key_begin, keys; /* keys that any row of the tile sees */
+  int32_t length;
+  int32_t block_of_item, first, last;
+} ascend_block;
+
+/* Is PV_DONE of a block that is not the last of its item set and waited for? With lag 0, S_READY of the next block comes later and tells as much, but
+ * flash does not wait for that. */
+static inline int ascend_tells_pv_done(const ascend_job *j) { return j->tiling.lag > 0 || j->mode == ASCEND_FLASH; }
+
+/* Serial flash keeps S and PV in the same memory: nothing of a block may overlap the next. */
+static inline int ascend_shares_s_and_pv(const ascend_job *j) { return j->tiling.lag == 0 && j->mode == ASCEND_FLASH; }
+
+/* The blocks around the one at work: schedules look ahead and behind. */
+enum { ASCEND_WINDOW = 8 };
+typedef struct ascend_walk {
+  int32_t known;       /* blocks read so far */
+  int32_t item, block; /* where the next one is */
+  ascend_block window[ASCEND_WINDOW];
+} ascend_walk;
+
+static inline int32_t ascend_item_blocks(const ascend_job *j, int32_t item) {
+  NPU_GM const ascend_item *it = j->items + item;
+  return npu_read_gm_s32(&it->block_end) - npu_read_gm_s32(&it->block_begin);
+}
+
+/* Blocks of this core. */
+static inline int32_t ascend_count_blocks(const ascend_job *j) {
+  const int32_t begin = npu_read_gm_s32(j->core_items + npu_block_index()), end = npu_read_gm_s32(j->core_items + npu_block_index() + 1);
+  int32_t n = 0;
+  for (int32_t i = begin; i < end; i++) n += ascend_item_blocks(j, i);
+  return n;
+}
+
+static inline void ascend_read_block(const ascend_job *j, ascend_walk *w, ascend_block *b) {
+  const int32_t first_item = npu_read_gm_s32(j->core_items + npu_block_index());
+  NPU_GM const ascend_item *it = j->items + first_item + w->item;
+  const int32_t block = npu_read_gm_s32(&it->block_begin) + w->block, end = npu_read_gm_s32(&it->block_end);
+  b->item = w->item;
+  b->sequence = npu_read_gm_s32(&it->sequence), b->part = npu_read_gm_s32(&it->part), b->length = npu_read_gm_s32(&it->length);
+  b->row_begin = npu_read_gm_s32(&it->row_begin), b->rows = npu_read_gm_s32(&it->rows);
+  b->key_begin = block * j->tiling.block_keys;
+  const int32_t seen = ascend_visible(j->causal, j->s_q, b->length, (b->row_begin + b->rows - 1) / j->h_q);
+  b->keys = ascend_min(seen - b->key_begin, j->tiling.block_keys);
+  b->block_of_item = w->block, b->first = w->block == 0, b->last = block + 1 == end;
+  w->block = b->last ? 0 : w->block + 1;
+  w->item += b->last;
+}
+
+/* Block i of this core, i at most ASCEND_WINDOW behind the furthest asked for. */
+static inline const ascend_block *ascend_block_at(const ascend_job *j, ascend_walk *w, int32_t i) {
+  for (; w->known <= i; w->known++) ascend_read_block(j, w, &w->window[w->known % ASCEND_WINDOW]);
+  return &w->window[i % ASCEND_WINDOW];
+}
+
+/* Slot of block i, or of its item, in this core's ring of workspace [lag + 1][256][512]. */
+static inline int64_t ascend_slot(const ascend_job *j, int32_t i) {
+  const int32_t ring = j->tiling.lag + 1;
+  return ((int64_t)npu_block_index() * ring + i % ring) * ASCEND_TILE_ROWS * ASCEND_BLOCK_KEYS;
+}
+
+#endif

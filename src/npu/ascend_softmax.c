@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The three softmax steps, in the order and with the roundings of spec/amla.c (arXiv 2509.25224, Algorithm 2, for flash and amla). RNA = round
+ * half away from zero. A score that is not there is the most negative number, and its P is set to 0. See ascend_softmax.h.
+ */
+#include "ascend_softmax.h"
+
+#include <float.h>
+#include <math.h>
+
+static const float log2e = 1.44269504088896340736f, ln2 = 0.69314718055994530942f;
+
+static void hide(ascend_vec chunk, const ascend_sight *sight, float value) {
+  for (int32_t i = 0; i < sight->runs; i++)
+    ascend_fill_from(chunk + sight->row[i] * ASCEND_WIDTH, sight->keys[i], sight->row[i + 1] - sight->row[i], value);
+}
+
+/* poison = 0, or NaN where a score is not finite; max = row maximum. */
+static void look(const ascend_chunk_state *c, ascend_vec s, const ascend_sight *sight, ascend_vec poison, ascend_vec max, int32_t rows) {
+  hide(s, sight, 0.0f);
+  ascend_row_poison(poison, s, c->work, rows);
+  hide(s, sight, ASCEND_NONE);
+  ascend_row_max(max, s, c->work, rows);
+}
+
+/* s = exp(s - reference), sum = its row sums + poison. */
+static void exponentials(const ascend_chunk_state *c, ascend_vec s, const ascend_sight *sight, NPU_UB const float *reference, NPU_UB const float *poison,
+                         ascend_vec sum, int32_t rows) {
+  ascend_spread(c->spread, reference);
+  ascend_sub_rows(s, c->spread, rows);
+  npu_exp_f32(s, s, ascend_chunk(rows));
+  hide(s, sight, 0.0f);
+  ascend_row_sum(sum, s, c->work, rows);
+  npu_add_f32(sum, sum, poison, ascend_per_row(rows));
+}
+
+/* l = factor * l + sum */
+static void accumulate(ascend_vec l, NPU_UB const float *factor, NPU_UB const float *sum, int32_t rows) {
+  npu_mul_f32(l, factor, l, ascend_per_row(rows));
+  npu_add_f32(l, l, sum, ascend_per_row(rows));
+}
+
+/* m = max(m, row maximum), factor = exp(m_old - m). */
+static void running_max(const ascend_chunk_state *c, ascend_vec max, ascend_vec factor, int32_t rows) {
+  const npu_vec v = ascend_per_row(rows);
+  ascend_vec m = c->stat[ASCEND_M];
+  npu_max_f32(max, m, max, v);
+  npu_sub_f32(factor, m, max, v);
+  npu_exp_f32(factor, factor, v);
+  npu_adds_f32(m, max, 0.0f, v);
+}
+
+static npu_vec to_bf16(int32_t rows) { return npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 4, 8, 0); }
+
+void ascend_softmax_flash(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, int32_t rows) {
+  ascend_vec poison = c->temp[0], max = c->temp[1], sum = c->temp[2];
+  look(c, s, sight, poison, max, rows);
+  running_max(c, max, c->factor, rows);
+  exponentials(c, s, sight, c->stat[ASCEND_M], poison, sum, rows);
+  accumulate(c->stat[ASCEND_L], c->factor, sum, rows);
+  npu_cast_f32_bf16_rne(p, s, to_bf16(rows));
+}
+
+/* n, S16, c and N from m. N = 2^23 (max(n - n_old, -30) + eps + 1e-6), eps = 1.5 (c_old / c - 1), in integers but for the last rounding, so
+ * that it is what exact arithmetic gives. */
+static void exponent_step(const ascend_chunk_state *c, int32_t rows) {
+  const npu_vec v = ascend_per_row(rows);
+  ascend_vec n = c->stat[ASCEND_N], c_old = c->stat[ASCEND_C], s16 = c->stat[ASCEND_S16];
+  ascend_vec q = c->temp[3], n_new = c->temp[4], s32 = c->temp[5], whole = c->temp[6], k = c->temp[7];
+  NPU_UB int32_t *add = c->add, *k_int = (NPU_UB int32_t *)k;
+  npu_div_f32(q, c->stat[ASCEND_M], c->ln2, v);
+  npu_muls_f32(n_new, q, -1.0f, v);
+  npu_round_f32_rna(n_new, n_new, v);
+  npu_add_f32(s32, q, n_new, v); /* S32 = exp(ln2 (m / ln2 + n)) */
+  npu_muls_f32(s32, s32, ln2, v);
+  npu_exp_f32(s32, s32, v);
+  npu_cast_f32_bf16_rna(c->temp16, s32, v);
+  npu_cast_bf16_f32(s16, c->temp16, v);
+
+  npu_sub_f32(k, n_new, n, v);
+  npu_adds_f32(n, n_new, 0.0f, v);
+  npu_maxs_f32(k, k, -30.0f, v);
+  npu_cast_f32_s32_rna(k_int, k, v);
+  npu_shl_s32(k_int, k_int, 23, v);
+
+  npu_div_f32(s32, s32, s16, v); /* c */
+  npu_div_f32(q, c_old, s32, v);
+  npu_adds_f32(c_old, s32, 0.0f, v);
+  npu_adds_f32(q, q, -1.0f, v);
+  npu_muls_f32(q, q, 1.5f, v);
+  npu_muls_f32(q, q, 8388608.0f, v);
+  npu_round_f32_rna(whole, q, v);
+  npu_sub_f32(q, q, whole, v);
+  npu_adds_f32(q, q, 8.388608f, v); /* 2^23 * 1e-6 */
+  npu_round_f32_rna(q, q, v);
+  npu_add_f32(q, q, whole, v);
+  npu_cast_f32_s32_rna(add, q, v);
+  npu_add_s32(add, add, k_int, v);
+}
+
+void ascend_softmax_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, int32_t rows) {
+  ascend_vec poison = c->temp[0], max = c->temp[1], sum = c->temp[2], factor = c->temp[3];
+  look(c, s, sight, poison, max, rows);
+  running_max(c, max, factor, rows);
+  exponentials(c, s, sight, c->stat[ASCEND_M], poison, sum, rows);
+  accumulate(c->stat[ASCEND_L], factor, sum, rows);
+  exponent_step(c, rows);
+  ascend_spread(c->spread, c->stat[ASCEND_S16]);
+  ascend_mul_rows(s, s, c->spread, rows);
+  hide(s, sight, 0.0f); /* S16 of a row without keys is NaN */
+  npu_cast_f32_bf16_rna(p, s, to_bf16(rows));
+}
+
+/* e = ceil(max) where max > e + 8, both in log2 units; add, moved and factor (the exact power of two) follow. */
+static void move_reference(const ascend_chunk_state *c, ascend_vec max, ascend_vec factor, int32_t rows) {
+  const npu_vec v = ascend_per_row(rows);
+  ascend_vec e = c->stat[ASCEND_M], e_new = c->temp[4], t = c->temp[5], k = c->temp[6];
+  NPU_UB int32_t *bits = (NPU_UB int32_t *)factor;
+  npu_muls_f32(max, max, log2e, v);
+  npu_round_f32_rna(e_new, max, v); /* ceil: one more where rounding went down */
+  npu_cmp_f32(c->bits, max, e_new, NPU_CMP_GT, v);
+  npu_sels_f32(t, c->bits, c->one, 0.0f, v);
+  npu_add_f32(e_new, e_new, t, v);
+  npu_adds_f32(t, e, 8.0f, v);
+  npu_cmp_f32(c->bits, max, t, NPU_CMP_GT, v);
+  npu_sel_f32(e_new, c->bits, e_new, e, v);
+
+  npu_sub_f32(k, e, e_new, v); /* <= 0 */
+  npu_adds_f32(e, e_new, 0.0f, v);
+  npu_maxs_f32(k, k, -256.0f, v); /* takes any finite number to 0, and k * 2^23 stays an int32 */
+  npu_muls_f32(c->moved, k, -1.0f, v);
+  npu_cast_f32_s32_rna(c->add, k, v);
+  npu_adds_s32(bits, c->add, 127, v);
+  npu_shl_s32(c->add, c->add, 23, v);
+  npu_dup_s32((NPU_UB int32_t *)t, 0, v);
+  npu_max_s32(bits, bits, (NPU_UB int32_t *)t, v);
+  npu_shl_s32(bits, bits, 23, v); /* 2^k, or 0 below 2^-126 */
+}
+
+void ascend_softmax_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, int32_t rows) {
+  ascend_vec poison = c->temp[0], max = c->temp[1], sum = c->temp[2], factor = c->temp[3], reference = c->temp[7];
+  look(c, s, sight, poison, max, rows);
+  move_reference(c, max, factor, rows);
+  npu_muls_f32(reference, c->stat[ASCEND_M], ln2, ascend_per_row(rows));
+  exponentials(c, s, sight, reference, poison, sum, rows);
+  accumulate(c->stat[ASCEND_L], factor, sum, rows);
+  npu_cast_f32_bf16_rne(p, s, to_bf16(rows));
+  npu_cast_bf16_f32(s, p, npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 8, 4, 0));
+  ascend_row_sum(sum, s, c->work, rows);
+  npu_add_f32(sum, sum, poison, ascend_per_row(rows));
+  accumulate(c->stat[ASCEND_L_OUT], factor, sum, rows);
+}
+
+void ascend_divisor(const ascend_chunk_state *c, ascend_mode mode, ascend_vec divisor, ascend_vec lse, int32_t rows) {
+  const npu_vec v = ascend_per_row(rows);
+  NPU_UB const float *l = c->stat[ASCEND_L];
+  npu_ln_f32(lse, l, v);
+  npu_muls_f32(divisor, c->stat[ASCEND_M], mode == ASCEND_LAZY ? ln2 : 1.0f, v);
+  npu_add_f32(lse, divisor, lse, v);
+  if (mode == ASCEND_AMLA)
+    npu_mul_f32(divisor, l, c->stat[ASCEND_S16], v);
+  else
+    npu_adds_f32(divisor, mode == ASCEND_LAZY ? c->stat[ASCEND_L_OUT] : l, 0.0f, v);
+  npu_cmps_f32(c->bits, l, 0.0f, NPU_CMP_NE, v);
+  npu_sels_f32(divisor, c->bits, divisor, 1.0f, v);
+}
+
+void ascend_guarded_shift(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x, ascend_vec z, int32_t rows) {
+  NPU_UB uint8_t *finite = (NPU_UB uint8_t *)c->work, *normal = finite + 8 * 8 * ASCEND_GROUPS;
+  NPU_UB const int32_t *x_bits = (NPU_UB const int32_t *)x, *add = (NPU_UB const int32_t *)c->spread;
+  NPU_UB int32_t *y_bits = (NPU_UB int32_t *)y, *z_bits = (NPU_UB int32_t *)z;
+  const npu_vec all = ascend_chunk(rows);
+  ascend_spread(c->spread, (NPU_UB const float *)c->add);
+  npu_abs_f32(z, x, all);
+  npu_cmps_f32(finite, z, INFINITY, NPU_CMP_LT, all);
+  for (int32_t g = 0; g < ASCEND_GROUPS; g++) {
+    npu_add_s32(z_bits + g * NPU_LANES, z_bits + g * NPU_LANES, add, ascend_by_row(rows));
+    npu_add_s32(y_bits + g * NPU_LANES, x_bits + g * NPU_LANES, add, ascend_by_row(rows));
+  }
+  npu_cmps_f32(normal, z, FLT_MIN, NPU_CMP_GE, all); /* as integers: not below 2^23; what wrapped compares as negative or NaN */
+  npu_muls_f32(z, x, 0.0f, all);                     /* zero of x's sign */
+  npu_sel_f32(y, normal, y, z, all);
+  npu_sel_f32(y, finite, y, x, all);
+}
+
+void ascend_clamp(const ascend_chunk_state *c, ascend_vec x, ascend_vec work, float limit, int32_t rows) {
+  npu_abs_f32(work, x, ascend_chunk(rows));
+  npu_cmps_f32((NPU_UB uint8_t *)c->work, work, limit, NPU_CMP_LE, ascend_chunk(rows));
+  npu_sels_f32(x, (NPU_UB const uint8_t *)c->work, x, 0.0f, ascend_chunk(rows));
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * From a problem string to a launch of the Ascend kernel on the simulated NPU, with what only white-box tests choose: schedule, split, chip.
+ */
+#ifndef AMLA_TEST_NPU_H
+#define AMLA_TEST_NPU_H
+
+#include "test_run.h"
+
+#include "src/npu/ascend_launch.h"
+#include "src/problem.h"
+
+static const char *const mode_names[] = {"flash", "amla", "lazy"};
+static const char *const schedule_names[] = {"serial", "preload", "best"};
+enum { SERIAL, PRELOAD, BEST, SCHEDULES, MODES = 3 };
+
+static inline ascend_tiling tiling_of(int schedule, const amla_problem *p) {
+  return schedule == SERIAL ? ascend_tiling_serial : schedule == PRELOAD ? ascend_tiling_preload : *ascend_tiling_best(ascend_tile_rows(p));
+}
+
+/* Defaults, which tests change: parts of 8 blocks, as the library's default is. */
+static inline ascend_launch make_launch(const harness_dataset *data, int mode, int schedule) {
+  amla_options o = AMLA_OPTIONS_INIT;
+  o.lse_base = data->options.lse_base;
+  ascend_launch l = ascend_launch_of(&data->problem, &o);
+  l.mode = (ascend_mode)mode;
+  l.tiling = tiling_of(schedule, &data->problem);
+  return l;
+}
+
+static inline const char *describe_launch(const ascend_launch *l) {
+  static char text[200];
+  snprintf(text, sizeof text, "mode=%s lag=%d order=%d keep_q=%d split_blocks=%d", mode_names[l->mode], l->tiling.lag, l->tiling.order, l->tiling.keep_q,
+           l->split_blocks);
+  return text;
+}
+
+/* Launches on a chip of `cores` AI cores (0 = all of the two-die 910) into outputs that start as the guard pattern. */
+static inline npu_report launch_on(harness_dataset *data, const char *problem, ascend_launch *l, int32_t cores) {
+  const npu_preset *preset = npu_find_preset("910");
+  npu_chip *chip = npu_chip_create(preset, NPU_FUNCTIONAL);
+  npu_report report;
+  amla_detail detail;
+  amla_problem p;
+  assert_non_null(chip);
+  assert_int_equal(amla_problem_check(&data->problem, &p, &detail), AMLA_OK);
+  harness_reset_outputs(data);
+  l->options.cores = cores;
+  const amla_status status = ascend_launch_run(chip, preset, NPU_FUNCTIONAL, &p, &data->tensors, l, &report, &detail);
+  npu_chip_destroy(chip);
+  if (status != AMLA_OK) fail_msg("'%s' %s: %s", problem, describe_launch(l), detail.text);
+  return report;
+}
+
+static inline void expect_clean(const npu_report *report, const char *problem, const ascend_launch *l) {
+  if (report->n_messages > 0) fail_msg("'%s' %s: %s", problem, describe_launch(l), report->message[0]);
+}
+
+static inline void expect_npu_bound(const harness_dataset *data, const harness_truth *truth, const char *problem, const ascend_launch *l) {
+  const harness_error e = harness_compare_rounded_p(data, truth, AMLA_BF16);
+  if (!e.ok)
+    fail_msg("'%s' %s: row %lld is %.3g times its bound away (relative %.3g, max %.3g, LSE %.3g)", problem, describe_launch(l), (long long)e.worst_row,
+             e.worst_of_bound, e.rel_error, e.max_abs_error, e.lse_max_abs_error);
+}
+
+#endif
