@@ -32,7 +32,8 @@ expect() {
   [ $status = "$want" ] || { fail "amla $*: exit $status, want $want"; return; }
   [ -z "$word" ] || grep -qF -e "$word" "$out" "$err" || { fail "amla $*: '$word' is not in its output"; return; }
   if [ "$want" = 0 ]; then
-    [ ! -s "$err" ] || fail "amla $*: good, but writes to stderr"
+    # The address sanitizer warns of the simulator's coroutines, whatever they do.
+    ! grep -qv "ASan doesn't fully support makecontext" "$err" || fail "amla $*: good, but writes to stderr"
   else
     [ -s "$err" ] || [ "$want" = 3 ] || fail "amla $*: exit $want without a word on stderr"
   fi
