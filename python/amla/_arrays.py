@@ -37,17 +37,38 @@ def is_torch(x: Any) -> bool:
 
 def native(name: str, x: Any, dtype: str | None = None) -> Any:
     """x itself if it is a NumPy array, a torch tensor or None; else a NumPy view of its memory through DLPack. Python lists of
-    numbers are copied into an array of `dtype` where that is given. TypeError for anything else."""
+    numbers are copied into an array of `dtype` where that is given, ValueError if that would change one. TypeError for anything else."""
     if type(x) in _signatures:
         return x
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: MaskedArray: must be a plain array, its mask would be ignored")
     if isinstance(x, np.ndarray) or is_torch(x):
         _signatures[type(x)] = _numpy_signature if isinstance(x, np.ndarray) else _torch_signature
         return x
     if hasattr(x, "__dlpack__"):
         return _from_dlpack(name, x)
     if dtype is not None and isinstance(x, (list, tuple)):
-        return np.asarray(x, dtype)
+        return _from_list(name, x, np.dtype(dtype))
     raise TypeError(f"{name}: {type(x).__name__}: must be a NumPy array, a torch tensor or an object with __dlpack__")
+
+
+def _from_list(name: str, x: Any, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Numbers in nested lists, each checked: NumPy would round 0.6, read "100", and take True for 1."""
+    try:
+        items = np.array(x, object)
+    except ValueError:
+        raise ValueError(f"{name}={x!r:.60}: all rows must be equally long") from None
+    integer = dtype.kind == "i"
+    allowed = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    for index, item in np.ndenumerate(items):
+        at = name + "".join(f"[{i}]" for i in index)
+        if isinstance(item, (list, tuple, np.ndarray)):
+            raise ValueError(f"{at}={item!r:.60}: all rows must be equally long")
+        if isinstance(item, (bool, np.bool_)) or not isinstance(item, allowed):
+            raise ValueError(f"{at}={item!r:.60}: must be {'an integer' if integer else 'a number'}")
+        if integer and not -(2**31) <= item < 2**31:
+            raise ValueError(f"{at}={item}: must fit into int32")
+    return items.astype(dtype)
 
 
 def signature(x: Any) -> Any:
@@ -60,7 +81,7 @@ def _numpy_signature(x: Any) -> Any:
 
 
 def _torch_signature(x: Any) -> Any:
-    return x.shape, x.stride(), x.dtype, x.device
+    return x.shape, x.stride(), x.dtype, x.device, x.is_neg()
 
 
 _signatures: dict[type, Callable[[Any], Any]] = {type(None): lambda x: None, np.ndarray: _numpy_signature}  # of the types seen so far
@@ -76,8 +97,12 @@ def pointer(x: Any) -> int:
 
 
 def view_of(name: str, x: Any) -> View:
-    """The View of a native array. ValueError where strides are no whole elements or bytes are swapped."""
+    """The View of a native array. ValueError where strides are no whole elements, bytes are swapped or signs are still to be swapped."""
+    if x is None:
+        raise TypeError(f"{name}=None: must be an array")
     if not isinstance(x, np.ndarray):
+        if x.is_neg():
+            raise ValueError(f"{name}: a tensor with its negative bit set: must be resolved, call resolve_neg()")
         return View(tuple(x.shape), tuple(x.stride()), str(x.dtype).removeprefix("torch."), str(x.device))
     if not x.dtype.isnative:
         raise ValueError(f"{name}: dtype {x.dtype.str}: must be in native byte order")

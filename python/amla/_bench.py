@@ -10,6 +10,7 @@ import numpy as np
 
 from ._arrays import numpy_dtype
 from ._decode import Plan
+from ._library import checked_int, checked_number
 
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-3, "float16": 1e-3}  # relative Frobenius error: a few roundings of the output type
 
@@ -55,8 +56,13 @@ def bench(*, b: int = 1, s_q: int = 1, h_q: int = 128, sk: int = 4096, d_qk: int
     One sequence is compared with fp64 first; RuntimeError if it is wrong. Then calls are timed one by one for `seconds`.
     Raises ValueError for impossible sizes. Prints nothing.
     """
-    if b < 1 or sk < 1 or seconds <= 0:
-        raise ValueError(f"b={b}, sk={sk}, seconds={seconds}: must be >= 1, >= 1 and > 0")
+    for name, value, low in (("b", b, 1), ("s_q", s_q, 1), ("h_q", h_q, 1), ("sk", sk, 1), ("d_qk", d_qk, 1), ("page_size", page_size, 0)):
+        if checked_int(name, value) < low:
+            raise ValueError(f"{name}={value}: must be >= {low}")
+    if not checked_number("seconds", seconds) > 0:
+        raise ValueError(f"seconds={seconds}: must be > 0")
+    if dtype not in _TOLERANCE:
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(_TOLERANCE)}")
     rng, np_dtype = np.random.default_rng(seed), numpy_dtype(dtype)
     q = rng.standard_normal((b, s_q, h_q, d_qk), np.float32).astype(np_dtype)
     lengths: Any = np.full(b, sk, np.int32)

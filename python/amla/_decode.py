@@ -40,8 +40,9 @@ class _Scratch:
         self.detail_address = ctypes.addressof(self.detail)
 
     def grow(self, n_bytes: int) -> None:
-        """Whole pages, huge ones where the system gives them: 1 % at 128 heads."""
-        self.memory = memory = mmap.mmap(-1, n_bytes)
+        """Whole pages, huge ones where the system gives them. Private: mmap's default is memory that a forked child shares, and then
+        both would write their intermediate results into it."""
+        self.memory = memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             try:
                 memory.madvise(mmap.MADV_HUGEPAGE)
@@ -76,7 +77,12 @@ def _dtype(name: str, view: View, allowed: dict[str, int] | Sequence[str]) -> st
 def _dtype_name(dtype: Any) -> str:
     """The name of a dtype given as a name, a torch dtype or a NumPy dtype or scalar type."""
     name = str(dtype)
-    return name.removeprefix("torch.") if isinstance(dtype, str) or name.startswith("torch.") else np.dtype(dtype).name
+    if isinstance(dtype, str) or name.startswith("torch."):
+        return name.removeprefix("torch.")
+    try:
+        return np.dtype(dtype).name
+    except TypeError:
+        raise ValueError(f"out_dtype={dtype!r:.60}: must be one of {', '.join(c.DTYPES)}, as a name or a dtype of torch or NumPy") from None
 
 
 def _stride(name: str, view: View, axis: int) -> int:
@@ -138,7 +144,9 @@ class Plan:
             if name.endswith("_type"):
                 value = c.choice(name, value, c.DTYPES)
             elif name == "scale":
-                value = float(value)
+                value = c.checked_number(name, value)
+            elif name == "causal":
+                value = c.checked_flag(name, value)
             else:
                 value = c.checked_int(name, value, 2**63 - 1 if "stride" in name or name == "n_pages" else c.INT32_MAX)
             setattr(p, name, value)
@@ -151,14 +159,18 @@ class Plan:
             c.raise_status(status, detail)
         self._handle = handle
         self._calls: dict[tuple[Any, ...], _Call] = {}
-        weakref.finalize(self, c.lib.amla_plan_destroy, handle)
+        weakref.finalize(self, c.lib.amla_plan_destroy, handle).atexit = False  # daemon threads and exit handlers may still run it
         self.scratch_bytes: int = c.lib.amla_plan_scratch_bytes(handle)
 
     @classmethod
     def like(cls, q: Array, kv_cache: Array, block_table: Array | None = None, seqlens: Array | None = None, *, scale: float,
              **options: Any) -> Plan:
         """The plan that `decode` would use for these arrays and options."""
-        return _Call(_Arguments(q, kv_cache, block_table, seqlens, None, None, None, None), scale, **{**_OPTION_DEFAULTS, **options}).plan
+        unknown = set(options) - set(_OPTION_DEFAULTS)
+        if unknown:
+            raise ValueError(f"{min(unknown)}: no such option of a plan")
+        a, options = _Arguments(q, kv_cache, block_table, seqlens, None, None, None, None), {**_OPTION_DEFAULTS, **options}
+        return _Call(a, scale, **dict(options, threads=_threads(a, options["threads"]))).plan
 
     def run(self, q: Array, kv_cache: Array, block_table: Array | None = None, seqlens: Array | None = None, *,
             sinks: Array | None = None, mask: Array | None = None, out: Array | None = None, lse: Array | None = None) -> tuple[Any, Any]:
@@ -227,6 +239,8 @@ class _Call:
         _expect("q", q, ("b", "s_q", "h_q", "d_qk"))
         b, s_q, h_q, d_qk = q.shape
         known = dict(b=b, s_q=s_q, h_q=h_q, d_qk=d_qk, d_v=c.checked_int("d_v", d_v))
+        if out and out_dtype and plan is None and _dtype_name(out_dtype) != out.dtype:
+            raise ValueError(f"out_dtype={_dtype_name(out_dtype)}: must be out's, {out.dtype}, or not be given")
         self.out_dtype = out.dtype if out else _dtype_name(out_dtype) if out_dtype else _dtype("q", q, c.DTYPES)
         fields: dict[str, Any] = dict(
             b=b, s_q=s_q, h_q=h_q, d_qk=d_qk, d_v=d_v, causal=causal, memory=c.MEMORY_HOST if self.device == "cpu" else c.MEMORY_DEVICE,
@@ -383,18 +397,26 @@ _run, _from_buffer_copy = c.lib.amla_plan_run, c.Tensors.from_buffer_copy
 _calls: dict[tuple[Any, ...], _Call] = {}
 
 
-def _threads_of_torch() -> int:
-    """torch.get_num_threads(), so that torch.set_num_threads holds here too; AMLA_NUM_THREADS goes before."""
-    return 0 if os.environ.get("AMLA_NUM_THREADS") else loaded_torch().get_num_threads()
+def _threads(a: _Arguments, threads: int) -> int:
+    """threads as asked for, or, for torch tensors, torch.get_num_threads(), so that torch.set_num_threads holds here too;
+    AMLA_NUM_THREADS goes before."""
+    if threads == 0 and is_torch(a.q) and not os.environ.get("AMLA_NUM_THREADS"):
+        return loaded_torch().get_num_threads()
+    return threads
 
 
 def find_call(a: _Arguments, scale: float, options: tuple[Any, ...]) -> _Call:
     """The call for these arguments, from memory or worked out now. options: in the order of _OPTION_DEFAULTS."""
-    threads = options[4]
-    if threads == 0 and is_torch(a.q):
-        threads = _threads_of_torch()
+    causal, d_v, _, _, threads, _, _, split_tokens, _ = options
+    if type(scale) is not float or type(causal) is not bool or type(d_v) is not int or type(threads) is not int or type(split_tokens) is not int:
+        scale = c.checked_number("scale", scale)  # before the look-up, where 512.0 would be 512
+        c.checked_flag("causal", causal), c.checked_int("d_v", d_v), c.checked_int("threads", threads), c.checked_int("split_tokens", split_tokens)
+    threads = _threads(a, threads)
     key = (a.signature(), scale, options, threads)
-    call = _calls.get(key)
+    try:
+        call = _calls.get(key)
+    except TypeError:  # an option that cannot be hashed: _Call says which
+        call = None
     if call is None:
         if is_torch(a.q):
             from . import _torch_op as _  # registers torch.ops.amla.decode, where amla was imported before torch
@@ -406,6 +428,15 @@ def find_call(a: _Arguments, scale: float, options: tuple[Any, ...]) -> _Call:
 
 
 # ---- The public functions ----
+
+
+def refuse_gradients(**arrays: Any) -> None:
+    """ValueError if one of them is a tensor that requires a gradient while gradients are recorded: it would be lost silently."""
+    torch = loaded_torch()
+    if torch is not None and torch.is_grad_enabled():
+        for name, x in arrays.items():
+            if x is not None and is_torch(x) and x.requires_grad:
+                raise ValueError(f"{name} requires a gradient: decoding has no backward pass, use torch.no_grad()")
 
 
 def decode(q: Array, kv_cache: Array, block_table: Array | None = None, seqlens: Array | None = None, *, scale: float,
@@ -422,7 +453,7 @@ def decode(q: Array, kv_cache: Array, block_table: Array | None = None, seqlens:
                      [b, sk, 1, d_qk]. float32, bfloat16 or float16
         block_table  [b, max_pages] int32 page ids, or None. Entries past a sequence's end may hold anything
         seqlens      [b] int32 lengths, 0 allowed; None: all as long as there is room
-        scale        factor of q . k. No default: models use 1/sqrt(192) times YaRN's mscale^2, FlashMLA 1/sqrt(576)
+        scale        factor of q . k, a plain number. No default: models use 1/sqrt(192) times YaRN's mscale^2, FlashMLA 1/sqrt(576)
         causal       query i of a sequence of length n sees its first n - s_q + i + 1 keys
         d_v          width of the value, at most d_qk
         rescale      "lazy", "amla" or "flash": same result within rounding
@@ -431,7 +462,7 @@ def decode(q: Array, kv_cache: Array, block_table: Array | None = None, seqlens:
         lse_base     "e" or 2
         sinks        [h_q] float32 logits: out is scaled by exp(lse) / (exp(lse) + exp(sink)), lse stays
         mask         [b, s_q, max_pages * page_size or sk] float16, added to the scaled scores; -inf hides the key
-        out_dtype    type of out where out is not given: a name or a dtype of torch or NumPy; default q's
+        out_dtype    type of out: a name or a dtype of torch or NumPy; default out's if out is given, else q's
         isa, split_tokens  as in amla_options
         out, lse     arrays to write into: [b, s_q, h_q, d_v] in any of the types, and [b, h_q, s_q] float32
 
@@ -452,8 +483,7 @@ def decode(q: Array, kv_cache: Array, block_table: Array | None = None, seqlens:
 
             return _torch_op.call(q, kv_cache, block_table, seqlens, sinks, mask, out, lse, scale, causal, d_v, rescale, backend,
                                   threads, lse_base, out_dtype, isa, split_tokens)
-        if is_torch(q) and torch.is_grad_enabled() and (q.requires_grad or (is_torch(kv_cache) and kv_cache.requires_grad)):
-            raise ValueError("q or kv_cache requires a gradient: decoding has no backward pass, use torch.no_grad()")
+        refuse_gradients(q=q, kv_cache=kv_cache, sinks=sinks, mask=mask, out=out, lse=lse)
     a = _Arguments(q, kv_cache, block_table, seqlens, sinks, mask, out, lse)
     return find_call(a, scale, (causal, d_v, rescale, backend, threads, lse_base, isa, split_tokens, out_dtype)).run(a)
 
@@ -465,12 +495,14 @@ def merge(o: Array, lse: Array, *, lse_base: str | int = "e") -> tuple[Any, Any]
     Arguments
         o         float32 [n_parts, b, s_q, h_q, d_v] with lse [n_parts, b, h_q, s_q] (stacked results of `decode`), or
                   [n_parts, n_rows, d_v] with lse [n_parts, n_rows]; contiguous. `decode` with out_dtype="float32" gives such parts
-        lse       float32; parts with -inf (no key seen) are left out
+        lse       float32; parts with -inf (no key seen) are left out. amla.flash_mla marks such rows with +inf: replace it by -inf first,
+                  or the merged row is NaN
         lse_base  "e" or 2, as the parts were made
 
     Returns (out, lse) without the first axis, of o's kind. Sinks: apply them once, after the merge.
     Raises ValueError for bad shapes, types or strides.
     """
+    refuse_gradients(o=o, lse=lse)
     o, lse = native("o", o), native("lse", lse)
     o_view, lse_view = view_of("o", o), view_of("lse", lse)
     if len(o_view.shape) == 5:

@@ -11,6 +11,8 @@ import pathlib
 import sys
 from typing import Any, NoReturn
 
+import numpy as np
+
 I32, I64, U32, SIZE, PTR = ctypes.c_int32, ctypes.c_int64, ctypes.c_uint32, ctypes.c_size_t, ctypes.c_void_p
 INT32_MAX = 2**31 - 1
 
@@ -128,6 +130,20 @@ def checked_int(name: str, value: Any, high: int = INT32_MAX) -> int:
     if not -high - 1 <= number <= high:
         raise ValueError(f"{name}={number}: must be <= {high}")
     return number
+
+
+def checked_number(name: str, value: Any) -> float:
+    """value as a float: a Python or NumPy number. Tensors and arrays are refused, since plans are remembered by value and these change theirs."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ValueError(f"{name}={value!r:.60}: must be a plain number")
+    return float(value)
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """value as a bool: True, False, 1 or 0."""
+    if not isinstance(value, (bool, np.bool_, int)) or value not in (0, 1):
+        raise ValueError(f"{name}={value!r}: must be True or False")
+    return bool(value)
 
 
 def backend_info(name: str) -> BackendInfo:

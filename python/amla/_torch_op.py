@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from . import _decode
+from . import _library as c
 from ._arrays import is_torch
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -38,6 +39,7 @@ def call(q: Any, kv_cache: Any, block_table: Any, seqlens: Any, sinks: Any, mask
         raise ValueError("out, lse: must be None inside torch.compile, the operator returns new tensors")
     if not all(x is None or is_torch(x) for x in (q, kv_cache, block_table, seqlens, sinks, mask)):
         raise ValueError("inside torch.compile all arrays must be torch tensors")
+    _decode.refuse_gradients(q=q, kv_cache=kv_cache, sinks=sinks, mask=mask)
     dtype = q.dtype if out_dtype is None else getattr(torch, out_dtype) if isinstance(out_dtype, str) else out_dtype
-    return torch.ops.amla.decode(q, kv_cache, block_table, seqlens, sinks, mask, float(scale), causal, d_v, rescale, backend, threads,
+    return torch.ops.amla.decode(q, kv_cache, block_table, seqlens, sinks, mask, c.checked_number("scale", scale), causal, d_v, rescale, backend, threads,
                                  str(lse_base), dtype, isa, split_tokens)

@@ -18,7 +18,8 @@ import torch
 
 from . import _torch_op
 from ._arrays import is_torch
-from ._decode import _Arguments, _Call, find_call
+from ._decode import _Arguments, _Call, find_call, refuse_gradients
+from ._library import checked_number
 
 __all__ = ["FlashMLASchedMeta", "flash_attn_varlen_func", "flash_attn_varlen_kvpacked_func", "flash_attn_varlen_qkvpacked_func",
            "flash_mla_sparse_fwd", "flash_mla_with_kvcache", "get_mla_metadata"]
@@ -29,18 +30,24 @@ class FlashMLASchedMeta:
     """What FlashMLA keeps between calls. There is nothing to keep here: plans are cached by shape."""
 
 
-def get_mla_metadata(*args: Any, **kwargs: Any) -> tuple[Any, torch.Tensor | None]:
+def get_mla_metadata(cache_seqlens: torch.Tensor | None = None, num_q_tokens_per_head_k: int | None = None, num_heads_k: int | None = None,
+                     num_heads_q: int | None = None, is_fp8_kvcache: bool = False, topk: int | None = None) -> tuple[Any, torch.Tensor | None]:
     """Scheduling metadata, which this library has no use for.
 
     New form, without arguments: (FlashMLASchedMeta, None). Old form, with cache_seqlens [b] int32 first: two int32 tensors shaped as the
     old releases return them, [1, 8] and [b + 1], for callers that copy them into buffers of their own. Pass either pair on to
-    `flash_mla_with_kvcache`.
+    `flash_mla_with_kvcache`. Numbers of tokens and query heads make no difference; is_fp8_kvcache, topk and num_heads_k other than 1 are
+    NotImplementedError, cache_seqlens that is no tensor TypeError.
     """
-    seqlens: Any = args[0] if args else kwargs.get("cache_seqlens")
-    if not is_torch(seqlens):
+    if is_fp8_kvcache or topk is not None:
+        _refuse(is_fp8_kvcache=is_fp8_kvcache or None, topk=topk)
+    if num_heads_k not in (None, 1):
+        raise NotImplementedError(f"num_heads_k={num_heads_k}: MLA decode needs 1")
+    if cache_seqlens is None:
         return FlashMLASchedMeta(), None
-    return (torch.zeros(1, 8, dtype=torch.int32, device=seqlens.device),
-            torch.arange(seqlens.shape[0] + 1, dtype=torch.int32, device=seqlens.device))
+    _check_tensor("cache_seqlens", cache_seqlens, 1)
+    device = cache_seqlens.device
+    return torch.zeros(1, 8, dtype=torch.int32, device=device), torch.arange(cache_seqlens.shape[0] + 1, dtype=torch.int32, device=device)
 
 
 def flash_mla_with_kvcache(q: torch.Tensor, k_cache: torch.Tensor, block_table: torch.Tensor, cache_seqlens: torch.Tensor, head_dim_v: int,
@@ -57,14 +64,15 @@ def flash_mla_with_kvcache(q: torch.Tensor, k_cache: torch.Tensor, block_table: 
         cache_seqlens  [b] int32
         head_dim_v     512 (anything up to q's width)
         tile_scheduler_metadata, num_splits  what `get_mla_metadata` returned; ignored
-        softmax_scale  default q's width to the -0.5
+        softmax_scale  a plain number; default q's width to the -0.5
         causal         bottom-right aligned
         attn_sink      [h_q] float32: out is scaled by exp(lse) / (exp(lse) + exp(sink)); lse is left alone
         is_fp8_kvcache, indices, extra_k_cache, extra_indices_in_kvcache, topk_length, extra_topk_length: NotImplementedError if used
 
     Returns out [b, s_q, h_q, head_dim_v] of q's dtype and lse [b, h_q, s_q] float32, natural logarithm; a row that sees no key has out 0 and
     lse +inf. Whatever lies in unused slots and pages of the cache, NaN included, reaches no result.
-    Raises ValueError for bad shapes, dtypes, lengths and page ids, TypeError for what is no tensor.
+    Raises ValueError for bad shapes, dtypes, lengths and page ids, and for tensors that require a gradient unless gradients are switched
+    off (there is no backward pass); TypeError for what is no tensor.
     """
     if (is_fp8_kvcache or indices is not None or extra_k_cache is not None or extra_indices_in_kvcache is not None
             or topk_length is not None or extra_topk_length is not None):
@@ -73,12 +81,18 @@ def flash_mla_with_kvcache(q: torch.Tensor, k_cache: torch.Tensor, block_table: 
     if _is_compiling() or type(q) is not torch.Tensor:
         return _traced(q, k_cache, block_table, cache_seqlens, head_dim_v, softmax_scale, causal, attn_sink)
 
-    key = (_describe(q), q.stride(), _describe(k_cache), k_cache.stride(), _describe(block_table), block_table.stride(), _describe(cache_seqlens),
-           cache_seqlens.stride(), head_dim_v, softmax_scale, causal, _get_num_threads(),
-           None if attn_sink is None else (_describe(attn_sink), attn_sink.stride()))
-    call = _calls.get(key)
+    key: Any
+    try:
+        key = (_describe(q), q.stride(), _describe(k_cache), k_cache.stride(), _describe(block_table), block_table.stride(), _describe(cache_seqlens),
+               cache_seqlens.stride(), type(head_dim_v), head_dim_v, softmax_scale, causal, _get_num_threads(), q.is_neg() or k_cache.is_neg(),
+               None if attn_sink is None else (_describe(attn_sink), attn_sink.stride(), attn_sink.is_neg()))
+        call = _calls.get(key)
+    except (AttributeError, TypeError):  # no tensors, or numbers that cannot be hashed: _remember says which
+        key = call = None
     if call is None:
         call = _remember(key, q, k_cache, block_table, cache_seqlens, head_dim_v, softmax_scale, causal, attn_sink)
+    if _is_grad_enabled() and (q.requires_grad or k_cache.requires_grad or attn_sink is not None):
+        refuse_gradients(q=q, k_cache=k_cache, attn_sink=attn_sink)
     out = _empty_strided(call.out_shape, call.out_strides, dtype=q.dtype, device=q.device)  # 0.5 us less than torch.empty
     lse = _empty_strided(call.lse_shape, call.lse_strides, dtype=_float32, device=q.device)
     call.run_pointers(q.data_ptr(), k_cache.data_ptr(), block_table.data_ptr(), cache_seqlens.data_ptr(),
@@ -89,19 +103,26 @@ def flash_mla_with_kvcache(q: torch.Tensor, k_cache: torch.Tensor, block_table: 
 
 
 # Bound once: a call's overhead is mostly such look-ups, from caches that the kernel has just emptied.
-_empty_strided, _float32, _get_num_threads, _is_compiling = torch.empty_strided, torch.float32, torch.get_num_threads, torch.compiler.is_compiling
+_empty_strided, _float32, _get_num_threads = torch.empty_strided, torch.float32, torch.get_num_threads
+_is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _describe = operator.attrgetter("shape", "dtype", "device")
 _calls: dict[tuple[Any, ...], _Call] = {}
 _MAX_CALLS = 1024
 
 
-def _check(q: Any, k_cache: Any, block_table: Any, cache_seqlens: Any) -> None:
+def _check_tensor(name: str, x: Any, n_dims: int) -> None:
+    if not is_torch(x):
+        raise TypeError(f"{name}: {type(x).__name__}: must be a torch tensor")
+    if x.dim() != n_dims:
+        raise ValueError(f"{name}: shape {list(x.shape)}: must have {n_dims} dimensions")
+
+
+def _check(q: Any, k_cache: Any, block_table: Any, cache_seqlens: Any, attn_sink: Any) -> None:
     """What FlashMLA asks for and amla.decode does not."""
     for name, x, n_dims in (("q", q, 4), ("k_cache", k_cache, 4), ("block_table", block_table, 2), ("cache_seqlens", cache_seqlens, 1)):
-        if not is_torch(x):
-            raise TypeError(f"{name}={x!r:.60}: must be a torch tensor")
-        if x.dim() != n_dims:
-            raise ValueError(f"{name}: shape {list(x.shape)}: must have {n_dims} dimensions")
+        _check_tensor(name, x, n_dims)
+    if attn_sink is not None:
+        _check_tensor("attn_sink", attn_sink, 1)
     if k_cache.dtype != q.dtype:
         raise ValueError(f"k_cache: dtype {k_cache.dtype}: must be q's, {q.dtype}")
     if k_cache.shape[2] != 1:
@@ -110,13 +131,14 @@ def _check(q: Any, k_cache: Any, block_table: Any, cache_seqlens: Any) -> None:
 
 def _remember(key: Any, q: Any, k_cache: Any, block_table: Any, cache_seqlens: Any, head_dim_v: int, softmax_scale: float | None, causal: bool,
               attn_sink: Any) -> _Call:
-    _check(q, k_cache, block_table, cache_seqlens)
-    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    _check(q, k_cache, block_table, cache_seqlens, attn_sink)
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else checked_number("softmax_scale", softmax_scale)
     call = find_call(_Arguments(q, k_cache, block_table, cache_seqlens, attn_sink, None, None, None), scale,
                      (causal, head_dim_v, "lazy", "auto", 0, "e", "auto", 0, None))
-    if len(_calls) >= _MAX_CALLS:
-        _calls.clear()
-    _calls[key] = call
+    if key is not None:
+        if len(_calls) >= _MAX_CALLS:
+            _calls.clear()
+        _calls[key] = call
     return call
 
 
@@ -131,8 +153,8 @@ def _has_empty_rows(call: _Call, cache_seqlens: torch.Tensor, causal: bool) -> b
 def _traced(q: Any, k_cache: Any, block_table: Any, cache_seqlens: Any, head_dim_v: int, softmax_scale: float | None, causal: bool,
             attn_sink: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The same through the operator amla::decode, for torch.compile and tensor subclasses."""
-    _check(q, k_cache, block_table, cache_seqlens)
-    scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    _check(q, k_cache, block_table, cache_seqlens, attn_sink)
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else checked_number("softmax_scale", softmax_scale)
     out, lse = _torch_op.call(q, k_cache, block_table, cache_seqlens, attn_sink, None, None, None, scale, causal, head_dim_v, "lazy", "auto",
                               0, "e", None, "auto", 0)
     return out, torch.where(lse == -torch.inf, torch.inf, lse)

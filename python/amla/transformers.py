@@ -18,8 +18,9 @@ output_attentions, other masks) run the model's own attention on the same cache.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
-import types
+import weakref
 from typing import Any, Callable
 
 import torch
@@ -52,14 +53,47 @@ class Stats:
 
 class LatentLayer(DynamicLayer):
     """A cache layer for MLA: the rows [latent | rope] of all tokens in one buffer [b, capacity + PAGE, 576]. `keys` and `values` are
-    views of it, as transformers expects them: [b, 1, n, 512] and [b, 1, n, 64]."""
+    views of it, as transformers expects them: [b, 1, n, 512] and [b, 1, n, 64]. Who assigns to them has the buffer rebuilt before it is used."""
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: Any = None  # Tensor [b, capacity + PAGE, 576] after the first update
-        self.keys: Any = None
-        self.values: Any = None
         self.length = 0
+        self._keys: Any = None
+        self._values: Any = None
+        self._assigned = False  # keys or values were set from outside: rows are no longer theirs
+        self._recorded = False  # written while gradients were recorded: a backward pass may need these very rows
+
+    @property
+    def keys(self) -> Any:
+        """[b, 1, n, 512], None when empty."""
+        return self._keys
+
+    @keys.setter
+    def keys(self, keys: Any) -> None:
+        self._keys, self._assigned = keys, True
+
+    @property
+    def values(self) -> Any:
+        """[b, 1, n, 64], None when empty."""
+        return self._values
+
+    @values.setter
+    def values(self, values: Any) -> None:
+        self._values, self._assigned = values, True
+
+    def _settle(self) -> None:
+        """Takes over keys and values that were assigned."""
+        if not getattr(self, "_assigned", False):
+            return
+        keys, values = self._keys, self._values
+        self.rows, self.length, self._assigned, self._keys, self._values = None, 0, False, None, None
+        if keys is None or values is None:
+            return
+        if keys.shape[:3] != values.shape[:3]:
+            raise ValueError(f"values: shape {list(values.shape)}: must be that of keys, {list(keys.shape)}, but for the last axis")
+        if keys.numel() > 0:
+            self.update(keys, values)
 
     @classmethod
     def of(cls, layer: DynamicLayer) -> LatentLayer:
@@ -71,25 +105,32 @@ class LatentLayer(DynamicLayer):
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Appends [b, 1, n, 512] and [b, 1, n, 64]; returns views of all tokens so far."""
+        self._settle()
         b, _, n, width = key_states.shape
         end = self.length + n
-        if self.rows is None or end > self.rows.shape[1] - PAGE:
+        if self.rows is None or end > self.rows.shape[1] - PAGE or not self._may_write():
             self._grow(b, end, width, width + value_states.shape[-1], key_states)
         self.rows[:, self.length : end, :width] = key_states[:, 0]
         self.rows[:, self.length : end, width:] = value_states[:, 0]
         self._set_length(end, width)
         return self.keys, self.values
 
+    def _may_write(self) -> bool:
+        """May the buffer be written in place? Not while or after gradients are recorded, and not outside inference mode if it was made there."""
+        recorded, self._recorded = self._recorded, torch.is_grad_enabled()
+        return not (recorded or self._recorded or (self.rows.is_inference() and not torch.is_inference_mode_enabled()))
+
     def _grow(self, b: int, n_tokens: int, width: int, row_width: int, like: torch.Tensor) -> None:
         """By a quarter, so that appending costs a constant per token; the first time, with room for 256 tokens more."""
         old, self.dtype, self.device, self.is_initialized = self.rows, like.dtype, like.device, True
+        self._recorded = torch.is_grad_enabled()
         self.rows = like.new_empty(b, n_tokens + max(256, n_tokens // 4) + PAGE, row_width)
         if old is not None:
             self.rows[:, : self.length] = old[:, : self.length]
 
     def _set_length(self, length: int, width: int) -> None:
         self.length = length
-        self.keys, self.values = self.rows[:, None, :length, :width], self.rows[:, None, :length, width:]
+        self._keys, self._values = self.rows[:, None, :length, :width], self.rows[:, None, :length, width:]
 
     def _replace(self, rows: torch.Tensor) -> None:
         """Other sequences; the buffer may be a copy or a view."""
@@ -101,12 +142,14 @@ class LatentLayer(DynamicLayer):
         """Removes the last -tokens_to_remove tokens (a negative number or 0, as in transformers)."""
         if tokens_to_remove > 0:
             raise ValueError(f"crop({tokens_to_remove}): must be negative, the number of tokens to remove")
+        self._settle()
         if tokens_to_remove and self.rows is not None:
             self._set_length(max(0, self.length + tokens_to_remove), self.keys.shape[-1])
 
     def reset(self) -> None:
         """Empty, as new."""
-        self.rows, self.length, self.keys, self.values, self.is_initialized = None, 0, None, None, False
+        self.rows, self.length, self._keys, self._values, self.is_initialized = None, 0, None, None, False
+        self._assigned = self._recorded = False
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Beam search: sequence i becomes what beam_idx[i] was."""
@@ -114,16 +157,19 @@ class LatentLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keeps these sequences."""
+        self._settle()
         if self.rows is not None:
             self._replace(self.rows[indices.to(self.rows.device)])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every sequence so many times."""
+        self._settle()
         if self.rows is not None:
             self._replace(self.rows.repeat_interleave(repeats, dim=0))
 
     def offload(self) -> None:
         """To the CPU."""
+        self._settle()
         if self.rows is not None:
             self._replace(self.rows.to("cpu", non_blocking=True))
 
@@ -161,14 +207,14 @@ class _Visible:
 
     @classmethod
     def all(cls, b: int, n: int) -> _Visible:
-        return cls(torch.full((b,), n, dtype=torch.int32))
+        return cls(torch.full((b,), n, dtype=torch.int32, device="cpu"))
 
 
-def _visible(mask: torch.Tensor | None, b: int, s_q: int, s_k: int) -> _Visible | None:
-    """The mask of a step over s_k cached tokens as _Visible; None if it is not causal up to padding."""
+def _visible(mask: Any, b: int, s_q: int, s_k: int) -> _Visible | None:
+    """The mask of a step over s_k cached tokens as _Visible; None if it is not causal up to padding or no tensor (flex attention's)."""
     if mask is None:
         return _Visible.all(b, s_k) if s_q == 1 else None
-    if mask.dim() not in (2, 4) or mask.shape[-1] < s_k:
+    if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4) or mask.shape[-1] < s_k:
         return None
     if mask.dim() == 2:  # padding only: causality is understood
         last = mask[:, :s_k].bool()
@@ -197,7 +243,7 @@ def _runs(last: torch.Tensor) -> _Visible:
     ends = s_k - last.flip(-1).int().argmax(-1).int()
     if bool(((ends - starts == lengths) | (lengths == 0)).all()):
         return _Visible(lengths, starts=starts)
-    tokens = torch.zeros(b, int(lengths.max()), dtype=torch.int32)
+    tokens = torch.zeros(b, int(lengths.max()), dtype=torch.int32, device="cpu")
     for i in range(b):
         tokens[i, : lengths[i]] = last[i].nonzero()[:, 0].int()
     return _Visible(lengths, tokens=tokens)
@@ -206,20 +252,50 @@ def _runs(last: torch.Tensor) -> _Visible:
 # ---- A decode step ----
 
 
-@dataclasses.dataclass
+class _Memo:
+    """Of a model: the last step's mask and what became of it, for all layers. Copies and pickles begin empty."""
+
+    last: tuple[Any, ...] = (None, None, None)  # (step, mask, _Visible); replaced as a whole, as threads may share the model
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+_all_patched: weakref.WeakSet[_Patched] = weakref.WeakSet()
+
+
+@dataclasses.dataclass(eq=False)
 class _Patched:
     """What a patched attention layer carries."""
 
     stats: Stats
-    memo: dict[str, Any]  # of the model: the last step's mask and what became of it, for all layers
-    config_name: str      # the attention implementation it had
+    memo: _Memo
+    config: Any
+    config_name: str  # the attention implementation it had
     cache_layer: LatentLayer | None = None
 
-    def visible(self, mask: torch.Tensor | None, b: int, s_q: int, s_k: int) -> _Visible | None:
-        step = (b, s_q, s_k)
-        if self.memo.get("step") != step or self.memo.get("mask") is not mask:
-            self.memo.update(step=step, mask=mask, visible=_visible(mask, b, s_q, s_k))
-        return self.memo["visible"]
+    def __post_init__(self) -> None:
+        _all_patched.add(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__, cache_layer=None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy, or a model from a file: this process may not know its attention function yet."""
+        self.__dict__.update(state)
+        _register(self.config_name)
+        _all_patched.add(self)
+
+    def visible(self, mask: Any, b: int, s_q: int, s_k: int) -> _Visible | None:
+        version = None
+        if isinstance(mask, torch.Tensor):
+            if mask.is_inference():  # has no version: whether it was written since cannot be known
+                return _visible(mask, b, s_q, s_k)
+            version = mask._version
+        step, last = (b, s_q, s_k, version), self.memo.last
+        if last[0] != step or last[1] is not mask:
+            self.memo.last = last = (step, mask, _visible(mask, b, s_q, s_k))
+        return last[2]
 
 
 def _attend(q: torch.Tensor, rows: torch.Tensor, visible: _Visible, scale: float, d_v: int) -> torch.Tensor:
@@ -234,10 +310,10 @@ def _attend(q: torch.Tensor, rows: torch.Tensor, visible: _Visible, scale: float
     page = PAGE if visible.starts is not None else 1
     pages = rows.as_strided((b * room - page + 1, page, width), (width, width, 1))
     if visible.starts is not None:
-        table = visible.starts[:, None] + PAGE * torch.arange(room // PAGE, dtype=torch.int32)
+        table = visible.starts[:, None] + PAGE * torch.arange(room // PAGE, dtype=torch.int32, device="cpu")
     else:
         table = visible.tokens
-    table = table + room * torch.arange(b, dtype=torch.int32)[:, None]
+    table = table + room * torch.arange(b, dtype=torch.int32, device="cpu")[:, None]
     return decode(q, pages, table.to(q.device), lengths, scale=scale, causal=True, d_v=d_v)[0]
 
 
@@ -268,9 +344,20 @@ def _decode_step(attention: Any, query: torch.Tensor, latent: torch.Tensor, rope
     return _per_head(_attend(q, rows, visible, scale, rank), w_uv.transpose(1, 2))
 
 
+def _is_plain(projection: Any) -> bool:
+    """Is the projection its weight and nothing more? Adapters, hooks and weights that are fetched when it is called need the call."""
+    return (type(projection) is nn.Linear and projection.bias is None and not projection._forward_hooks and not projection._forward_pre_hooks
+            and "forward" not in projection.__dict__ and not projection.weight.is_meta)
+
+
+def _records_gradients(*tensors: torch.Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
 def _is_decode(module: Any, query: torch.Tensor, latent: torch.Tensor, kwargs: dict[str, Any]) -> bool:
     s_q, s_k = query.shape[2], latent.shape[2]
-    return (s_q < s_k and s_q <= MAX_DECODE_QUERIES and not module.training and not (torch.is_grad_enabled() and query.requires_grad)
+    return (s_q < s_k and s_q <= MAX_DECODE_QUERIES and not module.training and _is_plain(module.kv_b_proj)
+            and not _records_gradients(query, latent, module.kv_b_proj.weight)
             and not kwargs.get("output_attentions") and not module.config.output_attentions and kwargs.get("is_causal") is not False)
 
 
@@ -316,12 +403,20 @@ def _check(model: nn.Module) -> list[Any]:
         name = f"{type(model).__name__}, layer {attention.layer_idx}"
         if not hasattr(attention, "expand_kv"):
             raise NotImplementedError(f"{name}: transformers {transformers.__version__} expands keys before it caches them; 5.23 is known to work")
-        if type(attention.kv_b_proj) is not nn.Linear or attention.kv_b_proj.bias is not None:
-            raise NotImplementedError(f"{name}: kv_b_proj is {type(attention.kv_b_proj).__name__}: must be a plain nn.Linear without bias, "
-                                      "its weight is taken into query and output")
+        if not _is_plain(attention.kv_b_proj):
+            raise NotImplementedError(f"{name}: kv_b_proj is {type(attention.kv_b_proj).__name__}: must be a plain nn.Linear without bias, hooks "
+                                      "or offloaded weight, as its weight is taken into query and output")
         if "_amla" in attention.__dict__:
             raise ValueError(f"{name}: patched already")
     return found
+
+
+def _register(own: str) -> None:
+    """Makes the attention function that replaces `own` known to transformers, with the same kind of mask."""
+    AttentionInterface.register(_PREFIX + own, _attention_function(own))
+    masks: dict[str, Any] = AttentionMaskInterface._global_mapping
+    if own in masks:
+        AttentionMaskInterface.register(_PREFIX + own, masks[own])
 
 
 def patch(model: nn.Module) -> nn.Module:
@@ -333,32 +428,30 @@ def patch(model: nn.Module) -> nn.Module:
 
     Raises NotImplementedError with class and reason for what cannot be patched, ValueError for what is patched already; then nothing is changed.
     """
-    layers, shared = _check(model), Stats()
-    memo: dict[str, Any] = {}
+    layers, shared, memo = _check(model), Stats(), _Memo()
     for attention in layers:
         config = attention.config
-        own = config._attn_implementation or "eager"
-        if not own.startswith(_PREFIX):  # the layers share one config
-            name = _PREFIX + own
-            AttentionInterface.register(name, _attention_function(own))
-            masks: dict[str, Any] = AttentionMaskInterface._global_mapping
-            if own in masks:
-                AttentionMaskInterface.register(name, masks[own])
-            config._attn_implementation = name
-        attention._amla = _Patched(shared, memo, config._attn_implementation.removeprefix(_PREFIX))
+        own = (config._attn_implementation or "eager").removeprefix(_PREFIX)  # the layers share one config
+        _register(own)
+        config._attn_implementation = _PREFIX + own
+        attention._amla = _Patched(shared, memo, config, own)
         attention._amla_hook = attention.register_forward_pre_hook(_use_latent_layer, with_kwargs=True)
-        attention.expand_kv = types.MethodType(_keep_latent, attention)
+        attention.expand_kv = functools.partial(_keep_latent, attention)  # a bound method could not be pickled
     return model
 
 
 def unpatch(model: nn.Module) -> nn.Module:
-    """Undoes `patch`; returns the model. Caches made meanwhile go on working. ValueError if the model is not patched."""
+    """Undoes `patch`; returns the model. Caches made meanwhile go on working, and so do patched models that share its config. ValueError if
+    the model is not patched."""
     layers = [a for a in _attentions(model) if "_amla" in a.__dict__]
     if not layers:
         raise ValueError(f"{type(model).__name__}: not patched")
     for attention in layers:
-        if attention.config._attn_implementation == _PREFIX + attention._amla.config_name:
-            attention.config._attn_implementation = attention._amla.config_name
+        patched, config = attention._amla, attention.config
+        _all_patched.discard(patched)
+        shared = any(other.config is config for other in list(_all_patched))
+        if not shared and config._attn_implementation == _PREFIX + patched.config_name:
+            config._attn_implementation = patched.config_name
         attention._amla_hook.remove()
         del attention._amla, attention._amla_hook, attention.expand_kv
     return model

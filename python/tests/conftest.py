@@ -26,6 +26,12 @@ def pytest_report_header(config):
         f"SKIPPED {file}: {', '.join(modules)} not installed" for file, modules in missing.items() if modules]
 
 
+def pytest_terminal_summary(terminalreporter):
+    for file, modules in missing.items():  # the header is not printed under -q
+        if modules:
+            terminalreporter.write_line(f"SKIPPED {file}: {', '.join(modules)} not installed")
+
+
 def pytest_sessionstart(session):
     if REQUIRED and collect_ignore:
         raise pytest.UsageError(f"AMLA_REQUIRE_TORCH is set, but {missing} are not installed")

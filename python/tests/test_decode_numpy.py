@@ -240,6 +240,21 @@ def refusals():
         (dict(seqlens=np.array([500, 1], np.int32)), ValueError, r"^seqlens_k\[0\]=500"),
         (dict(seqlens=np.array([5], np.int32)), ValueError, r"^seqlens: shape \[1\]: must be \[b=2\]"),
         (dict(seqlens=np.array([5, 6])), ValueError, r"^seqlens: dtype int64: must be int32"),
+        (dict(seqlens=[5.9, 6]), ValueError, r"^seqlens\[0\]=5.9: must be an integer"),
+        (dict(seqlens=[5, "6"]), ValueError, r"^seqlens\[1\]='6': must be an integer"),
+        (dict(seqlens=[True, 6]), ValueError, r"^seqlens\[0\]=True: must be an integer"),
+        (dict(seqlens=[5, 2**40]), ValueError, r"^seqlens\[1\]=1099511627776: must fit into int32"),
+        (dict(block_table=[[0.6, 1], [2, 3]]), ValueError, r"^block_table\[0\]\[0\]=0.6: must be an integer"),
+        (dict(block_table=[[0], [2, 3]]), ValueError, r"^block_table\[0\]=\[0\]: all rows must be equally long"),
+        (dict(sinks=["a"] * 5), ValueError, r"^sinks\[0\]='a': must be a number"),
+        (dict(q=np.ma.masked_array(np.zeros((2, 1, 5, 576), f32))), TypeError, r"^q: MaskedArray"),
+        (dict(scale=None), ValueError, r"^scale=None: must be a plain number"),
+        (dict(scale=np.array(0.1)), ValueError, r"^scale=array\(0.1\): must be a plain number"),
+        (dict(causal="no"), ValueError, r"^causal='no': must be True or False"),
+        (dict(d_v=512.0), ValueError, r"^d_v=512.0: must be an integer"),
+        (dict(rescale=["lazy"]), ValueError, r"^rescale=\['lazy'\]: must be one of"),
+        (dict(out_dtype="bfloat16"), ValueError, r"^out_dtype=bfloat16: must be out's, float32, or not be given"),
+        (dict(out_dtype=object(), out=None), ValueError, r"^out_dtype=<object"),
         (dict(sinks=np.zeros(4, f32)), ValueError, r"^sinks: shape \[4\]: must be \[h_q=5\]"),
         (dict(mask=np.zeros((2, 1, 96), f32)), ValueError, r"^mask: dtype float32: must be float16"),
         (dict(mask=np.zeros((2, 1, 95), np.float16)), ValueError, r"^mask: shape \[2, 1, 95\]: must be \[b=2, s_q=1, sk=96\]"),
@@ -275,6 +290,41 @@ def test_overlap_is_refused(rng):
     q, kv, table, lengths = problem(rng)
     with pytest.raises(ValueError, match="^out=.*: must not overlap q"):
         amla.decode(q, kv, table, lengths, scale=SCALE, out=q[..., :512])
+
+
+def test_a_number_of_another_type_is_refused_though_its_value_was_seen(rng):
+    q, kv, table, lengths = problem(rng)
+    amla.decode(q, kv, table, lengths, scale=SCALE, d_v=512)
+    with pytest.raises(ValueError, match="^d_v=512.0: must be an integer"):
+        amla.decode(q, kv, table, lengths, scale=SCALE, d_v=512.0)
+
+
+def test_parent_and_forked_child_do_not_share_scratch():
+    code = """
+import os, numpy as np, amla
+from amla import _decode
+q, kv = np.ones((1, 1, 8, 576), np.float32), np.ones((1, 99, 576), np.float32)
+call = lambda: amla.decode(q, kv, scale=1.0, threads=1)
+call()
+memory = _decode._free[0].memory
+memory[0] = 7
+if os.fork() == 0:
+    memory[0] = 9
+    os._exit(0 if call()[0].max() == 1 else 1)
+assert os.wait()[1] == 0 and memory[0] == 7, memory[0]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_exit_handlers_may_still_decode():
+    code = """
+import atexit, numpy as np, amla
+call = lambda: amla.decode(np.ones((1, 1, 8, 576), np.float32), np.ones((1, 99, 576), np.float32), scale=1.0)
+atexit.register(lambda: print(call()[0].max()))
+call()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["1.0"]
 
 
 # ---- Plan ----
@@ -386,8 +436,10 @@ def test_bench_checks_and_times(monkeypatch):
     monkeypatch.setattr("amla._bench.attention_f64", lambda q, kv, scale, d_v, causal: (np.ones((2, 4, 512)), None))
     with pytest.raises(RuntimeError, match="nothing was timed"):
         amla.bench(s_q=2, h_q=4, sk=100, seconds=0.02)
-    with pytest.raises(ValueError, match="^b=0"):
-        amla.bench(b=0)
+    for options, words in ((dict(b=0), "^b=0: must be >= 1"), (dict(b="x"), "^b='x': must be an integer"), (dict(page_size=-1), "^page_size=-1: must be >= 0"),
+                           (dict(dtype="int8"), "^dtype='int8': must be one of"), (dict(foo=1), "^foo: no such option")):
+        with pytest.raises(ValueError, match=words):
+            amla.bench(**options)
 
 
 def test_backends():

@@ -71,6 +71,25 @@ def test_gradients_are_refused_not_lost():
     amla.decode(torch.nn.Parameter(q.detach(), requires_grad=False), kv, table, lengths, scale=SCALE)
 
 
+def test_every_input_that_requires_a_gradient_is_refused():
+    q, kv, table, lengths = problem()
+    sinks = torch.zeros(5, requires_grad=True)
+    with pytest.raises(ValueError, match="^sinks requires a gradient"):
+        amla.decode(q, kv, table, lengths, scale=SCALE, sinks=sinks)
+    with pytest.raises(ValueError, match="^kv_cache requires a gradient"):
+        amla.decode(q.numpy(), kv.clone().requires_grad_(), table, lengths, scale=SCALE)
+    with pytest.raises(ValueError, match="^o requires a gradient"):
+        amla.merge(torch.zeros(2, 3, 8, requires_grad=True), torch.zeros(2, 3))
+
+
+def test_tensors_that_are_not_what_their_memory_says():
+    q, kv, table, lengths = problem()
+    with pytest.raises(ValueError, match="^q: a tensor with its negative bit set: must be resolved"):
+        amla.decode(torch._neg_view(q), kv, table, lengths, scale=SCALE)
+    with pytest.raises(ValueError, match=r"^scale=tensor\(0.1000\): must be a plain number"):
+        amla.decode(q, kv, table, lengths, scale=torch.tensor(0.1))
+
+
 def test_torch_set_num_threads_holds():
     q, kv, table, lengths = problem(per=40)
     threads = torch.get_num_threads()

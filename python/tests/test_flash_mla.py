@@ -7,6 +7,7 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -198,11 +199,23 @@ def test_bad_arguments():
             ((q, cache, table.long(), lengths, 512), ValueError, "^block_table: dtype int64: must be int32"),
             ((q, cache, table, lengths.long(), 512), ValueError, "^seqlens: dtype int64: must be int32"),
             ((q, cache, table, lengths + 9999, 512), ValueError, r"^seqlens_k\[0\]="),
-            ((q, cache, table, lengths, 600), ValueError, "^d_v=600: must be <= d_qk=576")):
+            ((q, cache, table, lengths, 600), ValueError, "^d_v=600: must be <= d_qk=576"),
+            ((q, cache, table, lengths, 512.0), ValueError, "^d_v=512.0: must be an integer"),
+            ((q, cache, None, lengths, 512), TypeError, "^block_table: NoneType: must be a torch tensor"),
+            ((q, cache, table, [1, 2], 512), TypeError, "^cache_seqlens: list: must be a torch tensor"),
+            ((q, cache, table, lengths, 512, None, None, torch.tensor(0.1)), ValueError, "^softmax_scale=tensor.*: must be a plain number"),
+            ((torch._neg_view(q.float()), cache.float(), table, lengths, 512), ValueError, "^q: a tensor with its negative bit set"),
+            ((q.clone().requires_grad_(), cache, table, lengths, 512), ValueError, "^q requires a gradient")):
+        call(q, cache, table, lengths, 512)  # remembered, and no excuse
         with pytest.raises(error, match=words):
             call(*arguments)
-    with pytest.raises((TypeError, AttributeError)):
-        call(q, cache, None, None, 512)
+    with pytest.raises(TypeError, match="^attn_sink: ndarray: must be a torch tensor"):
+        call(q, cache, table, lengths, 512, attn_sink=np.zeros(5, np.float32))
+    for options, error, words in ((dict(is_fp8_kvcache=True), NotImplementedError, "^is_fp8_kvcache: not supported"), (dict(topk=64), NotImplementedError, "^topk: not"),
+                                  (dict(num_heads_k=2), NotImplementedError, "^num_heads_k=2"), (dict(cache_seqlens=[1]), TypeError, "^cache_seqlens: list"),
+                                  (dict(foo=3), TypeError, "foo")):
+        with pytest.raises(error, match=words):
+            flash_mla.get_mla_metadata(**options)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

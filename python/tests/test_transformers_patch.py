@@ -273,6 +273,93 @@ def test_copies_and_a_shared_config():
     assert stats(twin).amla == stats(model).amla == 6
 
 
+def test_masks_written_in_place_are_seen():
+    from amla.transformers import _Memo, _Patched
+
+    patched = _Patched(None, _Memo(), None, "sdpa")
+    mask = torch.ones(1, 1, 1, 9, dtype=torch.bool)
+    first = patched.visible(mask, 1, 1, 9)
+    assert patched.visible(mask, 1, 1, 9) is first  # once for all layers
+    mask[..., :4] = False
+    assert patched.visible(mask, 1, 1, 9).lengths.tolist() == [5]
+    with torch.inference_mode():
+        mask = torch.ones(1, 1, 1, 9, dtype=torch.bool)
+        for hidden in (1, 3):
+            mask[..., :hidden] = False
+            assert patched.visible(mask, 1, 1, 9).lengths.tolist() == [9 - hidden]
+    assert patched.visible(object(), 1, 1, 9) is None  # flex attention's masks are no tensors
+
+
+def test_projections_that_are_more_than_their_weight_stay_the_models_own():
+    model, inputs = deepseek_models.make("v2-lite"), prompts([20])
+    def hook(m):
+        m.model.layers[0].self_attn.kv_b_proj.register_forward_hook(lambda module, x, y: 0.5 * y)
+        return m
+    own, ours = hook(copy.deepcopy(model)), hook(patch(copy.deepcopy(model)))
+    torch.testing.assert_close(step_logits(ours, inputs, 3), step_logits(own, inputs, 3), rtol=1e-3, atol=2e-4)
+    assert stats(ours).amla == 3 and stats(ours).own == 2 + 3
+    with pytest.raises(NotImplementedError, match="layer 0: kv_b_proj is Linear: must be a plain nn.Linear without bias, hooks"):
+        patch(own)
+
+
+def test_layers_across_modes_and_with_assigned_tensors():
+    layer, new = LatentLayer(), lambda n: (torch.randn(1, 1, n, 512), torch.randn(1, 1, n, 64))
+    with torch.inference_mode():
+        layer.update(*new(3))
+    layer.update(*new(1))  # outside inference mode its tensors must not be written
+    assert not layer.rows.is_inference() and layer.get_seq_length() == 4
+    layer.keys, layer.values = layer.keys[:, :, :2], layer.values[:, :, :2]
+    want = layer.keys.clone()
+    keys, values = layer.update(*new(1))
+    assert keys.shape[2] == values.shape[2] == 3 == layer.length and torch.equal(keys[:, :, :2], want) and keys is layer.keys
+    layer.keys = layer.keys[:, :, :1]
+    with pytest.raises(ValueError, match="^values: shape"):
+        layer.update(*new(1))
+
+
+def test_gradients_through_several_cached_steps():
+    model, ids = deepseek_models.make("v2-lite"), prompts([20])["input_ids"]
+    norms = []
+    for m in (model, patch(copy.deepcopy(model))):
+        cache, total = DynamicCache(config=m.config), 0
+        with torch.enable_grad():
+            for i in range(4):
+                total = total + m(input_ids=ids[:, i : i + 1], past_key_values=cache).logits.pow(2).mean()
+            with torch.no_grad():
+                m(input_ids=ids[:, 4:5], past_key_values=cache)
+            total.backward()
+        norms.append(m.model.layers[0].self_attn.kv_a_proj_with_mqa.weight.grad.norm())
+    torch.testing.assert_close(norms[1], norms[0])
+
+
+def test_pickled_models_decode_in_another_process(tmp_path):
+    import subprocess
+    import sys
+
+    model, inputs = patch(deepseek_models.make("v2-lite", num_hidden_layers=1, vocab_size=4000)), prompts([12])
+    want = greedy(model, inputs, max_new_tokens=4, min_new_tokens=4)
+    torch.save((model, inputs, want), tmp_path / "model.pt")
+    code = """
+import sys, torch
+model, inputs, want = torch.load(sys.argv[1], weights_only=False)
+from amla.transformers import stats
+before = stats(model).amla
+assert torch.equal(model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False), want) and stats(model).amla == before + 3
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.pt")], check=True)
+
+
+def test_unpatching_one_of_two_models_with_one_config():
+    model, inputs = patch(deepseek_models.make("v2-lite")), prompts([20])
+    other = patch(type(model)(model.config).eval())
+    want = step_logits(model, inputs, 3)
+    before = stats(other).amla
+    torch.testing.assert_close(step_logits(unpatch(model), inputs, 3), want, rtol=1e-3, atol=2e-4)
+    step_logits(other, inputs, 3)
+    assert stats(other).amla == before + 6
+    assert unpatch(other).config._attn_implementation == "sdpa"
+
+
 def test_refusals_change_nothing():
     with pytest.raises(NotImplementedError, match="^Linear: no attention layer of DeepseekV2Attention, DeepseekV3Attention"):
         patch(torch.nn.Linear(2, 2))
