@@ -11,7 +11,7 @@
  *
  * Use: fill a problem and options, create a plan (every refusal of a shape or an option happens there), ask it for its
  * scratch size, then run it as often as you like with other data, lengths and block tables of the same shape.
- * The library never exits, never prints, and calls no allocator in amla_plan_run (the OpenMP runtime may, once, when it
+ * The library never exits, never prints, and calls no allocator in amla_plan_run (the npu simulator does; the OpenMP runtime may, once, when it
  * first forms its team of threads; should that fail, it is that runtime which prints and exits). A refusal leaves every output untouched.
  *
  * Structs grow at their end only and start with their own size. Fill them through their AMLA_*_INIT macro, which sets the

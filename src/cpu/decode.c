@@ -5,6 +5,7 @@
  */
 #include "decode.h"
 
+#include <assert.h>
 #include <float.h>
 #include <string.h>
 
@@ -224,6 +225,7 @@ static void transpose_q(amla_worker *w, const amla_panel *panel) {
   const int32_t rows = panel->kernels->rows, first = w->group.row_begin + panel->row;
   const int32_t n_rows = min(rows, w->group.row_end - first);
   float *qt = w->qt + (int64_t)panel->row * p->d_qk, *chunk = w->tiles[0];
+  assert(rows * CHUNK_LD <= w->plan->ukernels->tile_tokens * w->layout.ld);
   memset(chunk, 0, (size_t)(rows * CHUNK_LD) * sizeof(float)); /* padding rows stay 0 */
   for (int32_t d = 0, n; d < p->d_qk; d += n) {
     n = min(p->d_qk - d, CHUNK_COLUMNS);
