@@ -316,17 +316,15 @@ int32_t amla_seen_end(const amla_problem *p, const amla_tensors *t, int32_t sequ
 
 /* ---- Results ---- */
 
-void amla_store_row(const amla_problem *p, const amla_options *options, const amla_tensors *t, int32_t sequence, int32_t query,
-                    int32_t head, const float *o, int32_t cols, int64_t tile_stride, double divisor, double lse2, amla_store store) {
+amla_row_end amla_end_row(const amla_problem *p, const amla_options *options, const amla_tensors *t, int32_t sequence, int32_t query,
+                          int32_t head, double divisor, double lse2) {
   const double log2e = 1.4426950408889634, ln2 = 0.6931471805599453;
   const int empty = lse2 == -INFINITY;
   const double sink = t->sinks && !empty ? 1.0 / (1.0 + exp2((double)t->sinks[head] * log2e - lse2)) : 1.0;
   const int64_t at = sequence * p->out_stride_batch + query * p->out_stride_query + head * p->out_stride_head;
-  const int64_t elem_bytes = amla_elems_bytes(p->out_type, 1);
-  char *out = (char *)t->out + at * elem_bytes;
-  if (empty) memset(out, 0, (size_t)(p->d_v * elem_bytes));
-  for (int32_t d = 0; d < p->d_v && !empty; d += cols, o += tile_stride, out += cols * elem_bytes)
-    store(p->d_v - d < cols ? p->d_v - d : cols, o, (float)(sink / divisor), out);
+  char *out = (char *)t->out + amla_elems_bytes(p->out_type, at);
+  if (empty) memset(out, 0, (size_t)amla_elems_bytes(p->out_type, p->d_v));
   if (t->lse)
     t->lse[((int64_t)sequence * p->h_q + head) * p->s_q + query] = (float)(options->lse_base == AMLA_LSE_BASE2 ? lse2 : lse2 * ln2);
+  return (amla_row_end){empty ? NULL : out, empty ? 0.0f : (float)(sink / divisor)};
 }

@@ -55,9 +55,8 @@ static inline const void *amla_q_row(const amla_problem *p, const amla_tensors *
   return (const char *)t->q + amla_elems_bytes(p->q_type, i);
 }
 
-/* One row of results, in column tiles: element d is o[d / cols * tile_stride + d % cols]. It is divided by `divisor`, scaled by
- * the sink and stored by `store`, that of the output type; lse2 is in log2 units. */
-void amla_store_row(const amla_problem *p, const amla_options *options, const amla_tensors *t, int32_t sequence, int32_t query,
-                    int32_t head, const float *o, int32_t cols, int64_t tile_stride, double divisor, double lse2, amla_store store);
+/* Ends a row of results: writes its LSE; the factor is the sink's share over `divisor`. lse2 is in log2 units. */
+amla_row_end amla_end_row(const amla_problem *p, const amla_options *options, const amla_tensors *t, int32_t sequence, int32_t query,
+                          int32_t head, double divisor, double lse2);
 
 #endif

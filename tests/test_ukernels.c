@@ -74,8 +74,19 @@ static void select_obeys_the_cap(void **state) {
 
 /* ---- pack -------------------------------------------------------------------------------------------------------- */
 
+/* Where column i of row r stands in Q^T of d columns. */
+static int64_t qt_at(const subject *s, int32_t d, int32_t i, int32_t r) {
+  const int32_t depth = s->panel->depth, rows = s->panel->rows;
+  return i < d / depth * depth ? (int64_t)(i / depth * rows + r) * depth + i % depth : (int64_t)i * rows + r;
+}
+
+/* Which column of d stands in column i of a split row. */
+static int32_t split_column(int32_t d, int32_t i) { return i / 32 * 32 + 32 <= d ? i / 32 * 32 + i % 16 * 2 + i % 32 / 16 : i; }
+
+static int has_split_type(const subject *s) { return s->ukr->split[0] || s->ukr->split[1] || s->ukr->split[2] || s->ukr->split[3]; }
+
 /* The transpose is exact but for one rounding of the product; columns past d are not written. */
-static void check_pack_of(subject *s, int32_t d) {
+static void check_pack_of(subject *s, int32_t d, int split) {
   const int32_t rows = s->panel->rows;
   const int64_t ldq = (d + 15) / 16 * 16 + 16;
   const float factor = 0.195f;
@@ -83,21 +94,22 @@ static void check_pack_of(subject *s, int32_t d) {
   guarded qt = guarded_create((size_t)(d * rows) * sizeof(float), 0);
   for (int64_t i = 0; i < rows * ldq; i++) q[i] = i % ldq < d ? random_normal(&s->seed) : NAN;
   q[0] = NAN, q[(rows - 1) * ldq + d - 1] = -INFINITY;
-  s->panel->pack(d, q, ldq, factor, guarded_data(&qt));
+  s->panel->pack(d, q, ldq, factor, split, guarded_data(&qt));
   const float *got = guarded_data(&qt);
   for (int32_t i = 0; i < d; i++)
     for (int32_t r = 0; r < rows; r++) {
-      const float want = factor * q[r * ldq + i];
-      if (to_bits(got[i * rows + r]) != to_bits(want) && !(isnan(want) && isnan(got[i * rows + r])))
-        FAIL_AT(s, "pack", "d=%d: column %d row %d is %a, want %a", d, i, r, (double)got[i * rows + r], (double)want);
+      const float want = factor * q[r * ldq + (split ? split_column(d, i) : i)], x = got[qt_at(s, d, i, r)];
+      if (to_bits(x) != to_bits(want) && !(isnan(want) && isnan(x)))
+        FAIL_AT(s, "pack", "d=%d split=%d: column %d row %d is %a, want %a", d, split, i, r, (double)x, (double)want);
     }
   expect_guards(s, "pack", &qt);
   free(q);
 }
 
 static void check_pack(subject *s) {
-  static const int32_t ds[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 575, 576};
-  for (int i = 0; i < LENGTH(ds); i++) check_pack_of(s, ds[i]);
+  static const int32_t ds[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 575, 576};
+  for (int i = 0; i < LENGTH(ds); i++)
+    for (int split = 0; split <= has_split_type(s); split++) check_pack_of(s, ds[i], split);
 }
 
 static void pack_transposes_exactly(void **state) { (void)state; for_each_subject(check_pack); }
@@ -131,7 +143,7 @@ static double exact_score(const subject *s, const qk_buffers *b, int32_t i, int3
   double sum = 0;
   *sum_abs = 0;
   for (int32_t d = 0; d < b->d_qk; d++) {
-    const double x = (double)b->k[i * b->ldk + d] * (double)b->qt[d * s->panel->rows + r];
+    const double x = (double)b->k[i * b->ldk + d] * (double)b->qt[qt_at(s, b->d_qk, d, r)];
     sum += x;
     *sum_abs += fabs(x);
   }
@@ -165,7 +177,7 @@ static void check_qk_values(subject *s) {
     for (int hostile = 0; hostile < 3; hostile++) {
       qk_buffers b = qk_create(s, shapes[i].d_qk, shapes[i].ldk);
       make_keys_hostile(s, &b, hostile);
-      s->panel->qk(s->panel->tokens, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s));
+      s->panel->qk(s->panel->tokens, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), NULL);
       expect_scores_near_fp64(s, &b);
       qk_free(s, &b);
     }
@@ -181,8 +193,8 @@ static void check_qk_position(subject *s) {
     for (int32_t r = 0; r < rows; r++) { /* the same two vectors, in other company each time */
       qk_buffers b = qk_create(s, d_qk, d_qk + i);
       memcpy(b.k + i * b.ldk, key, sizeof key);
-      for (int32_t d = 0; d < d_qk; d++) b.qt[d * rows + r] = query[d];
-      s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s));
+      for (int32_t d = 0; d < d_qk; d++) b.qt[qt_at(s, d_qk, d, r)] = query[d];
+      s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), NULL);
       const float x = ((const float *)guarded_data(&b.s))[i * rows + r];
       if (i == 0 && r == 0) first = x;
       if (to_bits(x) != to_bits(first))
@@ -199,10 +211,10 @@ static void check_qk_tails(subject *s) {
   for (int32_t n = 1; n <= tokens; n++) {
     qk_buffers b = qk_create(s, 37, 48);
     float whole[64 * AMLA_UKR_MAX_ROWS];
-    s->panel->qk(tokens, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s));
+    s->panel->qk(tokens, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), NULL);
     memcpy(whole, guarded_data(&b.s), (size_t)(tokens * rows) * sizeof *whole);
     memset(guarded_data(&b.s), 0x77, (size_t)(tokens * rows) * sizeof *whole);
-    s->panel->qk(n, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s));
+    s->panel->qk(n, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), NULL);
     if (memcmp(guarded_data(&b.s), whole, (size_t)(n * rows) * sizeof *whole) != 0) FAIL_AT(s, "qk", "n=%d: other bits than with all tokens", n);
     qk_free(s, &b);
   }
@@ -219,11 +231,11 @@ static void check_qk_poison(subject *s) {
     float *got = guarded_data(&b.s), clean[64 * AMLA_UKR_MAX_ROWS];
     const int32_t i0 = t % 2 ? random_below(&s->seed, tokens) : -1, r0 = t % 2 ? -1 : random_below(&s->seed, rows);
     assert_true(tokens <= 64);
-    s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, got);
+    s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, got, NULL);
     memcpy(clean, got, (size_t)(tokens * rows) * sizeof *got);
     const int32_t d0 = random_below(&s->seed, d_qk);
-    *(i0 >= 0 ? &b.k[i0 * b.ldk + d0] : &b.qt[d0 * rows + r0]) = poisons[t % 3];
-    s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, got);
+    *(i0 >= 0 ? &b.k[i0 * b.ldk + d0] : &b.qt[qt_at(s, d_qk, d0, r0)]) = poisons[t % 3];
+    s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, got, NULL);
     for (int32_t i = 0; i < tokens; i++)
       for (int32_t r = 0; r < rows; r++) {
         const bool hit = i == i0 || r == r0;
@@ -243,7 +255,7 @@ static void check_qk_overflow(subject *s) {
   const float *got = guarded_data(&b.s);
   for (int32_t i = 0; i < s->panel->tokens; i++) b.k[i] = i % 2 ? -3e38f : 3e38f;
   for (int32_t r = 0; r < rows; r++) b.qt[r] = 2.0f;
-  s->panel->qk(s->panel->tokens, 1, b.k, b.ldk, b.qt, guarded_data(&b.s));
+  s->panel->qk(s->panel->tokens, 1, b.k, b.ldk, b.qt, guarded_data(&b.s), NULL);
   for (int32_t i = 0; i < count; i++)
     if (got[i] != (i / rows % 2 ? -INFINITY : INFINITY)) FAIL_AT(s, "qk", "an overflow gives %a", (double)got[i]);
   qk_free(s, &b);
@@ -251,27 +263,87 @@ static void check_qk_overflow(subject *s) {
 
 static void qk_overflows_to_signed_infinity(void **state) { (void)state; for_each_subject(check_qk_overflow); }
 
+/* Rows that qk converts: each element exactly, nothing outside [n][d_qk], and then the scores of those rows. */
+static void check_rows_of(subject *s, int32_t n, int32_t d, amla_dtype type) {
+  const int32_t tokens = s->panel->tokens, rows = s->panel->rows;
+  const int64_t ld = (d + 15) / 16 * 16 + 16;
+  const size_t size = type == AMLA_Q8_0 ? 2 : harness_dtype_bytes(type), row_bytes = (size_t)harness_bytes(type, d) + size;
+  const void *src[2 * 64];
+  qk_buffers b = qk_create(s, d, ld);
+  guarded k = guarded_create((size_t)(tokens * ld) * sizeof(float), 0);
+  char *bytes = malloc((size_t)n * row_bytes + size); /* exactly as long as read: overruns are a sanitizer's to find */
+  float want[64 * AMLA_UKR_MAX_ROWS];
+  assert_true(bytes != NULL && tokens <= 64);
+  for (size_t i = 0; type == AMLA_Q8_0 && i < (size_t)n * row_bytes + size; i++) bytes[i] = (char)random_below(&s->seed, 256);
+  for (int64_t i = 0; type != AMLA_Q8_0 && i < n * (d + 1) + 1; i++) harness_store(bytes, type, i, random_hostile(&s->seed));
+  for (int32_t i = 0; i < 2 * tokens; i++) src[i] = bytes + (size_t)(i % n) * row_bytes + size; /* aligned to the element only */
+  s->panel->qk(n, d, guarded_data(&k), ld, b.qt, guarded_data(&b.s), &(amla_ukr_rows){type, src});
+  const float *got = guarded_data(&k), *scores = guarded_data(&b.s);
+  for (int64_t i = 0; i < tokens * ld; i++) {
+    const int32_t column = (int32_t)(i % ld), from = s->ukr->split[type] ? split_column(d, column) : column;
+    if (i / ld < n && column < d ? !same_number(got[i], harness_load(src[i / ld], type, from)) : to_bits(got[i]) != 0xa5a5a5a5u)
+      FAIL_AT(s, "qk", "n=%d d=%d type=%d: row %d element %d is %a", n, d, (int)type, (int)(i / ld), column, (double)got[i]);
+  }
+  memcpy(want, scores, (size_t)(n * rows) * sizeof *want);
+  s->panel->qk(n, d, guarded_data(&k), ld, b.qt, guarded_data(&b.s), NULL);
+  for (int32_t i = 0; i < n * rows; i++)
+    if (!same_number(scores[i], want[i])) FAIL_AT(s, "qk", "n=%d d=%d type=%d: score %d of converted rows is %a, of f32 rows %a", n, d, (int)type, i, (double)want[i], (double)scores[i]);
+  expect_guards(s, "qk", &k);
+  free(bytes);
+  qk_free(s, &b);
+}
+
+static void check_rows(subject *s) {
+  static const int32_t ds[] = {1, 2, 15, 16, 17, 31, 32, 33, 64, 96, 100, 192, 512, 575, 576};
+  for (int32_t n = 1; n <= s->panel->tokens; n++)
+    for (int i = 0; i < LENGTH(ds); i++)
+      for (int type = AMLA_F32; type <= AMLA_Q8_0; type++)
+        if (type != AMLA_Q8_0 || ds[i] % 32 == 0) check_rows_of(s, n, ds[i], (amla_dtype)type);
+}
+
+static void qk_converts_its_rows_exactly(void **state) { (void)state; for_each_subject(check_rows); }
+
+enum { MAX_STORE_COLS = 64 };
+
 /* ---- store --------------------------------------------------------------------------------------------------------- */
 
-/* The bits of portable C, on numbers that round, overflow, vanish or are none. */
-static void check_store(subject *s) {
+/* The bits of portable C, on numbers that round, overflow, vanish or are none; a row without `out` is left out. */
+static void check_store_of(subject *s, amla_dtype type, int32_t cols, int split) {
   static const amla_store portable[3] = {amla_store_f32, amla_store_bf16, amla_store_f16};
   static const float factors[] = {1.0f, 0.37f, -2.5e-7f, 0.0f, 3e38f};
-  float o[67];
+  enum { ROWS = 5, BEFORE = 3 };
+  const int32_t pv_cols = s->ukr->pv_cols;
+  const size_t bytes = (size_t)harness_bytes(type, BEFORE + cols), before = (size_t)harness_bytes(type, BEFORE);
+  float *o = alloc_floats(ROWS * pv_cols);
+  guarded got[ROWS], want = guarded_create(bytes, 0);
+  amla_row_end ends[ROWS];
+  for (int32_t i = 0; i < ROWS * pv_cols; i++) o[i] = i % 2 ? random_hostile(&s->seed) : random_normal(&s->seed);
+  for (int r = 0; r < ROWS; r++) {
+    got[r] = guarded_create(bytes, 0);
+    ends[r] = (amla_row_end){r == 2 ? NULL : guarded_data(&got[r]), factors[r]};
+  }
+  s->ukr->store[type](ROWS, cols, o, split, ends, BEFORE);
+  for (int r = 0; r < ROWS; r++) {
+    float row[MAX_STORE_COLS];
+    for (int32_t i = 0; i < pv_cols; i++) row[split ? split_column(pv_cols, i) : i] = o[r * pv_cols + i];
+    memset(guarded_data(&want), 0xa5, bytes);
+    if (ends[r].out) portable[type](cols, row, factors[r], (char *)guarded_data(&want) + before);
+    for (int32_t i = 0; i < BEFORE + cols; i++)
+      if (!same_number(harness_load(guarded_data(&got[r]), type, i), harness_load(guarded_data(&want), type, i)))
+        FAIL_AT(s, "store", "type=%d cols=%d split=%d: row %d element %d is %a", (int)type, cols, split, r, i,
+                (double)harness_load(guarded_data(&got[r]), type, i));
+    expect_guards(s, "store", &got[r]);
+  }
+  guarded_free(&want);
+  free(o);
+}
+
+static void check_store(subject *s) {
+  assert_true(s->ukr->pv_cols <= MAX_STORE_COLS);
   for (int type = AMLA_F32; type <= AMLA_F16; type++)
-    for (int t = 0; t < 400; t++) {
-      const int32_t n = random_below(&s->seed, 68);
-      const size_t bytes = (size_t)harness_bytes((amla_dtype)type, n);
-      guarded got = guarded_create(bytes, 0), want = guarded_create(bytes, 0);
-      for (int32_t i = 0; i < n; i++) o[i] = t % 2 ? random_hostile(&s->seed) : random_normal(&s->seed);
-      s->ukr->store[type](n, o, factors[t % LENGTH(factors)], guarded_data(&got));
-      portable[type](n, o, factors[t % LENGTH(factors)], guarded_data(&want));
-      for (int32_t i = 0; i < n; i++)
-        if (!same_number(harness_load(guarded_data(&got), (amla_dtype)type, i), harness_load(guarded_data(&want), (amla_dtype)type, i)))
-          FAIL_AT(s, "store", "type=%d n=%d: %a * %a at %d is %a", type, n, (double)o[i], (double)factors[t % LENGTH(factors)], i,
-                  (double)harness_load(guarded_data(&got), (amla_dtype)type, i));
-      expect_guards(s, "store", &got);
-      guarded_free(&want);
+    for (int t = 0; t < 100; t++) {
+      check_store_of(s, (amla_dtype)type, 1 + t % s->ukr->pv_cols, 0);
+      if (has_split_type(s)) check_store_of(s, (amla_dtype)type, s->ukr->pv_cols, 1);
     }
 }
 
@@ -482,9 +554,7 @@ static void lanes_do_not_see_each_other(void **state) { (void)state; for_each_su
 
 /* ---- pv ---------------------------------------------------------------------------------------------------------- */
 
-enum { MAX_PV_ROWS = 16, MAX_PV_COLS = 64, MAX_STAGE_ROWS = 96 };
-
-static const amla_ukr_stage no_stage = {0, 0, AMLA_F32, NULL, NULL, NULL, 0};
+enum { MAX_PV_ROWS = 16, MAX_PV_COLS = 64, MAX_MERGES = 3 };
 
 typedef struct pv_buffers {
   int32_t n;
@@ -513,7 +583,7 @@ static pv_buffers pv_create(subject *s, int32_t n, int64_t ldv) {
 
 static const float *pv_run(subject *s, pv_buffers *b) {
   memcpy(guarded_data(&b->o), b->start, b->o.bytes);
-  s->ukr->pv(b->n, b->p, b->ldp, used_v(s, b), b->ldv, 0, guarded_data(&b->o), &no_stage);
+  s->ukr->pv(b->n, b->p, b->ldp, used_v(s, b), b->ldv, 0, guarded_data(&b->o), 0, NULL, guarded_data(&b->o));
   return guarded_data(&b->o);
 }
 
@@ -562,7 +632,7 @@ static void check_pv_first(subject *s) {
   memset(b.start, 0, sizeof b.start);
   memcpy(sum, pv_run(s, &b), b.o.bytes);
   for (int32_t i = 0; i < count; i++) ((float *)guarded_data(&b.o))[i] = NAN;
-  s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, 1, guarded_data(&b.o), &no_stage);
+  s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, 1, guarded_data(&b.o), 0, NULL, guarded_data(&b.o));
   for (int32_t i = 0; i < count; i++)
     if (to_bits(((float *)guarded_data(&b.o))[i]) != to_bits(sum[i])) FAIL_AT(s, "pv", "first: element %d", i);
   pv_free(s, &b);
@@ -570,48 +640,41 @@ static void check_pv_first(subject *s) {
 
 static void pv_may_start_from_nothing(void **state) { (void)state; for_each_subject(check_pv_first); }
 
-/* Rows that pv converts on the side: each element exactly, nothing outside [n_rows][d], and the output keeps its bits. */
-static void check_stage_of(subject *s, int32_t n, int32_t d, amla_dtype type, int32_t n_rows) {
-  const int64_t ld = (d + 15) / 16 * 16 + 16;
-  const size_t size = type == AMLA_Q8_0 ? 2 : harness_dtype_bytes(type);
-  const void *src[MAX_STAGE_ROWS];
-  pv_buffers b = pv_create(s, n, 192);
-  guarded rows = guarded_create((size_t)(n_rows * ld) * sizeof(float), 0), staged = guarded_create(b.o.bytes, 0);
-  const size_t row_bytes = (size_t)harness_bytes(type, d) + size;
-  char *bytes = malloc((size_t)n_rows * row_bytes + size); /* exactly as long as read: overruns are a sanitizer's to find */
-  assert_true(bytes != NULL && n_rows <= MAX_STAGE_ROWS);
-  for (size_t i = 0; type == AMLA_Q8_0 && i < (size_t)n_rows * row_bytes + size; i++) bytes[i] = (char)random_below(&s->seed, 256);
-  for (int64_t i = 0; type != AMLA_Q8_0 && i < n_rows * (d + 1) + 1; i++) harness_store(bytes, type, i, random_hostile(&s->seed));
-  for (int32_t i = 0; i < n_rows; i++) src[i] = bytes + (size_t)i * row_bytes + size; /* aligned to the element only */
-  const amla_ukr_stage stage = {n_rows, d, type, src, src, guarded_data(&rows), ld};
-  memcpy(guarded_data(&staged), b.start, b.o.bytes);
-  s->ukr->pv(n, b.p, b.ldp, used_v(s, &b), b.ldv, 0, guarded_data(&staged), &stage);
-  if (memcmp(pv_run(s, &b), guarded_data(&staged), b.o.bytes) != 0) FAIL_AT(s, "pv", "n=%d d=%d type=%d: a stage of %d rows changes O", n, d, (int)type, n_rows);
-  for (int64_t i = 0; i < n_rows * ld; i++) {
-    const float got = ((const float *)guarded_data(&rows))[i];
-    if (i % ld < d ? !same_number(got, harness_load(src[i / ld], type, i % ld)) : to_bits(got) != 0xa5a5a5a5u)
-      FAIL_AT(s, "pv", "n=%d d=%d type=%d stage of %d rows: row %d element %d is %a", n, d, (int)type, n_rows, (int)(i / ld), (int)(i % ld), (double)got);
-  }
-  expect_guards(s, "pv", &rows);
-  expect_guards(s, "pv", &staged);
-  free(bytes);
-  pv_free(s, &b);
+/* Merges on the way out: the bits of merging afterwards, one after the other, into the last one. */
+static void check_pv_merges(subject *s) {
+  const int32_t rows = s->ukr->pv_rows, count = rows * s->ukr->pv_cols;
+  for (int n_merges = 0; n_merges <= MAX_MERGES; n_merges++)
+    for (int first = 0; first < 2; first++) {
+      pv_buffers b = pv_create(s, 31, 192);
+      amla_ukr_merge merges[MAX_MERGES];
+      float *a[MAX_MERGES], of_a[MAX_MERGES][MAX_PV_ROWS], of_b[MAX_MERGES][MAX_PV_ROWS], *want = alloc_floats(count);
+      memcpy(guarded_data(&b.o), b.start, b.o.bytes);
+      for (int m = 0; m < n_merges; m++) {
+        a[m] = alloc_floats(count);
+        for (int32_t i = 0; i < count; i++) a[m][i] = random_normal(&s->seed);
+        for (int32_t r = 0; r < rows; r++) of_a[m][r] = ldexpf(1.0f, -random_below(&s->seed, 9)), of_b[m][r] = r % 3 ? 1.0f : -0.0f;
+        merges[m] = (amla_ukr_merge){a[m], of_a[m], of_b[m]};
+      }
+      s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, first, guarded_data(&b.o), 0, NULL, want);
+      const float *last = want;
+      for (int m = 0; m < n_merges; m++) {
+        float *sum = alloc_floats(count);
+        memcpy(sum, a[m], (size_t)count * sizeof *sum);
+        s->ukr->merge(rows, sum, of_a[m], last, of_b[m]);
+        memcpy(want, sum, (size_t)count * sizeof *sum);
+        free(sum);
+      }
+      float *out = n_merges > 0 ? a[n_merges - 1] : guarded_data(&b.o);
+      s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, first, guarded_data(&b.o), n_merges, merges, out);
+      for (int32_t i = 0; i < count; i++)
+        if (to_bits(out[i]) != to_bits(want[i])) FAIL_AT(s, "pv", "%d merges, first=%d: element %d is %a, want %a", n_merges, first, i, (double)out[i], (double)want[i]);
+      for (int m = 0; m < n_merges; m++) free(a[m]);
+      free(want);
+      pv_free(s, &b);
+    }
 }
 
-static void check_stage(subject *s) {
-  static const int32_t ds[] = {1, 2, 15, 16, 17, 31, 32, 33, 100, 512, 575, 576}, rows[] = {0, 1, 2, 3, 5, 17, 96};
-  int32_t n[8];
-  const int count = tile_lengths(s, n);
-  for (int i = 0; i < count; i++)
-    for (int d = 0; d < LENGTH(ds); d++)
-      for (int r = 0; r < LENGTH(rows); r++)
-        if (rows[r] * ds[d] < 6000) {
-          check_stage_of(s, n[i], ds[d], (amla_dtype)((i + d + r) % 3), rows[r]);
-          if (ds[d] % 32 == 0) check_stage_of(s, n[i], ds[d], AMLA_Q8_0, rows[r]);
-        }
-}
-
-static void pv_converts_its_stage_exactly(void **state) { (void)state; for_each_subject(check_stage); }
+static void pv_merges_as_merge_does(void **state) { (void)state; for_each_subject(check_pv_merges); }
 
 static void check_pv_position(subject *s) {
   const int32_t n = 31, rows = s->ukr->pv_rows, cols = s->ukr->pv_cols;
@@ -698,6 +761,7 @@ int main(void) {
       cmocka_unit_test(qk_tails_have_the_same_bits),
       cmocka_unit_test(qk_contains_poison),
       cmocka_unit_test(qk_overflows_to_signed_infinity),
+      cmocka_unit_test(qk_converts_its_rows_exactly),
       cmocka_unit_test(max_is_exact_and_ignores_nan_and_hidden),
       cmocka_unit_test(exp_weights_and_sums_are_right),
       cmocka_unit_test(exp_of_hidden_tokens_is_zero),
@@ -705,7 +769,7 @@ int main(void) {
       cmocka_unit_test(lanes_do_not_see_each_other),
       cmocka_unit_test(pv_is_near_fp64),
       cmocka_unit_test(pv_may_start_from_nothing),
-      cmocka_unit_test(pv_converts_its_stage_exactly),
+      cmocka_unit_test(pv_merges_as_merge_does),
       cmocka_unit_test(pv_bits_do_not_depend_on_position),
       cmocka_unit_test(pv_contains_poison),
       cmocka_unit_test(scale_and_merge_are_exact),

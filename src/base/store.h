@@ -7,6 +7,12 @@
 
 #include "float16.h"
 
+/* Where a row of results goes and what its O is to be multiplied by. */
+typedef struct amla_row_end {
+  void *out; /* NULL: the row saw no key, and is 0 there already */
+  float factor;
+} amla_row_end;
+
 /* out [n] = o [n] * factor, rounded to nearest even. */
 typedef void (*amla_store)(int32_t n, const float *o, float factor, void *out);
 

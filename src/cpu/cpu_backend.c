@@ -34,14 +34,13 @@ static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state 
   amla_partial *slots = amla_arena_take(arena, plan->schedule.max_slots, sizeof *slots);
   float *qt = amla_arena_take(arena, (int64_t)plan->problem.d_qk * l.rows_padded, sizeof *qt);
   float *tile = amla_arena_take(arena, u->tile_tokens * l.ld, sizeof *tile);
-  float *next = amla_arena_take(arena, u->tile_tokens * l.ld, sizeof *next);
   float *s = amla_arena_take(arena, (int64_t)u->tile_tokens * l.rows_padded, sizeof *s);
   for (int32_t i = 0; i < plan->schedule.max_slots; i++) {
     float *o = amla_arena_take(arena, (int64_t)l.n_col_tiles * l.rows_padded * u->pv_cols, sizeof *o);
     float *ref = amla_arena_take(arena, l.rows_padded, sizeof *ref), *sum = amla_arena_take(arena, l.rows_padded, sizeof *sum);
     if (slots) slots[i] = (amla_partial){o, ref, sum, 0, 0};
   }
-  if (t) *t = (thread_state){.worker = {.plan = plan, .layout = l, .qt = qt, .tiles = {tile, next}, .s = s, .slots = slots}};
+  if (t) *t = (thread_state){.worker = {.plan = plan, .layout = l, .qt = qt, .tile = tile, .s = s, .slots = slots}};
 }
 
 static amla_status prepare(amla_plan *plan, amla_detail *detail) {
@@ -59,17 +58,13 @@ static amla_status prepare(amla_plan *plan, amla_detail *detail) {
 
 /* ---- The tree ---- */
 
-/* Merges the two nodes on top of the stack while they are siblings: of equal size and the left one at an even place, or
- * the right one cut short by the end of the leaves. */
-static void merge_siblings(amla_worker *w, amla_partial *stack, int32_t *n) {
-  const int32_t rows = w->group.row_end - w->group.row_begin;
-  for (; *n >= 2; --*n) {
-    amla_partial *a = &stack[*n - 2], *b = &stack[*n - 1];
-    const int whole = b->n == a->n || (b->n < a->n && b->first + b->n == w->group.n_splits);
-    if (!whole || a->first % (2 * a->n) != 0) return;
-    amla_partial_merge(w, a, b, 0, rows);
-    a->n += b->n;
-  }
+/* Whether the two nodes on top of a stack of n are siblings: of equal size and the left one at an even place, or the right one cut short by
+ * the end of the leaves. */
+static int are_siblings(const amla_worker *w, const amla_partial *stack, int32_t n) {
+  if (n < 2) return 0;
+  const amla_partial *a = &stack[n - 2], *b = &stack[n - 1];
+  const int whole = b->n == a->n || (b->n < a->n && b->first + b->n == w->group.n_splits);
+  return whole && a->first % (2 * a->n) == 0;
 }
 
 typedef struct cursor {
@@ -110,10 +105,18 @@ static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64
   amla_worker_begin_group(w, g);
   const int32_t limit = amla_split_begin(g, to);
   for (int64_t i = from; i < to; i++) {
-    stack[n].first = i;
-    stack[n].n = 1;
-    amla_worker_accumulate(w, amla_split_begin(g, i), amla_split_begin(g, i + 1), limit, &stack[n++]);
-    merge_siblings(w, stack, &n);
+    amla_partial *leaf = &stack[n++];
+    leaf->first = i;
+    leaf->n = 1;
+    int32_t n_merges = 0;
+    for (; are_siblings(w, stack, n) && n_merges < AMLA_MAX_MERGES; n_merges++, n--) stack[n - 2].n += stack[n - 1].n;
+    const int more = are_siblings(w, stack, n), whole = !more && stack[0].n == g->n_splits;
+    amla_worker_accumulate(w, amla_split_begin(g, i), amla_split_begin(g, i + 1), limit, leaf, n_merges, whole);
+    if (whole) return;
+    for (; more && are_siblings(w, stack, n); n--) {
+      amla_partial_merge(w, &stack[n - 2], &stack[n - 1], 0, g->row_end - g->row_begin);
+      stack[n - 2].n += stack[n - 1].n;
+    }
   }
   if (from == 0 && to == g->n_splits) {
     amla_partial_store(w, g, stack, 0, g->row_end - g->row_begin);

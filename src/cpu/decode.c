@@ -13,7 +13,7 @@
 #include "../problem.h"
 #include "rescale.h"
 
-enum { MAX_TILE_TOKENS = 128, AHEAD_TOKENS = 16 };
+enum { MAX_TILE_TOKENS = 128, MAX_QK_TOKENS = 16 };
 
 static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
 
@@ -27,35 +27,32 @@ static void find_tokens(const amla_worker *w, int32_t begin, int32_t n, int32_t 
     const int32_t on_page = p->page_size > 0 ? p->page_size - (begin + j) % p->page_size : known;
     for (const int32_t end = j + min(known - j, on_page); j < end; j++, at += token_bytes) src[j] = at;
   }
-  for (int32_t j = known; j < n; j++) src[j] = src[known - 1];
+  for (int32_t j = known > 0 ? known : 0; j < n; j++) src[j] = src[j - 1];
 }
 
-/* The tile of n keys from `begin` on, in tiles[0]: converted already beside the last one's PV, or now. Rows up to a whole score
- * tile are zeroed. */
-static void begin_tile(amla_worker *w, int32_t begin, int32_t n) {
-  const amla_ukernels *u = w->plan->ukernels;
-  const amla_problem *p = &w->plan->problem;
+/* S^T of panels [first, last), which are of one kind, for the tile's n tokens. The block's first panel converts the keys, a register tile
+ * at a time, and fetches those after them: memory moves while the FMAs run, and the other panels find f32. */
+static void panel_scores(amla_worker *w, const amla_panel *first, const amla_panel *last, int32_t n, const void *const *src) {
+  const amla_problem *problem = &w->plan->problem;
   const int64_t ld = w->layout.ld;
-  const int32_t padded = (n + u->narrow.tokens - 1) / u->narrow.tokens * u->narrow.tokens;
-  for (int32_t j = 0; w->staged != begin && j < n; j++)
-    u->load[p->kv_type](p->d_qk, amla_token(p, w->tensors, w->group.sequence, begin + j), w->tiles[0] + j * ld);
-  memset(w->tiles[0] + n * ld, 0, (size_t)((padded - n) * ld) * sizeof(float));
-}
-
-/* S^T of panels [first, last), which are of one kind, for the tile's n tokens. */
-static void panel_scores(amla_worker *w, const amla_panel *first, const amla_panel *last, int32_t n) {
-  const int32_t d_qk = w->plan->problem.d_qk;
-  for (int32_t j = 0; first < last && j < n; j += first->kernels->tokens)
+  for (int32_t j = 0; first < last && j < n; j += first->kernels->tokens) {
+    const amla_ukr_rows from = {problem->kv_type, src + j};
     for (const amla_panel *p = first; p < last; p++)
-      p->kernels->qk(min(n - j, p->kernels->tokens), d_qk, w->tiles[0] + j * w->layout.ld, w->layout.ld, w->qt + (int64_t)p->row * d_qk,
-                     w->s + p->row * w->plan->ukernels->tile_tokens + j * p->kernels->rows);
+      p->kernels->qk(min(n - j, p->kernels->tokens), problem->d_qk, w->tile + j * ld, ld, w->qt + (int64_t)p->row * problem->d_qk,
+                     w->s + p->row * w->plan->ukernels->tile_tokens + j * p->kernels->rows, p == w->panels ? &from : NULL);
+  }
 }
 
-static void scores(amla_worker *w, int32_t n) {
+/* S^T of the tile of n keys from `begin` on; keys from `next` on will be asked for after it. */
+static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32_t limit) {
   const amla_ukernels *u = w->plan->ukernels;
   const amla_panel *last = w->panels + w->n_panels, *narrow = last[-1].kernels == &u->narrow ? last - 1 : last;
-  panel_scores(w, w->panels, narrow, n);
-  panel_scores(w, narrow, last, n);
+  const void *src[MAX_TILE_TOKENS + 2 * MAX_QK_TOKENS];
+  const int32_t whole = (n + w->panels->kernels->tokens - 1) / w->panels->kernels->tokens * w->panels->kernels->tokens;
+  find_tokens(w, begin, n, limit, src);
+  find_tokens(w, next, whole - n + MAX_QK_TOKENS, limit, src + n);
+  panel_scores(w, w->panels, narrow, n, src);
+  panel_scores(w, narrow, last, n, src);
 }
 
 /* ---- The mask: a key that it hides gets a score below the domain, which becomes P = 0 and no maximum ---- */
@@ -114,13 +111,12 @@ static int weights(amla_worker *w, int32_t begin, int32_t n, amla_partial *acc, 
     visible_tokens(w, p, begin, n, visible);
     if (w->tensors->mask) add_mask(w, p, begin, n, s);
     p->kernels->max(n, s, visible, max);
-    for (int32_t r = 0; r < p->kernels->rows; r++) {
+    for (int32_t r = 0; w->tensors->mask && r < p->kernels->rows; r++)
       if (max[r] == hidden) max[r] = -INFINITY; /* hidden keys, and perhaps others that are NaN or -inf */
-      const amla_rescale_step step = steps[p->row + r] = amla_rescale_update(mode, ref[r], max[r]);
-      moved |= step.shift != 0;
-      ref[r] = step.ref;
-      base[r] = w->tensors->mask && step.ref == -INFINITY ? 0.0f : step.ref; /* any will do for hidden keys: P = 0 */
-      mul[r] = amla_rescale_p(mode, step.ref);
+    moved |= amla_rescale_rows(mode, p->kernels->rows, ref, max, steps + p->row);
+    for (int32_t r = 0; r < p->kernels->rows; r++) {
+      base[r] = w->tensors->mask && ref[r] == -INFINITY ? 0.0f : ref[r]; /* any will do for hidden keys: P = 0 */
+      mul[r] = amla_rescale_p(mode, ref[r]);
     }
     p->kernels->exp(n, s, base, mul, visible, sum);
     for (int32_t r = 0; r < p->kernels->rows; r++) l[r] = steps[p->row + r].l_factor * l[r] + sum[r];
@@ -146,28 +142,61 @@ static void rescale_rows(const amla_worker *w, float *o, int32_t n, const amla_r
   }
 }
 
-/* O += P V, or O = P V. Beside it the next tile, of n_next keys from `next` on, is converted into tiles[1], shared out over the
- * register tiles, and the rows after those are fetched into L2: memory moves while the FMAs run. */
-static void add_pv(amla_worker *w, int32_t n, int first, float *o, int32_t next, int32_t n_next, int32_t limit) {
+/* What a merge a += b multiplies the rows of either side's O by. */
+typedef struct merge_step {
+  float *a;
+  float of_a[AMLA_MAX_BLOCK_ROWS], of_b[AMLA_MAX_BLOCK_ROWS];
+} merge_step;
+
+/* Brings references and sums of rows [row_begin, row_end) of a to those of a + b. */
+static merge_step merge_rows(const amla_worker *w, amla_partial *a, const amla_partial *b, int32_t row_begin, int32_t row_end) {
+  const amla_rescale mode = w->plan->options.rescale;
+  merge_step m;
+  m.a = a->o;
+  for (int32_t r = row_begin; r < row_end; r++) {
+    const float ref = a->ref[r] > b->ref[r] ? a->ref[r] : b->ref[r];
+    const amla_rescale_step of_a = amla_rescale_to(mode, a->ref[r], ref), of_b = amla_rescale_to(mode, b->ref[r], ref);
+    m.of_a[r] = a->ref[r] == -INFINITY ? -0.0f : of_a.factor; /* adds -0 and so nothing: the other side keeps its bits, */
+    m.of_b[r] = b->ref[r] == -INFINITY ? -0.0f : of_b.factor; /* a negative zero too */
+    a->ref[r] = ref;
+    a->l[r] = of_a.l_factor * a->l[r] + of_b.l_factor * b->l[r];
+  }
+  return m;
+}
+
+/* Ends rows [row_begin, row_end) of the group, whose result is a. */
+static void end_rows(const amla_worker *w, const amla_group *group, const amla_partial *a, int32_t row_begin, int32_t row_end, amla_row_end *ends) {
+  const amla_plan *plan = w->plan;
+  for (int32_t r = row_begin; r < row_end; r++) {
+    const int32_t at = group->row_begin + r, query = at / plan->problem.h_q, head = at % plan->problem.h_q;
+    const double divisor = (double)a->l[r] * (double)amla_rescale_p(plan->options.rescale, a->ref[r]);
+    ends[r] = amla_end_row(&plan->problem, &plan->options, w->tensors, group->sequence, query, head, divisor, (double)a->ref[r] + log2((double)a->l[r]));
+  }
+}
+
+/* The first `rows` rows of an output tile, in column tile c. */
+static void store_tile(const amla_worker *w, const float *o, int32_t rows, int32_t c, const amla_row_end *ends) {
   const amla_ukernels *u = w->plan->ukernels;
-  const amla_problem *problem = &w->plan->problem;
-  const int64_t steps = (int64_t)w->layout.n_col_tiles * (w->n_pv_rows / u->pv_rows);
-  const void *src[MAX_TILE_TOKENS + AHEAD_TOKENS];
-  int64_t step = 0;
-  find_tokens(w, next, n_next > 0 ? n_next + AHEAD_TOKENS : 0, limit, src);
+  const amla_problem *p = &w->plan->problem;
+  const int32_t d = c * u->pv_cols;
+  u->store[p->out_type](rows, min(p->d_v - d, u->pv_cols), o, u->split[p->kv_type] && d + u->pv_cols <= p->d_qk, ends, d);
+}
+
+/* O += P V, or O = P V; in the split's last tile merged on the way out, and stored if that is the end: `ends` then has the block's rows. */
+static void add_pv(const amla_worker *w, int32_t n, int first, float *o, const merge_step *merges, int32_t n_merges, const amla_row_end *ends) {
+  const int32_t rows = w->group.row_end - w->group.row_begin;
+  const amla_ukernels *u = w->plan->ukernels;
   for (int32_t c = 0; c < w->layout.n_col_tiles; c++)
     for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++)
-      for (int32_t r = 0; r < p->kernels->rows && p->row + r < w->n_pv_rows; r += u->pv_rows, step++) {
-        const int32_t from = (int32_t)(n_next * step / steps), to = (int32_t)(n_next * (step + 1) / steps);
-        const amla_ukr_stage stage = {to - from, problem->d_qk, problem->kv_type, src + from, src + from + AHEAD_TOKENS,
-                                      w->tiles[1] + from * w->layout.ld, w->layout.ld};
-        u->pv(n, w->s + p->row * u->tile_tokens + r, p->kernels->rows, w->tiles[0] + c * u->pv_cols, w->layout.ld, first,
-              o + ((int64_t)c * w->layout.rows_padded + p->row + r) * u->pv_cols, &stage);
+      for (int32_t r = 0; r < p->kernels->rows && p->row + r < w->n_pv_rows; r += u->pv_rows) {
+        const int64_t at = ((int64_t)c * w->layout.rows_padded + p->row + r) * u->pv_cols;
+        amla_ukr_merge tiles[AMLA_MAX_MERGES];
+        for (int32_t i = 0; i < n_merges; i++)
+          tiles[i] = (amla_ukr_merge){merges[i].a + at, merges[i].of_a + p->row + r, merges[i].of_b + p->row + r};
+        float *out = n_merges > 0 ? merges[n_merges - 1].a + at : o + at;
+        u->pv(n, w->s + p->row * u->tile_tokens + r, p->kernels->rows, w->tile + c * u->pv_cols, w->layout.ld, first, o + at, n_merges, tiles, out);
+        if (ends) store_tile(w, out, min(u->pv_rows, rows - p->row - r), c, ends + p->row + r);
       }
-  float *swap = w->tiles[0];
-  w->tiles[0] = w->tiles[1];
-  w->tiles[1] = swap;
-  w->staged = n_next > 0 ? next : -1;
 }
 
 /* No key seen yet; the first tile writes O. */
@@ -183,23 +212,32 @@ static void clear_output(const amla_worker *w, amla_partial *acc) {
   memset(acc->o, 0, (size_t)l->n_col_tiles * (size_t)(l->rows_padded * w->plan->ukernels->pv_cols) * sizeof(float));
 }
 
-void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc) {
+void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc, int32_t n_merges, int whole) {
   const int32_t tile_tokens = w->plan->ukernels->tile_tokens;
   amla_rescale_step steps[AMLA_MAX_BLOCK_ROWS];
-
+  merge_step merges[AMLA_MAX_MERGES];
+  amla_row_end ends[AMLA_MAX_BLOCK_ROWS];
+  const int32_t rows = w->group.row_end - w->group.row_begin;
   int first = 1;
 
   clear_sums(w, acc);
   for (int32_t j = next_tile(w, begin, end), n, next; j < end; j = next, first = 0) {
     n = min(end - j, tile_tokens);
-    next = next_tile(w, j + n, end);
-    if (next == end) next = next_tile(w, end, limit); /* whether a tile is skipped is the split's affair alone */
-    begin_tile(w, j, n);
-    scores(w, n);
+    next = next_tile(w, j + n, end); /* whether a tile is skipped is the split's affair alone */
+    scores(w, j, n, next < end ? next : next_tile(w, end, limit), limit);
     if (weights(w, j, n, acc, steps) && !first) rescale_rows(w, acc->o, w->n_pv_rows, steps);
-    add_pv(w, n, first, acc->o, next, min(limit - next, tile_tokens), limit);
+    if (next < end) {
+      add_pv(w, n, first, acc->o, NULL, 0, NULL);
+      continue;
+    }
+    for (int32_t i = 0; i < n_merges; i++) merges[i] = merge_rows(w, acc - i - 1, acc - i, 0, w->n_pv_rows);
+    if (whole) end_rows(w, &w->group, acc - n_merges, 0, rows, ends);
+    add_pv(w, n, first, acc->o, merges, n_merges, whole ? ends : NULL);
   }
-  if (first) clear_output(w, acc);
+  if (!first) return;
+  clear_output(w, acc);
+  for (int32_t i = 0; i < n_merges; i++) amla_partial_merge(w, acc - i - 1, acc - i, 0, w->n_pv_rows);
+  if (whole) amla_partial_store(w, &w->group, acc - n_merges, 0, rows);
 }
 
 /* ---- Around the loop ---- */
@@ -224,7 +262,7 @@ static void transpose_q(amla_worker *w, const amla_panel *panel) {
   const float factor = (float)((double)p->scale * 1.4426950408889634);
   const int32_t rows = panel->kernels->rows, first = w->group.row_begin + panel->row;
   const int32_t n_rows = min(rows, w->group.row_end - first);
-  float *qt = w->qt + (int64_t)panel->row * p->d_qk, *chunk = w->tiles[0];
+  float *qt = w->qt + (int64_t)panel->row * p->d_qk, *chunk = w->tile;
   assert(rows * CHUNK_LD <= w->plan->ukernels->tile_tokens * w->layout.ld);
   memset(chunk, 0, (size_t)(rows * CHUNK_LD) * sizeof(float)); /* padding rows stay 0 */
   for (int32_t d = 0, n; d < p->d_qk; d += n) {
@@ -233,7 +271,7 @@ static void transpose_q(amla_worker *w, const amla_panel *panel) {
       const char *q = amla_q_row(p, w->tensors, w->group.sequence, (first + r) / p->h_q, (first + r) % p->h_q);
       w->plan->ukernels->load[p->q_type](n, q + amla_elems_bytes(p->q_type, d), chunk + r * CHUNK_LD);
     }
-    panel->kernels->pack(n, chunk, CHUNK_LD, factor, qt + (int64_t)d * rows);
+    panel->kernels->pack(n, chunk, CHUNK_LD, factor, w->plan->ukernels->split[p->kv_type], qt + (int64_t)d * rows);
   }
 }
 
@@ -244,44 +282,28 @@ void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
   w->n_panels = 0;
   w->n_pv_rows = (rows + u->pv_rows - 1) / u->pv_rows * u->pv_rows;
   for (int32_t r = 0; r < AMLA_MAX_BLOCK_ROWS; r++)
-    w->visible_end[r] = r < rows ? amla_visible(&w->plan->problem, group->length, (group->row_begin + r) / w->plan->problem.h_q) : 0;
+    w->visible_end[r] = amla_visible(&w->plan->problem, group->length, (group->row_begin + min(r, rows - 1)) / w->plan->problem.h_q);
   for (int32_t row = 0; row < rows; row += w->panels[w->n_panels++].kernels->rows) {
     w->panels[w->n_panels] = (amla_panel){rows - row > u->narrow.rows ? &u->wide : &u->narrow, row};
     transpose_q(w, &w->panels[w->n_panels]);
   }
-  w->staged = -1;
   for (int32_t j = 0; j < u->tile_tokens; j++) /* columns that no key fills but pv reads */
-    for (int64_t d = w->plan->problem.d_qk; d < w->layout.ld; d++)
-      w->tiles[0][j * w->layout.ld + d] = w->tiles[1][j * w->layout.ld + d] = 0.0f;
+    for (int64_t d = w->plan->problem.d_qk; d < w->layout.ld; d++) w->tile[j * w->layout.ld + d] = 0.0f;
 }
 
 void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partial *b, int32_t row_begin, int32_t row_end) {
-  const amla_rescale mode = w->plan->options.rescale;
-  const amla_ukernels *u = w->plan->ukernels;
-  const int32_t n = row_end - row_begin;
-  float factor_of_a[AMLA_MAX_BLOCK_ROWS], factor_of_b[AMLA_MAX_BLOCK_ROWS];
-  for (int32_t i = 0, r = row_begin; i < n; i++, r++) {
-    const float ref = a->ref[r] > b->ref[r] ? a->ref[r] : b->ref[r];
-    const amla_rescale_step of_a = amla_rescale_to(mode, a->ref[r], ref), of_b = amla_rescale_to(mode, b->ref[r], ref);
-    factor_of_a[i] = a->ref[r] == -INFINITY ? -0.0f : of_a.factor; /* adds -0 and so nothing: the other side keeps its bits, */
-    factor_of_b[i] = b->ref[r] == -INFINITY ? -0.0f : of_b.factor; /* a negative zero too */
-    a->ref[r] = ref;
-    a->l[r] = of_a.l_factor * a->l[r] + of_b.l_factor * b->l[r];
-  }
+  const merge_step m = merge_rows(w, a, b, row_begin, row_end);
   for (int32_t c = 0; c < w->layout.n_col_tiles; c++) {
-    const int64_t at = ((int64_t)c * w->layout.rows_padded + row_begin) * u->pv_cols;
-    u->merge(n, a->o + at, factor_of_a, b->o + at, factor_of_b);
+    const int64_t at = ((int64_t)c * w->layout.rows_padded + row_begin) * w->plan->ukernels->pv_cols;
+    w->plan->ukernels->merge(row_end - row_begin, a->o + at, m.of_a + row_begin, b->o + at, m.of_b + row_begin);
   }
 }
 
 void amla_partial_store(const amla_worker *w, const amla_group *group, const amla_partial *a, int32_t row_begin, int32_t row_end) {
-  const amla_plan *plan = w->plan;
-  const int32_t cols = plan->ukernels->pv_cols, h_q = plan->problem.h_q;
-  for (int32_t r = row_begin; r < row_end; r++) {
-    const int32_t at = group->row_begin + r;
-    const double divisor = (double)a->l[r] * (double)amla_rescale_p(plan->options.rescale, a->ref[r]);
-    amla_store_row(&plan->problem, &plan->options, w->tensors, group->sequence, at / h_q, at % h_q, a->o + (int64_t)r * cols, cols,
-                   (int64_t)w->layout.rows_padded * cols, divisor, (double)a->ref[r] + log2((double)a->l[r]),
-                   plan->ukernels->store[plan->problem.out_type]);
-  }
+  const int32_t step = w->plan->ukernels->pv_rows, cols = w->plan->ukernels->pv_cols;
+  amla_row_end ends[AMLA_MAX_BLOCK_ROWS];
+  end_rows(w, group, a, row_begin, row_end, ends);
+  for (int32_t r = row_begin; r < row_end; r += step)
+    for (int32_t c = 0; c < w->layout.n_col_tiles; c++)
+      store_tile(w, a->o + ((int64_t)c * w->layout.rows_padded + r) * cols, min(step, row_end - r), c, ends + r);
 }

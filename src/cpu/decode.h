@@ -35,7 +35,7 @@ typedef struct amla_worker {
   const amla_tensors *tensors;
   amla_layout layout;
   float *qt;   /* panels of [d_qk][panel rows]: scale * log2(e) * q, transposed; padding rows are 0 */
-  float *tiles[2]; /* [tile_tokens][ld]: the KV tile at hand and the next one, in f32; the same rows serve as K and V */
+  float *tile; /* [tile_tokens][ld]: the KV tile at hand in f32; the same rows serve as K and V */
   float *s;    /* panels of [tile_tokens][panel rows]: scores, then weights */
   amla_partial *slots; /* [schedule.max_slots] */
 
@@ -43,9 +43,8 @@ typedef struct amla_worker {
   amla_group group;
   amla_panel panels[AMLA_MAX_BLOCK_ROWS / 8];
   int32_t n_panels;
-  int32_t visible_end[AMLA_MAX_BLOCK_ROWS]; /* per row: it sees keys [0, visible_end); padding rows 0 */
+  int32_t visible_end[AMLA_MAX_BLOCK_ROWS]; /* per row: it sees keys [0, visible_end); padding rows as the last one */
   int32_t n_pv_rows; /* rows rounded up to PV tiles */
-  int32_t staged;    /* tiles[0] holds the tile that begins at this key; -1: none */
 } amla_worker;
 
 amla_layout amla_layout_create(const amla_plan *plan);
@@ -53,8 +52,12 @@ amla_layout amla_layout_create(const amla_plan *plan);
 /* Builds panels and Q^T for a group. */
 void amla_worker_begin_group(amla_worker *w, const amla_group *group);
 
-/* Starts `acc` from nothing and accumulates keys [begin, end) of the group into it. Keys up to `limit` will be asked for next. */
-void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc);
+enum { AMLA_MAX_MERGES = 4 };
+
+/* Starts `acc` from nothing and accumulates keys [begin, end) of the group into it. Keys up to `limit` will be asked for next. Then merges it
+ * into the n_merges <= AMLA_MAX_MERGES partial results before it: acc[-1] += acc[0], acc[-2] += acc[-1], ... If `whole`, the last of these is
+ * the group's result, and is written. */
+void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc, int32_t n_merges, int whole);
 
 /* a += b for rows [row_begin, row_end) of the block: brings both to the larger reference and adds. */
 void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partial *b, int32_t row_begin, int32_t row_end);

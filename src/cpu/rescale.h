@@ -46,6 +46,20 @@ static inline amla_rescale_step amla_rescale_update(amla_rescale mode, float ref
   return amla_rescale_to(mode, ref, max > ref ? max : ref);
 }
 
+/* The references of n rows after a tile, and what that asks of each row; nearly always nothing, and then no branch a row. Returns whether O of
+ * any row is to be shifted. */
+static inline int amla_rescale_rows(amla_rescale mode, int32_t n, float *ref, const float *max, amla_rescale_step *steps) {
+  const float tau = mode == AMLA_RESCALE_LAZY ? AMLA_LAZY_TAU : 0.0f;
+  int any = 0, shifted = 0;
+  for (int32_t r = 0; r < n; r++) any |= max[r] > ref[r] + tau;
+  for (int32_t r = 0; r < n; r++) {
+    steps[r] = any ? amla_rescale_update(mode, ref[r], max[r]) : (amla_rescale_step){ref[r], 1.0f, 1.0f, 0};
+    shifted |= steps[r].shift != 0;
+    ref[r] = steps[r].ref;
+  }
+  return shifted;
+}
+
 /* What P is multiplied by before PV. */
 static inline float amla_rescale_p(amla_rescale mode, float ref) {
   return mode == AMLA_RESCALE_AMLA && isfinite(ref) ? exp2f(ref + amla_paper_n(ref)) : 1.0f;

@@ -14,27 +14,34 @@
 #include "../base/dtype.h"
 #include "../base/store.h"
 
-/* KV rows of the next tile that pv converts to f32 on the side: their loads, shifts and stores fill the slots that its FMAs
- * leave. Row i, d elements of `type` at src[i], goes to dst + i * ld; the cache lines of ahead[i] are fetched meanwhile. */
-typedef struct amla_ukr_stage {
-  int32_t n_rows, d;
+/* KV rows that qk converts to f32 before it reads them: loads, shifts and stores fill the slots that its FMAs leave. */
+typedef struct amla_ukr_rows {
   amla_dtype type;
-  const void *const *src, *const *ahead; /* [n_rows] -> [d] */
-  float *dst;                            /* [n_rows][ld], 64-byte aligned rows */
-  int64_t ld;
-} amla_ukr_stage;
+  const void *const *src; /* [2 tokens] -> [d_qk]: the rows to convert, and those of the next call, which are fetched meanwhile */
+} amla_ukr_rows;
+
+/* f32 rows of a type that is `split` have each whole 32 columns as 16 even ones, then 16 odd ones, which saves the conversion half its
+ * shuffles. Q^T is packed alike, and O comes out alike until it is stored. */
+
+/* A partial result that pv adds its own to: row r of the sum is of_a[r] * a + of_b[r] * o, rounded as by merge. */
+typedef struct amla_ukr_merge {
+  const float *a, *of_a, *of_b; /* a [pv_rows][pv_cols] */
+} amla_ukr_merge;
 
 /* Kernels whose lanes are the rows of one panel. */
 typedef struct amla_ukr_panel {
   int32_t rows;   /* lanes: a multiple of pv_rows, at most AMLA_UKR_MAX_ROWS */
   int32_t tokens; /* of a score register tile; divides tile_tokens; that of narrow is a multiple of that of wide */
+  int32_t depth;  /* columns of Q^T that lie side by side: Q^T is [d / depth][rows][depth], then a rest of columns [d % depth][rows] */
 
-  /* qt [d][rows]: qt[i][r] = factor * q[r * ldq + i].   q [rows][ldq] 64-byte aligned, ldq a multiple of 16 */
-  void (*pack)(int32_t d, const float *q, int64_t ldq, float factor, float *qt);
+  /* qt = factor * Q^T: column i of row r is factor * q[r * ldq + i], or stands where `split` wants it.
+   *   q [rows][ldq] 64-byte aligned, ldq a multiple of 16 */
+  void (*pack)(int32_t d, const float *q, int64_t ldq, float factor, int split, float *qt);
 
-  /* s [n][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * qt[d * rows + r]; 1 <= n <= tokens. Up to `tokens` rows may be read and written.
-   *   k [tokens][ldk], qt [d_qk][rows], 64-byte aligned like s */
-  void (*qk)(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s);
+  /* s [n][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * column d of row r; 1 <= n <= tokens. Up to `tokens` rows may be read and written.
+   * With `from`, its first n rows are converted into k first.
+   *   k [tokens][ldk], qt as packed, 64-byte aligned like s; with `from`, k's rows too */
+  void (*qk)(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from);
 
   /* max [rows]: max[r] = max over tokens j < min(n, visible[r]) of s[j][r], ignoring NaN; -inf if there is none. */
   void (*max)(int32_t n, const float *s, const int32_t *visible, float *max);
@@ -57,14 +64,20 @@ typedef struct amla_ukernels {
 
   amla_ukr_panel wide, narrow; /* wide.rows >= narrow.rows; the last rows of a block may use a narrow panel */
 
-  /* dst [n] f32 = src [n] of that amla_dtype, exactly; n a multiple of its block. */
+  int32_t split[4]; /* by amla_dtype: are its rows split */
+
+  /* dst [n] f32 = src [n] of that amla_dtype, exactly, never split; n a multiple of its block. */
   void (*load[4])(int32_t n, const void *src, float *dst);
 
-  amla_store store[3]; /* by amla_dtype; out aligned to its element */
+  /* By amla_dtype: element d + i of row r's out = ends[r].factor * o[r][i], i < cols, o [rows][pv_cols], split or not. Rows without `out` are
+   * left out. */
+  void (*store[3])(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d);
 
-  /* o [pv_rows][pv_cols] contiguous = P V, plus o unless first: o[r][c] (+)= sum_j p[j * ldp + r] * v[j * ldv + c], the sum over
-   * j < n in order, from 0. v and o aligned to whole vectors, ldv a multiple of 16. Does the stage too: dst must not overlap v or o. */
-  void (*pv)(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o, const amla_ukr_stage *stage);
+  /* out [pv_rows][pv_cols] contiguous = P V, plus o unless first: o[r][c] + sum_j p[j * ldp + r] * v[j * ldv + c], the sum over
+   * j < n in order, from 0; that then merged with the n_merges partial results, one after the other. out may be o or any of them.
+   * v, o and out aligned to whole vectors, ldv a multiple of 16. */
+  void (*pv)(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
+             const amla_ukr_merge *merges, float *out);
 
   /* o [rows][pv_cols]: row r times f[r]; or times 2^k[r] as amla_expshift, k in [-512, 512], rows with k[r] = 0 left
    * alone; or row r = f[r] * o + g[r] * b, rounded twice (portable C: three times), exact but for the sum where f and g are powers of 2. */

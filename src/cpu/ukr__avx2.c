@@ -48,7 +48,7 @@ static void load_q8_0(int32_t n, const void *src, float *dst) {
   }
 }
 
-static void store_f32(int32_t n, const float *o, float factor, void *out) {
+static void store_row_f32(int32_t n, const float *o, float factor, void *out) {
   float *f = out;
   for (int32_t i = 0; i < n; i++) f[i] = o[i] * factor;
 }
@@ -64,14 +64,14 @@ static inline __m128i narrow_bf16(__m256 x) {
 
 static inline __m128i narrow_f16(__m256 x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
-static void store_bf16(int32_t n, const float *o, float factor, void *out) {
+static void store_row_bf16(int32_t n, const float *o, float factor, void *out) {
   uint16_t *h = out;
   int32_t i = 0;
   for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i *)(h + i), narrow_bf16(_mm256_mul_ps(_mm256_loadu_ps(o + i), _mm256_set1_ps(factor))));
   for (; i < n; i++) h[i] = (uint16_t)_mm_cvtsi128_si32(narrow_bf16(_mm256_set1_ps(o[i] * factor)));
 }
 
-static void store_f16(int32_t n, const float *o, float factor, void *out) {
+static void store_row_f16(int32_t n, const float *o, float factor, void *out) {
   uint16_t *h = out;
   int32_t i = 0;
   for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i *)(h + i), narrow_f16(_mm256_mul_ps(_mm256_loadu_ps(o + i), _mm256_set1_ps(factor))));
@@ -114,15 +114,30 @@ static inline void pack_lanes(int32_t d, const float *q, int64_t ldq, float fact
   }
 }
 
-static void pack_16(int32_t d, const float *q, int64_t ldq, float factor, float *qt) {
+static void pack_16(int32_t d, const float *q, int64_t ldq, float factor, int split, float *qt) {
+  (void)split;
   pack_lanes(d, q, ldq, factor, 16, qt);
   pack_lanes(d, q + 8 * ldq, ldq, factor, 16, qt + 8);
 }
 
-static void pack_8(int32_t d, const float *q, int64_t ldq, float factor, float *qt) { pack_lanes(d, q, ldq, factor, 8, qt); }
+static void pack_8(int32_t d, const float *q, int64_t ldq, float factor, int split, float *qt) {
+  (void)split;
+  pack_lanes(d, q, ldq, factor, 8, qt);
+}
 
-static void qk_6x16(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
-  (void)n;
+static void (*const load[4])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16, load_q8_0};
+
+/* With all 16 registers in the product there is none left to convert beside it: before it. */
+static void load_rows(int32_t n, int32_t d, int32_t tokens, const amla_ukr_rows *from, float *k, int64_t ldk) {
+  const int64_t row_bytes = amla_elems_bytes(from->type, d);
+  for (int32_t i = 0; i < n; i++) {
+    for (int64_t at = 0; at < row_bytes; at += 64) _mm_prefetch((const char *)from->src[i + tokens] + at, _MM_HINT_T1);
+    load[from->type](d, from->src[i], k + i * ldk);
+  }
+}
+
+static void qk_6x16(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from) {
+  if (from) load_rows(n, d_qk, QK_TOKENS, from, k, ldk);
   const float *k3 = k + 3 * ldk;
   __m256 acc[QK_TOKENS][2];
 #pragma GCC unroll 6
@@ -144,8 +159,8 @@ static void qk_6x16(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const 
   }
 }
 
-static void qk_12x8(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
-  (void)n;
+static void qk_12x8(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from) {
+  if (from) load_rows(n, d_qk, NARROW_TOKENS, from, k, ldk);
   __m256 acc[NARROW_TOKENS];
 #pragma GCC unroll 12
   for (int i = 0; i < NARROW_TOKENS; i++) acc[i] = _mm256_setzero_ps();
@@ -216,20 +231,8 @@ static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const
   exp_lanes(n, s, 8, ref, mul, visible, sum);
 }
 
-static void (*const load[4])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16, load_q8_0};
-
-/* With all 16 registers in the product there is none left to convert beside it: before it. */
-static void run_stage(const amla_ukr_stage *stage) {
-  const int64_t row_bytes = amla_elems_bytes(stage->type, stage->d);
-  for (int32_t i = 0; i < stage->n_rows; i++) {
-    for (int64_t at = 0; at < row_bytes; at += 64) _mm_prefetch((const char *)stage->ahead[i] + at, _MM_HINT_T1);
-    load[stage->type](stage->d, stage->src[i], stage->dst + i * stage->ld);
-  }
-}
-
-static void pv_4x24(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o,
-                    const amla_ukr_stage *stage) {
-  run_stage(stage);
+static void pv_4x24(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
+                    const amla_ukr_merge *merges, float *out) {
   __m256 acc[PV_ROWS][3];
 #pragma GCC unroll 4
   for (int r = 0; r < PV_ROWS; r++) acc[r][0] = acc[r][1] = acc[r][2] = _mm256_setzero_ps();
@@ -244,10 +247,28 @@ static void pv_4x24(int32_t n, const float *p, int64_t ldp, const float *v, int6
       acc[r][2] = _mm256_fmadd_ps(x, v2, acc[r][2]);
     }
   }
-#pragma GCC unroll 4
-  for (int r = 0; r < PV_ROWS; r++, o += PV_COLS)
-    for (int c = 0; c < 3; c++) _mm256_store_ps(o + c * 8, first ? acc[r][c] : _mm256_add_ps(_mm256_load_ps(o + c * 8), acc[r][c]));
+  if (!first)
+#pragma GCC unroll 12
+    for (int i = 0; i < 3 * PV_ROWS; i++) acc[i / 3][i % 3] = _mm256_add_ps(_mm256_load_ps(o + i * 8), acc[i / 3][i % 3]);
+  for (const amla_ukr_merge *m = merges; m < merges + n_merges; m++)
+#pragma GCC unroll 12
+    for (int i = 0; i < 3 * PV_ROWS; i++) {
+      const __m256 a = _mm256_mul_ps(_mm256_set1_ps(m->of_a[i / 3]), _mm256_load_ps(m->a + i * 8));
+      acc[i / 3][i % 3] = _mm256_fmadd_ps(_mm256_set1_ps(m->of_b[i / 3]), acc[i / 3][i % 3], a);
+    }
+#pragma GCC unroll 12
+  for (int i = 0; i < 3 * PV_ROWS; i++) _mm256_store_ps(out + i * 8, acc[i / 3][i % 3]);
 }
+
+#define STORE(name, type, store_row)                                                                                                      \
+  static void name(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {                          \
+    (void)split;                                                                                                                           \
+    for (int32_t r = 0; r < rows; r++)                                                                                                     \
+      if (ends[r].out) store_row(cols, o + r * PV_COLS, ends[r].factor, (char *)ends[r].out + amla_elems_bytes(type, d));                  \
+  }
+STORE(store_f32, AMLA_F32, store_row_f32)
+STORE(store_bf16, AMLA_BF16, store_row_bf16)
+STORE(store_f16, AMLA_F16, store_row_f16)
 
 static void scale_24(int32_t rows, float *o, const float *f) {
   for (int32_t r = 0; r < rows; r++, o += PV_COLS)
@@ -286,7 +307,7 @@ static void merge_24(int32_t rows, float *o, const float *f, const float *b, con
 const amla_ukernels amla_ukernels__avx2 = {
     .isa = AMLA_ISA_AVX2, .name = "avx2",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {16, QK_TOKENS, pack_16, qk_6x16, max_16, exp_16}, .narrow = {8, NARROW_TOKENS, pack_8, qk_12x8, max_8, exp_8},
+    .wide = {16, QK_TOKENS, 1, pack_16, qk_6x16, max_16, exp_16}, .narrow = {8, NARROW_TOKENS, 1, pack_8, qk_12x8, max_8, exp_8},
     .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {store_f32, store_bf16, store_f16},
     .pv = pv_4x24, .scale = scale_24, .shift = shift_24, .merge = merge_24,
 };

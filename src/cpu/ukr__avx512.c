@@ -2,7 +2,7 @@
  *
  * AVX-512F micro-kernels. Register budget of 32 zmm: scores 12 tokens x 32 rows = 24 accumulators + 2 of Q^T + broadcasts;
  * output 8 rows x 32 columns = 16 accumulators + 2 of V + broadcasts. Loads per FMA: (12 + 2) / 24 and (8 + 2) / 16, below the
- * two load ports' limit of 1. A narrow panel of 24 tokens x 16 rows for few heads: (24 + 1) / 24 there, bound by the load ports.
+ * two load ports' limit of 1. For few heads, scores of 12 tokens x 16 rows x 2 columns at a time: the same loads per FMA.
  */
 #include "ukernels.h"
 
@@ -11,7 +11,9 @@
 
 #include "exp2_poly.h"
 
-enum { QK_TOKENS = 12, NARROW_TOKENS = 24, PV_ROWS = 8, PV_COLS = 32, TILE_TOKENS = 96 };
+typedef double float_pair __attribute__((may_alias, aligned(4)));
+
+enum { QK_TOKENS = 12, PV_ROWS = 8, PV_COLS = 32, TILE_TOKENS = 96, SPLIT = 32, FETCH_COLUMNS = 128, UNROLL = 8 };
 
 /* Half a block of q8_0: 11 + 7 significant bits, an exact product. */
 static inline __m512 load_16_q8_0(const void *src, int32_t i) {
@@ -51,14 +53,6 @@ static void load_bf16(int32_t n, const void *src, float *dst) { load_row(AMLA_BF
 static void load_f16(int32_t n, const void *src, float *dst) { load_row(AMLA_F16, n, src, dst); }
 static void load_q8_0(int32_t n, const void *src, float *dst) { load_row(AMLA_Q8_0, n, src, dst); }
 
-static void store_f32(int32_t n, const float *o, float factor, void *out) {
-  float *f = out;
-  for (int32_t i = 0; i < n; i += 16) {
-    const __mmask16 some = n - i >= 16 ? 0xffff : (__mmask16)((1u << (n - i)) - 1u);
-    _mm512_mask_storeu_ps(f + i, some, _mm512_mul_ps(_mm512_maskz_loadu_ps(some, o + i), _mm512_set1_ps(factor)));
-  }
-}
-
 /* base/float16.h on 16 lanes. */
 static inline __m256i narrow_16(amla_dtype type, __m512 x) {
   if (type == AMLA_F16) return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -68,19 +62,45 @@ static inline __m256i narrow_16(amla_dtype type, __m512 x) {
   return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
 }
 
-static inline void store_16_bit(amla_dtype type, int32_t n, const float *o, float factor, void *out) {
-  uint16_t *h = out, tail[16];
-  int32_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    _mm256_storeu_si256((__m256i *)(h + i), narrow_16(type, _mm512_mul_ps(_mm512_loadu_ps(o + i), _mm512_set1_ps(factor))));
-  if (i == n) return;
-  const __m512 last = _mm512_maskz_loadu_ps((__mmask16)((1u << (n - i)) - 1u), o + i);
-  _mm256_storeu_si256((__m256i *)tail, narrow_16(type, _mm512_mul_ps(last, _mm512_set1_ps(factor))));
-  memcpy(h + i, tail, (size_t)(n - i) * sizeof *h);
+/* n <= 16 elements. */
+static inline void store_16(amla_dtype type, int32_t n, __m512 x, void *out) {
+  const __mmask16 some = n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1u);
+  if (type == AMLA_F32)
+    _mm512_mask_storeu_ps(out, some, x);
+  else if (n >= 16)
+    _mm256_storeu_si256(out, narrow_16(type, x));
+  else {
+    uint16_t tail[16];
+    _mm256_storeu_si256((__m256i *)tail, narrow_16(type, x));
+    memcpy(out, tail, (size_t)n * sizeof *tail);
+  }
 }
 
-static void store_bf16(int32_t n, const float *o, float factor, void *out) { store_16_bit(AMLA_BF16, n, o, factor, out); }
-static void store_f16(int32_t n, const float *o, float factor, void *out) { store_16_bit(AMLA_F16, n, o, factor, out); }
+static inline __attribute__((always_inline)) void store_rows(amla_dtype type, int32_t rows, int32_t cols, const float *o, int split,
+                                                             const amla_row_end *ends, int32_t d) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  for (int32_t r = 0; r < rows; r++, o += PV_COLS) {
+    if (!ends[r].out) continue;
+    char *out = (char *)ends[r].out + amla_elems_bytes(type, d);
+    const __m512 factor = _mm512_set1_ps(ends[r].factor);
+    const __m512 x = _mm512_mul_ps(_mm512_load_ps(o), factor), y = _mm512_mul_ps(_mm512_load_ps(o + 16), factor);
+    store_16(type, cols, split ? _mm512_permutex2var_ps(x, low, y) : x, out);
+    if (cols > 16) store_16(type, cols - 16, split ? _mm512_permutex2var_ps(x, high, y) : y, out + amla_elems_bytes(type, 16));
+  }
+}
+
+static void store_f32(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
+  store_rows(AMLA_F32, rows, cols, o, split, ends, d);
+}
+
+static void store_bf16(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
+  store_rows(AMLA_BF16, rows, cols, o, split, ends, d);
+}
+
+static void store_f16(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
+  store_rows(AMLA_F16, rows, cols, o, split, ends, d);
+}
 
 /* 16 x 16 transpose in four rounds of pair-wise merges: of elements, pairs, quarters, halves. */
 static inline void transpose_16x16(__m512 x[16]) {
@@ -112,96 +132,196 @@ static inline void transpose_16x16(__m512 x[16]) {
 }
 
 /* Columns of 16 rows, of a panel of `rows`. */
-static inline void pack_lanes(int32_t d, const float *q, int64_t ldq, float factor, int rows, float *qt) {
+static inline void pack_lanes(int32_t d, const float *q, int64_t ldq, float factor, int split, int rows, float *qt) {
   __m512 x[16];
   for (int32_t i = 0; i < d; i += 16) {
+    const int apart = split && i / SPLIT * SPLIT + SPLIT <= d;
+    float *even = qt + (int64_t)(apart ? i - i % SPLIT / 2 : i) * rows, *odd = even + (apart ? SPLIT / 2 : 1) * rows;
+    const int64_t step = (apart ? 1 : 2) * rows;
 #pragma GCC unroll 16
     for (int r = 0; r < 16; r++) x[r] = _mm512_mul_ps(_mm512_load_ps(q + r * ldq + i), _mm512_set1_ps(factor));
     transpose_16x16(x);
     if (d - i >= 16) {
 #pragma GCC unroll 16
-      for (int c = 0; c < 16; c++) _mm512_store_ps(qt + (i + c) * rows, x[c]);
+      for (int c = 0; c < 16; c++) _mm512_store_ps((c % 2 ? odd : even) + c / 2 * step, x[c]);
     } else {
-      for (int c = 0; c < d - i; c++) _mm512_store_ps(qt + (i + c) * rows, x[c]);
+      for (int c = 0; c < d - i; c++) _mm512_store_ps((c % 2 ? odd : even) + c / 2 * step, x[c]);
     }
   }
 }
 
-static void pack_32(int32_t d, const float *q, int64_t ldq, float factor, float *qt) {
-  pack_lanes(d, q, ldq, factor, 32, qt);
-  pack_lanes(d, q + 16 * ldq, ldq, factor, 32, qt + 16);
+static void pack_32(int32_t d, const float *q, int64_t ldq, float factor, int split, float *qt) {
+  pack_lanes(d, q, ldq, factor, split, 32, qt);
+  pack_lanes(d, q + 16 * ldq, ldq, factor, split, 32, qt + 16);
 }
 
-static void pack_16(int32_t d, const float *q, int64_t ldq, float factor, float *qt) { pack_lanes(d, q, ldq, factor, 16, qt); }
+/* Then columns 2i and 2i + 1 side by side in each row. */
+static void pack_16(int32_t d, const float *q, int64_t ldq, float factor, int split, float *qt) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+  pack_lanes(d, q, ldq, factor, split, 16, qt);
+  for (int32_t i = 0; i + 2 <= d; i += 2, qt += 32) {
+    const __m512 a = _mm512_load_ps(qt), b = _mm512_load_ps(qt + 16);
+    _mm512_store_ps(qt, _mm512_permutex2var_ps(a, low, b));
+    _mm512_store_ps(qt + 16, _mm512_permutex2var_ps(a, high, b));
+  }
+}
 
-/* Three K rows a pointer, through two index registers. */
-static inline __attribute__((always_inline)) void qk_of_32(int tokens, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
-  const float *rows[QK_TOKENS / 3];
-  __m512 acc[QK_TOKENS][2];
+/* ---- Scores. depth 1: lanes are 32 rows. depth 2: lanes are 16 rows x 2 columns, so that there too a broadcast, of 64 bits, feeds two FMAs ---- */
+
+typedef __m512 score_tile[QK_TOKENS][2];
+
+/* The next `depth` columns from d on. Three K rows a pointer, through two index registers. */
+static inline __attribute__((always_inline)) void qk_step(score_tile acc, int tokens, int depth, const float *const rows[QK_TOKENS / 3],
+                                                          int64_t ldk, int32_t d, const float *q) {
+  const __m512 q0 = _mm512_load_ps(q), q1 = _mm512_load_ps(q + 16);
+#pragma GCC unroll 12
+  for (int i = 0; i < tokens; i++) {
+    const float *k = rows[i / 3] + i % 3 * ldk + d;
+    const __m512 x = depth == 1 ? _mm512_set1_ps(*k) : _mm512_castpd_ps(_mm512_set1_pd(*(const float_pair *)(const void *)k));
+    acc[i][0] = _mm512_fmadd_ps(x, q0, acc[i][0]);
+    acc[i][1] = _mm512_fmadd_ps(x, q1, acc[i][1]);
+  }
+}
+
+/* Whether `type` is split is in the table at the end. */
+static inline __attribute__((always_inline)) void load_32(amla_dtype type, const void *src, int32_t i, float *dst) {
+  if (type == AMLA_BF16) {
+    const __m512i pairs = _mm512_loadu_si512((const uint16_t *)src + i);
+    _mm512_store_si512(dst + i, _mm512_slli_epi32(pairs, 16));
+    _mm512_store_si512(dst + i + 16, _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
+  } else {
+    _mm512_store_ps(dst + i, load_16(type, src, i));
+    _mm512_store_ps(dst + i + 16, load_16(type, src, i + 16));
+  }
+}
+
+static inline void load_kv_row(amla_dtype type, int32_t n, const void *src, float *dst) {
+  int32_t i = 0;
+  for (; i + 32 <= n; i += 32) load_32(type, src, i, dst);
+  if (i < n) load_row(type, n - i, (const char *)src + amla_elems_bytes(type, i), dst + i);
+}
+
+static inline __attribute__((always_inline)) void qk_begin(score_tile acc, int tokens, const float *k, int64_t ldk,
+                                                           const float *rows[QK_TOKENS / 3]) {
 #pragma GCC unroll 4
   for (int i = 0; 3 * i < tokens; i++) rows[i] = k + 3 * i * ldk;
 #pragma GCC unroll 12
   for (int i = 0; i < tokens; i++) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
+}
+
+/* Columns from d on, and what the lanes' columns add up to. */
+static inline __attribute__((always_inline)) void qk_end(score_tile acc, int tokens, int depth, const float *const rows[QK_TOKENS / 3],
+                                                         int32_t d_qk, int32_t d, int64_t ldk, const float *qt, float *s) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
 #pragma GCC unroll 2
-  for (int32_t d = 0; d < d_qk; d++) {
-    const __m512 q0 = _mm512_load_ps(qt + d * 32), q1 = _mm512_load_ps(qt + d * 32 + 16);
-#pragma GCC unroll 12
-    for (int i = 0; i < tokens; i++) {
-      const __m512 x = _mm512_set1_ps(rows[i / 3][i % 3 * ldk + d]);
-      acc[i][0] = _mm512_fmadd_ps(x, q0, acc[i][0]);
-      acc[i][1] = _mm512_fmadd_ps(x, q1, acc[i][1]);
-    }
-  }
+  for (; d + depth <= d_qk; d += depth) qk_step(acc, tokens, depth, rows, ldk, d, qt + d * (32 / depth));
 #pragma GCC unroll 12
   for (int i = 0; i < tokens; i++) {
-    _mm512_store_ps(s + i * 32, acc[i][0]);
-    _mm512_store_ps(s + i * 32 + 16, acc[i][1]);
+    if (depth == 1) {
+      _mm512_store_ps(s + i * 32, acc[i][0]);
+      _mm512_store_ps(s + i * 32 + 16, acc[i][1]);
+    } else {
+      __m512 sum = _mm512_add_ps(_mm512_permutex2var_ps(acc[i][0], even, acc[i][1]), _mm512_permutex2var_ps(acc[i][0], odd, acc[i][1]));
+      if (d < d_qk) sum = _mm512_fmadd_ps(_mm512_set1_ps(rows[i / 3][i % 3 * ldk + d]), _mm512_load_ps(qt + d * 16), sum);
+      _mm512_store_ps(s + i * 16, sum);
+    }
   }
 }
 
-static void qk_12x32(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
-  if (n > 8)
-    qk_of_32(12, d_qk, k, ldk, qt, s);
-  else if (n > 4)
-    qk_of_32(8, d_qk, k, ldk, qt, s);
-  else
-    qk_of_32(4, d_qk, k, ldk, qt, s);
+static inline __attribute__((always_inline)) void qk_tile(int tokens, int depth, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+  const float *rows[QK_TOKENS / 3];
+  score_tile acc;
+  qk_begin(acc, tokens, k, ldk, rows);
+  qk_end(acc, tokens, depth, rows, d_qk, 0, ldk, qt, s);
 }
 
-/* 24 tokens, so that Q^T streams through L1 half as often. Every broadcast feeds one FMA. */
-static inline __attribute__((always_inline)) void qk_of_16(int tokens, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
-  const float *rows[NARROW_TOKENS / 3];
-  __m512 acc[NARROW_TOKENS];
+/* Of 12 tokens, whole 32 columns: those are converted while the ones before them are multiplied, three rows to 8 columns, straight-line: a branch
+ * around a conversion costs more than the conversion hides. The cache lines that come FETCH_COLUMNS later are fetched into L1. */
+static inline __attribute__((always_inline)) void qk_converting(amla_dtype type, int depth, int32_t d_qk, float *k, int64_t ldk, const float *qt,
+                                                                float *s, const void *const *src) {
+  const float *rows[QK_TOKENS / 3];
+  score_tile acc;
+  int32_t d = 0;
+  qk_begin(acc, QK_TOKENS, k, ldk, rows);
+  for (int i = 0; i < QK_TOKENS; i++) load_32(type, src[i], 0, k + i * ldk);
+  for (int32_t next = 32; next < d_qk; next += 32) {
+    const int32_t later = next + FETCH_COLUMNS;
+    const void *const *ahead = later < d_qk ? src : src + QK_TOKENS;
+    const int64_t at = amla_elems_bytes(type, later < d_qk ? later : later - d_qk);
+    for (int i = 0; i < QK_TOKENS; i += 3) {
+#pragma GCC unroll 3
+      for (int t = 0; t < 3; t++) {
+        _mm_prefetch((const char *)ahead[i + t] + at, _MM_HINT_T0);
+        if (type == AMLA_F32) _mm_prefetch((const char *)ahead[i + t] + at + 64, _MM_HINT_T0);
+        load_32(type, src[i + t], next, k + (i + t) * ldk);
+      }
 #pragma GCC unroll 8
-  for (int i = 0; 3 * i < tokens; i++) rows[i] = k + 3 * i * ldk;
-#pragma GCC unroll 24
-  for (int i = 0; i < tokens; i++) acc[i] = _mm512_setzero_ps();
-#pragma GCC unroll 2
-  for (int32_t d = 0; d < d_qk; d++) {
-    const __m512 q0 = _mm512_load_ps(qt + d * 16);
-#pragma GCC unroll 24
-    for (int i = 0; i < tokens; i++) acc[i] = _mm512_fmadd_ps(_mm512_set1_ps(rows[i / 3][i % 3 * ldk + d]), q0, acc[i]);
+      for (int t = 0; t < 8; t += depth, d += depth) qk_step(acc, QK_TOKENS, depth, rows, ldk, d, qt + d * (32 / depth));
+    }
   }
-#pragma GCC unroll 24
-  for (int i = 0; i < tokens; i++) _mm512_store_ps(s + i * 16, acc[i]);
+  qk_end(acc, QK_TOKENS, depth, rows, d_qk, d, ldk, qt, s);
 }
 
-static void qk_24x16(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
-  if (n > 12)
-    qk_of_16(24, d_qk, k, ldk, qt, s);
+#define QK_CONVERTING(name, type, depth)                                                                                                  \
+  static void name(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) {                              \
+    qk_converting(type, depth, d_qk, k, ldk, qt, s, src);                                                                                  \
+  }
+QK_CONVERTING(qk_32_f32, AMLA_F32, 1)
+QK_CONVERTING(qk_32_bf16, AMLA_BF16, 1)
+QK_CONVERTING(qk_32_f16, AMLA_F16, 1)
+QK_CONVERTING(qk_32_q8_0, AMLA_Q8_0, 1)
+QK_CONVERTING(qk_16_f32, AMLA_F32, 2)
+QK_CONVERTING(qk_16_bf16, AMLA_BF16, 2)
+QK_CONVERTING(qk_16_f16, AMLA_F16, 2)
+QK_CONVERTING(qk_16_q8_0, AMLA_Q8_0, 2)
+
+typedef void qk_converting_of(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src);
+
+static inline __attribute__((always_inline)) void qk_of(int depth, qk_converting_of *const converting[4], int32_t n, int32_t d_qk, float *k, int64_t ldk,
+                                                        const float *qt, float *s, const amla_ukr_rows *from) {
+  if (from && n == QK_TOKENS && d_qk % 32 == 0) {
+    converting[from->type](d_qk, k, ldk, qt, s, from->src);
+    return;
+  }
+  for (int32_t i = 0; from && i < n; i++) load_kv_row(from->type, d_qk, from->src[i], k + i * ldk);
+  if (n > 8)
+    qk_tile(12, depth, d_qk, k, ldk, qt, s);
+  else if (n > 4)
+    qk_tile(8, depth, d_qk, k, ldk, qt, s);
   else
-    qk_of_16(12, d_qk, k, ldk, qt, s);
+    qk_tile(4, depth, d_qk, k, ldk, qt, s);
 }
 
-/* 16 rows of a panel of `rows`, from its lane `r` on. */
+static void qk_12x32(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from) {
+  static qk_converting_of *const converting[4] = {qk_32_f32, qk_32_bf16, qk_32_f16, qk_32_q8_0};
+  qk_of(1, converting, n, d_qk, k, ldk, qt, s, from);
+}
+
+static void qk_12x16(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from) {
+  static qk_converting_of *const converting[4] = {qk_16_f32, qk_16_bf16, qk_16_f16, qk_16_q8_0};
+  qk_of(2, converting, n, d_qk, k, ldk, qt, s, from);
+}
+
+/* 16 rows of a panel of `rows`. Tokens UNROLL at a time: independent chains, longer than the latency of an addition. */
 static inline void max_lanes(int32_t n, const float *s, int rows, const int32_t *visible, float *max) {
   const __m512i vis = _mm512_loadu_si512(visible);
-  __m512 m = _mm512_set1_ps(-__builtin_inff());
-  for (int32_t j = 0; j < n; j++) { /* max(s, m) gives m where s is NaN */
+  const int32_t all = _mm512_cmplt_epi32_mask(vis, _mm512_set1_epi32(n)) ? 0 : n / UNROLL * UNROLL;
+  __m512 m[UNROLL];
+#pragma GCC unroll 8
+  for (int i = 0; i < UNROLL; i++) m[i] = _mm512_set1_ps(-__builtin_inff());
+  int32_t j = 0;
+  for (; j < all; j += UNROLL)
+#pragma GCC unroll 8
+    for (int i = 0; i < UNROLL; i++) m[i] = _mm512_max_ps(_mm512_load_ps(s + (j + i) * rows), m[i]); /* m[i] where s is NaN */
+  for (; j < n; j++) {
     const __mmask16 seen = _mm512_cmplt_epi32_mask(_mm512_set1_epi32(j), vis);
-    m = _mm512_mask_max_ps(m, seen, _mm512_load_ps(s + j * rows), m);
+    m[0] = _mm512_mask_max_ps(m[0], seen, _mm512_load_ps(s + j * rows), m[0]);
   }
-  _mm512_storeu_ps(max, m);
+#pragma GCC unroll 8
+  for (int i = 1; i < UNROLL; i++) m[0] = _mm512_max_ps(m[i], m[0]);
+  _mm512_storeu_ps(max, m[0]);
 }
 
 static void max_32(int32_t n, const float *s, const int32_t *visible, float *max) {
@@ -211,30 +331,56 @@ static void max_32(int32_t n, const float *s, const int32_t *visible, float *max
 
 static void max_16(int32_t n, const float *s, const int32_t *visible, float *max) { max_lanes(n, s, 16, visible, max); }
 
-static inline __m512 exp2_poly(__m512 x) {
-  const __mmask16 nonzero = _mm512_cmp_ps_mask(x, _mm512_set1_ps(AMLA_EXP2_MIN), _CMP_GE_OQ);
-  x = _mm512_min_ps(x, _mm512_set1_ps(AMLA_EXP2_MAX));
-  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, n);
-  __m512 y = _mm512_set1_ps(AMLA_EXP2_C6);
-  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AMLA_EXP2_C5));
-  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AMLA_EXP2_C4));
-  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AMLA_EXP2_C3));
-  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AMLA_EXP2_C2));
-  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(AMLA_EXP2_C1));
-  y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
-  return _mm512_maskz_scalef_ps(nonzero, y, n);
+/* P of `count` tokens, 16 rows, in steps that are independent over tokens: exp2_poly.h has the polynomial. */
+static inline __attribute__((always_inline)) void exp_tokens(int count, float *s, int rows, __m512 ref, __m512 mul, int scaled,
+                                                             const __mmask16 *seen, __m512 *sum) {
+  static const float c[] = {AMLA_EXP2_C5, AMLA_EXP2_C4, AMLA_EXP2_C3, AMLA_EXP2_C2, AMLA_EXP2_C1, 1.0f};
+  __m512 x[UNROLL], n[UNROLL], y[UNROLL];
+  __mmask16 nonzero[UNROLL];
+#pragma GCC unroll 8
+  for (int i = 0; i < count; i++) x[i] = _mm512_sub_ps(_mm512_load_ps(s + i * rows), ref);
+#pragma GCC unroll 8
+  for (int i = 0; i < count; i++) {
+    nonzero[i] = _mm512_cmp_ps_mask(x[i], _mm512_set1_ps(AMLA_EXP2_MIN), _CMP_GE_OQ);
+    n[i] = _mm512_roundscale_ps(x[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < count; i++) x[i] = _mm512_sub_ps(x[i], n[i]);
+#pragma GCC unroll 8
+  for (int i = 0; i < count; i++) y[i] = _mm512_set1_ps(AMLA_EXP2_C6);
+#pragma GCC unroll 6
+  for (int k = 0; k < 6; k++)
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i++) y[i] = _mm512_fmadd_ps(y[i], x[i], _mm512_set1_ps(c[k]));
+#pragma GCC unroll 8
+  for (int i = 0; i < count; i++) y[i] = _mm512_maskz_scalef_ps(nonzero[i], y[i], n[i]);
+#pragma GCC unroll 8
+  for (int i = 0; i < count; i++) y[i] = _mm512_maskz_fmadd_ps(seen[i], _mm512_load_ps(s + i * rows), _mm512_setzero_ps(), y[i]);
+#pragma GCC unroll 8
+  for (int i = 0; i < count; i++) {
+    *sum = _mm512_add_ps(*sum, y[i]);
+    _mm512_store_ps(s + i * rows, scaled ? _mm512_mul_ps(y[i], mul) : y[i]);
+  }
+}
+
+static inline __attribute__((always_inline)) __m512 exp_whole(int32_t n, float *s, int rows, __m512 ref, __m512 mul, int scaled, __m512 sum) {
+  static const __mmask16 seen[UNROLL] = {0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff};
+  for (int32_t j = 0; j < n; j += UNROLL) exp_tokens(UNROLL, s + j * rows, rows, ref, mul, scaled, seen, &sum);
+  return sum;
 }
 
 static inline void exp_lanes(int32_t n, float *s, int rows, const float *ref, const float *mul, const int32_t *visible, float *sum) {
   const __m512i vis = _mm512_loadu_si512(visible);
-  const __m512 e = _mm512_loadu_ps(ref), m = _mm512_loadu_ps(mul), zero = _mm512_setzero_ps();
-  __m512 l = zero;
-  for (int32_t j = 0; j < n; j++) {
+  const int32_t all = _mm512_cmplt_epi32_mask(vis, _mm512_set1_epi32(n)) ? 0 : n / UNROLL * UNROLL;
+  const __m512 e = _mm512_loadu_ps(ref), m = _mm512_loadu_ps(mul);
+  __m512 l = _mm512_setzero_ps();
+  if (_mm512_cmp_ps_mask(m, _mm512_set1_ps(1.0f), _CMP_NEQ_UQ))
+    l = exp_whole(all, s, rows, e, m, 1, l);
+  else
+    l = exp_whole(all, s, rows, e, m, 0, l);
+  for (int32_t j = all; j < n; j++) {
     const __mmask16 seen = _mm512_cmplt_epi32_mask(_mm512_set1_epi32(j), vis);
-    const __m512 x = _mm512_load_ps(s + j * rows);
-    const __m512 p = _mm512_maskz_fmadd_ps(seen, x, zero, exp2_poly(_mm512_sub_ps(x, e)));
-    l = _mm512_add_ps(l, p);
-    _mm512_store_ps(s + j * rows, _mm512_mul_ps(p, m));
+    exp_tokens(1, s + j * rows, rows, e, m, 1, &seen, &l);
   }
   _mm512_storeu_ps(sum, l);
 }
@@ -259,53 +405,27 @@ static inline __attribute__((always_inline)) void pv_step(__m512 acc[PV_ROWS][2]
   }
 }
 
-/* Tokens while staging whole rows, 32 elements (a 16-bit cache line) a token, straight-line: a conversion behind a branch of
- * its own costs more than it hides. Rows for which no tokens are left are converted alone. Returns the tokens done. */
-static inline __attribute__((always_inline)) int32_t pv_staging(__m512 acc[PV_ROWS][2], int32_t n, const float *p, int64_t ldp,
-                                                                const float *v, int64_t ldv, const amla_ukr_stage *stage,
-                                                                amla_dtype type) {
-  const int32_t d32 = stage->d / 32 * 32;
-  int32_t j = 0;
-  for (int32_t i = 0; i < stage->n_rows; i++) {
-    const char *src = stage->src[i], *ahead = stage->ahead[i];
-    float *dst = stage->dst + i * stage->ld;
-    int32_t d = 0;
-    if (j + d32 / 32 <= n)
-      for (; d < d32; d += 32, j++) {
-        pv_step(acc, p + j * ldp, v + j * ldv);
-        _mm_prefetch(ahead + amla_elems_bytes(type, d), _MM_HINT_T1);
-        if (type == AMLA_F32) _mm_prefetch(ahead + amla_elems_bytes(type, d) + 64, _MM_HINT_T1);
-        _mm512_store_ps(dst + d, load_16(type, src, d));
-        _mm512_store_ps(dst + d + 16, load_16(type, src, d + 16));
-      }
-    load_row(type, stage->d - d, src + amla_elems_bytes(type, d), dst + d);
-  }
-  return j;
-}
-
-static void pv_8x32(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o,
-                    const amla_ukr_stage *stage) {
+static void pv_8x32(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
+                    const amla_ukr_merge *merges, float *out) {
   __m512 acc[PV_ROWS][2];
   int32_t j = 0;
 #pragma GCC unroll 8
   for (int r = 0; r < PV_ROWS; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
-  if (stage->n_rows > 0) {
-    if (stage->type == AMLA_BF16)
-      j = pv_staging(acc, n, p, ldp, v, ldv, stage, AMLA_BF16);
-    else if (stage->type == AMLA_F16)
-      j = pv_staging(acc, n, p, ldp, v, ldv, stage, AMLA_F16);
-    else if (stage->type == AMLA_Q8_0)
-      j = pv_staging(acc, n, p, ldp, v, ldv, stage, AMLA_Q8_0);
-    else
-      j = pv_staging(acc, n, p, ldp, v, ldv, stage, AMLA_F32);
-  }
-#pragma GCC unroll 2
-  for (; j < n; j++) pv_step(acc, p + j * ldp, v + j * ldv);
-#pragma GCC unroll 8
-  for (int r = 0; r < PV_ROWS; r++) {
-    _mm512_store_ps(o + r * 32, first ? acc[r][0] : _mm512_add_ps(_mm512_load_ps(o + r * 32), acc[r][0]));
-    _mm512_store_ps(o + r * 32 + 16, first ? acc[r][1] : _mm512_add_ps(_mm512_load_ps(o + r * 32 + 16), acc[r][1]));
-  }
+  for (; j + 12 <= n; j += 12)
+#pragma GCC unroll 12
+    for (int t = 0; t < 12; t++, p += ldp, v += ldv) pv_step(acc, p, v);
+  for (; j < n; j++, p += ldp, v += ldv) pv_step(acc, p, v);
+  if (!first)
+#pragma GCC unroll 16
+    for (int i = 0; i < 2 * PV_ROWS; i++) acc[i / 2][i % 2] = _mm512_add_ps(_mm512_load_ps(o + i * 16), acc[i / 2][i % 2]);
+  for (const amla_ukr_merge *m = merges; m < merges + n_merges; m++)
+#pragma GCC unroll 16
+    for (int i = 0; i < 2 * PV_ROWS; i++) {
+      const __m512 a = _mm512_mul_ps(_mm512_set1_ps(m->of_a[i / 2]), _mm512_load_ps(m->a + i * 16));
+      acc[i / 2][i % 2] = _mm512_fmadd_ps(_mm512_set1_ps(m->of_b[i / 2]), acc[i / 2][i % 2], a);
+    }
+#pragma GCC unroll 16
+  for (int i = 0; i < 2 * PV_ROWS; i++) _mm512_store_ps(out + i * 16, acc[i / 2][i % 2]);
 }
 
 static void scale_32(int32_t rows, float *o, const float *f) {
@@ -350,7 +470,7 @@ static void merge_32(int32_t rows, float *o, const float *f, const float *b, con
 const amla_ukernels amla_ukernels__avx512 = {
     .isa = AMLA_ISA_AVX512, .name = "avx512",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {32, QK_TOKENS, pack_32, qk_12x32, max_32, exp_32}, .narrow = {16, NARROW_TOKENS, pack_16, qk_24x16, max_16, exp_16},
-    .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {store_f32, store_bf16, store_f16},
+    .wide = {32, QK_TOKENS, 1, pack_32, qk_12x32, max_32, exp_32}, .narrow = {16, QK_TOKENS, 2, pack_16, qk_12x16, max_16, exp_16},
+    .split = {[AMLA_BF16] = 1}, .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {store_f32, store_bf16, store_f16},
     .pv = pv_8x32, .scale = scale_32, .shift = shift_32, .merge = merge_32,
 };

@@ -27,13 +27,16 @@ static void load_f16(int32_t n, const void *src, float *dst) {
 
 static void load_q8_0(int32_t n, const void *src, float *dst) { amla_q8_0_to_f32(n, src, dst); }
 
-static void pack_8(int32_t d, const float *q, int64_t ldq, float factor, float *qt) {
+static void pack_8(int32_t d, const float *q, int64_t ldq, float factor, int split, float *qt) {
+  (void)split;
   for (int32_t i = 0; i < d; i++)
     for (int r = 0; r < ROWS; r++) qt[i * ROWS + r] = factor * q[r * ldq + i];
 }
 
-static void qk_4x8(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
-  (void)n;
+static void (*const load[4])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16, load_q8_0};
+
+static void qk_4x8(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from) {
+  for (int32_t i = 0; from && i < n; i++) load[from->type](d_qk, from->src[i], k + i * ldk);
   float acc[QK_TOKENS][ROWS] = {{0}};
   for (int32_t d = 0; d < d_qk; d++)
     for (int i = 0; i < QK_TOKENS; i++)
@@ -71,18 +74,29 @@ static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const
     }
 }
 
-static void (*const load[4])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16, load_q8_0};
-
-static void pv_4x8(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, float *o,
-                   const amla_ukr_stage *stage) {
-  for (int32_t i = 0; i < stage->n_rows; i++) load[stage->type](stage->d, stage->src[i], stage->dst + i * stage->ld);
+static void pv_4x8(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
+                   const amla_ukr_merge *merges, float *out) {
   float acc[PV_ROWS][PV_COLS] = {{0}};
   for (int32_t j = 0; j < n; j++)
     for (int r = 0; r < PV_ROWS; r++)
       for (int c = 0; c < PV_COLS; c++) acc[r][c] += p[j * ldp + r] * v[j * ldv + c];
   for (int r = 0; r < PV_ROWS; r++)
-    for (int c = 0; c < PV_COLS; c++) o[r * PV_COLS + c] = first ? acc[r][c] : o[r * PV_COLS + c] + acc[r][c];
+    for (int c = 0; c < PV_COLS; c++) {
+      float x = first ? acc[r][c] : o[r * PV_COLS + c] + acc[r][c];
+      for (const amla_ukr_merge *m = merges; m < merges + n_merges; m++) x = m->of_a[r] * m->a[r * PV_COLS + c] + m->of_b[r] * x;
+      out[r * PV_COLS + c] = x;
+    }
 }
+
+#define STORE(name, type, store_row)                                                                                                      \
+  static void name(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {                          \
+    (void)split;                                                                                                                           \
+    for (int32_t r = 0; r < rows; r++)                                                                                                     \
+      if (ends[r].out) store_row(cols, o + r * PV_COLS, ends[r].factor, (char *)ends[r].out + amla_elems_bytes(type, d));                  \
+  }
+STORE(store_f32, AMLA_F32, amla_store_f32)
+STORE(store_bf16, AMLA_BF16, amla_store_bf16)
+STORE(store_f16, AMLA_F16, amla_store_f16)
 
 static void scale_8(int32_t rows, float *o, const float *f) {
   for (int32_t r = 0; r < rows; r++)
@@ -102,7 +116,7 @@ static void merge_8(int32_t rows, float *o, const float *f, const float *b, cons
 const amla_ukernels amla_ukernels__c = {
     .isa = AMLA_ISA_C, .name = "c",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {ROWS, QK_TOKENS, pack_8, qk_4x8, max_8, exp_8}, .narrow = {ROWS, QK_TOKENS, pack_8, qk_4x8, max_8, exp_8},
-    .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {amla_store_f32, amla_store_bf16, amla_store_f16},
+    .wide = {ROWS, QK_TOKENS, 1, pack_8, qk_4x8, max_8, exp_8}, .narrow = {ROWS, QK_TOKENS, 1, pack_8, qk_4x8, max_8, exp_8},
+    .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {store_f32, store_bf16, store_f16},
     .pv = pv_4x8, .scale = scale_8, .shift = shift_8, .merge = merge_8,
 };

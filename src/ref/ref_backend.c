@@ -73,8 +73,9 @@ static void run_row(const amla_plan *plan, const amla_tensors *t, const buffers 
     spec_block(&a, &row, p->d_qk, p->d_v, p->scale, b->q, b->kv, b->bias, n, b->p, b->o);
   }
   const double lse = (double)spec_finish(&a, &row, p->d_v, b->o);
-  amla_store_row(p, &plan->options, t, sequence, query, head, b->o, p->d_v, 0, 1.0, lse * 1.4426950408889634,
-                 p->out_type == AMLA_F32 ? amla_store_f32 : p->out_type == AMLA_BF16 ? amla_store_bf16 : amla_store_f16);
+  static const amla_store stores[3] = {amla_store_f32, amla_store_bf16, amla_store_f16}; /* by amla_dtype */
+  const amla_row_end end = amla_end_row(p, &plan->options, t, sequence, query, head, 1.0, lse * 1.4426950408889634);
+  if (end.out) stores[p->out_type](p->d_v, b->o, end.factor, end.out);
 }
 
 static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, amla_detail *detail) {
