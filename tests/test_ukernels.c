@@ -85,31 +85,34 @@ static int32_t split_column(int32_t d, int32_t i) { return i / 32 * 32 + 32 <= d
 
 static int has_split_type(const subject *s) { return s->ukr->split[0] || s->ukr->split[1] || s->ukr->split[2] || s->ukr->split[3]; }
 
-/* The transpose is exact but for one rounding of the product; columns past d are not written. */
-static void check_pack_of(subject *s, int32_t d, int split) {
+/* The transpose is exact but for one rounding of the product, rows from n on are 0; nothing is written past d columns. */
+static void check_pack_of(subject *s, int32_t n, int32_t d, amla_dtype type, int split) {
   const int32_t rows = s->panel->rows;
-  const int64_t ldq = (d + 15) / 16 * 16 + 16;
+  const size_t size = harness_dtype_bytes(type), row_bytes = (size_t)(d + 1) * size;
   const float factor = 0.195f;
-  float *q = alloc_floats(rows * ldq);
+  const void *q[AMLA_UKR_MAX_ROWS];
+  char *bytes = malloc((size_t)n * row_bytes + size); /* exactly as long as read: overruns are a sanitizer's to find */
   guarded qt = guarded_create((size_t)(d * rows) * sizeof(float), 0);
-  for (int64_t i = 0; i < rows * ldq; i++) q[i] = i % ldq < d ? random_normal(&s->seed) : NAN;
-  q[0] = NAN, q[(rows - 1) * ldq + d - 1] = -INFINITY;
-  s->panel->pack(d, q, ldq, factor, split, guarded_data(&qt));
+  assert_non_null(bytes);
+  for (int64_t i = 0; i < (int64_t)n * (d + 1) + 1; i++) harness_store(bytes, type, i, i % 11 ? random_normal(&s->seed) : random_hostile(&s->seed));
+  for (int32_t r = 0; r < n; r++) q[r] = bytes + (size_t)r * row_bytes + size; /* aligned to the element only */
+  s->panel->pack(n, d, type, q, factor, split, guarded_data(&qt));
   const float *got = guarded_data(&qt);
   for (int32_t i = 0; i < d; i++)
     for (int32_t r = 0; r < rows; r++) {
-      const float want = factor * q[r * ldq + (split ? split_column(d, i) : i)], x = got[qt_at(s, d, i, r)];
-      if (to_bits(x) != to_bits(want) && !(isnan(want) && isnan(x)))
-        FAIL_AT(s, "pack", "d=%d split=%d: column %d row %d is %a, want %a", d, split, i, r, (double)x, (double)want);
+      const float want = r < n ? factor * harness_load(q[r], type, split ? split_column(d, i) : i) : 0.0f, x = got[qt_at(s, d, i, r)];
+      if (!same_number(x, want)) FAIL_AT(s, "pack", "n=%d d=%d type=%d split=%d: column %d row %d is %a, want %a", n, d, (int)type, split, i, r, (double)x, (double)want);
     }
   expect_guards(s, "pack", &qt);
-  free(q);
+  free(bytes);
 }
 
 static void check_pack(subject *s) {
-  static const int32_t ds[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 575, 576};
+  static const int32_t ds[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 575, 576};
   for (int i = 0; i < LENGTH(ds); i++)
-    for (int split = 0; split <= has_split_type(s); split++) check_pack_of(s, ds[i], split);
+    for (int32_t n = 1; n <= s->panel->rows; n += n == 1 || n >= s->panel->rows - 1 ? 1 : 5)
+      for (int type = AMLA_F32; type <= AMLA_F16; type++)
+        for (int split = 0; split <= has_split_type(s); split++) check_pack_of(s, n, ds[i], (amla_dtype)type, split);
 }
 
 static void pack_transposes_exactly(void **state) { (void)state; for_each_subject(check_pack); }

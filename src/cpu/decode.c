@@ -5,7 +5,6 @@
  */
 #include "decode.h"
 
-#include <assert.h>
 #include <float.h>
 #include <string.h>
 
@@ -254,25 +253,13 @@ amla_layout amla_layout_create(const amla_plan *plan) {
   return l;
 }
 
-/* Through a chunk of columns of all rows that stays in L1: 32 rows of it are 10 kB. */
-enum { CHUNK_COLUMNS = 64, CHUNK_LD = CHUNK_COLUMNS + 16 };
-
-static void transpose_q(amla_worker *w, const amla_panel *panel) {
+static void pack_q(const amla_worker *w, const amla_panel *panel) {
   const amla_problem *p = &w->plan->problem;
-  const float factor = (float)((double)p->scale * 1.4426950408889634);
-  const int32_t rows = panel->kernels->rows, first = w->group.row_begin + panel->row;
-  const int32_t n_rows = min(rows, w->group.row_end - first);
-  float *qt = w->qt + (int64_t)panel->row * p->d_qk, *chunk = w->tile;
-  assert(rows * CHUNK_LD <= w->plan->ukernels->tile_tokens * w->layout.ld);
-  memset(chunk, 0, (size_t)(rows * CHUNK_LD) * sizeof(float)); /* padding rows stay 0 */
-  for (int32_t d = 0, n; d < p->d_qk; d += n) {
-    n = min(p->d_qk - d, CHUNK_COLUMNS);
-    for (int32_t r = 0; r < n_rows; r++) {
-      const char *q = amla_q_row(p, w->tensors, w->group.sequence, (first + r) / p->h_q, (first + r) % p->h_q);
-      w->plan->ukernels->load[p->q_type](n, q + amla_elems_bytes(p->q_type, d), chunk + r * CHUNK_LD);
-    }
-    panel->kernels->pack(n, chunk, CHUNK_LD, factor, w->plan->ukernels->split[p->kv_type], qt + (int64_t)d * rows);
-  }
+  const int32_t first = w->group.row_begin + panel->row, n = min(panel->kernels->rows, w->group.row_end - first);
+  const void *rows[AMLA_UKR_MAX_ROWS];
+  for (int32_t r = 0; r < n; r++) rows[r] = amla_q_row(p, w->tensors, w->group.sequence, (first + r) / p->h_q, (first + r) % p->h_q);
+  panel->kernels->pack(n, p->d_qk, p->q_type, rows, (float)((double)p->scale * 1.4426950408889634), w->plan->ukernels->split[p->kv_type],
+                       w->qt + (int64_t)panel->row * p->d_qk);
 }
 
 void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
@@ -285,7 +272,7 @@ void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
     w->visible_end[r] = amla_visible(&w->plan->problem, group->length, (group->row_begin + min(r, rows - 1)) / w->plan->problem.h_q);
   for (int32_t row = 0; row < rows; row += w->panels[w->n_panels++].kernels->rows) {
     w->panels[w->n_panels] = (amla_panel){rows - row > u->narrow.rows ? &u->wide : &u->narrow, row};
-    transpose_q(w, &w->panels[w->n_panels]);
+    pack_q(w, &w->panels[w->n_panels]);
   }
   for (int32_t j = 0; j < u->tile_tokens; j++) /* columns that no key fills but pv reads */
     for (int64_t d = w->plan->problem.d_qk; d < w->layout.ld; d++) w->tile[j * w->layout.ld + d] = 0.0f;

@@ -34,9 +34,9 @@ typedef struct amla_ukr_panel {
   int32_t tokens; /* of a score register tile; divides tile_tokens; that of narrow is a multiple of that of wide */
   int32_t depth;  /* columns of Q^T that lie side by side: Q^T is [d / depth][rows][depth], then a rest of columns [d % depth][rows] */
 
-  /* qt = factor * Q^T: column i of row r is factor * q[r * ldq + i], or stands where `split` wants it.
-   *   q [rows][ldq] 64-byte aligned, ldq a multiple of 16 */
-  void (*pack)(int32_t d, const float *q, int64_t ldq, float factor, int split, float *qt);
+  /* qt = factor * Q^T: column i of row r < n is factor * element i of q[r], or stands where `split` wants it; rows from n on are 0.
+   *   q [n] -> [d] of f32, bf16 or f16 */
+  void (*pack)(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, float *qt);
 
   /* s [n][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * column d of row r; 1 <= n <= tokens. Up to `tokens` rows may be read and written.
    * With `from`, its first n rows are converted into k first.

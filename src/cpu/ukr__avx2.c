@@ -48,6 +48,8 @@ static void load_q8_0(int32_t n, const void *src, float *dst) {
   }
 }
 
+static void (*const load[4])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16, load_q8_0};
+
 static void store_row_f32(int32_t n, const float *o, float factor, void *out) {
   float *f = out;
   for (int32_t i = 0; i < n; i++) f[i] = o[i] * factor;
@@ -103,29 +105,30 @@ static inline void transpose_8x8(__m256 x[8]) {
   for (int i = 0; i < 8; i++) x[i] = y[i];
 }
 
-/* Columns of 8 rows, of a panel of `rows`. */
-static inline void pack_lanes(int32_t d, const float *q, int64_t ldq, float factor, int rows, float *qt) {
+/* Columns of n <= 8 rows, in a panel of `rows`. */
+static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int rows, float *qt) {
+  float block[8][8] __attribute__((aligned(32))) = {{0}};
   __m256 x[8];
   for (int32_t i = 0; i < d; i += 8) {
+    const int32_t some = d - i < 8 ? d - i : 8;
+    for (int r = 0; r < 8 && r < n; r++) load[type](some, (const char *)q[r] + amla_elems_bytes(type, i), block[r]);
 #pragma GCC unroll 8
-    for (int r = 0; r < 8; r++) x[r] = _mm256_mul_ps(_mm256_load_ps(q + r * ldq + i), _mm256_set1_ps(factor));
+    for (int r = 0; r < 8; r++) x[r] = _mm256_mul_ps(_mm256_load_ps(block[r]), _mm256_set1_ps(factor));
     transpose_8x8(x);
-    for (int c = 0; c < 8 && c < d - i; c++) _mm256_store_ps(qt + (i + c) * rows, x[c]);
+    for (int c = 0; c < some; c++) _mm256_store_ps(qt + (i + c) * rows, x[c]);
   }
 }
 
-static void pack_16(int32_t d, const float *q, int64_t ldq, float factor, int split, float *qt) {
+static void pack_16(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, float *qt) {
   (void)split;
-  pack_lanes(d, q, ldq, factor, 16, qt);
-  pack_lanes(d, q + 8 * ldq, ldq, factor, 16, qt + 8);
+  pack_lanes(n, d, type, q, factor, 16, qt);
+  pack_lanes(n - 8, d, type, q + 8, factor, 16, qt + 8);
 }
 
-static void pack_8(int32_t d, const float *q, int64_t ldq, float factor, int split, float *qt) {
+static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, float *qt) {
   (void)split;
-  pack_lanes(d, q, ldq, factor, 8, qt);
+  pack_lanes(n, d, type, q, factor, 8, qt);
 }
-
-static void (*const load[4])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16, load_q8_0};
 
 /* With all 16 registers in the product there is none left to convert beside it: before it. */
 static void load_rows(int32_t n, int32_t d, int32_t tokens, const amla_ukr_rows *from, float *k, int64_t ldk) {

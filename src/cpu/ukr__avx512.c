@@ -131,40 +131,80 @@ static inline void transpose_16x16(__m512 x[16]) {
   for (int i = 0; i < 16; i++) x[i] = y[i];
 }
 
-/* Columns of 16 rows, of a panel of `rows`. */
-static inline void pack_lanes(int32_t d, const float *q, int64_t ldq, float factor, int split, int rows, float *qt) {
-  __m512 x[16];
-  for (int32_t i = 0; i < d; i += 16) {
-    const int apart = split && i / SPLIT * SPLIT + SPLIT <= d;
-    float *even = qt + (int64_t)(apart ? i - i % SPLIT / 2 : i) * rows, *odd = even + (apart ? SPLIT / 2 : 1) * rows;
-    const int64_t step = (apart ? 1 : 2) * rows;
-#pragma GCC unroll 16
-    for (int r = 0; r < 16; r++) x[r] = _mm512_mul_ps(_mm512_load_ps(q + r * ldq + i), _mm512_set1_ps(factor));
-    transpose_16x16(x);
-    if (d - i >= 16) {
-#pragma GCC unroll 16
-      for (int c = 0; c < 16; c++) _mm512_store_ps((c % 2 ? odd : even) + c / 2 * step, x[c]);
-    } else {
-      for (int c = 0; c < d - i; c++) _mm512_store_ps((c % 2 ? odd : even) + c / 2 * step, x[c]);
-    }
-  }
-}
-
-static void pack_32(int32_t d, const float *q, int64_t ldq, float factor, int split, float *qt) {
-  pack_lanes(d, q, ldq, factor, split, 32, qt);
-  pack_lanes(d, q + 16 * ldq, ldq, factor, split, 32, qt + 16);
-}
-
-/* Then columns 2i and 2i + 1 side by side in each row. */
-static void pack_16(int32_t d, const float *q, int64_t ldq, float factor, int split, float *qt) {
+/* Columns `at` and at + 1 of 16 rows, in a panel of `rows`: side by side where depth is 2. */
+static inline __attribute__((always_inline)) void put_columns(float *qt, int rows, int32_t at, __m512 a, __m512 b) {
   const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-  pack_lanes(d, q, ldq, factor, split, 16, qt);
-  for (int32_t i = 0; i + 2 <= d; i += 2, qt += 32) {
-    const __m512 a = _mm512_load_ps(qt), b = _mm512_load_ps(qt + 16);
-    _mm512_store_ps(qt, _mm512_permutex2var_ps(a, low, b));
-    _mm512_store_ps(qt + 16, _mm512_permutex2var_ps(a, high, b));
+  _mm512_store_ps(qt + at * rows, rows == 32 ? a : _mm512_permutex2var_ps(a, low, b));
+  _mm512_store_ps(qt + (at + 1) * rows, rows == 32 ? b : _mm512_permutex2var_ps(a, high, b));
+}
+
+/* Columns i to i + 31 of 16 rows of bf16, transposed two at a time. */
+static inline void pack_pairs(int32_t i, const void *const *q, __m512 factor, int split, int rows, float *qt) {
+  __m512 x[16], even[16], odd[16];
+#pragma GCC unroll 16
+  for (int r = 0; r < 16; r++) {
+    x[r] = _mm512_loadu_ps((const uint16_t *)q[r] + i);
+    _mm_prefetch((const char *)q[r] + 2 * i + 128, _MM_HINT_T0);
   }
+  transpose_16x16(x);
+#pragma GCC unroll 16
+  for (int c = 0; c < 16; c++) {
+    const __m512i pair = _mm512_castps_si512(x[c]);
+    even[c] = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)), factor);
+    odd[c] = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000))), factor);
+  }
+  if (split) {
+#pragma GCC unroll 8
+    for (int c = 0; c < 16; c += 2) {
+      put_columns(qt, rows, i + c, even[c], even[c + 1]);
+      put_columns(qt, rows, i + SPLIT / 2 + c, odd[c], odd[c + 1]);
+    }
+  } else {
+#pragma GCC unroll 16
+    for (int c = 0; c < 16; c++) put_columns(qt, rows, i + 2 * c, even[c], odd[c]);
+  }
+}
+
+/* Columns i to i + 15 of n <= 16 rows of any type, fewer at the end. */
+static inline void pack_columns(int32_t n, int32_t i, int32_t d, amla_dtype type, const void *const *q, __m512 factor, int split, int rows, float *qt) {
+  float tail[16];
+  __m512 x[16];
+  for (int r = 0; r < 16; r++) {
+    x[r] = _mm512_setzero_ps();
+    if (r < n && d - i >= 16)
+      x[r] = load_16(type, q[r], i);
+    else if (r < n) {
+      load_tail(type, (const char *)q[r] + amla_elems_bytes(type, i), 0, d - i, tail);
+      x[r] = _mm512_maskz_loadu_ps((__mmask16)((1u << (d - i)) - 1u), tail);
+    }
+    x[r] = _mm512_mul_ps(x[r], factor);
+  }
+  transpose_16x16(x);
+  const int apart = split && i / SPLIT * SPLIT + SPLIT <= d;
+  for (int c = 0; apart && c < 16; c += 4) {
+    put_columns(qt, rows, i - i % SPLIT / 2 + c / 2, x[c], x[c + 2]);
+    put_columns(qt, rows, i - i % SPLIT / 2 + SPLIT / 2 + c / 2, x[c + 1], x[c + 3]);
+  }
+  int c = 0;
+  for (; !apart && c < 16 && c + 2 <= d - i; c += 2) put_columns(qt, rows, i + c, x[c], x[c + 1]);
+  if (!apart && c < d - i && c < 16) _mm512_store_ps(qt + (i + c) * rows, x[c]);
+}
+
+static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, int rows, float *qt) {
+  const __m512 f = _mm512_set1_ps(factor);
+  int32_t i = 0;
+  for (; type == AMLA_BF16 && n >= 16 && i + 32 <= d; i += 32) pack_pairs(i, q, f, split, rows, qt);
+  for (; i < d; i += 16) pack_columns(n, i, d, type, q, f, split, rows, qt);
+}
+
+static void pack_32(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, float *qt) {
+  pack_lanes(n, d, type, q, factor, split, 32, qt);
+  pack_lanes(n - 16, d, type, q + 16, factor, split, 32, qt + 16);
+}
+
+static void pack_16(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, float *qt) {
+  pack_lanes(n, d, type, q, factor, split, 16, qt);
 }
 
 /* ---- Scores. depth 1: lanes are 32 rows. depth 2: lanes are 16 rows x 2 columns, so that there too a broadcast, of 64 bits, feeds two FMAs ---- */

@@ -27,13 +27,17 @@ static void load_f16(int32_t n, const void *src, float *dst) {
 
 static void load_q8_0(int32_t n, const void *src, float *dst) { amla_q8_0_to_f32(n, src, dst); }
 
-static void pack_8(int32_t d, const float *q, int64_t ldq, float factor, int split, float *qt) {
-  (void)split;
-  for (int32_t i = 0; i < d; i++)
-    for (int r = 0; r < ROWS; r++) qt[i * ROWS + r] = factor * q[r * ldq + i];
-}
-
 static void (*const load[4])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16, load_q8_0};
+
+static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, float *qt) {
+  (void)split;
+  for (int r = 0; r < ROWS; r++)
+    for (int32_t i = 0; i < d; i++) {
+      float x = 0.0f;
+      if (r < n) load[type](1, (const char *)q[r] + amla_elems_bytes(type, i), &x);
+      qt[i * ROWS + r] = factor * x;
+    }
+}
 
 static void qk_4x8(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from) {
   for (int32_t i = 0; from && i < n; i++) load[from->type](d_qk, from->src[i], k + i * ldk);
