@@ -103,6 +103,9 @@ static inline void guarded_free(guarded *g) {
   g->block = NULL;
 }
 
+/* Which column of d stands in column i of a row that a micro-kernel table has `split`. */
+static inline int32_t split_column(int32_t d, int32_t i) { return i / 32 * 32 + 32 <= d ? i / 32 * 32 + i % 16 * 2 + i % 32 / 16 : i; }
+
 /* f32 buffers as the micro-kernels want them: 64-byte aligned. */
 static inline float *alloc_floats(int64_t count) {
   float *x = aligned_alloc(64, ((size_t)count * sizeof *x + 64) / 64 * 64);

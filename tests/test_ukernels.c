@@ -80,9 +80,6 @@ static int64_t qt_at(const subject *s, int32_t d, int32_t i, int32_t r) {
   return i < d / depth * depth ? (int64_t)(i / depth * rows + r) * depth + i % depth : (int64_t)i * rows + r;
 }
 
-/* Which column of d stands in column i of a split row. */
-static int32_t split_column(int32_t d, int32_t i) { return i / 32 * 32 + 32 <= d ? i / 32 * 32 + i % 16 * 2 + i % 32 / 16 : i; }
-
 static int has_split_type(const subject *s) { return s->ukr->split[0] || s->ukr->split[1] || s->ukr->split[2] || s->ukr->split[3]; }
 
 /* The transpose is exact but for one rounding of the product, rows from n on are 0; nothing is written past d columns. */
@@ -118,6 +115,8 @@ static void check_pack(subject *s) {
 static void pack_transposes_exactly(void **state) { (void)state; for_each_subject(check_pack); }
 
 /* ---- qk ---------------------------------------------------------------------------------------------------------- */
+
+static const amla_ukr_stage no_stage;
 
 typedef struct qk_buffers {
   int32_t d_qk;
@@ -180,7 +179,7 @@ static void check_qk_values(subject *s) {
     for (int hostile = 0; hostile < 3; hostile++) {
       qk_buffers b = qk_create(s, shapes[i].d_qk, shapes[i].ldk);
       make_keys_hostile(s, &b, hostile);
-      s->panel->qk(s->panel->tokens, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), NULL);
+      s->panel->qk(s->panel->tokens, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), &no_stage);
       expect_scores_near_fp64(s, &b);
       qk_free(s, &b);
     }
@@ -197,7 +196,7 @@ static void check_qk_position(subject *s) {
       qk_buffers b = qk_create(s, d_qk, d_qk + i);
       memcpy(b.k + i * b.ldk, key, sizeof key);
       for (int32_t d = 0; d < d_qk; d++) b.qt[qt_at(s, d_qk, d, r)] = query[d];
-      s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), NULL);
+      s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), &no_stage);
       const float x = ((const float *)guarded_data(&b.s))[i * rows + r];
       if (i == 0 && r == 0) first = x;
       if (to_bits(x) != to_bits(first))
@@ -214,10 +213,10 @@ static void check_qk_tails(subject *s) {
   for (int32_t n = 1; n <= tokens; n++) {
     qk_buffers b = qk_create(s, 37, 48);
     float whole[64 * AMLA_UKR_MAX_ROWS];
-    s->panel->qk(tokens, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), NULL);
+    s->panel->qk(tokens, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), &no_stage);
     memcpy(whole, guarded_data(&b.s), (size_t)(tokens * rows) * sizeof *whole);
     memset(guarded_data(&b.s), 0x77, (size_t)(tokens * rows) * sizeof *whole);
-    s->panel->qk(n, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), NULL);
+    s->panel->qk(n, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), &no_stage);
     if (memcmp(guarded_data(&b.s), whole, (size_t)(n * rows) * sizeof *whole) != 0) FAIL_AT(s, "qk", "n=%d: other bits than with all tokens", n);
     qk_free(s, &b);
   }
@@ -234,11 +233,11 @@ static void check_qk_poison(subject *s) {
     float *got = guarded_data(&b.s), clean[64 * AMLA_UKR_MAX_ROWS];
     const int32_t i0 = t % 2 ? random_below(&s->seed, tokens) : -1, r0 = t % 2 ? -1 : random_below(&s->seed, rows);
     assert_true(tokens <= 64);
-    s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, got, NULL);
+    s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, got, &no_stage);
     memcpy(clean, got, (size_t)(tokens * rows) * sizeof *got);
     const int32_t d0 = random_below(&s->seed, d_qk);
     *(i0 >= 0 ? &b.k[i0 * b.ldk + d0] : &b.qt[qt_at(s, d_qk, d0, r0)]) = poisons[t % 3];
-    s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, got, NULL);
+    s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, got, &no_stage);
     for (int32_t i = 0; i < tokens; i++)
       for (int32_t r = 0; r < rows; r++) {
         const bool hit = i == i0 || r == r0;
@@ -258,7 +257,7 @@ static void check_qk_overflow(subject *s) {
   const float *got = guarded_data(&b.s);
   for (int32_t i = 0; i < s->panel->tokens; i++) b.k[i] = i % 2 ? -3e38f : 3e38f;
   for (int32_t r = 0; r < rows; r++) b.qt[r] = 2.0f;
-  s->panel->qk(s->panel->tokens, 1, b.k, b.ldk, b.qt, guarded_data(&b.s), NULL);
+  s->panel->qk(s->panel->tokens, 1, b.k, b.ldk, b.qt, guarded_data(&b.s), &no_stage);
   for (int32_t i = 0; i < count; i++)
     if (got[i] != (i / rows % 2 ? -INFINITY : INFINITY)) FAIL_AT(s, "qk", "an overflow gives %a", (double)got[i]);
   qk_free(s, &b);
@@ -266,45 +265,49 @@ static void check_qk_overflow(subject *s) {
 
 static void qk_overflows_to_signed_infinity(void **state) { (void)state; for_each_subject(check_qk_overflow); }
 
-/* Rows that qk converts: each element exactly, nothing outside [n][d_qk], and then the scores of those rows. */
-static void check_rows_of(subject *s, int32_t n, int32_t d, amla_dtype type) {
+/* Rows that qk converts, n_rows of its own or others: each element exactly, nothing outside [n_rows][d_qk], and the scores are right. */
+static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, amla_dtype type) {
   const int32_t tokens = s->panel->tokens, rows = s->panel->rows;
   const int64_t ld = (d + 15) / 16 * 16 + 16;
   const size_t size = type == AMLA_Q8_0 ? 2 : harness_dtype_bytes(type), row_bytes = (size_t)harness_bytes(type, d) + size;
   const void *src[2 * 64];
   qk_buffers b = qk_create(s, d, ld);
-  guarded k = guarded_create((size_t)(tokens * ld) * sizeof(float), 0);
-  char *bytes = malloc((size_t)n * row_bytes + size); /* exactly as long as read: overruns are a sanitizer's to find */
+  guarded staged = guarded_create((size_t)(tokens * ld) * sizeof(float), 0);
+  char *bytes = malloc((size_t)n_rows * row_bytes + size); /* exactly as long as read: overruns are a sanitizer's to find */
   float want[64 * AMLA_UKR_MAX_ROWS];
   assert_true(bytes != NULL && tokens <= 64);
-  for (size_t i = 0; type == AMLA_Q8_0 && i < (size_t)n * row_bytes + size; i++) bytes[i] = (char)random_below(&s->seed, 256);
-  for (int64_t i = 0; type != AMLA_Q8_0 && i < n * (d + 1) + 1; i++) harness_store(bytes, type, i, random_hostile(&s->seed));
-  for (int32_t i = 0; i < 2 * tokens; i++) src[i] = bytes + (size_t)(i % n) * row_bytes + size; /* aligned to the element only */
-  s->panel->qk(n, d, guarded_data(&k), ld, b.qt, guarded_data(&b.s), &(amla_ukr_rows){type, src});
-  const float *got = guarded_data(&k), *scores = guarded_data(&b.s);
+  for (size_t i = 0; type == AMLA_Q8_0 && i < (size_t)n_rows * row_bytes + size; i++) bytes[i] = (char)random_below(&s->seed, 256);
+  for (int64_t i = 0; type != AMLA_Q8_0 && i < n_rows * (d + 1) + 1; i++) harness_store(bytes, type, i, random_hostile(&s->seed));
+  for (int32_t i = 0; i < 2 * tokens; i++) src[i] = bytes + (size_t)(i % n_rows) * row_bytes + size; /* aligned to the element only */
+  const float *k = s->panel->ahead ? b.k : guarded_data(&staged), *scores = guarded_data(&b.s), *got = guarded_data(&staged);
+  s->panel->qk(n, d, k, ld, b.qt, guarded_data(&b.s), &(amla_ukr_stage){type, n_rows, src, guarded_data(&staged)});
   for (int64_t i = 0; i < tokens * ld; i++) {
     const int32_t column = (int32_t)(i % ld), from = s->ukr->split[type] ? split_column(d, column) : column;
-    if (i / ld < n && column < d ? !same_number(got[i], harness_load(src[i / ld], type, from)) : to_bits(got[i]) != 0xa5a5a5a5u)
-      FAIL_AT(s, "qk", "n=%d d=%d type=%d: row %d element %d is %a", n, d, (int)type, (int)(i / ld), column, (double)got[i]);
+    if (i / ld < n_rows && column < d ? !same_number(got[i], harness_load(src[i / ld], type, from)) : to_bits(got[i]) != 0xa5a5a5a5u)
+      FAIL_AT(s, "qk", "n=%d d=%d type=%d stage of %d: row %d element %d is %a", n, d, (int)type, n_rows, (int)(i / ld), column, (double)got[i]);
   }
   memcpy(want, scores, (size_t)(n * rows) * sizeof *want);
-  s->panel->qk(n, d, guarded_data(&k), ld, b.qt, guarded_data(&b.s), NULL);
+  s->panel->qk(n, d, k, ld, b.qt, guarded_data(&b.s), &no_stage);
   for (int32_t i = 0; i < n * rows; i++)
-    if (!same_number(scores[i], want[i])) FAIL_AT(s, "qk", "n=%d d=%d type=%d: score %d of converted rows is %a, of f32 rows %a", n, d, (int)type, i, (double)want[i], (double)scores[i]);
-  expect_guards(s, "qk", &k);
+    if (!same_number(scores[i], want[i]))
+      FAIL_AT(s, "qk", "n=%d d=%d type=%d stage of %d: score %d is %a, without a stage %a", n, d, (int)type, n_rows, i, (double)want[i], (double)scores[i]);
+  expect_guards(s, "qk", &staged);
   free(bytes);
   qk_free(s, &b);
 }
 
-static void check_rows(subject *s) {
+static void check_stage(subject *s) {
   static const int32_t ds[] = {1, 2, 15, 16, 17, 31, 32, 33, 64, 96, 100, 192, 512, 575, 576};
   for (int32_t n = 1; n <= s->panel->tokens; n++)
     for (int i = 0; i < LENGTH(ds); i++)
-      for (int type = AMLA_F32; type <= AMLA_Q8_0; type++)
-        if (type != AMLA_Q8_0 || ds[i] % 32 == 0) check_rows_of(s, n, ds[i], (amla_dtype)type);
+      for (int type = AMLA_F32; type <= AMLA_Q8_0; type++) {
+        if (type == AMLA_Q8_0 && ds[i] % 32 != 0) continue;
+        check_stage_of(s, n, s->panel->ahead ? 1 + (n + i + type) % s->panel->tokens : n, ds[i], (amla_dtype)type);
+        if (s->panel->ahead && n == s->panel->tokens) check_stage_of(s, n, 1 + (i + type) % n, ds[i], (amla_dtype)type);
+      }
 }
 
-static void qk_converts_its_rows_exactly(void **state) { (void)state; for_each_subject(check_rows); }
+static void qk_converts_its_stage_exactly(void **state) { (void)state; for_each_subject(check_stage); }
 
 enum { MAX_STORE_COLS = 64 };
 
@@ -764,7 +767,7 @@ int main(void) {
       cmocka_unit_test(qk_tails_have_the_same_bits),
       cmocka_unit_test(qk_contains_poison),
       cmocka_unit_test(qk_overflows_to_signed_infinity),
-      cmocka_unit_test(qk_converts_its_rows_exactly),
+      cmocka_unit_test(qk_converts_its_stage_exactly),
       cmocka_unit_test(max_is_exact_and_ignores_nan_and_hidden),
       cmocka_unit_test(exp_weights_and_sums_are_right),
       cmocka_unit_test(exp_of_hidden_tokens_is_zero),

@@ -34,13 +34,14 @@ static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state 
   amla_partial *slots = amla_arena_take(arena, plan->schedule.max_slots, sizeof *slots);
   float *qt = amla_arena_take(arena, (int64_t)plan->problem.d_qk * l.rows_padded, sizeof *qt);
   float *tile = amla_arena_take(arena, u->tile_tokens * l.ld, sizeof *tile);
+  float *next = amla_arena_take(arena, u->tile_tokens * l.ld, sizeof *next);
   float *s = amla_arena_take(arena, (int64_t)u->tile_tokens * l.rows_padded, sizeof *s);
   for (int32_t i = 0; i < plan->schedule.max_slots; i++) {
     float *o = amla_arena_take(arena, (int64_t)l.n_col_tiles * l.rows_padded * u->pv_cols, sizeof *o);
     float *ref = amla_arena_take(arena, l.rows_padded, sizeof *ref), *sum = amla_arena_take(arena, l.rows_padded, sizeof *sum);
     if (slots) slots[i] = (amla_partial){o, ref, sum, 0, 0};
   }
-  if (t) *t = (thread_state){.worker = {.plan = plan, .layout = l, .qt = qt, .tile = tile, .s = s, .slots = slots}};
+  if (t) *t = (thread_state){.worker = {.plan = plan, .layout = l, .qt = qt, .tiles = {tile, next}, .s = s, .slots = slots}};
 }
 
 static amla_status prepare(amla_plan *plan, amla_detail *detail) {

@@ -29,29 +29,40 @@ static void find_tokens(const amla_worker *w, int32_t begin, int32_t n, int32_t 
   for (int32_t j = known > 0 ? known : 0; j < n; j++) src[j] = src[j - 1];
 }
 
-/* S^T of panels [first, last), which are of one kind, for the tile's n tokens. The block's first panel converts the keys, a register tile
- * at a time, and fetches those after them: memory moves while the FMAs run, and the other panels find f32. */
-static void panel_scores(amla_worker *w, const amla_panel *first, const amla_panel *last, int32_t n, const void *const *src) {
+/* S^T of panels [first, last), which are of one kind, for the tile's n tokens. If they are the block's first, they convert keys on the way: src has
+ * the tile's, and n_after of those after it. Either the first panel converts its own, or all panels in equal parts those of the next score tile,
+ * which is the next KV tile's in the end. Memory moves while the FMAs run. */
+static void panel_scores(amla_worker *w, const amla_panel *first, const amla_panel *last, int32_t n, const void *const *src, int32_t n_after) {
   const amla_problem *problem = &w->plan->problem;
+  const int32_t n_panels = (int32_t)(last - first);
   const int64_t ld = w->layout.ld;
-  for (int32_t j = 0; first < last && j < n; j += first->kernels->tokens) {
-    const amla_ukr_rows from = {problem->kv_type, src + j};
-    for (const amla_panel *p = first; p < last; p++)
-      p->kernels->qk(min(n - j, p->kernels->tokens), problem->d_qk, w->tile + j * ld, ld, w->qt + (int64_t)p->row * problem->d_qk,
-                     w->s + p->row * w->plan->ukernels->tile_tokens + j * p->kernels->rows, p == w->panels ? &from : NULL);
+  for (int32_t j = 0, next; n_panels > 0 && j < n; j = next) {
+    const int32_t tokens = first->kernels->tokens, ahead = first->kernels->ahead;
+    next = min(n, j + tokens);
+    const int32_t at = ahead ? next : j, rows = first > w->panels ? 0 : at < n ? min(tokens, n - at) : min(tokens, n_after);
+    for (int32_t i = 0; i < n_panels; i++) {
+      const amla_panel *p = first + i;
+      const int32_t from = ahead ? rows * i / n_panels : i > 0 ? rows : 0, to = ahead ? rows * (i + 1) / n_panels : rows;
+      const amla_ukr_stage stage = {problem->kv_type, to - from, src + at + from, (at < n ? w->tiles[0] + at * ld : w->tiles[1]) + from * ld};
+      p->kernels->qk(next - j, problem->d_qk, w->tiles[0] + j * ld, ld, w->qt + (int64_t)p->row * problem->d_qk,
+                     w->s + p->row * w->plan->ukernels->tile_tokens + j * p->kernels->rows, &stage);
+    }
   }
 }
 
-/* S^T of the tile of n keys from `begin` on; keys from `next` on will be asked for after it. */
+/* S^T of the tile of n keys from `begin` on; keys [next, limit) will be asked for after it. */
 static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32_t limit) {
   const amla_ukernels *u = w->plan->ukernels;
+  const amla_problem *problem = &w->plan->problem;
   const amla_panel *last = w->panels + w->n_panels, *narrow = last[-1].kernels == &u->narrow ? last - 1 : last;
-  const void *src[MAX_TILE_TOKENS + 2 * MAX_QK_TOKENS];
-  const int32_t whole = (n + w->panels->kernels->tokens - 1) / w->panels->kernels->tokens * w->panels->kernels->tokens;
+  const int32_t ahead = w->panels->kernels->ahead * w->panels->kernels->tokens;
+  const void *src[MAX_TILE_TOKENS + 3 * MAX_QK_TOKENS];
   find_tokens(w, begin, n, limit, src);
-  find_tokens(w, next, whole - n + MAX_QK_TOKENS, limit, src + n);
-  panel_scores(w, w->panels, narrow, n, src);
-  panel_scores(w, narrow, last, n, src);
+  find_tokens(w, next, 3 * MAX_QK_TOKENS, limit, src + n);
+  for (int32_t i = 0; w->staged != begin && i < min(n, ahead); i++) u->load[problem->kv_type](problem->d_qk, src[i], w->tiles[0] + i * w->layout.ld);
+  panel_scores(w, w->panels, narrow, n, src, limit - next);
+  panel_scores(w, narrow, last, n, src, limit - next);
+  w->staged = next < limit ? next : -1;
 }
 
 /* ---- The mask: a key that it hides gets a score below the domain, which becomes P = 0 and no maximum ---- */
@@ -182,7 +193,7 @@ static void store_tile(const amla_worker *w, const float *o, int32_t rows, int32
 }
 
 /* O += P V, or O = P V; in the split's last tile merged on the way out, and stored if that is the end: `ends` then has the block's rows. */
-static void add_pv(const amla_worker *w, int32_t n, int first, float *o, const merge_step *merges, int32_t n_merges, const amla_row_end *ends) {
+static void add_pv(amla_worker *w, int32_t n, int first, float *o, const merge_step *merges, int32_t n_merges, const amla_row_end *ends) {
   const int32_t rows = w->group.row_end - w->group.row_begin;
   const amla_ukernels *u = w->plan->ukernels;
   for (int32_t c = 0; c < w->layout.n_col_tiles; c++)
@@ -193,9 +204,12 @@ static void add_pv(const amla_worker *w, int32_t n, int first, float *o, const m
         for (int32_t i = 0; i < n_merges; i++)
           tiles[i] = (amla_ukr_merge){merges[i].a + at, merges[i].of_a + p->row + r, merges[i].of_b + p->row + r};
         float *out = n_merges > 0 ? merges[n_merges - 1].a + at : o + at;
-        u->pv(n, w->s + p->row * u->tile_tokens + r, p->kernels->rows, w->tile + c * u->pv_cols, w->layout.ld, first, o + at, n_merges, tiles, out);
+        u->pv(n, w->s + p->row * u->tile_tokens + r, p->kernels->rows, w->tiles[0] + c * u->pv_cols, w->layout.ld, first, o + at, n_merges, tiles, out);
         if (ends) store_tile(w, out, min(u->pv_rows, rows - p->row - r), c, ends + p->row + r);
       }
+  float *swap = w->tiles[0];
+  w->tiles[0] = w->tiles[1];
+  w->tiles[1] = swap;
 }
 
 /* No key seen yet; the first tile writes O. */
@@ -274,8 +288,9 @@ void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
     w->panels[w->n_panels] = (amla_panel){rows - row > u->narrow.rows ? &u->wide : &u->narrow, row};
     pack_q(w, &w->panels[w->n_panels]);
   }
+  w->staged = -1;
   for (int32_t j = 0; j < u->tile_tokens; j++) /* columns that no key fills but pv reads */
-    for (int64_t d = w->plan->problem.d_qk; d < w->layout.ld; d++) w->tile[j * w->layout.ld + d] = 0.0f;
+    for (int64_t d = w->plan->problem.d_qk; d < w->layout.ld; d++) w->tiles[0][j * w->layout.ld + d] = w->tiles[1][j * w->layout.ld + d] = 0.0f;
 }
 
 void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partial *b, int32_t row_begin, int32_t row_end) {

@@ -14,11 +14,14 @@
 #include "../base/dtype.h"
 #include "../base/store.h"
 
-/* KV rows that qk converts to f32 before it reads them: loads, shifts and stores fill the slots that its FMAs leave. */
-typedef struct amla_ukr_rows {
+/* KV rows that qk converts to f32 on the side: loads, shifts and stores fill the slots that its FMAs leave. Row i at src[i] goes to
+ * dst + i * ldk; that at src[tokens + i], with the panel's tokens, is fetched into cache meanwhile. Whether these are k's own rows (dst = k) or others is the panel's `ahead`. */
+typedef struct amla_ukr_stage {
   amla_dtype type;
-  const void *const *src; /* [2 tokens] -> [d_qk]: the rows to convert, and those of the next call, which are fetched meanwhile */
-} amla_ukr_rows;
+  int32_t n_rows;
+  const void *const *src; /* -> [d_qk] */
+  float *dst;             /* [n_rows][ldk], 64-byte aligned rows */
+} amla_ukr_stage;
 
 /* f32 rows of a type that is `split` have each whole 32 columns as 16 even ones, then 16 odd ones, which saves the conversion half its
  * shuffles. Q^T is packed alike, and O comes out alike until it is stored. */
@@ -34,14 +37,16 @@ typedef struct amla_ukr_panel {
   int32_t tokens; /* of a score register tile; divides tile_tokens; that of narrow is a multiple of that of wide */
   int32_t depth;  /* columns of Q^T that lie side by side: Q^T is [d / depth][rows][depth], then a rest of columns [d % depth][rows] */
 
+  int32_t ahead;  /* 0: the stage of qk has its own n rows, converted before they are read; 1: the next call's, in parts */
+
   /* qt = factor * Q^T: column i of row r < n is factor * element i of q[r], or stands where `split` wants it; rows from n on are 0.
    *   q [n] -> [d] of f32, bf16 or f16 */
   void (*pack)(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, float *qt);
 
   /* s [n][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * column d of row r; 1 <= n <= tokens. Up to `tokens` rows may be read and written.
-   * With `from`, its first n rows are converted into k first.
-   *   k [tokens][ldk], qt as packed, 64-byte aligned like s; with `from`, k's rows too */
-  void (*qk)(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from);
+   * Does the stage too.
+   *   k [tokens][ldk], qt as packed, 64-byte aligned like s */
+  void (*qk)(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage);
 
   /* max [rows]: max[r] = max over tokens j < min(n, visible[r]) of s[j][r], ignoring NaN; -inf if there is none. */
   void (*max)(int32_t n, const float *s, const int32_t *visible, float *max);
@@ -66,7 +71,7 @@ typedef struct amla_ukernels {
 
   int32_t split[4]; /* by amla_dtype: are its rows split */
 
-  /* dst [n] f32 = src [n] of that amla_dtype, exactly, never split; n a multiple of its block. */
+  /* dst [n] f32 = src [n] of that amla_dtype, exactly, split or not; n a multiple of its block. dst 64-byte aligned. */
   void (*load[4])(int32_t n, const void *src, float *dst);
 
   /* By amla_dtype: element d + i of row r's out = ends[r].factor * o[r][i], i < cols, o [rows][pv_cols], split or not. Rows without `out` are

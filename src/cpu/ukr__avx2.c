@@ -131,16 +131,17 @@ static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, 
 }
 
 /* With all 16 registers in the product there is none left to convert beside it: before it. */
-static void load_rows(int32_t n, int32_t d, int32_t tokens, const amla_ukr_rows *from, float *k, int64_t ldk) {
-  const int64_t row_bytes = amla_elems_bytes(from->type, d);
-  for (int32_t i = 0; i < n; i++) {
-    for (int64_t at = 0; at < row_bytes; at += 64) _mm_prefetch((const char *)from->src[i + tokens] + at, _MM_HINT_T1);
-    load[from->type](d, from->src[i], k + i * ldk);
+static void run_stage(int32_t d, const amla_ukr_stage *stage, int32_t tokens, int64_t ld) {
+  const int64_t row_bytes = amla_elems_bytes(stage->type, d);
+  for (int32_t i = 0; i < stage->n_rows; i++) {
+    for (int64_t at = 0; at < row_bytes; at += 64) _mm_prefetch((const char *)stage->src[tokens + i] + at, _MM_HINT_T1);
+    load[stage->type](d, stage->src[i], stage->dst + i * ld);
   }
 }
 
-static void qk_6x16(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from) {
-  if (from) load_rows(n, d_qk, QK_TOKENS, from, k, ldk);
+static void qk_6x16(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
+  (void)n;
+  run_stage(d_qk, stage, QK_TOKENS, ldk);
   const float *k3 = k + 3 * ldk;
   __m256 acc[QK_TOKENS][2];
 #pragma GCC unroll 6
@@ -162,8 +163,9 @@ static void qk_6x16(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float 
   }
 }
 
-static void qk_12x8(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from) {
-  if (from) load_rows(n, d_qk, NARROW_TOKENS, from, k, ldk);
+static void qk_12x8(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
+  (void)n;
+  run_stage(d_qk, stage, NARROW_TOKENS, ldk);
   __m256 acc[NARROW_TOKENS];
 #pragma GCC unroll 12
   for (int i = 0; i < NARROW_TOKENS; i++) acc[i] = _mm256_setzero_ps();
@@ -310,7 +312,7 @@ static void merge_24(int32_t rows, float *o, const float *f, const float *b, con
 const amla_ukernels amla_ukernels__avx2 = {
     .isa = AMLA_ISA_AVX2, .name = "avx2",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {16, QK_TOKENS, 1, pack_16, qk_6x16, max_16, exp_16}, .narrow = {8, NARROW_TOKENS, 1, pack_8, qk_12x8, max_8, exp_8},
+    .wide = {16, QK_TOKENS, 1, 0, pack_16, qk_6x16, max_16, exp_16}, .narrow = {8, NARROW_TOKENS, 1, 0, pack_8, qk_12x8, max_8, exp_8},
     .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {store_f32, store_bf16, store_f16},
     .pv = pv_4x24, .scale = scale_24, .shift = shift_24, .merge = merge_24,
 };

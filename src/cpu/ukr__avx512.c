@@ -6,6 +6,7 @@
  */
 #include "ukernels.h"
 
+#include <assert.h>
 #include <immintrin.h>
 #include <string.h>
 
@@ -42,9 +43,22 @@ static inline void load_tail(amla_dtype type, const void *src, int32_t i, int32_
   _mm512_mask_storeu_ps(dst + i, (__mmask16)((1u << n) - 1u), load_16(type, tail, 0));
 }
 
+/* Which types are split is in the table at the end. */
+static inline __attribute__((always_inline)) void load_32(amla_dtype type, const void *src, int32_t i, float *dst) {
+  if (type == AMLA_BF16) {
+    const __m512i pairs = _mm512_loadu_si512((const uint16_t *)src + i);
+    _mm512_store_si512(dst + i, _mm512_slli_epi32(pairs, 16));
+    _mm512_store_si512(dst + i + SPLIT / 2, _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
+  } else {
+    _mm512_store_ps(dst + i, load_16(type, src, i));
+    _mm512_store_ps(dst + i + 16, load_16(type, src, i + 16));
+  }
+}
+
 static inline void load_row(amla_dtype type, int32_t n, const void *src, float *dst) {
   int32_t i = 0;
-  for (; i + 16 <= n; i += 16) _mm512_storeu_ps(dst + i, load_16(type, src, i));
+  for (; i + 32 <= n; i += 32) load_32(type, src, i, dst);
+  if (n - i >= 16) _mm512_store_ps(dst + i, load_16(type, src, i)), i += 16;
   if (i < n) load_tail(type, src, i, n - i, dst);
 }
 
@@ -224,24 +238,6 @@ static inline __attribute__((always_inline)) void qk_step(score_tile acc, int to
   }
 }
 
-/* Whether `type` is split is in the table at the end. */
-static inline __attribute__((always_inline)) void load_32(amla_dtype type, const void *src, int32_t i, float *dst) {
-  if (type == AMLA_BF16) {
-    const __m512i pairs = _mm512_loadu_si512((const uint16_t *)src + i);
-    _mm512_store_si512(dst + i, _mm512_slli_epi32(pairs, 16));
-    _mm512_store_si512(dst + i + 16, _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
-  } else {
-    _mm512_store_ps(dst + i, load_16(type, src, i));
-    _mm512_store_ps(dst + i + 16, load_16(type, src, i + 16));
-  }
-}
-
-static inline void load_kv_row(amla_dtype type, int32_t n, const void *src, float *dst) {
-  int32_t i = 0;
-  for (; i + 32 <= n; i += 32) load_32(type, src, i, dst);
-  if (i < n) load_row(type, n - i, (const char *)src + amla_elems_bytes(type, i), dst + i);
-}
-
 static inline __attribute__((always_inline)) void qk_begin(score_tile acc, int tokens, const float *k, int64_t ldk,
                                                            const float *rows[QK_TOKENS / 3]) {
 #pragma GCC unroll 4
@@ -277,55 +273,83 @@ static inline __attribute__((always_inline)) void qk_tile(int tokens, int depth,
   qk_end(acc, tokens, depth, rows, d_qk, 0, ldk, qt, s);
 }
 
-/* Of 12 tokens, whole 32 columns: those are converted while the ones before them are multiplied, three rows to 8 columns, straight-line: a branch
- * around a conversion costs more than the conversion hides. The cache lines that come FETCH_COLUMNS later are fetched into L1. */
-static inline __attribute__((always_inline)) void qk_converting(amla_dtype type, int depth, int32_t d_qk, float *k, int64_t ldk, const float *qt,
-                                                                float *s, const void *const *src) {
+/* The stage beside it, a line of 32 elements every so many columns: straight-line code, for a loop around a conversion costs more than the
+ * conversion hides. */
+static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int depth, int every, int32_t d_qk, const float *k, int64_t ldk,
+                                                             const float *qt, float *s, const amla_ukr_stage *stage) {
+  const void *const *src = stage->src;
+  const float *rows[QK_TOKENS / 3], *q = qt;
+  score_tile acc;
+  float *dst = stage->dst;
+  int32_t d = 0, column = 0;
+  qk_begin(acc, QK_TOKENS, k, ldk, rows);
+  for (int32_t lines = stage->n_rows * (d_qk / 32); lines > 0; lines--) {
+    const char *fetch = (const char *)src[QK_TOKENS] + amla_elems_bytes(type, column);
+    _mm_prefetch(fetch, _MM_HINT_T1);
+    if (type == AMLA_F32) _mm_prefetch(fetch + 64, _MM_HINT_T1);
+    load_32(type, *src, column, dst);
+    column += 32;
+    if (column == d_qk) column = 0, src++, dst += ldk;
+#pragma GCC unroll 8
+    for (int t = 0; t < every / depth; t++) qk_step(acc, QK_TOKENS, depth, rows, ldk, d + t * depth, q + t * 32);
+    d += every;
+    q += every / depth * 32;
+  }
+  qk_end(acc, QK_TOKENS, depth, rows, d_qk, d, ldk, qt, s);
+}
+
+/* The stage of a narrow panel, 12 rows of its own: 32 columns are converted while those before them are multiplied, three rows to 8 columns.
+ * With so few FMAs to a row, cache lines that go through L1 once instead of twice are worth the bother; FETCH_COLUMNS later ones are fetched
+ * into it. */
+static inline __attribute__((always_inline)) void qk_staging_own(amla_dtype type, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s,
+                                                                 const void *const *src) {
   const float *rows[QK_TOKENS / 3];
   score_tile acc;
   int32_t d = 0;
   qk_begin(acc, QK_TOKENS, k, ldk, rows);
   for (int i = 0; i < QK_TOKENS; i++) load_32(type, src[i], 0, k + i * ldk);
   for (int32_t next = 32; next < d_qk; next += 32) {
-    const int32_t later = next + FETCH_COLUMNS;
-    const void *const *ahead = later < d_qk ? src : src + QK_TOKENS;
-    const int64_t at = amla_elems_bytes(type, later < d_qk ? later : later - d_qk);
+    const int32_t ahead = next + FETCH_COLUMNS;
+    const void *const *fetch = ahead < d_qk ? src : src + QK_TOKENS;
+    const int64_t at = amla_elems_bytes(type, ahead < d_qk ? ahead : ahead - d_qk);
     for (int i = 0; i < QK_TOKENS; i += 3) {
 #pragma GCC unroll 3
       for (int t = 0; t < 3; t++) {
-        _mm_prefetch((const char *)ahead[i + t] + at, _MM_HINT_T0);
-        if (type == AMLA_F32) _mm_prefetch((const char *)ahead[i + t] + at + 64, _MM_HINT_T0);
+        _mm_prefetch((const char *)fetch[i + t] + at, _MM_HINT_T0);
+        if (type == AMLA_F32) _mm_prefetch((const char *)fetch[i + t] + at + 64, _MM_HINT_T0);
         load_32(type, src[i + t], next, k + (i + t) * ldk);
       }
-#pragma GCC unroll 8
-      for (int t = 0; t < 8; t += depth, d += depth) qk_step(acc, QK_TOKENS, depth, rows, ldk, d, qt + d * (32 / depth));
+#pragma GCC unroll 4
+      for (int t = 0; t < 4; t++, d += 2) qk_step(acc, QK_TOKENS, 2, rows, ldk, d, qt + d * 16);
     }
   }
-  qk_end(acc, QK_TOKENS, depth, rows, d_qk, d, ldk, qt, s);
+  qk_end(acc, QK_TOKENS, 2, rows, d_qk, d, ldk, qt, s);
 }
 
-#define QK_CONVERTING(name, type, depth)                                                                                                  \
-  static void name(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) {                              \
-    qk_converting(type, depth, d_qk, k, ldk, qt, s, src);                                                                                  \
-  }
-QK_CONVERTING(qk_32_f32, AMLA_F32, 1)
-QK_CONVERTING(qk_32_bf16, AMLA_BF16, 1)
-QK_CONVERTING(qk_32_f16, AMLA_F16, 1)
-QK_CONVERTING(qk_32_q8_0, AMLA_Q8_0, 1)
-QK_CONVERTING(qk_16_f32, AMLA_F32, 2)
-QK_CONVERTING(qk_16_bf16, AMLA_BF16, 2)
-QK_CONVERTING(qk_16_f16, AMLA_F16, 2)
-QK_CONVERTING(qk_16_q8_0, AMLA_Q8_0, 2)
+typedef void qk_staging_of(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage);
 
-typedef void qk_converting_of(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src);
-
-static inline __attribute__((always_inline)) void qk_of(int depth, qk_converting_of *const converting[4], int32_t n, int32_t d_qk, float *k, int64_t ldk,
-                                                        const float *qt, float *s, const amla_ukr_rows *from) {
-  if (from && n == QK_TOKENS && d_qk % 32 == 0) {
-    converting[from->type](d_qk, k, ldk, qt, s, from->src);
-    return;
+#define QK_STAGING(name, type, depth, every)                                                                                              \
+  static void name(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {                   \
+    qk_staging(type, depth, every, d_qk, k, ldk, qt, s, stage);                                                                            \
   }
-  for (int32_t i = 0; from && i < n; i++) load_kv_row(from->type, d_qk, from->src[i], k + i * ldk);
+#define QK_STAGING_OF(type, suffix)                                                                                                       \
+  QK_STAGING(qk_32_every_8_##suffix, type, 1, 8)                                                                                           \
+  QK_STAGING(qk_32_every_4_##suffix, type, 1, 4)                                                                                           \
+  QK_STAGING(qk_32_every_2_##suffix, type, 1, 2)                                                                                           \
+  static void qk_16_own_##suffix(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {       \
+    (void)k;                                                                                                                               \
+    qk_staging_own(type, d_qk, stage->dst, ldk, qt, s, stage->src);                                                                        \
+  }
+QK_STAGING_OF(AMLA_F32, f32)
+QK_STAGING_OF(AMLA_BF16, bf16)
+QK_STAGING_OF(AMLA_F16, f16)
+QK_STAGING_OF(AMLA_Q8_0, q8_0)
+
+static void load_rows(int32_t d, const amla_ukr_stage *stage, int64_t ld) {
+  for (int32_t i = 0; i < stage->n_rows; i++) load_row(stage->type, d, stage->src[i], stage->dst + i * ld);
+}
+
+static inline __attribute__((always_inline)) void qk_tokens(int depth, int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
   if (n > 8)
     qk_tile(12, depth, d_qk, k, ldk, qt, s);
   else if (n > 4)
@@ -334,14 +358,27 @@ static inline __attribute__((always_inline)) void qk_of(int depth, qk_converting
     qk_tile(4, depth, d_qk, k, ldk, qt, s);
 }
 
-static void qk_12x32(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from) {
-  static qk_converting_of *const converting[4] = {qk_32_f32, qk_32_bf16, qk_32_f16, qk_32_q8_0};
-  qk_of(1, converting, n, d_qk, k, ldk, qt, s, from);
+static void qk_12x32(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
+  static qk_staging_of *const every_8[4] = {qk_32_every_8_f32, qk_32_every_8_bf16, qk_32_every_8_f16, qk_32_every_8_q8_0};
+  static qk_staging_of *const every_4[4] = {qk_32_every_4_f32, qk_32_every_4_bf16, qk_32_every_4_f16, qk_32_every_4_q8_0};
+  static qk_staging_of *const every_2[4] = {qk_32_every_2_f32, qk_32_every_2_bf16, qk_32_every_2_f16, qk_32_every_2_q8_0};
+  if (stage->n_rows > 0 && n == QK_TOKENS && d_qk % 32 == 0) { /* n_rows / 32 lines a column */
+    assert(stage->n_rows <= 16);
+    (stage->n_rows <= 4 ? every_8 : stage->n_rows <= 8 ? every_4 : every_2)[stage->type](d_qk, k, ldk, qt, s, stage);
+    return;
+  }
+  load_rows(d_qk, stage, ldk);
+  qk_tokens(1, n, d_qk, k, ldk, qt, s);
 }
 
-static void qk_12x16(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from) {
-  static qk_converting_of *const converting[4] = {qk_16_f32, qk_16_bf16, qk_16_f16, qk_16_q8_0};
-  qk_of(2, converting, n, d_qk, k, ldk, qt, s, from);
+static void qk_12x16(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
+  static qk_staging_of *const own[4] = {qk_16_own_f32, qk_16_own_bf16, qk_16_own_f16, qk_16_own_q8_0};
+  if (stage->n_rows == QK_TOKENS && d_qk % 32 == 0) {
+    own[stage->type](d_qk, k, ldk, qt, s, stage);
+    return;
+  }
+  load_rows(d_qk, stage, ldk);
+  qk_tokens(2, n, d_qk, k, ldk, qt, s);
 }
 
 /* 16 rows of a panel of `rows`. Tokens UNROLL at a time: independent chains, longer than the latency of an addition. */
@@ -378,7 +415,10 @@ static inline __attribute__((always_inline)) void exp_tokens(int count, float *s
   __m512 x[UNROLL], n[UNROLL], y[UNROLL];
   __mmask16 nonzero[UNROLL];
 #pragma GCC unroll 8
-  for (int i = 0; i < count; i++) x[i] = _mm512_sub_ps(_mm512_load_ps(s + i * rows), ref);
+  for (int i = 0; i < count; i++) {
+    x[i] = _mm512_sub_ps(_mm512_load_ps(s + i * rows), ref);
+    _mm_prefetch((const char *)(s + (TILE_TOKENS + i) * rows), _MM_HINT_T0); /* the next panel's */
+  }
 #pragma GCC unroll 8
   for (int i = 0; i < count; i++) {
     nonzero[i] = _mm512_cmp_ps_mask(x[i], _mm512_set1_ps(AMLA_EXP2_MIN), _CMP_GE_OQ);
@@ -510,7 +550,7 @@ static void merge_32(int32_t rows, float *o, const float *f, const float *b, con
 const amla_ukernels amla_ukernels__avx512 = {
     .isa = AMLA_ISA_AVX512, .name = "avx512",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {32, QK_TOKENS, 1, pack_32, qk_12x32, max_32, exp_32}, .narrow = {16, QK_TOKENS, 2, pack_16, qk_12x16, max_16, exp_16},
+    .wide = {32, QK_TOKENS, 1, 1, pack_32, qk_12x32, max_32, exp_32}, .narrow = {16, QK_TOKENS, 2, 0, pack_16, qk_12x16, max_16, exp_16},
     .split = {[AMLA_BF16] = 1}, .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {store_f32, store_bf16, store_f16},
     .pv = pv_8x32, .scale = scale_32, .shift = shift_32, .merge = merge_32,
 };

@@ -39,8 +39,9 @@ static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, 
     }
 }
 
-static void qk_4x8(int32_t n, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_rows *from) {
-  for (int32_t i = 0; from && i < n; i++) load[from->type](d_qk, from->src[i], k + i * ldk);
+static void qk_4x8(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
+  (void)n;
+  for (int32_t i = 0; i < stage->n_rows; i++) load[stage->type](d_qk, stage->src[i], stage->dst + i * ldk);
   float acc[QK_TOKENS][ROWS] = {{0}};
   for (int32_t d = 0; d < d_qk; d++)
     for (int i = 0; i < QK_TOKENS; i++)
@@ -120,7 +121,7 @@ static void merge_8(int32_t rows, float *o, const float *f, const float *b, cons
 const amla_ukernels amla_ukernels__c = {
     .isa = AMLA_ISA_C, .name = "c",
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {ROWS, QK_TOKENS, 1, pack_8, qk_4x8, max_8, exp_8}, .narrow = {ROWS, QK_TOKENS, 1, pack_8, qk_4x8, max_8, exp_8},
+    .wide = {ROWS, QK_TOKENS, 1, 0, pack_8, qk_4x8, max_8, exp_8}, .narrow = {ROWS, QK_TOKENS, 1, 0, pack_8, qk_4x8, max_8, exp_8},
     .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {store_f32, store_bf16, store_f16},
     .pv = pv_4x8, .scale = scale_8, .shift = shift_8, .merge = merge_8,
 };
