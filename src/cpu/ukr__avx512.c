@@ -153,30 +153,27 @@ static inline __attribute__((always_inline)) void put_columns(float *qt, int row
   _mm512_store_ps(qt + (at + 1) * rows, rows == 32 ? b : _mm512_permutex2var_ps(a, high, b));
 }
 
+/* bf16 of the lower or the upper half of each lane, as f32. */
+static inline __m512 upper_half(__m512 pair, int upper) {
+  const __m512i x = _mm512_castps_si512(pair);
+  return _mm512_castsi512_ps(upper ? _mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(x, 16));
+}
+
 /* Columns i to i + 31 of 16 rows of bf16, transposed two at a time. */
 static inline void pack_pairs(int32_t i, const void *const *q, __m512 factor, int split, int rows, float *qt) {
-  __m512 x[16], even[16], odd[16];
+  __m512 x[16];
 #pragma GCC unroll 16
   for (int r = 0; r < 16; r++) {
     x[r] = _mm512_loadu_ps((const uint16_t *)q[r] + i);
     _mm_prefetch((const char *)q[r] + 2 * i + 128, _MM_HINT_T0);
   }
   transpose_16x16(x);
-#pragma GCC unroll 16
-  for (int c = 0; c < 16; c++) {
-    const __m512i pair = _mm512_castps_si512(x[c]);
-    even[c] = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)), factor);
-    odd[c] = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32((int)0xffff0000))), factor);
-  }
-  if (split) {
 #pragma GCC unroll 8
-    for (int c = 0; c < 16; c += 2) {
-      put_columns(qt, rows, i + c, even[c], even[c + 1]);
-      put_columns(qt, rows, i + SPLIT / 2 + c, odd[c], odd[c + 1]);
-    }
-  } else {
-#pragma GCC unroll 16
-    for (int c = 0; c < 16; c++) put_columns(qt, rows, i + 2 * c, even[c], odd[c]);
+  for (int c = 0; c < 16; c += 2) { /* columns 2c, 2c + 1, 2c + 2, 2c + 3 */
+    const __m512 even0 = _mm512_mul_ps(upper_half(x[c], 0), factor), odd0 = _mm512_mul_ps(upper_half(x[c], 1), factor);
+    const __m512 even1 = _mm512_mul_ps(upper_half(x[c + 1], 0), factor), odd1 = _mm512_mul_ps(upper_half(x[c + 1], 1), factor);
+    put_columns(qt, rows, split ? i + c : i + 2 * c, even0, split ? even1 : odd0);
+    put_columns(qt, rows, split ? i + SPLIT / 2 + c : i + 2 * c + 2, split ? odd0 : even1, odd1);
   }
 }
 
