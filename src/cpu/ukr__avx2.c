@@ -10,12 +10,19 @@
 
 #include "exp2_poly.h"
 
-enum { QK_TOKENS = 6, NARROW_TOKENS = 12, PV_ROWS = 4, PV_COLS = 24, TILE_TOKENS = 96 };
+enum { QK_TOKENS = 6, NARROW_TOKENS = 12, PV_ROWS = 4, PV_COLS = 24, TILE_TOKENS = 96, FETCH_COLUMNS = 128 };
 
 static void load_f32(int32_t n, const void *src, float *dst) { memcpy(dst, src, (size_t)n * sizeof *dst); }
 
 static inline __m256 widen_bf16(__m128i h) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+/* 8 elements from i on. */
+static inline __m256 load_8(amla_dtype type, const void *src, int32_t i) {
+  if (type == AMLA_F32) return _mm256_loadu_ps((const float *)src + i);
+  const __m128i h = _mm_loadu_si128((const __m128i *)((const uint16_t *)src + i));
+  return type == AMLA_BF16 ? widen_bf16(h) : _mm256_cvtph_ps(h);
 }
 
 static void load_bf16(int32_t n, const void *src, float *dst) {
@@ -105,17 +112,20 @@ static inline void transpose_8x8(__m256 x[8]) {
   for (int i = 0; i < 8; i++) x[i] = y[i];
 }
 
-/* Columns of n <= 8 rows, in a panel of `rows`. */
+/* n <= 8 rows in a panel of `rows`, through chunks of columns that stay in L1. */
 static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int rows, float *qt) {
-  float block[8][8] __attribute__((aligned(32))) = {{0}};
+  enum { CHUNK = 64 };
+  float chunk[8][CHUNK + 8] __attribute__((aligned(32))) = {{0}};
   __m256 x[8];
-  for (int32_t i = 0; i < d; i += 8) {
-    const int32_t some = d - i < 8 ? d - i : 8;
-    for (int r = 0; r < 8 && r < n; r++) load[type](some, (const char *)q[r] + amla_elems_bytes(type, i), block[r]);
+  for (int32_t at = 0; at < d; at += CHUNK) {
+    const int32_t some = d - at < CHUNK ? d - at : CHUNK;
+    for (int r = 0; r < 8 && r < n; r++) load[type](some, (const char *)q[r] + amla_elems_bytes(type, at), chunk[r]);
+    for (int32_t i = 0; i < some; i += 8, qt += 8 * rows) {
 #pragma GCC unroll 8
-    for (int r = 0; r < 8; r++) x[r] = _mm256_mul_ps(_mm256_load_ps(block[r]), _mm256_set1_ps(factor));
-    transpose_8x8(x);
-    for (int c = 0; c < some; c++) _mm256_store_ps(qt + (i + c) * rows, x[c]);
+      for (int r = 0; r < 8; r++) x[r] = _mm256_mul_ps(_mm256_load_ps(chunk[r] + i), _mm256_set1_ps(factor));
+      transpose_8x8(x);
+      for (int c = 0; c < 8 && c < some - i; c++) _mm256_store_ps(qt + c * rows, x[c]);
+    }
   }
 }
 
@@ -130,7 +140,7 @@ static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, 
   pack_lanes(n, d, type, q, factor, 8, qt);
 }
 
-/* With all 16 registers in the product there is none left to convert beside it: before it. */
+/* Before the product. */
 static void run_stage(int32_t d, const amla_ukr_stage *stage, int32_t tokens, int64_t ld) {
   const int64_t row_bytes = amla_elems_bytes(stage->type, d);
   for (int32_t i = 0; i < stage->n_rows; i++) {
@@ -139,28 +149,79 @@ static void run_stage(int32_t d, const amla_ukr_stage *stage, int32_t tokens, in
   }
 }
 
-static void qk_6x16(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
-  (void)n;
-  run_stage(d_qk, stage, QK_TOKENS, ldk);
-  const float *k3 = k + 3 * ldk;
-  __m256 acc[QK_TOKENS][2];
+typedef __m256 score_tile[QK_TOKENS][2];
+
+/* Column d. Three K rows a pointer. */
+static inline __attribute__((always_inline)) void qk_step(score_tile acc, const float *k, const float *k3, int64_t ldk, int32_t d, const float *q) {
+  const __m256 q0 = _mm256_load_ps(q), q1 = _mm256_load_ps(q + 8);
 #pragma GCC unroll 6
-  for (int i = 0; i < QK_TOKENS; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
-#pragma GCC unroll 2
-  for (int32_t d = 0; d < d_qk; d++) {
-    const __m256 q0 = _mm256_load_ps(qt + d * 16), q1 = _mm256_load_ps(qt + d * 16 + 8);
-#pragma GCC unroll 6
-    for (int i = 0; i < QK_TOKENS; i++) {
-      const __m256 x = _mm256_broadcast_ss((i < 3 ? k + i * ldk : k3 + (i - 3) * ldk) + d);
-      acc[i][0] = _mm256_fmadd_ps(x, q0, acc[i][0]);
-      acc[i][1] = _mm256_fmadd_ps(x, q1, acc[i][1]);
-    }
+  for (int i = 0; i < QK_TOKENS; i++) {
+    const __m256 x = _mm256_broadcast_ss((i < 3 ? k + i * ldk : k3 + (i - 3) * ldk) + d);
+    acc[i][0] = _mm256_fmadd_ps(x, q0, acc[i][0]);
+    acc[i][1] = _mm256_fmadd_ps(x, q1, acc[i][1]);
   }
+}
+
+static inline __attribute__((always_inline)) void qk_end(score_tile acc, int32_t d_qk, int32_t d, const float *k, int64_t ldk, const float *qt, float *s) {
+  const float *k3 = k + 3 * ldk;
+#pragma GCC unroll 2
+  for (; d < d_qk; d++) qk_step(acc, k, k3, ldk, d, qt + d * 16);
 #pragma GCC unroll 6
   for (int i = 0; i < QK_TOKENS; i++) {
     _mm256_store_ps(s + i * 16, acc[i][0]);
     _mm256_store_ps(s + i * 16 + 8, acc[i][1]);
   }
+}
+
+/* Converting its own 6 rows, 8 columns ahead of the product; the cache lines that come FETCH_COLUMNS later are fetched. */
+static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s,
+                                                             const void *const *src) {
+  const float *k3 = k + 3 * ldk;
+  const int32_t line = 64 / (int32_t)amla_elems_bytes(type, 1);
+  score_tile acc;
+  int32_t d = 0;
+#pragma GCC unroll 6
+  for (int i = 0; i < QK_TOKENS; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+  for (int i = 0; i < QK_TOKENS; i++) _mm256_store_ps(k + i * ldk, load_8(type, src[i], 0));
+  for (; d + 8 < d_qk; d += 8) {
+    if (d % line == 0) {
+      const int32_t ahead = d + FETCH_COLUMNS;
+      const void *const *fetch = ahead < d_qk ? src : src + QK_TOKENS;
+      const int64_t at = amla_elems_bytes(type, ahead < d_qk ? ahead : ahead - d_qk);
+      for (int i = 0; i < QK_TOKENS; i++) _mm_prefetch((const char *)fetch[i] + at, _MM_HINT_T0);
+    }
+    for (int i = 0; i < QK_TOKENS; i++) _mm256_store_ps(k + i * ldk + d + 8, load_8(type, src[i], d + 8));
+#pragma GCC unroll 8
+    for (int t = 0; t < 8; t++) qk_step(acc, k, k3, ldk, d + t, qt + (d + t) * 16);
+  }
+  qk_end(acc, d_qk, d, k, ldk, qt, s);
+}
+
+static void qk_staging_f32(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) {
+  qk_staging(AMLA_F32, d_qk, k, ldk, qt, s, src);
+}
+
+static void qk_staging_bf16(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) {
+  qk_staging(AMLA_BF16, d_qk, k, ldk, qt, s, src);
+}
+
+static void qk_staging_f16(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) {
+  qk_staging(AMLA_F16, d_qk, k, ldk, qt, s, src);
+}
+
+static void qk_6x16(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
+  static void (*const staging[3])(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) = {
+      qk_staging_f32, qk_staging_bf16, qk_staging_f16};
+  score_tile acc;
+  (void)n;
+  if (stage->n_rows == QK_TOKENS && d_qk % 8 == 0 && stage->type != AMLA_Q8_0) {
+    staging[stage->type](d_qk, stage->dst, ldk, qt, s, stage->src);
+    return;
+  }
+  run_stage(d_qk, stage, QK_TOKENS, ldk);
+#pragma GCC unroll 6
+  for (int i = 0; i < QK_TOKENS; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+  qk_end(acc, d_qk, 0, k, ldk, qt, s);
 }
 
 static void qk_12x8(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
