@@ -193,7 +193,7 @@ static void store_tile(const amla_worker *w, const float *o, int32_t rows, int32
 }
 
 /* O += P V, or O = P V; in the split's last tile merged on the way out, and stored if that is the end: `ends` then has the block's rows. */
-static void add_pv(amla_worker *w, int32_t n, int first, float *o, const merge_step *merges, int32_t n_merges, const amla_row_end *ends) {
+static void add_pv(const amla_worker *w, int32_t n, int first, float *o, const merge_step *merges, int32_t n_merges, const amla_row_end *ends) {
   const int32_t rows = w->group.row_end - w->group.row_begin;
   const amla_ukernels *u = w->plan->ukernels;
   for (int32_t c = 0; c < w->layout.n_col_tiles; c++)
@@ -207,9 +207,12 @@ static void add_pv(amla_worker *w, int32_t n, int first, float *o, const merge_s
         u->pv(n, w->s + p->row * u->tile_tokens + r, p->kernels->rows, w->tiles[0] + c * u->pv_cols, w->layout.ld, first, o + at, n_merges, tiles, out);
         if (ends) store_tile(w, out, min(u->pv_rows, rows - p->row - r), c, ends + p->row + r);
       }
-  float *swap = w->tiles[0];
+}
+
+static void swap_tiles(amla_worker *w) {
+  float *tile = w->tiles[0];
   w->tiles[0] = w->tiles[1];
-  w->tiles[1] = swap;
+  w->tiles[1] = tile;
 }
 
 /* No key seen yet; the first tile writes O. */
@@ -239,13 +242,11 @@ void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t 
     next = next_tile(w, j + n, end); /* whether a tile is skipped is the split's affair alone */
     scores(w, j, n, next < end ? next : next_tile(w, end, limit), limit);
     if (weights(w, j, n, acc, steps) && !first) rescale_rows(w, acc->o, w->n_pv_rows, steps);
-    if (next < end) {
-      add_pv(w, n, first, acc->o, NULL, 0, NULL);
-      continue;
-    }
-    for (int32_t i = 0; i < n_merges; i++) merges[i] = merge_rows(w, acc - i - 1, acc - i, 0, w->n_pv_rows);
-    if (whole) end_rows(w, &w->group, acc - n_merges, 0, rows, ends);
-    add_pv(w, n, first, acc->o, merges, n_merges, whole ? ends : NULL);
+    const int32_t merged = next < end ? 0 : n_merges;
+    for (int32_t i = 0; i < merged; i++) merges[i] = merge_rows(w, acc - i - 1, acc - i, 0, w->n_pv_rows);
+    if (whole && next >= end) end_rows(w, &w->group, acc - n_merges, 0, rows, ends);
+    add_pv(w, n, first, acc->o, merges, merged, whole && next >= end ? ends : NULL);
+    swap_tiles(w);
   }
   if (!first) return;
   clear_output(w, acc);
