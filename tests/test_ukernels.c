@@ -560,7 +560,9 @@ static void lanes_do_not_see_each_other(void **state) { (void)state; for_each_su
 
 /* ---- pv ---------------------------------------------------------------------------------------------------------- */
 
-enum { MAX_PV_ROWS = 16, MAX_PV_COLS = 64, MAX_MERGES = 3 };
+enum { MAX_PV_ROWS = 16, MAX_PV_COLS = 64, MAX_MERGES = 4 };
+
+static const amla_ukr_merge none;
 
 typedef struct pv_buffers {
   int32_t n;
@@ -589,7 +591,7 @@ static pv_buffers pv_create(subject *s, int32_t n, int64_t ldv) {
 
 static const float *pv_run(subject *s, pv_buffers *b) {
   memcpy(guarded_data(&b->o), b->start, b->o.bytes);
-  s->ukr->pv(b->n, b->p, b->ldp, used_v(s, b), b->ldv, 0, guarded_data(&b->o), 0, NULL, guarded_data(&b->o));
+  s->ukr->pv(b->n, b->p, b->ldp, used_v(s, b), b->ldv, 0, guarded_data(&b->o), 0, &none, guarded_data(&b->o));
   return guarded_data(&b->o);
 }
 
@@ -638,7 +640,7 @@ static void check_pv_first(subject *s) {
   memset(b.start, 0, sizeof b.start);
   memcpy(sum, pv_run(s, &b), b.o.bytes);
   for (int32_t i = 0; i < count; i++) ((float *)guarded_data(&b.o))[i] = NAN;
-  s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, 1, guarded_data(&b.o), 0, NULL, guarded_data(&b.o));
+  s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, 1, guarded_data(&b.o), 0, &none, guarded_data(&b.o));
   for (int32_t i = 0; i < count; i++)
     if (to_bits(((float *)guarded_data(&b.o))[i]) != to_bits(sum[i])) FAIL_AT(s, "pv", "first: element %d", i);
   pv_free(s, &b);
@@ -658,10 +660,10 @@ static void check_pv_merges(subject *s) {
       for (int m = 0; m < n_merges; m++) {
         a[m] = alloc_floats(count);
         for (int32_t i = 0; i < count; i++) a[m][i] = random_normal(&s->seed);
-        for (int32_t r = 0; r < rows; r++) of_a[m][r] = ldexpf(1.0f, -random_below(&s->seed, 9)), of_b[m][r] = r % 3 ? 1.0f : -0.0f;
+        for (int32_t r = 0; r < rows; r++) of_a[m][r] = r % 2 ? 0.37f : ldexpf(1.0f, -random_below(&s->seed, 9)), of_b[m][r] = r % 3 ? 0.81f : -0.0f;
         merges[m] = (amla_ukr_merge){a[m], of_a[m], of_b[m]};
       }
-      s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, first, guarded_data(&b.o), 0, NULL, want);
+      s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, first, guarded_data(&b.o), 0, &none, want);
       const float *last = want;
       for (int m = 0; m < n_merges; m++) {
         float *sum = alloc_floats(count);
