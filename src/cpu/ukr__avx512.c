@@ -270,9 +270,9 @@ static inline __attribute__((always_inline)) void qk_tile(int tokens, int depth,
   qk_end(acc, tokens, depth, rows, d_qk, 0, ldk, qt, s);
 }
 
-/* The stage beside it, a line of 32 elements every so many columns: straight-line code, for a loop around a conversion costs more than the
+/* The stage of a wide panel, a line of 32 elements every so many columns: straight-line code, for a loop around a conversion costs more than the
  * conversion hides. */
-static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int depth, int every, int32_t d_qk, const float *k, int64_t ldk,
+static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int every, int32_t d_qk, const float *k, int64_t ldk,
                                                              const float *qt, float *s, const amla_ukr_stage *stage) {
   const void *const *src = stage->src;
   const float *rows[QK_TOKENS / 3], *q = qt;
@@ -288,11 +288,11 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
     column += 32;
     if (column == d_qk) column = 0, src++, dst += ldk;
 #pragma GCC unroll 8
-    for (int t = 0; t < every / depth; t++) qk_step(acc, QK_TOKENS, depth, rows, ldk, d + t * depth, q + t * 32);
+    for (int t = 0; t < every; t++) qk_step(acc, QK_TOKENS, 1, rows, ldk, d + t, q + t * 32);
     d += every;
-    q += every / depth * 32;
+    q += every * 32;
   }
-  qk_end(acc, QK_TOKENS, depth, rows, d_qk, d, ldk, qt, s);
+  qk_end(acc, QK_TOKENS, 1, rows, d_qk, d, ldk, qt, s);
 }
 
 /* The stage of a narrow panel, 12 rows of its own: 32 columns are converted while those before them are multiplied, three rows to 8 columns.
@@ -325,14 +325,14 @@ static inline __attribute__((always_inline)) void qk_staging_own(amla_dtype type
 
 typedef void qk_staging_of(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage);
 
-#define QK_STAGING(name, type, depth, every)                                                                                              \
+#define QK_STAGING(name, type, every)                                                                                              \
   static void name(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {                   \
-    qk_staging(type, depth, every, d_qk, k, ldk, qt, s, stage);                                                                            \
+    qk_staging(type, every, d_qk, k, ldk, qt, s, stage);                                                                            \
   }
 #define QK_STAGING_OF(type, suffix)                                                                                                       \
-  QK_STAGING(qk_32_every_8_##suffix, type, 1, 8)                                                                                           \
-  QK_STAGING(qk_32_every_4_##suffix, type, 1, 4)                                                                                           \
-  QK_STAGING(qk_32_every_2_##suffix, type, 1, 2)                                                                                           \
+  QK_STAGING(qk_32_every_8_##suffix, type, 8)                                                                                           \
+  QK_STAGING(qk_32_every_4_##suffix, type, 4)                                                                                           \
+  QK_STAGING(qk_32_every_2_##suffix, type, 2)                                                                                           \
   static void qk_16_own_##suffix(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {       \
     (void)k;                                                                                                                               \
     qk_staging_own(type, d_qk, stage->dst, ldk, qt, s, stage->src);                                                                        \
