@@ -15,7 +15,8 @@
 #include "../base/store.h"
 
 /* KV rows that qk converts to f32 on the side: loads, shifts and stores fill the slots that its FMAs leave. Row i at src[i] goes to
- * dst + i * ldk; that at src[tokens + i], with the panel's tokens, is fetched into cache meanwhile. Whether these are k's own rows (dst = k) or others is the panel's `ahead`. */
+ * dst + i * ldk; that at src[tokens + i], with the panel's tokens, is fetched into cache meanwhile. The panel's `ahead` says whether these are
+ * k's own rows (dst = k) or others. */
 typedef struct amla_ukr_stage {
   amla_dtype type;
   int32_t n_rows;
@@ -90,6 +91,13 @@ typedef struct amla_ukernels {
   void (*shift)(int32_t rows, float *o, const int32_t *k);
   void (*merge)(int32_t rows, float *o, const float *f, const float *b, const float *g);
 } amla_ukernels;
+
+/* A `store` for rows that are not split, by one that stores a row. */
+static inline void amla_ukr_store_rows(amla_store store, amla_dtype type, int32_t rows, int32_t cols, const float *o, int32_t pv_cols,
+                                       const amla_row_end *ends, int32_t d) {
+  for (int32_t r = 0; r < rows; r++)
+    if (ends[r].out) store(cols, o + r * pv_cols, ends[r].factor, (char *)ends[r].out + amla_elems_bytes(type, d));
+}
 
 /* The table's rows, in rising order; NULL-terminated. Those that this build contains, not those that this CPU can run. */
 extern const amla_ukernels *const amla_ukernels_all[];

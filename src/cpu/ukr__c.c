@@ -93,15 +93,20 @@ static void pv_4x8(int32_t n, const float *p, int64_t ldp, const float *v, int64
     }
 }
 
-#define STORE(name, type, store_row)                                                                                                      \
-  static void name(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {                          \
-    (void)split;                                                                                                                           \
-    for (int32_t r = 0; r < rows; r++)                                                                                                     \
-      if (ends[r].out) store_row(cols, o + r * PV_COLS, ends[r].factor, (char *)ends[r].out + amla_elems_bytes(type, d));                  \
-  }
-STORE(store_f32, AMLA_F32, amla_store_f32)
-STORE(store_bf16, AMLA_BF16, amla_store_bf16)
-STORE(store_f16, AMLA_F16, amla_store_f16)
+static void store_f32(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
+  (void)split;
+  amla_ukr_store_rows(amla_store_f32, AMLA_F32, rows, cols, o, PV_COLS, ends, d);
+}
+
+static void store_bf16(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
+  (void)split;
+  amla_ukr_store_rows(amla_store_bf16, AMLA_BF16, rows, cols, o, PV_COLS, ends, d);
+}
+
+static void store_f16(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
+  (void)split;
+  amla_ukr_store_rows(amla_store_f16, AMLA_F16, rows, cols, o, PV_COLS, ends, d);
+}
 
 static void scale_8(int32_t rows, float *o, const float *f) {
   for (int32_t r = 0; r < rows; r++)
