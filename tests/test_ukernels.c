@@ -56,6 +56,8 @@ static void check_shapes(subject *s) {
   if (s->panel->rows % u->pv_rows) FAIL_AT(s, "table", "rows is no multiple of pv_rows=%d", u->pv_rows);
   if (u->tile_tokens % s->panel->tokens) FAIL_AT(s, "table", "tile_tokens is no multiple of tokens=%d", s->panel->tokens);
   if (u->pv_cols % 8) FAIL_AT(s, "table", "pv_cols=%d is no multiple of 8", u->pv_cols);
+  const amla_ukr_pv_end *end = &u->pv_end;
+  if (end->pv && (end->rows % u->pv_rows || s->panel->rows % end->rows || end->cols % 8 || end->cols >= u->pv_cols)) FAIL_AT(s, "table", "pv_end");
   if (u->wide.rows < u->narrow.rows) FAIL_AT(s, "table", "wide is narrower than narrow");
 }
 
@@ -721,6 +723,44 @@ static void check_pv_poison(subject *s) {
 
 static void pv_contains_poison(void **state) { (void)state; for_each_subject(check_pv_poison); }
 
+/* The last columns' tile: the bits of pv, and no other column. */
+static void check_pv_end(subject *s) {
+  const amla_ukernels *u = s->ukr;
+  const amla_ukr_pv_end *end = &u->pv_end;
+  if (!end->pv) return;
+  const int32_t n = 31, cols = u->pv_cols, count = end->rows * cols, ldp = s->panel->rows;
+  const int64_t ldv = 192;
+  float *p = alloc_floats(n * ldp), *v = alloc_floats(n * ldv), *o = alloc_floats(count), *got = alloc_floats(count), *want = alloc_floats(count);
+  float *a = alloc_floats(count), of_a[AMLA_UKR_MAX_ROWS], of_b[AMLA_UKR_MAX_ROWS];
+  for (int32_t i = 0; i < n * ldp; i++) p[i] = fabsf(random_normal(&s->seed));
+  for (int64_t i = 0; i < n * ldv; i++) v[i] = i % ldv < end->cols ? random_normal(&s->seed) : NAN;
+  for (int32_t i = 0; i < count; i++) o[i] = random_normal(&s->seed), a[i] = random_normal(&s->seed);
+  for (int32_t r = 0; r < end->rows; r++) of_a[r] = 0.37f * (float)(r + 1), of_b[r] = r % 3 ? 0.81f : -0.0f;
+  for (int first = 0; first < 2; first++)
+    for (int n_merges = 0; n_merges < 2; n_merges++) {
+      for (int32_t r = 0; r < end->rows; r += u->pv_rows) {
+        const amla_ukr_merge merge = {a + r * cols, of_a + r, of_b + r};
+        u->pv(n, p + r, ldp, v, ldv, first, o + r * cols, n_merges, &merge, want + r * cols);
+      }
+      const amla_ukr_merge merge = {a, of_a, of_b};
+      memcpy(got, o, (size_t)count * sizeof *got);
+      end->pv(n, p, ldp, v, ldv, first, o, n_merges, &merge, got);
+      for (int32_t i = 0; i < count; i++) {
+        const float x = i % cols < end->cols ? want[i] : o[i];
+        if (to_bits(got[i]) != to_bits(x))
+          FAIL_AT(s, "pv_end", "first=%d %d merges row %d column %d: %a, want %a", first, n_merges, i / cols, i % cols, (double)got[i], (double)x);
+      }
+    }
+  free(p);
+  free(v);
+  free(o);
+  free(got);
+  free(want);
+  free(a);
+}
+
+static void pv_end_has_the_bits_of_pv(void **state) { (void)state; for_each_subject(check_pv_end); }
+
 /* ---- scale and merge: every rounding is known, so bit by bit ------------------------------------------------------ */
 
 static void check_elementwise(subject *s, int32_t rows) {
@@ -780,6 +820,7 @@ int main(void) {
       cmocka_unit_test(pv_merges_as_merge_does),
       cmocka_unit_test(pv_bits_do_not_depend_on_position),
       cmocka_unit_test(pv_contains_poison),
+      cmocka_unit_test(pv_end_has_the_bits_of_pv),
       cmocka_unit_test(scale_and_merge_are_exact),
   };
   return cmocka_run_group_tests_name("ukernels", tests, NULL, NULL);

@@ -34,7 +34,7 @@ static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state 
   amla_partial *slots = amla_arena_take(arena, plan->schedule.max_slots, sizeof *slots);
   float *qt = amla_arena_take(arena, (int64_t)plan->problem.d_qk * l.rows_padded, sizeof *qt);
   float *tile = amla_arena_take(arena, u->tile_tokens * l.ld, sizeof *tile);
-  float *next = amla_arena_take(arena, u->tile_tokens * l.ld, sizeof *next);
+  float *next = u->wide.ahead ? amla_arena_take(arena, u->tile_tokens * l.ld, sizeof *next) : tile;
   float *s = amla_arena_take(arena, (int64_t)u->tile_tokens * l.rows_padded, sizeof *s);
   for (int32_t i = 0; i < plan->schedule.max_slots; i++) {
     float *o = amla_arena_take(arena, (int64_t)l.n_col_tiles * l.rows_padded * u->pv_cols, sizeof *o);

@@ -192,21 +192,38 @@ static void store_tile(const amla_worker *w, const float *o, int32_t rows, int32
   u->store[p->out_type](rows, min(p->d_v - d, u->pv_cols), o, u->split[p->kv_type] && d + u->pv_cols <= p->d_qk, ends, d);
 }
 
+/* Column tile c is the last one and so narrow that pv_end computes it. */
+static int is_pv_end(const amla_worker *w, int32_t c) {
+  const amla_ukernels *u = w->plan->ukernels;
+  return u->pv_end.pv && w->plan->problem.d_v - c * u->pv_cols <= u->pv_end.cols;
+}
+
 /* O += P V, or O = P V; in the split's last tile merged on the way out, and stored if that is the end: `ends` then has the block's rows. */
 static void add_pv(const amla_worker *w, int32_t n, int first, float *o, const merge_step *merges, int32_t n_merges, const amla_row_end *ends) {
   const int32_t rows = w->group.row_end - w->group.row_begin;
   const amla_ukernels *u = w->plan->ukernels;
-  for (int32_t c = 0; c < w->layout.n_col_tiles; c++)
-    for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++)
-      for (int32_t r = 0; r < p->kernels->rows && p->row + r < w->n_pv_rows; r += u->pv_rows) {
-        const int64_t at = ((int64_t)c * w->layout.rows_padded + p->row + r) * u->pv_cols;
+  const int64_t ld = w->layout.ld, cols = u->pv_cols;
+  for (int32_t c = 0; c < w->layout.n_col_tiles; c++) {
+    const int end = is_pv_end(w, c);
+    amla_ukr_pv *const pv = end ? u->pv_end.pv : u->pv;
+    const int32_t step = end ? u->pv_end.rows : u->pv_rows;
+    const float *v = w->tiles[0] + c * cols;
+    for (const amla_panel *panel = w->panels; panel < w->panels + w->n_panels; panel++) {
+      const int32_t ldp = panel->kernels->rows, stop = min(ldp, w->n_pv_rows - panel->row);
+      const float *p = w->s + panel->row * u->tile_tokens;
+      int64_t at = ((int64_t)c * w->layout.rows_padded + panel->row) * cols;
+      for (int32_t r = 0; r < stop; r += step, at += step * cols) {
         amla_ukr_merge tiles[AMLA_MAX_MERGES];
-        for (int32_t i = 0; i < n_merges; i++)
-          tiles[i] = (amla_ukr_merge){merges[i].a + at, merges[i].of_a + p->row + r, merges[i].of_b + p->row + r};
-        float *out = n_merges > 0 ? merges[n_merges - 1].a + at : o + at;
-        u->pv(n, w->s + p->row * u->tile_tokens + r, p->kernels->rows, w->tiles[0] + c * u->pv_cols, w->layout.ld, first, o + at, n_merges, tiles, out);
-        if (ends) store_tile(w, out, min(u->pv_rows, rows - p->row - r), c, ends + p->row + r);
+        float *out = o + at;
+        for (int32_t i = 0; i < n_merges; i++) {
+          out = merges[i].a + at;
+          tiles[i] = (amla_ukr_merge){out, merges[i].of_a + panel->row + r, merges[i].of_b + panel->row + r};
+        }
+        pv(n, p + r, ldp, v, ld, first, o + at, n_merges, tiles, out);
+        if (ends) store_tile(w, out, min(step, rows - panel->row - r), c, ends + panel->row + r);
       }
+    }
+  }
 }
 
 static void swap_tiles(amla_worker *w) {
@@ -223,6 +240,15 @@ static void clear_sums(const amla_worker *w, amla_partial *acc) {
   }
 }
 
+/* The columns of the last tile that pv_end does not write and rescaling and merging read. They stay 0. */
+static void clear_padding(const amla_worker *w, amla_partial *acc) {
+  const amla_ukernels *u = w->plan->ukernels;
+  const int32_t last = w->layout.n_col_tiles - 1;
+  if (!is_pv_end(w, last)) return;
+  float *o = acc->o + (int64_t)last * w->layout.rows_padded * u->pv_cols + u->pv_end.cols;
+  for (int32_t r = 0; r < w->layout.rows_padded; r++, o += u->pv_cols) memset(o, 0, (size_t)(u->pv_cols - u->pv_end.cols) * sizeof *o);
+}
+
 static void clear_output(const amla_worker *w, amla_partial *acc) {
   const amla_layout *l = &w->layout;
   memset(acc->o, 0, (size_t)l->n_col_tiles * (size_t)(l->rows_padded * w->plan->ukernels->pv_cols) * sizeof(float));
@@ -237,13 +263,14 @@ void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t 
   int first = 1;
 
   clear_sums(w, acc);
+  clear_padding(w, acc);
   for (int32_t j = next_tile(w, begin, end), n, next; j < end; j = next, first = 0) {
     n = min(end - j, tile_tokens);
     next = next_tile(w, j + n, end); /* whether a tile is skipped is the split's affair alone */
     scores(w, j, n, next < end ? next : next_tile(w, end, limit), limit);
     if (weights(w, j, n, acc, steps) && !first) rescale_rows(w, acc->o, w->n_pv_rows, steps);
     const int32_t merged = next < end ? 0 : n_merges;
-    for (int32_t i = 0; i < merged; i++) merges[i] = merge_rows(w, acc - i - 1, acc - i, 0, w->n_pv_rows);
+    for (int32_t i = 0; i < merged; i++) merges[i] = merge_rows(w, acc - i - 1, acc - i, 0, w->layout.rows_padded);
     if (whole && next >= end) end_rows(w, &w->group, acc - n_merges, 0, rows, ends);
     add_pv(w, n, first, acc->o, merges, merged, whole && next >= end ? ends : NULL);
     swap_tiles(w);

@@ -35,7 +35,7 @@ typedef struct amla_worker {
   const amla_tensors *tensors;
   amla_layout layout;
   float *qt;   /* panels of [d_qk][panel rows]: scale * log2(e) * q, transposed; padding rows are 0 */
-  float *tiles[2]; /* [tile_tokens][ld]: the KV tile at hand in f32, the same rows as K and V, and the next one */
+  float *tiles[2]; /* [tile_tokens][ld]: the KV tile at hand in f32, the same rows as K and V, and the next one; the same one unless panels work ahead */
   float *s;    /* panels of [tile_tokens][panel rows]: scores, then weights */
   amla_partial *slots; /* [schedule.max_slots] */
 
@@ -44,7 +44,7 @@ typedef struct amla_worker {
   amla_panel panels[AMLA_MAX_BLOCK_ROWS / 8];
   int32_t n_panels;
   int32_t visible_end[AMLA_MAX_BLOCK_ROWS]; /* per row: it sees keys [0, visible_end); padding rows as the last one */
-  int32_t n_pv_rows; /* rows rounded up to PV tiles */
+  int32_t n_pv_rows; /* rows rounded up to PV tiles; pv_end may take some padding rows more */
   int32_t staged;    /* tiles[0] has the first score tile's keys from this one on; -1: none */
 } amla_worker;
 

@@ -61,6 +61,19 @@ typedef struct amla_ukr_panel {
 
 enum { AMLA_UKR_MAX_ROWS = 32 };
 
+/* out [pv_rows][pv_cols] contiguous = P V, plus o unless first: o[r][c] + sum_j p[j * ldp + r] * v[j * ldv + c], the sum over
+ * j < n in order, from 0; that then merged with the n_merges partial results, one after the other. out may be o or any of them.
+ * v, o and out aligned to whole vectors, ldv a multiple of 16. */
+typedef void amla_ukr_pv(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
+                         const amla_ukr_merge *merges, float *out);
+
+/* An output register tile for the last columns: the same sums for `rows` rows, of which only the first `cols` of pv_cols columns are read and
+ * written. */
+typedef struct amla_ukr_pv_end {
+  int32_t rows, cols; /* rows: a multiple of pv_rows that divides those of panels */
+  amla_ukr_pv *pv;    /* NULL: there is none */
+} amla_ukr_pv_end;
+
 typedef struct amla_ukernels {
   amla_isa isa;
   const char *name;     /* "c", "avx2", "avx512" */
@@ -79,11 +92,8 @@ typedef struct amla_ukernels {
    * left out. */
   void (*store[3])(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d);
 
-  /* out [pv_rows][pv_cols] contiguous = P V, plus o unless first: o[r][c] + sum_j p[j * ldp + r] * v[j * ldv + c], the sum over
-   * j < n in order, from 0; that then merged with the n_merges partial results, one after the other. out may be o or any of them.
-   * v, o and out aligned to whole vectors, ldv a multiple of 16. */
-  void (*pv)(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
-             const amla_ukr_merge *merges, float *out);
+  amla_ukr_pv *pv;
+  amla_ukr_pv_end pv_end;
 
   /* o [rows][pv_cols]: row r times f[r]; or times 2^k[r] as amla_expshift, k in [-512, 512], rows with k[r] = 0 left
    * alone; or row r = f[r] * o + g[r] * b, rounded twice (portable C: three times), exact but for the sum where f and g are powers of 2. */

@@ -2,6 +2,7 @@
  *
  * AVX2 + FMA + F16C micro-kernels. Register budget of 16 ymm: scores 6 tokens x 16 rows = 12 accumulators + 2 of Q^T + 2
  * broadcasts; output 4 rows x 24 columns = 12 accumulators + 3 of V + 1 broadcast. Loads per FMA: (6 + 2) / 12 and (4 + 3) / 12.
+ * The last 8 of 512 columns: 8 rows, (8 + 1) / 8.
  */
 #include "ukernels.h"
 
@@ -10,25 +11,38 @@
 
 #include "exp2_poly.h"
 
-enum { QK_TOKENS = 6, NARROW_TOKENS = 12, PV_ROWS = 4, PV_COLS = 24, TILE_TOKENS = 96, FETCH_COLUMNS = 128 };
+enum { QK_TOKENS = 6, NARROW_TOKENS = 12, PV_ROWS = 4, PV_COLS = 24, PV_END_ROWS = 8, PV_END_COLS = 8, TILE_TOKENS = 96, FETCH_COLUMNS = 128, UNROLL = 4 };
 
 static void load_f32(int32_t n, const void *src, float *dst) { memcpy(dst, src, (size_t)n * sizeof *dst); }
 
-static inline __m256 widen_bf16(__m128i h) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+/* 8 elements, by a load that fills both halves and one shuffle that puts each under zeros. */
+static inline __m256 widen_bf16(const void *src) {
+  const __m256i high = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
+  return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(src)), high));
 }
 
-/* 8 elements from i on. */
-static inline __m256 load_8(amla_dtype type, const void *src, int32_t i) {
+/* Of the block that element i is in. */
+static inline __m256 scale_q8_0(const void *src, int32_t i) {
+  uint16_t d;
+  memcpy(&d, (const char *)src + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES, sizeof d);
+  return _mm256_set1_ps(_cvtsh_ss(d));
+}
+
+/* 8 elements from i on, i a multiple of 8; of q8_0 times the block's scale: 11 + 7 significant bits, an exact product. */
+static inline __m256 load_8(amla_dtype type, const void *src, int32_t i, __m256 scale) {
+  if (type == AMLA_Q8_0) {
+    const char *q = (const char *)src + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES + 2 + i % AMLA_Q8_0_ELEMS;
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)q))), scale);
+  }
   if (type == AMLA_F32) return _mm256_loadu_ps((const float *)src + i);
-  const __m128i h = _mm_loadu_si128((const __m128i *)((const uint16_t *)src + i));
-  return type == AMLA_BF16 ? widen_bf16(h) : _mm256_cvtph_ps(h);
+  const __m128i *h = (const __m128i *)(const void *)((const uint16_t *)src + i);
+  return type == AMLA_BF16 ? widen_bf16(h) : _mm256_cvtph_ps(_mm_loadu_si128(h));
 }
 
 static void load_bf16(int32_t n, const void *src, float *dst) {
   const uint16_t *h = src;
   int32_t i = 0;
-  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(dst + i, widen_bf16(_mm_loadu_si128((const __m128i *)(h + i))));
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(dst + i, widen_bf16(h + i));
   for (; i < n; i++) {
     const uint32_t u = (uint32_t)h[i] << 16;
     memcpy(dst + i, &u, sizeof u);
@@ -43,15 +57,9 @@ static void load_f16(int32_t n, const void *src, float *dst) {
 }
 
 static void load_q8_0(int32_t n, const void *src, float *dst) {
-  const char *block = src;
-  for (int32_t i = 0; i < n; i += AMLA_Q8_0_ELEMS, block += AMLA_Q8_0_BYTES) {
-    uint16_t d;
-    memcpy(&d, block, sizeof d);
-    const __m256 scale = _mm256_set1_ps(_cvtsh_ss(d));
-    for (int32_t j = 0; j < AMLA_Q8_0_ELEMS; j += 8) {
-      const __m256i q = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(block + 2 + j)));
-      _mm256_storeu_ps(dst + i + j, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(q)));
-    }
+  for (int32_t i = 0; i < n; i += AMLA_Q8_0_ELEMS) {
+    const __m256 scale = scale_q8_0(src, i);
+    for (int32_t j = i; j < i + AMLA_Q8_0_ELEMS; j += 8) _mm256_storeu_ps(dst + j, load_8(AMLA_Q8_0, src, j, scale));
   }
 }
 
@@ -173,16 +181,21 @@ static inline __attribute__((always_inline)) void qk_end(score_tile acc, int32_t
   }
 }
 
-/* Converting its own 6 rows, 8 columns ahead of the product; the cache lines that come FETCH_COLUMNS later are fetched. */
+/* Converting its own 6 rows, 8 columns ahead of the product, one row a column, as a burst of conversions would hold up the FMAs; the cache lines
+ * that come FETCH_COLUMNS later are fetched. */
 static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s,
                                                              const void *const *src) {
-  const float *k3 = k + 3 * ldk;
-  const int32_t line = 64 / (int32_t)amla_elems_bytes(type, 1);
+  float *k3 = k + 3 * ldk;
+  const int32_t line = type == AMLA_F32 ? 16 : 32; /* columns; those of q8_0 are half a line */
   score_tile acc;
+  __m256 scale[QK_TOKENS]; /* of q8_0 */
   int32_t d = 0;
 #pragma GCC unroll 6
-  for (int i = 0; i < QK_TOKENS; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
-  for (int i = 0; i < QK_TOKENS; i++) _mm256_store_ps(k + i * ldk, load_8(type, src[i], 0));
+  for (int i = 0; i < QK_TOKENS; i++) {
+    acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+    scale[i] = type == AMLA_Q8_0 ? scale_q8_0(src[i], 0) : _mm256_setzero_ps();
+    _mm256_store_ps(i < 3 ? k + i * ldk : k3 + (i - 3) * ldk, load_8(type, src[i], 0, scale[i]));
+  }
   for (; d + 8 < d_qk; d += 8) {
     if (d % line == 0) {
       const int32_t ahead = d + FETCH_COLUMNS;
@@ -190,9 +203,12 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
       const int64_t at = amla_elems_bytes(type, ahead < d_qk ? ahead : ahead - d_qk);
       for (int i = 0; i < QK_TOKENS; i++) _mm_prefetch((const char *)fetch[i] + at, _MM_HINT_T0);
     }
-    for (int i = 0; i < QK_TOKENS; i++) _mm256_store_ps(k + i * ldk + d + 8, load_8(type, src[i], d + 8));
+    for (int i = 0; type == AMLA_Q8_0 && (d + 8) % AMLA_Q8_0_ELEMS == 0 && i < QK_TOKENS; i++) scale[i] = scale_q8_0(src[i], d + 8);
 #pragma GCC unroll 8
-    for (int t = 0; t < 8; t++) qk_step(acc, k, k3, ldk, d + t, qt + (d + t) * 16);
+    for (int t = 0; t < 8; t++) {
+      if (t < QK_TOKENS) _mm256_store_ps((t < 3 ? k + t * ldk : k3 + (t - 3) * ldk) + d + 8, load_8(type, src[t], d + 8, scale[t]));
+      qk_step(acc, k, k3, ldk, d + t, qt + (d + t) * 16);
+    }
   }
   qk_end(acc, d_qk, d, k, ldk, qt, s);
 }
@@ -209,12 +225,16 @@ static void qk_staging_f16(int32_t d_qk, float *k, int64_t ldk, const float *qt,
   qk_staging(AMLA_F16, d_qk, k, ldk, qt, s, src);
 }
 
+static void qk_staging_q8_0(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) {
+  qk_staging(AMLA_Q8_0, d_qk, k, ldk, qt, s, src);
+}
+
 static void qk_6x16(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
-  static void (*const staging[3])(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) = {
-      qk_staging_f32, qk_staging_bf16, qk_staging_f16};
+  static void (*const staging[4])(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) = {
+      qk_staging_f32, qk_staging_bf16, qk_staging_f16, qk_staging_q8_0};
   score_tile acc;
   (void)n;
-  if (stage->n_rows == QK_TOKENS && d_qk % 8 == 0 && stage->type != AMLA_Q8_0) {
+  if (stage->n_rows == QK_TOKENS && d_qk % 8 == 0) {
     staging[stage->type](d_qk, stage->dst, ldk, qt, s, stage->src);
     return;
   }
@@ -243,13 +263,26 @@ static inline __m256 seen_lanes(int32_t j, __m256i visible) {
   return _mm256_castsi256_ps(_mm256_cmpgt_epi32(visible, _mm256_set1_epi32(j)));
 }
 
+/* 8 rows of a panel of `rows`. Tokens UNROLL at a time: chains that the window of reordering would not reach. */
+static inline int32_t all_seen(int32_t n, __m256i visible) {
+  return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), visible))) ? 0 : n / UNROLL * UNROLL;
+}
+
 static inline void max_lanes(int32_t n, const float *s, int rows, const int32_t *visible, float *max) {
   const __m256i vis = _mm256_loadu_si256((const __m256i *)visible);
   const __m256 none = _mm256_set1_ps(-__builtin_inff());
-  __m256 m = none;
-  for (int32_t j = 0; j < n; j++) /* max(s, m) gives m where s is NaN */
-    m = _mm256_max_ps(_mm256_blendv_ps(none, _mm256_load_ps(s + j * rows), seen_lanes(j, vis)), m);
-  _mm256_storeu_ps(max, m);
+  const int32_t all = all_seen(n, vis);
+  __m256 m[UNROLL];
+  int32_t j = 0;
+#pragma GCC unroll 4
+  for (int i = 0; i < UNROLL; i++) m[i] = none;
+  for (; j < all; j += UNROLL)
+#pragma GCC unroll 4
+    for (int i = 0; i < UNROLL; i++) m[i] = _mm256_max_ps(_mm256_load_ps(s + (j + i) * rows), m[i]); /* m[i] where s is NaN */
+  for (; j < n; j++) m[0] = _mm256_max_ps(_mm256_blendv_ps(none, _mm256_load_ps(s + j * rows), seen_lanes(j, vis)), m[0]);
+#pragma GCC unroll 4
+  for (int i = 1; i < UNROLL; i++) m[0] = _mm256_max_ps(m[i], m[0]);
+  _mm256_storeu_ps(max, m[0]);
 }
 
 static void max_16(int32_t n, const float *s, const int32_t *visible, float *max) {
@@ -259,32 +292,42 @@ static void max_16(int32_t n, const float *s, const int32_t *visible, float *max
 
 static void max_8(int32_t n, const float *s, const int32_t *visible, float *max) { max_lanes(n, s, 8, visible, max); }
 
-static inline __m256 exp2_poly(__m256 x) {
-  const __m256 nonzero = _mm256_cmp_ps(x, _mm256_set1_ps(AMLA_EXP2_MIN), _CMP_GE_OQ);
-  x = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(AMLA_EXP2_MAX)), _mm256_set1_ps(AMLA_EXP2_MIN));
-  const __m256 t = _mm256_add_ps(x, _mm256_set1_ps(AMLA_ROUND_MAGIC));
-  const __m256 f = _mm256_sub_ps(x, _mm256_sub_ps(t, _mm256_set1_ps(AMLA_ROUND_MAGIC)));
-  __m256 y = _mm256_set1_ps(AMLA_EXP2_C6);
-  y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AMLA_EXP2_C5));
-  y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AMLA_EXP2_C4));
-  y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AMLA_EXP2_C3));
-  y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AMLA_EXP2_C2));
-  y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(AMLA_EXP2_C1));
-  y = _mm256_fmadd_ps(y, f, _mm256_set1_ps(1.0f));
-  const __m256i r = _mm256_add_epi32(_mm256_castps_si256(y), _mm256_slli_epi32(_mm256_castps_si256(t), 23));
-  return _mm256_and_ps(nonzero, _mm256_castsi256_ps(r));
+/* P of `tokens` tokens from s on, step by step side by side; of those that are seen if `masked`. */
+static inline __attribute__((always_inline)) void exp_tokens(int tokens, float *s, int rows, __m256 ref, __m256 mul, int masked, __m256 seen, __m256 *sum) {
+  static const float c[] = {AMLA_EXP2_C5, AMLA_EXP2_C4, AMLA_EXP2_C3, AMLA_EXP2_C2, AMLA_EXP2_C1, 1.0f};
+  const __m256 magic = _mm256_set1_ps(AMLA_ROUND_MAGIC);
+  __m256 x[UNROLL], t[UNROLL], y[UNROLL];
+#pragma GCC unroll 4
+  for (int i = 0; i < tokens; i++) {
+    x[i] = _mm256_sub_ps(_mm256_load_ps(s + i * rows), ref);
+    t[i] = _mm256_add_ps(x[i], magic);
+    x[i] = _mm256_sub_ps(x[i], _mm256_sub_ps(t[i], magic));
+    y[i] = _mm256_set1_ps(AMLA_EXP2_C6);
+  }
+#pragma GCC unroll 6
+  for (int k = 0; k < 6; k++)
+#pragma GCC unroll 4
+    for (int i = 0; i < tokens; i++) y[i] = _mm256_fmadd_ps(y[i], x[i], _mm256_set1_ps(c[k]));
+#pragma GCC unroll 4
+  for (int i = 0; i < tokens; i++) {
+    const __m256 score = _mm256_load_ps(s + i * rows);
+    const __m256 nonzero = _mm256_cmp_ps(_mm256_sub_ps(score, ref), _mm256_set1_ps(AMLA_EXP2_MIN), _CMP_GE_OQ);
+    const __m256i r = _mm256_add_epi32(_mm256_castps_si256(y[i]), _mm256_slli_epi32(_mm256_castps_si256(t[i]), 23));
+    __m256 p = _mm256_fmadd_ps(score, _mm256_setzero_ps(), _mm256_and_ps(nonzero, _mm256_castsi256_ps(r)));
+    if (masked) p = _mm256_and_ps(seen, p);
+    *sum = _mm256_add_ps(*sum, p);
+    _mm256_store_ps(s + i * rows, _mm256_mul_ps(p, mul));
+  }
 }
 
 static inline void exp_lanes(int32_t n, float *s, int rows, const float *ref, const float *mul, const int32_t *visible, float *sum) {
   const __m256i vis = _mm256_loadu_si256((const __m256i *)visible);
-  const __m256 e = _mm256_loadu_ps(ref), m = _mm256_loadu_ps(mul), zero = _mm256_setzero_ps();
-  __m256 l = zero;
-  for (int32_t j = 0; j < n; j++) {
-    const __m256 x = _mm256_load_ps(s + j * rows);
-    const __m256 p = _mm256_and_ps(seen_lanes(j, vis), _mm256_fmadd_ps(x, zero, exp2_poly(_mm256_sub_ps(x, e))));
-    l = _mm256_add_ps(l, p);
-    _mm256_store_ps(s + j * rows, _mm256_mul_ps(p, m));
-  }
+  const __m256 e = _mm256_loadu_ps(ref), m = _mm256_loadu_ps(mul);
+  const int32_t all = all_seen(n, vis);
+  __m256 l = _mm256_setzero_ps();
+  int32_t j = 0;
+  for (; j < all; j += UNROLL) exp_tokens(UNROLL, s + j * rows, rows, e, m, 0, l, &l);
+  for (; j < n; j++) exp_tokens(1, s + j * rows, rows, e, m, 1, seen_lanes(j, vis), &l);
   _mm256_storeu_ps(sum, l);
 }
 
@@ -297,33 +340,41 @@ static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const
   exp_lanes(n, s, 8, ref, mul, visible, sum);
 }
 
-static void pv_4x24(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
-                    const amla_ukr_merge *merges, float *out) {
-  __m256 acc[PV_ROWS][3];
-#pragma GCC unroll 4
-  for (int r = 0; r < PV_ROWS; r++) acc[r][0] = acc[r][1] = acc[r][2] = _mm256_setzero_ps();
+/* rows x vecs vectors of an output tile [rows][PV_COLS]. */
+static inline __attribute__((always_inline)) void pv_tile(int rows, int vecs, int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first,
+                                                          const float *o, int32_t n_merges, const amla_ukr_merge *merges, float *out) {
+  __m256 acc[12];
+#pragma GCC unroll 12
+  for (int i = 0; i < rows * vecs; i++) acc[i] = _mm256_setzero_ps();
 #pragma GCC unroll 2
   for (int32_t j = 0; j < n; j++, p += ldp, v += ldv) {
-    const __m256 v0 = _mm256_load_ps(v), v1 = _mm256_load_ps(v + 8), v2 = _mm256_load_ps(v + 16);
-#pragma GCC unroll 4
-    for (int r = 0; r < PV_ROWS; r++) {
-      const __m256 x = _mm256_broadcast_ss(p + r);
-      acc[r][0] = _mm256_fmadd_ps(x, v0, acc[r][0]);
-      acc[r][1] = _mm256_fmadd_ps(x, v1, acc[r][1]);
-      acc[r][2] = _mm256_fmadd_ps(x, v2, acc[r][2]);
-    }
+    __m256 x[3];
+#pragma GCC unroll 3
+    for (int c = 0; c < vecs; c++) x[c] = _mm256_load_ps(v + c * 8);
+#pragma GCC unroll 12
+    for (int i = 0; i < rows * vecs; i++) acc[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(p + i / vecs), x[i % vecs], acc[i]);
   }
   if (!first)
 #pragma GCC unroll 12
-    for (int i = 0; i < 3 * PV_ROWS; i++) acc[i / 3][i % 3] = _mm256_add_ps(_mm256_load_ps(o + i * 8), acc[i / 3][i % 3]);
+    for (int i = 0; i < rows * vecs; i++) acc[i] = _mm256_add_ps(_mm256_load_ps(o + i / vecs * PV_COLS + i % vecs * 8), acc[i]);
   for (const amla_ukr_merge *m = merges; m < merges + n_merges; m++)
 #pragma GCC unroll 12
-    for (int i = 0; i < 3 * PV_ROWS; i++) {
-      const __m256 a = _mm256_mul_ps(_mm256_set1_ps(m->of_a[i / 3]), _mm256_load_ps(m->a + i * 8));
-      acc[i / 3][i % 3] = _mm256_fmadd_ps(_mm256_set1_ps(m->of_b[i / 3]), acc[i / 3][i % 3], a);
+    for (int i = 0; i < rows * vecs; i++) {
+      const __m256 a = _mm256_mul_ps(_mm256_set1_ps(m->of_a[i / vecs]), _mm256_load_ps(m->a + i / vecs * PV_COLS + i % vecs * 8));
+      acc[i] = _mm256_fmadd_ps(_mm256_set1_ps(m->of_b[i / vecs]), acc[i], a);
     }
 #pragma GCC unroll 12
-  for (int i = 0; i < 3 * PV_ROWS; i++) _mm256_store_ps(out + i * 8, acc[i / 3][i % 3]);
+  for (int i = 0; i < rows * vecs; i++) _mm256_store_ps(out + i / vecs * PV_COLS + i % vecs * 8, acc[i]);
+}
+
+static void pv_4x24(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
+                    const amla_ukr_merge *merges, float *out) {
+  pv_tile(PV_ROWS, PV_COLS / 8, n, p, ldp, v, ldv, first, o, n_merges, merges, out);
+}
+
+static void pv_8x8(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
+                   const amla_ukr_merge *merges, float *out) {
+  pv_tile(PV_END_ROWS, PV_END_COLS / 8, n, p, ldp, v, ldv, first, o, n_merges, merges, out);
 }
 
 static void store_f32(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
@@ -380,5 +431,5 @@ const amla_ukernels amla_ukernels__avx2 = {
     .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
     .wide = {16, QK_TOKENS, 1, 0, pack_16, qk_6x16, max_16, exp_16}, .narrow = {8, NARROW_TOKENS, 1, 0, pack_8, qk_12x8, max_8, exp_8},
     .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {store_f32, store_bf16, store_f16},
-    .pv = pv_4x24, .scale = scale_24, .shift = shift_24, .merge = merge_24,
+    .pv = pv_4x24, .pv_end = {PV_END_ROWS, PV_END_COLS, pv_8x8}, .scale = scale_24, .shift = shift_24, .merge = merge_24,
 };
