@@ -93,6 +93,26 @@ void cli_job_close(cli_job *job) {
   *job = (cli_job){0};
 }
 
+bool cli_machine(const char *command, const cli_options *options, char isa[16], int *threads) {
+  harness_dataset data;
+  cli_job job;
+  if (!cli_load(command, "h=1,sk=1,page=0", &data)) return false; /* any problem will do */
+  const bool ok = cli_job_open(command, "plan", &job, &data, options);
+  if (ok) {
+    memcpy(isa, job.isa, sizeof job.isa);
+    *threads = job.threads;
+    cli_job_close(&job);
+  }
+  harness_free(&data);
+  return ok;
+}
+
+bool cli_has_rows(const char *command, const char *name, const amla_problem *problem) {
+  if (problem->b > 0) return true;
+  cli_error(command, "%s: b=0: must be >= 1, there is no row to compare", name);
+  return false;
+}
+
 double cli_job_rate(const cli_job *job, double seconds) { return seconds > 0 ? harness_flops(job->data) / seconds : 0; }
 
 harness_truth cli_truth(const harness_dataset *data) {

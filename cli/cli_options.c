@@ -6,12 +6,12 @@
 #include "cli_options.h"
 
 #include <errno.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli_commands.h"
+#include "cli_report.h"
 
 typedef struct choice {
   const char *name;
@@ -106,20 +106,24 @@ void cli_options_setup(void) {
   argp_program_version = NULL;
 }
 
+/* The library reads its environment when it is asked something; every command asks first, so that none takes a refusal for an answer. */
+static void check_environment(const char *command) {
+  amla_backend_info info = AMLA_BACKEND_INFO_INIT;
+  amla_detail why;
+  if (amla_backend_query(AMLA_BACKEND_REF, &info, &why) == AMLA_OK) return;
+  cli_error(command, "%s", why.text);
+  exit(CLI_ERROR);
+}
+
 void cli_parse(const char *arguments, const char *doc, const struct argp_option *options, argp_parser_t parser,
                const struct argp_child *children, int argc, char **argv, void *input) {
   const struct argp argp = {options, parser, arguments, doc, children, NULL, NULL};
   program_invocation_short_name = argv[0];
   program_invocation_name = argv[0];
-  if (argp_parse(&argp, argc, argv, 0, NULL, input) == 0) return;
+  if (argp_parse(&argp, argc, argv, 0, NULL, input) == 0) {
+    check_environment(argv[0]);
+    return;
+  }
   fprintf(stderr, "%s: out of memory\n", argv[0]);
   exit(CLI_ERROR);
-}
-
-int cli_threads(const cli_options *options) {
-  const char *text = getenv("AMLA_NUM_THREADS");
-  const int from_environment = text ? atoi(text) : 0;
-  return options->plan.threads > 0 ? options->plan.threads
-         : from_environment > 0    ? from_environment
-                                   : omp_get_max_threads();
 }

@@ -31,14 +31,11 @@ enum { CLI_KEY_FOR = 1000, CLI_KEY_OUT, CLI_KEY_NO_CHECK, CLI_KEY_REF, CLI_KEY_Q
 /* Once, first: usage errors exit with status 2. */
 void cli_options_setup(void);
 
-/* Parses argv; does not return on a usage error (2) or --help (0). children: groups above, NULL-terminated list. */
+/* Parses argv; does not return on a usage error (2), on --help (0), or when the library refuses its environment (1). children: groups above, NULL-terminated list. */
 void cli_parse(const char *arguments, const char *doc, const struct argp_option *options, argp_parser_t parser,
                const struct argp_child *children, int argc, char **argv, void *input);
 
 /* A number of seconds in (0, 86400], or a usage error that names the option. */
 double cli_parse_seconds(struct argp_state *state, const char *option, const char *text);
-
-/* Threads that a computation of the program's own uses: --threads, AMLA_NUM_THREADS, or the OpenMP default. */
-int cli_threads(const cli_options *options);
 
 #endif

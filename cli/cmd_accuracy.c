@@ -321,10 +321,12 @@ static bool run_study(const char *command, const arguments *a, study *s) {
 
 cli_exit cmd_accuracy(int argc, char **argv) {
   arguments a = {.common = CLI_OPTIONS_INIT, .n_lengths = 4, .lengths = {1024, 8192, 32768, 131072}, .heads = 4};
-  int longest = 0;
+  int longest = 0, threads;
+  char isa[16];
   cli_parse(NULL, doc, options, parse, children, argc, argv, &a);
   if (a.common.plot != NULL && !cli_plot_check(argv[0], a.common.plot)) return CLI_ERROR;
-  omp_set_num_threads(cli_threads(&a.common));
+  if (!cli_machine(argv[0], &a.common, isa, &threads)) return CLI_ERROR;
+  omp_set_num_threads(threads);
   study *s = cli_allocate(1, sizeof *s);
   s->heads = a.heads;
   for (int l = 0; l < a.n_lengths; l++)

@@ -280,6 +280,7 @@ static result result_of(const contest *c, const cli_timing *t, int j) {
 static cli_exit bench_problem(const char *command, const arguments *a, const char *problem, results *all) {
   harness_dataset data;
   if (!cli_load(command, problem, &data)) return CLI_ERROR;
+  if (!cli_has_rows(command, problem, &data.problem)) return harness_free(&data), CLI_ERROR;
   contest c = {.command = command, .problem = problem, .data = &data, .n = a->common.rescale_all ? CLI_MAX_JOBS : 1};
   const cli_exit status = open_and_verify(&c, &a->common);
   if (status == CLI_OK) {

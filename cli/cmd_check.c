@@ -89,11 +89,13 @@ typedef struct report {
   const arguments *a;
   cli_table table;
   json_t *rows;
+  int n_rows;
   bool ok;
 } report;
 
 static void add_row(report *r, const char *problem, const cli_job *job, const harness_error *e) {
   r->ok = r->ok && e->ok;
+  r->n_rows++;
   if (r->a->common.json) {
     json_t *object = json_pack("{s:s, s:s, s:s, s:s, s:i}", "problem", problem, "backend", job->backend, "isa",
                                job->isa, "rescale", job->rescale, "threads", job->threads);
@@ -113,10 +115,16 @@ static void add_row(report *r, const char *problem, const cli_job *job, const ha
   cli_table_cell(&r->table, 8, "%s", e->ok ? "yes" : "NO");
 }
 
-/* npu is a simulator, and slow: on request only. */
-static bool is_wanted(amla_backend backend) {
+/* The backend that was asked for, or every one there is but npu, which is a simulator and slow. False when the library refuses to say. */
+static bool is_wanted(const char *command, const cli_options *common, amla_backend backend, bool *wanted) {
   amla_backend_info info = AMLA_BACKEND_INFO_INIT;
-  return backend != AMLA_BACKEND_NPU && amla_backend_query(backend, &info, NULL) == AMLA_OK && info.available;
+  amla_detail why;
+  *wanted = common->backend_given && common->plan.backend == backend;
+  if (common->backend_given || backend == AMLA_BACKEND_NPU) return true;
+  const bool answered = amla_backend_query(backend, &info, &why) == AMLA_OK;
+  if (!answered) cli_error(command, "%s", why.text);
+  *wanted = info.available;
+  return answered;
 }
 
 static bool check_modes(const char *command, report *r, const char *problem, harness_dataset *data,
@@ -139,11 +147,13 @@ static bool check_modes(const char *command, report *r, const char *problem, har
 static bool check_problem(const char *command, report *r, const char *problem) {
   const cli_options *common = &r->a->common;
   harness_dataset data;
-  bool ok = true;
+  bool ok, wanted;
   if (!cli_load(command, problem, &data)) return false;
+  ok = cli_has_rows(command, problem, &data.problem);
   harness_truth truth = {0};
   for (int backend = AMLA_BACKEND_REF; ok && backend <= AMLA_BACKEND_NPU; backend++) {
-    if (common->backend_given ? (int)common->plan.backend != backend : !is_wanted((amla_backend)backend)) continue;
+    ok = is_wanted(command, common, (amla_backend)backend, &wanted);
+    if (!ok || !wanted) continue;
     cli_job probe; /* the library refuses what is wrong with the data before the truth reads them */
     cli_options o = *common;
     o.plan.backend = (amla_backend)backend;
@@ -174,6 +184,10 @@ cli_exit cmd_check(int argc, char **argv) {
     done = check_problem(argv[0], &r, problems[i]);
   }
   cli_progress_end(&progress);
+  if (done && r.n_rows == 0) {
+    cli_error(argv[0], "no row was checked");
+    done = false;
+  }
   if (done && a.common.json) cli_print_json(json_incref(r.rows));
   if (done && !a.common.json) cli_table_print(&r.table);
   cli_table_free(&r.table);

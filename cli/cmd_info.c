@@ -72,29 +72,6 @@ static cpu_description describe_cpu(void) {
   return cpu;
 }
 
-/* ---- What the library says --------------------------------------------------------------------------------------- */
-
-/* The instruction set that a plan with these options uses. */
-static bool plan_isa(const char *command, const cli_options *options, char isa[16]) {
-  harness_case c;
-  harness_dataset data;
-  cli_job job;
-  char error[256];
-  const char *text = "h=1,sk=1,page=0"; /* any problem will do */
-  if (harness_parse_problem(text, &c, error, sizeof error) != 0 ||
-      harness_generate(&c, &data, error, sizeof error) != 0) {
-    cli_error(command, "%s", error);
-    return false;
-  }
-  const bool ok = cli_job_open(command, text, &job, &data, options);
-  if (ok) {
-    memcpy(isa, job.isa, sizeof job.isa);
-    cli_job_close(&job);
-  }
-  harness_free(&data);
-  return ok;
-}
-
 /* ---- What is measured -------------------------------------------------------------------------------------------- */
 
 typedef struct limits {
@@ -166,7 +143,7 @@ cli_exit cmd_info(int argc, char **argv) {
   facts f = {.cpu = describe_cpu()};
   amla_detail detail;
   cli_parse(NULL, doc, NULL, parse, children, argc, argv, &options);
-  if (!plan_isa(argv[0], &options, f.isa)) return CLI_ERROR;
+  if (!cli_machine(argv[0], &options, f.isa, &f.threads)) return CLI_ERROR;
   for (int b = AMLA_BACKEND_REF; b <= AMLA_BACKEND_NPU; b++) {
     f.backends[b] = (amla_backend_info)AMLA_BACKEND_INFO_INIT;
     if (amla_backend_query((amla_backend)b, &f.backends[b], &detail) != AMLA_OK) {
@@ -174,7 +151,6 @@ cli_exit cmd_info(int argc, char **argv) {
       return CLI_ERROR;
     }
   }
-  f.threads = cli_threads(&options);
   f.one = measure(f.isa, 1);
   f.all = f.threads == 1 ? f.one : measure(f.isa, f.threads);
   (options.json ? print_json : print_text)(&f);

@@ -156,6 +156,7 @@ static cli_exit run(const char *command, const arguments *a, harness_dataset *da
   cli_job job;
   char error[512];
   if (a->out_given && !cli_set_out_type(command, data, a->out)) return CLI_ERROR;
+  if (!a->no_check && !cli_has_rows(command, a->problem, &data->problem)) return CLI_ERROR;
   if (!cli_job_open(command, a->problem, &job, data, &a->common)) return CLI_ERROR;
   const verdict v = judge(&job, a->no_check);
   cli_exit status = v.ok ? CLI_OK : CLI_MISMATCH;

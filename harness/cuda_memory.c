@@ -10,10 +10,11 @@
 
 const amla_cuda_tools *harness_cuda_tools(char *reason, size_t reason_bytes) {
   amla_backend_info info = AMLA_BACKEND_INFO_INIT;
+  amla_detail why;
   char name[64];
-  amla_backend_query(AMLA_BACKEND_CUDA, &info, NULL); /* loads the object */
-  if (!info.available) {
-    snprintf(reason, reason_bytes, "%s", info.reason);
+  const bool answered = amla_backend_query(AMLA_BACKEND_CUDA, &info, &why) == AMLA_OK; /* loads the object */
+  if (!answered || !info.available) {
+    snprintf(reason, reason_bytes, "%s", answered ? info.reason : why.text);
     return NULL;
   }
   snprintf(name, sizeof name, "libamla_cuda.so.%d.%d", AMLA_VERSION_MAJOR, AMLA_VERSION_MINOR);

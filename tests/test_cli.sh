@@ -96,12 +96,34 @@ expect 1 'backend=cuda' run $small --backend cuda
 expect 1 'backend=npu' run $small --backend npu
 unset AMLA_BACKEND_DIR
 [ ! -e "$scratch/none" ] || fail "a refusal wrote a file"
-export AMLA_ISA=bogus
-expect 1 'AMLA_ISA=bogus: must be c, avx2 or avx512' run $small
+
+# Every command tells what the library says of its environment; none takes it for "absent" or reads it its own way.
+expect_refused_environment() {
+  for arguments in "info" "info --json" "gen $small -o $scratch/none" "run $small" "run $small --threads 1" "check $small" "check $small --json" \
+    "check $small --backend ref" "bench $small --for 0.1" "bench --backend cuda" "accuracy --lengths 64 --heads 1" "sim b=2,h=16,sk=100" \
+    "sim --costs" "sim --table=paper" "doctor $source_dir"; do
+    # shellcheck disable=SC2086
+    expect 1 "$1" $arguments
+  done
+}
+for value in zzz AVX2; do
+  export AMLA_ISA=$value
+  expect_refused_environment "AMLA_ISA=$value: must be c, avx2 or avx512"
+done
 unset AMLA_ISA
-export AMLA_NUM_THREADS=many
-expect 1 'AMLA_NUM_THREADS=many' run $small
+for value in abc 0 -3 1025; do
+  export AMLA_NUM_THREADS=$value
+  expect_refused_environment "AMLA_NUM_THREADS=$value: must be a number in 1..1024"
+done
+expect 0 'Usage: amla run' run --help
 unset AMLA_NUM_THREADS
+[ ! -e "$scratch/none" ] || fail "a refused environment wrote a file"
+
+# No row compared is never ok.
+for command in run check bench; do expect 1 'b=0: must be >= 1' $command b=0; done
+expect 0 '' gen b=0,h=2,sk=20,dqk=8,dv=8 -o "$scratch/empty.safetensors"
+for command in run check bench; do expect 1 'b=0: must be >= 1' $command "$scratch/empty.safetensors"; done
+expect 0 '' run b=0 --no-check
 
 # ---- The main job ----
 
