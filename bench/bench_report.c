@@ -9,6 +9,7 @@
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static double rate(const bench_contestant *c) { return c->flops / c->seconds.best; }
@@ -232,7 +233,7 @@ static json_t *result_json(const bench_result *r) {
 void bench_print_json(const bench_result *results, int n) {
   json_t *list = json_array();
   for (int i = 0; i < n; i++) json_array_append_new(list, result_json(&results[i]));
-  json_dumpf(list, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+  if (json_dumpf(list, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) != 0) exit(1); /* which tells of standard output */
   printf("\n");
   json_decref(list);
 }

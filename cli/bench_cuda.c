@@ -306,7 +306,8 @@ static void print_json(const amla_cuda_tools *tools, const limits *l, const figu
   json_t *all = json_array();
   for (int i = 0; i < n; i++) {
     const figures *f = &list[i];
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:b, s:s, s:i}", "problem", f->problem, "backend", "cuda", "description", f->description, "device",
+    json_t *o = cli_json_pack("{s:o, s:s, s:s, s:s, s:b, s:s, s:i}", "problem",
+                          cli_json_text(f->problem), "backend", "cuda", "description", f->description, "device",
                           tools->device_name(), "emulated", tools->emulated, "limit", limit_name(f, l), "runs", f->runs);
     const struct { const char *name; double value; } numbers[] = {
         {"seconds", f->end_to_end}, {"median_seconds", f->median}, {"kernel_seconds", f->kernel}, {"gflops", f->flops / f->end_to_end * 1e-9},

@@ -12,6 +12,7 @@
 #include "cli_commands.h"
 #include "cli_progress.h"
 #include "cli_report.h"
+#include "harness/program.h"
 #include "harness/safetensors.h"
 
 static bool is_problem_string(const char *argument) {
@@ -31,6 +32,18 @@ bool cli_load(const char *command, const char *argument, harness_dataset *data) 
   }
   if (status != 0) cli_error(command, "%s", error);
   return status == 0;
+}
+
+bool cli_may_write(const char *command, const char *option, const char *path,
+                   const char *const *files, int n) {
+  for (int i = 0; i < n; i++)
+    if (strcmp(path, files[i]) == 0 || harness_same_file(path, files[i])) {
+      cli_error(command, "--%s=%s: must not be the file %s", option, path, files[i]);
+      return false;
+    }
+  if (!harness_is_stdout(path)) return true;
+  cli_error(command, "--%s=%s: must not be standard output, where the report goes", option, path);
+  return false;
 }
 
 bool cli_set_out_type(const char *command, harness_dataset *data, amla_dtype type) {

@@ -14,6 +14,11 @@
 /* A problem string, or a file: a name with '=' in it is a string unless such a file exists. Prints why not. */
 bool cli_load(const char *command, const char *argument, harness_dataset *data);
 
+/* Whether --OPTION=path may be written: not over one of the files [n] that the command reads or
+ * writes, by whatever name, and not over standard output, which has the report. Prints why not. */
+bool cli_may_write(const char *command, const char *option, const char *path,
+                   const char *const *files, int n);
+
 /* Gives the outputs another type; before cli_job_open. False, with a message, when out of memory. */
 bool cli_set_out_type(const char *command, harness_dataset *data, amla_dtype type);
 

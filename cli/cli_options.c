@@ -106,7 +106,8 @@ void cli_options_setup(void) {
   argp_program_version = NULL;
 }
 
-/* The library reads its environment when it is asked something; every command asks first, so that none takes a refusal for an answer. */
+/* The library reads its environment when it is asked something. Every command asks first, so that
+ * none takes a refusal for an answer. */
 static void check_environment(const char *command) {
   amla_backend_info info = AMLA_BACKEND_INFO_INIT;
   amla_detail why;

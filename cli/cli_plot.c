@@ -2,7 +2,7 @@
  *
  * The pipe to gnuplot. Its output goes to a file beside the target, renamed when gnuplot ended well.
  */
-#define _GNU_SOURCE 1 /* asprintf */
+#define _GNU_SOURCE 1 /* asprintf, memmem */
 #include "cli_plot.h"
 
 #include <errno.h>
@@ -67,11 +67,21 @@ bool cli_plot_open(cli_plot *plot, const char *command, const char *path) {
   return true;
 }
 
+/* gnuplot ends well on a full disk too. Whether the picture has its end: PNG's last chunk, SVG's last tag. */
+static bool is_complete(const char *path) {
+  char tail[33] = "";
+  FILE *file = fopen(path, "rb");
+  if (file == NULL) return false;
+  const bool read = fseek(file, -32, SEEK_END) == 0 && fread(tail, 1, 32, file) == 32;
+  fclose(file);
+  return read && (memmem(tail, 32, "IEND", 4) != NULL || memmem(tail, 32, "</svg>", 6) != NULL);
+}
+
 bool cli_plot_close(cli_plot *plot) {
   fputs("\nunset output\n", plot->gnuplot);
   const bool written = fflush(plot->gnuplot) == 0;
   const int status = pclose(plot->gnuplot);
-  bool ok = written && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  bool ok = written && WIFEXITED(status) && WEXITSTATUS(status) == 0 && is_complete(plot->temporary);
   if (ok) ok = chmod(plot->temporary, 0644) == 0 && rename(plot->temporary, plot->path) == 0;
   if (!ok) {
     cli_error(plot->command, "--plot=%s: gnuplot could not draw it", plot->path);

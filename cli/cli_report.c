@@ -87,9 +87,47 @@ void cli_table_free(cli_table *table) {
 /* ---- JSON and numbers -------------------------------------------------------------------------------------------- */
 
 void cli_print_json(json_t *value) {
-  json_dumpf(value, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+  if (json_dumpf(value, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) != 0) {
+    if (!ferror(stdout)) cli_error("amla", "cannot print JSON"); /* the end of the program tells of standard output */
+    exit(CLI_ERROR);
+  }
   putchar('\n');
   json_decref(value);
+}
+
+json_t *cli_json_pack(const char *format, ...) {
+  json_error_t why;
+  va_list arguments;
+  va_start(arguments, format);
+  json_t *value = json_vpack_ex(&why, 0, format, arguments);
+  va_end(arguments);
+  if (value != NULL) return value;
+  cli_error("amla", "cannot make JSON: %s", why.text);
+  exit(CLI_ERROR);
+}
+
+static bool is_utf8(const char *bytes, size_t n) {
+  json_t *string = json_stringn(bytes, n);
+  json_decref(string);
+  return string != NULL;
+}
+
+json_t *cli_json_text(const char *text) {
+  static const char replacement[] = "\xEF\xBF\xBD"; /* U+FFFD */
+  enum { BYTES = sizeof replacement - 1, LONGEST = 4 /* of a UTF-8 character */ };
+  char *valid = cli_allocate(strlen(text) + 1, BYTES);
+  size_t used = 0;
+  while (*text != '\0') {
+    size_t n = 1;
+    while (n < LONGEST && text[n] != '\0' && !is_utf8(text, n)) n++;
+    const bool good = is_utf8(text, n);
+    memcpy(valid + used, good ? text : replacement, good ? n : BYTES);
+    used += good ? n : BYTES;
+    text += good ? n : 1;
+  }
+  json_t *string = json_stringn(valid, used);
+  free(valid);
+  return string;
 }
 
 json_t *cli_json_real(double value) { return isfinite(value) ? json_real(value) : json_null(); }

@@ -23,8 +23,14 @@ __attribute__((format(printf, 3, 4))) void cli_table_cell(cli_table *table, int 
 void cli_table_print(const cli_table *table);
 void cli_table_free(cli_table *table);
 
-/* Prints a value, and frees it. */
+/* Prints a value, and frees it. Ends the program when it cannot. */
 void cli_print_json(json_t *value);
+
+/* As json_pack, but never NULL: what JSON cannot hold ends the program, with words. */
+json_t *cli_json_pack(const char *format, ...);
+
+/* A string for JSON, which a file's name may not be: bytes that are not UTF-8 become U+FFFD. */
+json_t *cli_json_text(const char *text);
 
 /* A number for JSON: null when it is not finite, which JSON cannot hold. */
 json_t *cli_json_real(double value);

@@ -256,8 +256,9 @@ static void print_json(const study *s) {
   for (int i = 0; i < s->n_cases; i++)
     for (int v = 0; v < N_VARIANTS; v++) {
       if (!s->cases[i].of[v].shown) continue;
-      json_t *o = json_pack("{s:s, s:i, s:s, s:s, s:i}", "dist", s->cases[i].dist, "sk", s->cases[i].length, "mode",
-                            variants[v].mode, "p", variants[v].p, "rows", s->heads);
+      json_t *o = cli_json_pack("{s:s, s:i, s:s, s:s, s:i}", "dist", s->cases[i].dist, "sk",
+                                s->cases[i].length, "mode", variants[v].mode, "p", variants[v].p,
+                                "rows", s->heads);
       for (int m = 0; m < N_METRICS; m++)
         json_object_set_new(o, metrics[m].key, cli_json_real(metrics[m].value(s, i, v)));
       json_array_append_new(list, o);
@@ -324,7 +325,9 @@ cli_exit cmd_accuracy(int argc, char **argv) {
   int longest = 0, threads;
   char isa[16];
   cli_parse(NULL, doc, options, parse, children, argc, argv, &a);
-  if (a.common.plot != NULL && !cli_plot_check(argv[0], a.common.plot)) return CLI_ERROR;
+  if (a.common.plot != NULL && !(cli_plot_check(argv[0], a.common.plot) &&
+                                 cli_may_write(argv[0], "plot", a.common.plot, NULL, 0)))
+    return CLI_ERROR;
   if (!cli_machine(argv[0], &a.common, isa, &threads)) return CLI_ERROR;
   omp_set_num_threads(threads);
   study *s = cli_allocate(1, sizeof *s);

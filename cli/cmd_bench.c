@@ -93,9 +93,10 @@ static double fraction_of_limit(const result *r) {
 }
 
 static json_t *result_json(const result *r) {
-  json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:s}", "problem", r->problem, "backend", r->backend, "isa",
-                        r->isa, "rescale", r->rescale, "threads", r->threads, "rounds", r->rounds, "limit",
-                        memory_binds(r) ? "memory" : "fma");
+  json_t *o = cli_json_pack("{s:o, s:s, s:s, s:s, s:i, s:i, s:s}", "problem",
+                            cli_json_text(r->problem), "backend", r->backend, "isa", r->isa,
+                            "rescale", r->rescale, "threads", r->threads, "rounds", r->rounds,
+                            "limit", memory_binds(r) ? "memory" : "fma");
   json_object_set_new(o, "seconds", cli_json_real(r->seconds.best));
   json_object_set_new(o, "median_seconds", cli_json_real(r->seconds.median));
   json_object_set_new(o, "spread", cli_json_real(r->seconds.spread));
@@ -298,9 +299,11 @@ cli_exit cmd_bench(int argc, char **argv) {
   arguments a = {.common = CLI_OPTIONS_INIT, .seconds = 2};
   cli_parse("[FILE|PROBLEM...]", doc, options, parse, children, argc, argv, &a);
   if (a.common.plan.backend == AMLA_BACKEND_CUDA) return bench_cuda(argv[0], &a.common, (const char *const *)a.problems, a.n_problems, a.seconds);
-  if (a.common.plot != NULL && !cli_plot_check(argv[0], a.common.plot)) return CLI_ERROR;
   const char *const *problems = a.n_problems > 0 ? (const char *const *)a.problems : built_in;
   const int n = a.n_problems > 0 ? a.n_problems : (int)(sizeof built_in / sizeof *built_in);
+  if (a.common.plot != NULL && !(cli_plot_check(argv[0], a.common.plot) &&
+                                 cli_may_write(argv[0], "plot", a.common.plot, problems, n)))
+    return CLI_ERROR;
   results all = {.list = cli_allocate((size_t)n * CLI_MAX_JOBS, sizeof *all.list)};
   cli_exit status = CLI_OK;
   for (int i = 0; status == CLI_OK && i < n; i++) status = bench_problem(argv[0], &a, problems[i], &all);

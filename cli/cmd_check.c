@@ -97,8 +97,9 @@ static void add_row(report *r, const char *problem, const cli_job *job, const ha
   r->ok = r->ok && e->ok;
   r->n_rows++;
   if (r->a->common.json) {
-    json_t *object = json_pack("{s:s, s:s, s:s, s:s, s:i}", "problem", problem, "backend", job->backend, "isa",
-                               job->isa, "rescale", job->rescale, "threads", job->threads);
+    json_t *object = cli_json_pack("{s:o, s:s, s:s, s:s, s:i}", "problem", cli_json_text(problem),
+                                   "backend", job->backend, "isa", job->isa, "rescale",
+                                   job->rescale, "threads", job->threads);
     cli_json_error(object, e);
     json_array_append_new(r->rows, object);
     return;

@@ -124,18 +124,19 @@ static void print_text(const facts *f) {
 static json_t *backends_json(const facts *f) {
   json_t *list = json_array();
   for (int b = AMLA_BACKEND_REF; b <= AMLA_BACKEND_NPU; b++)
-    json_array_append_new(list, json_pack("{s:s, s:b, s:s, s:s}", "name", f->backends[b].name, "available",
-                                          f->backends[b].available, "isa", f->backends[b].isa, "reason",
-                                          f->backends[b].reason));
+    json_array_append_new(list, cli_json_pack("{s:s, s:b, s:s, s:s}", "name", f->backends[b].name,
+                                              "available", f->backends[b].available, "isa",
+                                              f->backends[b].isa, "reason", f->backends[b].reason));
   return list;
 }
 
 static void print_json(const facts *f) {
-  cli_print_json(json_pack("{s:s, s:s, s:s, s:s, s:i, s:o, s:f, s:f, s:f, s:f}", "version", amla_version(), "cpu",
-                           f->cpu.model, "features", f->cpu.features, "isa", f->isa, "threads", f->threads, "backends",
-                           backends_json(f), "peak_gflops_1_thread", f->one.peak / 1e9, "peak_gflops",
-                           f->all.peak / 1e9, "read_bytes_per_second_1_thread", f->one.bandwidth,
-                           "read_bytes_per_second", f->all.bandwidth));
+  cli_print_json(cli_json_pack("{s:s, s:o, s:s, s:s, s:i, s:o, s:f, s:f, s:f, s:f}", "version",
+                               amla_version(), "cpu", cli_json_text(f->cpu.model), "features",
+                               f->cpu.features, "isa", f->isa, "threads", f->threads, "backends",
+                               backends_json(f), "peak_gflops_1_thread", f->one.peak / 1e9,
+                               "peak_gflops", f->all.peak / 1e9, "read_bytes_per_second_1_thread",
+                               f->one.bandwidth, "read_bytes_per_second", f->all.bandwidth));
 }
 
 cli_exit cmd_info(int argc, char **argv) {

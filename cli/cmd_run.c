@@ -136,9 +136,10 @@ static void print_text(const arguments *a, const cli_job *job, const verdict *v,
 static void print_json(const arguments *a, const cli_job *job, const verdict *v, const cli_timing *t) {
   const double rate = cli_job_rate(job, t->seconds[0].best);
   const bool checked = strcmp(v->reference, "none") != 0;
-  json_t *object = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:s}", "problem", a->problem, "plan", job->description,
-                             "backend", job->backend, "isa", job->isa, "rescale", job->rescale, "threads", job->threads,
-                             "reference", v->reference);
+  json_t *object = cli_json_pack("{s:o, s:s, s:s, s:s, s:s, s:i, s:s}", "problem",
+                                 cli_json_text(a->problem), "plan", job->description, "backend",
+                                 job->backend, "isa", job->isa, "rescale", job->rescale, "threads",
+                                 job->threads, "reference", v->reference);
   if (checked) cli_json_error(object, &v->error);
   if (strcmp(v->reference, "file") == 0) json_object_set_new(object, "refs_ok", json_boolean(v->refs_ok));
   json_object_set_new(object, "ok", checked ? json_boolean(v->ok) : json_null());
@@ -177,6 +178,7 @@ cli_exit cmd_run(int argc, char **argv) {
   arguments a = {.common = CLI_OPTIONS_INIT};
   harness_dataset data;
   cli_parse("FILE|PROBLEM", doc, options, parse, children, argc, argv, &a);
+  if (a.path != NULL && !cli_may_write(argv[0], "output", a.path, &a.problem, 1)) return CLI_ERROR;
   if (!cli_load(argv[0], a.problem, &data)) return CLI_ERROR;
   const cli_exit status = run(argv[0], &a, &data);
   harness_free(&data);

@@ -106,6 +106,8 @@ static error_t parse(int key, char *text, struct argp_state *state) {
     return 0;
   case ARGP_KEY_END:
     if (a->problem == NULL && a->table == NULL && !a->list_costs) argp_error(state, "PROBLEM is missing");
+    if ((a->table || a->list_costs || a->search) && (a->common.json || a->common.plot || a->sim.trace_path))
+      argp_error(state, "--json, --plot, --trace: must go with a PROBLEM alone, not --table, --costs or --search");
     return 0;
   default: return ARGP_ERR_UNKNOWN;
   }
@@ -167,10 +169,12 @@ static void print_text(const arguments *a, const amla_sim_report *r, const amla_
 static void print_json(const arguments *a, const amla_sim_report *r, const amla_sim_report *races) {
   json_t *pipes = json_object();
   for (int i = 0; i < AMLA_SIM_PIPES; i++) json_object_set_new(pipes, r->pipe_name[i], cli_json_real(r->pipe_busy[i]));
-  json_t *bytes = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "gm_l1", (json_int_t)r->gm_l1_bytes, "gm_ub", (json_int_t)r->gm_ub_bytes, "l1_l0a",
+  json_t *bytes = cli_json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "gm_l1",
+                            (json_int_t)r->gm_l1_bytes, "gm_ub", (json_int_t)r->gm_ub_bytes, "l1_l0a",
                             (json_int_t)r->l1_l0a_bytes, "l1_l0b", (json_int_t)r->l1_l0b_bytes, "l0c_gm", (json_int_t)r->l0c_gm_bytes, "ub_gm",
                             (json_int_t)r->ub_gm_bytes, "hbm_read", (json_int_t)r->hbm_read_bytes, "hbm_write", (json_int_t)r->hbm_write_bytes);
-  cli_print_json(json_pack("{s:b, s:s, s:s, s:I, s:f, s:f, s:f, s:f, s:i, s:o, s:o, s:I, s:I, s:b}", "simulated", 1, "problem", a->problem, "description",
+  cli_print_json(cli_json_pack("{s:b, s:o, s:s, s:I, s:f, s:f, s:f, s:f, s:i, s:o, s:o, s:I, s:I, s:b}",
+                           "simulated", 1, "problem", cli_json_text(a->problem), "description",
                            r->description, "cycles", (json_int_t)r->cycles, "seconds", r->seconds, "tflops", r->flops_per_second / 1e12, "peak_tflops",
                            r->peak_flops_per_second / 1e12, "utilization", r->utilization, "cores", r->cores, "pipes", pipes, "bytes", bytes, "races",
                            (json_int_t)races->races, "other_errors", (json_int_t)(races->other_errors + r->other_errors), "races_checked_on_all",
@@ -181,8 +185,12 @@ static cli_exit run_one(const char *command, arguments *a, const amla_problem *p
   amla_sim_report report = AMLA_SIM_REPORT_INIT, races = AMLA_SIM_REPORT_INIT;
   amla_detail detail;
   cli_timeline timeline = {0};
+  const char *const trace[] = {a->sim.trace_path};
+  if (*trace != NULL && !cli_may_write(command, "trace", *trace, NULL, 0)) return CLI_ERROR;
   if (a->common.plot != NULL) {
-    if (!cli_plot_check(command, a->common.plot)) return CLI_ERROR;
+    if (!cli_plot_check(command, a->common.plot) ||
+        !cli_may_write(command, "plot", a->common.plot, trace, *trace != NULL))
+      return CLI_ERROR;
     a->sim.event = cli_timeline_add, a->sim.context = &timeline;
   }
   if (amla_sim_run(p, &a->common.plan, lengths, &a->sim, &report, &detail) != AMLA_OK ||

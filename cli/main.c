@@ -2,18 +2,15 @@
  *
  * amla: chooses the command. Each command is a file, cmd_*.c, and parses its own arguments.
  */
-#define _GNU_SOURCE 1 /* SIGXFSZ */
-#include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <amla/amla.h>
 
 #include "cli_commands.h"
 #include "cli_options.h"
+#include "harness/program.h"
 
 typedef struct command {
   const char *name;
@@ -53,14 +50,6 @@ static void print_usage(FILE *to) {
         to);
 }
 
-/* Output that could not be written is an error, however the program ends. */
-static void close_stdout(void) {
-  const int failed_before = ferror(stdout);
-  if (fclose(stdout) == 0 && !failed_before) return;
-  fprintf(stderr, "amla: cannot write to standard output: %s\n", strerror(errno));
-  _exit(CLI_ERROR);
-}
-
 static cli_exit run_command(const command *c, int argc, char **argv) {
   char name[32];
   snprintf(name, sizeof name, "amla %s", c->name);
@@ -69,8 +58,7 @@ static cli_exit run_command(const command *c, int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-  atexit(close_stdout);
-  signal(SIGXFSZ, SIG_IGN); /* a file over the size limit is then a write error like any other */
+  harness_program_setup("amla");
   cli_options_setup();
   if (argc < 2) {
     print_usage(stderr);

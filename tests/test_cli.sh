@@ -4,10 +4,10 @@
 # The program amla as a user or a script meets it: help, exit codes (0 good, 1 error, 2 usage, 3 mismatch), messages,
 # JSON, files in and out. Every check prints what it ran when it fails; all run before the verdict.
 #
-#     test_cli.sh AMLA SOURCE_DIR
+#     test_cli.sh AMLA SOURCE_DIR [FAIL_MALLOC]     fail_malloc.c as a shared object; without it no allocation fails
 set -u
 export LC_ALL=C
-amla=$1 source_dir=$2
+amla=$1 source_dir=$2 fail_malloc=${3-}
 unset AMLA_ISA AMLA_NUM_THREADS
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -159,6 +159,9 @@ expect_json "j['simulated'] and j['races'] == 0 and j['cycles'] > 11000 and 0 < 
 expect 0 'races: 0' sim b=2,h=16,sk=600 --schedule serial --rescale flash --races --trace "$scratch/trace.json"
 python3 -c "import json, sys; t = json.load(open(sys.argv[1])); assert any(e.get('ph') == 'X' and 'mmad' in e['name'] for e in t['traceEvents'])" "$scratch/trace.json" || fail "the trace of amla sim"
 expect 0 'calibrated' sim --costs
+expect 2 'must go with a PROBLEM alone' sim --costs --json
+expect 2 'must go with a PROBLEM alone' sim --table=paper --json
+expect 2 'must go with a PROBLEM alone' sim b=2 --search --trace "$scratch/none"
 expect 2 'schedule=fast: unknown' sim b=2 --schedule fast
 expect 2 'must be ideas' sim --table=none
 expect 1 'chip=911: must be' sim b=2 --chip 911
@@ -258,6 +261,81 @@ if [ -w /dev/full ]; then
     status=$?
     [ $status = 1 ] || fail "amla $arguments > /dev/full: exit $status, want 1"
     [ -s "$err" ] || fail "amla $arguments > /dev/full: no message"
+  done
+fi
+
+# The end of a picture, a trace or a file is missing: ulimit counts blocks of 512 bytes, or of 1024.
+expect_short() {
+  checks=$((checks + 1))
+  (ulimit -f 2 && exec "$amla" "$@" > /dev/null) 2> "$err"
+  status=$?
+  [ $status = 1 ] || fail "amla $* on a full disk: exit $status, want 1"
+  [ -s "$err" ] || fail "amla $* on a full disk: no message"
+}
+expect_short gen h=2,sk=200,dqk=8,dv=8 -o "$scratch/short.safetensors"
+expect_short sim b=2,h=16,sk=100 --trace "$scratch/short.json"
+if command -v gnuplot > /dev/null; then
+  for type in svg png; do
+    expect 0 '' accuracy --lengths 64 --heads 1 --plot "$scratch/whole.$type"
+    expect_short accuracy --lengths 64 --heads 1 --plot "$scratch/short.$type"
+    expect_short sim b=2,h=16,sk=100 --plot "$scratch/short.$type"
+  done
+fi
+leftover=$(find "$scratch" -name 'short.*' ! -name short.json) # the library writes traces in place
+[ -z "$leftover" ] || fail "a full disk leaves $leftover"
+
+# ---- Output over input ----
+
+input=$scratch/input.safetensors
+expect 0 '' gen h=2,sk=20,dqk=8,dv=8 -o "$input"
+cp "$input" "$scratch/kept"
+mkdir "$scratch/folder"
+ln -s "$input" "$scratch/symbolic"
+ln -s "$scratch" "$scratch/folder/up"
+ln "$input" "$scratch/hard"
+cp "$input" "$scratch/picture.svg"
+for output in "$input" "$scratch/symbolic" "$scratch/hard" "$scratch/folder/../input.safetensors" "$scratch/folder/up/input.safetensors"; do
+  expect 1 "--output=$output: must not be the file $input" run "$input" -o "$output"
+done
+expect 1 "--output=$input: must not be the file $scratch/symbolic" run "$scratch/symbolic" -o "$input"
+"$amla" run /dev/stdin -o "$input" < "$input" > "$out" 2> "$err" && fail "amla run /dev/stdin -o what it reads: good"
+cmp -s "$input" "$scratch/kept" || fail "run -o wrote over its input"
+if command -v gnuplot > /dev/null; then
+  expect 1 'must not be the file' bench "$small" "$scratch/picture.svg" --for 0.1 --plot "$scratch/picture.svg"
+  cmp -s "$scratch/picture.svg" "$scratch/kept" || fail "bench --plot wrote over its input"
+  expect 1 'must not be the file' sim b=2,h=16,sk=100 --trace "$scratch/both.svg" --plot "$scratch/both.svg"
+  [ ! -e "$scratch/both.svg" ] || fail "a trace and a picture on one file"
+fi
+for arguments in "run $small --output" "sim b=2,h=16,sk=100 --trace"; do
+  # shellcheck disable=SC2086
+  "$amla" $arguments "$scratch/report" > "$scratch/report" 2> "$err" && fail "amla $arguments onto its report: good"
+  [ ! -s "$scratch/report" ] || fail "amla $arguments onto its report: wrote it"
+done
+expect 0 '' run "$input" -o "$scratch/other"
+
+# ---- JSON that cannot be made ----
+
+odd=$scratch/$(printf 'odd\377name')
+cp "$input" "$odd"
+for command in "run" "check" "bench --for 0.1"; do
+  # shellcheck disable=SC2086
+  expect_json "'\ufffdname' in (j if isinstance(j, dict) else j[0])['problem']" $command "$odd" --json
+done
+
+# Whichever allocation fails: all of the output, or exit 1 and words. glibc itself ends with 127 where a thread's data has no room.
+if [ -n "$fail_malloc" ]; then
+  set -- check $small --backend ref --rescale lazy --json
+  "$amla" "$@" > "$scratch/whole.json"
+  total=$(AMLA_FAIL_AT=0 LD_PRELOAD=$fail_malloc "$amla" "$@" 2>&1 > /dev/null | tail -1)
+  [ "$total" -gt 50 ] || fail "allocations are not counted: '$total'"
+  for n in $(seq "$total"); do
+    checks=$((checks + 1))
+    AMLA_FAIL_AT=$n LD_PRELOAD=$fail_malloc "$amla" "$@" > "$out" 2> "$err"
+    case $? in
+    0) cmp -s "$out" "$scratch/whole.json" || fail "amla $*: allocation $n of $total fails: good, but its output is not" ;;
+    1 | 127) [ -s "$err" ] || fail "amla $*: allocation $n of $total fails: no word" ;;
+    *) fail "amla $*: allocation $n of $total fails: a crash" ;;
+    esac
   done
 fi
 
