@@ -10,16 +10,24 @@
 
 enum { BENCH_ALL_THREADS = 0 };
 
+/* What a figure should reach with each instruction set; 0 = none. Portable C has no targets: it is
+ * there to be right. */
+typedef struct bench_target {
+  double avx512, avx2;
+} bench_target;
+
+double bench_target_for(bench_target target, const char *isa);
+
 typedef struct bench_case {
   const char *group;       /* rows of one group follow one another */
   const char *problem;     /* harness problem string */
   int threads;             /* 1 or BENCH_ALL_THREADS */
   amla_isa isa;            /* cap */
-  double peak_target;      /* fraction of the FMA peak of the same instruction set and threads; 0 = none */
+  bench_target of_peak;    /* fraction of the FMA peak of the same instruction set and threads */
   const char *reference;   /* problem timed in the same rounds; NULL = none */
-  double reference_target; /* useful FLOP/s over the reference's */
-  double fused_target;     /* times faster than the faster of a library's unfused and blocked forms; 0 = not compared */
-  double bare_target;      /* times faster than a library's two bare sgemms with softmax; 0 = not compared */
+  double reference_target; /* useful FLOP/s over the reference's, with every instruction set */
+  bench_target fused;      /* times faster than the faster of a library's unfused and blocked forms */
+  bench_target bare;       /* times faster than a library's two bare sgemms with softmax */
   bool quick;              /* also in the short run */
 } bench_case;
 

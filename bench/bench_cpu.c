@@ -16,6 +16,7 @@
 #include "bench_cases.h"
 #include "bench_job.h"
 #include "bench_report.h"
+#include "harness/program.h"
 #include "peer.h"
 
 typedef struct arguments {
@@ -80,8 +81,8 @@ static void enter_peer(contest *c, int library, peer_form form) {
 
 static void enter_peers(contest *c) {
   for (int l = 0; peer_libraries[l] != NULL; l++) {
-    if (c->row->fused_target > 0) enter_peer(c, l, PEER_UNFUSED), enter_peer(c, l, PEER_BLOCKED);
-    if (c->row->bare_target > 0) enter_peer(c, l, PEER_BARE);
+    if (c->row->fused.avx512 > 0) enter_peer(c, l, PEER_UNFUSED), enter_peer(c, l, PEER_BLOCKED);
+    if (c->row->bare.avx512 > 0) enter_peer(c, l, PEER_BARE);
   }
 }
 
@@ -139,8 +140,15 @@ static const char compiler[] = "GCC";
 
 static void print_surroundings(FILE *to, const arguments *a) {
   char text[160];
+  amla_backend_info cpu = AMLA_BACKEND_INFO_INIT;
+  amla_detail why;
   const char *core = getenv("OPENBLAS_CORETYPE");
+  if (amla_backend_query(AMLA_BACKEND_CPU, &cpu, &why) != AMLA_OK) {
+    fprintf(stderr, "bench: %s\n", why.text);
+    exit(1);
+  }
   print_cpu(to);
+  fprintf(to, "isa      %s, whose targets are meant\n", cpu.isa);
   fprintf(to, "threads  %d\ncompiler %s %s\nlibrary  amla %s\n", a->threads, compiler, __VERSION__, amla_version());
   for (int l = 0; peer_libraries[l] != NULL; l++) {
     peer_libraries[l]->describe(text, sizeof text);
@@ -171,6 +179,13 @@ static double parse_positive(const char *text) {
   exit(2);
 }
 
+static int parse_threads(const char *text) {
+  const double value = parse_positive(text);
+  if (value == (int)value) return (int)value;
+  fprintf(stderr, "bench: --threads=%s: must be an integer >= 1\n%s", text, usage);
+  exit(2);
+}
+
 static arguments parse(int argc, char **argv) {
   static const struct option options[] = {{"quick", 0, NULL, 'q'}, {"for", 1, NULL, 'f'},  {"threads", 1, NULL, 't'},
                                           {"only", 1, NULL, 'o'},  {"cold", 0, NULL, 'c'}, {"json", 0, NULL, 'j'},
@@ -181,7 +196,7 @@ static arguments parse(int argc, char **argv) {
     switch (key) {
     case 'q': a.quick = true; break;
     case 'f': a.seconds = parse_positive(optarg); break;
-    case 't': a.threads = (int)parse_positive(optarg); break;
+    case 't': a.threads = parse_threads(optarg); break;
     case 'o': a.only = optarg; break;
     case 'c': a.cold = true; break;
     case 'j': a.json = true; break;
@@ -199,12 +214,23 @@ static bool wanted(const bench_case *row, const arguments *a) {
   return a->only == NULL || strstr(row->problem, a->only) != NULL || strstr(row->group, a->only) != NULL;
 }
 
+static int count_wanted(const arguments *a) {
+  int n = 0;
+  for (int i = 0; i < bench_n_cases; i++) n += wanted(&bench_cases[i], a);
+  return n;
+}
+
 int main(int argc, char **argv) {
+  harness_program_setup("bench");
   const arguments a = parse(argc, argv);
   name_the_cpu_to_openblas(argv);
   bench_result *results = calloc((size_t)bench_n_cases, sizeof *results);
   int n = 0;
   if (results == NULL) return 1;
+  if (count_wanted(&a) == 0) {
+    fprintf(stderr, "bench: --only=%s: no case contains it%s\n", a.only, a.quick ? ", of those of --quick" : "");
+    return 2;
+  }
   omp_set_num_threads(a.threads);
   print_surroundings(a.json ? stderr : stdout, &a);
   for (int i = 0; i < bench_n_cases; i++) {

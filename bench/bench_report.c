@@ -30,7 +30,7 @@ static const char *word(const bench_result *r, verdict v) {
 }
 
 static verdict judge_machine(const bench_result *r) {
-  if (r->reference == 0) return (verdict){of_peak(r, 0), r->row->peak_target};
+  if (r->reference == 0) return (verdict){of_peak(r, 0), bench_target_for(r->row->of_peak, r->isa)};
   return (verdict){rate(&r->list[0]) / rate(&r->list[r->reference]), r->row->reference_target};
 }
 
@@ -43,9 +43,11 @@ static verdict judge_peers(const bench_result *r, peer_form first, peer_form las
   return fastest > 0 ? (verdict){rate(&r->list[0]) / fastest, target} : (verdict){0, 0};
 }
 static verdict judge_fused(const bench_result *r) {
-  return judge_peers(r, PEER_UNFUSED, PEER_BLOCKED, r->row->fused_target);
+  return judge_peers(r, PEER_UNFUSED, PEER_BLOCKED, bench_target_for(r->row->fused, r->isa));
 }
-static verdict judge_bare(const bench_result *r) { return judge_peers(r, PEER_BARE, PEER_BARE, r->row->bare_target); }
+static verdict judge_bare(const bench_result *r) {
+  return judge_peers(r, PEER_BARE, PEER_BARE, bench_target_for(r->row->bare, r->isa));
+}
 
 typedef struct tally {
   int met, set;
@@ -76,10 +78,14 @@ static void print_group(const bench_result *results, int i) {
   if (i == 0 || results[i].row->group != results[i - 1].row->group) printf("%s\n", results[i].row->group);
 }
 
-static void print_case(const bench_result *r) { printf("  %-24s %7d", r->row->problem, r->peak.threads); }
+static void print_case(const bench_result *r) {
+  printf("  %-24s %7d %-6s", r->row->problem, r->peak.threads, r->isa);
+}
 
 static void print_verdict(const bench_result *r, verdict v) {
-  if (v.target == 0)
+  if (v.target == 0 && v.figure != 0)
+    printf("  %7.3f %7s %-4s", v.figure, "none", "");
+  else if (v.target == 0)
     printf("  %7s %7s %-4s", "", "", "");
   else
     printf("  %7.3f %7.3f %-4s", v.figure, v.target, word(r, v));
@@ -89,7 +95,7 @@ static void print_machine_row(const bench_result *r) {
   char measure[48] = "of peak";
   if (r->reference) snprintf(measure, sizeof measure, "of %s", r->row->reference);
   print_case(r);
-  printf(" %-6s %8.1f %8.1f %5.0f %%  %6.3f %6.3f %5.0f %%  %6.3f %6.3f", r->isa, rate(&r->list[0]) / 1e9,
+  printf(" %8.1f %8.1f %5.0f %%  %6.3f %6.3f %5.0f %%  %6.3f %6.3f", rate(&r->list[0]) / 1e9,
          r->peak.flops.best / 1e9, 100 * r->peak.flops.spread, of_peak(r, 0), median_of_peak(r, 0),
          100 * r->list[0].seconds.spread, of_peak(r, 1), of_peak(r, 2));
   print_verdict(r, judge_machine(r));
@@ -136,8 +142,8 @@ static void print_peer_headings(void) {
   char heading[40];
   printf(
       "\nAgainst peers: fractions of the same peak (best round, median, spread); figure: lazy over the fastest peer, "
-      "unfused or blocked, then bare\n\n  %-24s %7s %6s",
-      "case", "threads", "lazy");
+      "unfused or blocked, then bare\n\n  %-24s %7s %-6s %6s",
+      "case", "threads", "isa", "lazy");
   for (int l = 0; peer_libraries[l] != NULL; l++)
     for (int f = 0; f < PEER_FORMS; f++) {
       snprintf(heading, sizeof heading, "%s %s", peer_libraries[l]->name, peer_form_names[f]);
@@ -194,8 +200,8 @@ void bench_print_tables(const bench_result *results, int n) {
     printf("\nNo peers: built without OpenBLAS (OpenMP build) and oneDNN.\n");
   print_errors(results, n);
   print_disturbed(results, n);
-  printf("Targets that hold: %d of %d against the machine, %d of %d against peers.\n", machine.met, machine.set,
-         peers.met, peers.set);
+  printf("Targets of the instruction set in each row that hold: %d of %d against the machine, %d of %d against peers.\n",
+         machine.met, machine.set, peers.met, peers.set);
 }
 
 /* ---- JSON -------------------------------------------------------------------------------------------------------- */
