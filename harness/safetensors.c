@@ -4,6 +4,7 @@
  * checked by the rules of the format, whatever the tensors are called (read_header), then the tensors that make a
  * problem are taken by name, type and shape (take_problem). Writing is in safetensors_write.c.
  */
+#define _DEFAULT_SOURCE 1 /* the size of memory */
 #include "safetensors.h"
 
 #include <errno.h>
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "message.h"
 
@@ -167,14 +169,21 @@ static int read_entries(file_view *f) {
   return check_tiling(f);
 }
 
-static int read_header(file_view *f, const unsigned char *bytes, size_t n_bytes) {
+static uint64_t header_length(const unsigned char bytes[8]) {
   uint64_t length = 0;
+  for (int i = 0; i < 8; i++) length |= (uint64_t)bytes[i] << 8 * i;
+  return length;
+}
+
+static int read_header(file_view *f, const unsigned char *bytes, size_t n_bytes) {
   json_error_t json_error;
   if (n_bytes < 8) return refuse(f->error, "%s: %zu bytes: a safetensors file has at least 8", f->name, n_bytes);
-  for (int i = 0; i < 8; i++) length |= (uint64_t)bytes[i] << 8 * i;
-  if (length > n_bytes - 8 || length > max_header_bytes)
-    return refuse(f->error, "%s: header length %" PRIu64 ": must be <= %zu, the bytes that follow, and <= 100000000",
-                  f->name, length, n_bytes - 8);
+  const uint64_t length = header_length(bytes);
+  if (length > max_header_bytes)
+    return refuse(f->error, "%s: header length %" PRIu64 ": must be <= %" PRIu64, f->name, length, max_header_bytes);
+  if (length > n_bytes - 8)
+    return refuse(f->error, "%s: header length %" PRIu64 ": must be <= %zu, the bytes that follow", f->name, length,
+                  n_bytes - 8);
   f->data = bytes + 8 + length;
   f->data_bytes = (int64_t)(n_bytes - 8 - length);
   f->header = json_loadb((const char *)bytes + 8, (size_t)length, JSON_REJECT_DUPLICATES, &json_error);
@@ -400,39 +409,70 @@ int harness_parse_safetensors(const char *name, const void *bytes, size_t n_byte
   return status;
 }
 
-/* The rest of a stream in a buffer that grows; NULL with errno. */
-static unsigned char *read_all(FILE *file, size_t expected_bytes, size_t *n_bytes) {
-  size_t capacity = expected_bytes + 1; /* one more: then the end shows without growing */
-  unsigned char *bytes = malloc(capacity);
-  for (*n_bytes = 0; bytes != NULL;) {
-    *n_bytes += fread(bytes + *n_bytes, 1, capacity - *n_bytes, file);
-    if (*n_bytes < capacity) break;
-    unsigned char *larger = capacity > SIZE_MAX / 2 ? NULL : realloc(bytes, capacity *= 2);
-    if (larger == NULL) free(bytes);
-    bytes = larger;
+/* ---- Files and pipes --------------------------------------------------------------------------------------------- */
+
+typedef struct buffer {
+  unsigned char *bytes;
+  size_t n_bytes;
+} buffer;
+
+/* The tensors are copied out of it: what is read stands in memory twice. */
+static uint64_t most_bytes(void) {
+  return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
+}
+
+/* Reads on, until the buffer has so many bytes or the file ends. */
+static int read_up_to(FILE *file, uint64_t n_bytes, buffer *b, const char *path, message error) {
+  if (n_bytes > most_bytes())
+    return refuse(error, "%s: %" PRIu64 " bytes: must be <= %" PRIu64 ", half of this machine's memory", path,
+                  n_bytes, most_bytes());
+  unsigned char *larger = realloc(b->bytes, (size_t)n_bytes);
+  if (larger == NULL) return refuse(error, "%s: out of memory for %" PRIu64 " bytes", path, n_bytes);
+  b->bytes = larger;
+  b->n_bytes += fread(b->bytes + b->n_bytes, 1, (size_t)n_bytes - b->n_bytes, file);
+  return ferror(file) ? refuse(error, "%s: cannot read: %s", path, strerror(errno)) : 0;
+}
+
+/* The bytes of data that a header speaks of; 0 when it says nothing sensible, which is refused later. */
+static uint64_t announced_bytes(const unsigned char *header, size_t n_bytes) {
+  json_t *json = json_loadb((const char *)header, n_bytes, 0, NULL), *entry;
+  const char *name;
+  json_int_t most = 0;
+  json_object_foreach(json, name, entry) {
+    const json_int_t end = json_integer_value(json_array_get(json_object_get(entry, "data_offsets"), 1));
+    if (end > most) most = end;
   }
-  if (bytes == NULL || !ferror(file)) return bytes;
-  free(bytes);
-  return NULL;
+  json_decref(json);
+  return (uint64_t)most;
+}
+
+/* A pipe may not end: no more is read than its header speaks of, and one byte, which is too many. */
+static int read_pipe(FILE *file, buffer *b, const char *path, message error) {
+  if (read_up_to(file, 8, b, path, error) != 0) return -1;
+  const uint64_t length = b->n_bytes == 8 ? header_length(b->bytes) : 0;
+  if (length == 0 || length > max_header_bytes) return 0;
+  if (read_up_to(file, 8 + length, b, path, error) != 0) return -1;
+  if (b->n_bytes < 8 + length) return 0;
+  return read_up_to(file, 8 + length + announced_bytes(b->bytes + 8, (size_t)length) + 1, b, path, error);
+}
+
+static int read_file(FILE *file, buffer *b, const char *path, message error) {
+  struct stat about;
+  if (fstat(fileno(file), &about) != 0 || (!S_ISREG(about.st_mode) && !S_ISFIFO(about.st_mode)))
+    return refuse(error, "%s: must be a file or a pipe, not a directory or a device", path);
+  if (S_ISFIFO(about.st_mode)) return read_pipe(file, b, path, error);
+  return read_up_to(file, (uint64_t)about.st_size + 1, b, path, error); /* one more, lest it be 0 */
 }
 
 int harness_read_problem(const char *path, harness_dataset *data, char *error_text, size_t error_bytes) {
   const message error = {error_text, error_bytes};
-  struct stat about;
-  size_t n_bytes = 0;
+  buffer b = {NULL, 0};
   *data = (harness_dataset){0};
   FILE *file = fopen(path, "rb");
   if (file == NULL) return refuse(error, "%s: cannot open: %s", path, strerror(errno));
-  errno = 0;
-  if (fstat(fileno(file), &about) != 0 || (!S_ISREG(about.st_mode) && !S_ISFIFO(about.st_mode))) {
-    fclose(file);
-    return refuse(error, "%s: must be a file or a pipe, not a directory or a device", path);
-  }
-  unsigned char *bytes = read_all(file, S_ISREG(about.st_mode) ? (size_t)about.st_size : 65536, &n_bytes);
-  const int reason = errno;
+  int status = read_file(file, &b, path, error);
   fclose(file);
-  if (bytes == NULL) return refuse(error, "%s: cannot read: %s", path, strerror(reason ? reason : ENOMEM));
-  const int status = harness_parse_safetensors(path, bytes, n_bytes, data, error_text, error_bytes);
-  free(bytes);
+  if (status == 0) status = harness_parse_safetensors(path, b.bytes, b.n_bytes, data, error_text, error_bytes);
+  free(b.bytes);
   return status;
 }

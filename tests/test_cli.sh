@@ -246,6 +246,29 @@ expect 1 'not a directory' run "$scratch"
 expect 1 'No such file' check "$scratch/nothing.safetensors"
 expect 1 'No such file' bench "$scratch/nothing.safetensors" --for 0.1
 
+# ---- Pipes ----
+
+# expect_pipe STATUS WORD COMMAND: what COMMAND writes for ever, or as long as somebody reads, in 2 GB of address space.
+expect_pipe() {
+  checks=$((checks + 1))
+  sh -c "$3" 2> /dev/null | (ulimit -v 2000000 && exec timeout 60 "$amla" run /dev/stdin > "$out" 2> "$err")
+  status=$?
+  [ $status = "$1" ] || fail "$3 | amla run /dev/stdin: exit $status, want $1"
+  grep -qF -e "$2" "$out" "$err" || fail "$3 | amla run /dev/stdin: no '$2'"
+}
+# header TEXT: its length and itself
+header() { python3 -c 'import sys; t = sys.argv[1].encode(); sys.stdout.buffer.write(len(t).to_bytes(8, "little") + t)' "$1" > "$scratch/header"; }
+if case $(ldd "$amla" 2> /dev/null) in *lib?san*) false ;; esac; then # sanitizers want terabytes of addresses
+  expect_pipe 0 'ok' "cat '$scratch/ref.safetensors'"
+  expect_pipe 1 'header length 754645927544294009: must be <= 100000000' "yes y"
+  expect_pipe 1 'belongs to no tensor' "cat '$scratch/ref.safetensors' /dev/zero"
+  expect_pipe 1 'bytes that follow' "head -c 100 '$scratch/ref.safetensors'"
+  header '{"q":{"dtype":"U8","shape":[4611686018427387904],"data_offsets":[0,4611686018427387904]}}'
+  expect_pipe 1 "half of this machine's memory" "cat '$scratch/header' /dev/zero"
+  header '{"q":{"dtype":"U8","shape":[4000000000],"data_offsets":[0,4000000000]}}'
+  expect_pipe 1 '4000000' "cat '$scratch/header' /dev/zero" # 4 GB: out of these addresses, or more than half of the memory
+fi
+
 # ---- Output that cannot be written ----
 
 expect 1 'cannot write' gen $small -o "$scratch/no/such/folder"
