@@ -15,9 +15,23 @@ case $cc in
 esac
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-prefix=$scratch/prefix
 
 fail() { echo "FAIL: $*" >&2; exit 1; }
+
+# Backend cuda is built for those who ask, even where there is an nvcc: it takes minutes.
+mkdir "$scratch/bin"
+printf '#!/bin/sh\nexit 1\n' > "$scratch/bin/nvcc"
+chmod +x "$scratch/bin/nvcc"
+for choice in '' -DAMLA_BUILD_CUDA=ON -DAMLA_BUILD_CUDA=AUTO; do
+  # shellcheck disable=SC2086
+  PATH=$scratch/bin:$PATH cmake -S "$source_dir" -B "$scratch/configured$choice" -DCMAKE_C_COMPILER="$cc" -DAMLA_BUILD_CLI=OFF \
+    $choice > "$scratch/configure.log" 2>&1 || { cat "$scratch/configure.log"; fail "configure $choice"; }
+  cmake --build "$scratch/configured$choice" --target help | grep -w amla_cuda > /dev/null && built=yes || built=no
+  case "$choice $built" in ' no' | -*' yes') ;; *) fail "backend cuda with '$choice': $built" ;; esac
+done
+grep -q 'Left out: backend cuda' "$scratch/configure.log" && fail "backend cuda is said to be left out when it is not"
+echo "ok: backend cuda only when asked for"
+prefix=$scratch/prefix
 
 cmake --install "$build_dir" --prefix "$prefix" > "$scratch/install.log" || { cat "$scratch/install.log"; fail "install"; }
 pc=$(find "$prefix" -name amla.pc)
