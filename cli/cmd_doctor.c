@@ -69,7 +69,7 @@ __attribute__((format(printf, 3, 4))) static void find(findings *f, severity s, 
   va_start(values, format);
   vsnprintf(text, sizeof text, format, values);
   va_end(values);
-  json_array_append_new(f->list, json_pack("{s:s, s:s}", "kind", names[s], "text", text));
+  json_array_append_new(f->list, cli_json_pack("{s:s, s:o}", "kind", names[s], "text", cli_json_text(text)));
   f->problem |= s == PROBLEM;
 }
 
@@ -224,7 +224,7 @@ cli_exit cmd_doctor(int argc, char **argv) {
   }
   findings f = {json_array(), false};
   judge(&f, &a, is_folder(where) ? where : dirname(where));
-  if (a.options.json) cli_print_json(json_pack("{s:b, s:O}", "ok", !f.problem, "findings", f.list));
+  if (a.options.json) cli_print_json(cli_json_pack("{s:b, s:O}", "ok", !f.problem, "findings", f.list));
   else print_text(&f);
   json_decref(f.list);
   if (f.problem) cli_error(argv[0], "llama.cpp would not use AMLA here");

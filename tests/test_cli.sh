@@ -345,6 +345,10 @@ for command in "run" "check" "bench --for 0.1"; do
   expect_json "'\ufffdname' in (j if isinstance(j, dict) else j[0])['problem']" $command "$odd" --json
 done
 
+mkdir "$odd.folder"
+"$amla" doctor "$odd.folder" > "$out" 2> "$err"
+grep -qF '�name' "$out" || fail "amla doctor $odd.folder: the finding is lost"
+
 # Whichever allocation fails: all of the output, or exit 1 and words. glibc itself ends with 127 where a thread's data has no room.
 if [ -n "$fail_malloc" ]; then
   set -- check $small --backend ref --rescale lazy --json
