@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Targets, of AVX-512 and of AVX2. 0.93 of the peak is the paper's 86.8 % and more; AVX2's are what an
- * EPYC Milan held (0.84 to 0.87 at 128 heads, 0.82 to 0.85 at 16), rounded down, and to be as fast as
- * peers. Odd head counts may lose what rounding rows up to 16 costs, and a tenth. Short contexts
+ * Targets, of AVX-512 and of AVX2. 0.93 of the peak is the paper's 86.8 % and more. AVX2's are what
+ * an EPYC Milan held (0.84 to 0.87 at 128 heads, 0.82 to 0.85 at 16), rounded down, and to be as fast
+ * as peers. Odd head counts may lose what rounding rows up to 16 costs, and a tenth. Short contexts
  * repeat the same plan and data.
  */
 #include "bench_cases.h"

@@ -228,7 +228,8 @@ int main(int argc, char **argv) {
   int n = 0;
   if (results == NULL) return 1;
   if (count_wanted(&a) == 0) {
-    fprintf(stderr, "bench: --only=%s: no case contains it%s\n", a.only, a.quick ? ", of those of --quick" : "");
+    fprintf(stderr, "bench: --only=%s: no case contains it%s\n", a.only,
+            a.quick ? ", of those of --quick" : "");
     return 2;
   }
   omp_set_num_threads(a.threads);

@@ -200,7 +200,8 @@ void bench_print_tables(const bench_result *results, int n) {
     printf("\nNo peers: built without OpenBLAS (OpenMP build) and oneDNN.\n");
   print_errors(results, n);
   print_disturbed(results, n);
-  printf("Targets of the instruction set in each row that hold: %d of %d against the machine, %d of %d against peers.\n",
+  printf("Targets of the instruction set in each row that hold: %d of %d against the machine, "
+         "%d of %d against peers.\n",
          machine.met, machine.set, peers.met, peers.set);
 }
 
@@ -239,7 +240,8 @@ static json_t *result_json(const bench_result *r) {
 void bench_print_json(const bench_result *results, int n) {
   json_t *list = json_array();
   for (int i = 0; i < n; i++) json_array_append_new(list, result_json(&results[i]));
-  if (json_dumpf(list, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) != 0) exit(1); /* which tells of standard output */
+  if (json_dumpf(list, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) != 0)
+    exit(1); /* where standard output is told of */
   printf("\n");
   json_decref(list);
 }

@@ -31,7 +31,8 @@ enum { CLI_KEY_FOR = 1000, CLI_KEY_OUT, CLI_KEY_NO_CHECK, CLI_KEY_REF, CLI_KEY_Q
 /* Once, first: usage errors exit with status 2. */
 void cli_options_setup(void);
 
-/* Parses argv; does not return on a usage error (2), on --help (0), or when the library refuses its environment (1). children: groups above, NULL-terminated list. */
+/* Parses argv; does not return on a usage error (2), on --help (0), or when the library refuses its
+ * environment (1). children: groups above, NULL-terminated list. */
 void cli_parse(const char *arguments, const char *doc, const struct argp_option *options, argp_parser_t parser,
                const struct argp_child *children, int argc, char **argv, void *input);
 

@@ -67,7 +67,8 @@ bool cli_plot_open(cli_plot *plot, const char *command, const char *path) {
   return true;
 }
 
-/* gnuplot ends well on a full disk too. Whether the picture has its end: PNG's last chunk, SVG's last tag. */
+/* gnuplot ends well on a full disk too. Whether the picture has its end: PNG's last chunk, SVG's
+ * last tag. */
 static bool is_complete(const char *path) {
   char tail[33] = "";
   FILE *file = fopen(path, "rb");
@@ -81,7 +82,8 @@ bool cli_plot_close(cli_plot *plot) {
   fputs("\nunset output\n", plot->gnuplot);
   const bool written = fflush(plot->gnuplot) == 0;
   const int status = pclose(plot->gnuplot);
-  bool ok = written && WIFEXITED(status) && WEXITSTATUS(status) == 0 && is_complete(plot->temporary);
+  bool ok = written && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  if (ok) ok = is_complete(plot->temporary);
   if (ok) ok = chmod(plot->temporary, 0644) == 0 && rename(plot->temporary, plot->path) == 0;
   if (!ok) {
     cli_error(plot->command, "--plot=%s: gnuplot could not draw it", plot->path);

@@ -88,7 +88,7 @@ void cli_table_free(cli_table *table) {
 
 void cli_print_json(json_t *value) {
   if (json_dumpf(value, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) != 0) {
-    if (!ferror(stdout)) cli_error("amla", "cannot print JSON"); /* the end of the program tells of standard output */
+    if (!ferror(stdout)) cli_error("amla", "cannot print JSON"); /* stdout is told of at the end */
     exit(CLI_ERROR);
   }
   putchar('\n');

@@ -116,8 +116,10 @@ static void add_row(report *r, const char *problem, const cli_job *job, const ha
   cli_table_cell(&r->table, 8, "%s", e->ok ? "yes" : "NO");
 }
 
-/* The backend that was asked for, or every one there is but npu, which is a simulator and slow. False when the library refuses to say. */
-static bool is_wanted(const char *command, const cli_options *common, amla_backend backend, bool *wanted) {
+/* The backend that was asked for, or every one there is but npu, which is a simulator and slow.
+ * False when the library refuses to say. */
+static bool is_wanted(const char *command, const cli_options *common, amla_backend backend,
+                      bool *wanted) {
   amla_backend_info info = AMLA_BACKEND_INFO_INIT;
   amla_detail why;
   *wanted = common->backend_given && common->plan.backend == backend;

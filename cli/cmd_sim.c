@@ -106,8 +106,10 @@ static error_t parse(int key, char *text, struct argp_state *state) {
     return 0;
   case ARGP_KEY_END:
     if (a->problem == NULL && a->table == NULL && !a->list_costs) argp_error(state, "PROBLEM is missing");
-    if ((a->table || a->list_costs || a->search) && (a->common.json || a->common.plot || a->sim.trace_path))
-      argp_error(state, "--json, --plot, --trace: must go with a PROBLEM alone, not --table, --costs or --search");
+    if ((a->table || a->list_costs || a->search) &&
+        (a->common.json || a->common.plot || a->sim.trace_path))
+      argp_error(state, "--json, --plot, --trace: must go with a PROBLEM alone, "
+                        "not --table, --costs or --search");
     return 0;
   default: return ARGP_ERR_UNKNOWN;
   }
@@ -173,8 +175,8 @@ static void print_json(const arguments *a, const amla_sim_report *r, const amla_
                             (json_int_t)r->gm_l1_bytes, "gm_ub", (json_int_t)r->gm_ub_bytes, "l1_l0a",
                             (json_int_t)r->l1_l0a_bytes, "l1_l0b", (json_int_t)r->l1_l0b_bytes, "l0c_gm", (json_int_t)r->l0c_gm_bytes, "ub_gm",
                             (json_int_t)r->ub_gm_bytes, "hbm_read", (json_int_t)r->hbm_read_bytes, "hbm_write", (json_int_t)r->hbm_write_bytes);
-  cli_print_json(cli_json_pack("{s:b, s:o, s:s, s:I, s:f, s:f, s:f, s:f, s:i, s:o, s:o, s:I, s:I, s:b}",
-                           "simulated", 1, "problem", cli_json_text(a->problem), "description",
+  cli_print_json(cli_json_pack("{s:b, s:o, s:s, s:I, s:f, s:f, s:f, s:f, s:i, s:o, s:o, s:I, s:I,"
+                           " s:b}", "simulated", 1, "problem", cli_json_text(a->problem), "description",
                            r->description, "cycles", (json_int_t)r->cycles, "seconds", r->seconds, "tflops", r->flops_per_second / 1e12, "peak_tflops",
                            r->peak_flops_per_second / 1e12, "utilization", r->utilization, "cores", r->cores, "pipes", pipes, "bytes", bytes, "races",
                            (json_int_t)races->races, "other_errors", (json_int_t)(races->other_errors + r->other_errors), "races_checked_on_all",

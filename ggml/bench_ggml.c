@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The attention operation of an unmodified, prebuilt ggml: its own CPU backend against the plug-in, in one process, in turns. Every
- * result is checked before it is timed: against f64, and against ggml's bound for backends. A target is one of the instruction set.
+ * result is checked before it is timed: against f64, and against ggml's bound for backends.
  *
  *     bench_ggml [--quick] [--for SECONDS] [--threads N] LIBGGML_AMLA_SO FOLDER_OF_LIBGGML
  *
@@ -114,7 +114,8 @@ static void measure(ggml_session *s, ggml_job *job, contestant *list, double sec
 }
 
 /* Returns whether the target is met. */
-static bool run_case(ggml_session *s, const promise *p, const ggml_case *c, int threads, const arguments *a) {
+static bool run_case(ggml_session *s, const promise *p, const ggml_case *c, int threads,
+                     const arguments *a) {
   contestant list[] = {{"ggml", s->cpu, 0, 0}, {"amla", s->amla, 0, 0}};
   const char *type = c->type == GGML_ABI_F16 ? "f16" : c->type == GGML_ABI_BF16 ? "bf16" : "q8_0";
   ggml_job job;

@@ -12,7 +12,8 @@ const amla_cuda_tools *harness_cuda_tools(char *reason, size_t reason_bytes) {
   amla_backend_info info = AMLA_BACKEND_INFO_INIT;
   amla_detail why;
   char name[64];
-  const bool answered = amla_backend_query(AMLA_BACKEND_CUDA, &info, &why) == AMLA_OK; /* loads the object */
+  /* loads the object */
+  const bool answered = amla_backend_query(AMLA_BACKEND_CUDA, &info, &why) == AMLA_OK;
   if (!answered || !info.available) {
     snprintf(reason, reason_bytes, "%s", answered ? info.reason : why.text);
     return NULL;

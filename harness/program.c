@@ -50,5 +50,6 @@ bool harness_same_file(const char *a, const char *b) {
 
 bool harness_is_stdout(const char *path) {
   struct stat file, out;
-  return stat(path, &file) == 0 && fstat(STDOUT_FILENO, &out) == 0 && !S_ISCHR(out.st_mode) && same(&file, &out);
+  const bool known = stat(path, &file) == 0 && fstat(STDOUT_FILENO, &out) == 0;
+  return known && !S_ISCHR(out.st_mode) && same(&file, &out);
 }

@@ -180,10 +180,11 @@ static int read_header(file_view *f, const unsigned char *bytes, size_t n_bytes)
   if (n_bytes < 8) return refuse(f->error, "%s: %zu bytes: a safetensors file has at least 8", f->name, n_bytes);
   const uint64_t length = header_length(bytes);
   if (length > max_header_bytes)
-    return refuse(f->error, "%s: header length %" PRIu64 ": must be <= %" PRIu64, f->name, length, max_header_bytes);
+    return refuse(f->error, "%s: header length %" PRIu64 ": must be <= %" PRIu64, f->name, length,
+                  max_header_bytes);
   if (length > n_bytes - 8)
-    return refuse(f->error, "%s: header length %" PRIu64 ": must be <= %zu, the bytes that follow", f->name, length,
-                  n_bytes - 8);
+    return refuse(f->error, "%s: header length %" PRIu64 ": must be <= %zu, the bytes that follow",
+                  f->name, length, n_bytes - 8);
   f->data = bytes + 8 + length;
   f->data_bytes = (int64_t)(n_bytes - 8 - length);
   f->header = json_loadb((const char *)bytes + 8, (size_t)length, JSON_REJECT_DUPLICATES, &json_error);
@@ -424,22 +425,24 @@ static uint64_t most_bytes(void) {
 /* Reads on, until the buffer has so many bytes or the file ends. */
 static int read_up_to(FILE *file, uint64_t n_bytes, buffer *b, const char *path, message error) {
   if (n_bytes > most_bytes())
-    return refuse(error, "%s: %" PRIu64 " bytes: must be <= %" PRIu64 ", half of this machine's memory", path,
-                  n_bytes, most_bytes());
+    return refuse(error, "%s: %" PRIu64 " bytes: must be <= %" PRIu64 ", half of this machine's memory",
+                  path, n_bytes, most_bytes());
   unsigned char *larger = realloc(b->bytes, (size_t)n_bytes);
-  if (larger == NULL) return refuse(error, "%s: out of memory for %" PRIu64 " bytes", path, n_bytes);
+  if (larger == NULL)
+    return refuse(error, "%s: out of memory for %" PRIu64 " bytes", path, n_bytes);
   b->bytes = larger;
   b->n_bytes += fread(b->bytes + b->n_bytes, 1, (size_t)n_bytes - b->n_bytes, file);
   return ferror(file) ? refuse(error, "%s: cannot read: %s", path, strerror(errno)) : 0;
 }
 
-/* The bytes of data that a header speaks of; 0 when it says nothing sensible, which is refused later. */
+/* The bytes of data that a header speaks of; 0 when it says nothing sensible: refused later. */
 static uint64_t announced_bytes(const unsigned char *header, size_t n_bytes) {
   json_t *json = json_loadb((const char *)header, n_bytes, 0, NULL), *entry;
   const char *name;
   json_int_t most = 0;
   json_object_foreach(json, name, entry) {
-    const json_int_t end = json_integer_value(json_array_get(json_object_get(entry, "data_offsets"), 1));
+    const json_t *offsets = json_object_get(entry, "data_offsets");
+    const json_int_t end = json_integer_value(json_array_get(offsets, 1));
     if (end > most) most = end;
   }
   json_decref(json);
@@ -453,7 +456,8 @@ static int read_pipe(FILE *file, buffer *b, const char *path, message error) {
   if (length == 0 || length > max_header_bytes) return 0;
   if (read_up_to(file, 8 + length, b, path, error) != 0) return -1;
   if (b->n_bytes < 8 + length) return 0;
-  return read_up_to(file, 8 + length + announced_bytes(b->bytes + 8, (size_t)length) + 1, b, path, error);
+  const uint64_t data = announced_bytes(b->bytes + 8, (size_t)length);
+  return read_up_to(file, 8 + length + data + 1, b, path, error);
 }
 
 static int read_file(FILE *file, buffer *b, const char *path, message error) {
@@ -472,7 +476,8 @@ int harness_read_problem(const char *path, harness_dataset *data, char *error_te
   if (file == NULL) return refuse(error, "%s: cannot open: %s", path, strerror(errno));
   int status = read_file(file, &b, path, error);
   fclose(file);
-  if (status == 0) status = harness_parse_safetensors(path, b.bytes, b.n_bytes, data, error_text, error_bytes);
+  if (status == 0)
+    status = harness_parse_safetensors(path, b.bytes, b.n_bytes, data, error_text, error_bytes);
   free(b.bytes);
   return status;
 }

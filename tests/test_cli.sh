@@ -4,7 +4,7 @@
 # The program amla as a user or a script meets it: help, exit codes (0 good, 1 error, 2 usage, 3 mismatch), messages,
 # JSON, files in and out. Every check prints what it ran when it fails; all run before the verdict.
 #
-#     test_cli.sh AMLA SOURCE_DIR [FAIL_MALLOC]     fail_malloc.c as a shared object; without it no allocation fails
+#     test_cli.sh AMLA SOURCE_DIR [FAIL_MALLOC]     fail_malloc.c as a shared object, to let allocations fail
 set -u
 export LC_ALL=C
 amla=$1 source_dir=$2 fail_malloc=${3-}
@@ -97,11 +97,12 @@ expect 1 'backend=npu' run $small --backend npu
 unset AMLA_BACKEND_DIR
 [ ! -e "$scratch/none" ] || fail "a refusal wrote a file"
 
-# Every command tells what the library says of its environment; none takes it for "absent" or reads it its own way.
+# Every command tells what the library says of its environment; none reads it its own way.
 expect_refused_environment() {
-  for arguments in "info" "info --json" "gen $small -o $scratch/none" "run $small" "run $small --threads 1" "check $small" "check $small --json" \
-    "check $small --backend ref" "bench $small --for 0.1" "bench --backend cuda" "accuracy --lengths 64 --heads 1" "sim b=2,h=16,sk=100" \
-    "sim --costs" "sim --table=paper" "doctor $source_dir"; do
+  for arguments in "info" "info --json" "gen $small -o $scratch/none" "run $small" "run $small --threads 1" \
+    "check $small" "check $small --json" "check $small --backend ref" "bench $small --for 0.1" \
+    "bench --backend cuda" "accuracy --lengths 64 --heads 1" "sim b=2,h=16,sk=100" "sim --costs" \
+    "sim --table=paper" "doctor $source_dir"; do
     # shellcheck disable=SC2086
     expect 1 "$1" $arguments
   done
@@ -122,7 +123,9 @@ unset AMLA_NUM_THREADS
 # No row compared is never ok.
 for command in run check bench; do expect 1 'b=0: must be >= 1' $command b=0; done
 expect 0 '' gen b=0,h=2,sk=20,dqk=8,dv=8 -o "$scratch/empty.safetensors"
-for command in run check bench; do expect 1 'b=0: must be >= 1' $command "$scratch/empty.safetensors"; done
+for command in run check bench; do
+  expect 1 'b=0: must be >= 1' $command "$scratch/empty.safetensors"
+done
 expect 0 '' run b=0 --no-check
 
 # ---- The main job ----
@@ -248,16 +251,21 @@ expect 1 'No such file' bench "$scratch/nothing.safetensors" --for 0.1
 
 # ---- Pipes ----
 
-# expect_pipe STATUS WORD COMMAND: what COMMAND writes for ever, or as long as somebody reads, in 2 GB of address space.
+# expect_pipe STATUS WORD COMMAND: reads what COMMAND writes, perhaps for ever, in 2 GB of addresses.
 expect_pipe() {
   checks=$((checks + 1))
-  sh -c "$3" 2> /dev/null | (ulimit -v 2000000 && exec timeout 60 "$amla" run /dev/stdin > "$out" 2> "$err")
+  sh -c "$3" 2> /dev/null |
+    (ulimit -v 2000000 && exec timeout 60 "$amla" run /dev/stdin > "$out" 2> "$err")
   status=$?
   [ $status = "$1" ] || fail "$3 | amla run /dev/stdin: exit $status, want $1"
   grep -qF -e "$2" "$out" "$err" || fail "$3 | amla run /dev/stdin: no '$2'"
 }
 # header TEXT: its length and itself
-header() { python3 -c 'import sys; t = sys.argv[1].encode(); sys.stdout.buffer.write(len(t).to_bytes(8, "little") + t)' "$1" > "$scratch/header"; }
+header() {
+  python3 -c 'import sys
+t = sys.argv[1].encode()
+sys.stdout.buffer.write(len(t).to_bytes(8, "little") + t)' "$1" > "$scratch/header"
+}
 if case $(ldd "$amla" 2> /dev/null) in *lib?san*) false ;; esac; then # sanitizers want terabytes of addresses
   expect_pipe 0 'ok' "cat '$scratch/ref.safetensors'"
   expect_pipe 1 'header length 754645927544294009: must be <= 100000000' "yes y"
@@ -266,7 +274,7 @@ if case $(ldd "$amla" 2> /dev/null) in *lib?san*) false ;; esac; then # sanitize
   header '{"q":{"dtype":"U8","shape":[4611686018427387904],"data_offsets":[0,4611686018427387904]}}'
   expect_pipe 1 "half of this machine's memory" "cat '$scratch/header' /dev/zero"
   header '{"q":{"dtype":"U8","shape":[4000000000],"data_offsets":[0,4000000000]}}'
-  expect_pipe 1 '4000000' "cat '$scratch/header' /dev/zero" # 4 GB: out of these addresses, or more than half of the memory
+  expect_pipe 1 '4000000' "cat '$scratch/header' /dev/zero" # 4 GB: out of addresses, or half the memory
 fi
 
 # ---- Output that cannot be written ----
@@ -317,17 +325,19 @@ ln -s "$input" "$scratch/symbolic"
 ln -s "$scratch" "$scratch/folder/up"
 ln "$input" "$scratch/hard"
 cp "$input" "$scratch/picture.svg"
-for output in "$input" "$scratch/symbolic" "$scratch/hard" "$scratch/folder/../input.safetensors" "$scratch/folder/up/input.safetensors"; do
+for output in "$input" "$scratch/symbolic" "$scratch/hard" "$scratch/folder/../input.safetensors" \
+  "$scratch/folder/up/input.safetensors"; do
   expect 1 "--output=$output: must not be the file $input" run "$input" -o "$output"
 done
-expect 1 "--output=$input: must not be the file $scratch/symbolic" run "$scratch/symbolic" -o "$input"
-"$amla" run /dev/stdin -o "$input" < "$input" > "$out" 2> "$err" && fail "amla run /dev/stdin -o what it reads: good"
+expect 1 "must not be the file $scratch/symbolic" run "$scratch/symbolic" -o "$input"
+"$amla" run /dev/stdin -o "$input" < "$input" > "$out" 2> "$err" && fail "run /dev/stdin -o its file: good"
 cmp -s "$input" "$scratch/kept" || fail "run -o wrote over its input"
 if command -v gnuplot > /dev/null; then
-  expect 1 'must not be the file' bench "$small" "$scratch/picture.svg" --for 0.1 --plot "$scratch/picture.svg"
+  expect 1 'must not be the file' bench "$small" "$scratch/picture.svg" --plot "$scratch/picture.svg"
   cmp -s "$scratch/picture.svg" "$scratch/kept" || fail "bench --plot wrote over its input"
-  expect 1 'must not be the file' sim b=2,h=16,sk=100 --trace "$scratch/both.svg" --plot "$scratch/both.svg"
-  [ ! -e "$scratch/both.svg" ] || fail "a trace and a picture on one file"
+  both=$scratch/both.svg
+  expect 1 'must not be the file' sim b=2,h=16,sk=100 --trace "$both" --plot "$both"
+  [ ! -e "$both" ] || fail "a trace and a picture on one file"
 fi
 for arguments in "run $small --output" "sim b=2,h=16,sk=100 --trace"; do
   # shellcheck disable=SC2086
@@ -349,7 +359,8 @@ mkdir "$odd.folder"
 "$amla" doctor "$odd.folder" > "$out" 2> "$err"
 grep -qF '�name' "$out" || fail "amla doctor $odd.folder: the finding is lost"
 
-# Whichever allocation fails: all of the output, or exit 1 and words. glibc itself ends with 127 where a thread's data has no room.
+# Whichever allocation fails: all of the output, or exit 1 and words. glibc itself ends with 127
+# where a thread's data has no room.
 if [ -n "$fail_malloc" ]; then
   set -- check $small --backend ref --rescale lazy --json
   "$amla" "$@" > "$scratch/whole.json"
@@ -359,7 +370,7 @@ if [ -n "$fail_malloc" ]; then
     checks=$((checks + 1))
     AMLA_FAIL_AT=$n LD_PRELOAD=$fail_malloc "$amla" "$@" > "$out" 2> "$err"
     case $? in
-    0) cmp -s "$out" "$scratch/whole.json" || fail "amla $*: allocation $n of $total fails: good, but its output is not" ;;
+    0) cmp -s "$out" "$scratch/whole.json" || fail "amla $*: allocation $n of $total fails: good, but not whole" ;;
     1 | 127) [ -s "$err" ] || fail "amla $*: allocation $n of $total fails: no word" ;;
     *) fail "amla $*: allocation $n of $total fails: a crash" ;;
     esac
