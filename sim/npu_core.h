@@ -152,6 +152,13 @@ typedef struct npu_counter { /* an event or flag: unwaited sets, oldest first */
   npu_clock *clock[NPU_FLAG_MAX]; /* race checker only */
 } npu_counter;
 
+typedef struct npu_flag_user { /* the pipe of a core that sets a flag, or waits for it: one per launch */
+  bool known, told;
+  uint8_t pipe;
+  int32_t line;
+  const char *file;
+} npu_flag_user;
+
 typedef enum npu_stall {
   STALL_NONE,
   STALL_STREAM, /* its stream is full */
@@ -170,6 +177,7 @@ struct npu_core {
   npu_queue pipe[NPU_PIPES]; /* [NPU_PIPE_S]: no queue, times and clock of the C code */
   npu_counter event[NPU_PIPES][NPU_PIPES][NPU_EVENTS];
   npu_counter flag[2][NPU_FLAGS]; /* AIC: one per AIV that sets; AIV: [0] */
+  npu_flag_user setter[NPU_FLAGS], waiter[NPU_FLAGS];
   /* What the C code has called and the scalar unit has not issued yet: so that the coroutine is not resumed for each
    * instruction. Simulated time knows nothing of it. */
   npu_instr stream[STREAM];
@@ -317,6 +325,7 @@ const char *npu_describe_instr(const npu_core *core, npu_pipe pipe, uint32_t ind
 const char *npu_core_name(const npu_core *core, char *text, size_t capacity);
 void npu_report_deadlock(npu_chip *chip);
 void npu_report_left_set(npu_chip *chip);
+void npu_report_ambiguous(const npu_core *core, const char *role, const npu_flag_user *user, const npu_instr *other);
 void npu_report_finish(npu_chip *chip);
 
 #endif

@@ -140,6 +140,14 @@ static npu_instr make_flag(npu_core *core, npu_opcode op, npu_pipe pipe, int32_t
   return i;
 }
 
+/* The k-th wait for a flag takes the k-th set, whatever the costs, only if one pipe of a core sets it and one waits. */
+static void claim_flag(npu_core *core, npu_flag_user *user, const npu_instr *i, const char *role) {
+  if (!user->known) *user = (npu_flag_user){true, false, i->from, i->line, i->file};
+  if (user->pipe == i->from || user->told) return;
+  user->told = true;
+  npu_report_ambiguous(core, role, user, i);
+}
+
 static void set_or_append(npu_core *core, npu_pipe pipe, npu_instr *i) {
   if (pipe != NPU_PIPE_S) {
     npu_append(core, pipe, i);
@@ -229,13 +237,16 @@ void npu_wait(npu_pipe from, npu_pipe to, int32_t event) {
 void npu_cross_set(npu_pipe pipe, int32_t flag) {
   npu_core *core = npu_self;
   npu_instr i = make_flag(core, OP_CROSS_SET, pipe, flag);
+  claim_flag(core, &core->setter[flag], &i, "setter");
   set_or_append(core, pipe, &i);
 }
 
 void npu_cross_wait(npu_pipe pipe, int32_t flag) {
   npu_core *core = npu_self;
   npu_instr i = make_flag(core, OP_CROSS_WAIT, pipe, flag);
-  if (!dropped(core->chip, &i)) wait_or_append(core, pipe, &i);
+  if (dropped(core->chip, &i)) return;
+  claim_flag(core, &core->waiter[flag], &i, "waiter");
+  wait_or_append(core, pipe, &i);
 }
 
 void npu_barrier(npu_pipe pipe) {

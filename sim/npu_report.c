@@ -123,6 +123,15 @@ void npu_report_left_set(npu_chip *chip) {
   }
 }
 
+void npu_report_ambiguous(const npu_core *core, const char *role, const npu_flag_user *user, const npu_instr *other) {
+  char name[32];
+  npu_report_error(core->chip, NPU_ERROR_AMBIGUOUS,
+                   "ambiguous %s: %s, flag %d: %s (%s:%d) and %s (%s:%d); which comes first depends on time", role,
+                   npu_core_name(core, name, sizeof name), other->event, npu_pipe_name(user->pipe),
+                   base_name(user->file), (int)user->line, npu_pipe_name(other->from), base_name(other->file),
+                   (int)other->line);
+}
+
 /* ---- Totals ---- */
 
 static void add_busy(npu_report *r, const npu_core *core, double cycles) {

@@ -4,8 +4,8 @@
  * npu_isa.h, read the report. Everything reported is simulated. Deterministic: same launch, same report. One chip
  * must not be used by two threads at once; different chips may. Allocates with malloc.
  *
- * Time only observes: values depend on the order that the kernel's own synchronisation enforces, so a kernel without
- * races computes the same bits with any costs and any preset of as many cores. */
+ * Time only observes: a kernel that runs without errors computes the same bits with any costs and any preset of as
+ * many cores, unless a flag overflows there, which is reported. Why: README.md, "Time changes no value". */
 #ifndef NPU_RUN_H
 #define NPU_RUN_H
 
@@ -89,6 +89,7 @@ typedef enum npu_error {
   NPU_ERROR_DEADLOCK, /* the launch stops */
   NPU_ERROR_OVERFLOW, /* an event set twice, a flag set 16 times, unwaited */
   NPU_ERROR_LEFT_SET, /* an event or flag still set when every core had finished */
+  NPU_ERROR_AMBIGUOUS, /* a flag that two pipes of a core set, or wait for: time decides who gets which */
   NPU_ERRORS
 } npu_error;
 

@@ -304,6 +304,89 @@ static void a_full_pipe_barrier_orders_and_one_pipe_s_does_not(void **state) {
   expect_error(1, NULL, drained_pipe, 0, NPU_ERROR_RACE, 1, "UB [0, 256)");
 }
 
+/* ---- Two pipes at one end of a flag ---- */
+
+/* A token goes round: the AIC sets flag 0, an AIV takes it and sets flag 1, twice. On AIV 0 two pipes take it, one to
+ * read gm[0] and one to write it: each order is enforced by the token, so nothing races, and time decides which it is. */
+static void token_cube(const void *args) {
+  (void)args;
+  for (int i = 0; i < 2; i++) npu_cross_set(NPU_PIPE_FIX, 0), npu_cross_wait(NPU_PIPE_FIX, 1);
+}
+
+static void token_vector(const void *args) {
+  const memory *m = args;
+  if (npu_subcore()) {
+    for (int i = 0; i < 2; i++) npu_cross_wait(NPU_PIPE_V, 0), npu_cross_set(NPU_PIPE_V, 1);
+    return;
+  }
+  npu_dup_f32(ub(1024), 7.0f, npu_vec_count(64));
+  sync_pipes(NPU_PIPE_V, NPU_PIPE_MTE3);
+  npu_copy_gm_ub(ub(2048), m->gm + 8192, 1, 64, 64, 64); /* how long this takes decides */
+  npu_cross_wait(NPU_PIPE_MTE2, 0);
+  npu_copy_gm_ub(ub(0), m->gm, 1, 64, 64, 64);
+  npu_cross_set(NPU_PIPE_MTE2, 1);
+  npu_cross_wait(NPU_PIPE_MTE3, 0);
+  npu_copy_ub_gm(m->gm, ub(1024), 1, 64, 64, 64);
+  npu_cross_set(NPU_PIPE_MTE3, 1);
+  sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_MTE3);
+  npu_copy_ub_gm(m->gm + 4096, ub(0), 1, 64, 64, 64);
+}
+
+static float run_token(double mte2_fixed_cycles, npu_report *report) {
+  npu_chip *chip = make_chip("910b2", NPU_FUNCTIONAL);
+  memory m = {make_gm(chip, GM_BYTES, "work"), NULL, 0};
+  *gm_f32(&m, 0) = 3.0f;
+  assert_int_equal(npu_chip_set_cost(chip, "MTE2", "copy_gm_ub", mte2_fixed_cycles, 1, 0), 0);
+  launch_one(chip, token_cube, token_vector, &m, report);
+  const float read = *gm_f32(&m, 4096);
+  npu_chip_destroy(chip);
+  return read;
+}
+
+static void a_value_that_depends_on_time_is_reported(void **state) {
+  (void)state;
+  npu_report quick, slow;
+  const float first = run_token(1, &quick), second = run_token(1e6, &slow);
+  if (first == second) fail_msg("both times read %g: this kernel should depend on time", (double)first);
+  for (int i = 0; i < 2; i++) { /* whatever the costs were */
+    const npu_report *r = i ? &slow : &quick;
+    if (r->errors[NPU_ERROR_RACE] || r->errors[NPU_ERROR_AMBIGUOUS] != 2)
+      fail_msg("%lld races, %lld ambiguous ends of flags: %s", (long long)r->errors[NPU_ERROR_RACE],
+               (long long)r->errors[NPU_ERROR_AMBIGUOUS], r->message[0]);
+  }
+}
+
+enum { TWO_WAIT, TWO_SET, C_CODE_WAITS_TOO, ONE_EACH };
+
+static void ends_cube(const void *args) {
+  (void)args;
+  npu_cross_set(NPU_PIPE_FIX, 3), npu_cross_set(NPU_PIPE_FIX, 3);
+  npu_cross_wait(NPU_PIPE_MTE1, 4), npu_cross_wait(NPU_PIPE_MTE1, 4); /* its own flag 3 has other ends */
+}
+
+static void ends_vector(const void *args) {
+  const memory *m = args;
+  const int variant = npu_subcore() ? ONE_EACH : m->variant;
+  npu_cross_wait(NPU_PIPE_V, 3);
+  npu_cross_wait(variant == TWO_WAIT ? NPU_PIPE_MTE2 : variant == C_CODE_WAITS_TOO ? NPU_PIPE_S : NPU_PIPE_V, 3);
+  npu_cross_set(NPU_PIPE_MTE3, 4);
+  npu_cross_set(variant == TWO_SET ? NPU_PIPE_V : NPU_PIPE_MTE3, 4);
+}
+
+static void a_flag_has_one_setting_and_one_waiting_pipe(void **state) {
+  (void)state;
+  static const char *const words[] = {"ambiguous waiter: AIV 0.0, flag 3: V (test_sim_order.c:",
+                                      "ambiguous setter: AIV 0.0, flag 4: MTE3 (test_sim_order.c:",
+                                      "ambiguous waiter: AIV 0.0, flag 3: V (test_sim_order.c:"};
+  static const char *const others[] = {" and MTE2 (test_sim_order.c:", " and V (test_sim_order.c:",
+                                       " and S (test_sim_order.c:"};
+  for (int variant = 0; variant < ONE_EACH; variant++) {
+    expect_error(1, ends_cube, ends_vector, variant, NPU_ERROR_AMBIGUOUS, 1, words[variant]);
+    expect_error(1, ends_cube, ends_vector, variant, NPU_ERROR_AMBIGUOUS, 1, others[variant]);
+  }
+  expect_no_error(1, ends_cube, ends_vector, ONE_EACH);
+}
+
 /* ---- Deadlock, overflow, left set ---- */
 
 static void bad_sync(const void *args) {
@@ -757,6 +840,8 @@ int main(void) {
       cmocka_unit_test(flags_between_cores_order_and_their_absence_races),
       cmocka_unit_test(the_barrier_of_all_cores_orders),
       cmocka_unit_test(a_full_pipe_barrier_orders_and_one_pipe_s_does_not),
+      cmocka_unit_test(a_value_that_depends_on_time_is_reported),
+      cmocka_unit_test(a_flag_has_one_setting_and_one_waiting_pipe),
       cmocka_unit_test(deadlocks_say_who_waits_for_what),
       cmocka_unit_test(misused_events_are_reported),
       cmocka_unit_test(a_wait_of_the_c_code_waits_for_its_turn),
