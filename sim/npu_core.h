@@ -26,6 +26,8 @@ typedef struct npu_region { /* a piece of GM */
   bool writable, owned;
   char name[32];
   struct npu_cell *cells; /* race checker, made when first touched */
+  bool host_written;      /* all of it counts as written */
+  uint64_t *written;      /* else: a bit per byte, made when first touched */
 } npu_region;
 
 /* Bytes of one operand: outer x inner runs of run_bytes. Vector operands: a repeat is outer, a block of lanes is a
@@ -40,6 +42,8 @@ typedef struct npu_range {
   int32_t align;      /* of base */
   int32_t lane_bytes; /* 0: all bytes of a run count */
   uint64_t mask, last_mask;
+  int32_t used_bytes; /* of each run; what is behind them may be anything. 0 = all */
+  bool reads_old;     /* a write to what was there */
 } npu_range;
 
 enum { MAX_RANGES = 4 };
@@ -133,7 +137,7 @@ void npu_apply(const npu_instr *i);
 
 /* ---- Pipes, cores, chip ------------------------------------------------------------------------------------------ */
 
-enum { CORES_PER_BLOCK = 3, STACK_BYTES = 256 * 1024, CLOCK_SLOTS = 7, STREAM = 64 };
+enum { CORES_PER_BLOCK = 3, STACK_BYTES = 256 * 1024, CLOCK_SLOTS = 7, STREAM = 64, TOLD_UNWRITTEN = 64 };
 
 typedef struct npu_queue { /* one pipe */
   npu_instr slot[NPU_QUEUE_DEPTH];
@@ -174,6 +178,7 @@ struct npu_core {
   npu_chip *chip;
   int32_t id, block, subcore; /* subcore -1: AIC */
   char *local[SPACES];
+  uint64_t *written[SPACES]; /* a bit per byte of local */
   npu_queue pipe[NPU_PIPES]; /* [NPU_PIPE_S]: no queue, times and clock of the C code */
   npu_counter event[NPU_PIPES][NPU_PIPES][NPU_EVENTS];
   npu_counter flag[2][NPU_FLAGS]; /* AIC: one per AIV that sets; AIV: [0] */
@@ -213,6 +218,11 @@ typedef struct npu_wait_place {
   uint8_t op, from, to, event;
 } npu_wait_place;
 
+typedef struct npu_place { /* an operand in the kernel's text */
+  const char *file, *field;
+  int32_t line;
+} npu_place;
+
 typedef struct npu_server { /* a bandwidth that cores share: served first come, first served */
   int64_t free_at;          /* in 1/256 cycle */
   double bytes_per_cycle;
@@ -237,6 +247,9 @@ struct npu_chip {
   uint64_t order;
   int64_t now;
   bool stopped, out_of_memory;
+  bool checks_written;
+  npu_place told_unwritten[TOLD_UNWRITTEN];
+  int32_t n_told_unwritten;
   int32_t at_barrier;
   int64_t barrier_cycle;
   npu_wait_place *place;
@@ -314,6 +327,12 @@ void npu_clock_join(npu_core *core, npu_pipe pipe, const npu_clock *clock);
 void npu_clock_join_pipe(npu_core *core, npu_pipe pipe, const npu_core *other, npu_pipe other_pipe);
 void npu_race_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges, int32_t n);
 
+/* ---- npu_written.c: nothing but begin and forget is called when npu_chip.checks_written is false ---- */
+void npu_written_begin(npu_chip *chip);
+void npu_written_forget_core(npu_core *core);
+void npu_written_forget(npu_region *region);
+void npu_written_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges, int32_t n);
+
 /* ---- npu_report.c ---- */
 /* Counts an error and keeps its words, at most NPU_MESSAGES of them. */
 void npu_report_error(npu_chip *chip, npu_error kind, const char *format, ...);
@@ -325,6 +344,12 @@ const char *npu_describe_instr(const npu_core *core, npu_pipe pipe, uint32_t ind
 const char *npu_core_name(const npu_core *core, char *text, size_t capacity);
 void npu_report_deadlock(npu_chip *chip);
 void npu_report_left_set(npu_chip *chip);
+/* "UB [0, 64)", "GM name [0, 64)": bytes [first, end) of a range's buffer. */
+const char *npu_describe_bytes(const npu_core *core, const npu_range *range, uintptr_t first, uintptr_t end, char *text,
+                               size_t capacity);
+/* In words once for each operand in the kernel's text. */
+void npu_report_unwritten(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *range, uintptr_t first,
+                          uintptr_t end);
 void npu_report_ambiguous(const npu_core *core, const char *role, const npu_flag_user *user, const npu_instr *other);
 void npu_report_finish(npu_chip *chip);
 

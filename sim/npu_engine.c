@@ -124,7 +124,7 @@ static void execute(npu_core *core, npu_pipe pipe, const npu_instr *i) {
   const int64_t useful = op->family->work(i);
   int64_t work = useful, shared_end = 0, latency = (int64_t)chip->cost[op->cost].latency_cycles;
   npu_range range[MAX_RANGES];
-  const int32_t n = gm || chip->race ? op->family->ranges(i, range) : 0;
+  const int32_t n = gm || chip->race || chip->checks_written ? op->family->ranges(i, range) : 0;
 
   for (int32_t r = 0; gm && r < n; r++) {
     if (range[r].space != SPACE_GM) continue;
@@ -135,6 +135,7 @@ static void execute(npu_core *core, npu_pipe pipe, const npu_instr *i) {
   const int64_t end = npu_later(chip->now + cycles_of(chip, i, work), shared_end);
   count_bytes(chip->report, i, useful);
   if (chip->race) npu_race_check(core, pipe, i, range, n);
+  if (chip->checks_written) npu_written_check(core, pipe, i, range, n);
   if (chip->options.trace) record(core, pipe, i, chip->now, end);
 
   if (chip->mode == NPU_FUNCTIONAL) npu_apply(i);

@@ -48,6 +48,7 @@ static void end_core(npu_core *core) {
     npu_clock_release(core->stream[(core->stream_head + s) % STREAM].known);
   npu_clock_release(core->known);
   for (int s = SPACE_L1; s < SPACES; s++) npu_unmap(core->local[s], (size_t)npu_space_bytes[s]);
+  npu_written_forget_core(core);
   npu_unmap(core->stack, STACK_BYTES);
 }
 
@@ -74,6 +75,9 @@ static void clear_launch(npu_chip *chip) {
 
 static bool begin(npu_chip *chip, npu_kernel *aic, npu_kernel *aiv) {
   const bool races = chip->options.check_races ? chip->options.check_races > 0 : chip->mode == NPU_FUNCTIONAL;
+  chip->checks_written = chip->options.check_written ? chip->options.check_written > 0 : races;
+  chip->n_told_unwritten = 0;
+  npu_written_begin(chip);
   chip->n_cores = CORES_PER_BLOCK * chip->blocks;
   chip->core = calloc((size_t)chip->n_cores, sizeof *chip->core);
   if (!chip->core || !npu_cache_begin(chip)) return false;

@@ -42,6 +42,7 @@ static int add_region(npu_chip *chip, char *base, size_t bytes, const char *name
   npu_region *r = &chip->region[chip->n_regions++];
   memset(r, 0, sizeof *r);
   r->base = base, r->bytes = bytes, r->writable = writable, r->owned = owned, r->first_line = chip->lines;
+  r->host_written = !writable;
   snprintf(r->name, sizeof r->name, "%s", name ? name : "?");
   chip->lines += (int64_t)(bytes / LINE_BYTES) + 2; /* a piece may start and end inside a line */
   return 0;
@@ -65,9 +66,16 @@ int npu_gm_register_const(npu_chip *chip, const void *memory, size_t bytes, cons
   return add_region(chip, (char *)(uintptr_t)memory, bytes, name, false, false); /* never written: not writable */
 }
 
+void npu_gm_written(npu_chip *chip, const void *memory) {
+  npu_region *region = npu_find_region(chip, (uintptr_t)memory);
+  if (region) region->host_written = true;
+}
+
 void npu_gm_forget_all(npu_chip *chip) {
-  for (int32_t r = 0; r < chip->n_regions; r++)
+  for (int32_t r = 0; r < chip->n_regions; r++) {
+    npu_written_forget(&chip->region[r]);
     if (chip->region[r].owned) npu_unmap(chip->region[r].base, chip->region[r].bytes);
+  }
   chip->n_regions = 0;
   chip->lines = 0;
 }

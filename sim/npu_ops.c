@@ -130,7 +130,7 @@ static bool rules_cmp(npu_core *core, const npu_instr *i) {
 
 static npu_range runs(npu_space space, npu_access access, const char *field, const void *base, int32_t n, int64_t bytes,
                       int64_t stride, int32_t align) {
-  npu_range r = {space, access, field, (uintptr_t)base, 1, n, (int32_t)bytes, 0, stride, align, 0, 0, 0};
+  npu_range r = {space, access, field, (uintptr_t)base, 1, n, (int32_t)bytes, 0, stride, align, 0, 0, 0, 0, false};
   return r;
 }
 
@@ -183,6 +183,7 @@ static int64_t load_bytes(const npu_instr *i) { return ceil16(i->n[LOAD_MN]) * c
 static int32_t load_ranges(const npu_instr *i, npu_range *out, npu_space dst, int32_t rows, int32_t cols) {
   out[0] = runs(dst, ACCESS_WRITE, "dst", i->dst, 1, load_bytes(i), 0, 512);
   out[1] = nz(SPACE_L1, ACCESS_READ, "src", i->src0, ceil16(rows), cols, i->n[LOAD_ROWS], 2, 32);
+  out[1].used_bytes = rows * 32; /* the rest of a fractal is padding */
   return 2;
 }
 
@@ -202,6 +203,7 @@ static int32_t ranges_load_l0b_t(const npu_instr *i, npu_range *out) {
 static int32_t ranges_mmad(const npu_instr *i, npu_range *out) {
   const int64_t m = i->n[MMAD_M], n = i->n[MMAD_N], k = i->n[MMAD_K];
   out[0] = nz(SPACE_L0C, ACCESS_WRITE, "c", i->dst, m, n, ceil16(m), 4, 64);
+  out[0].reads_old = i->n[MMAD_ACCUMULATE] != 0;
   out[1] = runs(SPACE_L0A, ACCESS_READ, "a", i->src0, 1, ceil16(m) * ceil16(k) * 2, 0, 512);
   out[2] = runs(SPACE_L0B, ACCESS_READ, "b", i->src1, 1, ceil16(k) * ceil16(n) * 2, 0, 512);
   return 3;
@@ -241,7 +243,9 @@ static npu_range lanes_range(const npu_instr *i, npu_access access, const char *
                  32,
                  lanes,
                  npu_lanes_of_repeat(&i->v, 0),
-                 npu_lanes_of_repeat(&i->v, repeats - 1)};
+                 npu_lanes_of_repeat(&i->v, repeats - 1),
+                 0,
+                 false};
   if (lanes == LANES_BLOCK) r.inner = 1, r.lane_bytes = 0;
   if (lanes == LANES_BITS) r.inner = 1, r.lane_bytes = 0, r.run_bytes = 8, r.outer_stride = 8;
   if (lanes <= LANES_4 && block == 0) r.inner = 1, r.lane_bytes = 0; /* one block for all lanes */

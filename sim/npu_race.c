@@ -200,15 +200,6 @@ static const char *access_name(uint8_t access) {
   return names[access];
 }
 
-/* The bytes where they are: offset in the buffer or piece of GM. */
-static void describe_bytes(const npu_race *race, const finding *f, char *text, size_t capacity) {
-  const npu_range *r = race->range;
-  const npu_region *region = r->space == SPACE_GM ? npu_find_region(race->chip, f->first) : NULL;
-  const uintptr_t origin = region ? (uintptr_t)region->base : (uintptr_t)race->core->local[r->space];
-  snprintf(text, capacity, "%s%s%s [%lld, %lld)", npu_space_name[r->space], region ? " " : "",
-           region ? region->name : "", (long long)(f->first - origin), (long long)(f->end - origin));
-}
-
 static void report_finding(npu_race *race, const finding *f) {
   const npu_note a = noted(race, f->other), b = {race->instr->file, race->instr->line, race->instr->op};
   const npu_core *other_core = &race->chip->core[f->other.component / CLOCK_SLOTS];
@@ -218,7 +209,7 @@ static void report_finding(npu_race *race, const finding *f) {
     race->chip->report->errors[NPU_ERROR_RACE]++;
     return;
   }
-  describe_bytes(race, f, where, sizeof where);
+  npu_describe_bytes(race->core, race->range, f->first, f->end, where, sizeof where);
   npu_describe_instr(race->core, race->pipe, race->me.count, npu_ops[b.op].name, b.file, b.line, mine, sizeof mine);
   npu_describe_instr(other_core, other_pipe, f->other.count, npu_ops[a.op].name, a.file, a.line, others, sizeof others);
   npu_report_error(race->chip, NPU_ERROR_RACE, "race: %s %s %s, which %s %s: nothing orders them", mine,

@@ -68,10 +68,13 @@ void npu_chip_destroy(npu_chip *chip);                              /* NULL is a
  * memory. */
 void *npu_gm_alloc(npu_chip *chip, size_t bytes, const char *name);
 
-/* Makes the caller's memory global memory, in place. Kernels may not write it unless writable. 0, or -1: overlaps
- * another piece, or out of memory. Forgotten by npu_gm_forget_all, as are pieces from npu_gm_alloc, which that frees. */
+/* Makes the caller's memory global memory, in place. Kernels may not write it unless writable; if not, it counts as
+ * written. 0, or -1: overlaps another piece, or out of memory. Forgotten by npu_gm_forget_all, as are pieces from
+ * npu_gm_alloc, which that frees. */
 int npu_gm_register(npu_chip *chip, void *memory, size_t bytes, const char *name, int writable);
 int npu_gm_register_const(npu_chip *chip, const void *memory, size_t bytes, const char *name);
+/* The host has written the whole piece that begins there: kernels may read it before they write it. */
+void npu_gm_written(npu_chip *chip, const void *memory);
 void npu_gm_forget_all(npu_chip *chip);
 
 /* ---- Launch ------------------------------------------------------------------------------------------------------ */
@@ -80,6 +83,7 @@ typedef struct npu_launch_options {
   int32_t cores;       /* AI cores to launch; 0 = all of the chip */
   int32_t check_races; /* 0 = as the mode says, 1 = on, -1 = off */
   int32_t trace;       /* 1: record what every pipe does: npu_report.trace */
+  int32_t check_written; /* reads of bytes that nobody wrote: 0 = where races are checked, 1 = on, -1 = off */
   int32_t drop_wait;   /* 0 = none; i = leave out every execution of the i-th wait site (1 .. npu_report.wait_sites) */
 } npu_launch_options;
 
@@ -90,6 +94,7 @@ typedef enum npu_error {
   NPU_ERROR_OVERFLOW, /* an event set twice, a flag set 16 times, unwaited */
   NPU_ERROR_LEFT_SET, /* an event or flag still set when every core had finished */
   NPU_ERROR_AMBIGUOUS, /* a flag that two pipes of a core set, or wait for: time decides who gets which */
+  NPU_ERROR_UNWRITTEN, /* an instruction that reads bytes which nobody wrote */
   NPU_ERRORS
 } npu_error;
 

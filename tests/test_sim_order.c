@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the simulated NPU says about order: races in every memory, and none where synchronisation orders; deadlocks,
- * overflows, events left set; wait sites and dropped waits; refusals with field, value and rule; values that do not
- * depend on time. Each kernel here is a few instructions; most are wrong on purpose.
+ * overflows, events left set; flags with two pipes at one end; reads of what nobody wrote; wait sites and dropped
+ * waits; refusals with field, value and rule; values that do not depend on time. Each kernel here is a few
+ * instructions; most are wrong on purpose.
  */
 #include "test_sim_support.h"
 
@@ -28,7 +29,7 @@ static npu_report run_on(npu_mode mode, int cores, npu_kernel *aic, npu_kernel *
   memory m = {make_gm(chip, GM_BYTES, "work"), constant, variant};
   npu_launch_options o = {0};
   assert_int_equal(npu_gm_register_const(chip, constant, sizeof constant, "constant"), 0);
-  o.cores = cores, o.check_races = 1, o.drop_wait = drop_wait;
+  o.cores = cores, o.check_races = 1, o.check_written = -1, o.drop_wait = drop_wait; /* order only */
   *status = npu_launch(chip, aic, aiv, &m, &o, &report);
   report.trace = NULL;
   npu_chip_destroy(chip);
@@ -484,6 +485,110 @@ static void the_aic_waits_for_both_aivs(void **state) {
   expect_error(1, aic_waits, one_aiv_sets, 0, NPU_ERROR_DEADLOCK, 1, "AIC 0 waits for: M: flag 5");
 }
 
+/* ---- Bytes that nobody wrote ---- */
+
+static void fresh_cube(const void *args) {
+  const memory *m = args;
+  const npu_bf16 *given = (const npu_bf16 *)(const void *)m->constant;
+  npu_bf16 *l1 = NPU_L1_AT(npu_bf16, 0), *l0a = NPU_L0A_AT(npu_bf16, 0), *l0b = NPU_L0B_AT(npu_bf16, 0);
+  float *l0c = NPU_L0C_AT(float, 0);
+  const int rows = m->variant == 6 ? 6 : 5; /* of 5 in L1 */
+  npu_copy_gm_l1_nd2nz_bf16(l1, m->variant == 0 ? (const npu_bf16 *)(const void *)m->gm : given, 5, 17, 17, 16);
+  sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_MTE1);
+  npu_load_l0a_bf16(l0a, l1 + (m->variant == 1 ? 512 : 0), rows, 17, 16);
+  if (m->variant != 2) npu_load_l0b_bf16(l0b, l1, 5, 17, 16);
+  sync_pipes(NPU_PIPE_MTE1, NPU_PIPE_M);
+  if (m->variant == 3) npu_mmad_bf16(l0c, l0a + 512, l0b, 5, 5, 17, 0);
+  if (m->variant != 4) npu_mmad_bf16(l0c, l0a, l0b, 5, 5, 17, m->variant == 5);
+  sync_pipes(NPU_PIPE_M, NPU_PIPE_FIX);
+  npu_copy_l0c_gm_f32(gm_f32(m, 4096), l0c, 5, 5, 5, 16);
+  if (m->variant == 7) npu_copy_l0c_gm_add_f32(gm_f32(m, 4096), l0c, 5, 5, 6, 16);
+}
+
+static void fresh_vector(const void *args) {
+  const memory *m = args;
+  if (npu_subcore()) return;
+  npu_copy_gm_ub(ub(0), m->constant, 1, 100, 100, 100);
+  sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_V);
+  npu_abs_f32(ub(1024), ub(0), npu_vec_count(m->variant == 0 ? 26 : 25));
+  npu_sel_f32(ub(2048), NPU_UB_AT(uint8_t, m->variant == 1 ? 96 : 0), ub(1024), ub(1024), npu_vec_rows(1, 7, 8, 8, 8));
+  sync_pipes(NPU_PIPE_V, NPU_PIPE_MTE3);
+  npu_copy_ub_gm(m->gm, ub(1024), 1, m->variant == 2 ? 101 : 100, 128, 128);
+  npu_copy_ub_gm_add_s32(gm_s32(m, 0), NPU_UB_AT(int32_t, 1024), 1, m->variant == 3 ? 4 : 100, 128, 128);
+  if (m->variant == 3) npu_copy_ub_gm_add_s32(gm_s32(m, 96), NPU_UB_AT(int32_t, 1024), 1, 8, 128, 128);
+  sync_pipes(NPU_PIPE_MTE3, NPU_PIPE_S);
+  npu_read_ub_f32(ub(m->variant == 4 ? 1124 : 1120), 0.0f);
+  npu_read_gm_s32(gm_s32(m, m->variant == 5 ? 100 : 96));
+}
+
+/* Words NULL: clean. The work piece is fresh, the constant one given. */
+static void expect_unwritten(npu_mode mode, npu_kernel *aic, npu_kernel *aiv, int variant, const char *words) {
+  static const char given[4096];
+  npu_chip *chip = make_chip("910b2", mode);
+  memory m = {npu_gm_alloc(chip, GM_BYTES, "work"), given, variant};
+  npu_report r;
+  const npu_launch_options o = {.cores = 1, .check_races = 1};
+  assert_non_null(m.gm);
+  assert_int_equal(npu_gm_register_const(chip, given, sizeof given, "given"), 0);
+  for (int launch = 0; launch < (words ? 1 : 2); launch++) { /* what a launch wrote stays written */
+    const int status = npu_launch(chip, aic, aiv, &m, &o, &r);
+    if (!words) expect_clean("fresh", status, &r);
+  }
+  if (words && (r.errors[NPU_ERROR_UNWRITTEN] != 1 || r.n_messages != 1 || !strstr(r.message[0], words)))
+    fail_msg("variant %d: %lld errors, \"%s\" does not say \"%s\"", variant, (long long)r.errors[NPU_ERROR_UNWRITTEN],
+             r.message[0], words);
+  npu_chip_destroy(chip);
+}
+
+static void reads_of_what_nobody_wrote_are_reported(void **state) {
+  (void)state;
+  static const char *const cube[] = {
+      "unwritten: AIC 0 MTE2 copy_gm_l1_nd2nz_bf16 #1 (test_sim_order.c:",
+      "MTE1 load_l0a_bf16 #2 (test_sim_order.c:",
+      "reads b=L0B [0, 1024), which nobody wrote",
+      "reads a=L0A [1024, 2048)",
+      "reads src=L0C [0, 320)",
+      "reads c=L0C [0, 320)",
+      "reads src=L1 [160, 704)", /* row 5 of both columns of fractals; rows 6 to 15 do not matter */
+      "reads dst=GM work [4196, 4212)"};
+  static const char *const vector[] = {"V abs_f32 #2 (test_sim_order.c:", "V sel_f32 #3 (test_sim_order.c:",
+                                       "reads src=UB [1124, 1125), which nobody wrote",
+                                       "reads dst=GM work [100, 104)", "S read_ub", "reads src=GM work [100, 104)"};
+  for (int mode = NPU_FUNCTIONAL; mode <= NPU_TIMING_ONLY; mode++) {
+    for (int v = 0; v < LENGTH(cube); v++) expect_unwritten((npu_mode)mode, fresh_cube, NULL, v, cube[v]);
+    for (int v = 0; v < LENGTH(vector); v++) expect_unwritten((npu_mode)mode, NULL, fresh_vector, v, vector[v]);
+    expect_unwritten((npu_mode)mode, fresh_cube, NULL, LENGTH(cube), NULL);
+    expect_unwritten((npu_mode)mode, NULL, fresh_vector, LENGTH(vector), NULL);
+  }
+}
+
+static void read_gm(const void *args) {
+  const memory *m = args;
+  npu_copy_gm_l1(NPU_L1_AT(void, 0), m->gm, 1, 512, 512, 512);
+}
+
+static void write_gm(const void *args) {
+  const memory *m = args;
+  npu_copy_ub_gm(m->gm + 256 * npu_subcore(), ub(0), 1, 256, 256, 256);
+}
+
+/* GM that the host has written, or a launch that did not look. */
+static void what_the_checker_did_not_see_counts_as_written(void **state) {
+  (void)state;
+  const npu_launch_options looks = {.cores = 1}, blind = {.cores = 1, .check_written = -1};
+  for (int by_host = 0; by_host < 2; by_host++) {
+    npu_chip *chip = make_chip("910b2", NPU_FUNCTIONAL);
+    memory m = {npu_gm_alloc(chip, GM_BYTES, "work"), NULL, 0};
+    npu_report r;
+    assert_int_equal(npu_launch(chip, read_gm, NULL, &m, &looks, &r), 1);
+    assert_int_equal(r.errors[NPU_ERROR_UNWRITTEN], 1);
+    if (by_host) npu_gm_written(chip, m.gm);
+    if (!by_host) expect_clean("blind", npu_launch(chip, NULL, write_gm, &m, &blind, &r), &r);
+    expect_clean("after", npu_launch(chip, read_gm, NULL, &m, &looks, &r), &r);
+    npu_chip_destroy(chip);
+  }
+}
+
 /* ---- Dropped waits ---- */
 
 static void chain(const void *args) {
@@ -847,6 +952,8 @@ int main(void) {
       cmocka_unit_test(a_wait_of_the_c_code_waits_for_its_turn),
       cmocka_unit_test(a_flag_counts_to_15),
       cmocka_unit_test(the_aic_waits_for_both_aivs),
+      cmocka_unit_test(reads_of_what_nobody_wrote_are_reported),
+      cmocka_unit_test(what_the_checker_did_not_see_counts_as_written),
       cmocka_unit_test(every_dropped_wait_races),
       cmocka_unit_test(wait_sites_have_names),
       cmocka_unit_test(operands_outside_the_rules_are_refused),

@@ -16,9 +16,11 @@ static inline npu_chip *make_chip(const char *preset, npu_mode mode) {
   return chip;
 }
 
+/* A piece that counts as written by the host. */
 static inline void *make_gm(npu_chip *chip, size_t bytes, const char *name) {
   void *p = npu_gm_alloc(chip, bytes, name);
   assert_non_null(p);
+  npu_gm_written(chip, p);
   return p;
 }
 

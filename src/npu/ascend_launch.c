@@ -51,18 +51,22 @@ typedef struct memory {
   amla_status status; /* the first failure stays */
 } memory;
 
-/* A piece of the chip's own, with the contents of `from` if that is given; NULL for 0 bytes. */
+/* A piece of the chip's own, for kernels to write, or with the contents of `from` if that is given; NULL for 0 bytes. */
 static void *place(memory *m, const char *name, int64_t bytes, const void *from) {
   if (m->status != AMLA_OK || bytes == 0) return NULL;
   void *at = npu_gm_alloc(m->chip, (size_t)bytes, name);
   if (!at) m->status = amla_refuse(m->detail, AMLA_OUT_OF_MEMORY, "%s: no memory for %lld bytes of the simulated NPU", name, (long long)bytes);
-  if (at && from) memcpy(at, from, (size_t)bytes);
+  if (at && from) memcpy(at, from, (size_t)bytes), npu_gm_written(m->chip, at);
   return at;
 }
 
 /* The caller's memory in place, or, timing only (NULL), address space of that size. */
 static const void *lend(memory *m, const char *name, const void *at, int64_t bytes) {
-  if (!at || bytes == 0) return place(m, name, bytes, NULL);
+  if (!at || bytes == 0) {
+    const void *own = place(m, name, bytes, NULL);
+    if (own) npu_gm_written(m->chip, own);
+    return own;
+  }
   if (m->status == AMLA_OK && npu_gm_register_const(m->chip, at, (size_t)bytes, name) != 0)
     m->status = amla_refuse(m->detail, AMLA_UNSUPPORTED, "%s=%p: backend npu needs memory that no other tensor overlaps", name, at);
   return at;

@@ -54,6 +54,12 @@ static ascend_vec in_slot(int32_t slot) { return ub(IN + slot * SLOT_BYTES); }
 static ascend_vec out_slot(int32_t slot) { return ub(OUT + slot * SLOT_BYTES); }
 static ascend_vec tail_of(ascend_vec slot) { return slot + CHUNK_BYTES / 4; } /* one block per row behind the chunk */
 
+/* Zeros. Operations work on whole rows and on 16 numbers whatever part of them is in use, so all must be written once. */
+static void clear(int32_t begin, int32_t end) {
+  const int32_t most = NPU_MAX_REPEATS * NPU_LANES;
+  for (int32_t at = begin; at < end; at += most * 4) npu_dup_f32(ub(at), 0.0f, npu_vec_count(ascend_min(most, (end - at) / 4)));
+}
+
 /* This vector core's rows of a tile: [begin, begin + n). */
 static int32_t my_begin(const ascend_block *b) { return npu_subcore() * ascend_ceil(ascend_parts(b->rows, 2), 8); }
 static int32_t my_rows(const ascend_block *b) {
@@ -448,6 +454,7 @@ void ascend_vector(const void *args) {
   vector v;
   v.j = j, v.blocks = ascend_count_blocks(j);
   v.walk.known = v.walk.item = v.walk.block = 0;
+  clear(IN, OUT), clear(STATS, LN2);
   v.in = ascend_ring_open(NPU_PIPE_MTE2, NPU_PIPE_V, 2, 0);
   v.out = ascend_ring_open(NPU_PIPE_V, NPU_PIPE_MTE3, 2, 0);
   v.p = ascend_ring_open(NPU_PIPE_V, NPU_PIPE_MTE3, 2, 2);
