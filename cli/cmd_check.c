@@ -60,6 +60,7 @@ static const char *const built_in_npu[] = {
     "b=2,sq=2,h=128,sk=700,len=ragged",
     "h=16,sk=2048,dist=rising,sq=2",
     "h=16,sk=600,dist=onehot,page=1",
+    "h=16,sk=1024,dist=zerov",
     "b=5,sq=4,h=6,sk=64,dist=masked",
     "h=16,sk=400,sinks=1,lse=2",
     "h=4,sk=200,dqk=70,dv=33,page=7,pad=1",

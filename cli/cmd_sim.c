@@ -15,7 +15,7 @@
 #include "cli_report.h"
 #include "cli_sim.h"
 
-enum { KEY_SCHEDULE = 3000, KEY_CHIP, KEY_TRACE, KEY_TABLE, KEY_SEARCH, KEY_CORES, KEY_BUMPS, KEY_RACES, KEY_COST, KEY_COSTS };
+enum { KEY_SCHEDULE = 3000, KEY_CHIP, KEY_TRACE, KEY_TABLE, KEY_SEARCH, KEY_CORES, KEY_BUMPS, KEY_RACES, KEY_COST, KEY_COSTS, KEY_GUARD };
 enum { MAX_COSTS = 16, CHECK_BATCH = 4, CHECK_KEYS = 2048 };
 
 typedef struct arguments {
@@ -39,7 +39,8 @@ static const char doc[] =
     "  amla sim b=96,sq=2,sk=16384 --cost FIX/copy_l0c_gm_add_f32=100,70,0";
 
 static const struct argp_option options[] = {
-    {"rescale", 'r', "MODE", 0, "lazy (default), amla or flash", 0},
+    {"rescale", 'r', "MODE", 0, "lazy (default), amla or flash; amla as published, with the unguarded add in memory", 0},
+    {"guard", KEY_GUARD, NULL, 0, "amla: time the guarded add that backend npu computes with instead", 0},
     {"schedule", KEY_SCHEDULE, "NAME", 0, "serial, preload or best (default)", 0},
     {"chip", KEY_CHIP, "NAME", 0, "910 (two dies, default), 910b1, 910b2, 910b3 or 910b4", 0},
     {"cores", KEY_CORES, "N", 0, "AI cores to use; default all", 0},
@@ -89,6 +90,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case 'r': a->common.plan.rescale = (amla_rescale)choose(state, "rescale", text, modes); return 0;
   case KEY_SCHEDULE: a->sim.schedule = (amla_sim_schedule)choose(state, "schedule", text, schedules); return 0;
   case KEY_CHIP: a->sim.chip = text; return 0;
+  case KEY_GUARD: a->sim.unguarded_add = 0; return 0;
   case KEY_CORES: a->sim.cores = count(state, "cores", text, 1); return 0;
   case KEY_BUMPS: a->sim.assume_bumps = count(state, "bumps", text, 0); return 0;
   case KEY_RACES: a->all_races = true; return 0;
@@ -152,9 +154,13 @@ static const char *binding_pipe(const amla_sim_report *r) {
   return r->pipe_name[most];
 }
 
+/* Does it time what backend npu does not compute with? */
+static bool is_study(const arguments *a) { return a->common.plan.rescale == AMLA_RESCALE_AMLA && a->sim.unguarded_add; }
+
 static void print_text(const arguments *a, const amla_sim_report *r, const amla_sim_report *races) {
   printf("SIMULATED %s\n", r->description);
   printf("problem   %s\n", a->problem);
+  if (is_study(a)) printf("study     the unguarded add is wrong where O is 0 or tiny; backend npu guards it: --guard\n");
   printf("speed     %.1f TFLOPS, %.1f %% of %.1f; %.1f us, %lld cycles\n", r->flops_per_second / 1e12, 100 * r->utilization, r->peak_flops_per_second / 1e12,
          r->seconds * 1e6, (long long)r->cycles);
   printf("busy     ");
@@ -176,11 +182,11 @@ static void print_json(const arguments *a, const amla_sim_report *r, const amla_
                             (json_int_t)r->l1_l0a_bytes, "l1_l0b", (json_int_t)r->l1_l0b_bytes, "l0c_gm", (json_int_t)r->l0c_gm_bytes, "ub_gm",
                             (json_int_t)r->ub_gm_bytes, "hbm_read", (json_int_t)r->hbm_read_bytes, "hbm_write", (json_int_t)r->hbm_write_bytes);
   cli_print_json(cli_json_pack("{s:b, s:o, s:s, s:I, s:f, s:f, s:f, s:f, s:i, s:o, s:o, s:I, s:I,"
-                           " s:b}", "simulated", 1, "problem", cli_json_text(a->problem), "description",
+                           " s:b, s:b}", "simulated", 1, "problem", cli_json_text(a->problem), "description",
                            r->description, "cycles", (json_int_t)r->cycles, "seconds", r->seconds, "tflops", r->flops_per_second / 1e12, "peak_tflops",
                            r->peak_flops_per_second / 1e12, "utilization", r->utilization, "cores", r->cores, "pipes", pipes, "bytes", bytes, "races",
                            (json_int_t)races->races, "other_errors", (json_int_t)(races->other_errors + r->other_errors), "races_checked_on_all",
-                           a->all_races));
+                           a->all_races, "unguarded_add", is_study(a)));
 }
 
 static cli_exit run_one(const char *command, arguments *a, const amla_problem *p, const int32_t *lengths) {
@@ -217,6 +223,7 @@ cli_exit cmd_sim(int argc, char **argv) {
   arguments a = {.common = CLI_OPTIONS_INIT, .sim = defaults};
   amla_problem p;
   int32_t *lengths;
+  a.sim.unguarded_add = 1;
   cli_parse("[PROBLEM]", doc, options, parse, children, argc, argv, &a);
   a.sim.costs = a.costs;
   if (a.list_costs) return list_costs();

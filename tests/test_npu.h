@@ -10,27 +10,29 @@
 #include "src/npu/ascend_launch.h"
 #include "src/problem.h"
 
-static const char *const mode_names[] = {"flash", "amla", "lazy"};
+static const char *const mode_names[] = {"flash", "amla", "lazy", "unguarded amla"};
 static const char *const schedule_names[] = {"serial", "preload", "best"};
-enum { SERIAL, PRELOAD, BEST, SCHEDULES, MODES = 3 };
+enum { SERIAL, PRELOAD, BEST, SCHEDULES };
+enum { MODES = 3, UNGUARDED_AMLA = MODES, PROGRAMS }; /* the last is for study: not what backend npu runs */
 
 static inline ascend_tiling tiling_of(int schedule, const amla_problem *p) {
   return schedule == SERIAL ? ascend_tiling_serial : schedule == PRELOAD ? ascend_tiling_preload : *ascend_tiling_best(ascend_tile_rows(p));
 }
 
-/* Defaults, which tests change: parts of 8 blocks, as the library's default is. */
+/* Defaults, which tests change: parts of 8 blocks, as the library's default is. mode: an ascend_mode, or UNGUARDED_AMLA. */
 static inline ascend_launch make_launch(const harness_dataset *data, int mode, int schedule) {
   amla_options o = AMLA_OPTIONS_INIT;
   o.lse_base = data->options.lse_base;
   ascend_launch l = ascend_launch_of(&data->problem, &o);
-  l.mode = (ascend_mode)mode;
+  l.unguarded = mode == UNGUARDED_AMLA;
+  l.mode = l.unguarded ? ASCEND_AMLA : (ascend_mode)mode;
   l.tiling = tiling_of(schedule, &data->problem);
   return l;
 }
 
 static inline const char *describe_launch(const ascend_launch *l) {
   static char text[200];
-  snprintf(text, sizeof text, "mode=%s lag=%d order=%d keep_q=%d split_blocks=%d", mode_names[l->mode], l->tiling.lag, l->tiling.order, l->tiling.keep_q,
+  snprintf(text, sizeof text, "mode=%s lag=%d order=%d keep_q=%d split_blocks=%d", mode_names[l->unguarded ? UNGUARDED_AMLA : l->mode], l->tiling.lag, l->tiling.order, l->tiling.keep_q,
            l->split_blocks);
   return text;
 }

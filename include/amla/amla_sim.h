@@ -58,10 +58,12 @@ typedef struct amla_sim_options {
   void *context;
   const amla_sim_cost_change *costs; /* [n_costs] */
   int32_t n_costs;
+  int32_t unguarded_add; /* study: rescale amla as published, an atomic add to the bits of O in memory, which is wrong where O is 0 or tiny.
+                            0: guarded, as backend npu computes it */
 } amla_sim_options;
 
 #define AMLA_SIM_OPTIONS_INIT                                                                                          \
-  { (uint32_t)sizeof(amla_sim_options), AMLA_SIM_BEST, NULL, NULL, 0, 1, 0, NULL, NULL, NULL, NULL, 0 }
+  { (uint32_t)sizeof(amla_sim_options), AMLA_SIM_BEST, NULL, NULL, 0, 1, 0, NULL, NULL, NULL, NULL, 0, 0 }
 
 /* What the report names as pipes. Cube core: cube (M), mte1, mte2, fix; vector cores: vector (V), aiv_mte2, aiv_mte3; shared: l2, hbm. */
 enum { AMLA_SIM_PIPES = 9 };
@@ -80,7 +82,7 @@ typedef struct amla_sim_report {
   int32_t races_checked;
   int64_t races, other_errors;
   amla_sim_tiling tiling;
-  char description[128]; /* "preload amla, 910: 48 cores at 1.80 GHz, 256 rows x 512 keys" */
+  char description[128]; /* "preload lazy, 910: 48 cores at 1.80 GHz, 256 rows x 512 keys" */
   char message[480];     /* the first error in words; "" = none */
 } amla_sim_report;
 

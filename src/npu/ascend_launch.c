@@ -126,7 +126,7 @@ static void describe_job(const amla_problem *p, const ascend_launch *l, ascend_j
   j->out_stride_batch = p->out_stride_batch, j->out_stride_query = p->out_stride_query, j->out_stride_head = (int32_t)p->out_stride_head;
   j->page_size = p->page_size > 0 ? p->page_size : p->sk, j->max_pages = p->max_pages;
   j->out_is_bf16 = p->out_type == AMLA_BF16, j->lse_base2 = l->lse_base2;
-  j->clamp = l->clamp, j->assume_bumps = l->assume_bumps;
+  j->unguarded = l->unguarded, j->clamp = l->clamp, j->assume_bumps = l->assume_bumps;
 }
 
 /* ---- Launch ------------------------------------------------------------------------------------------------------------------ */

@@ -19,7 +19,8 @@ typedef struct ascend_launch {
   ascend_mode mode;
   int32_t split_blocks; /* as in ascend_shape */
   int32_t lse_base2, assume_bumps;
-  float clamp;          /* as in ascend_job */
+  int32_t unguarded;    /* as in ascend_job */
+  float clamp;
   npu_launch_options options;
   float *probe;         /* as in ascend_job, for probe_blocks blocks; NULL = off */
   uint16_t *probe_p;

@@ -88,7 +88,8 @@ static double useful_flops(const amla_problem *p, const int32_t *seqlens_k) {
 
 static void fill_report(const amla_problem *p, const int32_t *seqlens_k, const npu_preset *preset, const ascend_launch *l, const char *schedule, int checked,
                         const npu_report *r, amla_sim_report *out) {
-  static const char *const modes[] = {"flash", "amla", "lazy"};
+  static const char *const modes[] = {"flash", "guarded amla", "lazy"};
+  const char *mode = l->unguarded ? "amla with the published unguarded add" : modes[l->mode];
   memset(out, 0, sizeof *out);
   out->struct_bytes = sizeof *out;
   out->cores = r->cores, out->cycles = r->cycles, out->launch_cycles = r->launch_cycles, out->instructions = r->instructions;
@@ -109,8 +110,8 @@ static void fill_report(const amla_problem *p, const int32_t *seqlens_k, const n
   out->races_checked = checked, out->races = r->errors[NPU_ERROR_RACE];
   for (int i = 0; i < NPU_ERRORS; i++) out->other_errors += i == NPU_ERROR_RACE ? 0 : r->errors[i];
   out->tiling = to_public(&l->tiling);
-  snprintf(out->description, sizeof out->description, "%s %s, %s: %d cores at %.2f GHz, %d rows x %d keys", schedule, modes[l->mode], preset->name, r->cores,
-           preset->ghz, ascend_tile_rows(p), l->tiling.block_keys);
+  snprintf(out->description, sizeof out->description, "%s %s, %s: %d cores at %.2f GHz, %d rows x %d keys", schedule, mode, preset->name, r->cores, preset->ghz,
+           ascend_tile_rows(p), l->tiling.block_keys);
   if (r->n_messages > 0) snprintf(out->message, sizeof out->message, "%s", r->message[0]);
 }
 
@@ -166,7 +167,7 @@ amla_status amla_sim_run(const amla_problem *problem, const amla_options *option
     REFUSE("cores=%d: must be in 0..%d on chip %s", sim->cores, preset->dies * preset->cores_per_die, name);
   o.split_tokens = AMLA_SPLIT_AUTO;
   l = ascend_launch_of(&p, &o);
-  l.assume_bumps = sim->assume_bumps;
+  l.assume_bumps = sim->assume_bumps, l.unguarded = sim->unguarded_add && l.mode == ASCEND_AMLA;
   l.options.cores = sim->cores, l.options.check_races = sim->check_races ? 1 : -1, l.options.trace = sim->trace_path || sim->event;
   status = choose_tiling(&p, sim, &l.tiling, detail);
   if (status != AMLA_OK) return status;

@@ -61,9 +61,9 @@ void ascend_softmax_flash(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_
   npu_cast_f32_bf16_rne(p, s, to_bf16(rows));
 }
 
-/* n, S16, c and N from m. N = 2^23 (max(n - n_old, -30) + eps + 1e-6), eps = 1.5 (c_old / c - 1), in integers but for the last rounding, so
+/* n, S16, c and N from m. N = 2^23 (max(n - n_old, least) + eps + 1e-6), eps = 1.5 (c_old / c - 1), in integers but for the last rounding, so
  * that it is what exact arithmetic gives. */
-static void exponent_step(const ascend_chunk_state *c, int32_t rows) {
+static void exponent_step(const ascend_chunk_state *c, float least, int32_t rows) {
   const npu_vec v = ascend_per_row(rows);
   ascend_vec n = c->stat[ASCEND_N], c_old = c->stat[ASCEND_C], s16 = c->stat[ASCEND_S16];
   ascend_vec q = c->temp[3], n_new = c->temp[4], s32 = c->temp[5], whole = c->temp[6], k = c->temp[7];
@@ -79,7 +79,7 @@ static void exponent_step(const ascend_chunk_state *c, int32_t rows) {
 
   npu_sub_f32(k, n_new, n, v);
   npu_adds_f32(n, n_new, 0.0f, v);
-  npu_maxs_f32(k, k, -30.0f, v);
+  npu_maxs_f32(k, k, least, v);
   npu_cast_f32_s32_rna(k_int, k, v);
   npu_shl_s32(k_int, k_int, 23, v);
 
@@ -98,13 +98,13 @@ static void exponent_step(const ascend_chunk_state *c, int32_t rows) {
   npu_add_s32(add, add, k_int, v);
 }
 
-void ascend_softmax_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, int32_t rows) {
+void ascend_softmax_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, float least, int32_t rows) {
   ascend_vec poison = c->temp[0], max = c->temp[1], sum = c->temp[2], factor = c->temp[3];
   look(c, s, sight, poison, max, rows);
   running_max(c, max, factor, rows);
   exponentials(c, s, sight, c->stat[ASCEND_M], poison, sum, rows);
   accumulate(c->stat[ASCEND_L], factor, sum, rows);
-  exponent_step(c, rows);
+  exponent_step(c, least, rows);
   ascend_spread(c->spread, c->stat[ASCEND_S16]);
   ascend_mul_rows(s, s, c->spread, rows);
   hide(s, sight, 0.0f); /* S16 of a row without keys is NaN */
@@ -165,21 +165,49 @@ void ascend_divisor(const ascend_chunk_state *c, ascend_mode mode, ascend_vec di
   npu_sels_f32(divisor, c->bits, divisor, 1.0f, v);
 }
 
-void ascend_guarded_shift(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x, ascend_vec z, int32_t rows) {
-  NPU_UB uint8_t *finite = (NPU_UB uint8_t *)c->work, *normal = finite + 8 * 8 * ASCEND_GROUPS;
+/* z = bits of |x| + add, y = bits of x + add; returns where which x are finite, 8 bytes per repeat, with room for as many behind. */
+static NPU_UB uint8_t *add_to_bits(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x, ascend_vec z, int32_t rows) {
+  NPU_UB uint8_t *finite = (NPU_UB uint8_t *)c->work;
   NPU_UB const int32_t *x_bits = (NPU_UB const int32_t *)x, *add = (NPU_UB const int32_t *)c->spread;
   NPU_UB int32_t *y_bits = (NPU_UB int32_t *)y, *z_bits = (NPU_UB int32_t *)z;
-  const npu_vec all = ascend_chunk(rows);
   ascend_spread(c->spread, (NPU_UB const float *)c->add);
-  npu_abs_f32(z, x, all);
-  npu_cmps_f32(finite, z, INFINITY, NPU_CMP_LT, all);
+  npu_abs_f32(z, x, ascend_chunk(rows));
+  npu_cmps_f32(finite, z, INFINITY, NPU_CMP_LT, ascend_chunk(rows));
   for (int32_t g = 0; g < ASCEND_GROUPS; g++) {
     npu_add_s32(z_bits + g * NPU_LANES, z_bits + g * NPU_LANES, add, ascend_by_row(rows));
     npu_add_s32(y_bits + g * NPU_LANES, x_bits + g * NPU_LANES, add, ascend_by_row(rows));
   }
+  return finite;
+}
+
+enum { CHUNK_BITS_BYTES = 8 * ASCEND_CHUNK_ROWS / 2 * ASCEND_GROUPS }; /* a bit per element of 8 rows */
+
+void ascend_guarded_shift(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x, ascend_vec z, int32_t rows) {
+  NPU_UB uint8_t *finite = add_to_bits(c, y, x, z, rows), *normal = finite + CHUNK_BITS_BYTES;
+  const npu_vec all = ascend_chunk(rows);
   npu_cmps_f32(normal, z, FLT_MIN, NPU_CMP_GE, all); /* as integers: not below 2^23; what wrapped compares as negative or NaN */
   npu_muls_f32(z, x, 0.0f, all);                     /* zero of x's sign */
   npu_sel_f32(y, normal, y, z, all);
+  npu_sel_f32(y, finite, y, x, all);
+}
+
+void ascend_guarded_add(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x, ascend_vec z, int32_t rows) {
+  NPU_UB uint8_t *finite = add_to_bits(c, y, x, z, rows), *tiny = finite + CHUNK_BITS_BYTES, *bits = tiny + CHUNK_BITS_BYTES;
+  NPU_UB int32_t *z_bits = (NPU_UB int32_t *)z, *zero = (NPU_UB int32_t *)c->spread;
+  const npu_vec all = ascend_chunk(rows);
+  npu_dup_s32(zero, 0, npu_vec_rows(1, NPU_MASK_ALL, 8, 8, 8));
+  for (int32_t g = 0; g < ASCEND_GROUPS; g++) /* what wrapped is 0 now; a NaN is past the bits of inf */
+    npu_max_s32(z_bits + g * NPU_LANES, z_bits + g * NPU_LANES, zero, ascend_by_row(rows));
+  npu_cmps_f32(tiny, z, FLT_MIN, NPU_CMP_LT, all);
+  npu_cmps_f32(bits, z, INFINITY, NPU_CMP_LT, all);
+  npu_muls_f32(z, x, INFINITY, all);
+  npu_sel_f32(y, bits, y, z, all);
+
+  npu_abs_f32(z, x, all); /* x itself may be tiny, and add positive */
+  npu_cmps_f32(bits, z, FLT_MIN, NPU_CMP_LT, all);
+  npu_or_s32((NPU_UB int32_t *)tiny, (NPU_UB int32_t *)tiny, (NPU_UB int32_t *)bits, npu_vec_rows(CHUNK_BITS_BYTES / 256, NPU_MASK_ALL, 8, 8, 8));
+  npu_muls_f32(z, x, 0.0f, all);
+  npu_sel_f32(y, tiny, z, y, all);
   npu_sel_f32(y, finite, y, x, all);
 }
 

@@ -3,8 +3,8 @@
  * The vector program: what every AIV does. The two of a core share a tile's rows. Per block of keys:
  *
  *     V1       S -> P, and the numbers per row (ascend_softmax.c)
- *     rescale  O of the blocks before, in global memory, follows the reference of this one: amla adds N to its bits with an int32 atomic;
- *              lazy does nothing, or shifts the rows whose reference moved
+ *     rescale  O of the blocks before, in global memory, follows the reference of this one: amla adds N to its bits, guarded; as published
+ *              (for study) with an int32 atomic; lazy does nothing, or shifts the rows whose reference moved
  *     V2       flash: O = O * factor + PV, in every block. At an item's last block, all modes: O / l, LSE, out
  *
  * Order, with lag 1: V1(t), rescale(t), V2(t - 1). O in global memory sees W(PV0), N1, PV1, N2, PV2, ...
@@ -131,7 +131,7 @@ static void chunk_v1(vector *v, const ascend_block *b, int32_t block, int32_t r)
   npu_muls_f32(s, s, v->j->scale, ascend_chunk(rows));
   NPU_UB npu_bf16 *p = (NPU_UB npu_bf16 *)ub(P + ascend_ring_acquire(&v->p) * P_SLOT_BYTES);
   if (v->j->mode == ASCEND_FLASH) ascend_softmax_flash(&c, s, p, &sight, rows);
-  if (v->j->mode == ASCEND_AMLA) ascend_softmax_amla(&c, s, p, &sight, rows);
+  if (v->j->mode == ASCEND_AMLA) ascend_softmax_amla(&c, s, p, &sight, v->j->unguarded ? ASCEND_LEAST_PUBLISHED : ASCEND_LEAST, rows);
   if (v->j->mode == ASCEND_LAZY) ascend_softmax_lazy(&c, s, p, &sight, rows);
   if (v->j->probe) show(&c, p, rows);
   ascend_ring_release(&v->in), ascend_ring_commit(&v->p);
@@ -169,7 +169,12 @@ static NPU_GM float *o_rows(const vector *v, const ascend_block *b, int32_t r) {
 }
 
 /* Rows that see nothing of this block keep their O. */
-static void add_n(vector *v, const ascend_block *b, int32_t block) {
+static void keep_unseen(const ascend_chunk_state *c, const ascend_sight *sight) {
+  for (int32_t i = 0; i < sight->runs && sight->keys[i] == 0; i++) npu_dup_s32(c->add, 0, ascend_per_row(sight->row[i + 1]));
+}
+
+/* As published: right while O and its result are normal numbers, and only then. */
+static void add_n_unguarded(vector *v, const ascend_block *b, int32_t block) {
   const int32_t row_bytes = v->j->d_v * 4;
   if (ascend_tells_pv_done(v->j)) npu_cross_wait(NPU_PIPE_MTE3, ASCEND_PV_DONE);
   for (int32_t r = 0; r < my_rows(b); r += ASCEND_CHUNK_ROWS) {
@@ -177,7 +182,7 @@ static void add_n(vector *v, const ascend_block *b, int32_t block) {
     const ascend_chunk_state c = state_at(v, b, block, r);
     const ascend_sight sight = sight_of(v->j, b, my_begin(b) + r, rows);
     NPU_UB int32_t *n = (NPU_UB int32_t *)out_slot(ascend_ring_acquire(&v->out));
-    for (int32_t i = 0; i < sight.runs && sight.keys[i] == 0; i++) npu_dup_s32(c.add, 0, ascend_per_row(sight.row[i + 1]));
+    keep_unseen(&c, &sight);
     ascend_spread(c.spread, (NPU_UB const float *)c.add);
     ascend_fill_rows(n, (NPU_UB const int32_t *)c.spread, rows);
     ascend_ring_commit(&v->out);
@@ -187,18 +192,31 @@ static void add_n(vector *v, const ascend_block *b, int32_t block) {
   }
 }
 
-/* Eight rows of O: read, shift, write. */
+/* Eight rows of O: read, add to the bits, write. */
 static void shift_rows(vector *v, const ascend_block *b, int32_t block, int32_t r) {
   const int32_t rows = ascend_min(SMALL_ROWS, my_rows(b) - r), d_v = v->j->d_v;
   const ascend_chunk_state c = state_at(v, b, block, r);
   fetch(in_slot(ascend_ring_acquire(&v->in)), o_rows(v, b, r), rows, d_v);
   ascend_ring_commit(&v->in);
   ascend_vec x = in_slot(ascend_ring_take(&v->in)), y = out_slot(ascend_ring_acquire(&v->out));
-  ascend_guarded_shift(&c, y, x, x + SMALL_ROWS * ASCEND_WIDTH, rows);
+  if (v->j->mode == ASCEND_AMLA)
+    ascend_guarded_add(&c, y, x, x + SMALL_ROWS * ASCEND_WIDTH, rows);
+  else
+    ascend_guarded_shift(&c, y, x, x + SMALL_ROWS * ASCEND_WIDTH, rows);
   ascend_ring_release(&v->in), ascend_ring_commit(&v->out);
   (void)ascend_ring_take(&v->out);
   npu_copy_ub_gm(o_rows(v, b, r), y, rows, d_v * 4, ASCEND_MAX_V * 4, ASCEND_WIDTH * 4);
   ascend_ring_release(&v->out);
+}
+
+static void add_n(vector *v, const ascend_block *b, int32_t block) {
+  if (ascend_tells_pv_done(v->j)) npu_cross_wait(NPU_PIPE_MTE2, ASCEND_PV_DONE);
+  for (int32_t r = 0; r < my_rows(b); r += SMALL_ROWS) {
+    const ascend_chunk_state c = state_at(v, b, block, r);
+    const ascend_sight sight = sight_of(v->j, b, my_begin(b) + r, ascend_min(SMALL_ROWS, my_rows(b) - r));
+    keep_unseen(&c, &sight);
+    shift_rows(v, b, block, r);
+  }
 }
 
 /* The scalar unit looks whether any reference moved, then where. */
@@ -217,7 +235,8 @@ static void shift_moved(vector *v, const ascend_block *b, int32_t block) {
 
 static void rescale(vector *v, const ascend_block *b, int32_t block) {
   if (v->j->mode == ASCEND_FLASH) return;
-  if (!b->first && v->j->mode == ASCEND_AMLA) add_n(v, b, block);
+  if (!b->first && v->j->mode == ASCEND_AMLA && v->j->unguarded) add_n_unguarded(v, b, block);
+  if (!b->first && v->j->mode == ASCEND_AMLA && !v->j->unguarded) add_n(v, b, block);
   if (!b->first && v->j->mode == ASCEND_LAZY) shift_moved(v, b, block);
   npu_cross_set(NPU_PIPE_MTE3, ASCEND_O_READY);
 }
