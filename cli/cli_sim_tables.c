@@ -194,8 +194,9 @@ bool cli_sim_has_table(const char *name) {
 }
 
 cli_exit cli_sim_tables(const char *command, const char *name, const amla_sim_options *base) {
-  printf("SIMULATED. %% of peak: useful FLOP/s over the cube's peak. Columns of pipes: %% busy after launch. ");
-  printf("amla: %s.\n", base->unguarded_add ? "as published, with the unguarded add" : "with the guarded add");
+  printf("SIMULATED. %% of peak: useful FLOP/s over the cube's peak. ");
+  printf("Columns of pipes: %% busy after launch. ");
+  printf("amla: with the %s add.\n", base->unguarded_add ? "published, unguarded" : "guarded");
   for (int i = 0; i < N_TABLES; i++)
     if ((strcmp(name, "all") == 0 || strcmp(name, tables[i].name) == 0) && !tables[i].print(command, base)) return CLI_ERROR;
   return CLI_OK;

@@ -15,7 +15,8 @@
 #include "cli_report.h"
 #include "cli_sim.h"
 
-enum { KEY_SCHEDULE = 3000, KEY_CHIP, KEY_TRACE, KEY_TABLE, KEY_SEARCH, KEY_CORES, KEY_BUMPS, KEY_RACES, KEY_COST, KEY_COSTS, KEY_GUARD };
+enum { KEY_SCHEDULE = 3000, KEY_CHIP, KEY_TRACE, KEY_TABLE, KEY_SEARCH, KEY_CORES, KEY_BUMPS, KEY_RACES, KEY_COST, KEY_COSTS };
+enum { KEY_GUARD = KEY_COSTS + 1 };
 enum { MAX_COSTS = 16, CHECK_BATCH = 4, CHECK_KEYS = 2048 };
 
 typedef struct arguments {
@@ -39,8 +40,8 @@ static const char doc[] =
     "  amla sim b=96,sq=2,sk=16384 --cost FIX/copy_l0c_gm_add_f32=100,70,0";
 
 static const struct argp_option options[] = {
-    {"rescale", 'r', "MODE", 0, "lazy (default), amla or flash; amla as published, with the unguarded add in memory", 0},
-    {"guard", KEY_GUARD, NULL, 0, "amla: time the guarded add that backend npu computes with instead", 0},
+    {"rescale", 'r', "MODE", 0, "lazy (default), amla (as published: unguarded) or flash", 0},
+    {"guard", KEY_GUARD, NULL, 0, "amla: time the guarded add that backend npu has instead", 0},
     {"schedule", KEY_SCHEDULE, "NAME", 0, "serial, preload or best (default)", 0},
     {"chip", KEY_CHIP, "NAME", 0, "910 (two dies, default), 910b1, 910b2, 910b3 or 910b4", 0},
     {"cores", KEY_CORES, "N", 0, "AI cores to use; default all", 0},
@@ -155,12 +156,15 @@ static const char *binding_pipe(const amla_sim_report *r) {
 }
 
 /* Does it time what backend npu does not compute with? */
-static bool is_study(const arguments *a) { return a->common.plan.rescale == AMLA_RESCALE_AMLA && a->sim.unguarded_add; }
+static bool is_study(const arguments *a) {
+  return a->common.plan.rescale == AMLA_RESCALE_AMLA && a->sim.unguarded_add;
+}
 
 static void print_text(const arguments *a, const amla_sim_report *r, const amla_sim_report *races) {
   printf("SIMULATED %s\n", r->description);
   printf("problem   %s\n", a->problem);
-  if (is_study(a)) printf("study     the unguarded add is wrong where O is 0 or tiny; backend npu guards it: --guard\n");
+  if (is_study(a))
+    printf("study     the unguarded add is wrong where O is 0 or tiny; --guard times the right one\n");
   printf("speed     %.1f TFLOPS, %.1f %% of %.1f; %.1f us, %lld cycles\n", r->flops_per_second / 1e12, 100 * r->utilization, r->peak_flops_per_second / 1e12,
          r->seconds * 1e6, (long long)r->cycles);
   printf("busy     ");

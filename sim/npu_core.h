@@ -137,7 +137,8 @@ void npu_apply(const npu_instr *i);
 
 /* ---- Pipes, cores, chip ------------------------------------------------------------------------------------------ */
 
-enum { CORES_PER_BLOCK = 3, STACK_BYTES = 256 * 1024, CLOCK_SLOTS = 7, STREAM = 64, TOLD_UNWRITTEN = 64 };
+enum { CORES_PER_BLOCK = 3, STACK_BYTES = 256 * 1024, CLOCK_SLOTS = 7, STREAM = 64 };
+enum { TOLD_UNWRITTEN = 64 };
 
 typedef struct npu_queue { /* one pipe */
   npu_instr slot[NPU_QUEUE_DEPTH];
@@ -156,7 +157,7 @@ typedef struct npu_counter { /* an event or flag: unwaited sets, oldest first */
   npu_clock *clock[NPU_FLAG_MAX]; /* race checker only */
 } npu_counter;
 
-typedef struct npu_flag_user { /* the pipe of a core that sets a flag, or waits for it: one per launch */
+typedef struct npu_flag_user { /* the one pipe of a core that sets a flag, or waits for it */
   bool known, told;
   uint8_t pipe;
   int32_t line;
@@ -331,7 +332,8 @@ void npu_race_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu
 void npu_written_begin(npu_chip *chip);
 void npu_written_forget_core(npu_core *core);
 void npu_written_forget(npu_region *region);
-void npu_written_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges, int32_t n);
+void npu_written_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges,
+                       int32_t n);
 
 /* ---- npu_report.c ---- */
 /* Counts an error and keeps its words, at most NPU_MESSAGES of them. */

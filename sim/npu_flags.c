@@ -140,7 +140,8 @@ static npu_instr make_flag(npu_core *core, npu_opcode op, npu_pipe pipe, int32_t
   return i;
 }
 
-/* The k-th wait for a flag takes the k-th set, whatever the costs, only if one pipe of a core sets it and one waits. */
+/* The k-th wait for a flag takes the k-th set, whatever the costs, only if one pipe of a core sets
+ * it and one waits. */
 static void claim_flag(npu_core *core, npu_flag_user *user, const npu_instr *i, const char *role) {
   if (!user->known) *user = (npu_flag_user){true, false, i->from, i->line, i->file};
   if (user->pipe == i->from || user->told) return;

@@ -123,8 +123,8 @@ void npu_report_left_set(npu_chip *chip) {
   }
 }
 
-const char *npu_describe_bytes(const npu_core *core, const npu_range *r, uintptr_t first, uintptr_t end, char *text,
-                               size_t capacity) {
+const char *npu_describe_bytes(const npu_core *core, const npu_range *r, uintptr_t first,
+                               uintptr_t end, char *text, size_t capacity) {
   const npu_region *region = r->space == SPACE_GM ? npu_find_region(core->chip, first) : NULL;
   const uintptr_t origin = region ? (uintptr_t)region->base : (uintptr_t)core->local[r->space];
   snprintf(text, capacity, "%s%s%s [%lld, %lld)", npu_space_name[r->space], region ? " " : "",
@@ -141,25 +141,28 @@ static bool told_unwritten(npu_chip *chip, npu_place p) {
   return false;
 }
 
-void npu_report_unwritten(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *r, uintptr_t first,
-                          uintptr_t end) {
+void npu_report_unwritten(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *r,
+                          uintptr_t first, uintptr_t end) {
   char who[160], where[96];
   if (told_unwritten(core->chip, (npu_place){i->file, r->field, i->line})) {
     core->chip->report->errors[NPU_ERROR_UNWRITTEN]++;
     return;
   }
-  npu_describe_instr(core, pipe, core->pipe[pipe].started, npu_ops[i->op].name, i->file, i->line, who, sizeof who);
-  npu_report_error(core->chip, NPU_ERROR_UNWRITTEN, "unwritten: %s reads %s=%s, which nobody wrote", who, r->field,
-                   npu_describe_bytes(core, r, first, end, where, sizeof where));
+  npu_describe_instr(core, pipe, core->pipe[pipe].started, npu_ops[i->op].name, i->file, i->line,
+                     who, sizeof who);
+  npu_report_error(core->chip, NPU_ERROR_UNWRITTEN, "unwritten: %s reads %s=%s, which nobody wrote",
+                   who, r->field, npu_describe_bytes(core, r, first, end, where, sizeof where));
 }
 
-void npu_report_ambiguous(const npu_core *core, const char *role, const npu_flag_user *user, const npu_instr *other) {
+void npu_report_ambiguous(const npu_core *core, const char *role, const npu_flag_user *user,
+                          const npu_instr *other) {
   char name[32];
-  npu_report_error(core->chip, NPU_ERROR_AMBIGUOUS,
-                   "ambiguous %s: %s, flag %d: %s (%s:%d) and %s (%s:%d); which comes first depends on time", role,
-                   npu_core_name(core, name, sizeof name), other->event, npu_pipe_name(user->pipe),
-                   base_name(user->file), (int)user->line, npu_pipe_name(other->from), base_name(other->file),
-                   (int)other->line);
+  npu_report_error(
+      core->chip, NPU_ERROR_AMBIGUOUS,
+      "ambiguous %s: %s, flag %d: %s (%s:%d) and %s (%s:%d); which comes first depends on time",
+      role, npu_core_name(core, name, sizeof name), other->event, npu_pipe_name(user->pipe),
+      base_name(user->file), (int)user->line, npu_pipe_name(other->from), base_name(other->file),
+      (int)other->line);
 }
 
 /* ---- Totals ---- */

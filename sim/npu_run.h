@@ -83,7 +83,7 @@ typedef struct npu_launch_options {
   int32_t cores;       /* AI cores to launch; 0 = all of the chip */
   int32_t check_races; /* 0 = as the mode says, 1 = on, -1 = off */
   int32_t trace;       /* 1: record what every pipe does: npu_report.trace */
-  int32_t check_written; /* reads of bytes that nobody wrote: 0 = where races are checked, 1 = on, -1 = off */
+  int32_t check_written; /* reads of what nobody wrote: 0 = where races are checked, 1 on, -1 off */
   int32_t drop_wait;   /* 0 = none; i = leave out every execution of the i-th wait site (1 .. npu_report.wait_sites) */
 } npu_launch_options;
 
@@ -93,7 +93,7 @@ typedef enum npu_error {
   NPU_ERROR_DEADLOCK, /* the launch stops */
   NPU_ERROR_OVERFLOW, /* an event set twice, a flag set 16 times, unwaited */
   NPU_ERROR_LEFT_SET, /* an event or flag still set when every core had finished */
-  NPU_ERROR_AMBIGUOUS, /* a flag that two pipes of a core set, or wait for: time decides who gets which */
+  NPU_ERROR_AMBIGUOUS, /* a flag that two pipes of a core set or wait for: time decides which */
   NPU_ERROR_UNWRITTEN, /* an instruction that reads bytes which nobody wrote */
   NPU_ERRORS
 } npu_error;

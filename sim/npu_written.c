@@ -62,14 +62,16 @@ static operand operand_of(npu_core *core, const npu_range *r) {
   operand o = {NULL, region ? (uintptr_t)region->base : (uintptr_t)core->local[r->space], 0, 0};
   uint64_t **bits = region ? &region->written : &core->written[r->space];
   if (region && region->host_written) return o;
-  if (!*bits) *bits = npu_map(bitmap_bytes(region ? region->bytes : (size_t)npu_space_bytes[r->space]));
+  if (!*bits)
+    *bits = npu_map(bitmap_bytes(region ? region->bytes : (size_t)npu_space_bytes[r->space]));
   if (!*bits) core->chip->stopped = core->chip->out_of_memory = true;
   o.bits = *bits;
   return o;
 }
 
 static bool reads(const npu_range *r) {
-  return r->access == ACCESS_READ || r->access == ACCESS_ADD_S32 || r->access == ACCESS_ADD_F32 || r->reads_old;
+  return r->access == ACCESS_READ || r->access == ACCESS_ADD_S32 || r->access == ACCESS_ADD_F32 ||
+         r->reads_old;
 }
 
 static void check_read(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *r) {
@@ -81,11 +83,13 @@ static void check_read(npu_core *core, npu_pipe pipe, const npu_instr *i, const 
   if (o.first != o.end) npu_report_unwritten(core, pipe, i, r, o.first, o.end);
 }
 
-void npu_written_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges, int32_t n) {
+void npu_written_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges,
+                       int32_t n) {
   for (int32_t r = 0; r < n; r++)
     if (reads(&ranges[r])) check_read(core, pipe, i, &ranges[r]);
   for (int32_t r = 0; r < n; r++) {
-    operand o = ranges[r].access == ACCESS_WRITE ? operand_of(core, &ranges[r]) : (operand){NULL, 0, 0, 0};
+    operand o =
+        ranges[r].access == ACCESS_WRITE ? operand_of(core, &ranges[r]) : (operand){NULL, 0, 0, 0};
     if (o.bits) npu_walk(&ranges[r], write_run, &o);
   }
 }
@@ -99,7 +103,10 @@ void npu_written_begin(npu_chip *chip) {
 }
 
 void npu_written_forget_core(npu_core *core) {
-  for (int s = SPACE_L1; s < SPACES; s++) npu_unmap(core->written[s], bitmap_bytes((size_t)npu_space_bytes[s]));
+  for (int s = SPACE_L1; s < SPACES; s++)
+    npu_unmap(core->written[s], bitmap_bytes((size_t)npu_space_bytes[s]));
 }
 
-void npu_written_forget(npu_region *region) { npu_unmap(region->written, bitmap_bytes(region->bytes)); }
+void npu_written_forget(npu_region *region) {
+  npu_unmap(region->written, bitmap_bytes(region->bytes));
+}

@@ -13,7 +13,8 @@
 #include "src/npu/ascend_softmax.h"
 
 enum { D_QK = 576, D_V = 512, BLOCK = 512, L_ULPS = 16, O_ULPS = 64 };
-static const spec_algo published = {.mode = SPEC_AMLA, .p = SPEC_P_BF16, .unguarded = 1}, mended = {.mode = SPEC_AMLA, .p = SPEC_P_BF16};
+static const spec_algo published = {.mode = SPEC_AMLA, .p = SPEC_P_BF16, .unguarded = 1},
+                       mended = {.mode = SPEC_AMLA, .p = SPEC_P_BF16};
 static const spec_algo *algo_of(int mode) { return mode == UNGUARDED_AMLA ? &published : &mended; }
 
 typedef struct comparison {
@@ -81,7 +82,8 @@ static void compare_block(const comparison *c, const spec_row *s, int32_t block,
 }
 
 /* Returns in how many blocks n moved. */
-static int compare_row(const comparison *c, const spec_algo *algo, const harness_truth *truth, int32_t r) {
+static int compare_row(const comparison *c, const spec_algo *algo, const harness_truth *truth,
+                       int32_t r) {
   spec_row s = SPEC_ROW_INIT;
   float p[BLOCK], o[D_V] = {0};
   int moves = 0;
@@ -89,8 +91,10 @@ static int compare_row(const comparison *c, const spec_algo *algo, const harness
     const int32_t begin = b * BLOCK, keys = c->data.problem.sk - begin < BLOCK ? c->data.problem.sk - begin : BLOCK;
     const uint32_t before = to_bits(o[0]);
     const float n = s.n;
-    spec_block(algo, &s, D_QK, D_V, c->data.problem.scale, c->q + r * D_QK, c->kv + (int64_t)begin * D_QK, NULL, keys, p, o);
-    if (b > 0 && !algo->unguarded && s.n - n < -30) fail_msg("n of row %d falls by %g in block %d: too hard", r, (double)(n - s.n), b);
+    spec_block(algo, &s, D_QK, D_V, c->data.problem.scale, c->q + r * D_QK,
+               c->kv + (int64_t)begin * D_QK, NULL, keys, p, o);
+    if (b > 0 && !algo->unguarded && s.n - n < -30)
+      fail_msg("n of row %d falls by %g in block %d: too hard", r, (double)(n - s.n), b);
     compare_block(c, &s, b, r, keys, p, to_bits(o[0]) - before);
     moves += b > 0 && to_bits(s.n) != to_bits(n);
   }
@@ -191,7 +195,9 @@ static void shift_kernel(const void *args) {
 }
 
 static void check_shift(const int32_t *n, int may_grow, uint64_t seed) {
-  static const uint32_t edges[] = {0, 1, 0x007fffff, 0x00800000, 0x00800001, 0x0f000000, 0x0f7fffff, 0x7f7fffff, 0x7f7e8000, 0x7f800000, 0x7fc00000};
+  static const uint32_t edges[] = {0,          1,          0x007fffff, 0x00800000,
+                                   0x00800001, 0x0f000000, 0x0f7fffff, 0x7f7fffff,
+                                   0x7f7e8000, 0x7f800000, 0x7fc00000};
   static float x[SHIFTED], y[SHIFTED];
   npu_chip *chip = npu_chip_create(npu_find_preset("910b2"), NPU_FUNCTIONAL);
   const npu_launch_options o = {.cores = 1};
@@ -200,27 +206,35 @@ static void check_shift(const int32_t *n, int may_grow, uint64_t seed) {
   assert_non_null(chip);
   memcpy(adds, n, SHIFTED_ROWS * sizeof *n);
   for (int i = 0; i < SHIFTED; i++) {
-    const uint32_t random = (uint32_t)random_below(&seed, 1 << 16) << 16 | (uint32_t)random_below(&seed, 1 << 16);
+    const uint32_t random =
+        (uint32_t)random_below(&seed, 1 << 16) << 16 | (uint32_t)random_below(&seed, 1 << 16);
     const uint32_t bits = i % 4 ? random : edges[random % LENGTH(edges)] | (random >> 31 << 31);
     memcpy(&x[i], &bits, 4);
   }
   memcpy(y, x, sizeof y);
-  assert_int_equal(npu_gm_register(chip, y, sizeof y, "y", 1) | npu_gm_register_const(chip, adds, sizeof adds, "n"), 0);
+  assert_int_equal(npu_gm_register(chip, y, sizeof y, "y", 1) |
+                       npu_gm_register_const(chip, adds, sizeof adds, "n"),
+                   0);
   npu_gm_written(chip, y);
-  if (npu_launch(chip, NULL, shift_kernel, &(shift_args){y, adds, may_grow}, &o, &report)) fail_msg("%s", report.message[0]);
+  if (npu_launch(chip, NULL, shift_kernel, &(shift_args){y, adds, may_grow}, &o, &report))
+    fail_msg("%s", report.message[0]);
   for (int i = 0; i < SHIFTED; i++) {
     const float want = spec_add(x[i], n[i / ASCEND_WIDTH]);
     if (to_bits(y[i]) != to_bits(want) && !(y[i] != y[i] && want != want))
-      fail_msg("0x%08x + %d is %a, want %a", (unsigned)to_bits(x[i]), n[i / ASCEND_WIDTH], (double)y[i], (double)want);
+      fail_msg("0x%08x + %d is %a, want %a", (unsigned)to_bits(x[i]), n[i / ASCEND_WIDTH],
+               (double)y[i], (double)want);
   }
   npu_chip_destroy(chip);
 }
 
 static void the_guarded_add_is_the_specification_s(void **state) {
   (void)state;
-  static const int32_t shifts[SHIFTED_ROWS] = {0, -1, -(1 << 23), -(3 << 23), -(30 << 23), -(127 << 23), -(254 << 23), INT32_MIN};
-  static const int32_t adds[SHIFTED_ROWS] = {0, 8, 98304, -98304, 1 << 23, -(30 << 23) + 98304, -(30 << 23) - 98304, -8};
-  for (uint64_t seed = 1; seed <= 8; seed++) check_shift(shifts, 0, seed), check_shift(shifts, 1, seed), check_shift(adds, 1, seed);
+  static const int32_t shifts[SHIFTED_ROWS] = {0,           -1,           -(1 << 23),   -(3 << 23),
+                                               -(30 << 23), -(127 << 23), -(254 << 23), INT32_MIN};
+  static const int32_t adds[SHIFTED_ROWS] = {
+      0, 8, 98304, -98304, 1 << 23, -(30 << 23) + 98304, -(30 << 23) - 98304, -8};
+  for (uint64_t seed = 1; seed <= 8; seed++)
+    check_shift(shifts, 0, seed), check_shift(shifts, 1, seed), check_shift(adds, 1, seed);
 }
 
 /* ---- The hazard ------------------------------------------------------------------------------------------------------------------ */
@@ -253,21 +267,26 @@ static void zeros_break_the_unguarded_add_only(void **state) {
   harness_truth truth;
   generate(&data, problem);
   compute_truth_of(&data, &truth);
-  const damage bare = run_zerov(&data, &truth, problem, UNGUARDED_AMLA, 0.0f), clamped = run_zerov(&data, &truth, problem, UNGUARDED_AMLA, 1e10f);
+  const damage bare = run_zerov(&data, &truth, problem, UNGUARDED_AMLA, 0.0f),
+               clamped = run_zerov(&data, &truth, problem, UNGUARDED_AMLA, 1e10f);
   if (bare.wild == 0 || bare.ok) fail_msg("the unguarded add survived zeros: %lld wild", (long long)bare.wild);
   if (clamped.wild != 0 || clamped.lost == 0 || clamped.ok) fail_msg("clamped: %lld wild, %lld lost", (long long)clamped.wild, (long long)clamped.lost);
   if (bare.lost >= clamped.lost) fail_msg("the clamp should turn wild elements into lost ones");
   for (int mode = 0; mode < MODES; mode++)
-    if (!run_zerov(&data, &truth, problem, mode, 0.0f).ok) fail_msg("%s on zeros", mode_names[mode]);
-  print_message("%s, unguarded amla: %lld of %lld elements wild; with the clamp %lld lost\n", problem, (long long)bare.wild,
-                (long long)(n_rows(&data) * data.problem.d_v), (long long)clamped.lost);
+    if (!run_zerov(&data, &truth, problem, mode, 0.0f).ok)
+      fail_msg("%s on zeros", mode_names[mode]);
+  print_message("%s, unguarded amla: %lld of %lld elements wild; with the clamp %lld lost\n",
+                problem, (long long)bare.wild, (long long)(n_rows(&data) * data.problem.d_v),
+                (long long)clamped.lost);
   harness_truth_free(&truth);
   harness_free(&data);
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(amla_equals_the_specification), cmocka_unit_test(ties_of_p_round_away),
-                                     cmocka_unit_test(a_hidden_block_changes_no_bit), cmocka_unit_test(the_guarded_add_is_the_specification_s),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(amla_equals_the_specification),
+                                     cmocka_unit_test(ties_of_p_round_away),
+                                     cmocka_unit_test(a_hidden_block_changes_no_bit),
+                                     cmocka_unit_test(the_guarded_add_is_the_specification_s),
                                      cmocka_unit_test(zeros_break_the_unguarded_add_only)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

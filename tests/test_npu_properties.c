@@ -191,22 +191,31 @@ static void check_late_columns_at(const amla_options *o, float jump) {
   harness_truth truth;
   generate(&d, problem);
   for (int32_t c = 0; c < LENGTH(early); c++)
-    for (int64_t j = 0; j < 512; j++) harness_store(d.kv, AMLA_BF16, kv_token_offset(&d, 0, j) + 3 + c, early[c]);
+    for (int64_t j = 0; j < 512; j++)
+      harness_store(d.kv, AMLA_BF16, kv_token_offset(&d, 0, j) + 3 + c, early[c]);
   for (int64_t row = 0; row < n_rows(&d); row++) {
     const int64_t q = q_row_offset(&d.problem, row);
     for (int32_t c = 0; c < LENGTH(early); c++) harness_store(d.q, AMLA_BF16, q + 3 + c, 0.0f);
     harness_store(d.q, AMLA_BF16, q + 575, 8.0f);
   }
-  for (int64_t j = 0; j < 1024; j++) harness_store(d.kv, AMLA_BF16, kv_token_offset(&d, 0, j) + 575, j < 512 ? 0.0f : jump);
+  for (int64_t j = 0; j < 1024; j++)
+    harness_store(d.kv, AMLA_BF16, kv_token_offset(&d, 0, j) + 575, j < 512 ? 0.0f : jump);
   compute_truth_of(&d, &truth);
   run(&d, problem, o);
   const harness_error e = harness_compare_rounded_p(&d, &truth, AMLA_BF16);
-  if (!e.ok) fail_msg("V late: row %lld is %.3g times its bound away, %s", (long long)e.worst_row, e.worst_of_bound, describe_options(o));
+  if (!e.ok)
+    fail_msg("V late: row %lld is %.3g times its bound away, %s", (long long)e.worst_row,
+             e.worst_of_bound, describe_options(o));
   harness_truth_free(&truth);
   harness_free(&d);
 }
-static void check_late_columns(const amla_options *o) { check_late_columns_at(o, 0.0f), check_late_columns_at(o, 3.0f), check_late_columns_at(o, 128.0f); }
-static void columns_that_start_at_zero_are_right(void **state) { (void)state; for_each_mode(check_late_columns); }
+static void check_late_columns(const amla_options *o) {
+  check_late_columns_at(o, 0.0f), check_late_columns_at(o, 3.0f), check_late_columns_at(o, 128.0f);
+}
+static void columns_that_start_at_zero_are_right(void **state) {
+  (void)state;
+  for_each_mode(check_late_columns);
+}
 
 static void check_empty(const amla_options *o) {
   const char *problem = "b=3,sq=3,h=7,sk=600,len=0/1/600,sinks=1,out=bf16";
@@ -238,11 +247,15 @@ static void check_sinks(const amla_options *o) {
 static void sinks_scale_o_and_leave_lse(void **state) { (void)state; for_each_mode(check_sinks); }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(pages_do_not_change_a_bit), cmocka_unit_test(company_does_not_change_a_bit), cmocka_unit_test(splits_change_rounding_only),
-      cmocka_unit_test(a_constant_on_logits_moves_lse_only), cmocka_unit_test(a_power_of_two_on_v_comes_out_exactly),
-      cmocka_unit_test(doubled_keys_add_ln_2_to_lse), cmocka_unit_test(poison_stays_where_it_belongs), cmocka_unit_test(columns_that_start_at_zero_are_right),
-      cmocka_unit_test(empty_rows_are_zero),
-      cmocka_unit_test(sinks_scale_o_and_leave_lse)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(pages_do_not_change_a_bit),
+                                     cmocka_unit_test(company_does_not_change_a_bit),
+                                     cmocka_unit_test(splits_change_rounding_only),
+                                     cmocka_unit_test(a_constant_on_logits_moves_lse_only),
+                                     cmocka_unit_test(a_power_of_two_on_v_comes_out_exactly),
+                                     cmocka_unit_test(doubled_keys_add_ln_2_to_lse),
+                                     cmocka_unit_test(poison_stays_where_it_belongs),
+                                     cmocka_unit_test(columns_that_start_at_zero_are_right),
+                                     cmocka_unit_test(empty_rows_are_zero),
+                                     cmocka_unit_test(sinks_scale_o_and_leave_lse)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

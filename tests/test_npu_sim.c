@@ -77,7 +77,8 @@ static void amla_is_guarded_unless_asked(void **state) {
   o.rescale = AMLA_RESCALE_AMLA;
   if (amla_sim_run(&p, &o, NULL, &defaults, &r, &detail) != AMLA_OK) fail_msg("%s", detail.text);
   assert_non_null(strstr(r.description, "best guarded amla, 910"));
-  const amla_sim_report study = simulate(&p, AMLA_RESCALE_AMLA, AMLA_SIM_BEST), lazy = simulate(&p, AMLA_RESCALE_LAZY, AMLA_SIM_BEST);
+  const amla_sim_report study = simulate(&p, AMLA_RESCALE_AMLA, AMLA_SIM_BEST),
+                        lazy = simulate(&p, AMLA_RESCALE_LAZY, AMLA_SIM_BEST);
   assert_non_null(strstr(study.description, "best amla with the published unguarded add, 910"));
   assert_non_null(strstr(lazy.description, "best lazy, 910"));
   assert_true(r.gm_ub_bytes > study.gm_ub_bytes && r.ub_gm_bytes == study.ub_gm_bytes);
@@ -148,8 +149,12 @@ static void the_loaded_backend_runs_and_refuses(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(the_calibrated_figure_holds), cmocka_unit_test(best_beats_the_paper), cmocka_unit_test(same_launch_same_report),
-      cmocka_unit_test(bytes_add_up), cmocka_unit_test(amla_is_guarded_unless_asked), cmocka_unit_test(refusals_name_field_value_and_rule), cmocka_unit_test(the_loaded_backend_runs_and_refuses)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(the_calibrated_figure_holds),
+                                     cmocka_unit_test(best_beats_the_paper),
+                                     cmocka_unit_test(same_launch_same_report),
+                                     cmocka_unit_test(bytes_add_up),
+                                     cmocka_unit_test(amla_is_guarded_unless_asked),
+                                     cmocka_unit_test(refusals_name_field_value_and_rule),
+                                     cmocka_unit_test(the_loaded_backend_runs_and_refuses)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

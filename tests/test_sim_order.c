@@ -29,7 +29,8 @@ static npu_report run_on(npu_mode mode, int cores, npu_kernel *aic, npu_kernel *
   memory m = {make_gm(chip, GM_BYTES, "work"), constant, variant};
   npu_launch_options o = {0};
   assert_int_equal(npu_gm_register_const(chip, constant, sizeof constant, "constant"), 0);
-  o.cores = cores, o.check_races = 1, o.check_written = -1, o.drop_wait = drop_wait; /* order only */
+  o.cores = cores, o.check_races = 1, o.drop_wait = drop_wait;
+  o.check_written = -1; /* order only */
   *status = npu_launch(chip, aic, aiv, &m, &o, &report);
   report.trace = NULL;
   npu_chip_destroy(chip);
@@ -348,7 +349,8 @@ static void a_value_that_depends_on_time_is_reported(void **state) {
   (void)state;
   npu_report quick, slow;
   const float first = run_token(1, &quick), second = run_token(1e6, &slow);
-  if (first == second) fail_msg("both times read %g: this kernel should depend on time", (double)first);
+  if (first == second)
+    fail_msg("both times read %g: this kernel should depend on time", (double)first);
   for (int i = 0; i < 2; i++) { /* whatever the costs were */
     const npu_report *r = i ? &slow : &quick;
     if (r->errors[NPU_ERROR_RACE] || r->errors[NPU_ERROR_AMBIGUOUS] != 2)
@@ -362,16 +364,16 @@ enum { TWO_WAIT, TWO_SET, C_CODE_WAITS_TOO, ONE_EACH };
 static void ends_cube(const void *args) {
   (void)args;
   npu_cross_set(NPU_PIPE_FIX, 3), npu_cross_set(NPU_PIPE_FIX, 3);
-  npu_cross_wait(NPU_PIPE_MTE1, 4), npu_cross_wait(NPU_PIPE_MTE1, 4); /* its own flag 3 has other ends */
+  for (int i = 0; i < 2; i++) npu_cross_wait(NPU_PIPE_MTE1, 4);
 }
 
 static void ends_vector(const void *args) {
   const memory *m = args;
+  static const npu_pipe waits[] = {NPU_PIPE_MTE2, NPU_PIPE_V, NPU_PIPE_S, NPU_PIPE_V};
+  static const npu_pipe sets[] = {NPU_PIPE_MTE3, NPU_PIPE_V, NPU_PIPE_MTE3, NPU_PIPE_MTE3};
   const int variant = npu_subcore() ? ONE_EACH : m->variant;
-  npu_cross_wait(NPU_PIPE_V, 3);
-  npu_cross_wait(variant == TWO_WAIT ? NPU_PIPE_MTE2 : variant == C_CODE_WAITS_TOO ? NPU_PIPE_S : NPU_PIPE_V, 3);
-  npu_cross_set(NPU_PIPE_MTE3, 4);
-  npu_cross_set(variant == TWO_SET ? NPU_PIPE_V : NPU_PIPE_MTE3, 4);
+  npu_cross_wait(NPU_PIPE_V, 3), npu_cross_wait(waits[variant], 3);
+  npu_cross_set(NPU_PIPE_MTE3, 4), npu_cross_set(sets[variant], 4);
 }
 
 static void a_flag_has_one_setting_and_one_waiting_pipe(void **state) {
@@ -379,8 +381,8 @@ static void a_flag_has_one_setting_and_one_waiting_pipe(void **state) {
   static const char *const words[] = {"ambiguous waiter: AIV 0.0, flag 3: V (test_sim_order.c:",
                                       "ambiguous setter: AIV 0.0, flag 4: MTE3 (test_sim_order.c:",
                                       "ambiguous waiter: AIV 0.0, flag 3: V (test_sim_order.c:"};
-  static const char *const others[] = {" and MTE2 (test_sim_order.c:", " and V (test_sim_order.c:",
-                                       " and S (test_sim_order.c:"};
+  static const char *const others[] = {
+      " and MTE2 (test_sim_order.c:", " and V (test_sim_order.c:", " and S (test_sim_order.c:"};
   for (int variant = 0; variant < ONE_EACH; variant++) {
     expect_error(1, ends_cube, ends_vector, variant, NPU_ERROR_AMBIGUOUS, 1, words[variant]);
     expect_error(1, ends_cube, ends_vector, variant, NPU_ERROR_AMBIGUOUS, 1, others[variant]);
@@ -490,10 +492,12 @@ static void the_aic_waits_for_both_aivs(void **state) {
 static void fresh_cube(const void *args) {
   const memory *m = args;
   const npu_bf16 *given = (const npu_bf16 *)(const void *)m->constant;
-  npu_bf16 *l1 = NPU_L1_AT(npu_bf16, 0), *l0a = NPU_L0A_AT(npu_bf16, 0), *l0b = NPU_L0B_AT(npu_bf16, 0);
+  npu_bf16 *l1 = NPU_L1_AT(npu_bf16, 0), *l0a = NPU_L0A_AT(npu_bf16, 0),
+           *l0b = NPU_L0B_AT(npu_bf16, 0);
   float *l0c = NPU_L0C_AT(float, 0);
   const int rows = m->variant == 6 ? 6 : 5; /* of 5 in L1 */
-  npu_copy_gm_l1_nd2nz_bf16(l1, m->variant == 0 ? (const npu_bf16 *)(const void *)m->gm : given, 5, 17, 17, 16);
+  npu_copy_gm_l1_nd2nz_bf16(l1, m->variant == 0 ? (const npu_bf16 *)(const void *)m->gm : given, 5,
+                            17, 17, 16);
   sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_MTE1);
   npu_load_l0a_bf16(l0a, l1 + (m->variant == 1 ? 512 : 0), rows, 17, 16);
   if (m->variant != 2) npu_load_l0b_bf16(l0b, l1, 5, 17, 16);
@@ -511,18 +515,22 @@ static void fresh_vector(const void *args) {
   npu_copy_gm_ub(ub(0), m->constant, 1, 100, 100, 100);
   sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_V);
   npu_abs_f32(ub(1024), ub(0), npu_vec_count(m->variant == 0 ? 26 : 25));
-  npu_sel_f32(ub(2048), NPU_UB_AT(uint8_t, m->variant == 1 ? 96 : 0), ub(1024), ub(1024), npu_vec_rows(1, 7, 8, 8, 8));
+  npu_sel_f32(ub(2048), NPU_UB_AT(uint8_t, m->variant == 1 ? 96 : 0), ub(1024), ub(1024),
+              npu_vec_rows(1, 7, 8, 8, 8));
   sync_pipes(NPU_PIPE_V, NPU_PIPE_MTE3);
   npu_copy_ub_gm(m->gm, ub(1024), 1, m->variant == 2 ? 101 : 100, 128, 128);
-  npu_copy_ub_gm_add_s32(gm_s32(m, 0), NPU_UB_AT(int32_t, 1024), 1, m->variant == 3 ? 4 : 100, 128, 128);
-  if (m->variant == 3) npu_copy_ub_gm_add_s32(gm_s32(m, 96), NPU_UB_AT(int32_t, 1024), 1, 8, 128, 128);
+  npu_copy_ub_gm_add_s32(gm_s32(m, 0), NPU_UB_AT(int32_t, 1024), 1, m->variant == 3 ? 4 : 100, 128,
+                         128);
+  if (m->variant == 3)
+    npu_copy_ub_gm_add_s32(gm_s32(m, 96), NPU_UB_AT(int32_t, 1024), 1, 8, 128, 128);
   sync_pipes(NPU_PIPE_MTE3, NPU_PIPE_S);
   npu_read_ub_f32(ub(m->variant == 4 ? 1124 : 1120), 0.0f);
   npu_read_gm_s32(gm_s32(m, m->variant == 5 ? 100 : 96));
 }
 
 /* Words NULL: clean. The work piece is fresh, the constant one given. */
-static void expect_unwritten(npu_mode mode, npu_kernel *aic, npu_kernel *aiv, int variant, const char *words) {
+static void expect_unwritten(npu_mode mode, npu_kernel *aic, npu_kernel *aiv, int variant,
+                             const char *words) {
   static const char given[4096];
   npu_chip *chip = make_chip("910b2", mode);
   memory m = {npu_gm_alloc(chip, GM_BYTES, "work"), given, variant};
@@ -534,9 +542,10 @@ static void expect_unwritten(npu_mode mode, npu_kernel *aic, npu_kernel *aiv, in
     const int status = npu_launch(chip, aic, aiv, &m, &o, &r);
     if (!words) expect_clean("fresh", status, &r);
   }
-  if (words && (r.errors[NPU_ERROR_UNWRITTEN] != 1 || r.n_messages != 1 || !strstr(r.message[0], words)))
-    fail_msg("variant %d: %lld errors, \"%s\" does not say \"%s\"", variant, (long long)r.errors[NPU_ERROR_UNWRITTEN],
-             r.message[0], words);
+  if (words &&
+      (r.errors[NPU_ERROR_UNWRITTEN] != 1 || r.n_messages != 1 || !strstr(r.message[0], words)))
+    fail_msg("variant %d: %lld errors, \"%s\" does not say \"%s\"", variant,
+             (long long)r.errors[NPU_ERROR_UNWRITTEN], r.message[0], words);
   npu_chip_destroy(chip);
 }
 
@@ -551,12 +560,17 @@ static void reads_of_what_nobody_wrote_are_reported(void **state) {
       "reads c=L0C [0, 320)",
       "reads src=L1 [160, 704)", /* row 5 of both columns of fractals; rows 6 to 15 do not matter */
       "reads dst=GM work [4196, 4212)"};
-  static const char *const vector[] = {"V abs_f32 #2 (test_sim_order.c:", "V sel_f32 #3 (test_sim_order.c:",
+  static const char *const vector[] = {"V abs_f32 #2 (test_sim_order.c:",
+                                       "V sel_f32 #3 (test_sim_order.c:",
                                        "reads src=UB [1124, 1125), which nobody wrote",
-                                       "reads dst=GM work [100, 104)", "S read_ub", "reads src=GM work [100, 104)"};
+                                       "reads dst=GM work [100, 104)",
+                                       "S read_ub",
+                                       "reads src=GM work [100, 104)"};
   for (int mode = NPU_FUNCTIONAL; mode <= NPU_TIMING_ONLY; mode++) {
-    for (int v = 0; v < LENGTH(cube); v++) expect_unwritten((npu_mode)mode, fresh_cube, NULL, v, cube[v]);
-    for (int v = 0; v < LENGTH(vector); v++) expect_unwritten((npu_mode)mode, NULL, fresh_vector, v, vector[v]);
+    for (int v = 0; v < LENGTH(cube); v++)
+      expect_unwritten((npu_mode)mode, fresh_cube, NULL, v, cube[v]);
+    for (int v = 0; v < LENGTH(vector); v++)
+      expect_unwritten((npu_mode)mode, NULL, fresh_vector, v, vector[v]);
     expect_unwritten((npu_mode)mode, fresh_cube, NULL, LENGTH(cube), NULL);
     expect_unwritten((npu_mode)mode, NULL, fresh_vector, LENGTH(vector), NULL);
   }

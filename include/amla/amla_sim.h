@@ -58,8 +58,9 @@ typedef struct amla_sim_options {
   void *context;
   const amla_sim_cost_change *costs; /* [n_costs] */
   int32_t n_costs;
-  int32_t unguarded_add; /* study: rescale amla as published, an atomic add to the bits of O in memory, which is wrong where O is 0 or tiny.
-                            0: guarded, as backend npu computes it */
+  /* Study: 1 = rescale amla as published, an atomic add to the bits of O in memory, which is wrong
+   * where O is 0 or tiny; 0 = guarded, as backend npu computes it. */
+  int32_t unguarded_add;
 } amla_sim_options;
 
 #define AMLA_SIM_OPTIONS_INIT                                                                                          \

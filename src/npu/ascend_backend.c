@@ -46,8 +46,9 @@ static const char *isa(amla_isa cap) {
 static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   static const char *const modes[] = {"flash", "amla", "lazy"};
   const ascend_launch l = ascend_launch_of(&plan->problem, &plan->options);
-  return snprintf(text, capacity_bytes, "npu sim-%s %s, SIMULATED, %d rows x %d keys, lag %d%s", chip_name, modes[l.mode], ascend_tile_rows(&plan->problem),
-                  l.tiling.block_keys, l.tiling.lag, l.mode == ASCEND_AMLA ? ", guarded add" : "");
+  return snprintf(text, capacity_bytes, "npu sim-%s %s, SIMULATED, %d rows x %d keys, lag %d%s",
+                  chip_name, modes[l.mode], ascend_tile_rows(&plan->problem), l.tiling.block_keys,
+                  l.tiling.lag, l.mode == ASCEND_AMLA ? ", guarded add" : "");
 }
 
 static const amla_backend_ops ops = {.plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_NPU, .name = "npu", .absent = absent,

@@ -41,7 +41,7 @@ typedef struct ascend_job {
   NPU_GM float *part_o;   /* [parts][256][512] normalised O of parts */
   NPU_GM float *part_lse; /* [parts][256] their natural-log LSE */
 
-  int32_t unguarded;    /* amla: adds N to the bits of O in memory, as published: wrong where O is 0 or tiny. For study */
+  int32_t unguarded;    /* amla: adds N in memory, as published: wrong where O is 0 or tiny. Study */
   float clamp;          /* > 0: |O| beyond it becomes 0 before the division, as one published kernel does. For study; 0 = off */
   NPU_GM float *probe;      /* for tests, NULL = off: what V1 leaves per row, [blocks of the only core][ASCEND_PROBES][256] */
   NPU_GM npu_bf16 *probe_p; /* and P, [blocks][256][512] */

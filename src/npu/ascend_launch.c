@@ -51,7 +51,8 @@ typedef struct memory {
   amla_status status; /* the first failure stays */
 } memory;
 
-/* A piece of the chip's own, for kernels to write, or with the contents of `from` if that is given; NULL for 0 bytes. */
+/* A piece of the chip's own, for kernels to write, or with the contents of `from` if that is given;
+ * NULL for 0 bytes. */
 static void *place(memory *m, const char *name, int64_t bytes, const void *from) {
   if (m->status != AMLA_OK || bytes == 0) return NULL;
   void *at = npu_gm_alloc(m->chip, (size_t)bytes, name);

@@ -110,8 +110,9 @@ static void fill_report(const amla_problem *p, const int32_t *seqlens_k, const n
   out->races_checked = checked, out->races = r->errors[NPU_ERROR_RACE];
   for (int i = 0; i < NPU_ERRORS; i++) out->other_errors += i == NPU_ERROR_RACE ? 0 : r->errors[i];
   out->tiling = to_public(&l->tiling);
-  snprintf(out->description, sizeof out->description, "%s %s, %s: %d cores at %.2f GHz, %d rows x %d keys", schedule, mode, preset->name, r->cores, preset->ghz,
-           ascend_tile_rows(p), l->tiling.block_keys);
+  snprintf(out->description, sizeof out->description,
+           "%s %s, %s: %d cores at %.2f GHz, %d rows x %d keys", schedule, mode, preset->name,
+           r->cores, preset->ghz, ascend_tile_rows(p), l->tiling.block_keys);
   if (r->n_messages > 0) snprintf(out->message, sizeof out->message, "%s", r->message[0]);
 }
 

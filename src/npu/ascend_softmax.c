@@ -98,7 +98,8 @@ static void exponent_step(const ascend_chunk_state *c, float least, int32_t rows
   npu_add_s32(add, add, k_int, v);
 }
 
-void ascend_softmax_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, float least, int32_t rows) {
+void ascend_softmax_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
+                         const ascend_sight *sight, float least, int32_t rows) {
   ascend_vec poison = c->temp[0], max = c->temp[1], sum = c->temp[2], factor = c->temp[3];
   look(c, s, sight, poison, max, rows);
   running_max(c, max, factor, rows);
@@ -165,8 +166,9 @@ void ascend_divisor(const ascend_chunk_state *c, ascend_mode mode, ascend_vec di
   npu_sels_f32(divisor, c->bits, divisor, 1.0f, v);
 }
 
-/* z = bits of |x| + add, y = bits of x + add; returns where which x are finite, 8 bytes per repeat, with room for as many behind. */
-static NPU_UB uint8_t *add_to_bits(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x, ascend_vec z, int32_t rows) {
+/* z = bits of |x| + add, y = bits of x + add; returns, in work, which x are finite. */
+static NPU_UB uint8_t *add_to_bits(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x,
+                                   ascend_vec z, int32_t rows) {
   NPU_UB uint8_t *finite = (NPU_UB uint8_t *)c->work;
   NPU_UB const int32_t *x_bits = (NPU_UB const int32_t *)x, *add = (NPU_UB const int32_t *)c->spread;
   NPU_UB int32_t *y_bits = (NPU_UB int32_t *)y, *z_bits = (NPU_UB int32_t *)z;
@@ -180,9 +182,11 @@ static NPU_UB uint8_t *add_to_bits(const ascend_chunk_state *c, ascend_vec y, NP
   return finite;
 }
 
-enum { CHUNK_BITS_BYTES = 8 * ASCEND_CHUNK_ROWS / 2 * ASCEND_GROUPS }; /* a bit per element of 8 rows */
+/* A bit per element of 8 rows. */
+enum { CHUNK_BITS_BYTES = 8 * ASCEND_CHUNK_ROWS / 2 * ASCEND_GROUPS };
 
-void ascend_guarded_shift(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x, ascend_vec z, int32_t rows) {
+void ascend_guarded_shift(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x,
+                          ascend_vec z, int32_t rows) {
   NPU_UB uint8_t *finite = add_to_bits(c, y, x, z, rows), *normal = finite + CHUNK_BITS_BYTES;
   const npu_vec all = ascend_chunk(rows);
   npu_cmps_f32(normal, z, FLT_MIN, NPU_CMP_GE, all); /* as integers: not below 2^23; what wrapped compares as negative or NaN */
@@ -191,12 +195,15 @@ void ascend_guarded_shift(const ascend_chunk_state *c, ascend_vec y, NPU_UB cons
   npu_sel_f32(y, finite, y, x, all);
 }
 
-void ascend_guarded_add(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x, ascend_vec z, int32_t rows) {
-  NPU_UB uint8_t *finite = add_to_bits(c, y, x, z, rows), *tiny = finite + CHUNK_BITS_BYTES, *bits = tiny + CHUNK_BITS_BYTES;
+void ascend_guarded_add(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x,
+                        ascend_vec z, int32_t rows) {
+  NPU_UB uint8_t *finite = add_to_bits(c, y, x, z, rows);
+  NPU_UB uint8_t *tiny = finite + CHUNK_BITS_BYTES, *bits = tiny + CHUNK_BITS_BYTES;
   NPU_UB int32_t *z_bits = (NPU_UB int32_t *)z, *zero = (NPU_UB int32_t *)c->spread;
   const npu_vec all = ascend_chunk(rows);
   npu_dup_s32(zero, 0, npu_vec_rows(1, NPU_MASK_ALL, 8, 8, 8));
-  for (int32_t g = 0; g < ASCEND_GROUPS; g++) /* what wrapped is 0 now; a NaN is past the bits of inf */
+  /* What wrapped becomes 0; what is NaN after that is past the bits of inf. */
+  for (int32_t g = 0; g < ASCEND_GROUPS; g++)
     npu_max_s32(z_bits + g * NPU_LANES, z_bits + g * NPU_LANES, zero, ascend_by_row(rows));
   npu_cmps_f32(tiny, z, FLT_MIN, NPU_CMP_LT, all);
   npu_cmps_f32(bits, z, INFINITY, NPU_CMP_LT, all);
@@ -205,7 +212,8 @@ void ascend_guarded_add(const ascend_chunk_state *c, ascend_vec y, NPU_UB const 
 
   npu_abs_f32(z, x, all); /* x itself may be tiny, and add positive */
   npu_cmps_f32(bits, z, FLT_MIN, NPU_CMP_LT, all);
-  npu_or_s32((NPU_UB int32_t *)tiny, (NPU_UB int32_t *)tiny, (NPU_UB int32_t *)bits, npu_vec_rows(CHUNK_BITS_BYTES / 256, NPU_MASK_ALL, 8, 8, 8));
+  npu_or_s32((NPU_UB int32_t *)tiny, (NPU_UB int32_t *)tiny, (NPU_UB int32_t *)bits,
+             npu_vec_rows(CHUNK_BITS_BYTES / 256, NPU_MASK_ALL, 8, 8, 8));
   npu_muls_f32(z, x, 0.0f, all);
   npu_sel_f32(y, tiny, z, y, all);
   npu_sel_f32(y, finite, y, x, all);

@@ -40,24 +40,28 @@ typedef struct ascend_sight {
   int32_t row[ASCEND_CHUNK_ROWS + 1], keys[ASCEND_CHUNK_ROWS]; /* run i: rows [row[i], row[i + 1]) */
 } ascend_sight;
 
-/* amla: the most that n falls by in one block. As published, which leaves 2^-30 of an old O; and what takes any number to zero. */
+/* amla: the most that n falls by in one block. As published, which leaves 2^-30 of an old O; and
+ * what takes any number to zero. */
 #define ASCEND_LEAST_PUBLISHED (-30.0f)
 #define ASCEND_LEAST (-254.0f)
 
 /* s: scaled scores [rows][512], destroyed; p [rows][512]. */
 void ascend_softmax_flash(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, int32_t rows);
-void ascend_softmax_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, float least, int32_t rows);
+void ascend_softmax_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
+                         const ascend_sight *sight, float least, int32_t rows);
 void ascend_softmax_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, int32_t rows);
 
 /* O's divisor and the natural-log LSE of the rows; a row that has seen no key: 1 and -inf. */
 void ascend_divisor(const ascend_chunk_state *c, ascend_mode mode, ascend_vec divisor, ascend_vec lse, int32_t rows);
 
-/* y = x with add, per row <= 0, added to its bits, except that zero, subnormals and what would become one give zero of x's sign; inf and NaN
- * stay. For add = k * 2^23 that is x * 2^k. x, y, z: [rows][512]; z is work space. rows <= 8. */
+/* y = x with add, per row <= 0, added to its bits, except that zero, subnormals and what would
+ * become one give zero of x's sign; inf and NaN stay. For add = k * 2^23 that is x * 2^k. x, y, z:
+ * [rows][512]; z is work space. rows <= 8. */
 void ascend_guarded_shift(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x, ascend_vec z, int32_t rows);
 
 /* The same for an add of either sign, at most 2^23: what would overflow becomes inf of x's sign. */
-void ascend_guarded_add(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x, ascend_vec z, int32_t rows);
+void ascend_guarded_add(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x,
+                        ascend_vec z, int32_t rows);
 
 /* What one published kernel does at the end: |x| > limit, and NaN, become 0. work: a chunk. */
 void ascend_clamp(const ascend_chunk_state *c, ascend_vec x, ascend_vec work, float limit, int32_t rows);

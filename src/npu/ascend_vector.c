@@ -3,8 +3,9 @@
  * The vector program: what every AIV does. The two of a core share a tile's rows. Per block of keys:
  *
  *     V1       S -> P, and the numbers per row (ascend_softmax.c)
- *     rescale  O of the blocks before, in global memory, follows the reference of this one: amla adds N to its bits, guarded; as published
- *              (for study) with an int32 atomic; lazy does nothing, or shifts the rows whose reference moved
+ *     rescale  O of the blocks before, in global memory, follows the reference of this one: amla
+ *              adds N to its bits, guarded, or as published (for study) with an int32 atomic;
+ *              lazy does nothing, or shifts the rows whose reference moved
  *     V2       flash: O = O * factor + PV, in every block. At an item's last block, all modes: O / l, LSE, out
  *
  * Order, with lag 1: V1(t), rescale(t), V2(t - 1). O in global memory sees W(PV0), N1, PV1, N2, PV2, ...
@@ -54,10 +55,12 @@ static ascend_vec in_slot(int32_t slot) { return ub(IN + slot * SLOT_BYTES); }
 static ascend_vec out_slot(int32_t slot) { return ub(OUT + slot * SLOT_BYTES); }
 static ascend_vec tail_of(ascend_vec slot) { return slot + CHUNK_BYTES / 4; } /* one block per row behind the chunk */
 
-/* Zeros. Operations work on whole rows and on 16 numbers whatever part of them is in use, so all must be written once. */
+/* Zeros. Operations work on whole rows and on 16 numbers, whatever part of them is in use, so all
+ * must be written once. */
 static void clear(int32_t begin, int32_t end) {
   const int32_t most = NPU_MAX_REPEATS * NPU_LANES;
-  for (int32_t at = begin; at < end; at += most * 4) npu_dup_f32(ub(at), 0.0f, npu_vec_count(ascend_min(most, (end - at) / 4)));
+  for (int32_t at = begin; at < end; at += most * 4)
+    npu_dup_f32(ub(at), 0.0f, npu_vec_count(ascend_min(most, (end - at) / 4)));
 }
 
 /* This vector core's rows of a tile: [begin, begin + n). */
@@ -131,7 +134,9 @@ static void chunk_v1(vector *v, const ascend_block *b, int32_t block, int32_t r)
   npu_muls_f32(s, s, v->j->scale, ascend_chunk(rows));
   NPU_UB npu_bf16 *p = (NPU_UB npu_bf16 *)ub(P + ascend_ring_acquire(&v->p) * P_SLOT_BYTES);
   if (v->j->mode == ASCEND_FLASH) ascend_softmax_flash(&c, s, p, &sight, rows);
-  if (v->j->mode == ASCEND_AMLA) ascend_softmax_amla(&c, s, p, &sight, v->j->unguarded ? ASCEND_LEAST_PUBLISHED : ASCEND_LEAST, rows);
+  if (v->j->mode == ASCEND_AMLA)
+    ascend_softmax_amla(&c, s, p, &sight, v->j->unguarded ? ASCEND_LEAST_PUBLISHED : ASCEND_LEAST,
+                        rows);
   if (v->j->mode == ASCEND_LAZY) ascend_softmax_lazy(&c, s, p, &sight, rows);
   if (v->j->probe) show(&c, p, rows);
   ascend_ring_release(&v->in), ascend_ring_commit(&v->p);
@@ -170,7 +175,8 @@ static NPU_GM float *o_rows(const vector *v, const ascend_block *b, int32_t r) {
 
 /* Rows that see nothing of this block keep their O. */
 static void keep_unseen(const ascend_chunk_state *c, const ascend_sight *sight) {
-  for (int32_t i = 0; i < sight->runs && sight->keys[i] == 0; i++) npu_dup_s32(c->add, 0, ascend_per_row(sight->row[i + 1]));
+  for (int32_t i = 0; i < sight->runs && sight->keys[i] == 0; i++)
+    npu_dup_s32(c->add, 0, ascend_per_row(sight->row[i + 1]));
 }
 
 /* As published: right while O and its result are normal numbers, and only then. */
@@ -213,7 +219,8 @@ static void add_n(vector *v, const ascend_block *b, int32_t block) {
   if (ascend_tells_pv_done(v->j)) npu_cross_wait(NPU_PIPE_MTE2, ASCEND_PV_DONE);
   for (int32_t r = 0; r < my_rows(b); r += SMALL_ROWS) {
     const ascend_chunk_state c = state_at(v, b, block, r);
-    const ascend_sight sight = sight_of(v->j, b, my_begin(b) + r, ascend_min(SMALL_ROWS, my_rows(b) - r));
+    const ascend_sight sight =
+        sight_of(v->j, b, my_begin(b) + r, ascend_min(SMALL_ROWS, my_rows(b) - r));
     keep_unseen(&c, &sight);
     shift_rows(v, b, block, r);
   }
