@@ -37,8 +37,19 @@ static inline const char *describe_launch(const ascend_launch *l) {
   return text;
 }
 
-/* Launches on a chip of `cores` AI cores (0 = all of the two-die 910) into outputs that start as the guard pattern. */
-static inline npu_report launch_on(harness_dataset *data, const char *problem, ascend_launch *l, int32_t cores) {
+static inline void set_random_costs(npu_chip *chip, uint64_t seed) {
+  for (int c = 0; c < npu_cost_count(); c++) {
+    const npu_cost *cost = npu_chip_cost(chip, c);
+    const double fixed = random_below(&seed, 2000), rate = 0.01 + random_below(&seed, 500);
+    const double latency = random_below(&seed, 2000);
+    assert_int_equal(npu_chip_set_cost(chip, cost->unit, cost->operation, fixed, rate, latency), 0);
+  }
+}
+
+/* Launches on a chip of `cores` AI cores (0 = all of the two-die 910) into outputs that start as the
+ * guard pattern. seed: of random costs; 0 = the table's. */
+static inline npu_report launch_at(harness_dataset *data, const char *problem, ascend_launch *l,
+                                   int32_t cores, uint64_t seed) {
   const npu_preset *preset = npu_find_preset("910");
   npu_chip *chip = npu_chip_create(preset, NPU_FUNCTIONAL);
   npu_report report;
@@ -47,11 +58,17 @@ static inline npu_report launch_on(harness_dataset *data, const char *problem, a
   assert_non_null(chip);
   assert_int_equal(amla_problem_check(&data->problem, &p, &detail), AMLA_OK);
   harness_reset_outputs(data);
+  if (seed) set_random_costs(chip, seed);
   l->options.cores = cores;
   const amla_status status = ascend_launch_run(chip, preset, NPU_FUNCTIONAL, &p, &data->tensors, l, &report, &detail);
   npu_chip_destroy(chip);
   if (status != AMLA_OK) fail_msg("'%s' %s: %s", problem, describe_launch(l), detail.text);
   return report;
+}
+
+static inline npu_report launch_on(harness_dataset *data, const char *problem, ascend_launch *l,
+                                   int32_t cores) {
+  return launch_at(data, problem, l, cores, 0);
 }
 
 static inline void expect_clean(const npu_report *report, const char *problem, const ascend_launch *l) {
