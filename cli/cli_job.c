@@ -143,5 +143,6 @@ void cli_json_error(json_t *object, const harness_error *error) {
   json_object_set_new(object, "max_abs_error", cli_json_real(error->max_abs_error));
   json_object_set_new(object, "lse_max_abs_error", cli_json_real(error->lse_max_abs_error));
   json_object_set_new(object, "worst_of_bound", cli_json_real(error->worst_of_bound));
+  json_object_set_new(object, "unjudged", json_integer(error->unjudged));
   json_object_set_new(object, "ok", json_boolean(error->ok));
 }

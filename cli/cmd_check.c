@@ -114,7 +114,8 @@ static void add_row(report *r, const char *problem, const cli_job *job, const ha
   cli_table_cell(&r->table, 5, "%.2e", e->max_abs_error);
   cli_table_cell(&r->table, 6, "%.2e", e->lse_max_abs_error);
   cli_table_cell(&r->table, 7, "%.3f", e->worst_of_bound);
-  cli_table_cell(&r->table, 8, "%s", e->ok ? "yes" : "NO");
+  cli_table_cell(&r->table, 8, "%lld", (long long)e->unjudged);
+  cli_table_cell(&r->table, 9, "%s", e->ok ? "yes" : "NO");
 }
 
 /* The backend that was asked for, or every one there is but npu, which is a simulator and slow.
@@ -174,13 +175,13 @@ static bool check_problem(const char *command, report *r, const char *problem) {
 
 cli_exit cmd_check(int argc, char **argv) {
   static const char *const headings[] = {"<problem",  "<backend",  "<isa",     "<rescale", "rel error",
-                                         "max error", "LSE error", "of bound", "ok"};
+                                         "max error", "LSE error", "of bound", "unjudged", "ok"};
   arguments a = {.common = CLI_OPTIONS_INIT};
   cli_parse("[FILE|PROBLEM...]", doc, NULL, parse, children, argc, argv, &a);
   const bool npu = a.common.plan.backend == AMLA_BACKEND_NPU;
   const char *const *problems = a.n_problems > 0 ? (const char *const *)a.problems : npu ? built_in_npu : built_in;
   const int n = a.n_problems > 0 ? a.n_problems : npu ? LENGTH(built_in_npu) : LENGTH(built_in);
-  report r = {.a = &a, .table = cli_table_create(9, headings), .rows = json_array(), .ok = true};
+  report r = {.a = &a, .table = cli_table_create(10, headings), .rows = json_array(), .ok = true};
   cli_progress progress = cli_progress_begin("checking");
   bool done = true;
   for (int i = 0; done && i < n; i++) {

@@ -107,6 +107,9 @@ static void print_verdict(const verdict *v, const amla_problem *p) {
          v->error.rel_error, v->error.max_abs_error, v->error.lse_max_abs_error, v->error.worst_of_bound,
          strcmp(v->reference, "file") == 0 ? "the file's out_ref and lse_ref" : "fp64",
          v->error.ok ? "ok" : "MISMATCH");
+  if (v->error.unjudged > 0)
+    printf("         %lld numbers not judged: not finite, where nothing is promised\n",
+           (long long)v->error.unjudged);
   if (!v->error.ok) print_row("         worst row", p, v->error.worst_row);
   if (v->refs_ok) return;
   printf("refs     out_ref or lse_ref is not what fp64 gives for the file's inputs (%.2g of f32 rounding): MISMATCH\n",

@@ -100,7 +100,7 @@ typedef struct gathered {
   int64_t length;
 } gathered;
 
-static bool gather(const harness_dataset *data, int32_t sequence, gathered *g) {
+static bool gather(const harness_dataset *data, int32_t sequence, gathered *g, double *kv_max) {
   const amla_problem *p = &data->problem;
   bool ok = true;
   g->length = length_of(p, &data->tensors, sequence);
@@ -115,6 +115,7 @@ static bool gather(const harness_dataset *data, int32_t sequence, gathered *g) {
     for (int32_t d = 0; d < p->d_qk && ok; d++) {
       const float x = g->kv[j * p->d_qk + d] = harness_load(data->tensors.kv, p->kv_type, at + d);
       if (!isfinite(x)) g->not_finite[j] = true;
+      else *kv_max = fmax(*kv_max, fabs((double)x));
     }
   }
   return ok;
@@ -136,9 +137,13 @@ static bool allocate_truth(const amla_problem *p, harness_truth *truth) {
   return truth->out && truth->out_abs && truth->lse && truth->score_abs && truth->may_poison;
 }
 
+/* Scores below it, and all they are summed from, stay in f32 with log2(e) in them; beyond it
+ * nothing is promised, up to FLT_MAX. */
+static const double largest_score = (double)FLT_MAX / 1.4426950408889634 * (1 - 0x1p-12);
+
 /* exp(lse) / (exp(lse) + exp(sink)) */
 static double sink_factor(const amla_tensors *t, int64_t head, double lse) {
-  return t->sinks ? 1 / (1 + exp((double)t->sinks[head] - lse)) : 1.0;
+  return t->sinks && lse != -INFINITY ? 1 / (1 + exp((double)t->sinks[head] - lse)) : 1.0;
 }
 
 static void compute_row(const harness_dataset *data, const gathered *g, int64_t row, float *q, float *bias,
@@ -148,19 +153,21 @@ static void compute_row(const harness_dataset *data, const gathered *g, int64_t 
   const int32_t sequence = (int32_t)(row / rows_per_sequence), query = (int32_t)(row % rows_per_sequence / p->h_q);
   const int64_t n = harness_visible(p, &data->tensors, sequence, query), at = q_offset(p, row);
   const double scale = data->scale_exact != 0 ? data->scale_exact : (double)p->scale;
-  double *out = truth->out + row * p->d_v, *out_abs = truth->out_abs + row * p->d_v;
+  double *out = truth->out + row * p->d_v, *out_abs = truth->out_abs + row * p->d_v, q_max = 0;
   const uint16_t *mask = mask_row(p, &data->tensors, sequence, query);
 
   for (int64_t j = 0; mask != NULL && j < n; j++) bias[j] = harness_load(mask, AMLA_F16, j);
   for (int32_t d = 0; d < p->d_qk; d++) q[d] = harness_load(data->tensors.q, p->q_type, at + d);
   const spec_truth t = spec_attention_f64(p->d_qk, p->d_v, n, scale, q, g->kv, mask ? bias : NULL, out, out_abs, weights);
-  const double factor = t.lse != -INFINITY ? sink_factor(&data->tensors, row % p->h_q, t.lse) : 1.0;
+  const double factor = sink_factor(&data->tensors, row % p->h_q, t.lse);
   for (int32_t d = 0; d < p->d_v; d++) {
     out[d] *= factor;
     out_abs[d] *= factor;
   }
   truth->lse[row] = t.lse;
   truth->score_abs[row] = t.score_abs;
+  for (int32_t d = 0; d < p->d_qk; d++) q_max = fmax(q_max, fabs(scale * (double)q[d]));
+  if (q_max > largest_score && q_max > t.score_abs) truth->score_abs[row] = q_max;
   truth->may_poison[row] = false;
   for (int64_t j = 0; j < g->length; j++)
     if (g->not_finite[j] && (j >= n || hides(mask, j))) truth->may_poison[row] = true;
@@ -195,7 +202,8 @@ int harness_truth_compute_with(const harness_dataset *data, harness_truth *truth
   bool ok = allocate_truth(&data->problem, truth);
   for (int32_t s = 0; ok && s < data->problem.b; s++) {
     gathered g = {0};
-    ok = gather(data, s, &g) && compute_sequence(data, &g, s, truth, progress, context);
+    ok = gather(data, s, &g, &truth->kv_max);
+    ok = ok && compute_sequence(data, &g, s, truth, progress, context);
     free(g.kv);
     free(g.not_finite);
   }
@@ -237,17 +245,25 @@ typedef struct bound {
   double out;   /* u_out: half an ulp of the type, relative */
   double tiny;  /* absolute: half the smallest step of the type, and what flushing to zero loses */
   double limit; /* magnitudes from here on round to infinity in the type */
+  double range; /* sums over the keys of p |v| from here on may leave f32 */
 } bound;
 
 static const double u = 0x1p-24;
-static const double flushed = 0x1p-120; /* 64 losses of the smallest normal number, at l >= 1 */
 
-static bound bound_of_result(const amla_problem *p) {
-  bound b = {.score = (4 + sqrt(p->d_qk)) * u, .sum = 64 * u};
+/* What underflows, at l >= 1/2: 64 losses of the smallest normal number in O, below which there is
+ * room for 2^10 sk; and keys of a
+ * weight below 2^-86 of the reference's. */
+static double flushed(const amla_problem *p, const harness_truth *truth) {
+  return (64 * 0x1p-126 * 0x1p11 + 0x1p-85 * truth->kv_max) * p->sk;
+}
+
+static bound bound_of_result(const amla_problem *p, const harness_truth *truth) {
+  bound b = {.score = (4 + sqrt(p->d_qk)) * u, .sum = 64 * u, .range = INFINITY};
+  b.tiny = flushed(p, truth);
   switch (p->out_type) {
-  case AMLA_F32: b.out = 0x1p-24, b.tiny = flushed, b.limit = 0x1p128 - 0x1p103; break;
-  case AMLA_BF16: b.out = 0x1p-8, b.tiny = flushed, b.limit = 0x1p128 - 0x1p119; break;
-  case AMLA_F16: b.out = 0x1p-11, b.tiny = 0x1p-25 + flushed, b.limit = 65520; break;
+  case AMLA_F32: b.out = 0x1p-24, b.limit = 0x1p128 - 0x1p103; break;
+  case AMLA_BF16: b.out = 0x1p-8, b.limit = 0x1p128 - 0x1p119; break;
+  case AMLA_F16: b.out = 0x1p-11, b.tiny += 0x1p-25, b.limit = 65520; break;
   case AMLA_Q8_0: break; /* not a type of out */
   }
   return b;
@@ -255,7 +271,8 @@ static bound bound_of_result(const amla_problem *p) {
 
 /* A reference in a file: fp64 in any order, rounded to f32. */
 static const bound bound_of_ref = {
-    .score = 0x1p-40, .sum = 0x1p-40, .out = 0x1p-24, .tiny = 0x1p-149, .limit = 0x1p128 - 0x1p103};
+    .score = 0x1p-40, .sum = 0x1p-40, .out = 0x1p-24, .tiny = 0x1p-149,
+    .limit = 0x1p128 - 0x1p103, .range = INFINITY};
 
 /* ---- Comparison -------------------------------------------------------------------------------------------------- */
 
@@ -305,6 +322,10 @@ static void judge_element(tally *t, const bound *b, int64_t row, double got, dou
   t->error.max_abs_error = fmax(t->error.max_abs_error, error);
 }
 
+static double lse_limit(const bound *b, double truth, double score_abs) {
+  return b->score * score_abs + b->sum * fmax(1, fabs(truth)) + u * fabs(truth);
+}
+
 static void judge_lse(tally *t, const bound *b, int64_t row, double got, double truth, double score_abs) {
   if (truth == -INFINITY || !isfinite(got)) {
     judge(t, row, got == truth ? 0 : INFINITY);
@@ -312,17 +333,16 @@ static void judge_lse(tally *t, const bound *b, int64_t row, double got, double 
   }
   const double error = fabs(got - truth);
   t->error.lse_max_abs_error = fmax(t->error.lse_max_abs_error, error);
-  judge(t, row, ratio(error, b->score * score_abs + b->sum * fmax(1, fabs(truth)) + u * fabs(truth)));
+  judge(t, row, ratio(error, lse_limit(b, truth, score_abs)));
 }
 
 /* What must be, or may be, not finite in this row. */
-typedef enum row_kind { ROW_NORMAL, ROW_POISONED, ROW_EITHER, ROW_OUTSIDE } row_kind;
+typedef enum row_kind { ROW_NORMAL, ROW_POISONED, ROW_EITHER } row_kind;
 
 static row_kind kind_of_row(const harness_truth *truth, int64_t row) {
   const double score_abs = truth->score_abs[row], lse = truth->lse[row];
   if (!isfinite(score_abs) || isnan(lse) || lse > FLT_MAX) return ROW_POISONED;
-  if (score_abs > FLT_MAX / 4) return ROW_OUTSIDE; /* a partial sum may or may not leave f32: no promise */
-  return truth->may_poison[row] ? ROW_EITHER : ROW_NORMAL;
+  return score_abs > largest_score || truth->may_poison[row] ? ROW_EITHER : ROW_NORMAL;
 }
 
 static void compare_row(const harness_dataset *data, const harness_truth *truth, const side *got, const bound *b,
@@ -333,18 +353,27 @@ static void compare_row(const harness_dataset *data, const harness_truth *truth,
   const double lse = got->lse ? (double)got->lse[lse_offset(p, row)] * got->lse_to_natural : truth->lse[row];
   const bool empty = truth->lse[row] == -INFINITY;
   const row_kind kind = kind_of_row(truth, row);
+  const double share = 1 - sink_factor(&data->tensors, row % p->h_q, truth->lse[row]);
+  const double sink_slack = share > 0 ? share * lse_limit(b, truth->lse[row], score_abs) : 0;
 
-  if (kind == ROW_OUTSIDE || (kind == ROW_EITHER && got->out != NULL && !isfinite(value_of(p, got, row, 0)))) return;
+  if (kind == ROW_EITHER && !isfinite(got->out != NULL ? value_of(p, got, row, 0) : lse)) {
+    t->error.unjudged += (got->out != NULL ? p->d_v : 0) + (got->lse != NULL);
+    return;
+  }
   if (kind == ROW_POISONED && got->lse) judge(t, row, isfinite(lse) ? INFINITY : 0);
   if (kind != ROW_POISONED && got->lse) judge_lse(t, b, row, lse, truth->lse[row], score_abs);
   for (int32_t d = 0; got->out != NULL && d < p->d_v; d++) {
-    const double value = value_of(p, got, row, d), slack = (b->score * score_abs + b->sum + b->p) * out_abs[d];
+    const double value = value_of(p, got, row, d);
+    const double relative = b->score * score_abs + b->sum + b->p;
+    const double slack = relative * out_abs[d] + sink_slack * fabs(out[d]);
     if (kind == ROW_POISONED)
       judge(t, row, isfinite(value) ? INFINITY : 0);
     else if (empty)
       judge(t, row, value == 0 ? 0 : INFINITY);
-    else if (!(out_abs[d] * 256 * p->sk >= FLT_MAX))
-      judge_element(t, b, row, value, out[d], slack); /* else sums may leave f32 */
+    else if (isinf(value) && out_abs[d] >= b->range)
+      t->error.unjudged++;
+    else
+      judge_element(t, b, row, value, out[d], slack);
   }
 }
 
@@ -364,26 +393,17 @@ static side result_of(const harness_dataset *data) {
 
 harness_error harness_compare(const harness_dataset *data, const harness_truth *truth) {
   const side got = result_of(data);
-  const bound b = bound_of_result(&data->problem);
+  const bound b = bound_of_result(&data->problem, truth);
   return compare(data, truth, &got, &b);
-}
-
-static double largest_kv(const harness_dataset *data) { /* finite ones; what is not used is NaN */
-  const int64_t n = (int64_t)data->tensors.kv_bytes / harness_bytes(data->problem.kv_type, 32) * 32; /* whole blocks */
-  double max = 0;
-  for (int64_t i = 0; i < n; i++) {
-    const double x = fabs((double)harness_load(data->tensors.kv, data->problem.kv_type, i));
-    if (isfinite(x) && x > max) max = x;
-  }
-  return max;
 }
 
 harness_error harness_compare_rounded_p(const harness_dataset *data, const harness_truth *truth, amla_dtype p_type) {
   const side got = result_of(data);
-  bound b = bound_of_result(&data->problem);
+  bound b = bound_of_result(&data->problem, truth);
   b.score *= 4;
+  b.range = (double)FLT_MAX / 256 / data->problem.sk; /* P may reach 2^8 */
   b.p = p_type == AMLA_F16 ? 0x1p-10 : 0x1p-7;
-  if (p_type == AMLA_F16) b.tiny += 0x1p-30 * data->problem.sk * largest_kv(data);
+  if (p_type == AMLA_F16) b.tiny += 0x1p-30 * data->problem.sk * truth->kv_max;
   return compare(data, truth, &got, &b);
 }
 
@@ -410,7 +430,7 @@ static bool truth_from_refs(const harness_dataset *data, const harness_truth *tr
 harness_error harness_compare_ref(const harness_dataset *data, const harness_truth *truth) {
   harness_truth refs;
   side got = result_of(data);
-  bound b = bound_of_result(&data->problem);
+  bound b = bound_of_result(&data->problem, truth);
   harness_error error = {.worst_of_bound = INFINITY};
   b.out += bound_of_ref.out; /* the reference is rounded too */
   if (data->lse_ref == NULL) got.lse = NULL;

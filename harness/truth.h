@@ -5,13 +5,15 @@
  * The bound of an output element is scaled to the rounding points of the fp32 path (u = 2^-24, u_out = half an ulp of
  * the output type, relative: 2^-24 for f32, 2^-8 for bf16, 2^-11 for f16):
  *
- *     |out - truth| <= (C_score * u * score_abs + C_sum * u) * out_abs + u_out * |truth| + tiny
- *     |lse - truth| <= C_score * u * score_abs + C_sum * u * max(1, |truth|)
+ *     |out - truth| <= (C_score * u * score_abs + C_sum * u) * out_abs
+ *                    + (1 - f) * bound of lse * |truth| + u_out * |truth| + tiny
+ *     |lse - truth| <= C_score * u * score_abs + (C_sum + 1) * u * max(1, |truth|)
  *
  * C_score = 4 + sqrt(d_qk): 4 for the scale and the exponent's argument, and sqrt(d_qk) because d_qk roundings of a dot
  * product that is summed in one chain add up like a random walk (Higham and Mary, 2019, probabilistic bounds). C_sum =
  * 64. score_abs = max_j |scale| sum_d |q_d k_jd| + |mask_j| (rounding of the dot products), out_abs = sum_j p_j |v_j| (rounding of
- * P and of the sum over V). docs/numerics.md derives the constants.
+ * P and of the sum over V). f = exp(lse) / (exp(lse) + exp(sink)) is the sink's factor of out, 1
+ * without sinks; it hands on LSE's error. tiny is what underflows. docs/numerics.md derives them all.
  */
 #ifndef AMLA_HARNESS_TRUTH_H
 #define AMLA_HARNESS_TRUTH_H
@@ -25,6 +27,7 @@ typedef struct harness_truth {
   double *out_abs;   /* [n_rows][d_v] */
   double *lse;       /* [n_rows] natural log, in the order of the rows, not of amla's lse tensor */
   double *score_abs; /* [n_rows] */
+  double kv_max;     /* largest |element| of the keys in use, of those that are finite */
   bool *may_poison;  /* [n_rows] a key that causality or the mask hides from the row is not finite: so may the row be (amla.h) */
 } harness_truth;
 
@@ -34,6 +37,9 @@ typedef struct harness_error {
   double lse_max_abs_error; /* natural log */
   double worst_of_bound;    /* largest |error| / bound over out and lse; ok when <= 1 */
   int64_t worst_row;
+  /* numbers of out and lse that are not finite where amla.h promises nothing: neither right nor
+   * wrong */
+  int64_t unjudged;
   int ok; /* every element within the bound, and NaN, inf and empty rows exactly where they belong */
 } harness_error;
 

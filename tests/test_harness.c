@@ -620,6 +620,54 @@ static void poison_must_show_where_it_is_seen(void **state) {
   specimen_free(&s);
 }
 
+/* Where nothing is promised, what is not finite is counted. */
+static void what_is_not_judged_is_counted(void **state) {
+  (void)state;
+  specimen s = {.problem = "b=1,h=2,sk=2,dqk=3,dv=2,q=f32,kv=f32,page=0,causal=0,scale=1"};
+  generate(&s.data, s.problem);
+  static const float kv[2 * 3] = {1, 2, 0x1p127f, 1, 3, -0x1p127f};
+  float *q = s.data.q;
+  memcpy(s.data.kv, kv, sizeof kv);
+  q[0] = q[1] = q[3] = q[4] = 0.0f;
+  q[2] = 1.75f; /* row 0: a score of 2.98e38 */
+  q[5] = 0.0f;
+  compute_truth_of(&s.data, &s.truth);
+  store_truth(&s.data, &s.truth);
+  assert_int_equal(harness_compare(&s.data, &s.truth).unjudged, 0);
+  expect_verdict(&s, true, "the truth");
+  for (int32_t c = 0; c < 2; c++) ((float *)s.data.out)[c] = NAN;
+  s.data.lse[0] = NAN;
+  expect_verdict(&s, true, "a row that may be infinite");
+  assert_int_equal(harness_compare(&s.data, &s.truth).unjudged, 2 + 1);
+  s.data.tensors.lse = NULL;
+  assert_int_equal(harness_compare(&s.data, &s.truth).unjudged, 2);
+  corrupt_out(&s, 1, 1, INFINITY);
+  expect_verdict(&s, false, "an infinity in another row");
+  specimen_free(&s);
+}
+
+/* 3e38 twice: a backend without headroom may return inf for the mean, but not NaN, and one with
+ * headroom may not. */
+static void infinities_are_accepted_without_headroom_only(void **state) {
+  (void)state;
+  specimen s = {.problem = "b=1,h=1,sk=2,dqk=1,dv=1,q=f32,kv=f32,page=0,causal=0,scale=1"};
+  generate(&s.data, s.problem);
+  ((float *)s.data.q)[0] = 0.0f;
+  for (int j = 0; j < 2; j++) ((float *)s.data.kv)[j] = 3e38f;
+  compute_truth_of(&s.data, &s.truth);
+  store_truth(&s.data, &s.truth);
+  expect_verdict(&s, true, "the truth");
+  harness_error e = harness_compare_rounded_p(&s.data, &s.truth, AMLA_BF16);
+  assert_true(e.ok && e.unjudged == 0);
+  corrupt_out(&s, 0, 0, INFINITY);
+  expect_verdict(&s, false, "an infinity");
+  e = harness_compare_rounded_p(&s.data, &s.truth, AMLA_BF16);
+  assert_true(e.ok && e.unjudged == 1);
+  corrupt_out(&s, 0, 0, NAN);
+  assert_false(harness_compare_rounded_p(&s.data, &s.truth, AMLA_BF16).ok);
+  specimen_free(&s);
+}
+
 static void lse_and_rows_without_keys_are_judged(void **state) {
   (void)state;
   specimen s = specimen_create(specimens[0]);
@@ -700,6 +748,8 @@ int main(void) {
       cmocka_unit_test(errors_that_programs_make_are_found),
       cmocka_unit_test(bound_is_of_the_size_of_f32_rounding),
       cmocka_unit_test(poison_must_show_where_it_is_seen),
+      cmocka_unit_test(what_is_not_judged_is_counted),
+      cmocka_unit_test(infinities_are_accepted_without_headroom_only),
       cmocka_unit_test(lse_and_rows_without_keys_are_judged),
       cmocka_unit_test(references_are_compared_and_checked),
       cmocka_unit_test(visible_keys_and_flops_are_counted),

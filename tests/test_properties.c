@@ -421,6 +421,32 @@ static void check_sinks(const amla_options *options) {
 
 static void sinks_scale_o_and_leave_lse(void **state) { (void)state; for_each_engine(check_sinks); }
 
+/* One key takes all and its score is summed from equal products, so that roundings pile up: O is
+ * exact, LSE is wrong by more than the
+ * dot product's part of its bound, and a sink hands that on to out. */
+static void check_sink_under_lse_error(const amla_options *options) {
+  const char *problem = "b=1,h=8,sk=1,dqk=576,dv=1,q=f32,kv=f32,page=0,causal=0,scale=1,sinks=1";
+  harness_dataset d;
+  harness_truth truth;
+  generate(&d, problem);
+  for (int32_t i = 0; i < 576; i++) ((float *)d.kv)[i] = 0.7f;
+  for (int32_t h = 0; h < d.problem.h_q; h++) {
+    const float x = 1.0f + 0.0123f * (float)h;
+    for (int32_t i = 0; i < 576; i++) ((float *)d.q)[h * 576 + i] = x;
+    d.sinks[h] = 0.7f * 576 * x + 3.0f;
+  }
+  compute_truth_of(&d, &truth);
+  run(&d, problem, options);
+  expect_within_bound(&d, &truth, problem, options);
+  harness_truth_free(&truth);
+  harness_free(&d);
+}
+
+static void an_lse_error_reaches_out_through_the_sink(void **state) {
+  (void)state;
+  for_each_engine(check_sink_under_lse_error);
+}
+
 static void check_lse_base(const amla_options *options) {
   harness_dataset a, b;
   generate(&a, "b=2,h=9,sk=150,dqk=40,dv=24,len=150/0,lse=e");
@@ -815,6 +841,7 @@ int main(void) {
       cmocka_unit_test(one_hot_attention_returns_the_value),
       cmocka_unit_test(doubled_keys_add_ln_2_to_lse),
       cmocka_unit_test(sinks_scale_o_and_leave_lse),
+      cmocka_unit_test(an_lse_error_reaches_out_through_the_sink),
       cmocka_unit_test(lse_base_2_is_lse_over_ln_2),
       cmocka_unit_test(hard_distributions_are_within_the_bound),
       cmocka_unit_test(rows_without_keys_are_zero_and_minus_inf),
