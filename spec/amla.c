@@ -38,6 +38,11 @@ float spec_round_p(spec_round to, int away, float x) {
   return to == SPEC_P_F16 && fabs(y) >= 65520.0 ? copysignf(INFINITY, x) : (float)y;
 }
 
+/* What P is multiplied by before PV, and so O's divisor too. */
+static float p_factor(const spec_algo *algo, const spec_row *row) {
+  return ldexpf(algo->mode == SPEC_AMLA ? row->s16 : 1.0f, -algo->headroom);
+}
+
 static float dot(int32_t n, const float *a, const float *b) { /* fp32, sixteen partial sums */
   float s[16] = {0};
   for (int32_t d = 0; d + 16 <= n; d += 16)
@@ -91,7 +96,7 @@ void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v,
   for (int32_t j = 0; j < n; j++) {
     float x = (algo->mode == SPEC_LAZY ? exp2f(p[j] - row->m) : expf(p[j] - row->m)) + 0.0f * p[j];
     sum += x;
-    p[j] = spec_round_p(algo->p, algo->mode == SPEC_AMLA, algo->mode == SPEC_AMLA ? x * row->s16 : x);
+    p[j] = spec_round_p(algo->p, algo->mode == SPEC_AMLA, x * p_factor(algo, row));
     sum_rounded += p[j];
   }
   row->l = factor * old.l + sum;
@@ -111,7 +116,7 @@ void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v,
 
 float spec_finish(const spec_algo *algo, const spec_row *row, int32_t d_v, float *o) {
   const int two_sums = algo->mode == SPEC_LAZY && !algo->divide_by_exact_sum;
-  const float divisor = two_sums ? row->l_rounded : algo->mode == SPEC_AMLA ? row->l * row->s16 : row->l;
+  const float divisor = two_sums ? row->l_rounded : row->l * p_factor(algo, row);
   for (int32_t d = 0; d < d_v; d++) o[d] = row->started ? o[d] / divisor : 0.0f;
   if (!row->started) return -INFINITY;
   return algo->mode == SPEC_LAZY ? ln2 * (row->m + log2f(row->l)) : row->m + logf(row->l);

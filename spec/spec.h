@@ -33,6 +33,9 @@ typedef struct spec_algo {
   int unguarded;      /* amla: the published bare integer add, wrong on zeros and underflow; for study only */
   int uncompensated;  /* amla with 16-bit P: eps = 0 */
   int divide_by_exact_sum; /* lazy with 16-bit P: divide O by the sum of the unrounded P; for study only */
+  /* P is multiplied by 2^-headroom on its way to PV: no sum over 2^(headroom - 9) keys leaves fp32
+   * */
+  int headroom;
 } spec_algo;
 
 /* Running state of one row, beside its output o [d_v]. Start from SPEC_ROW_INIT and o of any content. */

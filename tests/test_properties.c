@@ -590,6 +590,73 @@ static void check_huge(const amla_options *options) {
 
 static void huge_numbers_are_handled(void **state) { (void)state; for_each_engine(check_huge); }
 
+/* ---- Values at the top of f32: every finite V has its right result, in every mode
+ * ------------------------------------ */
+
+/* Keys of d_qk = 2, d_v = 1 whose score is k[1], in natural units; the result must be within the
+ * bound, and all of it judged. */
+static void expect_right(const char *what, int32_t n, const float *kv,
+                         const amla_options *options) {
+  static const char *const shape = "b=1,h=1,dqk=2,dv=1,q=f32,kv=f32,page=0,causal=0,scale=1";
+  char problem[128];
+  harness_dataset d;
+  harness_truth truth;
+  snprintf(problem, sizeof problem, "%s,sk=%d", shape, n);
+  generate(&d, problem);
+  set_q(&d, 0, 0.0f);
+  set_q(&d, 1, 1.0f);
+  memcpy(d.kv, kv, (size_t)n * 2 * sizeof *kv);
+  compute_truth_of(&d, &truth);
+  run(&d, problem, options);
+  expect_within_bound(&d, &truth, what, options);
+  assert_true(harness_compare(&d, &truth).unjudged == 0);
+  if (isfinite(truth.out[0]) && fabs(truth.out[0]) < 3.4e38 && !isfinite(out_at(&d, 0, 0)))
+    AT(options, "%s: O is %g, want %g", what, (double)out_at(&d, 0, 0), truth.out[0]);
+  harness_truth_free(&truth);
+  harness_free(&d);
+}
+
+/* A score just below tau above the reference: lazy lets P grow to 2^tau there. */
+static void check_one_large_value(const amla_options *options) {
+  float kv[200 * 2] = {0};
+  kv[150 * 2] = 3e36f;
+  kv[150 * 2 + 1] = 5.4f;
+  expect_right("3e36 at 5.4", 200, kv, options);
+}
+
+static void one_large_value_is_right(void **state) {
+  (void)state;
+  for_each_engine(check_one_large_value);
+}
+
+/* 2e38 twice; then signs that alternate by key, by tile and by split, at equal scores, at scores
+ * that fall and at scores that rise so
+ * fast that each key takes all: inf, inf - inf and inf * 0 in turn, where a sum leaves f32. */
+static void check_largest_values(const amla_options *base) {
+  enum { N = 700 };
+  static const float slopes[] = {0.0f, -0.02f, 0.011f, 1.5f};
+  static const int32_t splits[] = {AMLA_SPLIT_BY_LENGTH, 1};
+  float kv[N * 2] = {2e38f, 0, 2e38f, 0};
+  expect_right("2e38 twice", 2, kv, base);
+  for (int t = 0; t < 4 * LENGTH(slopes) * LENGTH(splits); t++) {
+    const int32_t same = (int32_t[]){N, 1, 96, 192}[t % 4]; /* keys of one sign */
+    amla_options options = *base;
+    options.split_tokens = splits[t / 4 / LENGTH(slopes)];
+    for (int32_t j = 0; j < N; j++) {
+      kv[2 * j] = j / same % 2 ? -0x1.cp127f : 0x1.cp127f; /* few bits: no rounding piles up */
+      kv[2 * j + 1] = slopes[t / 4 % LENGTH(slopes)] * (float)j;
+    }
+    char what[64];
+    snprintf(what, sizeof what, "3e38, %d of a sign, slope %g", same, (double)kv[3]);
+    expect_right(what, N, kv, &options);
+  }
+}
+
+static void the_largest_values_are_right(void **state) {
+  (void)state;
+  for_each_engine(check_largest_values);
+}
+
 /* ---- Numbers that are not finite ---------------------------------------------------------------------------------- */
 
 static const float poisons[] = {NAN, INFINITY, -INFINITY};
@@ -849,6 +916,8 @@ int main(void) {
       cmocka_unit_test(signed_zeros_are_zeros),
       cmocka_unit_test(subnormal_numbers_are_handled),
       cmocka_unit_test(huge_numbers_are_handled),
+      cmocka_unit_test(one_large_value_is_right),
+      cmocka_unit_test(the_largest_values_are_right),
       cmocka_unit_test(poison_in_a_query_stays_in_its_row),
       cmocka_unit_test(poison_in_a_key_stays_in_its_sequence),
       cmocka_unit_test(unused_slots_and_entries_are_never_read),

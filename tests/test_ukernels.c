@@ -7,6 +7,7 @@
  */
 #include "test_support.h"
 
+#include "src/cpu/exp2_poly.h"
 #include "src/cpu/ukernels.h"
 
 #define U 0x1p-24 /* unit roundoff of f32 */
@@ -423,7 +424,7 @@ static double ulps_from(float got, double want) {
 static bool weight_is_wrong(float got, float x, float ref) {
   const float t = x - ref;
   if (!isfinite(x) || isnan(t)) return !isnan(got);
-  return t < -126.0f ? got != 0.0f : !(ulps_from(got, exp2((double)t)) <= 2.0);
+  return t < AMLA_EXP2_MIN ? got != 0.0f : !(ulps_from(got, exp2((double)t)) <= 2.0);
 }
 
 static void expect_weights(subject *s, const score_tile *t, const float *ref, const float *mul) {
@@ -513,13 +514,16 @@ static void exp_of_many(const subject *s, const float *x, float *p, int64_t coun
   free(buffer);
 }
 
-/* [-126, 16] in steps of 2^-12 and at random offsets; powers of two with integer exponents are exact. */
+/* [AMLA_EXP2_MIN, 16] in steps of 2^-12 and at random offsets; powers of two with integer exponents
+ * are exact. */
 static void check_exp_accuracy(subject *s) {
-  const int64_t steps = (126 + 16) * 4096, count = 2 * steps + 1;
+  const int64_t steps = (int64_t)((16 - AMLA_EXP2_MIN) * 4096), count = 2 * steps + 1;
   float *x = alloc_floats(count), *p = alloc_floats(count);
+  const double least = (double)AMLA_EXP2_MIN;
   double worst = 0;
-  for (int64_t i = 0; i <= steps; i++) x[i] = (float)(-126.0 + (double)i / 4096.0);
-  for (int64_t i = 0; i < steps; i++) x[steps + 1 + i] = (float)(-126.0 + 142.0 * harness_random_uniform(&s->seed));
+  for (int64_t i = 0; i <= steps; i++) x[i] = (float)(least + (double)i / 4096.0);
+  for (int64_t i = 0; i < steps; i++)
+    x[steps + 1 + i] = (float)(least + (16.0 - least) * harness_random_uniform(&s->seed));
   exp_of_many(s, x, p, count);
   for (int64_t i = 0; i < count; i++) {
     const double ulps = ulps_from(p[i], exp2((double)x[i]));
@@ -527,7 +531,8 @@ static void check_exp_accuracy(subject *s) {
     if (x[i] == floorf(x[i]) && ulps != 0.0) FAIL_AT(s, "exp", "2^%g gives %a, must be exact", (double)x[i], (double)p[i]);
     worst = fmax(worst, ulps);
   }
-  printf("exp: isa=%s rows=%d: at most %.3f ulp on [-126, 16]\n", s->ukr->name, s->panel->rows, worst);
+  printf("exp: isa=%s rows=%d: at most %.3f ulp on [%g, 16]\n", s->ukr->name, s->panel->rows, worst,
+         least);
   free(x);
   free(p);
 }

@@ -215,6 +215,11 @@ AMLA_API int amla_plan_describe(const amla_plan *plan, char *text, size_t capaci
  * the default split rule), and whatever the caller's rounding mode or flush-to-zero bits, which are restored. Re-entrant: concurrent runs of one plan need their own scratch and outputs.
  * Refused before any work, outputs untouched: null or short buffers, scratch smaller than amla_plan_scratch_bytes; in host memory
  * also lengths outside [0, sk] and a used page id outside [0, n_pages) (the device clamps the one and reports the other: amla_cuda.h).
+ * Range of V: any finite number on ref and cpu, in every rescale mode. On every backend |V| <=
+ * FLT_MAX / (2^8 * keys) is safe, and so is
+ * |V| <= 2^88 for every sk; beyond that cuda and npu may return inf. What underflows is lost: up to
+ * keys * 2^-109 of an
+ * element of out, and keys whose weight is below 2^-86 of the largest (60 nats).
  * Non-finite numbers: a non-finite element of q makes its own row non-finite and no other. A non-finite element of kv
  * makes non-finite every row that sees its token, and may also reach queries of the same sequence that causality or the mask hides
  * it from; never another sequence. A score, or an element of scale * log2(e) * q, beyond f32 counts as infinite, and an infinite score gives a NaN row. */

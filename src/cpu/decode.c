@@ -6,6 +6,7 @@
 #include "decode.h"
 
 #include <float.h>
+#include <math.h>
 #include <string.h>
 
 #include "../base/float16.h"
@@ -110,9 +111,15 @@ static void visible_tokens(const amla_worker *w, const amla_panel *p, int32_t be
   }
 }
 
+/* What the group's P, and so its O, is multiplied by beside what the mode asks for. */
+static float headroom(const amla_worker *w, const amla_group *group) {
+  return ldexpf(1.0f, -amla_headroom(w->plan->options.rescale, group->length));
+}
+
 /* New references, P in place of the scores, l; and what that asks of each row of O. Returns 0 if nothing. */
 static int weights(amla_worker *w, int32_t begin, int32_t n, amla_partial *acc, amla_rescale_step *steps) {
   const amla_rescale mode = w->plan->options.rescale;
+  const float room = headroom(w, &w->group);
   float max[AMLA_UKR_MAX_ROWS], base[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS];
   int32_t visible[AMLA_UKR_MAX_ROWS];
   int moved = 0;
@@ -126,7 +133,7 @@ static int weights(amla_worker *w, int32_t begin, int32_t n, amla_partial *acc, 
     moved |= amla_rescale_rows(mode, p->kernels->rows, ref, max, steps + p->row);
     for (int32_t r = 0; r < p->kernels->rows; r++) {
       base[r] = w->tensors->mask && ref[r] == -INFINITY ? 0.0f : ref[r]; /* any will do for hidden keys: P = 0 */
-      mul[r] = amla_rescale_p(mode, ref[r]);
+      mul[r] = room * amla_rescale_p(mode, ref[r]);
     }
     p->kernels->exp(n, s, base, mul, visible, sum);
     for (int32_t r = 0; r < p->kernels->rows; r++) l[r] = steps[p->row + r].l_factor * l[r] + sum[r];
@@ -177,9 +184,11 @@ static merge_step merge_rows(const amla_worker *w, amla_partial *a, const amla_p
 /* Ends rows [row_begin, row_end) of the group, whose result is a. */
 static void end_rows(const amla_worker *w, const amla_group *group, const amla_partial *a, int32_t row_begin, int32_t row_end, amla_row_end *ends) {
   const amla_plan *plan = w->plan;
+  const float room = headroom(w, group);
   for (int32_t r = row_begin; r < row_end; r++) {
     const int32_t at = group->row_begin + r, query = at / plan->problem.h_q, head = at % plan->problem.h_q;
-    const double divisor = (double)a->l[r] * (double)amla_rescale_p(plan->options.rescale, a->ref[r]);
+    const float of_p = room * amla_rescale_p(plan->options.rescale, a->ref[r]);
+    const double divisor = (double)a->l[r] * (double)of_p;
     ends[r] = amla_end_row(&plan->problem, &plan->options, w->tensors, group->sequence, query, head, divisor, (double)a->ref[r] + log2((double)a->l[r]));
   }
 }

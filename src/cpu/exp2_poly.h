@@ -7,6 +7,8 @@
 #ifndef AMLA_CPU_EXP2_POLY_H
 #define AMLA_CPU_EXP2_POLY_H
 
+#include "../base/headroom.h"
+
 #define AMLA_EXP2_C1 0x1.62e430p-1f
 #define AMLA_EXP2_C2 0x1.ebfbe0p-3f
 #define AMLA_EXP2_C3 0x1.c6af6cp-5f
@@ -14,7 +16,9 @@
 #define AMLA_EXP2_C5 0x1.5f0890p-10f
 #define AMLA_EXP2_C6 0x1.44138ap-13f
 
-#define AMLA_EXP2_MIN (-126.0f) /* below: 0 instead of a subnormal, which would be slow and carries nothing */
+/* Below: 0. P is normal then, and with the headroom taken off too: subnormal numbers would be slow
+ * and carry nothing. */
+#define AMLA_EXP2_MIN (-126.0f + AMLA_MAX_HEADROOM)
 #define AMLA_EXP2_MAX 127.0f
 #define AMLA_ROUND_MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits */
 

@@ -8,7 +8,7 @@
  *     amla    max m            2^(t-m)     sum 2^(t+n) v         2^(n'-n), an exponent shift; n = round(-m); P' = P * 2^(m+n)
  *     flash   max m            2^(t-m)     sum 2^(t-m) v         2^(m-m'), a multiplication
  *
- * A reference of -inf means: no key seen yet.
+ * A reference of -inf means: no key seen yet. O is also multiplied by 2^-headroom throughout.
  */
 #ifndef AMLA_CPU_RESCALE_H
 #define AMLA_CPU_RESCALE_H
@@ -17,8 +17,7 @@
 #include <math.h>
 
 #include "../base/expshift.h"
-
-#define AMLA_LAZY_TAU 8.0f /* P may reach 2^8: harmless in f32, whose exponent has room for d_v * s_k more */
+#include "../base/headroom.h"
 
 /* What happens to one row's O and l when its reference moves. */
 typedef struct amla_rescale_step {
@@ -40,16 +39,22 @@ static inline amla_rescale_step amla_rescale_to(amla_rescale mode, float ref, fl
   return s;
 }
 
+/* By how much a score may exceed the reference. */
+static inline float amla_rescale_tau(amla_rescale mode) {
+  return mode == AMLA_RESCALE_LAZY ? (float)AMLA_LAZY_TAU : 0.0f;
+}
+
 /* After a tile whose largest score is max (-inf: none visible). Merging goes to the larger reference instead: tau is spent once. */
 static inline amla_rescale_step amla_rescale_update(amla_rescale mode, float ref, float max) {
-  if (mode == AMLA_RESCALE_LAZY) return amla_rescale_to(mode, ref, max > ref + AMLA_LAZY_TAU ? ceilf(max) : ref);
-  return amla_rescale_to(mode, ref, max > ref ? max : ref);
+  const float tau = amla_rescale_tau(mode);
+  if (!(max > ref + tau)) return amla_rescale_to(mode, ref, ref);
+  return amla_rescale_to(mode, ref, mode == AMLA_RESCALE_LAZY ? ceilf(max) : max);
 }
 
 /* The references of n rows after a tile, and what that asks of each row; nearly always nothing, and then no branch a row. Returns whether O of
  * any row is to be shifted. */
 static inline int amla_rescale_rows(amla_rescale mode, int32_t n, float *ref, const float *max, amla_rescale_step *steps) {
-  const float tau = mode == AMLA_RESCALE_LAZY ? AMLA_LAZY_TAU : 0.0f;
+  const float tau = amla_rescale_tau(mode);
   int any = 0, shifted = 0;
   for (int32_t r = 0; r < n; r++) any |= max[r] > ref[r] + tau;
   for (int32_t r = 0; r < n; r++) {
@@ -60,7 +65,7 @@ static inline int amla_rescale_rows(amla_rescale mode, int32_t n, float *ref, co
   return shifted;
 }
 
-/* What P is multiplied by before PV. */
+/* What P is multiplied by before PV, but for the headroom (base/headroom.h). */
 static inline float amla_rescale_p(amla_rescale mode, float ref) {
   return mode == AMLA_RESCALE_AMLA && isfinite(ref) ? exp2f(ref + amla_paper_n(ref)) : 1.0f;
 }

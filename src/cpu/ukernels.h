@@ -54,7 +54,8 @@ typedef struct amla_ukr_panel {
 
   /* P = 2^(s - ref) in place, and its sum; for j < n:
    *     p = j < visible[r] ? exp2(s[j][r] - ref[r]) + 0 * s[j][r] : 0     sum[r] = sum_j p     s[j][r] = p * mul[r]
-   * 0 * s carries NaN and inf into the row whatever the exponential makes of them. exp2 is within 2 ulp on [-126, 16]; below -126 it is 0.
+   * 0 * s carries NaN and inf into the row whatever the exponential makes of them. exp2 is within 2
+   * ulp on [-86, 16]; below (AMLA_EXP2_MIN) it is 0.
    * s - ref <= 16. */
   void (*exp)(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible, float *sum);
 } amla_ukr_panel;

@@ -406,7 +406,8 @@ static void max_32(int32_t n, const float *s, const int32_t *visible, float *max
 static void max_16(int32_t n, const float *s, const int32_t *visible, float *max) { max_lanes(n, s, 16, visible, max); }
 
 /* P of `count` tokens, 16 rows, in steps that are independent over tokens: exp2_poly.h has the polynomial. */
-static inline __attribute__((always_inline)) void exp_tokens(int count, float *s, int rows, __m512 ref, __m512 mul, int scaled,
+static inline __attribute__((always_inline)) void exp_tokens(int count, float *s, int rows,
+                                                             __m512 ref, __m512 mul,
                                                              const __mmask16 *seen, __m512 *sum) {
   static const float c[] = {AMLA_EXP2_C5, AMLA_EXP2_C4, AMLA_EXP2_C3, AMLA_EXP2_C2, AMLA_EXP2_C1, 1.0f};
   __m512 x[UNROLL], n[UNROLL], y[UNROLL];
@@ -436,13 +437,14 @@ static inline __attribute__((always_inline)) void exp_tokens(int count, float *s
 #pragma GCC unroll 8
   for (int i = 0; i < count; i++) {
     *sum = _mm512_add_ps(*sum, y[i]);
-    _mm512_store_ps(s + i * rows, scaled ? _mm512_mul_ps(y[i], mul) : y[i]);
+    _mm512_store_ps(s + i * rows, _mm512_mul_ps(y[i], mul));
   }
 }
 
-static inline __attribute__((always_inline)) __m512 exp_whole(int32_t n, float *s, int rows, __m512 ref, __m512 mul, int scaled, __m512 sum) {
+static inline __m512 exp_whole(int32_t n, float *s, int rows, __m512 ref, __m512 mul, __m512 sum) {
   static const __mmask16 seen[UNROLL] = {0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff};
-  for (int32_t j = 0; j < n; j += UNROLL) exp_tokens(UNROLL, s + j * rows, rows, ref, mul, scaled, seen, &sum);
+  for (int32_t j = 0; j < n; j += UNROLL)
+    exp_tokens(UNROLL, s + j * rows, rows, ref, mul, seen, &sum);
   return sum;
 }
 
@@ -450,14 +452,10 @@ static inline void exp_lanes(int32_t n, float *s, int rows, const float *ref, co
   const __m512i vis = _mm512_loadu_si512(visible);
   const int32_t all = _mm512_cmplt_epi32_mask(vis, _mm512_set1_epi32(n)) ? 0 : n / UNROLL * UNROLL;
   const __m512 e = _mm512_loadu_ps(ref), m = _mm512_loadu_ps(mul);
-  __m512 l = _mm512_setzero_ps();
-  if (_mm512_cmp_ps_mask(m, _mm512_set1_ps(1.0f), _CMP_NEQ_UQ))
-    l = exp_whole(all, s, rows, e, m, 1, l);
-  else
-    l = exp_whole(all, s, rows, e, m, 0, l);
+  __m512 l = exp_whole(all, s, rows, e, m, _mm512_setzero_ps());
   for (int32_t j = all; j < n; j++) {
     const __mmask16 seen = _mm512_cmplt_epi32_mask(_mm512_set1_epi32(j), vis);
-    exp_tokens(1, s + j * rows, rows, e, m, 1, &seen, &l);
+    exp_tokens(1, s + j * rows, rows, e, m, &seen, &l);
   }
   _mm512_storeu_ps(sum, l);
 }

@@ -10,6 +10,7 @@
 #include "../../spec/spec.h"
 #include "../base/arena.h"
 #include "../base/float16.h"
+#include "../base/headroom.h"
 #include "../plan.h"
 #include "../problem.h"
 
@@ -45,9 +46,11 @@ static void load_row(amla_dtype type, int32_t n, const void *src, float *dst) {
   for (int32_t i = 0; type == AMLA_F16 && i < n; i++) dst[i] = amla_f16_to_f32(h[i]);
 }
 
-static spec_algo algo(amla_rescale mode) {
-  spec_algo a = {mode == AMLA_RESCALE_FLASH ? SPEC_FLASH : mode == AMLA_RESCALE_AMLA ? SPEC_AMLA : SPEC_LAZY, SPEC_P_F32, 0, 0, 0};
-  return a;
+static spec_algo algo(amla_rescale mode, int32_t length) {
+  /* by amla_rescale */
+  static const spec_mode modes[] = {SPEC_LAZY, SPEC_LAZY, SPEC_AMLA, SPEC_FLASH};
+  const int headroom = amla_headroom(mode, length);
+  return (spec_algo){.mode = modes[mode], .p = SPEC_P_F32, .headroom = headroom};
 }
 
 /* The next block of keys from *j on that the mask leaves: their rows and what is added to their scores. Returns how many. */
@@ -64,8 +67,8 @@ static int32_t gather(const amla_problem *p, const amla_tensors *t, int32_t sequ
 
 static void run_row(const amla_plan *plan, const amla_tensors *t, const buffers *b, int32_t sequence, int32_t query, int32_t head) {
   const amla_problem *p = &plan->problem;
-  const spec_algo a = algo(plan->options.rescale);
-  const int32_t visible = amla_visible(p, amla_seqlen(p, t, sequence), query);
+  const int32_t length = amla_seqlen(p, t, sequence), visible = amla_visible(p, length, query);
+  const spec_algo a = algo(plan->options.rescale, length);
   spec_row row = SPEC_ROW_INIT;
   load_row(p->q_type, p->d_qk, amla_q_row(p, t, sequence, query, head), b->q);
   for (int32_t j = 0; j < visible;) {
