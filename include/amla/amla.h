@@ -222,7 +222,12 @@ AMLA_API int amla_plan_describe(const amla_plan *plan, char *text, size_t capaci
  * element of out, and keys whose weight is below 2^-86 of the largest (60 nats).
  * Non-finite numbers: a non-finite element of q makes its own row non-finite and no other. A non-finite element of kv
  * makes non-finite every row that sees its token, and may also reach queries of the same sequence that causality or the mask hides
- * it from; never another sequence. A score, or an element of scale * log2(e) * q, beyond f32 counts as infinite, and an infinite score gives a NaN row. */
+ * it from; never another sequence. An infinite score gives a NaN row. A score counts as infinite
+ * from
+ * FLT_MAX / log2(e) = 2.36e38 on, in either sign, mask included; so does one of whose scaled
+ * products or partial sums that holds, and one
+ * that an element of scale * log2(e) * q beyond f32 takes part in. (ref: some of them may be
+ * right.) */
 AMLA_API amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
                                    size_t scratch_bytes, amla_detail *detail);
 

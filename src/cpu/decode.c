@@ -68,7 +68,7 @@ static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32
 
 /* ---- The mask: a key that it hides gets a score below the domain, which becomes P = 0 and no maximum ---- */
 
-static const float hidden = -FLT_MAX;
+static const float hidden = -FLT_MAX, lowest = -0x1.fffffcp127f; /* lowest: the next number above */
 
 /* Keys of the tile from `begin` on that some query of the group sees. */
 static int tile_is_seen(const amla_worker *w, int32_t begin, int32_t n) {
@@ -103,6 +103,23 @@ static void add_mask(const amla_worker *w, const amla_panel *p, int32_t begin, i
   }
 }
 
+/* The largest score of row r of the panel, in whose n tokens nothing above `hidden` was found. A
+ * score of -FLT_MAX that the mask leaves
+ * visible is raised by its last bit, which tells it from hidden ones; without any, the row has seen
+ * nothing (but keys that are NaN or -inf). */
+static float raise_lowest(const amla_worker *w, const amla_panel *p, int32_t r, int32_t begin,
+                          int32_t n, float *s) {
+  const amla_problem *problem = &w->plan->problem;
+  const int32_t row = min(w->group.row_begin + p->row + r, w->group.row_end - 1);
+  const uint16_t *mask = amla_mask_row(problem, w->tensors, w->group.sequence, row / problem->h_q);
+  float max = -INFINITY;
+  for (int32_t j = 0; j < n; j++) {
+    float *score = &s[j * p->kernels->rows + r];
+    if (*score == hidden && mask[begin + j] != AMLA_MASK_HIDDEN) *score = max = lowest;
+  }
+  return max;
+}
+
 /* How many of the tile's n tokens, the first of which is `begin`, each row of the panel sees. */
 static void visible_tokens(const amla_worker *w, const amla_panel *p, int32_t begin, int32_t n, int32_t *visible) {
   for (int32_t r = 0; r < p->kernels->rows; r++) {
@@ -129,7 +146,7 @@ static int weights(amla_worker *w, int32_t begin, int32_t n, amla_partial *acc, 
     if (w->tensors->mask) add_mask(w, p, begin, n, s);
     p->kernels->max(n, s, visible, max);
     for (int32_t r = 0; w->tensors->mask && r < p->kernels->rows; r++)
-      if (max[r] == hidden) max[r] = -INFINITY; /* hidden keys, and perhaps others that are NaN or -inf */
+      if (max[r] == hidden) max[r] = raise_lowest(w, p, r, begin, visible[r], s);
     moved |= amla_rescale_rows(mode, p->kernels->rows, ref, max, steps + p->row);
     for (int32_t r = 0; r < p->kernels->rows; r++) {
       base[r] = w->tensors->mask && ref[r] == -INFINITY ? 0.0f : ref[r]; /* any will do for hidden keys: P = 0 */
