@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "detail.h"
+#include "float_environment.h"
 
 #define REFUSE(...) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, __VA_ARGS__)
 
@@ -46,6 +47,25 @@ static void merge_row(int32_t n_parts, int64_t n_rows, int32_t d_v, int base2, c
   if (lse) *lse = total;
 }
 
+typedef struct span {
+  const char *name;
+  const float *at; /* or NULL */
+  uint64_t elems;
+} span;
+
+/* Results may take the place of the first part; nothing else may lie where a result does. */
+static amla_status check_overlaps(span o, span lse_parts, span out, span lse, amla_detail *detail) {
+  const span pairs[][2] = {{out, o}, {lse, lse_parts}, {out, lse_parts}, {lse, o}, {out, lse}};
+  for (int i = 0; i < 5; i++) {
+    const span *a = &pairs[i][0], *b = &pairs[i][1];
+    if (i < 2 && a->at == b->at) continue;
+    const amla_status status = amla_check_overlap(a->name, a->at, a->elems * sizeof(float), b->name,
+                                                  b->at, b->elems * sizeof(float), detail);
+    if (status != AMLA_OK) return status;
+  }
+  return AMLA_OK;
+}
+
 amla_status amla_merge(int32_t n_parts, int64_t n_rows, int32_t d_v, amla_lse_base base, const float *o, size_t o_bytes,
                        const float *lse_parts, size_t lse_parts_bytes, float *out, size_t out_bytes, float *lse, size_t lse_bytes,
                        amla_detail *detail) {
@@ -63,9 +83,15 @@ amla_status amla_merge(int32_t n_parts, int64_t n_rows, int32_t d_v, amla_lse_ba
   if (status == AMLA_OK) status = check("lse_parts", lse_parts, lse_parts_bytes, rows, detail);
   if (status == AMLA_OK) status = check("out", out, out_bytes, (uint64_t)n_rows * (uint64_t)d_v, detail);
   if (status == AMLA_OK && lse) status = check("lse", lse, lse_bytes, (uint64_t)n_rows, detail);
+  if (status == AMLA_OK)
+    status = check_overlaps((span){"o", o, elems}, (span){"lse_parts", lse_parts, rows},
+                            (span){"out", out, elems / (uint64_t)n_parts},
+                            (span){"lse", lse, (uint64_t)n_rows}, detail);
   if (status != AMLA_OK) return status;
 
+  const fenv_t callers = amla_enter_environment();
   for (int64_t r = 0; r < n_rows; r++)
     merge_row(n_parts, n_rows, d_v, base == AMLA_LSE_BASE2, o + r * d_v, lse_parts + r, out + r * d_v, lse ? lse + r : NULL);
+  amla_leave_environment(&callers);
   return amla_accept(detail);
 }

@@ -263,10 +263,8 @@ static int64_t kv_elems(const amla_problem *p) {
 }
 
 static amla_status check_overlap(const extent *a, const extent *b, amla_detail *detail) {
-  const uintptr_t x = (uintptr_t)a->at, y = (uintptr_t)b->at;
-  if (a->at && b->at && x < y + (uint64_t)b->used_bytes && y < x + (uint64_t)a->used_bytes)
-    REFUSE("%s=%p: must not overlap %s", a->name, a->at, b->name);
-  return AMLA_OK;
+  const uint64_t a_bytes = (uint64_t)a->used_bytes, b_bytes = (uint64_t)b->used_bytes;
+  return amla_check_overlap(a->name, a->at, a_bytes, b->name, b->at, b_bytes, detail);
 }
 
 amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensors, amla_detail *detail) {

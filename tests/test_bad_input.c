@@ -502,8 +502,9 @@ static amla_status merge(const merge_call *m, amla_detail *d) {
 
 static void bad_merges_are_refused(void **state) {
   (void)state;
-  float o[2 * 3 * 4], parts[2 * 3], out[3 * 4], lse[3];
-  const merge_call good = {2, 3, 4, AMLA_LSE_NATURAL, o, sizeof o, parts, sizeof parts, out, sizeof out, lse, sizeof lse};
+  float o[2 * 3 * 4], parts[2 * 3 + 12], out[3 * 4], lse[3]; /* parts has room for out */
+  const size_t parts_bytes = 2 * 3 * sizeof(float);
+  const merge_call good = {2, 3, 4, AMLA_LSE_NATURAL, o, sizeof o, parts, parts_bytes, out, sizeof out, lse, sizeof lse};
   for (int i = 0; i < LENGTH(o); i++) o[i] = 1.0f;
   for (int i = 0; i < LENGTH(parts); i++) parts[i] = 0.0f;
   memset(out, GUARD_PATTERN, sizeof out);
@@ -524,6 +525,12 @@ static void bad_merges_are_refused(void **state) {
   BAD_MERGE(m.lse_bytes--, "lse_bytes=11", ">= 12");
   BAD_MERGE(m.o = (const float *)(const void *)((const char *)o + 1), "o=", "aligned to 4");
   BAD_MERGE(m.out = (float *)(void *)((char *)out + 2), "out=", "aligned to 4");
+  BAD_MERGE(m.out = o + 12, "out=", "must not overlap o"); /* the second part */
+  BAD_MERGE(m.out = o + 1, "out=", "must not overlap o");
+  BAD_MERGE(m.out = parts, "out=", "must not overlap lse_parts");
+  BAD_MERGE(m.lse = parts + 3, "lse=", "must not overlap lse_parts");
+  BAD_MERGE(m.lse = o + 21, "lse=", "must not overlap o");
+  BAD_MERGE(m.lse = out + 9, "out=", "must not overlap lse");
   amla_detail d;
   assert_int_equal(merge(&good, &d), AMLA_OK);
   assert_string_equal(d.text, "");

@@ -150,12 +150,19 @@ typedef struct amla_options {
   uint32_t struct_bytes;
   amla_backend backend;
   amla_rescale rescale;
+  /* After fork: the child of a process that had several threads when it forked runs on one thread.
+   * OpenMP's may be among those, and it would wait for them for ever. The bits are the same, and
+   * amla_plan_describe says so. The caller's own pool, `parallel`, is left alone. Forks are
+   * noticed from the first plan on. */
   int32_t threads; /* 0 = AMLA_NUM_THREADS if set, else the OpenMP default. Never changes a bit of the result */
   amla_isa isa;
   int32_t split_tokens; /* most KV tokens per split: AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number >= 1 (rounded up to tiles) */
   amla_lse_base lse_base;
   amla_parallel parallel; /* cpu: NULL = OpenMP. For engines with a thread pool of their own, so that no second one competes with
-                             it: called at most twice per run, never with n < 2 or n > threads */
+                             it: called at most twice per run, never with n < 2 or n > threads,
+                             in the caller's floating-point environment. An exception or a
+                             longjmp may leave it: that ends the run, whose outputs then hold
+                             anything, and does no harm to plan and scratch */
   void *parallel_context;
 } amla_options;
 
@@ -212,7 +219,9 @@ AMLA_API size_t amla_plan_scratch_bytes(const amla_plan *plan);
 AMLA_API int amla_plan_describe(const amla_plan *plan, char *text, size_t capacity_bytes);
 
 /* Computes out and lse. Same input, same bits: whatever the number of threads and whatever else is in the batch (with
- * the default split rule), and whatever the caller's rounding mode or flush-to-zero bits, which are restored. Re-entrant: concurrent runs of one plan need their own scratch and outputs.
+ * the default split rule), and whatever the caller's rounding mode, flush-to-zero bits or trapped
+ * exceptions, which are restored, as in every
+ * function here. Re-entrant: concurrent runs of one plan need their own scratch and outputs.
  * Refused before any work, outputs untouched: null or short buffers, scratch smaller than amla_plan_scratch_bytes; in host memory
  * also lengths outside [0, sk] and a used page id outside [0, n_pages) (the device clamps the one and reports the other: amla_cuda.h).
  * Range of V: any finite number on ref and cpu, in every rescale mode. On every backend |V| <=
@@ -239,7 +248,8 @@ AMLA_API void amla_plan_destroy(amla_plan *plan);
 /* Merges partial results over disjoint sets of keys (context-parallel or split decode), each normalised, with its LSE:
  *     LSE = log sum_p exp(LSE_p)        O = sum_p exp(LSE_p - LSE) O_p
  * in the order of the parts, in f32. Parts with LSE = -inf are left out, whatever their O holds; if all are, O = 0 and
- * LSE = -inf. A part whose LSE is NaN or +inf makes its row NaN. out and lse may be the first part itself; any other overlap is not allowed.
+ * LSE = -inf. A part whose LSE is NaN or +inf makes its row NaN. out and lse may be the first part
+ * itself; any other overlap is refused.
  *   o   [n_parts][n_rows][d_v], lse_parts [n_parts][n_rows], out [n_rows][d_v], lse [n_rows] or NULL; capacities in bytes.
  * Source: FlashDecoding; arXiv 2205.14135, section 3. Sinks: apply them once, after the merge. */
 AMLA_API amla_status amla_merge(int32_t n_parts, int64_t n_rows, int32_t d_v, amla_lse_base base, const float *o,
