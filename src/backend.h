@@ -13,12 +13,16 @@ typedef struct amla_backend_ops {
   amla_backend id;
   const char *name;
   int32_t device_memory; /* takes tensors in device memory, and only those */
+  /* run calls back to the caller, so it enters the default floating-point environment itself */
+  int32_t own_environment;
   const char *(*absent)(void);      /* why it cannot run on this machine; NULL when it can */
   const char *(*isa)(amla_isa cap); /* instruction set it would use; "" where that means nothing */
   amla_status (*prepare)(amla_plan *plan, amla_detail *detail); /* fills the backend's part of the plan and scratch_bytes, or refuses */
   void (*release)(amla_plan *plan);                             /* undoes prepare; NULL = nothing to undo */
   int (*describe)(const amla_plan *plan, char *text, size_t capacity_bytes); /* as snprintf */
-  /* Every argument has been checked, so ref and cpu cannot fail; others may refuse a tensor they do not take, before any work. */
+  /* In the default floating-point environment, but for own_environment. Every argument has been
+   * checked, so ref and cpu cannot fail; others may refuse a tensor they do not take, before any
+   * work. */
   amla_status (*run)(const amla_plan *plan, const amla_tensors *tensors, void *scratch, amla_detail *detail);
 } amla_backend_ops;
 

@@ -4,11 +4,11 @@
  */
 #include "plan.h"
 
-#include <fenv.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "detail.h"
+#include "float_environment.h"
 #include "load_backend.h"
 #include "problem.h"
 
@@ -36,7 +36,8 @@ static amla_status choose_backend(amla_plan *p, amla_detail *detail) {
   return p->backend->prepare(p, detail);
 }
 
-amla_status amla_plan_create(amla_plan **plan, const amla_problem *problem, const amla_options *options, amla_detail *detail) {
+static amla_status create(amla_plan **plan, const amla_problem *problem,
+                          const amla_options *options, amla_detail *detail) {
   amla_plan p = {0};
   if (!plan) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "plan=NULL: must point to where the plan goes");
   *plan = NULL;
@@ -54,6 +55,14 @@ amla_status amla_plan_create(amla_plan **plan, const amla_problem *problem, cons
   return amla_accept(detail);
 }
 
+amla_status amla_plan_create(amla_plan **plan, const amla_problem *problem,
+                             const amla_options *options, amla_detail *detail) {
+  const fenv_t callers = amla_enter_environment();
+  const amla_status status = create(plan, problem, options, detail);
+  amla_leave_environment(&callers);
+  return status;
+}
+
 void amla_plan_destroy(amla_plan *plan) {
   if (plan && plan->backend->release) plan->backend->release(plan);
   free(plan);
@@ -63,7 +72,11 @@ size_t amla_plan_scratch_bytes(const amla_plan *plan) { return plan ? plan->scra
 
 int amla_plan_describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   if (capacity_bytes > 0 && text) text[0] = '\0';
-  return plan ? plan->backend->describe(plan, text, text ? capacity_bytes : 0) : 0;
+  if (!plan) return 0;
+  const fenv_t callers = amla_enter_environment();
+  const int length = plan->backend->describe(plan, text, text ? capacity_bytes : 0);
+  amla_leave_environment(&callers);
+  return length;
 }
 
 amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, size_t scratch_bytes,
@@ -78,11 +91,13 @@ amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, vo
   amla_tensors t = {0};
   memcpy(&t, tensors, tensors->struct_bytes < sizeof t ? tensors->struct_bytes : sizeof t);
 
-  fenv_t callers; /* its rounding mode and flush bits would reach some threads and not others */
-  fegetenv(&callers);
-  fesetenv(FE_DFL_ENV);
-  status = plan->backend->run(plan, &t, scratch, detail);
-  fesetenv(&callers);
+  if (plan->backend->own_environment) {
+    status = plan->backend->run(plan, &t, scratch, detail);
+  } else {
+    const fenv_t callers = amla_enter_environment();
+    status = plan->backend->run(plan, &t, scratch, detail);
+    amla_leave_environment(&callers);
+  }
   return status == AMLA_OK ? amla_accept(detail) : status;
 }
 

@@ -50,7 +50,7 @@ check_includes() {
       system_of["src/base"] = "cpuid.h"
       system_of["src/ref"] = system_of["src/cpu"] = "omp.h"
       system_of["src/cuda"] = "cuda.h cuda_runtime.h"
-      system_of["src"] = "omp.h dlfcn.h pthread.h unistd.h"
+      system_of["src"] = "omp.h dlfcn.h pthread.h unistd.h sys/stat.h"
       system_of["src/npu"] = "c_api/asc_simd.h"
       system_of["sim"] = "ucontext.h sys/mman.h"
       system_of["harness"] = system_of["cli"] = system_of["fuzz"] = system_of["bench"] = "omp.h jansson.h POSIX"

@@ -5,7 +5,6 @@
  */
 #include "test_run.h"
 
-#include <fenv.h>
 #include <pthread.h>
 
 /* ---- Thread counts ------------------------------------------------------------------------------------------------ */
@@ -50,25 +49,6 @@ static void check_thread_counts(const amla_options *base) {
 }
 
 static void thread_count_does_not_change_a_bit(void **state) { (void)state; for_each_engine(check_thread_counts); }
-
-/* The caller's rounding mode reaches no thread, and is its own again afterwards. */
-static void check_rounding_mode(const amla_options *base) {
-  const char *problem = "b=1,h=17,sk=700,dqk=24,dv=16";
-  harness_dataset nearest, upward;
-  generate(&nearest, problem);
-  generate(&upward, problem);
-  run(&nearest, problem, base);
-  assert_int_equal(fesetround(FE_UPWARD), 0);
-  run(&upward, problem, base);
-  assert_int_equal(fegetround(), FE_UPWARD);
-  assert_int_equal(fesetround(FE_TONEAREST), 0);
-  for (int64_t row = 0; row < n_rows(&nearest); row++)
-    if (!same_row(&nearest, row, &upward, row)) fail_msg("'%s' %s: row %lld follows the rounding mode", problem, describe_options(base), (long long)row);
-  harness_free(&nearest);
-  harness_free(&upward);
-}
-
-static void rounding_mode_does_not_change_a_bit(void **state) { (void)state; for_each_engine(check_rounding_mode); }
 
 /* The share of a thread that leaves most behind. Six sequences of 125, 128, 128, 128, 125 and 128 splits for three threads of
  * 254 each: the second has all but the first split of one sequence and all but the last of another, 7 nodes of the merge
@@ -249,7 +229,6 @@ static void a_plan_runs_concurrently(void **state) { (void)state; for_each_engin
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(thread_count_does_not_change_a_bit),
-      cmocka_unit_test(rounding_mode_does_not_change_a_bit),
       cmocka_unit_test(the_worst_share_fits_the_scratch),
       cmocka_unit_test(poison_reaches_the_same_rows),
       cmocka_unit_test(tasks_run_on_the_callers_threads),

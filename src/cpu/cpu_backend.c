@@ -4,12 +4,13 @@
  * binary tree as it goes, and leaves the rest; then all threads finish the groups that were shared, each its own
  * slice of rows. A node of the tree has the same children whoever computes it, hence the same bits.
  */
-#include <fenv.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
 
 #include "../base/arena.h"
+#include "../float_environment.h"
+#include "../forked.h"
 #include "../problem.h"
 #include "decode.h"
 
@@ -46,6 +47,7 @@ static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state 
 
 static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   (void)detail;
+  amla_watch_forks();
   amla_arena arena = amla_arena_create(NULL);
   plan->ukernels = amla_ukernels_select(plan->options.isa);
   plan->options.isa = plan->ukernels->isa;
@@ -168,20 +170,16 @@ typedef struct job {
 
 static void share_task(void *argument, int32_t i) {
   const job *j = argument;
-  fenv_t threads_own;
-  fegetenv(&threads_own);
-  fesetenv(FE_DFL_ENV);
+  const fenv_t threads_own = amla_enter_environment();
   run_share(&j->threads[i], i, j->n, j->total, j->auto_tokens);
-  fesetenv(&threads_own);
+  amla_leave_environment(&threads_own);
 }
 
 static void finish_task(void *argument, int32_t i) {
   const job *j = argument;
-  fenv_t threads_own;
-  fegetenv(&threads_own);
-  fesetenv(FE_DFL_ENV);
+  const fenv_t threads_own = amla_enter_environment();
   finish_shared(j->threads, i, j->n);
-  fesetenv(&threads_own);
+  amla_leave_environment(&threads_own);
 }
 
 static void openmp_parallel(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument) {
@@ -192,21 +190,39 @@ static void openmp_parallel(void *context, int32_t n, void (*task)(void *argumen
 
 enum { MIN_THREAD_FLOPS = 4000000 }; /* about what waking a thread costs */
 
-static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, amla_detail *detail) {
+/* OpenMP might hang here. A pool of the caller's is its own affair. */
+static int is_alone(const amla_options *o) {
+  return o->threads > 1 && !o->parallel && amla_forked();
+}
+
+/* On how many threads, and their parts of the scratch. */
+static job share_out(const amla_plan *plan, const amla_tensors *tensors, void *scratch) {
   const amla_problem *p = &plan->problem;
   const amla_options *o = &plan->options;
-  (void)detail;
-  if (p->b == 0) return AMLA_OK;
   const int64_t auto_tokens = amla_auto_split_tokens(&plan->schedule, p, tensors, o->threads);
   const double total = amla_total_cost(&plan->schedule, p, tensors, auto_tokens);
   const double useful = total * 2.0 * (p->d_qk + p->d_v) / MIN_THREAD_FLOPS + 1.0;
 
   amla_arena arena = amla_arena_create(scratch);
-  job j = {amla_arena_take(&arena, o->threads, sizeof(thread_state)), useful < o->threads ? (int32_t)useful : o->threads, total, auto_tokens};
+  const int32_t n = is_alone(o) ? 1 : useful < o->threads ? (int32_t)useful : o->threads;
+  const job j = {amla_arena_take(&arena, o->threads, sizeof(thread_state)), n, total, auto_tokens};
   for (int32_t i = 0; i < j.n; i++) {
     carve_thread(plan, &arena, &j.threads[i]);
     j.threads[i].worker.tensors = tensors;
   }
+  return j;
+}
+
+/* The caller's floating-point environment is its own wherever `parallel` runs: a jump or an
+ * exception out of it must not leave ours. */
+static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
+                       amla_detail *detail) {
+  const amla_options *o = &plan->options;
+  (void)detail;
+  if (plan->problem.b == 0) return AMLA_OK;
+  const fenv_t callers = amla_enter_environment();
+  job j = share_out(plan, tensors, scratch);
+  amla_leave_environment(&callers);
   if (j.n == 1) {
     share_task(&j, 0);
     return AMLA_OK;
@@ -226,17 +242,21 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   const amla_ukernels *u = plan->ukernels;
   const amla_schedule *s = &plan->schedule;
   const amla_ukr_panel *panel = s->block_rows > u->narrow.rows ? &u->wide : &u->narrow;
-  char split[24] = "auto";
+  char split[24] = "auto", threads[32];
+  const int32_t n = plan->options.threads;
+  snprintf(threads, sizeof threads, "%d thread%s", n, n == 1 ? "" : "s");
   if (s->split_tokens != AMLA_SPLIT_AUTO)
     snprintf(split, sizeof split, "%lld", (long long)amla_split_tokens(s, plan->problem.sk, 0));
-  return snprintf(text, capacity_bytes, "cpu %s %s, %d rows x %d tokens, qk %dx%d, pv %dx%d, split %s of %d, %d thread%s", u->name,
+  return snprintf(text, capacity_bytes,
+                  "cpu %s %s, %d rows x %d tokens, qk %dx%d, pv %dx%d, split %s of %d, %s", u->name,
                   modes[plan->options.rescale], s->block_rows, u->tile_tokens, panel->tokens,
                   panel->rows, u->pv_rows, u->pv_cols, split, plan->problem.sk,
-                  plan->options.threads, plan->options.threads == 1 ? "" : "s");
+                  is_alone(&plan->options) ? "one thread: forked" : threads);
 }
 
 static const char *absent(void) { return NULL; }
 
 const amla_backend_ops amla_backend_cpu = {
-    .plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_CPU, .name = "cpu", .absent = absent,
+    .plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_CPU, .name = "cpu", .own_environment = 1,
+    .absent = absent,
     .isa = isa, .prepare = prepare, .describe = describe, .run = run};

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a caller's floating-point environment and process may be: rounding modes and traps reach no result and are left as
+ * they were, also where a callback never returns; a forked child computes, and gets the same bits.
+ */
+#define _GNU_SOURCE /* feenableexcept */
+#include "test_run.h"
+
+#include <fenv.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const char *const shared_out = "b=1,h=128,sk=3000,dqk=64,dv=48,page=16"; /* threads share its splits */
+
+static void expect_same_bits(const harness_dataset *a, const harness_dataset *b, const char *what) {
+  for (int64_t row = 0; row < n_rows(a); row++)
+    if (!same_row(a, row, b, row)) fail_msg("%s: row %lld has other bits", what, (long long)row);
+}
+
+/* ---- Forks ----------------------------------------------------------------------------------------------------- */
+
+typedef struct job {
+  harness_dataset data;
+  amla_plan *plan;
+  size_t scratch_bytes;
+  void *scratch;
+} job;
+
+static job job_create(const amla_options *options) {
+  job j;
+  generate(&j.data, shared_out);
+  assert_int_equal(amla_plan_create(&j.plan, &j.data.problem, options, NULL), AMLA_OK);
+  j.scratch_bytes = amla_plan_scratch_bytes(j.plan);
+  j.scratch = malloc(j.scratch_bytes);
+  assert_non_null(j.scratch);
+  return j;
+}
+
+static void job_free(job *j) {
+  amla_plan_destroy(j->plan);
+  free(j->scratch);
+  harness_free(&j->data);
+}
+
+static amla_status job_run(job *j) {
+  return amla_plan_run(j->plan, &j->data.tensors, j->scratch, j->scratch_bytes, NULL);
+}
+
+/* Of a process with one thread: it may form a team of its own. */
+static void a_child_of_one_thread_has_its_threads(void **state) {
+  (void)state;
+  if (TEST_SANITIZED) skip();
+  const amla_options options = make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 2, 0);
+  harness_case c;
+  amla_plan *plan = NULL;
+  char error[256], text[256];
+  int status = -1;
+  assert_int_equal(harness_parse_problem(shared_out, &c, error, sizeof error), 0);
+  assert_int_equal(amla_plan_create(&plan, &c.problem, &options, NULL), AMLA_OK);
+  const pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    alarm(60);
+    amla_plan_describe(plan, text, sizeof text);
+    job j = job_create(&options);
+    _exit(job_run(&j) == AMLA_OK && strstr(text, ", 2 threads") != NULL ? 0 : 1);
+  }
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_int_equal(status, 0);
+  amla_plan_destroy(plan);
+}
+
+static bool says(const amla_plan *plan, const char *words) {
+  char text[256];
+  amla_plan_describe(plan, text, sizeof text);
+  return strstr(text, words) != NULL;
+}
+
+/* Runs the job in a forked child and compares with `want`: 0, or what went wrong. A child that hangs is killed. */
+static int run_in_child(job *j, const harness_dataset *want, const char *words) {
+  int status = -1;
+  const pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    alarm(60);
+    harness_reset_outputs(&j->data);
+    if (job_run(j) != AMLA_OK) _exit(1);
+    for (int64_t row = 0; row < n_rows(want); row++)
+      if (!same_row(want, row, &j->data, row)) _exit(2);
+    _exit(says(j->plan, words) ? 0 : 3);
+  }
+  assert_int_equal(waitpid(child, &status, 0), child);
+  return status;
+}
+
+static int32_t pool_calls;
+
+static void run_in_order(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument) {
+  ++*(int32_t *)context;
+  for (int32_t i = 0; i < n; i++) task(argument, i);
+}
+
+static void a_forked_child_computes(void **state) {
+  (void)state;
+  if (TEST_SANITIZED) skip(); /* ThreadSanitizer follows no fork of a process with threads */
+  const amla_options options = make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 2, 0);
+  amla_options pooled = options, single = options;
+  pooled.parallel = run_in_order;
+  pooled.parallel_context = &pool_calls;
+  single.threads = 1;
+  job alone = job_create(&single), team = job_create(&options), pool = job_create(&pooled);
+  assert_int_equal(job_run(&alone), AMLA_OK);
+  assert_int_equal(job_run(&team), AMLA_OK);
+  assert_true(says(team.plan, ", 2 threads"));
+  assert_int_equal(run_in_child(&team, &alone.data, ", one thread: forked"), 0);
+  assert_int_equal(run_in_child(&pool, &alone.data, ", 2 threads"), 0);
+  assert_int_equal(run_in_child(&alone, &alone.data, ", 1 thread"), 0);
+  assert_true(says(team.plan, ", 2 threads"));
+  assert_int_equal(pool_calls, 0); /* the child's are the child's */
+  job_free(&alone);
+  job_free(&team);
+  job_free(&pool);
+}
+
+/* ---- Rounding modes ----------------------------------------------------------------------------------------------- */
+
+static void check_rounding_mode(const amla_options *base) {
+  const char *problem = "b=1,h=17,sk=700,dqk=24,dv=16";
+  harness_dataset nearest, upward;
+  generate(&nearest, problem);
+  generate(&upward, problem);
+  run(&nearest, problem, base);
+  assert_int_equal(fesetround(FE_UPWARD), 0);
+  run(&upward, problem, base);
+  assert_int_equal(fegetround(), FE_UPWARD);
+  assert_int_equal(fesetround(FE_TONEAREST), 0);
+  expect_same_bits(&nearest, &upward, describe_options(base));
+  harness_free(&nearest);
+  harness_free(&upward);
+}
+
+static void the_callers_rounding_mode_does_not_change_a_bit(void **state) {
+  (void)state;
+  for_each_engine(check_rounding_mode);
+}
+
+/* A pool whose threads round upward: in both steps, and they still do behind each task. */
+static void run_upward(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument) {
+  const int callers = fegetround();
+  fesetround(FE_UPWARD);
+  for (int32_t i = 0; i < n; i++) {
+    task(argument, i);
+    assert_int_equal(fegetround(), FE_UPWARD);
+  }
+  fesetround(callers);
+  ++*(int32_t *)context;
+}
+
+static void check_pool(const amla_options *base) {
+  if (base->backend != AMLA_BACKEND_CPU) return;
+  harness_dataset ours, theirs;
+  amla_options options = *base;
+  int32_t calls = 0;
+  generate(&ours, shared_out);
+  generate(&theirs, shared_out);
+  run(&ours, shared_out, base);
+  options.threads = 3; /* so that groups are shared, and there is a second step */
+  options.parallel = run_upward;
+  options.parallel_context = &calls;
+  run(&theirs, shared_out, &options);
+  assert_int_equal(calls, 2);
+  expect_same_bits(&ours, &theirs, describe_options(&options));
+  harness_free(&ours);
+  harness_free(&theirs);
+}
+
+static void a_pools_rounding_mode_does_not_change_a_bit(void **state) {
+  (void)state;
+  for_each_engine(check_pool);
+}
+
+static void merge_has_one_rounding_mode(void **state) {
+  (void)state;
+  static const int modes[] = {FE_TONEAREST, FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO};
+  float o[3 * 5], lse_parts[3], out[LENGTH(modes)][5], lse[LENGTH(modes)];
+  uint64_t seed = 5;
+  for (int i = 0; i < LENGTH(o); i++) o[i] = random_normal(&seed);
+  for (int i = 0; i < 3; i++) lse_parts[i] = random_normal(&seed);
+  for (int m = 0; m < LENGTH(modes); m++) {
+    fesetround(modes[m]);
+    const amla_status status = amla_merge(3, 1, 5, AMLA_LSE_NATURAL, o, sizeof o, lse_parts, sizeof lse_parts,
+                                          out[m], sizeof out[m], &lse[m], sizeof lse[m], NULL);
+    const int after = fegetround();
+    fesetround(FE_TONEAREST);
+    assert_int_equal(status, AMLA_OK);
+    assert_int_equal(after, modes[m]);
+    assert_memory_equal(out[m], out[0], sizeof out[0]);
+    assert_memory_equal(&lse[m], &lse[0], sizeof lse[0]);
+  }
+}
+
+/* ---- Traps -------------------------------------------------------------------------------------------------------- */
+
+/* Every function that computes, with every exception trapped: a signal ends this test. */
+static void check_traps(const amla_options *base) {
+  static const float scales[] = {3e38f, 0.1f, -0.1f, NAN, 1e-45f};
+  harness_dataset d;
+  amla_plan *plans[LENGTH(scales)] = {NULL}, *plan = NULL;
+  amla_status statuses[LENGTH(scales)], created, ran, merged;
+  const float o[2] = {1, 3}, parts[2] = {0.1f, -100.0f};
+  float out, lse;
+  char text[256];
+  generate(&d, "b=2,sq=2,h=20,sk=700,dqk=24,dv=16,dist=rising,sinks=1,len=ragged");
+  void *scratch = malloc(1 << 24);
+  assert_non_null(scratch);
+  const float scale = d.problem.scale;
+
+  feenableexcept(FE_ALL_EXCEPT);
+  for (int i = 0; i < LENGTH(scales); i++) {
+    d.problem.scale = scales[i];
+    statuses[i] = amla_plan_create(&plans[i], &d.problem, base, NULL);
+  }
+  d.problem.scale = scale;
+  created = amla_plan_create(&plan, &d.problem, base, NULL);
+  ran = amla_plan_run(plan, &d.tensors, scratch, 1 << 24, NULL);
+  amla_plan_describe(plan, text, sizeof text);
+  merged = amla_merge(2, 1, 1, AMLA_LSE_NATURAL, o, sizeof o, parts, sizeof parts, &out, sizeof out, &lse, sizeof lse, NULL);
+  const int trapped = fegetexcept();
+  fedisableexcept(FE_ALL_EXCEPT);
+
+  assert_int_equal(trapped, FE_ALL_EXCEPT);
+  for (int i = 0; i < LENGTH(scales); i++)
+    assert_int_equal(statuses[i], i % 3 == 0 ? AMLA_INVALID_ARGUMENT : AMLA_OK);
+  assert_true(created == AMLA_OK && ran == AMLA_OK && merged == AMLA_OK);
+  for (int i = 0; i < LENGTH(scales); i++) amla_plan_destroy(plans[i]);
+  amla_plan_destroy(plan);
+  free(scratch);
+  harness_free(&d);
+}
+
+static void nothing_springs_a_trap(void **state) {
+  (void)state;
+  if (feenableexcept(0) < 0 || feenableexcept(FE_DIVBYZERO) < 0) skip(); /* not on this machine */
+  fedisableexcept(FE_ALL_EXCEPT);
+  for_each_engine(check_traps);
+}
+
+/* ---- A callback that never returns -------------------------------------------------------------------------------- */
+
+static jmp_buf way_out;
+
+/* Leaves in call number *context, counted down. */
+static void run_away(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument) {
+  if (--*(int32_t *)context == 0) longjmp(way_out, 1);
+  for (int32_t i = 0; i < n; i++) task(argument, i);
+}
+
+static void check_jump(const amla_options *base) {
+  if (base->backend != AMLA_BACKEND_CPU) return;
+  static job j;
+  static int32_t countdown;
+  amla_options options = *base;
+  harness_dataset want;
+  options.threads = 3;
+  options.parallel = run_away;
+  options.parallel_context = &countdown;
+  j = job_create(&options);
+  for (volatile int call = 1; call <= 2; call++) {
+    countdown = call;
+    fesetround(FE_DOWNWARD);
+    if (setjmp(way_out) == 0) job_run(&j);
+    const int after = fegetround();
+    fesetround(FE_TONEAREST);
+    assert_int_equal(countdown, 0);
+    assert_int_equal(after, FE_DOWNWARD);
+  }
+  countdown = -1; /* and the plan is as good as before */
+  assert_int_equal(job_run(&j), AMLA_OK);
+  generate(&want, shared_out);
+  run(&want, shared_out, base);
+  expect_same_bits(&want, &j.data, describe_options(&options));
+  harness_free(&want);
+  job_free(&j);
+}
+
+static void a_jump_out_of_parallel_leaves_the_environment(void **state) {
+  (void)state;
+  for_each_engine(check_jump);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_child_of_one_thread_has_its_threads), /* before any team forms */
+      cmocka_unit_test(a_forked_child_computes),
+      cmocka_unit_test(the_callers_rounding_mode_does_not_change_a_bit),
+      cmocka_unit_test(a_pools_rounding_mode_does_not_change_a_bit),
+      cmocka_unit_test(merge_has_one_rounding_mode),
+      cmocka_unit_test(nothing_springs_a_trap),
+      cmocka_unit_test(a_jump_out_of_parallel_leaves_the_environment),
+  };
+  return cmocka_run_group_tests_name("environment", tests, NULL, NULL);
+}
