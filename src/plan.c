@@ -33,6 +33,8 @@ static amla_status choose_backend(amla_plan *p, amla_detail *detail) {
   if (!p->backend) return amla_refuse(detail, AMLA_UNSUPPORTED, "backend=%s: %s", backend_names[p->options.backend], reason);
   if (p->backend->device_memory && !device)
     return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "memory=host: backend=%s needs device memory", p->backend->name);
+  if (p->problem.sk == 0 && p->backend->id > AMLA_BACKEND_CPU) /* they divide by it */
+    return amla_refuse(detail, AMLA_UNSUPPORTED, "sk=0: backend=%s needs >= 1", p->backend->name);
   return p->backend->prepare(p, detail);
 }
 

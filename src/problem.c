@@ -139,7 +139,8 @@ static amla_status check_kv(amla_problem *p, amla_detail *detail) {
   TRY(check_blocks(p, detail));
   if (p->kv_stride_token > INT64_MAX / 8) /* where it spans nothing (one token) the extent does not see it */
     REFUSE("kv_stride_token=%lld: its size in bytes overflows 64 bits", (long long)p->kv_stride_token);
-  const axis kv[] = {{"", pages > 0 ? pages : 1, p->kv_stride_page}, {"", tokens, p->kv_stride_token}};
+  const axis kv[] = {{"", pages > 0 ? pages : 1, p->kv_stride_page},
+                     {"", tokens > 0 ? tokens : 1, p->kv_stride_token}};
   TRY(check_extent("kv", kv, 2, p->d_qk, detail));
   const axis table[] = {{"", p->b > 0 ? p->b : 1, p->max_pages}};
   return check_extent("block_table", table, 1, p->max_pages, detail);
@@ -153,7 +154,7 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, aml
   if ((int64_t)p->s_q * p->h_q > MAX_ROWS) REFUSE("s_q=%d, h_q=%d: their product must be <= %d", p->s_q, p->h_q, MAX_ROWS);
   if (p->h_kv != 0 && p->h_kv != 1) REFUSE("h_kv=%d: MLA decode needs 1", p->h_kv);
   p->h_kv = 1;
-  TRY(check_range("sk", p->sk, 1, INT32_MAX, detail));
+  TRY(check_range("sk", p->sk, 0, INT32_MAX, detail));
   TRY(check_range("d_qk", p->d_qk, 1, MAX_D, detail));
   TRY(check_range("d_v", p->d_v, 1, MAX_D, detail));
   if (p->d_v > p->d_qk) REFUSE("d_v=%d: must be <= d_qk=%d, the value is the first part of the KV row", p->d_v, p->d_qk);
@@ -255,11 +256,16 @@ static amla_status check_lengths_and_pages(const amla_problem *p, const amla_ten
   return AMLA_OK;
 }
 
-/* Bytes touched: of kv, all pages that exist. */
+/* Elements touched: of kv, all pages that exist. Of no keys, none. */
 static int64_t kv_elems(const amla_problem *p) {
   const int paged = p->page_size > 0;
+  if (p->sk == 0) return 0;
   const axis kv[] = {{"", paged ? p->n_pages : p->b, p->kv_stride_page}, {"", paged ? p->page_size : p->sk, p->kv_stride_token}};
   return paged && p->n_pages == 0 ? 0 : extent_elems(kv, 2, p->d_qk);
+}
+
+static int64_t table_bytes(const amla_problem *p) {
+  return p->page_size > 0 && p->sk > 0 ? (int64_t)p->b * p->max_pages * 4 : 0;
 }
 
 static amla_status check_overlap(const extent *a, const extent *b, amla_detail *detail) {
@@ -283,7 +289,7 @@ amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensor
       {"lse", t->lse, t->lse_bytes, t->lse ? (int64_t)p->b * p->s_q * p->h_q * 4 : 0, 4},
       {"q", t->q, t->q_bytes, amla_elems_bytes(p->q_type, extent_elems(q, 3, p->d_qk)), amla_dtype_align(p->q_type)},
       {"kv", t->kv, t->kv_bytes, amla_elems_bytes(p->kv_type, kv_elems(p)), amla_dtype_align(p->kv_type)},
-      {"block_table", t->block_table, t->block_table_bytes, p->page_size > 0 ? (int64_t)p->b * p->max_pages * 4 : 0, 4},
+      {"block_table", t->block_table, t->block_table_bytes, table_bytes(p), 4},
       {"seqlens_k", t->seqlens_k, t->seqlens_k_bytes, t->seqlens_k ? (int64_t)p->b * 4 : 0, 4},
       {"sinks", t->sinks, t->sinks_bytes, t->sinks ? (int64_t)p->h_q * 4 : 0, 4},
       {"mask", t->mask, t->mask_bytes, t->mask ? extent_elems(mask, 2, p->sk) * 2 : 0, 2}};

@@ -57,8 +57,8 @@ static void bad_shapes_are_refused(void **state) {
   BAD(paged, p.h_q = -128, INVALID, "h_q=-128", ">= 1");
   BAD(paged, p.h_kv = 3, INVALID, "h_kv=3: MLA decode needs 1");
   BAD(paged, p.h_kv = -1, INVALID, "h_kv=-1: MLA decode needs 1");
-  BAD(paged, p.sk = 0, INVALID, "sk=0", ">= 1");
-  BAD(paged, p.sk = -4096, INVALID, "sk=-4096", ">= 1");
+  BAD(paged, p.sk = -1, INVALID, "sk=-1", ">= 0");
+  BAD(paged, p.sk = -4096, INVALID, "sk=-4096", ">= 0");
   BAD(paged, p.d_qk = 0, INVALID, "d_qk=0", ">= 1");
   BAD(paged, p.d_qk = -1, INVALID, "d_qk=-1", ">= 1");
   BAD(paged, p.d_v = 0, INVALID, "d_v=0", ">= 1");
@@ -111,6 +111,10 @@ static void bad_strides_are_refused(void **state) {
   BAD(paged, p.kv_stride_page = -1, INVALID, "kv_stride_page=-1", ">= 0");
   BAD(paged, p.kv_stride_token = -1, INVALID, "kv_stride_token=-1", ">= 0");
   BAD(paged, p.kv_stride_token = 23, INVALID, "kv_stride_token=23", ">= d_qk=24");
+  BAD(paged, (p.page_size = 2, p.max_pages = 0, p.kv_stride_token = 23), INVALID,
+      "kv_stride_token=23", ">= d_qk=24");
+  BAD(paged, (p.out_stride_batch = 16, p.out_stride_query = 48, p.out_stride_head = 95), INVALID,
+      "out_stride_head=95", "overlap", ">= 96");
   BAD(contiguous, p.kv_stride_token = 1, INVALID, "kv_stride_token=1", ">= d_qk=24");
 }
 
@@ -144,8 +148,14 @@ static void struct_sizes_are_checked(void **state) {
   assert_int_equal(amla_plan_create(&plan, &newer.known, NULL, &detail), AMLA_OK); /* a newer caller that asks for nothing new */
   assert_string_equal(detail.text, "");
   amla_plan_destroy(plan);
-  newer.later[5] = 1;
-  expect_problem_refused("later field", &newer.known, UNSUPPORTED, WORDS("problem.struct_bytes="));
+  for (int i = 0; i < LENGTH(newer.later); i++) { /* the first and the last of them too */
+    char byte[32];
+    snprintf(byte, sizeof byte, "byte %zu is set", sizeof newer.known + (size_t)i);
+    memset(newer.later, 0, sizeof newer.later);
+    newer.later[i] = 1;
+    expect_problem_refused("later field", &newer.known, UNSUPPORTED,
+                           WORDS("problem.struct_bytes=", byte));
+  }
 }
 
 /* ---- Options ------------------------------------------------------------------------------------------------------ */
@@ -431,6 +441,38 @@ static void no_sequences_is_no_work(void **state) {
   fixture_free(&f);
 }
 
+/* A table without columns, a cache without slots: every row is empty. */
+static void check_no_keys(const amla_options *options) {
+  for (int pages = 0; pages < 2; pages++) {
+    harness_dataset d;
+    generate(&d, pages ? "b=3,sq=2,h=40,sk=5,dqk=24,dv=16,page=4,len=0/0/0,sinks=1"
+                       : "b=3,sq=2,h=40,sk=5,dqk=24,dv=16,page=0,len=0/0/0");
+    d.problem.sk = d.problem.max_pages = 0;
+    d.problem.kv_stride_page = d.problem.kv_stride_token = 0;
+    d.tensors.kv = d.tensors.block_table = NULL;
+    d.tensors.kv_bytes = d.tensors.block_table_bytes = 0;
+    for (int given = 0; given < 2; given++) {
+      amla_detail detail;
+      if (!given) d.tensors.seqlens_k = NULL; /* all are sk */
+      harness_reset_outputs(&d);
+      if (try_run(&d, options, &detail) != AMLA_OK) fail_msg("%s", detail.text);
+      for (int64_t row = 0; row < n_rows(&d); row++)
+        assert_true(lse_at(&d, row) == -INFINITY && out_at(&d, row, 15) == 0.0f);
+      d.tensors.seqlens_k = d.seqlens_k;
+    }
+    d.seqlens_k[1] = 1;
+    amla_detail detail;
+    expect_refusal("a length of 1", try_run(&d, options, &detail), INVALID, &detail,
+                   WORDS("seqlens_k[1]=1", "[0, sk=0]"));
+    harness_free(&d);
+  }
+}
+
+static void no_keys_are_no_pages(void **state) {
+  (void)state;
+  for_each_engine(check_no_keys);
+}
+
 /* Lengths that are all 0 need no pages at all; a NULL seqlens_k means sk for all. */
 static void defaults_may_be_left_out(void **state) {
   (void)state;
@@ -469,6 +511,32 @@ static void packed_and_shared_strides_are_allowed(void **state) {
   fixture_free(&zero);
 }
 
+/* Rows of out in any order of the axes: here [h_q][s_q][b], and [b][h_q][s_q]. */
+static void axes_of_out_may_stand_in_any_order(void **state) {
+  (void)state;
+  static const int64_t strides[][3] = {{16, 48, 96}, {128, 16, 32}}; /* batch, query, head */
+  for (int i = 0; i < LENGTH(strides); i++) {
+    fixture packed = fixture_create(paged), other = fixture_create(paged);
+    amla_problem *p = &other.data.problem;
+    p->out_stride_batch = strides[i][0];
+    p->out_stride_query = strides[i][1];
+    p->out_stride_head = strides[i][2];
+    amla_plan_destroy(other.plan);
+    amla_detail d;
+    if (amla_plan_create(&other.plan, p, NULL, &d) != AMLA_OK) fail_msg("%s", d.text);
+    fixture *const both[] = {&packed, &other};
+    for (int f = 0; f < 2; f++) {
+      const amla_tensors *t = &both[f]->data.tensors;
+      const size_t bytes = both[f]->scratch_bytes;
+      assert_int_equal(amla_plan_run(both[f]->plan, t, both[f]->scratch, bytes, &d), AMLA_OK);
+    }
+    for (int64_t row = 0; row < n_rows(&packed.data); row++)
+      assert_true(same_row(&packed.data, row, &other.data, row));
+    fixture_free(&packed);
+    fixture_free(&other);
+  }
+}
+
 /* ---- Merge -------------------------------------------------------------------------------------------------------- */
 
 typedef struct merge_call {
@@ -504,7 +572,8 @@ static void bad_merges_are_refused(void **state) {
   (void)state;
   float o[2 * 3 * 4], parts[2 * 3 + 12], out[3 * 4], lse[3]; /* parts has room for out */
   const size_t parts_bytes = 2 * 3 * sizeof(float);
-  const merge_call good = {2, 3, 4, AMLA_LSE_NATURAL, o, sizeof o, parts, parts_bytes, out, sizeof out, lse, sizeof lse};
+  const merge_call good = {2,           3,   4,          AMLA_LSE_NATURAL, o, sizeof o, parts,
+                           parts_bytes, out, sizeof out, lse,              sizeof lse};
   for (int i = 0; i < LENGTH(o); i++) o[i] = 1.0f;
   for (int i = 0; i < LENGTH(parts); i++) parts[i] = 0.0f;
   memset(out, GUARD_PATTERN, sizeof out);
@@ -613,8 +682,10 @@ int main(void) {
       cmocka_unit_test(what_is_not_built_is_refused_by_name),
       cmocka_unit_test(null_plan_struct_and_scratch_are_refused),
       cmocka_unit_test(no_sequences_is_no_work),
+      cmocka_unit_test(no_keys_are_no_pages),
       cmocka_unit_test(defaults_may_be_left_out),
       cmocka_unit_test(packed_and_shared_strides_are_allowed),
+      cmocka_unit_test(axes_of_out_may_stand_in_any_order),
       cmocka_unit_test(bad_merges_are_refused),
       cmocka_unit_test(backends_are_described),
       cmocka_unit_test(names_and_version_are_pinned),

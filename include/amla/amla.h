@@ -108,14 +108,15 @@ typedef enum amla_memory {
 /* ---- Problem: shapes and types, no pointers ---------------------------------------------------------------------- */
 
 /* Strides count elements of the tensor's type; 0 = packed in the order given beside the tensor. Dimensions are refused
- * when < 1 (b, h_kv, page_size and max_pages may be 0), or when a product leaves int64. */
+ * when < 1 (b, sk, h_kv, page_size and max_pages may be 0), or when a product leaves int64. */
 typedef struct amla_problem {
   uint32_t struct_bytes;
   int32_t b;         /* sequences; 0 is allowed and does nothing */
   int32_t s_q;       /* query tokens per sequence; 1 in plain decode, 2.. with speculative decoding. Default 1 */
   int32_t h_q;       /* query heads */
   int32_t h_kv;      /* KV heads: 0 or 1; MLA has one */
-  int32_t sk;        /* maximum KV length of a sequence: run refuses longer ones */
+  int32_t sk;        /* maximum KV length of a sequence: run refuses longer ones. 0 (ref and cpu):
+                        no sequence has keys, and kv and block_table may be NULL */
   int32_t d_qk;      /* key elements per token. Default 576 */
   int32_t d_v;       /* value = first d_v elements of the row, d_v <= d_qk. Default 512 */
   int32_t page_size; /* tokens per page of the KV cache; 0 = contiguous, kv is [b][sk][d_qk] */
