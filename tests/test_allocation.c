@@ -16,13 +16,16 @@ void *__libc_calloc(size_t n, size_t bytes);
 void *__libc_realloc(void *block, size_t bytes);
 void *__libc_memalign(size_t alignment, size_t bytes);
 
-static atomic_int counting, allocations;
+static atomic_int counting, allocations, failing;
 
 static void count_one(void) {
   if (atomic_load(&counting)) atomic_fetch_add(&allocations, 1);
 }
 
-void *malloc(size_t bytes) { count_one(); return __libc_malloc(bytes); }
+void *malloc(size_t bytes) {
+  count_one();
+  return atomic_load(&failing) ? NULL : __libc_malloc(bytes);
+}
 void *calloc(size_t n, size_t bytes) { count_one(); return __libc_calloc(n, bytes); }
 void *realloc(void *block, size_t bytes) { count_one(); return __libc_realloc(block, bytes); }
 void *aligned_alloc(size_t alignment, size_t bytes) { count_one(); return __libc_memalign(alignment, bytes); }
@@ -40,10 +43,12 @@ static int stop_counting(void) {
   atomic_store(&counting, 0);
   return atomic_load(&allocations);
 }
+static void set_failing(int value) { atomic_store(&failing, value); }
 #else
 #define COUNTS_ALLOCATIONS 0
 static void start_counting(void) {}
 static int stop_counting(void) { return 0; }
+static void set_failing(int value) { (void)value; }
 #endif
 
 static void the_counter_counts(void **state) {
@@ -102,11 +107,41 @@ static void refusals_allocate_nothing(void **state) {
   assert_int_equal(count, 0);
 }
 
+/* Without memory for the plan: refused, no plan, and what the backend has prepared is released. */
+static void a_plan_without_memory_is_refused(void **state) {
+  (void)state;
+  if (!COUNTS_ALLOCATIONS) skip();
+  static const amla_backend backends[] = {AMLA_BACKEND_REF, AMLA_BACKEND_CPU, AMLA_BACKEND_NPU};
+  for (int i = 0; i < LENGTH(backends); i++) {
+    amla_problem p = AMLA_PROBLEM_INIT;
+    const amla_options o = make_options(backends[i], AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, 0);
+    amla_plan *plan, *good;
+    amla_detail d;
+    char somewhere, text[256];
+    p.sk = 1;
+    p.scale = 1.0f;
+    /* what loads and registers once has done so */
+    assert_int_equal(amla_plan_create(&good, &p, &o, &d), AMLA_OK);
+    plan = (amla_plan *)(void *)&somewhere;
+    set_failing(1);
+    const amla_status status = amla_plan_create(&plan, &p, &o, &d);
+    set_failing(0);
+    assert_int_equal(status, AMLA_OUT_OF_MEMORY);
+    assert_null(plan);
+    assert_non_null(strstr(d.text, "plan: no memory for "));
+    amla_plan_describe(good, text, sizeof text);
+    if (backends[i] == AMLA_BACKEND_NPU) assert_string_equal(text, "fake, 2 prepared, 1 released");
+    amla_plan_destroy(good);
+  }
+}
+
 int main(void) {
+  setenv("AMLA_BACKEND_DIR", FAKE_BACKENDS, 1);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(the_counter_counts),
       cmocka_unit_test(run_allocates_nothing),
       cmocka_unit_test(refusals_allocate_nothing),
+      cmocka_unit_test(a_plan_without_memory_is_refused),
   };
   return cmocka_run_group_tests_name("allocation", tests, NULL, NULL);
 }

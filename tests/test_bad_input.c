@@ -429,6 +429,26 @@ static void null_plan_struct_and_scratch_are_refused(void **state) {
   fixture_free(&f);
 }
 
+/* Scratch may have any alignment: its size is room for that, and a part a thread. With threads
+ * enough for their states to fill
+ * whole cache lines, twice the threads take twice the parts. */
+static void scratch_has_room_for_alignment(void **state) {
+  (void)state;
+  const amla_problem p = good_problem(paged);
+  for (int isa = AMLA_ISA_C; isa <= AMLA_ISA_AVX512; isa++) {
+    size_t bytes[2];
+    for (int i = 0; i < 2; i++) {
+      amla_options o = make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_C, 64 << i, 0);
+      amla_plan *plan;
+      o.isa = (amla_isa)isa;
+      assert_int_equal(amla_plan_create(&plan, &p, &o, NULL), AMLA_OK);
+      bytes[i] = amla_plan_scratch_bytes(plan);
+      amla_plan_destroy(plan);
+    }
+    assert_int_equal(2 * bytes[0] - bytes[1], 64);
+  }
+}
+
 /* ---- What looks wrong and is allowed ------------------------------------------------------------------------------- */
 
 static void no_sequences_is_no_work(void **state) {
@@ -681,6 +701,7 @@ int main(void) {
       cmocka_unit_test(older_options_are_accepted),
       cmocka_unit_test(what_is_not_built_is_refused_by_name),
       cmocka_unit_test(null_plan_struct_and_scratch_are_refused),
+      cmocka_unit_test(scratch_has_room_for_alignment),
       cmocka_unit_test(no_sequences_is_no_work),
       cmocka_unit_test(no_keys_are_no_pages),
       cmocka_unit_test(defaults_may_be_left_out),

@@ -6,6 +6,8 @@
  */
 #include "test_run.h"
 
+#include "src/cpu/rescale.h"
+
 #define AT(options, ...)                                                                                               \
   do {                                                                                                                 \
     char what_[400];                                                                                                   \
@@ -948,6 +950,64 @@ static void merging_does_not_overflow(const amla_options *base) {
   free(kv);
 }
 
+/* Lazy's reference moves when a score exceeds it by more than 8, and then to the next integer; it
+ * starts at one. */
+static void lazy_moves_at_8(void **state) {
+  (void)state;
+  static const struct { float ref, max, want; } rows[] = {
+      {-INFINITY, 3.25f, 4}, {4, 12, 4}, {4, 12.001f, 13},
+      {-5, 3, -5},           {-5, 3.5f, 4}, {4, -99, 4}, {4, -INFINITY, 4}};
+  for (int i = 0; i < LENGTH(rows); i++) {
+    float ref = rows[i].ref;
+    amla_rescale_step step;
+    const int shifted = amla_rescale_rows(AMLA_RESCALE_LAZY, 1, &ref, &rows[i].max, &step);
+    const bool moves = rows[i].want != rows[i].ref && isfinite(rows[i].ref);
+    const int shift = moves ? (int)(rows[i].ref - rows[i].want) : 0;
+    if (ref != rows[i].want || shifted != moves || step.shift != shift)
+      fail_msg("reference %g, score %g: %g", (double)rows[i].ref, (double)rows[i].max, (double)ref);
+  }
+}
+
+/* A row that underflows to -0 and then, in a later split, sees nothing, beside one that does:
+ * merging keeps the sign. */
+static void check_negative_zero(const amla_options *base) {
+  const char *problem = "b=1,sq=2,h=3,sk=576,dqk=3,dv=1,q=f32,kv=f32,page=0,causal=0,mask=1";
+  const bool cpu = base->backend == AMLA_BACKEND_CPU;
+  int32_t length = cpu ? amla_ukernels_select(base->isa)->tile_tokens : 64; /* divides 576 */
+  harness_dataset d, alone;
+  generate(&d, problem);
+  set_q(&d, 0, 0.0f);
+  set_kv(&d, 0, -0x1p-149f);
+  for (int32_t j = 0; j < 576; j++) {
+    d.mask[j] = j < length ? 0 : 0xfc00; /* query 0 sees the first split, and no key of a later one */
+    d.mask[576 + j] = 0;
+  }
+  amla_options options = *base;
+  options.split_tokens = length;
+  run(&d, problem, &options);
+  alone = d;
+  alone.problem.sk = length;
+  float out[6], lse[6];
+  alone.tensors.seqlens_k = &length;
+  alone.out = alone.tensors.out = out;
+  alone.lse = alone.tensors.lse = lse;
+  amla_detail detail;
+  if (try_run(&alone, &options, &detail) != AMLA_OK) AT(base, "%s", detail.text);
+  /* 0 - tiny is -0 */
+  const bool fused = cpu && base->isa != AMLA_ISA_C;
+  for (int64_t row = 0; row < 3; row++) {
+    expect_same_rows(&alone, row, &d, row, 1, "a split without keys", base);
+    const float o = out_at(&d, row, 0);
+    if (fused && to_bits(o) != to_bits(-0.0f)) AT(base, "O is %a", (double)o);
+  }
+  harness_free(&d);
+}
+
+static void merging_keeps_negative_zeros(void **state) {
+  (void)state;
+  for_each_engine(check_negative_zero);
+}
+
 static void large_values_survive_merging(void **state) { (void)state; for_each_engine(merging_does_not_overflow); }
 
 int main(void) {
@@ -986,6 +1046,8 @@ int main(void) {
       cmocka_unit_test(merge_matches_long_double),
       cmocka_unit_test(merge_passes_poison_on),
       cmocka_unit_test(merge_keeps_a_nan_lse),
+      cmocka_unit_test(lazy_moves_at_8),
+      cmocka_unit_test(merging_keeps_negative_zeros),
       cmocka_unit_test(large_values_survive_merging),
   };
   return cmocka_run_group_tests_name("properties", tests, NULL, NULL);

@@ -190,8 +190,11 @@ static merge_step merge_rows(const amla_worker *w, amla_partial *a, const amla_p
   for (int32_t r = row_begin; r < row_end; r++) {
     const float ref = a->ref[r] > b->ref[r] ? a->ref[r] : b->ref[r];
     const amla_rescale_step of_a = amla_rescale_to(mode, a->ref[r], ref), of_b = amla_rescale_to(mode, b->ref[r], ref);
-    m.of_a[r] = a->ref[r] == -INFINITY ? -0.0f : of_a.factor; /* adds -0 and so nothing: the other side keeps its bits, */
-    m.of_b[r] = b->ref[r] == -INFINITY ? -0.0f : of_b.factor; /* a negative zero too */
+    /* A side that has seen no key holds +0. Times -0 it adds nothing: the other side keeps its bits, a
+     * negative zero too. Two of them stay +0. */
+    m.of_a[r] = a->ref[r] == -INFINITY ? -0.0f : of_a.factor;
+    if (ref == -INFINITY) m.of_a[r] = 0.0f;
+    m.of_b[r] = b->ref[r] == -INFINITY ? -0.0f : of_b.factor;
     a->ref[r] = ref;
     a->l[r] = of_a.l_factor * a->l[r] + of_b.l_factor * b->l[r];
   }

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Backends in shared objects: one of another build is refused by name, and one of this build is taken (fake_backend.c).
+ */
+#include "test_run.h"
+
+static void a_backend_of_another_build_is_refused(void **state) {
+  (void)state;
+  amla_backend_info info = AMLA_BACKEND_INFO_INIT;
+  amla_problem p = AMLA_PROBLEM_INIT;
+  p.sk = 1;
+  p.scale = 1.0f;
+  const amla_options o = make_options(AMLA_BACKEND_CUDA, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, 0);
+  amla_plan *plan = NULL;
+  amla_detail d;
+  for (int again = 0; again < 2; again++) {
+    assert_int_equal(amla_backend_query(AMLA_BACKEND_CUDA, &info, &d), AMLA_OK);
+    assert_int_equal(info.available, 0);
+    assert_string_equal(info.reason, "libamla_cuda is of another build of this library");
+    assert_int_equal(amla_plan_create(&plan, &p, &o, &d), AMLA_UNSUPPORTED);
+    assert_null(plan);
+    assert_non_null(strstr(d.text, "backend=cuda: libamla_cuda is of another build"));
+  }
+}
+
+static void a_backend_of_this_build_is_taken(void **state) {
+  (void)state;
+  amla_backend_info info = AMLA_BACKEND_INFO_INIT;
+  amla_problem p = AMLA_PROBLEM_INIT;
+  p.sk = 1;
+  p.scale = 1.0f;
+  const amla_options o = make_options(AMLA_BACKEND_NPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, 0);
+  amla_plan *plan = NULL;
+  amla_detail d;
+  char text[64];
+  assert_int_equal(amla_backend_query(AMLA_BACKEND_NPU, &info, &d), AMLA_OK);
+  assert_int_equal(info.available, 1);
+  assert_string_equal(info.isa, "fake");
+  assert_string_equal(info.reason, "");
+  assert_int_equal(amla_plan_create(&plan, &p, &o, &d), AMLA_OK);
+  amla_plan_describe(plan, text, sizeof text);
+  assert_string_equal(text, "fake, 1 prepared, 0 released");
+  amla_plan_destroy(plan);
+  p.sk = 0; /* which npu and cuda divide by */
+  assert_int_equal(amla_plan_create(&plan, &p, &o, &d), AMLA_UNSUPPORTED);
+  assert_non_null(strstr(d.text, "sk=0: backend=npu needs >= 1"));
+}
+
+int main(void) {
+  setenv("AMLA_BACKEND_DIR", FAKE_BACKENDS, 1);
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_backend_of_another_build_is_refused),
+      cmocka_unit_test(a_backend_of_this_build_is_taken),
+  };
+  return cmocka_run_group_tests_name("load_backend", tests, NULL, NULL);
+}
