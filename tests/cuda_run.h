@@ -10,7 +10,7 @@
 
 #include "harness/cuda_memory.h"
 
-static const char *const kernels[] = {"mma32", "mma64", "wgmma"};
+static const char *const kernels[] = {"mma32", "mma64", "wgmma2", "wgmma3"};
 
 static const amla_cuda_tools *tools; /* set by find_backend */
 

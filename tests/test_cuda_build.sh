@@ -1,13 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# What ptxas said of the CUDA kernels when they were compiled: every kernel for every target, no spills, no serialised wgmma. And that
-# the object loads, or says why not, without a driver. Skipped (77) where nvcc was not found.
+# What ptxas said of the CUDA kernels when they were compiled: every kernel for every target, no spills, no serialised wgmma. What it
+# made of Hopper's kernels: as many groups of products as the source commits, so that a wait for the last but one is not a wait for the
+# last. And that the object loads, or says why not, without a driver. Skipped (77) where nvcc was not found.
 #
-#     test_cuda_build.sh BUILD_DIR PROGRAM
+#     test_cuda_build.sh BUILD_DIR PROGRAM [CUOBJDUMP]
 set -eu
 logs=$1/src/cuda
 program=$2
+cuobjdump=${3-}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -25,15 +27,48 @@ check() {
   echo "ok: $functions functions in $(basename "$1"), no spills"
 }
 check "$logs/kernel_mma.log" 8 2
-check "$logs/kernel_wgmma.log" 4 1
+check "$logs/kernel_wgmma.log" 8 1
 check "$logs/peak_mma.log" 1 2
 check "$logs/peak_wgmma.log" 1 1
 
-# Can it fail?
-for change in 's/ 0 bytes spill stores/ 16 bytes spill stores/' '0,/Function properties/s/Function properties/nothing/' '$a ptxas info : (C7514) serialized'; do
-  sed "$change" "$logs/kernel_wgmma.log" > "$scratch/log"
-  if (check "$scratch/log" 4 1) > /dev/null; then fail "$change goes unnoticed"; fi
+# must_fail WHAT COMMAND...: a check that lets a planted fault pass is none
+must_fail() {
+  what=$1
+  shift
+  if ("$@") > /dev/null 2>&1; then fail "goes unnoticed: $what"; fi
+}
+plant() { # LOG CHANGE: a copy of the log with a fault
+  sed "$2" "$logs/$1" > "$scratch/log"
+  ! cmp -s "$logs/$1" "$scratch/log" || fail "nothing to change: $2"
+}
+for change in 's/ 0 bytes spill stores/ 16 bytes spill stores/' 's/ 0 bytes spill loads/ 4 bytes spill loads/' \
+  '0,/Function properties/s/Function properties/nothing/' '$a ptxas info : (C7514) serialized' '$a ptxas info : (C7507) setmaxnreg ignored'; do
+  plant kernel_wgmma.log "$change"
+  must_fail "$change" check "$scratch/log" 8 1
 done
+
+# groups PTX SASS: "KERNEL GROUPS" of each, which must agree and be so many kernels at least; ptxas marks the last product of a group
+groups() {
+  awk '/^\.visible \.entry/ { sub(/\(.*/, "", $3); name = $3 } /wgmma\.commit_group/ { n[name]++ } END { for (k in n) print k, n[k] }' "$1" | sort > "$scratch/commits"
+  awk '/Function :/ { name = $3 } /HGMMA.*gsb0/ { n[name]++ } END { for (k in n) print k, n[k] }' "$2" | sort > "$scratch/marks"
+  [ "$(grep -c . "$scratch/commits")" -ge "$3" ] || fail "$1: fewer than $3 kernels commit"
+  cmp -s "$scratch/commits" "$scratch/marks" || { diff "$scratch/commits" "$scratch/marks"; fail "ptxas ends other groups than the source"; }
+  echo "ok: $(cut -d ' ' -f 2 "$scratch/marks" | sort -n | uniq -c | awk '{ printf "%s%d kernels of %d groups", (NR > 1 ? ", " : ""), $1, $2 }') in $(basename "$1")"
+}
+if [ -x "$cuobjdump" ]; then
+  PATH=$(dirname "$cuobjdump"):$PATH
+  for file in peak_wgmma kernel_wgmma; do
+    "$cuobjdump" -sass "$logs/$file.o" > "$scratch/$file.sass"
+    groups "$logs/$file.ptx" "$scratch/$file.sass" "$([ $file = peak_wgmma ] && echo 1 || echo 8)"
+  done
+  sed '0,/\(HGMMA.*\) ;/s// \1, gsb0 ;/' "$scratch/kernel_wgmma.sass" > "$scratch/more"
+  must_fail "a group that the source has not" groups "$logs/kernel_wgmma.ptx" "$scratch/more" 8
+  sed '0,/HGMMA\(.*\), gsb0/s//HGMMA\1/' "$scratch/kernel_wgmma.sass" > "$scratch/fewer"
+  must_fail "a group that is gone" groups "$logs/kernel_wgmma.ptx" "$scratch/fewer" 8
+  must_fail "a kernel that is gone" groups "$logs/kernel_wgmma.ptx" "$scratch/kernel_wgmma.sass" 9
+else
+  echo "SKIPPED: the groups of products in Hopper's machine code: no cuobjdump beside nvcc (AMLA_CUOBJDUMP)"
+fi
 
 # The object loads without a driver: the reason is the driver's absence, not the linker's.
 reason=$("$program" info | grep '^ *cuda' || :)

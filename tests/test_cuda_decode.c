@@ -192,7 +192,7 @@ static void expect_refusal(const char *problem, const amla_options *options, aml
   harness_dataset data;
   amla_detail detail = {""};
   generate(&data, problem);
-  const amla_status got = device_run(&data, options, "wgmma", NULL, &detail);
+  const amla_status got = device_run(&data, options, "wgmma3", NULL, &detail);
   if (got != status || strstr(detail.text, words) == NULL) fail_msg("'%s': %s: '%s', not '%s'", problem, amla_status_name(got), detail.text, words);
   assert_true(all_bytes_are(data.out, data.tensors.out_bytes, GUARD_PATTERN));
   harness_free(&data);
@@ -207,6 +207,34 @@ static void what_it_has_not_is_refused_by_name(void **state) {
   expect_refusal("h=4,sk=10,q=bf16,kv=bf16,dqk=192,dv=128", &lazy, AMLA_UNSUPPORTED, "d_qk=192, d_v=128: cuda has 576/512 and 512/512");
   expect_refusal("h=4,sk=10,q=bf16,kv=bf16,mask=1", &lazy, AMLA_UNSUPPORTED, "mask=");
   expect_refusal("h=4,sk=10,q=bf16,kv=bf16", &amla, AMLA_UNSUPPORTED, "rescale=amla: cuda has lazy and flash");
+}
+
+/* The environment's name is a cap: each emulated kernel is what ran, and a wrong name is no wish. */
+static void kernels_are_chosen_by_name(void **state) {
+  (void)state;
+  static const char *const wrong[] = {"wgmma", "wgmma4", "MMA64", " mma64"};
+  const amla_options options = cuda_options(AMLA_RESCALE_LAZY, 0);
+  harness_dataset data;
+  amla_detail detail;
+  char words[128], text[256];
+  generate(&data, "h=4,sk=10,q=bf16,kv=bf16");
+  amla_problem problem = data.problem;
+  problem.memory = AMLA_MEMORY_DEVICE;
+  for (int k = 0; k < LENGTH(wrong); k++) {
+    snprintf(words, sizeof words, "AMLA_CUDA_KERNEL=%s: must be mma32, mma64, wgmma2 or wgmma3", wrong[k]);
+    assert_int_equal(device_run(&data, &options, wrong[k], NULL, &detail), AMLA_INVALID_ARGUMENT);
+    assert_string_equal(detail.text, words);
+  }
+  for (int k = 0; k <= LENGTH(kernels) && tools->emulated; k++) { /* the last: the default */
+    amla_plan *plan;
+    setenv("AMLA_CUDA_KERNEL", k < LENGTH(kernels) ? kernels[k] : "", 1);
+    assert_int_equal(amla_plan_create(&plan, &problem, &options, &detail), AMLA_OK);
+    amla_plan_describe(plan, text, sizeof text);
+    snprintf(words, sizeof words, "cuda %s ", k < LENGTH(kernels) ? kernels[k] : "wgmma3");
+    if (strncmp(text, words, strlen(words)) != 0) fail_msg("'%s', not '%s'", text, words);
+    amla_plan_destroy(plan);
+  }
+  harness_free(&data);
 }
 
 static void host_memory_is_refused(void **state) {
@@ -228,7 +256,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(pages_may_lie_anywhere),
       cmocka_unit_test(nan_stays_in_its_sequence),        cmocka_unit_test(bad_pages_and_lengths_are_marked),
       cmocka_unit_test(slots_are_used_again),             cmocka_unit_test(what_it_has_not_is_refused_by_name),
-      cmocka_unit_test(host_memory_is_refused)};
+      cmocka_unit_test(kernels_are_chosen_by_name),       cmocka_unit_test(host_memory_is_refused)};
   if (!find_backend()) return 77; /* CTest: skipped; where the emulation is meant, a failure */
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,12 +18,12 @@ typedef struct kernel_shape {
   const char *name;
   int32_t rows, tile_tokens;
 } kernel_shape;
-static const kernel_shape shapes[] = {{"mma32", 32, 16}, {"mma64", 64, 32}, {"wgmma", 64, 64}};
+static const kernel_shape shapes[] = {{"mma32", 32, 16}, {"mma64", 64, 32}, {"wgmma2", 64, 64}, {"wgmma3", 64, 64}};
 
 /* What a plan keeps. */
 typedef struct cuda_plan {
   amla_cuda_device device;
-  amla_cuda_kernel kernel; /* the best that problem and device allow; a run with a misaligned cache takes MMA64 instead of WGMMA */
+  amla_cuda_kernel kernel; /* the best that problem and device allow; a run with a misaligned cache takes MMA64 instead of a wgmma kernel */
   int32_t grid, n_slots;
   int32_t split_base_tokens, max_splits, auto_items;
 } cuda_plan;
@@ -32,18 +32,20 @@ typedef struct cuda_plan {
 
 /* ---- Which kernel ---- */
 
-/* AMLA_CUDA_KERNEL=mma32, mma64 or wgmma caps the choice, as AMLA_ISA does on the CPU: for tests and comparisons. */
-static amla_cuda_kernel kernel_cap(void) {
+/* AMLA_CUDA_KERNEL caps the choice, as AMLA_ISA does on the CPU: for tests and comparisons. Returns 0
+ * where it names no kernel. */
+static int kernel_cap(amla_cuda_kernel *cap) {
   const char *text = getenv("AMLA_CUDA_KERNEL");
-  for (int i = AMLA_CUDA_MMA32; text && i <= AMLA_CUDA_WGMMA; i++)
-    if (strcmp(text, shapes[i].name) == 0) return (amla_cuda_kernel)i;
-  return AMLA_CUDA_WGMMA;
+  *cap = AMLA_CUDA_WGMMA3;
+  if (!text || !*text) return 1;
+  for (int i = AMLA_CUDA_MMA32; i <= AMLA_CUDA_WGMMA3; i++)
+    if (strcmp(text, shapes[i].name) == 0) return *cap = (amla_cuda_kernel)i, 1;
+  return 0;
 }
 
-static amla_cuda_kernel best_kernel(const amla_cuda_device *d) {
-  const amla_cuda_kernel cap = kernel_cap();
+static amla_cuda_kernel best_kernel(const amla_cuda_device *d, amla_cuda_kernel cap) {
   if (d->shared_bytes < 163 * 1024 || cap == AMLA_CUDA_MMA32) return AMLA_CUDA_MMA32;
-  return d->major == 9 && cap == AMLA_CUDA_WGMMA ? AMLA_CUDA_WGMMA : AMLA_CUDA_MMA64;
+  return d->major == 9 && amla_cuda_is_wgmma(cap) ? cap : AMLA_CUDA_MMA64;
 }
 
 /* The tensor map wants boxes that fit pages, and strides of 16 bytes below 2^40. */
@@ -103,8 +105,13 @@ static amla_status prepare_in(amla_plan *plan, cuda_plan *c, amla_detail *detail
   if (status != AMLA_OK) return status;
   const char *why = amla_cuda_device_get(&c->device);
   if (why) return amla_refuse(detail, AMLA_BACKEND_FAILED, "cuda: %s", why);
-  c->kernel = best_kernel(&c->device);
-  if (c->kernel == AMLA_CUDA_WGMMA && !map_fits(&plan->problem)) c->kernel = AMLA_CUDA_MMA64;
+  amla_cuda_kernel cap;
+  if (!kernel_cap(&cap))
+    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "AMLA_CUDA_KERNEL=%.40s: must be %s, %s, %s or %s",
+                       getenv("AMLA_CUDA_KERNEL"), shapes[0].name, shapes[1].name, shapes[2].name,
+                       shapes[3].name);
+  c->kernel = best_kernel(&c->device, cap);
+  if (amla_cuda_is_wgmma(c->kernel) && !map_fits(&plan->problem)) c->kernel = AMLA_CUDA_MMA64;
   const kernel_shape *shape = &shapes[c->kernel];
   choose_splits(plan, shape, c);
 
@@ -194,7 +201,7 @@ static amla_status run(const amla_plan *plan, const amla_tensors *t, void *scrat
   amla_cuda_work work = {.kernel = c->kernel, .f16 = plan->problem.kv_type == AMLA_F16, .grid = c->grid, .zero = scratch};
   size_t bytes;
   set_tensors(plan, t, &work.params);
-  if (work.kernel == AMLA_CUDA_WGMMA && !work.params.vector_kv) work.kernel = AMLA_CUDA_MMA64; /* the same rows: the same scratch */
+  if (amla_cuda_is_wgmma(work.kernel) && !work.params.vector_kv) work.kernel = AMLA_CUDA_MMA64; /* the same rows: the same scratch */
   set_cuts(plan, c, work.kernel, &work.params);
   carve(plan, c, scratch, &work.params, &work.zero_bytes, &bytes);
   why = amla_cuda_device_run(&work, t->stream);
@@ -209,10 +216,12 @@ static const char *absent(void) {
   return why ? why : d.major < 8 ? "the GPU is older than Ampere (compute capability 8.0)" : NULL;
 }
 
-static const char *isa(amla_isa cap) {
+static const char *isa(amla_isa isa_cap) {
   amla_cuda_device d;
-  (void)cap;
-  return amla_cuda_device_get(&d) ? "" : shapes[best_kernel(&d)].name;
+  amla_cuda_kernel cap;
+  (void)isa_cap;
+  (void)kernel_cap(&cap); /* prepare refuses a wrong name */
+  return amla_cuda_device_get(&d) ? "" : shapes[best_kernel(&d, cap)].name;
 }
 
 static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {

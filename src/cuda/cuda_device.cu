@@ -91,12 +91,21 @@ static cudaError_t make_map(const amla_cuda_work *w, CUtensorMap *map) {
 
 static thread_local cudaEvent_t kernel_begin, kernel_end; /* while a benchmark times the kernel alone */
 
+static cudaError_t launch(const amla_cuda_work *w, const CUtensorMap *map, cudaStream_t stream) {
+  const amla_cuda_params *p = &w->params;
+  switch (w->kernel) {
+    case AMLA_CUDA_WGMMA3: return amla_cuda_launch_wgmma3(p, map, w->f16, w->grid, stream);
+    case AMLA_CUDA_WGMMA2: return amla_cuda_launch_wgmma2(p, map, w->f16, w->grid, stream);
+    default: return amla_cuda_launch_mma(p, w->f16, w->grid, stream);
+  }
+}
+
 static cudaError_t run(const amla_cuda_work *w, cudaStream_t stream) {
   CUtensorMap map;
-  if (w->kernel == AMLA_CUDA_WGMMA) TRY(make_map(w, &map));
+  if (amla_cuda_is_wgmma(w->kernel)) TRY(make_map(w, &map));
   TRY(cudaMemsetAsync(w->zero, 0, w->zero_bytes, stream));
   if (kernel_begin) TRY(cudaEventRecord(kernel_begin, stream));
-  TRY(w->kernel == AMLA_CUDA_WGMMA ? amla_cuda_launch_wgmma(&w->params, &map, w->f16, w->grid, stream) : amla_cuda_launch_mma(&w->params, w->f16, w->grid, stream));
+  TRY(launch(w, &map, stream));
   if (kernel_end) TRY(cudaEventRecord(kernel_end, stream));
   return cudaSuccess;
 }

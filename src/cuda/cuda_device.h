@@ -17,8 +17,11 @@ extern "C" {
 typedef enum amla_cuda_kernel {
   AMLA_CUDA_MMA32 = 0, /* 32 rows x 16 keys: 99 KB of shared memory, any GPU since Ampere */
   AMLA_CUDA_MMA64 = 1, /* 64 rows x 32 keys: 163 KB */
-  AMLA_CUDA_WGMMA = 2  /* 64 rows x 64 keys: Hopper */
+  AMLA_CUDA_WGMMA2 = 2, /* 64 rows x 64 keys, two tiles deep: Hopper */
+  AMLA_CUDA_WGMMA3 = 3  /* the same three tiles deep; the better one by the model */
 } amla_cuda_kernel;
+
+static inline int amla_cuda_is_wgmma(amla_cuda_kernel k) { return k >= AMLA_CUDA_WGMMA2; }
 
 typedef struct amla_cuda_device {
   int32_t ordinal, major, minor; /* compute capability */

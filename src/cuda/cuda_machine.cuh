@@ -84,11 +84,14 @@ AMLA_DEVICE vec4 load_global(const void *at) { /* 16 bytes that nobody writes */
   return v;
 }
 
+AMLA_DEVICE void store_f32x2(float *at, float x, float y) { asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(x), "f"(y) : "memory"); }
+
 /* ---- cp.async: bytes beyond `bytes` (0 or 16) are zero ---- */
 
 AMLA_DEVICE void copy_async16(uint32_t to, const void *from, int32_t bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
+AMLA_DEVICE void copy_async4(uint32_t to, const void *from) { asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory"); }
 AMLA_DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> AMLA_DEVICE void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 

@@ -158,13 +158,16 @@ AMLA_DEVICE int32_t row_limit(const amla_cuda_params &p, int32_t length, const s
   return r < s.n_rows ? amla_cuda_visible(length, p.s_q, (s.first_row + r) / p.h_q, p.causal) : 0;
 }
 
-/* The page that holds a token of a sequence: the table's entry, or -1 with a mark in the status word when there is no such page. */
-AMLA_DEVICE int32_t page_of(const amla_cuda_params &p, int32_t sequence, int32_t token) {
-  if (p.page_size == 0) return sequence;
-  const int32_t page = p.block_table[(int64_t)sequence * p.max_pages + token / p.page_size];
+/* An entry of the table, or -1 with a mark in the status word when there is no such page. */
+AMLA_DEVICE int32_t valid_page(const amla_cuda_params &p, int32_t page) {
   if (page >= 0 && page < p.n_pages) return page;
   atomic_or(p.status, AMLA_CUDA_STATUS_PAGE);
   return -1;
+}
+
+/* The page that holds a token of a sequence. */
+AMLA_DEVICE int32_t page_of(const amla_cuda_params &p, int32_t sequence, int32_t token) {
+  return p.page_size == 0 ? sequence : valid_page(p, p.block_table[(int64_t)sequence * p.max_pages + token / p.page_size]);
 }
 
 /* ---- The reference of a row and its two sums ---------------------------------------------------------------------- */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The kernels of decode_wgmma.cuh, and their launch. Compiled for sm_90a only.
+ * The Hopper kernels in both schedules, and their launch. Compiled for sm_90a only.
  */
 #include "cuda_launch.h"
-#include "decode_wgmma.cuh"
+#include "decode_wgmma2.cuh"
+#include "decode_wgmma3.cuh"
 
 using namespace amla_kernel;
 
@@ -19,7 +20,21 @@ template <class S> static cudaError_t launch(const amla_cuda_params *p, const CU
   return cudaGetLastError();
 }
 
-cudaError_t amla_cuda_launch_wgmma(const amla_cuda_params *p, const CUtensorMap *kv, int32_t f16, int32_t grid, cudaStream_t stream) {
-  if (f16) return p->d_qk == 576 ? launch<wgmma_shape<true, 576>>(p, kv, grid, stream) : launch<wgmma_shape<true, 512>>(p, kv, grid, stream);
-  return p->d_qk == 576 ? launch<wgmma_shape<false, 576>>(p, kv, grid, stream) : launch<wgmma_shape<false, 512>>(p, kv, grid, stream);
+template <template <bool, int> class S>
+static cudaError_t launch_type(const amla_cuda_params *p, const CUtensorMap *kv, int32_t f16,
+                               int32_t grid, cudaStream_t stream) {
+  if (f16)
+    return p->d_qk == 576 ? launch<S<true, 576>>(p, kv, grid, stream)
+                          : launch<S<true, 512>>(p, kv, grid, stream);
+  return p->d_qk == 576 ? launch<S<false, 576>>(p, kv, grid, stream)
+                        : launch<S<false, 512>>(p, kv, grid, stream);
+}
+
+cudaError_t amla_cuda_launch_wgmma2(const amla_cuda_params *p, const CUtensorMap *kv, int32_t f16,
+                                    int32_t grid, cudaStream_t stream) {
+  return launch_type<wgmma2>(p, kv, f16, grid, stream);
+}
+cudaError_t amla_cuda_launch_wgmma3(const amla_cuda_params *p, const CUtensorMap *kv, int32_t f16,
+                                    int32_t grid, cudaStream_t stream) {
+  return launch_type<wgmma3>(p, kv, f16, grid, stream);
 }

@@ -17,6 +17,14 @@ AMLA_DEVICE uint64_t matrix_descriptor(uint32_t at, uint32_t leading, uint32_t s
   return d;
 }
 
+/* Without swizzle, K-major, as pieces of 8 rows x 16 bytes: `leading` from one piece to the next along k, `stride` along the rows. */
+AMLA_DEVICE uint64_t plain_descriptor(uint32_t at, uint32_t leading, uint32_t stride) {
+  const uint32_t low = (at >> 4) | (leading >> 4) << 16, high = stride >> 4;
+  uint64_t d;
+  asm("mov.b64 %0, {%1, %2};" : "=l"(d) : "r"(low), "r"(high));
+  return d;
+}
+
 #define AMLA_F4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define AMLA_F16(d, i) AMLA_F4(d, i), AMLA_F4(d, i + 4), AMLA_F4(d, i + 8), AMLA_F4(d, i + 12)
 #define AMLA_F64(d, i) AMLA_F16(d, i), AMLA_F16(d, i + 16), AMLA_F16(d, i + 32), AMLA_F16(d, i + 48)

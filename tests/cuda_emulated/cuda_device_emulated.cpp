@@ -6,7 +6,8 @@
 #include <chrono>
 
 #include "src/cuda/decode_mma.cuh"
-#include "src/cuda/decode_wgmma.cuh"
+#include "src/cuda/decode_wgmma2.cuh"
+#include "src/cuda/decode_wgmma3.cuh"
 
 #include "src/cuda/cuda_device.h"
 
@@ -43,7 +44,8 @@ template <bool F16, int D_QK> static void launch(const amla_cuda_work &w) {
   switch (w.kernel) {
     case AMLA_CUDA_MMA32: return launch_mma<mma_small<F16, D_QK>>(w);
     case AMLA_CUDA_MMA64: return launch_mma<mma_large<F16, D_QK>>(w);
-    case AMLA_CUDA_WGMMA: return launch_wgmma<wgmma_shape<F16, D_QK>>(w);
+    case AMLA_CUDA_WGMMA2: return launch_wgmma<wgmma2<F16, D_QK>>(w);
+    case AMLA_CUDA_WGMMA3: return launch_wgmma<wgmma3<F16, D_QK>>(w);
   }
 }
 

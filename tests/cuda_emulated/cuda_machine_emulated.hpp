@@ -102,6 +102,11 @@ inline vec4 load_global(const void *at) {
   return v;
 }
 
+inline void store_f32x2(float *at, float x, float y) {
+  if ((uintptr_t)at % 8) emulator::fail("two floats to %p: misaligned", (void *)at);
+  at[0] = x, at[1] = y;
+}
+
 /* ---- cp.async ---- */
 
 inline void copy_async16(uint32_t to, const void *from, int32_t bytes) {
@@ -111,6 +116,12 @@ inline void copy_async16(uint32_t to, const void *from, int32_t bytes) {
     memset(at, 0, 16);
     if (bytes > 0) memcpy(at, from, (size_t)bytes);
   };
+  if (emulator::random_bits() & 1) copy();
+  else current->copies.push_back(copy);
+}
+inline void copy_async4(uint32_t to, const void *from) {
+  unsigned char *at = emulator::shared_at(to, 4);
+  auto copy = [at, from] { memcpy(at, from, 4); };
   if (emulator::random_bits() & 1) copy();
   else current->copies.push_back(copy);
 }
@@ -288,11 +299,15 @@ inline uint64_t matrix_descriptor(uint32_t at, uint32_t leading, uint32_t stride
   return (uint64_t)(at >> 4) | (uint64_t)(leading >> 4) << 16 | (uint64_t)(stride >> 4) << 32 | UINT64_C(1) << 62;
 }
 
-/* Element (m or n, k) of an operand with the 128-byte swizzle. */
+inline uint64_t plain_descriptor(uint32_t at, uint32_t leading, uint32_t stride) { return matrix_descriptor(at, leading, stride) & ~(UINT64_C(3) << 62); }
+
+/* Element (m or n, k) of an operand with the 128-byte swizzle, or K-major without. */
 template <bool F16> float operand(uint64_t descriptor, bool k_major, uint32_t mn, uint32_t k) {
   const uint32_t at = (uint32_t)(descriptor & 0x3fff) << 4, leading = (uint32_t)(descriptor >> 16 & 0x3fff) << 4, stride = (uint32_t)(descriptor >> 32 & 0x3fff) << 4;
   const uint32_t linear = k_major ? at + mn / 8 * stride + mn % 8 * 128 + k * 2 : at + mn / 64 * leading + k / 8 * stride + k % 8 * 128 + mn % 64 * 2;
-  const uint32_t address = amla_cuda_swizzle_address(linear);
+  const bool plain = descriptor >> 62 == 0;
+  if (plain && !k_major) emulator::fail("MN-major without swizzle");
+  const uint32_t address = plain ? at + k / 8 * leading + mn / 8 * stride + mn % 8 * 16 + k % 8 * 2 : amla_cuda_swizzle_address(linear);
   uint16_t x;
   emulator::check_fenced(address & ~15u, 16);
   memcpy(&x, emulator::shared_at(address, 2), 2);
