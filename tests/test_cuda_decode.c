@@ -186,6 +186,29 @@ static void slots_are_used_again(void **state) {
   }
 }
 
+/* A cache that the driver has no map for is computed by mma64, to its bits, with the plan's cuts. The
+ * first test, so that no other one has prepared mma64. */
+static void a_cache_without_a_map_takes_mma64(void **state) {
+  (void)state;
+  const char *problem = "b=3,sq=2,h=20,sk=210,page=64,q=bf16,kv=bf16,len=210/64/0";
+  for (int k = 2; k < LENGTH(kernels) && tools->emulated; k++)
+    for (int split = 0; split < 2; split++) {
+      const amla_options options = cuda_options(AMLA_RESCALE_LAZY, split ? 64 : 0);
+      harness_dataset data, by_mma64;
+      generate(&data, problem);
+      generate(&by_mma64, problem);
+      setenv("AMLA_EMULATED_FAULT", "map:210", 1);
+      run_on_device(&data, problem, &options, kernels[k]);
+      unsetenv("AMLA_EMULATED_FAULT");
+      run_on_device(&by_mma64, problem, &options, "mma64");
+      assert_memory_equal(data.out, by_mma64.out, data.tensors.out_bytes);
+      run_on_device(&data, problem, &options, kernels[k]);
+      assert_memory_not_equal(data.out, by_mma64.out, data.tensors.out_bytes);
+      harness_free(&data);
+      harness_free(&by_mma64);
+    }
+}
+
 /* ---- Refusals ------------------------------------------------------------------------------------------------------ */
 
 static void expect_refusal(const char *problem, const amla_options *options, amla_status status, const char *words) {
@@ -251,12 +274,13 @@ static void host_memory_is_refused(void **state) {
 /* test_cuda_decode [PATTERN]: only the tests whose name matches, as "nan_*". */
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(shapes_are_within_the_bound),      cmocka_unit_test(random_problems_are_within_the_bound),
+      cmocka_unit_test(a_cache_without_a_map_takes_mma64), cmocka_unit_test(shapes_are_within_the_bound),
       cmocka_unit_test(company_does_not_change_bits),     cmocka_unit_test(equal_values_come_back_exactly),
       cmocka_unit_test(pages_may_lie_anywhere),
       cmocka_unit_test(nan_stays_in_its_sequence),        cmocka_unit_test(bad_pages_and_lengths_are_marked),
       cmocka_unit_test(slots_are_used_again),             cmocka_unit_test(what_it_has_not_is_refused_by_name),
-      cmocka_unit_test(kernels_are_chosen_by_name),       cmocka_unit_test(host_memory_is_refused)};
+      cmocka_unit_test(kernels_are_chosen_by_name),       cmocka_unit_test(host_memory_is_refused),
+      cmocka_unit_test(random_problems_are_within_the_bound)}; /* last: if the time ends, it is theirs */
   if (!find_backend()) return 77; /* CTest: skipped; where the emulation is meant, a failure */
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,7 +23,7 @@ static const kernel_shape shapes[] = {{"mma32", 32, 16}, {"mma64", 64, 32}, {"wg
 /* What a plan keeps. */
 typedef struct cuda_plan {
   amla_cuda_device device;
-  amla_cuda_kernel kernel; /* the best that problem and device allow; a run with a misaligned cache takes MMA64 instead of a wgmma kernel */
+  amla_cuda_kernel kernel; /* the best that problem and device allow; a run whose cache has no map takes MMA64 instead of a wgmma kernel */
   int32_t grid, n_slots;
   int32_t split_base_tokens, max_splits, auto_items;
 } cuda_plan;
@@ -100,6 +100,15 @@ static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   return AMLA_OK;
 }
 
+/* The plan's kernel, and what a run may take instead. */
+static const char *prepare_kernels(const cuda_plan *c, const amla_problem *p) {
+  const int f16 = p->kv_type == AMLA_F16;
+  const char *why = amla_cuda_device_prepare(c->kernel, f16, p->d_qk);
+  if (!why && amla_cuda_is_wgmma(c->kernel))
+    why = amla_cuda_device_prepare(AMLA_CUDA_MMA64, f16, p->d_qk);
+  return why;
+}
+
 static amla_status prepare_in(amla_plan *plan, cuda_plan *c, amla_detail *detail) {
   const amla_status status = check_problem(plan, detail);
   if (status != AMLA_OK) return status;
@@ -112,6 +121,8 @@ static amla_status prepare_in(amla_plan *plan, cuda_plan *c, amla_detail *detail
                        shapes[3].name);
   c->kernel = best_kernel(&c->device, cap);
   if (amla_cuda_is_wgmma(c->kernel) && !map_fits(&plan->problem)) c->kernel = AMLA_CUDA_MMA64;
+  why = prepare_kernels(c, &plan->problem);
+  if (why) return amla_refuse(detail, AMLA_BACKEND_FAILED, "cuda: %s", why);
   const kernel_shape *shape = &shapes[c->kernel];
   choose_splits(plan, shape, c);
 
@@ -201,7 +212,8 @@ static amla_status run(const amla_plan *plan, const amla_tensors *t, void *scrat
   amla_cuda_work work = {.kernel = c->kernel, .f16 = plan->problem.kv_type == AMLA_F16, .grid = c->grid, .zero = scratch};
   size_t bytes;
   set_tensors(plan, t, &work.params);
-  if (amla_cuda_is_wgmma(work.kernel) && !work.params.vector_kv) work.kernel = AMLA_CUDA_MMA64; /* the same rows: the same scratch */
+  if (amla_cuda_is_wgmma(work.kernel) && !(work.params.vector_kv && amla_cuda_device_map(&work)))
+    work.kernel = AMLA_CUDA_MMA64; /* the same rows: the same scratch */
   set_cuts(plan, c, work.kernel, &work.params);
   carve(plan, c, scratch, &work.params, &work.zero_bytes, &bytes);
   why = amla_cuda_device_run(&work, t->stream);

@@ -76,36 +76,49 @@ static encode_tiled find_encode_tiled() {
   return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? (encode_tiled)function : nullptr;
 }
 
-/* The cache as [pages][tokens][d_qk] in boxes of 64 elements x box tokens, with the 128-byte swizzle and zeros outside. */
-static cudaError_t make_map(const amla_cuda_work *w, CUtensorMap *map) {
+static encode_tiled encoder() {
   static const encode_tiled encode = find_encode_tiled();
+  return encode;
+}
+
+/* The cache as [pages][tokens][d_qk] in boxes of 64 elements x box tokens, with the 128-byte swizzle and zeros outside. */
+extern "C" int amla_cuda_device_map(amla_cuda_work *w) {
   const amla_cuda_params *p = &w->params;
   const cuuint64_t extents[] = {(cuuint64_t)p->d_qk, (cuuint64_t)(p->page_size > 0 ? p->page_size : p->sk), (cuuint64_t)p->n_pages};
   const cuuint64_t strides[] = {(cuuint64_t)p->kv_stride_token * 2, (cuuint64_t)p->kv_stride_page * 2};
   const cuuint32_t box[] = {64, (cuuint32_t)amla_cuda_box_tokens(p->page_size), 1}, steps[] = {1, 1, 1};
-  if (!encode) return cudaErrorNotSupported;
-  const CUresult result = encode(map, w->f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)p->kv, extents, strides, box, steps,
-                                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+  const CUtensorMapDataType type = w->f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  CUtensorMap map;
+  static_assert(sizeof w->map == sizeof map, "");
+  if (!encoder() || encoder()(&map, type, 3, (void *)p->kv, extents, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS)
+    return 0;
+  memcpy(w->map, &map, sizeof map);
+  return 1;
+}
+
+static int32_t stages_of(amla_cuda_kernel kernel) { return kernel == AMLA_CUDA_WGMMA3 ? 3 : 2; }
+
+extern "C" const char *amla_cuda_device_prepare(amla_cuda_kernel kernel, int32_t f16, int32_t d_qk) {
+  if (!amla_cuda_is_wgmma(kernel))
+    return words(amla_cuda_prepare_mma(kernel == AMLA_CUDA_MMA64 ? 64 : 32, f16, d_qk));
+  encoder();
+  return words(amla_cuda_prepare_wgmma(stages_of(kernel), f16, d_qk));
 }
 
 static thread_local cudaEvent_t kernel_begin, kernel_end; /* while a benchmark times the kernel alone */
 
-static cudaError_t launch(const amla_cuda_work *w, const CUtensorMap *map, cudaStream_t stream) {
-  const amla_cuda_params *p = &w->params;
-  switch (w->kernel) {
-    case AMLA_CUDA_WGMMA3: return amla_cuda_launch_wgmma3(p, map, w->f16, w->grid, stream);
-    case AMLA_CUDA_WGMMA2: return amla_cuda_launch_wgmma2(p, map, w->f16, w->grid, stream);
-    default: return amla_cuda_launch_mma(p, w->f16, w->grid, stream);
-  }
+static cudaError_t launch(const amla_cuda_work *w, cudaStream_t stream) {
+  CUtensorMap map;
+  if (!amla_cuda_is_wgmma(w->kernel)) return amla_cuda_launch_mma(&w->params, w->f16, w->grid, stream);
+  memcpy(&map, w->map, sizeof map);
+  return amla_cuda_launch_wgmma(&w->params, &map, stages_of(w->kernel), w->f16, w->grid, stream);
 }
 
 static cudaError_t run(const amla_cuda_work *w, cudaStream_t stream) {
-  CUtensorMap map;
-  if (amla_cuda_is_wgmma(w->kernel)) TRY(make_map(w, &map));
   TRY(cudaMemsetAsync(w->zero, 0, w->zero_bytes, stream));
   if (kernel_begin) TRY(cudaEventRecord(kernel_begin, stream));
-  TRY(launch(w, &map, stream));
+  TRY(launch(w, stream));
   if (kernel_end) TRY(cudaEventRecord(kernel_end, stream));
   return cudaSuccess;
 }

@@ -39,9 +39,17 @@ typedef struct amla_cuda_work {
   int32_t f16, grid;
   void *zero; /* bytes of scratch to clear first */
   size_t zero_bytes;
+  uint64_t map[16]; /* the device's: a CUtensorMap */
 } amla_cuda_work;
 
-/* Enqueues on the stream. NULL, or the driver's words. */
+/* Does for one kind of work on the current device what must not happen while a stream is captured,
+ * such as loading the kernel. NULL, or the driver's words. */
+const char *amla_cuda_device_prepare(amla_cuda_kernel kernel, int32_t f16, int32_t d_qk);
+
+/* Makes the map of the cache that a wgmma kernel reads through. 0: the driver has none for this. */
+int amla_cuda_device_map(amla_cuda_work *work);
+
+/* Enqueues work that has been prepared, and mapped if it is wgmma. NULL, or the driver's words. */
 const char *amla_cuda_device_run(const amla_cuda_work *work, void *stream);
 
 #ifdef __cplusplus

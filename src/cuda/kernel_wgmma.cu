@@ -13,28 +13,28 @@ amla_decode_wgmma(const __grid_constant__ amla_cuda_params p, const __grid_const
   decode_wgmma<S>(p, &kv);
 }
 
-template <class S> static cudaError_t launch(const amla_cuda_params *p, const CUtensorMap *kv, int32_t grid, cudaStream_t stream) {
-  const cudaError_t error = cudaFuncSetAttribute(amla_decode_wgmma<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED_BYTES);
-  if (error != cudaSuccess) return error;
-  amla_decode_wgmma<S><<<grid, S::THREADS, S::SHARED_BYTES, stream>>>(*p, *kv);
+struct entry {
+  void (*kernel)(amla_cuda_params, CUtensorMap);
+  int32_t threads, shared_bytes;
+};
+
+template <class S> static entry entry_of() { return {amla_decode_wgmma<S>, S::THREADS, S::SHARED_BYTES}; }
+template <template <bool, int> class S> static entry entry_of_type(int32_t f16, int32_t d_qk) {
+  if (f16) return d_qk == 576 ? entry_of<S<true, 576>>() : entry_of<S<true, 512>>();
+  return d_qk == 576 ? entry_of<S<false, 576>>() : entry_of<S<false, 512>>();
+}
+static entry find(int32_t stages, int32_t f16, int32_t d_qk) {
+  return stages == 3 ? entry_of_type<wgmma3>(f16, d_qk) : entry_of_type<wgmma2>(f16, d_qk);
+}
+
+cudaError_t amla_cuda_prepare_wgmma(int32_t stages, int32_t f16, int32_t d_qk) {
+  const entry e = find(stages, f16, d_qk);
+  return cudaFuncSetAttribute(e.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, e.shared_bytes);
+}
+
+cudaError_t amla_cuda_launch_wgmma(const amla_cuda_params *p, const CUtensorMap *kv, int32_t stages,
+                                   int32_t f16, int32_t grid, cudaStream_t stream) {
+  const entry e = find(stages, f16, p->d_qk);
+  e.kernel<<<grid, e.threads, (size_t)e.shared_bytes, stream>>>(*p, *kv);
   return cudaGetLastError();
-}
-
-template <template <bool, int> class S>
-static cudaError_t launch_type(const amla_cuda_params *p, const CUtensorMap *kv, int32_t f16,
-                               int32_t grid, cudaStream_t stream) {
-  if (f16)
-    return p->d_qk == 576 ? launch<S<true, 576>>(p, kv, grid, stream)
-                          : launch<S<true, 512>>(p, kv, grid, stream);
-  return p->d_qk == 576 ? launch<S<false, 576>>(p, kv, grid, stream)
-                        : launch<S<false, 512>>(p, kv, grid, stream);
-}
-
-cudaError_t amla_cuda_launch_wgmma2(const amla_cuda_params *p, const CUtensorMap *kv, int32_t f16,
-                                    int32_t grid, cudaStream_t stream) {
-  return launch_type<wgmma2>(p, kv, f16, grid, stream);
-}
-cudaError_t amla_cuda_launch_wgmma3(const amla_cuda_params *p, const CUtensorMap *kv, int32_t f16,
-                                    int32_t grid, cudaStream_t stream) {
-  return launch_type<wgmma3>(p, kv, f16, grid, stream);
 }

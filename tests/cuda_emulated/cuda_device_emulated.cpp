@@ -2,8 +2,11 @@
  *
  * The device of the CUDA backend where there is no GPU: host memory, and the kernels of src/cuda on emulated threads. Built into a
  * libamla_cuda of its own for the tests; never installed. AMLA_EMULATED_DEVICE=9.0 (default), 8.0 or 8.6 says what it claims to be.
+ * AMLA_EMULATED_FAULT=wrong:70, hang:70 or map:70 spoils every run over a cache of 70 keys: its result,
+ * its end, or its tensor map.
  */
 #include <chrono>
+#include <thread>
 
 #include "src/cuda/decode_mma.cuh"
 #include "src/cuda/decode_wgmma2.cuh"
@@ -36,7 +39,8 @@ static tensor_map map_of(const amla_cuda_params &p) {
 }
 
 template <class S> static void launch_wgmma(const amla_cuda_work &w) {
-  const tensor_map map = map_of(w.params);
+  tensor_map map;
+  memcpy(&map, w.map, sizeof map);
   emulator::run_grid(w.grid, S::THREADS, S::SHARED_BYTES, ++launches, [&] { decode_wgmma<S>(w.params, &map); });
 }
 
@@ -49,11 +53,36 @@ template <bool F16, int D_QK> static void launch(const amla_cuda_work &w) {
   }
 }
 
+static bool has_fault(const char *kind, int32_t sk) {
+  const char *text = getenv("AMLA_EMULATED_FAULT");
+  char wanted[32];
+  snprintf(wanted, sizeof wanted, "%s:%d", kind, sk);
+  return text && strcmp(text, wanted) == 0;
+}
+
+static bool prepared[AMLA_CUDA_WGMMA3 + 1][2][2]; /* [kernel][f16][d_qk is 576] */
+
+extern "C" const char *amla_cuda_device_prepare(amla_cuda_kernel kernel, int32_t f16, int32_t d_qk) {
+  prepared[kernel][f16 != 0][d_qk == 576] = true;
+  return nullptr;
+}
+
+extern "C" int amla_cuda_device_map(amla_cuda_work *w) {
+  if (has_fault("map", w->params.sk)) return 0;
+  const tensor_map map = map_of(w->params);
+  static_assert(sizeof map <= sizeof w->map, "");
+  memcpy(w->map, &map, sizeof map);
+  return 1;
+}
+
 extern "C" const char *amla_cuda_device_run(const amla_cuda_work *w, void *stream) {
   if (stream) return "the emulation has no streams";
+  if (!prepared[w->kernel][w->f16 != 0][w->params.d_qk == 576]) return "the kernel is not prepared";
+  while (has_fault("hang", w->params.sk)) std::this_thread::sleep_for(std::chrono::seconds(1));
   memset(w->zero, 0, w->zero_bytes);
   if (w->f16) w->params.d_qk == 576 ? launch<true, 576>(*w) : launch<true, 512>(*w);
   else w->params.d_qk == 576 ? launch<false, 576>(*w) : launch<false, 512>(*w);
+  if (w->params.lse && has_fault("wrong", w->params.sk)) w->params.lse[0] += 1.0f;
   return nullptr;
 }
 
