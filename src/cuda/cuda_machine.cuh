@@ -84,6 +84,9 @@ AMLA_DEVICE vec4 load_global(const void *at) { /* 16 bytes that nobody writes */
   return v;
 }
 
+AMLA_DEVICE void load_f32x4(const float *at, float *x) { /* 16 bytes that other thread blocks have written */
+  asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3]) : "l"(at) : "memory");
+}
 AMLA_DEVICE void store_f32x2(float *at, float x, float y) { asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(x), "f"(y) : "memory"); }
 
 /* ---- cp.async: bytes beyond `bytes` (0 or 16) are zero ---- */

@@ -273,8 +273,11 @@ AMLA_DEVICE void merge_row(const amla_cuda_params &p, const item &w, const span 
     const amla_cuda_factor f = factor_of(shift, p.flash != 0);
     total.sum += sum * f.a * f.b;
     total.sum_rounded += sum_rounded * f.a * f.b;
+    float x[16];
 #pragma unroll
-    for (int32_t c = 0; c < 16; c++) o[c] += part[c / 4 * 128 + c % 4] * f.a * f.b;
+    for (int32_t c = 0; c < 16; c += 4) load_f32x4(part + c / 4 * 128, x + c);
+#pragma unroll
+    for (int32_t c = 0; c < 16; c++) o[c] += x[c] * f.a * f.b;
   }
   const int32_t row = s.first_row + r;
   const row_result result = finish_row(p, row % p.h_q, total);

@@ -102,6 +102,10 @@ inline vec4 load_global(const void *at) {
   return v;
 }
 
+inline void load_f32x4(const float *at, float *x) {
+  if ((uintptr_t)at % 16) emulator::fail("four floats at %p: misaligned", (const void *)at);
+  memcpy(x, at, 16);
+}
 inline void store_f32x2(float *at, float x, float y) {
   if ((uintptr_t)at % 8) emulator::fail("two floats to %p: misaligned", (void *)at);
   at[0] = x, at[1] = y;
