@@ -150,9 +150,23 @@ AMLA_DEVICE void mbarrier_init(uint32_t at, uint32_t arrivals) { asm volatile("m
 AMLA_DEVICE void mbarrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 AMLA_DEVICE void mbarrier_arrive(uint32_t at) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory"); }
 AMLA_DEVICE void mbarrier_expect(uint32_t at, uint32_t bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory"); }
+#ifdef AMLA_CUDA_WATCHDOG /* a wait of more cycles ends the kernel with an error; no words, as a call would change the schedule (C7510) */
+AMLA_DEVICE bool mbarrier_try(uint32_t at, uint32_t parity) {
+  uint32_t done;
+  asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+               "selp.u32 %0, 1, 0, p;\n}" : "=r"(done) : "r"(at), "r"(parity) : "memory");
+  return done != 0;
+}
+AMLA_DEVICE void mbarrier_wait(uint32_t at, uint32_t parity) {
+  const long long begin = clock64();
+  while (!mbarrier_try(at, parity))
+    if (clock64() - begin > (long long)AMLA_CUDA_WATCHDOG) __trap();
+}
+#else
 AMLA_DEVICE void mbarrier_wait(uint32_t at, uint32_t parity) { /* until the phase of that parity has completed */
   asm volatile("{\n.reg .pred done;\nWAIT_%=:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra DONE_%=;\nbra WAIT_%=;\nDONE_%=:\n}" ::"r"(at), "r"(parity) : "memory");
 }
+#endif
 AMLA_DEVICE void tma_load(uint32_t to, const tensor_map *map, uint32_t barrier, int32_t column, int32_t token, int32_t page) {
   asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to), "l"(map), "r"(barrier), "r"(column), "r"(token), "r"(page) : "memory");
 }
