@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * amla bench --backend cuda. A batch is made of a few generated sequences ("originals"), repeated at other addresses until there are b: the
- * device moves as many bytes as it should, and every one of the b results is compared with fp64 before a figure is printed. Each timed run
+ * device moves as many bytes as it should, and every one of the b results is compared with fp64 before a figure is printed. A wrong one is
+ * marked and not timed. Each timed run
  * follows a write of more than L2 holds, and takes the next of several sets of page tables over different copies.
  *
  * Two counts stand side by side: useful FLOPs (visible keys only), as everywhere in this project; and FlashMLA's, which counts
@@ -11,6 +12,7 @@
 #include "bench_cuda.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,7 +85,6 @@ static bool generate_originals(const char *command, const char *text, batch *x, 
   char error[256], shorter[512];
   harness_case few;
   if (harness_parse_problem(text, whole, error, sizeof error) != 0) return cli_error(command, "%s", error), false;
-  if (!cli_has_rows(command, text, &whole->problem)) return false;
   few = *whole;
   x->n_originals = count_originals(whole);
   few.problem.b = x->n_originals;
@@ -244,7 +245,7 @@ static void count_work(const batch *x, figures *f) {
 static cli_exit bench_one(const char *command, const char *text, const cli_options *options, const amla_cuda_tools *tools, double seconds, figures *f) {
   batch x;
   cli_exit status = CLI_ERROR;
-  *f = (figures){.problem = text};
+  *f = (figures){.problem = text, .end_to_end = NAN, .median = NAN, .kernel = NAN};
   if (open_batch(command, text, options, tools, &x)) {
     amla_plan_describe(x.plan, f->description, sizeof f->description);
     count_work(&x, f);
@@ -272,73 +273,125 @@ static const char *limit_name(const figures *f, const limits *l) {
   return matrix > 0 && f->flops / matrix >= f->bytes / fmax(l->copy, 1) ? (is_wgmma(f) ? "wgmma" : "mma.sync") : "memory";
 }
 
-static void print_table(const amla_cuda_tools *tools, const limits *l, const figures *list, int n) {
-  static const char *const headings[] = {"<problem", "<plan", "kernel", "end to end", "median", "TFLOP/s", "GB/s", "<limit", "kernel of limit", "of limit",
-                                         "FlashMLA count: kernel", "end to end", "rel error"};
+/* A row is printed when it is there: what comes after it may hang. */
+static const struct column {
+  const char *heading;
+  int width; /* < 0: to the left */
+} columns[] = {{"problem", -40},       {"result", -6},         {"kernel", 8},
+               {"end to end", 10},     {"median", 8},          {"TFLOP/s", 7},
+               {"GB/s", 6},            {"limit", -8},          {"kernel of limit", 15},
+               {"of limit", 8},        {"FlashMLA count: kernel", 22}, {"end to end", 10},
+               {"rel error", 9},       {"plan", -1}};
+enum { N_COLUMNS = sizeof columns / sizeof *columns };
+
+typedef char cells[N_COLUMNS][256];
+
+static void print_cells(cells c) {
+  for (int i = 0; i < N_COLUMNS; i++)
+    printf("%*s%s", columns[i].width, c[i], i + 1 < N_COLUMNS ? "  " : "\n");
+  fflush(stdout);
+}
+
+static void print_limits(const limits *l) {
+  printf("wgmma      %.1f TFLOP/s, products only\n", l->wgmma * 1e-12);
+  printf("mma.sync   %.1f TFLOP/s, products only\n", l->mma * 1e-12);
+  printf("copy       %.1f GB/s, read plus written\n", l->copy * 1e-9);
+  fflush(stdout);
+}
+
+static void print_heading(const amla_cuda_tools *tools, const limits *l) {
+  cells c;
   printf("device     %s\n", tools->device_name());
   if (tools->emulated) printf("EMULATED on this CPU: the times below are no figures of speed\n");
-  printf("wgmma      %.1f TFLOP/s, products only\nmma.sync   %.1f TFLOP/s, products only\ncopy       %.1f GB/s, read plus written\n", l->wgmma * 1e-12, l->mma * 1e-12, l->copy * 1e-9);
-  cli_table t = cli_table_create(13, headings);
-  for (int i = 0; i < n; i++) {
-    const figures *f = &list[i];
-    char text[32];
-    int column = 0;
-    cli_table_row(&t);
-    cli_table_cell(&t, column++, "%s", f->problem);
-    cli_table_cell(&t, column++, "%.60s", f->description);
-    cli_table_cell(&t, column++, "%s", cli_format_seconds(f->kernel, text));
-    cli_table_cell(&t, column++, "%s", cli_format_seconds(f->end_to_end, text));
-    cli_table_cell(&t, column++, "%s", cli_format_seconds(f->median, text));
-    cli_table_cell(&t, column++, "%.1f", f->flops / f->end_to_end * 1e-12);
-    cli_table_cell(&t, column++, "%.0f", f->bytes / f->end_to_end * 1e-9);
-    cli_table_cell(&t, column++, "%s", limit_name(f, l));
-    cli_table_cell(&t, column++, "%.3f", least_seconds(f, l) / f->kernel);
-    cli_table_cell(&t, column++, "%.3f", least_seconds(f, l) / f->end_to_end);
-    cli_table_cell(&t, column++, "%.1f", f->flashmla_flops / f->kernel * 1e-12);
-    cli_table_cell(&t, column++, "%.1f", f->flashmla_flops / f->end_to_end * 1e-12);
-    cli_table_cell(&t, column++, "%.1e", f->error.rel_error);
-  }
-  cli_table_print(&t);
-  cli_table_free(&t);
+  print_limits(l);
+  for (int i = 0; i < N_COLUMNS; i++) snprintf(c[i], sizeof c[i], "%s", columns[i].heading);
+  print_cells(c);
 }
 
-static void print_json(const amla_cuda_tools *tools, const limits *l, const figures *list, int n) {
-  json_t *all = json_array();
-  for (int i = 0; i < n; i++) {
-    const figures *f = &list[i];
-    json_t *o = cli_json_pack("{s:o, s:s, s:s, s:s, s:b, s:s, s:i}", "problem",
-                          cli_json_text(f->problem), "backend", "cuda", "description", f->description, "device",
-                          tools->device_name(), "emulated", tools->emulated, "limit", limit_name(f, l), "runs", f->runs);
-    const struct { const char *name; double value; } numbers[] = {
-        {"seconds", f->end_to_end}, {"median_seconds", f->median}, {"kernel_seconds", f->kernel}, {"gflops", f->flops / f->end_to_end * 1e-9},
-        {"kernel_gflops", f->flops / f->kernel * 1e-9}, {"flashmla_kernel_gflops", f->flashmla_flops / f->kernel * 1e-9},
-        {"flashmla_gflops", f->flashmla_flops / f->end_to_end * 1e-9}, {"peak_gflops", matrix_limit(f, l) * 1e-9}, {"wgmma_gflops", l->wgmma * 1e-9},
-        {"mma_gflops", l->mma * 1e-9}, {"copy_bytes_per_second", l->copy}, {"bytes_per_second", f->bytes / f->end_to_end},
-        {"utilization", f->flops / f->end_to_end / matrix_limit(f, l)}, {"fraction_of_limit", least_seconds(f, l) / f->end_to_end},
-        {"kernel_fraction_of_limit", least_seconds(f, l) / f->kernel}};
-    for (size_t j = 0; j < sizeof numbers / sizeof *numbers; j++) json_object_set_new(o, numbers[j].name, cli_json_real(numbers[j].value));
-    cli_json_error(o, &f->error);
-    json_array_append_new(all, o);
-  }
-  cli_print_json(all);
+__attribute__((format(printf, 3, 4))) static void cell(cells c, int *column, const char *format,
+                                                       ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(c[(*column)++], sizeof c[0], format, arguments);
+  va_end(arguments);
 }
 
+static void print_row(const limits *l, const figures *f) {
+  cells c;
+  char text[32];
+  int at = 0;
+  cell(c, &at, "%s", f->problem);
+  cell(c, &at, "%s", f->error.ok ? "right" : "WRONG");
+  cell(c, &at, "%s", cli_format_seconds(f->kernel, text));
+  cell(c, &at, "%s", cli_format_seconds(f->end_to_end, text));
+  cell(c, &at, "%s", cli_format_seconds(f->median, text));
+  cell(c, &at, "%.1f", f->flops / f->end_to_end * 1e-12);
+  cell(c, &at, "%.0f", f->bytes / f->end_to_end * 1e-9);
+  cell(c, &at, "%s", limit_name(f, l));
+  cell(c, &at, "%.3f", least_seconds(f, l) / f->kernel);
+  cell(c, &at, "%.3f", least_seconds(f, l) / f->end_to_end);
+  cell(c, &at, "%.1f", f->flashmla_flops / f->kernel * 1e-12);
+  cell(c, &at, "%.1f", f->flashmla_flops / f->end_to_end * 1e-12);
+  cell(c, &at, "%.1e", f->error.rel_error);
+  cell(c, &at, "%s", f->description);
+  for (int i = 2; i < at - 2 && !f->error.ok; i++) snprintf(c[i], sizeof c[i], "-");
+  print_cells(c);
+}
+
+/* An element of the array that `[` has begun. */
+static void print_json(const amla_cuda_tools *tools, const limits *l, const figures *f,
+                       bool first) {
+  json_t *o = cli_json_pack("{s:o, s:s, s:s, s:s, s:b, s:s, s:i}", "problem",
+                            cli_json_text(f->problem), "backend", "cuda", "description",
+                            f->description, "device", tools->device_name(), "emulated",
+                            tools->emulated, "limit", limit_name(f, l), "runs", f->runs);
+  const struct { const char *name; double value; } numbers[] = {
+      {"seconds", f->end_to_end}, {"median_seconds", f->median}, {"kernel_seconds", f->kernel}, {"gflops", f->flops / f->end_to_end * 1e-9},
+      {"kernel_gflops", f->flops / f->kernel * 1e-9}, {"flashmla_kernel_gflops", f->flashmla_flops / f->kernel * 1e-9},
+      {"flashmla_gflops", f->flashmla_flops / f->end_to_end * 1e-9}, {"peak_gflops", matrix_limit(f, l) * 1e-9}, {"wgmma_gflops", l->wgmma * 1e-9},
+      {"mma_gflops", l->mma * 1e-9}, {"copy_bytes_per_second", l->copy}, {"bytes_per_second", f->bytes / f->end_to_end},
+      {"utilization", f->flops / f->end_to_end / matrix_limit(f, l)}, {"fraction_of_limit", least_seconds(f, l) / f->end_to_end},
+      {"kernel_fraction_of_limit", least_seconds(f, l) / f->kernel}};
+  for (size_t j = 0; j < sizeof numbers / sizeof *numbers; j++) json_object_set_new(o, numbers[j].name, cli_json_real(numbers[j].value));
+  cli_json_error(o, &f->error);
+  if (!first) puts(",");
+  cli_print_json(o);
+  fflush(stdout);
+}
+
+static limits measure_limits(const amla_cuda_tools *tools) {
+  return (limits){tools->matrix_rate(0), tools->matrix_rate(1), tools->copy_rate()};
+}
+
+static limits better(const limits *a, const limits *b) { /* a limit is not beaten */
+  return (limits){fmax(a->wgmma, b->wgmma), fmax(a->mma, b->mma), fmax(a->copy, b->copy)};
+}
+
+/* Goes on after an error and after a wrong result, which decides the exit status. */
 cli_exit bench_cuda(const char *command, const cli_options *options, const char *const *problems, int n_problems, double seconds) {
   char reason[256];
   const amla_cuda_tools *tools = harness_cuda_tools(reason, sizeof reason);
   if (!tools) return cli_error(command, "backend=cuda: %s", reason), CLI_ERROR;
   if (n_problems == 0) problems = built_in, n_problems = (int)(sizeof built_in / sizeof *built_in);
-  const limits before = {tools->matrix_rate(0), tools->matrix_rate(1), tools->copy_rate()};
-  figures *list = cli_allocate((size_t)n_problems, sizeof *list);
-  cli_exit status = CLI_OK;
-  for (int i = 0; status == CLI_OK && i < n_problems; i++) {
+  limits l = measure_limits(tools);
+  cli_exit worst = CLI_OK;
+  int n_rows = 0;
+  if (options->json) puts("[");
+  else print_heading(tools, &l);
+  for (int i = 0; i < n_problems; i++) {
+    figures f;
     cli_progress progress = cli_progress_begin(problems[i]);
-    status = bench_one(command, problems[i], options, tools, seconds, &list[i]);
+    const cli_exit status = bench_one(command, problems[i], options, tools, seconds, &f);
     cli_progress_end(&progress);
+    if (status > worst) worst = status;
+    if (status == CLI_ERROR) continue;
+    const limits now = measure_limits(tools);
+    l = better(&l, &now);
+    if (options->json) print_json(tools, &l, &f, n_rows == 0);
+    else print_row(&l, &f);
+    n_rows++;
   }
-  const limits after = {tools->matrix_rate(0), tools->matrix_rate(1), tools->copy_rate()}; /* the better of both: a limit is not beaten */
-  const limits l = {fmax(before.wgmma, after.wgmma), fmax(before.mma, after.mma), fmax(before.copy, after.copy)};
-  if (status == CLI_OK) (options->json ? print_json : print_table)(tools, &l, list, n_problems);
-  free(list);
-  return status;
+  if (options->json) puts("]");
+  else print_limits(&l);
+  return worst;
 }
