@@ -11,7 +11,8 @@
  * beside it; the tensor cores have one kind of product after the other and no gap. Shared memory
  * holds three tiles because Q is in registers: Q_STEPS of its 36 columns of 16. The others, one
  * column and the rope part, have places of their own. P of a tile lies where the rope part of its
- * keys was, which PV does not read; where there is no rope part (512), it has its own place.
+ * keys was, which PV does not read. The next keys come there when both warpgroups have read P. Where
+ * there is no rope part (512), P has its own place.
  */
 #ifndef AMLA_DECODE_WGMMA3_CUH
 #define AMLA_DECODE_WGMMA3_CUH

@@ -471,13 +471,16 @@ AMLA_DEVICE void add_values(float (&o)[128], uint32_t shared, uint32_t tile, int
   pin(o);
 }
 
-/* The tile's place is the next one's, once all four warps have read V and P. */
+/* The tile's place is the next one's, once all four warps have read V and P. Where P lies on the keys,
+ * warpgroup 1 brings the piece that it lies on, and the other warpgroup must have read P too. */
 template <class S>
 AMLA_DEVICE void leave_tile(const amla_cuda_params &p, const tensor_map *map, uint32_t shared,
                             uint32_t tile, int32_t warpgroup) {
   sync_named(BARRIER_VALUES + warpgroup, 128);
   if ((thread_id() & 127) != 0) return;
   mbarrier_arrive(shared + S::SHIFTS_EMPTY + 8 * (tile & 1));
+  if (S::P < S::STAGES * S::STAGE_BYTES && warpgroup == 1)
+    mbarrier_wait(shared + S::SHIFTS_EMPTY + 8 * (tile & 1), tile >> 1 & 1);
   load_pieces<S>(p, map, shared, tile + S::STAGES, warpgroup);
 }
 
