@@ -71,7 +71,7 @@ else
 fi
 
 # The object loads without a driver: the reason is the driver's absence, not the linker's.
-reason=$("$program" info | grep '^ *cuda' || :)
+reason=$("$program" info | grep '^backend *cuda') || fail "info does not name the backend"
 echo "$reason"
 case $reason in
 *'cannot open'* | *undefined* | *'another build'*) fail "libamla_cuda does not load" ;;
