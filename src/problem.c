@@ -28,7 +28,8 @@ static amla_status copy_struct(const char *name, const void *from, void *to, siz
   memset(to, 0, our_bytes);
   if (!from) REFUSE("%s=NULL: must point to a struct", name);
   memcpy(&bytes, from, sizeof bytes);
-  if (bytes < first_bytes || bytes > 4096)
+  const int cut = bytes > first_bytes && bytes < our_bytes && bytes % sizeof(void *); /* a pointer */
+  if (bytes < first_bytes || bytes > 4096 || cut)
     REFUSE("%s.struct_bytes=%u: must be sizeof the struct (>= %zu), use its INIT macro", name, bytes, first_bytes);
   for (size_t i = our_bytes; i < bytes; i++)
     if (((const unsigned char *)from)[i])

@@ -180,6 +180,8 @@ static void bad_options_are_refused(void **state) {
   (void)state;
   BAD_OPTION(o.struct_bytes = 0, INVALID, "options.struct_bytes=0", "INIT");
   BAD_OPTION(o.struct_bytes = 12, INVALID, "options.struct_bytes=12", "INIT");
+  BAD_OPTION(o.struct_bytes = 29, INVALID, "options.struct_bytes=29", "INIT");
+  BAD_OPTION(o.struct_bytes = 36, INVALID, "options.struct_bytes=36", "INIT"); /* cuts `parallel` */
   BAD_OPTION(o.backend = (amla_backend)5, INVALID, "backend=5", "<= 4");
   BAD_OPTION(o.backend = (amla_backend)77, INVALID, "backend=77");
   BAD_OPTION(o.backend = AMLA_BACKEND_CUDA, UNSUPPORTED, "backend=cuda", "not");
