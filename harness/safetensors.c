@@ -189,7 +189,8 @@ static int read_header(file_view *f, const unsigned char *bytes, size_t n_bytes)
   f->data_bytes = (int64_t)(n_bytes - 8 - length);
   f->header = json_loadb((const char *)bytes + 8, (size_t)length, JSON_REJECT_DUPLICATES, &json_error);
   if (f->header == NULL)
-    return refuse(f->error, "%s: header: JSON at byte %d: %.*s", f->name, json_error.position, SHOWN, json_error.text);
+    return refuse(f->error, "%s: header: JSON at byte %d: %.*s", f->name, json_error.position, SHOWN,
+                  *json_error.text ? json_error.text : "out of memory"); /* jansson is silent then */
   if (!json_is_object(f->header)) return refuse(f->error, "%s: header: must be a JSON object", f->name);
   return read_entries(f);
 }

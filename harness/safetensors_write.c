@@ -6,8 +6,9 @@
 #define _GNU_SOURCE 1 /* asprintf */
 #include "safetensors.h"
 
+#include <assert.h>
 #include <errno.h>
-#include <jansson.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -122,34 +123,47 @@ static void sort_by_size(source_list *l) {
 
 /* ---- Header and data --------------------------------------------------------------------------------------------- */
 
-static json_t *describe(const source *s, int64_t begin) {
-  json_t *shape = json_array();
-  for (int32_t i = 4 - s->n_dims; i < 4; i++) json_array_append_new(shape, json_integer(s->n[i]));
-  return json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype_name(s), "shape", shape, "data_offsets", (json_int_t)begin,
-                   (json_int_t)(begin + total_bytes(s)));
+/* Its JSON, in memory of its own so that no allocation can fail: longest are seven tensors of 170
+ * characters and the metadata. */
+typedef struct header {
+  size_t length;
+  char text[2048];
+} header;
+
+__attribute__((format(printf, 2, 3))) static void append(header *h, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  const size_t room = sizeof h->text - h->length;
+  h->length += (size_t)vsnprintf(h->text + h->length, room, format, arguments);
+  va_end(arguments);
+  assert(h->length < sizeof h->text);
 }
 
-/* The JSON, padded with spaces so that data start at a multiple of 8; NULL when out of memory. */
-static char *make_header(const source_list *l, json_t *metadata) {
-  json_t *header = json_object();
-  char *padded = NULL;
+static void describe(header *h, const source *s, int64_t begin) {
+  append(h, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", s->name, dtype_name(s));
+  const int32_t first = 4 - s->n_dims;
+  for (int32_t i = first; i < 4; i++) append(h, "%s%" PRId64, i > first ? "," : "", s->n[i]);
+  append(h, "],\"data_offsets\":[%" PRId64 ",%" PRId64 "]}", begin, begin + total_bytes(s));
+}
+
+/* Padded with spaces so that data start at a multiple of 8. */
+static header make_header(const source_list *l, const char *metadata) {
+  header h = {.length = 0};
   int64_t at = 0;
-  int status = json_object_set_new(header, "__metadata__", metadata);
+  append(&h, "{\"__metadata__\":{%s}", metadata);
   for (size_t i = 0; i < l->n; i++) {
-    status |= json_object_set_new(header, l->list[i].name, describe(&l->list[i], at));
+    describe(&h, &l->list[i], at);
     at += total_bytes(&l->list[i]);
   }
-  char *text = status == 0 ? json_dumps(header, JSON_COMPACT) : NULL;
-  if (text != NULL && asprintf(&padded, "%-*s", (int)((strlen(text) + 7) / 8 * 8), text) < 0) padded = NULL;
-  free(text);
-  json_decref(header);
-  return padded;
+  append(&h, "}");
+  append(&h, "%*s", (int)((8 - h.length % 8) % 8), "");
+  return h;
 }
 
-static bool write_header(FILE *file, const char *header) {
+static bool write_header(FILE *file, const header *h) {
   unsigned char length[8];
-  for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)strlen(header) >> 8 * i);
-  return fwrite(length, 1, 8, file) == 8 && fputs(header, file) >= 0;
+  for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)h->length >> 8 * i);
+  return fwrite(length, 1, 8, file) == 8 && fwrite(h->text, 1, h->length, file) == h->length;
 }
 
 static bool write_rows(FILE *file, const source *s) {
@@ -163,34 +177,25 @@ static bool write_rows(FILE *file, const source *s) {
   return true;
 }
 
-/* Takes over metadata. */
-static int write_file(const char *path, source_list *l, json_t *metadata, message error) {
+/* metadata: the members of that JSON object. */
+static int write_file(const char *path, source_list *l, const char *metadata, message error) {
   output o;
   sort_by_size(l);
-  char *header = make_header(l, metadata);
-  if (header == NULL) return refuse(error, "%s: out of memory", path);
-  bool ok = open_output(path, &o) && write_header(o.file, header);
+  const header h = make_header(l, metadata);
+  bool ok = open_output(path, &o) && write_header(o.file, &h);
   for (size_t i = 0; ok && i < l->n; i++) ok = write_rows(o.file, &l->list[i]);
   ok = close_output(&o, ok);
-  free(header);
   return ok ? 0 : refuse(error, "%s: cannot write: %s", path, strerror(errno));
 }
 
 /* ---- Interface --------------------------------------------------------------------------------------------------- */
 
-static json_t *describe_problem(const harness_dataset *data) {
-  char scale[32], d_v[16];
-  const double exact = data->scale_exact != 0 ? data->scale_exact : (double)data->problem.scale;
-  snprintf(scale, sizeof scale, "%.17g", exact);
-  snprintf(d_v, sizeof d_v, "%d", data->problem.d_v);
-  return json_pack("{s:s, s:s, s:s, s:s}", "scale", scale, "causal", data->problem.causal ? "1" : "0", "d_v", d_v,
-                   "source", "amla gen");
-}
-
 int harness_write_problem(const char *path, const harness_dataset *data, char *error, size_t error_bytes) {
   const amla_problem *p = &data->problem;
   const int64_t outer = p->page_size ? p->n_pages : p->b, tokens = p->page_size ? p->page_size : p->sk;
+  const double scale = data->scale_exact != 0 ? data->scale_exact : (double)p->scale;
   source_list l = {.n = 0};
+  char metadata[128];
   if (p->kv_type == AMLA_Q8_0) return refuse((message){error, error_bytes}, "%s: kv=q8_0: files hold f32, bf16 or f16", path);
   if (data->mask != NULL) return refuse((message){error, error_bytes}, "%s: mask=1: files hold no mask", path);
   source q = packed("q", p->q_type, false, data->q, 4, p->b, p->s_q, p->h_q, p->d_qk);
@@ -204,7 +209,10 @@ int harness_write_problem(const char *path, const harness_dataset *data, char *e
   add(&l, packed("lse_ref", AMLA_F32, false, data->lse_ref, 3, 1, p->b, p->h_q, p->s_q));
   add(&l, kv);
   add(&l, q);
-  return write_file(path, &l, describe_problem(data), (message){error, error_bytes});
+  snprintf(metadata, sizeof metadata,
+           "\"scale\":\"%.17g\",\"causal\":\"%d\",\"d_v\":\"%d\",\"source\":\"amla gen\"", scale,
+           p->causal != 0, p->d_v);
+  return write_file(path, &l, metadata, (message){error, error_bytes});
 }
 
 int harness_write_result(const char *path, const harness_dataset *data, char *error, size_t error_bytes) {
@@ -214,6 +222,7 @@ int harness_write_result(const char *path, const harness_dataset *data, char *er
   memcpy(out.stride, (int64_t[]){p->out_stride_batch, p->out_stride_query, p->out_stride_head}, sizeof out.stride);
   add(&l, out);
   add(&l, packed("lse", AMLA_F32, false, data->lse, 3, 1, p->b, p->h_q, p->s_q));
-  json_t *metadata = json_pack("{s:s}", "lse_base", data->options.lse_base == AMLA_LSE_BASE2 ? "2" : "e");
+  const bool base2 = data->options.lse_base == AMLA_LSE_BASE2;
+  const char *metadata = base2 ? "\"lse_base\":\"2\"" : "\"lse_base\":\"e\"";
   return write_file(path, &l, metadata, (message){error, error_bytes});
 }
