@@ -188,7 +188,9 @@ static void openmp_parallel(void *context, int32_t n, void (*task)(void *argumen
   for (int32_t i = 0; i < n; i++) task(argument, i);
 }
 
-enum { MIN_THREAD_FLOPS = 4000000 }; /* about what waking a thread costs */
+#ifndef AMLA_MIN_THREAD_FLOPS /* fuzz_run and soak set less: threads share small problems too */
+#define AMLA_MIN_THREAD_FLOPS 4000000 /* about what waking a thread costs */
+#endif
 
 /* OpenMP might hang here. A pool of the caller's is its own affair. */
 static int is_alone(const amla_options *o) {
@@ -201,7 +203,7 @@ static job share_out(const amla_plan *plan, const amla_tensors *tensors, void *s
   const amla_options *o = &plan->options;
   const int64_t auto_tokens = amla_auto_split_tokens(&plan->schedule, p, tensors, o->threads);
   const double total = amla_total_cost(&plan->schedule, p, tensors, auto_tokens);
-  const double useful = total * 2.0 * (p->d_qk + p->d_v) / MIN_THREAD_FLOPS + 1.0;
+  const double useful = total * 2.0 * (p->d_qk + p->d_v) / AMLA_MIN_THREAD_FLOPS + 1.0;
 
   amla_arena arena = amla_arena_create(scratch);
   const int32_t n = is_alone(o) ? 1 : useful < o->threads ? (int32_t)useful : o->threads;
