@@ -12,6 +12,11 @@
 #include "load_backend.h"
 #include "problem.h"
 
+/* Files and the tests' bit patterns are little-endian, and no big-endian machine has ever run this. */
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "AMLA needs a little-endian machine"
+#endif
+
 static const char *const backend_names[] = {"auto", "ref", "cpu", "cuda", "npu"};
 
 /* The backend's table; NULL with a reason when it is absent. */
