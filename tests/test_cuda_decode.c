@@ -43,7 +43,7 @@ static void random_problems_are_within_the_bound(void **state) {
   static const char *const dists[] = {"normal:1", "normal:0.01", "uniform:2", "rising", "rising:1000", "outlier", "onehot", "peaked", "zerov", "masked"};
   static const int pages[] = {0, 1, 7, 16, 32, 48, 64, 128, 192};
   (void)state;
-  const int count = many() ? 1000 : TEST_SANITIZED ? 6 : 30, most = many() ? 3000 : 260;
+  const int count = many() ? 1000 : TEST_SLOW ? 6 : 30, most = many() ? 3000 : 260;
   uint64_t seed = 4242;
   for (int i = 0; i < count; i++) {
     char problem[512];
@@ -191,7 +191,7 @@ static void stages_are_used_again(void **state) {
 /* A large problem for its size: more slots than fit, so that partial results wait for places. */
 static void slots_are_used_again(void **state) {
   (void)state;
-  for (int k = TEST_SANITIZED ? 2 : 0; k < LENGTH(kernels); k++) {
+  for (int k = TEST_SLOW ? 2 : 0; k < LENGTH(kernels); k++) {
     const amla_options options = cuda_options(AMLA_RESCALE_LAZY, 64);
     check_on_device("b=12,h=4,sk=330,page=64,len=330/65/200/64/0/330/1/129/330/70/90/330,q=bf16,kv=bf16", &options, kernels[k]);
     check_on_device("b=70,h=2,sk=130,dqk=512,len=uniform,q=bf16,kv=bf16", &options, kernels[k]); /* more sequences than lanes that look for them */

@@ -27,10 +27,16 @@
 #endif
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || TEST_HAS_FEATURE(address_sanitizer) ||            \
     TEST_HAS_FEATURE(thread_sanitizer)
-#define TEST_SANITIZED 1 /* several times slower, and malloc belongs to the sanitizer */
+#define TEST_SANITIZED 1 /* malloc belongs to the sanitizer */
 #else
 #define TEST_SANITIZED 0
 #endif
+#if defined(AMLA_EMULATED) /* tools/aarch64.cmake: ten times slower */
+#define TEST_EMULATED 1
+#else
+#define TEST_EMULATED 0
+#endif
+#define TEST_SLOW (TEST_SANITIZED || TEST_EMULATED) /* fewer inputs */
 
 #define LENGTH(array) ((int)(sizeof(array) / sizeof *(array)))
 

@@ -19,9 +19,9 @@ static const char *const problems[] = {
 };
 
 /* Under a sanitizer, a run takes ten times as long: the first two problems and three counts. */
-enum { N_PROBLEMS = TEST_SANITIZED ? 2 : LENGTH(problems) };
+enum { N_PROBLEMS = TEST_SLOW ? 2 : LENGTH(problems) };
 static const int32_t threads[] = {1, 3, 16, 2, 4, 7};
-enum { N_THREADS = TEST_SANITIZED ? 3 : LENGTH(threads) };
+enum { N_THREADS = TEST_SLOW ? 3 : LENGTH(threads) };
 
 /* Threads share work of more than about 4 MFLOP each: all of these have that. */
 static void expect_same_bits(const char *problem, const amla_options *base) {
