@@ -74,6 +74,7 @@ typedef void (*ggml_abi_custom)(ggml_abi_tensor *dst, int ith, int nth, void *ar
   F(ggml_abi_tensor *, ggml_view_4d,                                                                                      \
     (void *context, ggml_abi_tensor *of, int64_t ne0, int64_t ne1, int64_t ne2, int64_t ne3, size_t nb1, size_t nb2,      \
      size_t nb3, size_t offset))                                                                                          \
+  F(ggml_abi_tensor *, ggml_cast, (void *context, ggml_abi_tensor *tensor, int32_t type))                                  \
   F(ggml_abi_tensor *, ggml_flash_attn_ext,                                                                               \
     (void *context, ggml_abi_tensor *q, ggml_abi_tensor *k, ggml_abi_tensor *v, ggml_abi_tensor *mask, float scale,       \
      float max_bias, float softcap))                                                                                      \

@@ -53,6 +53,18 @@ static bool is_prefix_of(const ggml_abi_tensor *v, const ggml_abi_tensor *k) {
          (k->ne[3] == 1 || v->nb[3] == k->nb[3]);
 }
 
+static bool is_cast(const ggml_abi_tensor *t, int32_t cast_op) {
+  if (t->op != cast_op || t->src[0] == NULL || t->src[1] != t || t->view_src != NULL) return false;
+  for (int i = 0; i < 4; i++)
+    if (t->ne[i] != t->src[0]->ne[i]) return false;
+  return true;
+}
+
+/* llama.cpp casts an f32 cache to f16 first, K and V apart. What is cast is a prefix, so the values are. */
+static bool are_casts_of_prefix(const ggml_abi_tensor *v, const ggml_abi_tensor *k, int32_t cast_op) {
+  return is_cast(v, cast_op) && is_cast(k, cast_op) && v->type == k->type && is_prefix_of(v->src[0], k->src[0]);
+}
+
 static const char *mask_refusal(const ggml_abi_tensor *mask, const ggml_abi_tensor *q, const ggml_abi_tensor *k) {
   if (mask->type != GGML_ABI_F16 || !strides_are_whole(mask)) return "the mask is not f16 with contiguous rows";
   if (mask->ne[2] != 1) return "the mask differs between heads";
@@ -73,14 +85,15 @@ static const char *params_refusal(const ggml_abi_tensor *op, int64_t n_kv) {
   return NULL;
 }
 
-const char *ggml_attention_refusal(const ggml_abi_tensor *op) {
+const char *ggml_attention_refusal(const ggml_abi_tensor *op, int32_t cast_op) {
   const ggml_abi_tensor *q = op->src[Q], *k = op->src[K], *v = op->src[V], *mask = op->src[MASK], *sinks = op->src[SINKS];
   if (q == NULL || k == NULL || v == NULL) return "it has no q, k or v";
   if ((k->ne[0] != 576 && k->ne[0] != 512) || v->ne[0] != 512) return "K/V are not 576/512 or 512/512";
   if (k->ne[2] != 1) return "it has more than one KV head";
   if (k->type != GGML_ABI_F16 && k->type != GGML_ABI_BF16 && k->type != GGML_ABI_F32 && k->type != GGML_ABI_Q8_0)
     return "K is not f16, bf16, f32 or q8_0";
-  if (!is_prefix_of(v, k)) return "V is not a view of K's first columns (llama.cpp before 2026, or no MLA)";
+  if (!is_prefix_of(v, k) && !are_casts_of_prefix(v, k, cast_op))
+    return "V is not a view of K's first columns (llama.cpp before 2026, or no MLA)";
   if (!strides_are_whole(k) || (int64_t)k->nb[1] < bytes_per_row(k)) return "K has rows that are not contiguous";
   if (q->type != GGML_ABI_F32 || op->type != GGML_ABI_F32 || !strides_are_whole(q) || !strides_are_whole(op))
     return "q or the result is not f32 with contiguous rows";

@@ -19,8 +19,8 @@ typedef struct ggml_attention { /* what one backend object keeps between operati
   int64_t n_lengths;
 } ggml_attention;
 
-/* NULL if the operation is ours, else why not: a literal. Tensors need not have memory yet. */
-const char *ggml_attention_refusal(const ggml_abi_tensor *op);
+/* NULL if the operation is ours, else why not: a literal. Tensors need not have memory yet. cast_op: ggml_host.h. */
+const char *ggml_attention_refusal(const ggml_abi_tensor *op, int32_t cast_op);
 
 /* Not worth a second thread. */
 bool ggml_attention_is_small(const ggml_abi_tensor *op);

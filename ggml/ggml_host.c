@@ -110,6 +110,19 @@ static const char *prove_tensors(ggml_host *h) {
   return wrong;
 }
 
+/* A cast is a copy of its source into itself. Nothing depends on it but that attention on casts is recognised. */
+static int32_t find_cast_op(ggml_host *h) {
+  void *context = h->ggml_init((ggml_abi_init_params){1 << 12, NULL, true});
+  if (context == NULL) return -1;
+  ggml_abi_tensor *x = h->ggml_new_tensor_4d(context, GGML_ABI_F32, 32, 1, 1, 1);
+  const ggml_abi_tensor *cast = h->ggml_cast(context, x, GGML_ABI_F16);
+  const bool is_as_expected = strcmp(h->ggml_op_name(cast->op), "CPY") == 0 && cast->src[0] == x &&
+                              cast->src[1] == cast && cast->type == GGML_ABI_F16;
+  const int32_t op = is_as_expected ? cast->op : -1;
+  h->ggml_free(context);
+  return op;
+}
+
 /* ---- Objects ------------------------------------------------------------------------------------------------------ */
 
 /* Trap i stands in word i of an object and says that it was called. */
@@ -185,6 +198,7 @@ const char *ggml_host_bind(ggml_host *host, const void *caller) {
   if ((wrong = find_all(library, host)) != NULL) return refuse("this ggml has no function %s", wrong);
   if ((wrong = prove_tensors(host)) != NULL) return refuse("this ggml lays out its tensors otherwise (%s)", wrong);
   if ((wrong = prove_objects(library, host)) != NULL) return refuse("this ggml lays out its backends otherwise (%s)", wrong);
+  host->cast_op = find_cast_op(host);
   host->api_version = find_api_version(host);
   if (host->api_version < GGML_ABI_OLDEST_API || host->api_version > GGML_ABI_NEWEST_API)
     return refuse("ggml %s has another backend interface than 2 and 3", host->version);

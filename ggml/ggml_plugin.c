@@ -169,7 +169,7 @@ static bool needs_no_work(const ggml_abi_tensor *op) {
 static bool device_supports_op(void *self, const ggml_abi_tensor *op) {
   (void)self;
   if (op->op != host.flash_attn_op) return needs_no_work(op);
-  const char *refusal = ggml_attention_refusal(op);
+  const char *refusal = ggml_attention_refusal(op, host.cast_op);
   if (refusal != NULL) ggml_log_left(refusal);
   return refusal == NULL;
 }

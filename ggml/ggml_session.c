@@ -124,19 +124,22 @@ static void fill_mask(ggml_session *s, const ggml_case *c, ggml_abi_tensor *mask
 /* ---- Operations ---------------------------------------------------------------------------------------------------- */
 
 void ggml_job_create(ggml_session *s, const ggml_case *c, uint64_t seed, ggml_job *job) {
-  const int64_t d_v = 512, elements = (c->d_k + d_v) * c->tokens * c->heads * c->streams + 2 * c->kv * c->d_k * c->streams + c->kv * (c->tokens + 63) * c->streams;
+  const int64_t d_v = 512, elements = (c->d_k + d_v) * c->tokens * c->heads * c->streams + 2 * c->kv * c->d_k * c->streams +
+                                      c->kv * (c->tokens + 63 + (c->cast ? c->d_k + d_v : 0)) * c->streams;
+  const int32_t cache_type = c->cast ? GGML_ABI_F32 : c->type;
   void *x = s->ggml_init((ggml_abi_init_params){(size_t)elements * 4 + (1 << 20), NULL, false});
   ggml_abi_tensor *q, *k_all, *k, *v;
   if (c->permuted) { /* a cache twice as long; tokens lie one after the other, q's heads too */
     q = s->ggml_permute(x, job->q = s->ggml_new_tensor_4d(x, GGML_ABI_F32, c->d_k, c->heads, c->tokens, c->streams), 0, 2, 1, 3);
-    k_all = s->ggml_new_tensor_4d(x, c->type, c->d_k, 1, 2 * c->kv, c->streams);
+    k_all = s->ggml_new_tensor_4d(x, cache_type, c->d_k, 1, 2 * c->kv, c->streams);
     k = s->ggml_permute(x, s->ggml_view_4d(x, k_all, c->d_k, 1, c->kv, c->streams, k_all->nb[1], k_all->nb[2], k_all->nb[3], 0), 0, 2, 1, 3);
   } else {
     q = job->q = s->ggml_new_tensor_4d(x, GGML_ABI_F32, c->d_k, c->tokens, c->heads, c->streams);
-    k_all = s->ggml_new_tensor_4d(x, c->type, c->d_k, 2 * c->kv, 1, c->streams);
+    k_all = s->ggml_new_tensor_4d(x, cache_type, c->d_k, 2 * c->kv, 1, c->streams);
     k = s->ggml_view_4d(x, k_all, c->d_k, c->kv, 1, c->streams, k_all->nb[1], k_all->nb[2], k_all->nb[3], 0);
   }
   v = s->ggml_view_4d(x, k, d_v, c->kv, 1, c->streams, k->nb[1], k->nb[2], k->nb[3], 0);
+  if (c->cast) k = s->ggml_cast(x, k, c->type), v = s->ggml_cast(x, v, c->type);
   const int64_t mask_tokens = (c->tokens + 63) / 64 * 64; /* old ggml wants it so */
   job->mask = c->mask == MASK_NONE ? NULL : s->ggml_new_tensor_4d(x, GGML_ABI_F16, c->kv, mask_tokens, 1, c->shared_mask ? 1 : c->streams);
   job->sinks = c->sinks ? s->ggml_new_tensor_4d(x, GGML_ABI_F32, c->heads, 1, 1, 1) : NULL;
@@ -232,5 +235,6 @@ const char *ggml_case_text(const ggml_case *c, char text[160]) {
   snprintf(text, 160, "%lld/512 heads=%lld kv=%lld tokens=%lld streams=%lld %s mask=%s%s%s%s", (long long)c->d_k, (long long)c->heads,
            (long long)c->kv, (long long)c->tokens, (long long)c->streams, type, masks[c->mask], c->shared_mask ? " shared" : "",
            c->sinks ? " sinks" : "", c->permuted ? " permuted" : "");
+  if (c->cast) strncat(text, " cast", 160 - strlen(text) - 1);
   return text;
 }

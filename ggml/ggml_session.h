@@ -43,6 +43,7 @@ typedef struct ggml_case {
   bool shared_mask; /* one for all streams */
   bool sinks;
   bool permuted; /* q and K as llama.cpp has them, else as ggml's own test */
+  bool cast;     /* K and V come from an f32 cache, which llama.cpp casts */
 } ggml_case;
 
 typedef struct ggml_job { /* a case with data */

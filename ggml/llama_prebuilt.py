@@ -12,7 +12,7 @@ from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int8, c_int3
 
 import numpy as np
 
-F16, BF16, Q8_0 = 1, 30, 8  # ggml's numbers
+F32, F16, BF16, Q8_0 = 0, 1, 30, 8  # ggml's numbers
 FLASH_ATTENTION_OFF, FLASH_ATTENTION_ON = 0, 1
 
 

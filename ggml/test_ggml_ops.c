@@ -60,7 +60,7 @@ static void test_cases_of_ggml(void **state) {
           const double gflop = (double)(heads[h] * kv[k] * tokens[t]) * 2176e-9;
           if (gflop > (type == 0 ? largest_gflop : largest_gflop / 5.0)) continue;
           const int turn = n + t + k + h; /* so that no axis goes in step with another */
-          hold(&(ggml_case){576, heads[h], kv[k], tokens[t], 1, types[type], turn % 3 == 0 ? MASK_NONE : MASK_RANDOM, false, turn % 4 < 2, turn % 5 < 3}, (uint64_t)n);
+          hold(&(ggml_case){576, heads[h], kv[k], tokens[t], 1, types[type], turn % 3 == 0 ? MASK_NONE : MASK_RANDOM, false, turn % 4 < 2, turn % 5 < 3, false}, (uint64_t)n);
           n++;
         }
   print_message("%d cases\n", n);
@@ -71,7 +71,7 @@ static void test_streams(void **state) {
   for (int i = 0; i < 16; i++) {
     const int64_t d_k = i & 8 ? 512 : 576;
     const int32_t type = i % 3 == 0 ? GGML_ABI_F16 : i % 3 == 1 ? GGML_ABI_BF16 : GGML_ABI_Q8_0;
-    hold(&(ggml_case){d_k, 16, 300, i & 2 ? 5 : 1, 3, type, MASK_RANDOM, i & 1, i & 4, i & 2}, (uint64_t)i);
+    hold(&(ggml_case){d_k, 16, 300, i & 2 ? 5 : 1, 3, type, MASK_RANDOM, i & 1, i & 4, i & 2, false}, (uint64_t)i);
   }
 }
 
@@ -79,16 +79,26 @@ static void test_512_and_f32(void **state) {
   (void)state;
   for (int i = 0; i < 12; i++) {
     static const int32_t types[] = {GGML_ABI_F16, GGML_ABI_BF16, GGML_ABI_Q8_0, GGML_ABI_F32};
-    hold(&(ggml_case){512, 20, i & 4 ? 1 : 777, i < 6 ? 1 : 9, 1, types[i % 4], i & 1 ? MASK_CAUSAL : MASK_NONE, false, i & 2, true}, (uint64_t)i);
+    hold(&(ggml_case){512, 20, i & 4 ? 1 : 777, i < 6 ? 1 : 9, 1, types[i % 4], i & 1 ? MASK_CAUSAL : MASK_NONE, false, i & 2, true, false}, (uint64_t)i);
   }
-  hold(&(ggml_case){576, 16, 300, 2, 1, GGML_ABI_F32, MASK_RANDOM, false, true, false}, 1);
+  hold(&(ggml_case){576, 16, 300, 2, 1, GGML_ABI_F32, MASK_RANDOM, false, true, false, false}, 1);
+}
+
+/* Any two layouts of the cache, decode and prompt. */
+static void test_casts_from_f32(void **state) {
+  (void)state;
+  for (int i = 0; i < 8; i++) {
+    const bool sinks = i % 3 == 0, permuted = i & 2;
+    hold(&(ggml_case){576, 16, 300, i & 1 ? 7 : 1, i & 4 ? 3 : 1, GGML_ABI_F16, MASK_RANDOM, false, sinks, permuted, true},
+         (uint64_t)i);
+  }
 }
 
 /* One thread and several, in turn, on one backend: the same bits. */
 static void test_threads(void **state) {
   static const int threads[] = {1, 3, 2, 1, 2};
   ggml_session *s = &session;
-  const ggml_case c = {576, 128, 1500, 2, 1, GGML_ABI_F16, MASK_RANDOM, false, true, true};
+  const ggml_case c = {576, 128, 1500, 2, 1, GGML_ABI_F16, MASK_RANDOM, false, true, true, false};
   const size_t bytes = (size_t)(512 * c.heads * c.tokens) * sizeof(float);
   float *first = malloc(bytes);
   ggml_job job;
@@ -107,9 +117,9 @@ static void test_threads(void **state) {
 
 /* ---- What is left to the CPU --------------------------------------------------------------------------------------- */
 
-static ggml_job plain(void) {
+static ggml_job plain(bool cast) {
   ggml_job job;
-  ggml_job_create(&session, &(ggml_case){576, 16, 64, 2, 2, GGML_ABI_F16, MASK_RANDOM, false, false, false}, 1, &job);
+  ggml_job_create(&session, &(ggml_case){576, 16, 64, 2, 2, GGML_ABI_F16, MASK_RANDOM, false, false, false, cast}, 1, &job);
   assert_true(ggml_job_taken(&session, &job));
   return job;
 }
@@ -119,9 +129,10 @@ static void set_param(ggml_job *job, int i, float value) { memcpy(&job->op->op_p
 /* Each line damages one thing of an operation that is taken. */
 static void test_refusals(void **state) {
   (void)state;
-#define REFUSED(...)                                                                                                   \
+#define REFUSED(...) REFUSED_OF(plain(false), __VA_ARGS__)
+#define REFUSED_OF(made, ...)                                                                                                \
   do {                                                                                                                 \
-    ggml_job job = plain();                                                                                            \
+    ggml_job job = made;                                                                                               \
     ggml_abi_tensor *op = job.op, *k = op->src[1], *v = op->src[2], *mask = op->src[3];                                \
     (void)k, (void)v, (void)mask;                                                                                      \
     __VA_ARGS__;                                                                                                       \
@@ -155,7 +166,14 @@ static void test_refusals(void **state) {
   REFUSED(mask->ne[0] = 63);
   REFUSED(mask->ne[1] = 1);
   REFUSED(op->src[0] = NULL);
+  REFUSED_OF(plain(true), v->src[1] = k);                 /* a copy to elsewhere */
+  REFUSED_OF(plain(true), v->op = op->op);
+  REFUSED_OF(plain(true), v->type = GGML_ABI_BF16);
+  REFUSED_OF(plain(true), v->src[0]->view_offs += 4);     /* what is cast is not K's beginning */
+  REFUSED_OF(plain(true), v->src[0]->view_src = NULL);
+  REFUSED_OF(plain(true), k->src[0] = NULL);
 #undef REFUSED
+#undef REFUSED_OF
 }
 
 static void test_other_operations(void **state) {
@@ -171,6 +189,7 @@ static void test_other_operations(void **state) {
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_cases_of_ggml), cmocka_unit_test(test_streams),  cmocka_unit_test(test_512_and_f32),
+      cmocka_unit_test(test_casts_from_f32),
       cmocka_unit_test(test_threads),       cmocka_unit_test(test_refusals), cmocka_unit_test(test_other_operations),
   };
   if (argc == 4) largest_gflop = atof(argv[3]);

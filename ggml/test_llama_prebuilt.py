@@ -72,6 +72,7 @@ CASES = [  # heads, options, through GGML_BACKEND_PATH
     (16, ["--kv", "f16", "--threads", "2"], True),
     (16, ["--kv", "bf16"], False),
     (16, ["--kv", "q8_0"], True),
+    (16, ["--kv", "f32", "--lengths", "600,431,77"], True),
     (16, ["--kv", "f16", "--lengths", "600,431,77"], False),
     (16, ["--kv", "bf16", "--lengths", "600,431,77"], True),
     (16, ["--kv", "q8_0", "--lengths", "600,431,77", "--threads", "2"], False),
