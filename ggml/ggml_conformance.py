@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ggml's own conformance tests, of Debian sid, with the plug-in: all pass, and it takes part.
+
+    python ggml_conformance.py LIBGGML_AMLA_SO FOLDER
+
+FOLDER is what ggml_hosts.sh has filled. test-backend-ops compares attention, operation by operation,
+with the CPU backend; test-llama-archs decodes a random model of every architecture, with the
+plug-in and without. Exit code 77: there is no sid here.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+SKIPPED = 77
+LIMIT_SECONDS = 540
+
+
+def run(plugin, folder, *command):
+    """What a program of sid prints, both streams, without colours; it must end well."""
+    environment = {**os.environ, "GGML_BACKEND_PATH": plugin, "AMLA_LOG": "1"}
+    done = subprocess.run(
+        [os.path.join(folder, "sid", "run"), *command],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", timeout=LIMIT_SECONDS,
+    )  # fmt: skip
+    text = re.sub("\x1b\\[[0-9;]*m", "", done.stdout)
+    if done.returncode != 0:
+        sys.exit(f"{text[-4000:]}\n{command[0]} ended with {done.returncode}")
+    return text
+
+
+def number(pattern, text):
+    found = re.search(pattern, text)
+    return int(found[1]) if found else -1
+
+
+def taken(text):
+    return sum(int(n) for n in re.findall(r"amla: (\d+) attention operations done", text))
+
+
+def refused_version(text):
+    found = re.search(r"amla: not used: (ggml \S+ is not one it was tried with)", text)
+    return found and found[1]
+
+
+def operations(plugin, folder):
+    text = run(plugin, folder, "test-backend-ops", *"-b AMLA -o FLASH_ATTN_EXT -p hsv=512".split())
+    if refused_version(text):
+        print("skipped:", refused_version(text))
+        sys.exit(SKIPPED)
+    passed, cases = number(r"(\d+)/\d+ tests passed", text), number(r"\d+/(\d+) tests passed", text)
+    left = len(re.findall(r"not supported \[AMLA\]", text))
+    print(f"test-backend-ops: {passed} of {cases} cases passed, {taken(text)} operations taken by AMLA")
+    print(f"test-backend-ops: {left} cases left to the CPU")
+    return passed == cases > 0 and taken(text) >= cases
+
+
+# A row of its table, which a line of the plug-in interrupts:
+# | kimi-k3|AMLA ...| MoE|amla: 2 attention operations done
+DECODED = re.compile(r"\| *([\w-]+)\|AMLA [^|]*\|[^|]*\|amla: [1-9]\d* attention operations done")
+
+
+def architectures(plugin, folder):
+    text = run(plugin, folder, "test-llama-archs", "-b", "AMLA", "-s", "1")
+    cases, failed = number(r"all (\d+) test\(s\) passed", text), text.count("FAIL")
+    names = sorted(set(DECODED.findall(text)))
+    print(f"test-llama-archs: {cases} tests passed, {failed} failed, {taken(text)} operations taken by AMLA")
+    print(f"architectures that decode through AMLA: {len(names)}: {', '.join(names)}")
+    return cases > 0 and failed == 0 and taken(text) > 0 and len(names) > 0
+
+
+def why_not(folder):
+    path = os.path.join(folder, "sid", "why_not")
+    if not os.path.exists(path):
+        return "ggml_hosts.sh has not fetched Debian sid"
+    with open(path) as file:
+        return file.read().strip()
+
+
+def main(plugin, folder):
+    if not os.path.exists(os.path.join(folder, "sid", "ready")):
+        print("skipped:", why_not(folder))
+        return SKIPPED
+    return 0 if all([operations(plugin, folder), architectures(plugin, folder)]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])))
