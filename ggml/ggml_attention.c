@@ -60,9 +60,11 @@ static bool is_cast(const ggml_abi_tensor *t, int32_t cast_op) {
   return true;
 }
 
-/* llama.cpp casts an f32 cache to f16 first, K and V apart. What is cast is a prefix, so the values are. */
-static bool are_casts_of_prefix(const ggml_abi_tensor *v, const ggml_abi_tensor *k, int32_t cast_op) {
-  return is_cast(v, cast_op) && is_cast(k, cast_op) && v->type == k->type && is_prefix_of(v->src[0], k->src[0]);
+/* llama.cpp casts an f32 cache to f16, K and V apart. The sources are K and its first columns. */
+static bool are_casts_of_prefix(const ggml_abi_tensor *v, const ggml_abi_tensor *k,
+                                int32_t cast_op) {
+  return is_cast(v, cast_op) && is_cast(k, cast_op) && v->type == k->type &&
+         is_prefix_of(v->src[0], k->src[0]);
 }
 
 static const char *mask_refusal(const ggml_abi_tensor *mask, const ggml_abi_tensor *q, const ggml_abi_tensor *k) {

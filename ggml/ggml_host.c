@@ -110,7 +110,7 @@ static const char *prove_tensors(ggml_host *h) {
   return wrong;
 }
 
-/* A cast is a copy of its source into itself. Nothing depends on it but that attention on casts is recognised. */
+/* A cast is a copy of its source into itself. Only attention on casts depends on it. */
 static int32_t find_cast_op(ggml_host *h) {
   void *context = h->ggml_init((ggml_abi_init_params){1 << 12, NULL, true});
   if (context == NULL) return -1;

@@ -1,17 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the plug-in says, on stderr: a refusal to load always, the rest if the environment variable AMLA_LOG is set, and not to 0.
+ * What the plug-in says, on stderr. Always: a refusal to load. Unless the environment variable
+ * AMLA_LOG is 0: that it was of no use. The rest if AMLA_LOG is set, and not to 0.
  */
 #ifndef AMLA_GGML_LOG_H
 #define AMLA_GGML_LOG_H
 
 #include <stdbool.h>
 
-bool ggml_log_wanted(void);
+bool ggml_log_wanted(void);   /* all of it */
+bool ggml_log_unwanted(void); /* refusals to load only */
 
 __attribute__((format(printf, 1, 2))) void ggml_log(const char *format, ...);
 
-/* Like ggml_log("attention left to the CPU: ..."), once for each reason, which is a literal. */
+/* Counts a reason, which is a literal, and logs it the first time. */
 void ggml_log_left(const char *reason);
+
+/* The one counted most often; NULL if there was none. */
+const char *ggml_log_commonest_reason(void);
 
 #endif

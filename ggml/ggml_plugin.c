@@ -27,6 +27,10 @@ static ggml_host host;
 static word registry[GGML_REG_WORDS], device[GGML_DEVICE_WORDS];
 static char description[96];
 static _Atomic int64_t n_done; /* operations, by all backends */
+static struct {                /* what ggml has asked about, computed or not */
+  atomic_bool work, ours,
+      softmax; /* anything but views; attention that we take; attention in pieces */
+} asked;
 
 #define FUNCTION(f) ((word){.function = (any_function)(f)})
 #define POINTER(p) ((word){.pointer = (p)})
@@ -166,12 +170,26 @@ static bool needs_no_work(const ggml_abi_tensor *op) {
   return false;
 }
 
-static bool device_supports_op(void *self, const ggml_abi_tensor *op) {
-  (void)self;
-  if (op->op != host.flash_attn_op) return needs_no_work(op);
+static bool supports_attention(const ggml_abi_tensor *op) {
   const char *refusal = ggml_attention_refusal(op, host.cast_op);
   if (refusal != NULL) ggml_log_left(refusal);
+  else
+    asked.ours = true;
   return refusal == NULL;
+}
+
+/* Softmax under a mask is attention; without one it is a router of experts, or sampling. */
+static bool is_attention_in_pieces(const ggml_abi_tensor *op) {
+  return strcmp(host.ggml_op_name(op->op), "SOFT_MAX") == 0 && op->src[1] != NULL;
+}
+
+static bool device_supports_op(void *self, const ggml_abi_tensor *op) {
+  (void)self;
+  if (needs_no_work(op)) return true;
+  asked.work = true;
+  if (op->op == host.flash_attn_op) return supports_attention(op);
+  if (is_attention_in_pieces(op)) asked.softmax = true;
+  return false;
 }
 
 static bool device_supports_buffer_type(void *self, void *buffer_type) {
@@ -227,21 +245,51 @@ static void fill_objects(void) {
   registry[0].number = host.api_version;
 }
 
+/* ---- Of no use ------------------------------------------------------------------------------- */
+
+/* Why nothing was computed here; NULL if no model was computed at all, as far as can be seen. */
+static const char *why_nothing(void) {
+  const char *refusal = ggml_log_commonest_reason();
+  if (asked.ours && asked.softmax)
+    return "flash attention was off; -fa on or LLAMA_ARG_FLASH_ATTN=on turns it on, `auto' turns "
+           "it off";
+  if (asked.ours) return NULL;
+  if (refusal != NULL) return refusal;
+  if (asked.softmax)
+    return "flash attention was off; -fa on or LLAMA_ARG_FLASH_ATTN=on turns it on";
+  return asked.work ? "no attention was offered; layers on a GPU keep theirs" : NULL;
+}
+
+/* When the program ends, or lets go of the plug-in. */
+__attribute__((destructor)) static void say_if_of_no_use(void) {
+  const char *why = n_done == 0 && !ggml_log_unwanted() ? why_nothing() : NULL;
+  if (why != NULL) ggml_log("0 attention operations done: %s (AMLA_LOG=0 silences this line)", why);
+}
+
+/* ---- Start ----------------------------------------------------------------------------------- */
+
+static char refusal_text[512];
+
+/* Why ggml_backend_init() returned NULL; "" if it did not. For amla doctor. */
+__attribute__((visibility("default"))) const char *amla_ggml_refusal(void);
+const char *amla_ggml_refusal(void) { return refusal_text; }
+
+static void *refuse(const char *why) {
+  snprintf(refusal_text, sizeof refusal_text, "%s", why);
+  ggml_log("not used: %s", why);
+  return NULL;
+}
+
 /* The one function that ggml looks up by name. NULL: not to be used, and a line on stderr has said why. */
 __attribute__((visibility("default"))) void *ggml_backend_init(void);
 
 void *ggml_backend_init(void) {
   const char *refusal = ggml_host_bind(&host, __builtin_return_address(0));
   amla_backend_info cpu = AMLA_BACKEND_INFO_INIT;
-  if (refusal != NULL) {
-    ggml_log("not used: %s", refusal);
-    return NULL;
-  }
+  if (refusal != NULL) return refuse(refusal);
   amla_detail why;
-  if (amla_backend_query(AMLA_BACKEND_CPU, &cpu, &why) != AMLA_OK) { /* the environment asks for what does not exist */
-    ggml_log("not used: %s", why.text);
-    return NULL;
-  }
+  if (amla_backend_query(AMLA_BACKEND_CPU, &cpu, &why) != AMLA_OK)
+    return refuse(why.text); /* the environment asks for what does not exist */
   snprintf(description, sizeof description, "AMLA %s, attention of MLA models (%s)", amla_version(), cpu.isa);
   fill_objects();
   if (ggml_log_wanted()) ggml_log("%s, in ggml %s", description, host.version);
