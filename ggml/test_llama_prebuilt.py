@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unmodified, prebuilt llama.cpp, whole models, with and without the plug-in.
 
-    AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER AMLA_GGML_DOCTOR=amla pytest test_llama_prebuilt.py
+    AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER pytest test_llama_prebuilt.py
 
 FOLDER is what ggml_hosts.sh has filled.
 """
@@ -125,28 +125,6 @@ def test_any_version_on_request(tmp_path, models, plugin, hosts, monkeypatch):
     monkeypatch.setenv("AMLA_GGML_ANY_VERSION", "1")
     _, n_done, _ = run_forced(tmp_path, models[16], patched_version(hosts, tmp_path, "0.99.1"), [], plugin, through_environment=True)
     assert n_done == LAYERS * (STEPS + 2)
-
-
-def doctor(plugin, folder):
-    """What the program says of that folder."""
-    command = [os.environ["AMLA_GGML_DOCTOR"], "doctor", "--json", "--plugin", plugin, folder]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    report = json.loads(done.stdout)
-    assert done.returncode == (0 if report["ok"] else 1)
-    return report["ok"], " ".join(f"{f['kind']}: {f['text']}" for f in report["findings"]), done.stderr
-
-
-def test_doctor(tmp_path, plugin, hosts):
-    ok, text, _ = doctor(plugin, os.path.join(hosts, "new", "lib"))
-    assert ok and "ok: ggml 0.25.1" in text and "ok: device AMLA" in text and "-fa on" in text
-    ok, text, _ = doctor(plugin, os.path.join(hosts, "old", "lib"))
-    assert not ok and "V beside K" in text
-    ok, text, stderr = doctor(plugin, patched_version(hosts, tmp_path, "0.99.1"))
-    assert not ok and "did not take" in text and "amla: not used: ggml 0.99.1" in stderr
-    ok, text, _ = doctor(plugin, str(tmp_path))
-    assert not ok and "static build" in text
-    ok, text, _ = doctor(os.path.join(str(tmp_path), "none.so"), os.path.join(hosts, "pypi", "lib"))
-    assert not ok and "no such file" in text
 
 
 def test_node_llama_cpp(models, plugin, hosts):
