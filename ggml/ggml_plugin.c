@@ -257,7 +257,8 @@ static const char *why_nothing(void) {
   if (refusal != NULL) return refusal;
   if (asked.softmax)
     return "flash attention was off; -fa on or LLAMA_ARG_FLASH_ATTN=on turns it on";
-  return asked.work ? "no attention was offered; layers on a GPU keep theirs" : NULL;
+  if (!asked.work) return NULL;
+  return "no attention was offered: layers on a GPU keep theirs, and some models have none";
 }
 
 /* When the program ends, or lets go of the plug-in. */

@@ -101,6 +101,17 @@ def test_commonest_refusal(model):
     assert line.startswith("0 attention operations done: K is not f16, bf16, f32 or q8_0 (")
 
 
+def test_models_without_mla(tmp_path):
+    run("test-llama-archs", "-a", "llama|mamba", "-s", "1", "-o", str(tmp_path), AMLA_LOG="0")
+    for name, says in (
+        ("llama", "K/V are not 576/512 or 512/512 ("),
+        ("mamba", "no attention was offered: "),
+    ):
+        model = str(tmp_path / f"{name}-dense.gguf")
+        (line,), status = run("llama-bench", "-m", model, "-n", "2", "-p", "4", "-fa", "1", "-t", "1")
+        assert status == 0 and line.startswith(f"0 attention operations done: {says}")
+
+
 @pytest.mark.parametrize(
     "command",
     ["llama-server --help", "llama-server --list-devices", "llama-completion --version", "llama-completion -m none"],
