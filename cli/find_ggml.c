@@ -243,11 +243,12 @@ static bool find_through(const char *folder, const entries *e, ggml_place *place
 }
 
 static bool find_in_folder(const char *folder, ggml_place *place) {
-  entries e = {NULL, scandir(folder, &e.list, NULL, alphasort)};
+  entries e = {NULL, 0};
+  e.n = scandir(folder, &e.list, NULL, alphasort);
   if (e.n < 0) return fail(place, "%s cannot be read: %s", folder, strerror(errno));
   const bool found = find_beside(folder, &e, place) || find_through(folder, &e, place);
   free_entries(&e);
-  if (found) return true;
+  if (found || place->problem[0] != '\0') return found; /* what was wrong with the last one */
   return fail(place,
               "%s has no libggml.* and nothing that uses one: " STATIC_BUILD ", or another folder",
               folder);

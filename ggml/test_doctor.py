@@ -90,8 +90,9 @@ def test_program_whose_ggml_is_gone(plugin, tmp_path):
         str(library),
     )
     library.unlink()
-    ok, text, _ = doctor(plugin, program)
-    assert not ok and "needs libggml.so.0, which the dynamic linker does not find" in text
+    for where in (program, program.parent):
+        ok, text, _ = doctor(plugin, where)
+        assert not ok and "needs libggml.so.0, which the dynamic linker does not find" in text
 
 
 def test_debian(plugin, hosts):
