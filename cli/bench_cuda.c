@@ -85,6 +85,7 @@ static bool generate_originals(const char *command, const char *text, batch *x, 
   char error[256], shorter[512];
   harness_case few;
   if (harness_parse_problem(text, whole, error, sizeof error) != 0) return cli_error(command, "%s", error), false;
+  if (!cli_has_rows(command, text, &whole->problem)) return false;
   few = *whole;
   x->n_originals = count_originals(whole);
   few.problem.b = x->n_originals;

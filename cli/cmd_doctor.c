@@ -174,9 +174,10 @@ static json_t *devices(const ggml_functions *g) {
   for (size_t i = 0; i < g->ggml_backend_dev_count(); i++) {
     void *device = g->ggml_backend_dev_get(i);
     json_array_append_new(list,
-                          cli_json_pack("{s:i, s:s, s:s}", "type", g->ggml_backend_dev_type(device),
-                                    "name", g->ggml_backend_dev_name(device), "description",
-                                    g->ggml_backend_dev_description(device)));
+                          cli_json_pack("{s:i, s:s, s:s}", "type",
+                                        g->ggml_backend_dev_type(device), "name",
+                                        g->ggml_backend_dev_name(device), "description",
+                                        g->ggml_backend_dev_description(device)));
   }
   return list;
 }
@@ -185,22 +186,23 @@ static json_t *devices(const ggml_functions *g) {
 static json_t *ask_here(const ggml_place *place, const char *plugin) {
   ggml_functions g;
   void *library = dlopen(place->library, RTLD_NOW | RTLD_LOCAL);
-  if (library == NULL) return cli_json_pack("{s:s}", "error", dlerror());
+  if (library == NULL) return cli_json_pack("{s:o}", "error", cli_json_text(dlerror()));
   const char *missing = look_up(library, &g);
   if (missing != NULL)
     return cli_json_pack("{s:s, s:b}", "missing", missing, "fork",
-                     dlsym(library, "ggml_moe_up_gate") != NULL);
+                         dlsym(library, "ggml_moe_up_gate") != NULL);
   void *handle = dlopen(plugin, RTLD_NOW | RTLD_LOCAL);
   if (handle == NULL)
-    return cli_json_pack("{s:s, s:s, s:[]}", "version", g.ggml_version(), "refusal", dlerror(),
-                     "devices");
+    return cli_json_pack("{s:s, s:o, s:[]}", "version", g.ggml_version(), "refusal",
+                         cli_json_text(dlerror()), "devices");
   g.ggml_log_set(keep_error, NULL);
   unsetenv("GGML_BACKEND_PATH"); /* once is enough */
   load_backends(&g, place);
   last_error[0] = '\0';
   const char *refusal = g.ggml_backend_load(plugin) == NULL ? why_refused(handle) : NULL;
-  return cli_json_pack("{s:s, s:s?, s:o}", "version", g.ggml_version(), "refusal", refusal, "devices",
-                   devices(&g));
+  return cli_json_pack("{s:s, s:o, s:o}", "version", g.ggml_version(), "refusal",
+                       refusal != NULL ? cli_json_text(refusal) : json_null(), "devices",
+                       devices(&g));
 }
 
 /* The same for a module of Python, which Python alone can load. The CPU backend is inside it. */
