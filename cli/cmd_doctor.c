@@ -383,3 +383,8 @@ cli_exit cmd_doctor(int argc, char **argv) {
   findings f = {json_array(), false};
   judge(&f, &a, where);
   if (a.options.json) cli_print_json(cli_json_pack("{s:b, s:O}", "ok", !f.problem, "findings", f.list));
+  else print_text(&f);
+  json_decref(f.list);
+  if (f.problem) cli_error(argv[0], "llama.cpp would not use AMLA here");
+  return f.problem ? CLI_ERROR : CLI_OK;
+}
