@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays as the library sees them: a pointer, a shape, strides in elements, a dtype name and a device. Nothing is copied.
+"""Arrays as the library sees them: a pointer, a shape, strides in elements, a dtype name and a device. Nothing is copied but
+integers that are too wide.
 
 NumPy arrays and torch tensors are read directly; whatever else speaks DLPack becomes a NumPy view of the same memory.
 `signature` is all of an array but its pointer, hashable and cheap: equal signatures need to be checked only once.
@@ -71,6 +72,51 @@ def _from_list(name: str, x: Any, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     return items.astype(dtype)
 
 
+def integers(name: str, x: Any) -> Any:
+    """block_table or seqlens: `native`, and int64 as a copy in int32. ValueError if a number does not fit. Numbers on a device are not looked
+    at, that would wait for it: there those that do not fit become the nearest that do, which no page id or length is."""
+    x = native(name, x, "int32")
+    return x if x is None or x.itemsize != 8 else _narrowed(name, x)
+
+
+def _narrowed(name: str, x: Any) -> Any:
+    narrow: Any
+    if isinstance(x, np.ndarray):
+        if x.dtype != np.int64 or not x.dtype.isnative:
+            return x  # refused later, by its dtype
+        narrow = x.astype(np.int32)
+        wide = np.argwhere(narrow != x)
+    else:
+        refuse_unplain(name, x)
+        torch = loaded_torch()
+        if x.dtype is not torch.int64:
+            return x
+        if x.device.type != "cpu":
+            return x.clamp(-(2**31), 2**31 - 1).to(torch.int32)
+        narrow = x.to(torch.int32)
+        wide = (narrow != x).nonzero()
+    if len(wide):
+        first = tuple(int(i) for i in wide[0])
+        raise ValueError(f"{name}{''.join(f'[{i}]' for i in first)}={int(x[first])}: must fit into int32")
+    return narrow
+
+
+def refuse_unplain(name: str, x: Any) -> None:
+    """ValueError if x is a tensor whose numbers do not lie in memory of its own, at its shape and strides."""
+    torch = loaded_torch()
+    if torch is None or not isinstance(x, torch.Tensor) or torch.compiler.is_compiling():
+        return
+    if x.is_nested:
+        raise ValueError(f"{name}: a nested tensor: must be a plain one; pad it, seqlens says how long each sequence is")
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise ValueError(f"{name}: a tensor inside torch.vmap or another transform of torch.func: must be a plain one; "
+                         "decode a batch by its axis b instead")
+    if str(x.layout) != "torch.strided":
+        raise ValueError(f"{name}: layout {x.layout}: must be torch.strided, call to_dense()")
+    if x.device.type == "meta":
+        raise ValueError(f"{name}: device meta: must be on the CPU or on a CUDA device, a meta tensor has no numbers")
+
+
 def signature(x: Any) -> Any:
     """Everything about a native array except where it lies; hashable; None for None."""
     return _signatures[type(x)](x)
@@ -101,6 +147,7 @@ def view_of(name: str, x: Any) -> View:
     if x is None:
         raise TypeError(f"{name}=None: must be an array")
     if not isinstance(x, np.ndarray):
+        refuse_unplain(name, x)
         if x.is_neg():
             raise ValueError(f"{name}: a tensor with its negative bit set: must be resolved, call resolve_neg()")
         return View(tuple(x.shape), tuple(x.stride()), str(x.dtype).removeprefix("torch."), str(x.device))
@@ -141,7 +188,7 @@ class _DLTensor(ctypes.Structure):
 
 
 _DL_CPU, _DL_CUDA_HOST = 1, 3
-_DL_DTYPES = {(0, 32): "int32", (2, 32): "float32", (2, 16): "float16", (4, 16): "bfloat16"}
+_DL_DTYPES = {(0, 32): "int32", (0, 64): "int64", (2, 32): "float32", (2, 16): "float16", (4, 16): "bfloat16"}
 _get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _get_pointer.restype, _get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
@@ -162,7 +209,7 @@ def _from_dlpack(name: str, x: Any) -> Any:
     t = _DLTensor.from_address(_get_pointer(capsule, b"dltensor"))
     dtype = _DL_DTYPES.get((t.code, t.bits))
     if dtype is None or t.lanes != 1:
-        raise ValueError(f"{name}: DLPack type code {t.code} with {t.bits} bits: must be int32, float32, float16 or bfloat16")
+        raise ValueError(f"{name}: DLPack type code {t.code} with {t.bits} bits: must be int32, int64, float32, float16 or bfloat16")
     size = t.bits // 8
     strides = tuple(s * size for s in t.strides[: t.ndim]) if t.strides else None
     unsigned = {"shape": tuple(t.shape[: t.ndim]), "strides": strides, "typestr": f"<u{size}", "version": 3,

@@ -16,11 +16,12 @@ from typing import Any, Sequence
 import numpy as np
 
 from . import _library as c
-from ._arrays import View, empty_like_kind, is_torch, loaded_torch, native, pointer, signature, view_of
+from ._arrays import View, empty_like_kind, integers, is_torch, loaded_torch, native, pointer, refuse_unplain, signature, view_of
 
 Array = Any
 """A NumPy array, a torch tensor, or an object with __dlpack__."""
 
+_INTEGERS = ("int32", "int64")  # of block_table and seqlens; the latter are int32 when they come here
 _MAX_CALLS = 1024  # shapes remembered; a plan is a few kB
 
 
@@ -210,7 +211,7 @@ class _Arguments:
 
     def __init__(self, q: Array, kv: Array, table: Array, lens: Array, sinks: Array, mask: Array, out: Array, lse: Array) -> None:
         self.q, self.kv = native("q", q), native("kv_cache", kv)
-        self.table, self.lens = native("block_table", table, "int32"), native("seqlens", lens, "int32")
+        self.table, self.lens = integers("block_table", table), integers("seqlens", lens)
         self.sinks, self.mask = native("sinks", sinks, "float32"), native("mask", mask)
         self.out, self.lse = native("out", out), native("lse", lse)
         for name, x in (("q", self.q), ("kv_cache", self.kv)):
@@ -218,8 +219,26 @@ class _Arguments:
                 raise TypeError(f"{name}=None: must be an array")
 
     def signature(self) -> tuple[Any, ...]:
-        return (signature(self.q), signature(self.kv), signature(self.table), signature(self.lens), signature(self.sinks), signature(self.mask),
-                signature(self.out), signature(self.lse))
+        try:
+            return (signature(self.q), signature(self.kv), signature(self.table), signature(self.lens), signature(self.sinks), signature(self.mask),
+                    signature(self.out), signature(self.lse))
+        except RuntimeError:
+            self.refuse_unplain()
+            raise
+
+    def pointers(self, out: Array, lse: Array) -> tuple[int, ...]:
+        try:
+            return (pointer(self.q), pointer(self.kv), pointer(self.table), pointer(self.lens), pointer(self.sinks), pointer(self.mask),
+                    pointer(out), pointer(lse))
+        except RuntimeError:  # torch: no storage
+            self.refuse_unplain()
+            raise
+
+    def refuse_unplain(self) -> None:
+        """ValueError for the array that torch refused to describe: asked only then, as it costs."""
+        for name, x in (("q", self.q), ("kv_cache", self.kv), ("block_table", self.table), ("seqlens", self.lens), ("sinks", self.sinks),
+                        ("mask", self.mask), ("out", self.out), ("lse", self.lse)):
+            refuse_unplain(name, x)
 
 
 _OPTION_DEFAULTS: dict[str, Any] = dict(causal=False, d_v=512, rescale="lazy", backend="auto", threads=0, lse_base="e", isa="auto",
@@ -257,11 +276,11 @@ class _Call:
             _dtype("mask", mask, ("float16",))
             _contiguous_from("mask", mask, 2)
             fields.update(mask_stride_batch=_stride("mask", mask, 0), mask_stride_query=_stride("mask", mask, 1))
-        for name, view, shape, dtype in (("seqlens", lens, ("b",), "int32"), ("sinks", sinks, ("h_q",), "float32"),
-                                         ("lse", lse, ("b", "h_q", "s_q"), "float32")):
+        for name, view, shape, dtypes in (("seqlens", lens, ("b",), _INTEGERS), ("sinks", sinks, ("h_q",), ("float32",)),
+                                          ("lse", lse, ("b", "h_q", "s_q"), ("float32",))):
             if view:
                 _expect(name, view, shape, known)
-                _dtype(name, view, (dtype,))
+                _dtype(name, view, dtypes)
                 _contiguous_from(name, view, 0)
 
         if plan is None:
@@ -287,8 +306,7 @@ class _Call:
         for name, x in (("out", out), ("lse", lse)):
             if isinstance(x, np.ndarray) and not x.flags.writeable:
                 raise ValueError(f"{name}: read-only: must be writable")
-        self.run_pointers(pointer(a.q), pointer(a.kv), pointer(a.table), pointer(a.lens), pointer(a.sinks), pointer(a.mask),
-                          pointer(out), pointer(lse))
+        self.run_pointers(*a.pointers(out, lse))
         return out, lse
 
     def run_pointers(self, q: int, kv: int, table: int, lens: int, sinks: int, mask: int, out: int, lse: int) -> None:
@@ -333,7 +351,7 @@ def _backend(device: str, backend: str) -> str:
     if device == "cpu":
         return backend
     if not device.startswith("cuda"):
-        raise NotImplementedError(f"device {device}: tensors must be on the CPU or on a CUDA device")
+        raise NotImplementedError(f"device {device}: arrays must be on the CPU or on a CUDA device")
     if backend not in ("auto", "cuda"):
         raise ValueError(f"backend={backend!r}: tensors on {device} need 'cuda'")
     info = c.backend_info("cuda")
@@ -356,7 +374,7 @@ def _kv_fields(kv: View, table: View | None, known: dict[str, int]) -> dict[str,
     if table is None:
         return dict(fields, sk=kv.shape[1], page_size=0, n_pages=0, max_pages=0)
     _expect("block_table", table, ("b", "max_pages"), known)
-    _dtype("block_table", table, ("int32",))
+    _dtype("block_table", table, _INTEGERS)
     _contiguous_from("block_table", table, 1)
     rows, cols = table.shape
     row_stride = _stride("block_table", table, 0) or cols
@@ -451,8 +469,9 @@ def decode(q: Array, kv_cache: Array, block_table: Array | None = None, seqlens:
         q            [b, s_q, h_q, d_qk], float32, bfloat16 or float16
         kv_cache     paged: [n_pages, page_size, d_qk] or [n_pages, page_size, 1, d_qk]; contiguous (no block_table): [b, sk, d_qk] or
                      [b, sk, 1, d_qk]. float32, bfloat16 or float16
-        block_table  [b, max_pages] int32 page ids, or None. Entries past a sequence's end may hold anything
-        seqlens      [b] int32 lengths, 0 allowed; None: all as long as there is room
+        block_table  [b, max_pages] int32 page ids, or None. Entries past a sequence's end may hold anything. int64 is copied into int32 in
+                     every call, and every entry must fit
+        seqlens      [b] int32 lengths, 0 allowed; None: all as long as there is room. int64 as in block_table
         scale        factor of q . k, a plain number. No default: models use 1/sqrt(192) times YaRN's mscale^2, FlashMLA 1/sqrt(576)
         causal       query i of a sequence of length n sees its first n - s_q + i + 1 keys
         d_v          width of the value, at most d_qk
@@ -466,7 +485,7 @@ def decode(q: Array, kv_cache: Array, block_table: Array | None = None, seqlens:
         isa, split_tokens  as in amla_options
         out, lse     arrays to write into: [b, s_q, h_q, d_v] in any of the types, and [b, h_q, s_q] float32
 
-    NumPy arrays (bfloat16 from ml_dtypes), torch tensors and objects with __dlpack__ mix freely. Nothing is copied; strides are
+    NumPy arrays (bfloat16 from ml_dtypes), torch tensors and objects with __dlpack__ mix freely. Nothing else is copied; strides are
     honoured where the last axis is contiguous (of seqlens, sinks and lse: all axes). Integer lists serve as block_table and seqlens.
 
     Returns (out, lse): out [b, s_q, h_q, d_v] and lse [b, h_q, s_q] float32, torch tensors if q is one, else NumPy arrays. A row
@@ -504,6 +523,8 @@ def merge(o: Array, lse: Array, *, lse_base: str | int = "e") -> tuple[Any, Any]
     """
     refuse_gradients(o=o, lse=lse)
     o, lse = native("o", o), native("lse", lse)
+    for name, x in (("o", o), ("lse", lse)):
+        refuse_unplain(name, x)
     o_view, lse_view = view_of("o", o), view_of("lse", lse)
     if len(o_view.shape) == 5:
         n_parts, b, s_q, h_q, d_v = o_view.shape

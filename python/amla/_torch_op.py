@@ -11,7 +11,7 @@ import torch
 
 from . import _decode
 from . import _library as c
-from ._arrays import is_torch
+from ._arrays import is_torch, refuse_unplain
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -39,6 +39,9 @@ def call(q: Any, kv_cache: Any, block_table: Any, seqlens: Any, sinks: Any, mask
         raise ValueError("out, lse: must be None inside torch.compile, the operator returns new tensors")
     if not all(x is None or is_torch(x) for x in (q, kv_cache, block_table, seqlens, sinks, mask)):
         raise ValueError("inside torch.compile all arrays must be torch tensors")
+    for name, x in (("q", q), ("kv_cache", kv_cache), ("block_table", block_table), ("seqlens", seqlens), ("sinks", sinks), ("mask", mask)):
+        if x is not None and x.is_nested:
+            refuse_unplain(name, x)
     _decode.refuse_gradients(q=q, kv_cache=kv_cache, sinks=sinks, mask=mask)
     dtype = q.dtype if out_dtype is None else getattr(torch, out_dtype) if isinstance(out_dtype, str) else out_dtype
     return torch.ops.amla.decode(q, kv_cache, block_table, seqlens, sinks, mask, c.checked_number("scale", scale), causal, d_v, rescale, backend, threads,

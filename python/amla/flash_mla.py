@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 
 from . import _torch_op
-from ._arrays import is_torch
+from ._arrays import integers, is_torch, refuse_unplain
 from ._decode import _Arguments, _Call, find_call, refuse_gradients
 from ._library import checked_number
 
@@ -60,8 +60,8 @@ def flash_mla_with_kvcache(q: torch.Tensor, k_cache: torch.Tensor, block_table: 
     Arguments
         q              [b, s_q, h_q, 576], bfloat16, float16 or float32, last axis contiguous
         k_cache        [n_pages, page_size, 1, 576] of q's dtype, last axis contiguous, any page stride
-        block_table    [b, max_pages] int32; entries past a sequence's end may hold anything
-        cache_seqlens  [b] int32
+        block_table    [b, max_pages] int32; entries past a sequence's end may hold anything. int64 is copied in every call, every entry must fit
+        cache_seqlens  [b] int32, or int64 as in block_table
         head_dim_v     512 (anything up to q's width)
         tile_scheduler_metadata, num_splits  what `get_mla_metadata` returned; ignored
         softmax_scale  a plain number; default q's width to the -0.5
@@ -87,23 +87,30 @@ def flash_mla_with_kvcache(q: torch.Tensor, k_cache: torch.Tensor, block_table: 
                cache_seqlens.stride(), type(head_dim_v), head_dim_v, softmax_scale, causal, _get_num_threads(), q.is_neg() or k_cache.is_neg(),
                None if attn_sink is None else (_describe(attn_sink), attn_sink.stride(), attn_sink.is_neg()))
         call = _calls.get(key)
-    except (AttributeError, TypeError):  # no tensors, or numbers that cannot be hashed: _remember says which
+    except (AttributeError, TypeError, RuntimeError):  # no tensors, or numbers that cannot be hashed: _remember says which
         key = call = None
     if call is None:
         call = _remember(key, q, k_cache, block_table, cache_seqlens, head_dim_v, softmax_scale, causal, attn_sink)
     if _is_grad_enabled() and (q.requires_grad or k_cache.requires_grad or attn_sink is not None):
         refuse_gradients(q=q, k_cache=k_cache, attn_sink=attn_sink)
+    if block_table.dtype is _int64 or cache_seqlens.dtype is _int64:
+        block_table, cache_seqlens = integers("block_table", block_table), integers("cache_seqlens", cache_seqlens)
     out = _empty_strided(call.out_shape, call.out_strides, dtype=q.dtype, device=q.device)  # 0.5 us less than torch.empty
     lse = _empty_strided(call.lse_shape, call.lse_strides, dtype=_float32, device=q.device)
-    call.run_pointers(q.data_ptr(), k_cache.data_ptr(), block_table.data_ptr(), cache_seqlens.data_ptr(),
-                      0 if attn_sink is None else attn_sink.data_ptr(), 0, out.data_ptr(), lse.data_ptr())
+    try:
+        pointers = (q.data_ptr(), k_cache.data_ptr(), block_table.data_ptr(), cache_seqlens.data_ptr(),
+                    0 if attn_sink is None else attn_sink.data_ptr(), 0, out.data_ptr(), lse.data_ptr())
+    except RuntimeError:  # torch: no storage
+        _refuse_unplain(q, k_cache, block_table, cache_seqlens, attn_sink)
+        raise
+    call.run_pointers(*pointers)
     if _has_empty_rows(call, cache_seqlens, causal):
         lse.masked_fill_(lse == -torch.inf, torch.inf)
     return out, lse
 
 
 # Bound once: a call's overhead is mostly such look-ups, from caches that the kernel has just emptied.
-_empty_strided, _float32, _get_num_threads = torch.empty_strided, torch.float32, torch.get_num_threads
+_empty_strided, _float32, _int64, _get_num_threads = torch.empty_strided, torch.float32, torch.int64, torch.get_num_threads
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _describe = operator.attrgetter("shape", "dtype", "device")
 _calls: dict[tuple[Any, ...], _Call] = {}
@@ -113,8 +120,14 @@ _MAX_CALLS = 1024
 def _check_tensor(name: str, x: Any, n_dims: int) -> None:
     if not is_torch(x):
         raise TypeError(f"{name}: {type(x).__name__}: must be a torch tensor")
+    refuse_unplain(name, x)
     if x.dim() != n_dims:
         raise ValueError(f"{name}: shape {list(x.shape)}: must have {n_dims} dimensions")
+
+
+def _refuse_unplain(q: Any, k_cache: Any, block_table: Any, cache_seqlens: Any, attn_sink: Any) -> None:
+    for name, x in (("q", q), ("k_cache", k_cache), ("block_table", block_table), ("cache_seqlens", cache_seqlens), ("attn_sink", attn_sink)):
+        refuse_unplain(name, x)
 
 
 def _check(q: Any, k_cache: Any, block_table: Any, cache_seqlens: Any, attn_sink: Any) -> None:
@@ -132,6 +145,7 @@ def _check(q: Any, k_cache: Any, block_table: Any, cache_seqlens: Any, attn_sink
 def _remember(key: Any, q: Any, k_cache: Any, block_table: Any, cache_seqlens: Any, head_dim_v: int, softmax_scale: float | None, causal: bool,
               attn_sink: Any) -> _Call:
     _check(q, k_cache, block_table, cache_seqlens, attn_sink)
+    block_table, cache_seqlens = integers("block_table", block_table), integers("cache_seqlens", cache_seqlens)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else checked_number("softmax_scale", softmax_scale)
     call = find_call(_Arguments(q, k_cache, block_table, cache_seqlens, attn_sink, None, None, None), scale,
                      (causal, head_dim_v, "lazy", "auto", 0, "e", "auto", 0, None))

@@ -55,6 +55,22 @@ def test_paged(rng, dtype, causal, page):
     check(got, oracle.decode(q, kv, table, lengths, scale=SCALE, causal=causal), np.dtype(dtype).name)
 
 
+def test_int64_page_ids_and_lengths(rng):
+    q, kv, table, lengths = problem(rng)
+    want = amla.decode(q, kv, table, lengths, scale=SCALE)
+    wide = np.repeat(table.astype(np.int64), 2, 1)[:, ::2]  # any strides: it is copied
+    plan = amla.Plan.like(q, kv, table, lengths, scale=SCALE)
+
+    class Dl:  # not a NumPy array
+        def __init__(self, x):
+            self.x = x
+            self.__dlpack__, self.__dlpack_device__ = (lambda **k: x.__dlpack__(**k)), x.__dlpack_device__
+
+    for t, n in ((wide, lengths.astype(np.int64)), (table, lengths.astype(np.int64)), (wide, lengths), (Dl(table.astype(np.int64)), Dl(lengths.astype(np.int64)))):
+        for got in (amla.decode(q, kv, t, n, scale=SCALE), plan.run(q, kv, t, n)):
+            assert got[0].tobytes() == want[0].tobytes() and got[1].tobytes() == want[1].tobytes()
+
+
 def test_contiguous_and_four_dimensional_caches(rng):
     q, kv = rng.standard_normal((2, 1, 4, 576), np.float32), rng.standard_normal((2, 33, 576), np.float32)
     lengths = np.array([33, 7], np.int32)
@@ -201,7 +217,7 @@ def test_dlpack_byte_offset_and_missing_strides(rng):
 
 def test_dlpack_types_are_checked(rng):
     q, kv, table, lengths = problem(rng)
-    with pytest.raises(ValueError, match="^q: DLPack type code 2 with 64 bits: must be int32, float32"):
+    with pytest.raises(ValueError, match="^q: DLPack type code 2 with 64 bits: must be int32, int64, float32"):
         amla.decode(OnlyDlpack(q.astype(np.float64)), kv, table, lengths, scale=SCALE)
 
     class OnGpu(OnlyDlpack):
@@ -231,7 +247,11 @@ def refusals():
         (dict(kv_cache=np.zeros((9, 16, 3, 576), f32)), ValueError, r"^h_kv=3: MLA decode needs 1"),
         (dict(kv_cache=np.zeros((9, 16, 576), np.int32)), ValueError, r"^kv_cache: dtype int32"),
         (dict(kv_cache=np.zeros((9, 0, 576), f32)), ValueError, r"^kv_cache: shape .*page_size must be >= 1"),
-        (dict(block_table=np.zeros((2, 6), np.int64)), ValueError, r"^block_table: dtype int64: must be int32"),
+        (dict(block_table=np.zeros((2, 6), np.uint32)), ValueError, r"^block_table: dtype uint32: must be int32 or int64"),
+        (dict(block_table=np.zeros((2, 6), np.float64)), ValueError, r"^block_table: dtype float64: must be int32 or int64"),
+        (dict(block_table=np.full((2, 6), 2**31)), ValueError, r"^block_table\[0\]\[0\]=2147483648: must fit into int32"),
+        (dict(seqlens=np.array([5, -(2**31) - 1])), ValueError, r"^seqlens\[1\]=-2147483649: must fit into int32"),
+        (dict(seqlens=np.array([5, -(2**31)])), ValueError, r"^seqlens_k\[1\]=-2147483648: must be in \[0, sk="),
         (dict(block_table=np.zeros((3, 6), np.int32)), ValueError, r"^block_table: shape \[3, 6\]: must be \[b=2, max_pages\]"),
         (dict(block_table=np.zeros((2, 12), np.int32)[:, ::2]), ValueError, r"^block_table: strides .*contiguous from axis 1"),
         (dict(block_table=np.broadcast_to(np.zeros(6, np.int32), (2, 6))), ValueError, r"^block_table: stride 0 along axis 0"),
@@ -239,7 +259,7 @@ def refusals():
         (dict(seqlens=np.array([5, -1], np.int32)), ValueError, r"^seqlens_k\[1\]=-1: must be in \[0, sk="),
         (dict(seqlens=np.array([500, 1], np.int32)), ValueError, r"^seqlens_k\[0\]=500"),
         (dict(seqlens=np.array([5], np.int32)), ValueError, r"^seqlens: shape \[1\]: must be \[b=2\]"),
-        (dict(seqlens=np.array([5, 6])), ValueError, r"^seqlens: dtype int64: must be int32"),
+        (dict(seqlens=np.array([5, 6], ">i8")), ValueError, r"^seqlens: dtype >i8: must be in native byte order"),
         (dict(seqlens=[5.9, 6]), ValueError, r"^seqlens\[0\]=5.9: must be an integer"),
         (dict(seqlens=[5, "6"]), ValueError, r"^seqlens\[1\]='6': must be an integer"),
         (dict(seqlens=[True, 6]), ValueError, r"^seqlens\[0\]=True: must be an integer"),

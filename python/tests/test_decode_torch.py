@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """amla.decode on torch tensors: types, strides, threads, the custom operator under torch.compile, opcheck and FakeTensorMode."""
 import os
+import re
 import subprocess
 import sys
 
@@ -104,12 +105,60 @@ def test_torch_set_num_threads_holds():
         torch.set_num_threads(threads)
 
 
-def test_other_devices_are_refused_by_name():
+def test_int64_page_ids_and_lengths():
+    """As vLLM and transformers hold them: the same bits, in decode, flash_mla and the operator."""
+    from amla import flash_mla
+
     q, kv, table, lengths = problem()
-    with pytest.raises(NotImplementedError, match="^device meta: tensors must be on the CPU or on a CUDA device"):
-        amla.decode(*(x.to("meta") for x in (q, kv, table, lengths)), scale=SCALE)
-    with pytest.raises(ValueError, match="^all arrays must be on one device: q on cpu, kv_cache on meta"):
-        amla.decode(q, kv.to("meta"), table, lengths, scale=SCALE)
+    want = amla.decode(q, kv, table, lengths, scale=SCALE)
+    wide = torch.stack((table, table), 2).long()[..., 0]
+    for t, n in ((wide, lengths.long()), (table, lengths.long()), (wide, lengths)):
+        for got in (amla.decode(q, kv, t, n, scale=SCALE), flash_mla.flash_mla_with_kvcache(q, kv, t, n, 512, softmax_scale=SCALE),
+                    torch.ops.amla.decode(q, kv, t, n, None, None, SCALE, False, 512, "lazy", "auto", 0, "e", torch.float32, "auto", 0)):
+            assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+    empty = flash_mla.flash_mla_with_kvcache(q, kv, wide, torch.tensor([9, 0]), 512)  # which reads the lengths itself
+    assert (empty[1][1] == torch.inf).all() and torch.isfinite(empty[1][0]).all()
+    wide = wide.contiguous()
+    wide[1, 2] = 2**40
+    for call in (lambda: amla.decode(q, kv, wide, lengths, scale=SCALE), lambda: flash_mla.flash_mla_with_kvcache(q, kv, wide, lengths, 512)):
+        with pytest.raises(ValueError, match=r"^block_table\[1\]\[2\]=1099511627776: must fit into int32"):
+            call()
+    with pytest.raises(ValueError, match=r"^cache_seqlens\[0\]=-2147483649: must fit into int32"):
+        flash_mla.flash_mla_with_kvcache(q, kv, table, torch.tensor([-(2**31) - 1, 3]), 512)
+
+
+UNPLAIN = {
+    "sparse": (lambda x, call: call(x.to_sparse()), "layout torch.sparse_coo: must be torch.strided, call to_dense()"),
+    "meta": (lambda x, call: call(x.to("meta")), "device meta: must be on the CPU or on a CUDA device"),
+    "vmap": (lambda x, call: torch.vmap(call)(x[None]), "a tensor inside torch.vmap or another transform of torch.func: must be a plain one"),
+    "nested": (lambda x, call: call(torch.nested.nested_tensor([*x.unsqueeze(-1)])), "a nested tensor: must be a plain one"),
+    "jagged": (lambda x, call: call(torch.nested.nested_tensor([*x.unsqueeze(-1)], layout=torch.jagged)), "a nested tensor: must be a plain one"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("kind", UNPLAIN)
+@pytest.mark.parametrize("position", range(5))
+def test_tensors_without_plain_memory_are_refused_by_name(kind, position):
+    """Even after a call with plain tensors of the same shapes, whose checks are remembered."""
+    from amla import flash_mla
+
+    make, words = UNPLAIN[kind]
+    arguments = [*problem(), torch.zeros(5)]
+    decode = lambda a: amla.decode(*a[:4], scale=SCALE, sinks=a[4])[0]
+    flash = lambda a: flash_mla.flash_mla_with_kvcache(*a[:4], 512, attn_sink=a[4])[0]
+    if kind == "jagged" and position > 0:
+        pytest.skip("the first argument decides whether a call goes to the operator")
+    for call, names in ((decode, ("q", "kv_cache", "block_table", "seqlens", "sinks")), (flash, ("q", "k_cache", "block_table", "cache_seqlens", "attn_sink"))):
+        call(arguments)
+        with pytest.raises(ValueError, match=f"^{names[position]}: {re.escape(words)}"):
+            make(arguments[position], lambda x: call([*arguments[:position], x, *arguments[position + 1 :]]))
+
+
+def test_what_merge_refuses():
+    for o, words in ((torch.zeros(2, 3, 8).to_sparse(), "layout torch.sparse_coo"), (torch.zeros(2, 3, 8, device="meta"), "device meta")):
+        with pytest.raises(ValueError, match=f"^o: {words}"):
+            amla.merge(o, torch.zeros(2, 3))
 
 
 @pytest.mark.skipif("AMLA_CUDA_EMULATED" not in os.environ, reason="needs the emulated CUDA backend of the build folder, see tests/test_python.sh")
