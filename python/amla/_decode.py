@@ -16,7 +16,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from . import _library as c
-from ._arrays import View, empty_like_kind, integers, is_torch, loaded_torch, native, pointer, refuse_unplain, signature, view_of
+from ._arrays import View, integers, is_torch, loaded_torch, maker_like_kind, native, pointer, refuse_unplain, signature, view_of
 
 Array = Any
 """A NumPy array, a torch tensor, or an object with __dlpack__."""
@@ -171,7 +171,7 @@ class Plan:
         if unknown:
             raise ValueError(f"{min(unknown)}: no such option of a plan")
         a, options = _Arguments(q, kv_cache, block_table, seqlens, None, None, None, None), {**_OPTION_DEFAULTS, **options}
-        return _Call(a, scale, **dict(options, threads=_threads(a, options["threads"]))).plan
+        return _Call(a, scale, **options).plan
 
     def run(self, q: Array, kv_cache: Array, block_table: Array | None = None, seqlens: Array | None = None, *,
             sinks: Array | None = None, mask: Array | None = None, out: Array | None = None, lse: Array | None = None) -> tuple[Any, Any]:
@@ -284,13 +284,16 @@ class _Call:
                 _contiguous_from(name, view, 0)
 
         if plan is None:
+            if not os.environ.get("AMLA_NUM_THREADS"):  # which goes before torch's number
+                threads = _threads(a, threads)
             plan = Plan(scale=scale, rescale=rescale, backend=_backend(self.device, backend), threads=threads, isa=isa,
                         split_tokens=split_tokens, lse_base=lse_base, **fields)
         else:
             _check_plan(plan, fields)
         self.plan, self.handle, self.scratch_bytes = plan, plan._handle.value, plan.scratch_bytes
         self.out_shape, self.lse_shape = (b, s_q, h_q, d_v), (b, h_q, s_q)
-        self.out_strides, self.lse_strides = (s_q * h_q * d_v, h_q * d_v, d_v, 1), (h_q * s_q, s_q, 1)
+        self.make_out = maker_like_kind(a.q, self.out_shape, self.out_dtype)
+        self.make_lse = maker_like_kind(a.q, self.lse_shape, "float32")
         out_bytes = _extent_bytes(out, c.DTYPE_BYTES[out.dtype]) if out else b * s_q * h_q * d_v * c.DTYPE_BYTES[self.out_dtype]
         # Of the block table the library reads used entries only, so a view of some columns of a wider table is passed with the
         # capacity of whole rows.
@@ -301,11 +304,14 @@ class _Call:
 
     def run(self, a: _Arguments) -> tuple[Any, Any]:
         """The results: a.out and a.lse where given, else new arrays."""
-        out = a.out if a.out is not None else empty_like_kind(a.q, self.out_shape, self.out_dtype)
-        lse = a.lse if a.lse is not None else empty_like_kind(a.q, self.lse_shape, "float32")
+        out, lse = a.out, a.lse
         for name, x in (("out", out), ("lse", lse)):
-            if isinstance(x, np.ndarray) and not x.flags.writeable:
+            if x is not None and isinstance(x, np.ndarray) and not x.flags.writeable:
                 raise ValueError(f"{name}: read-only: must be writable")
+        if out is None:
+            out = self.make_out()
+        if lse is None:
+            lse = self.make_lse()
         self.run_pointers(*a.pointers(out, lse))
         return out, lse
 
@@ -416,11 +422,8 @@ _calls: dict[tuple[Any, ...], _Call] = {}
 
 
 def _threads(a: _Arguments, threads: int) -> int:
-    """threads as asked for, or, for torch tensors, torch.get_num_threads(), so that torch.set_num_threads holds here too;
-    AMLA_NUM_THREADS goes before."""
-    if threads == 0 and is_torch(a.q) and not os.environ.get("AMLA_NUM_THREADS"):
-        return loaded_torch().get_num_threads()
-    return threads
+    """threads as asked for, or, for torch tensors, torch.get_num_threads(), so that torch.set_num_threads holds here too."""
+    return loaded_torch().get_num_threads() if threads == 0 and is_torch(a.q) else threads
 
 
 def find_call(a: _Arguments, scale: float, options: tuple[Any, ...]) -> _Call:
@@ -429,8 +432,7 @@ def find_call(a: _Arguments, scale: float, options: tuple[Any, ...]) -> _Call:
     if type(scale) is not float or type(causal) is not bool or type(d_v) is not int or type(threads) is not int or type(split_tokens) is not int:
         scale = c.checked_number("scale", scale)  # before the look-up, where 512.0 would be 512
         c.checked_flag("causal", causal), c.checked_int("d_v", d_v), c.checked_int("threads", threads), c.checked_int("split_tokens", split_tokens)
-    threads = _threads(a, threads)
-    key = (a.signature(), scale, options, threads)
+    key = (a.signature(), scale, options, _threads(a, threads))
     try:
         call = _calls.get(key)
     except TypeError:  # an option that cannot be hashed: _Call says which
@@ -438,7 +440,7 @@ def find_call(a: _Arguments, scale: float, options: tuple[Any, ...]) -> _Call:
     if call is None:
         if is_torch(a.q):
             from . import _torch_op as _  # registers torch.ops.amla.decode, where amla was imported before torch
-        call = _Call(a, scale, **dict(zip(_OPTION_DEFAULTS, options), threads=threads))
+        call = _Call(a, scale, **dict(zip(_OPTION_DEFAULTS, options)))
         if len(_calls) >= _MAX_CALLS:
             _calls.clear()
         _calls[key] = call
@@ -453,7 +455,7 @@ def refuse_gradients(**arrays: Any) -> None:
     torch = loaded_torch()
     if torch is not None and torch.is_grad_enabled():
         for name, x in arrays.items():
-            if x is not None and is_torch(x) and x.requires_grad:
+            if isinstance(x, torch.Tensor) and x.requires_grad:
                 raise ValueError(f"{name} requires a gradient: decoding has no backward pass, use torch.no_grad()")
 
 
@@ -541,7 +543,7 @@ def merge(o: Array, lse: Array, *, lse_base: str | int = "e") -> tuple[Any, Any]
     for name, view in (("o", o_view), ("lse", lse_view)):
         _dtype(name, view, ("float32",))
         _contiguous_from(name, view, 0)
-    out, out_lse = empty_like_kind(o, (n_rows, d_v), "float32"), empty_like_kind(o, (n_rows,), "float32")
+    out, out_lse = maker_like_kind(o, (n_rows, d_v), "float32")(), maker_like_kind(o, (n_rows,), "float32")()
     detail = c.Detail()
     status = c.lib.amla_merge(c.checked_int("n_parts", n_parts), n_rows, c.checked_int("d_v", d_v), c.choice("lse_base", lse_base, c.LSE_BASES),
                               pointer(o), n_parts * n_rows * d_v * 4, pointer(lse), n_parts * n_rows * 4, pointer(out), n_rows * d_v * 4,
