@@ -12,6 +12,7 @@ the absorbed form (no expansion), and ours on the same. 3. Tokens per second of 
 downloaded; sizes of the attention are the published ones. Every result is compared before it is timed.
 """
 import argparse
+import inspect
 import sys
 import time
 
@@ -21,8 +22,9 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import amla
-from amla.transformers import patch, unpatch
+from amla.transformers import patch, stats, unpatch
 
+CACHE = "cache" if "cache" in inspect.signature(DeepseekV3ForCausalLM.forward).parameters else "past_key_values"  # the latter up to 5.23
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # relative Frobenius error between two ways to compute the same
 
 
@@ -154,8 +156,8 @@ def filled_cache(model, context):
 
 def seconds_per_token(model, context, budget):
     cache, token = filled_cache(model, context), torch.tensor([[7]])
-    model(token, past_key_values=cache)  # the first step takes the cache over
-    return best_seconds(lambda: model(token, past_key_values=cache), budget)
+    model(token, **{CACHE: cache})  # the first step takes the cache over
+    return best_seconds(lambda: model(token, **{CACHE: cache}), budget)
 
 
 def show_model(model, contexts, budget):
@@ -163,6 +165,8 @@ def show_model(model, contexts, budget):
     for context in contexts:
         own = seconds_per_token(model, context, 0)
         ours = seconds_per_token(patch(model), context, budget)
+        if stats(model).reasons:
+            sys.exit(f"the steps were not what is to be timed: {stats(model).reasons}")
         unpatch(model)
         print(f"   {context:7d} {1 / own:14.2f} {1 / ours:7.2f} {own / ours:8.1f}", flush=True)
 

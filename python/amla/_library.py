@@ -114,6 +114,12 @@ def raise_status(status: int, detail: Detail) -> NoReturn:
     raise _EXCEPTIONS.get(status, RuntimeError)(detail.text.decode("utf-8", "replace"))
 
 
+def log(text: str) -> None:
+    """A line on stderr if the environment variable AMLA_LOG is set, and not to 0."""
+    if os.environ.get("AMLA_LOG", "") not in ("", "0"):
+        print(f"amla: {text}", file=sys.stderr)
+
+
 def choice(name: str, value: Any, choices: dict[Any, int]) -> int:
     """The number of a named choice; ValueError lists what there is."""
     try:

@@ -13,24 +13,29 @@ projections, rotary embedding, cache protocol and prefill, and changes three thi
   - padding masks become lengths and block tables, so hidden keys cost nothing.
 
 A step is a decode step if it has a past and at most MAX_DECODE_QUERIES queries; it must be causal up to padding. All others (prefill, training,
-output_attentions, other masks) run the model's own attention on the same cache. `stats(model)` counts both.
+output_attentions, other masks) run the model's own attention on the same cache. `stats(model)` counts both. A decode step
+that AMLA cannot take, or only with a copy of the cache, warns once per model and reason.
+
+torch.compile traces a step as far as shapes decide; what masks hold, and the counting, is inside the operator amla::latent_attention.
 """
 from __future__ import annotations
 
 import dataclasses
 import functools
 import sys
+import warnings
 import weakref
 from typing import Any, Callable
 
 import torch
 import transformers
 from torch import nn
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from ._decode import decode
+from ._library import log
 
 __all__ = ["LatentLayer", "Stats", "patch", "stats", "unpatch"]
 
@@ -40,12 +45,28 @@ PAGE = 64                # tokens of the overlapping pages that begin anywhere, 
 _PREFIX = "amla_"        # of the names under which attention functions are registered
 
 
+_MASK = "their mask is not causal up to padding, or is no tensor"
+
+
 @dataclasses.dataclass
 class Stats:
-    """Layer calls of a patched model since `patch`."""
+    """Layer calls of a patched model since `patch`. Graphs of torch.compile count decode steps only."""
 
-    amla: int = 0  # decoded through AMLA
-    own: int = 0   # through the model's own attention
+    amla: int = 0    # decoded through AMLA
+    own: int = 0     # through the model's own attention
+    copies: int = 0  # of those through AMLA: with a copy of the layer's whole cache, as it was not kept in place
+    reasons: dict[str, int] = dataclasses.field(default_factory=dict)  # decode steps that were copied or the model's own: why, how often
+
+    def count(self, why_copied: str = "", why_own: str = "", own: bool = False) -> None:
+        """A call of a layer; own, or why a decode step is the model's own. The first for a reason is told."""
+        own = own or bool(why_own)
+        self.own, self.amla, self.copies = self.own + own, self.amla + (not own), self.copies + bool(why_copied)
+        reason = f"decode steps stay the model's own: {why_own}" if why_own else why_copied
+        if reason and reason not in self.reasons:
+            warnings.warn(f"amla: {reason}", RuntimeWarning, stacklevel=2)
+            log(reason)
+        if reason:
+            self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
 
 # ---- The cache ----
@@ -58,11 +79,15 @@ class LatentLayer(DynamicLayer):
     def __init__(self) -> None:
         super().__init__()
         self.rows: Any = None  # Tensor [b, capacity + PAGE, 576] after the first update
-        self.length = 0
         self._keys: Any = None
         self._values: Any = None
         self._assigned = False  # keys or values were set from outside: rows are no longer theirs
         self._recorded = False  # written while gradients were recorded: a backward pass may need these very rows
+
+    @property
+    def length(self) -> int:
+        """Tokens in the buffer."""
+        return 0 if self._keys is None else self._keys.shape[2]
 
     @property
     def keys(self) -> Any:
@@ -87,7 +112,7 @@ class LatentLayer(DynamicLayer):
         if not getattr(self, "_assigned", False):
             return
         keys, values = self._keys, self._values
-        self.rows, self.length, self._assigned, self._keys, self._values = None, 0, False, None, None
+        self.rows, self._assigned, self._keys, self._values = None, False, None, None
         if keys is None or values is None:
             return
         if keys.shape[:3] != values.shape[:3]:
@@ -116,8 +141,11 @@ class LatentLayer(DynamicLayer):
         return self.keys, self.values
 
     def _may_write(self) -> bool:
-        """May the buffer be written in place? Not while or after gradients are recorded, and not outside inference mode if it was made there."""
+        """May the buffer be written in place? Not while or after gradients are recorded, and not outside inference mode if it was made
+        there, which torch.compile cannot ask."""
         recorded, self._recorded = self._recorded, torch.is_grad_enabled()
+        if torch.compiler.is_compiling():
+            return not (recorded or self._recorded)
         return not (recorded or self._recorded or (self.rows.is_inference() and not torch.is_inference_mode_enabled()))
 
     def _grow(self, b: int, n_tokens: int, width: int, row_width: int, like: torch.Tensor) -> None:
@@ -129,7 +157,6 @@ class LatentLayer(DynamicLayer):
             self.rows[:, : self.length] = old[:, : self.length]
 
     def _set_length(self, length: int, width: int) -> None:
-        self.length = length
         self._keys, self._values = self.rows[:, None, :length, :width], self.rows[:, None, :length, width:]
 
     def _replace(self, rows: torch.Tensor) -> None:
@@ -148,7 +175,7 @@ class LatentLayer(DynamicLayer):
 
     def reset(self) -> None:
         """Empty, as new."""
-        self.rows, self.length, self._keys, self._values, self.is_initialized = None, 0, None, None, False
+        self.rows, self._keys, self._values, self.is_initialized = None, None, None, False
         self._assigned = self._recorded = False
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
@@ -180,17 +207,30 @@ class LatentLayer(DynamicLayer):
 def _use_latent_layer(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Before an attention layer runs: its dynamic cache layer, empty or filled, becomes a LatentLayer. Static, quantised and
     offloaded caches stay as they are; decode steps then join the two parts in a copy."""
-    cache, i = kwargs.get("past_key_values"), attention.layer_idx
-    attention._amla.cache_layer = None
-    if cache is None or getattr(cache, "offloading", False):
-        return
+    patched = attention._amla
+    patched.cache_layer = patched.why_copied = None
+    # Found by type: the argument is past_key_values up to transformers 5.23, cache from 5.24 on.
+    cache = next((x for x in (*args, *kwargs.values()) if isinstance(x, Cache)), None)
+    if cache is None:
+        patched.why_copied = "no argument of the attention layer is a transformers Cache: every step copies its rows"
+    elif getattr(cache, "offloading", False):
+        patched.why_copied = f"{type(cache).__name__} is offloaded: every step copies its rows"
+    else:
+        patched.cache_layer = layer = _latent_layer(cache, attention.layer_idx)
+        if layer is None:
+            kinds = {type(x).__name__: None for x in cache.layers}
+            patched.why_copied = f"{type(cache).__name__} of {', '.join(kinds)}: every step copies its rows, DynamicCache keeps them in place"
+
+
+def _latent_layer(cache: Cache, i: int) -> LatentLayer | None:
+    """Layer i of the cache as a LatentLayer, if its kind is known to be a DynamicLayer's."""
+    layers: list[Any] = cache.layers
     if getattr(cache, "layer_class_to_replicate", None) is DynamicLayer:
-        while len(cache.layers) <= i:
-            cache.layers.append(DynamicLayer())
-    if i < len(cache.layers) and type(cache.layers[i]) is DynamicLayer:
-        cache.layers[i] = LatentLayer.of(cache.layers[i])
-    if i < len(cache.layers) and isinstance(cache.layers[i], LatentLayer):
-        attention._amla.cache_layer = cache.layers[i]
+        while len(layers) <= i:
+            layers.append(DynamicLayer())
+    if i < len(layers) and type(layers[i]) is DynamicLayer:
+        layers[i] = LatentLayer.of(layers[i])
+    return layers[i] if i < len(layers) and isinstance(layers[i], LatentLayer) else None
 
 
 # ---- Masks ----
@@ -262,6 +302,7 @@ class _Memo:
 
 
 _all_patched: weakref.WeakSet[_Patched] = weakref.WeakSet()
+_all_stats: weakref.WeakValueDictionary[int, Stats] = weakref.WeakValueDictionary()
 
 
 @dataclasses.dataclass(eq=False)
@@ -273,9 +314,12 @@ class _Patched:
     config: Any
     config_name: str  # the attention implementation it had
     cache_layer: LatentLayer | None = None
+    why_copied: str | None = None  # of a cache_layer that is None
 
     def __post_init__(self) -> None:
         _all_patched.add(self)
+        self.stats_id = id(self.stats)  # which is what a graph can hold
+        _all_stats[self.stats_id] = self.stats
 
     def __getstate__(self) -> dict[str, Any]:
         return dict(self.__dict__, cache_layer=None)
@@ -284,7 +328,7 @@ class _Patched:
         """A copy, or a model from a file: this process may not know its attention function yet."""
         self.__dict__.update(state)
         _register(self.config_name)
-        _all_patched.add(self)
+        self.__post_init__()
 
     def visible(self, mask: Any, b: int, s_q: int, s_k: int) -> _Visible | None:
         version = None
@@ -328,20 +372,50 @@ def _per_head(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     return y.reshape(h, b, s, -1).permute(1, 2, 0, 3)
 
 
-def _decode_step(attention: Any, query: torch.Tensor, latent: torch.Tensor, rope: torch.Tensor, visible: _Visible, scale: float) -> torch.Tensor:
-    """query [b, h, s_q, nope + rope], latent [b, 1, n, 512], rope [b, 1, n, 64] -> [b, s_q, h, v_head_dim]."""
-    (b, h, s_q, _), rank, nope = query.shape, latent.shape[-1], attention.qk_nope_head_dim
+def _decode_step(attention: Any, query: torch.Tensor, latent: torch.Tensor, rope: torch.Tensor, mask: Any, scale: float) -> torch.Tensor | None:
+    """query [b, h, s_q, nope + rope], latent [b, 1, n, 512], rope [b, 1, n, 64] -> [b, s_q, h, v_head_dim]; None if the mask is not
+    causal up to padding."""
+    (b, h, s_q, _), (_, _, n, rank), nope = query.shape, latent.shape, attention.qk_nope_head_dim
+    patched, traced = attention._amla, torch.compiler.is_compiling()
+    visible: Any = None if traced else patched.visible(mask, b, s_q, n)
+    if visible is None and not (traced and (isinstance(mask, torch.Tensor) or (mask is None and s_q == 1))):
+        return None
     w_uk, w_uv = attention.kv_b_proj.weight.view(h, -1, rank).split((nope, attention.v_head_dim), dim=1)
 
     q = query.new_empty(b, s_q, h, rank + rope.shape[-1])
     q[..., :rank] = _per_head(query[..., :nope].transpose(1, 2), w_uk)
     q[..., rank:] = query[..., nope:].transpose(1, 2)
-    layer = attention._amla.cache_layer
+    layer, why_copied = patched.cache_layer, ""
     if layer is not None and latent is layer.keys:
         rows = layer.rows  # where they lie
     else:  # another kind of cache: side by side in a copy, with room for the last page
         rows = nn.functional.pad(torch.cat((latent, rope), -1)[:, 0], (0, 0, 0, PAGE))
-    return _per_head(_attend(q, rows, visible, scale, rank), w_uv.transpose(1, 2))
+        why_copied = patched.why_copied or "the cache handed out other rows than its layer's: every step copies them"
+    if traced:
+        out = torch.ops.amla.latent_attention(q, rows, n, mask, scale, rank, patched.stats_id, why_copied)
+    else:
+        patched.stats.count(why_copied)
+        out = _attend(q, rows, visible, scale, rank)
+    return _per_head(out, w_uv.transpose(1, 2))
+
+
+@torch.library.custom_op("amla::latent_attention", mutates_args=())
+def _latent_attention(q: torch.Tensor, rows: torch.Tensor, n: int, mask: torch.Tensor | None, scale: float, d_v: int, stats_id: int,
+                      why_copied: str) -> torch.Tensor:
+    """_attend for a graph of torch.compile, over the first n rows and with any mask."""
+    visible, stats = _visible(mask, q.shape[0], q.shape[1], n), _all_stats.get(stats_id)
+    if stats is not None:
+        stats.count(why_copied, _MASK if visible is None else "")
+    if visible is not None:
+        return _attend(q, rows, visible, scale, d_v)
+    assert mask is not None
+    keys = rows[:, None, :n].expand(-1, q.shape[2], -1, -1)
+    return nn.functional.scaled_dot_product_attention(q.transpose(1, 2), keys, keys[..., :d_v], mask[..., :n], scale=scale).transpose(1, 2).contiguous()
+
+
+@_latent_attention.register_fake
+def _(q: Any, rows: Any, n: Any, mask: Any, scale: Any, d_v: Any, stats_id: Any, why_copied: Any) -> Any:
+    return q.new_empty((*q.shape[:3], d_v))
 
 
 def _is_plain(projection: Any) -> bool:
@@ -354,11 +428,31 @@ def _records_gradients(*tensors: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
-def _is_decode(module: Any, query: torch.Tensor, latent: torch.Tensor, kwargs: dict[str, Any]) -> bool:
-    s_q, s_k = query.shape[2], latent.shape[2]
-    return (s_q < s_k and s_q <= MAX_DECODE_QUERIES and not module.training and _is_plain(module.kv_b_proj)
-            and not _records_gradients(query, latent, module.kv_b_proj.weight)
-            and not kwargs.get("output_attentions") and not module.config.output_attentions and kwargs.get("is_causal") is not False)
+def _obstacle(module: Any, query: torch.Tensor, latent: torch.Tensor, kwargs: dict[str, Any]) -> str:
+    """Why a decode step must be the model's own, whatever its mask is; empty if AMLA may take it."""
+    if module.training:
+        return "the model is in training mode, call eval()"
+    if not _is_plain(module.kv_b_proj):
+        return "kv_b_proj has got a wrapper, a hook, a bias or an offloaded weight"
+    if _records_gradients(query, latent, module.kv_b_proj.weight):
+        return "gradients are recorded, use torch.no_grad()"
+    if kwargs.get("output_attentions") or module.config.output_attentions:
+        return "attention weights are asked for"
+    return "is_causal=False" if kwargs.get("is_causal") is False else ""
+
+
+def _through_amla(module: Any, query: torch.Tensor, latent: torch.Tensor, rope: torch.Tensor, mask: Any, scale: float,
+                  kwargs: dict[str, Any]) -> torch.Tensor | None:
+    """The step's result; None if the model's own attention is to make it."""
+    reason, out = "", None
+    if query.shape[2] < latent.shape[2] and query.shape[2] <= MAX_DECODE_QUERIES:
+        reason = _obstacle(module, query, latent, kwargs)
+        if not reason:
+            out = _decode_step(module, query, latent, rope, mask, scale)
+            reason = _MASK
+    if out is None and not torch.compiler.is_compiling():
+        module._amla.stats.count(own=True, why_own=reason)
+    return out
 
 
 def _attention_function(own_name: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor | None]]:
@@ -366,13 +460,10 @@ def _attention_function(own_name: str) -> Callable[..., tuple[torch.Tensor, torc
 
     def attention(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
                   scaling: float, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        patched = module.__dict__.get("_amla")
-        if patched is not None:  # key and value are the latent rows and their rope part, see _keep_latent
-            visible = patched.visible(attention_mask, query.shape[0], query.shape[2], key.shape[2]) if _is_decode(module, query, key, kwargs) else None
-            if visible is not None:
-                patched.stats.amla += 1
-                return _decode_step(module, query, key, value, visible, scaling), None
-            patched.stats.own += 1
+        if "_amla" in module.__dict__:  # key and value are the latent rows and their rope part, see _keep_latent
+            out = _through_amla(module, query, key, value, attention_mask, scaling, kwargs)
+            if out is not None:
+                return out, None
             key, value = type(module).expand_kv(module, key, value)
         eager = sys.modules[type(module).__module__].eager_attention_forward
         return ALL_ATTENTION_FUNCTIONS.get_interface(own_name, eager)(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -402,7 +493,7 @@ def _check(model: nn.Module) -> list[Any]:
     for attention in found:
         name = f"{type(model).__name__}, layer {attention.layer_idx}"
         if not hasattr(attention, "expand_kv"):
-            raise NotImplementedError(f"{name}: transformers {transformers.__version__} expands keys before it caches them; 5.23 is known to work")
+            raise NotImplementedError(f"{name}: transformers {transformers.__version__} expands keys before it caches them; 5.23 and 5.24 are known to work")
         if not _is_plain(attention.kv_b_proj):
             raise NotImplementedError(f"{name}: kv_b_proj is {type(attention.kv_b_proj).__name__}: must be a plain nn.Linear without bias, hooks "
                                       "or offloaded weight, as its weight is taken into query and output")

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random-weight models of transformers with the attention sizes of the published DeepSeek and GLM configs, and little else."""
+import inspect
+
 import torch
 import transformers
 from transformers import DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM
 
+CACHE = "cache" if "cache" in inspect.signature(DeepseekV3ForCausalLM.forward).parameters else "past_key_values"  # the latter up to 5.23
 YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=40.0, original_max_position_embeddings=4096, beta_fast=32.0, beta_slow=1.0)
 SMALL = dict(num_hidden_layers=2, vocab_size=4000, intermediate_size=512, moe_intermediate_size=128, n_routed_experts=8, first_k_dense_replace=1,
              num_experts_per_tok=2, n_shared_experts=1, max_position_embeddings=163840, bos_token_id=0, eos_token_id=1, pad_token_id=2,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """amla.transformers against the unpatched models: greedy tokens, logits, masks, caches, memory; and what is refused."""
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,11 +9,13 @@ import transformers
 from transformers import DynamicCache, StaticCache
 
 import deepseek_models
-from amla.transformers import LatentLayer, patch, stats, unpatch
+from amla.transformers import LatentLayer, Stats, patch, stats, unpatch
+from deepseek_models import CACHE
 
 MODELS = ["v3", "v2-lite"] + (["glm"] if hasattr(transformers, "Glm4MoeLiteForCausalLM") else [])
 NEW_TOKENS = 64
-pytestmark = pytest.mark.filterwarnings("ignore:.*generation flags.*")
+# A fast path lost where no test expects it is a failure.
+pytestmark = [pytest.mark.filterwarnings("ignore:.*generation flags.*"), pytest.mark.filterwarnings("error:amla")]
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +37,15 @@ def greedy(model, inputs, **options):
     return model.generate(**inputs, **{**dict(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False), **options})
 
 
-def step_logits(model, inputs, steps, cache=None):
+def step_logits(model, inputs, steps, cache=None, after=lambda: None):
     """Teacher-forced: prefill of all but the last `steps` tokens, then one by one. Logits [steps + 1, b, vocab]."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache, n, logits = DynamicCache(config=model.config) if cache is None else cache, ids.shape[1] - steps, []
     for begin, end in [(0, n), *((i, i + 1) for i in range(n, n + steps))]:
-        out = model(input_ids=ids[:, begin:end], attention_mask=mask[:, :end], position_ids=positions[:, begin:end], past_key_values=cache)
+        out = model(input_ids=ids[:, begin:end], attention_mask=mask[:, :end], position_ids=positions[:, begin:end], **{CACHE: cache})
         logits.append(out.logits[:, -1])
+        after()
     return torch.stack(logits)
 
 
@@ -55,7 +59,7 @@ def test_greedy_tokens_are_the_models_own_in_fp32(name):
     got = greedy(patch(model), inputs)
     assert torch.equal(got, want)
     assert len(set(got[:, 37:].flatten().tolist())) > NEW_TOKENS / 2, "tokens repeat: the comparison says little"
-    assert stats(model).amla == 2 * (NEW_TOKENS - 1) and stats(model).own == 2
+    assert stats(model) == Stats(amla=2 * (NEW_TOKENS - 1), own=2, copies=0, reasons={})
     if name == "v2-lite":
         assert torch.equal(greedy(unpatch(model), inputs), want)
 
@@ -118,8 +122,8 @@ def test_several_tokens_at_once_and_long_ones():
         runs = []
         for m in (model, patch(copy.deepcopy(model))):
             cache = DynamicCache(config=m.config)
-            m(input_ids=ids[:, :-n], attention_mask=mask[:, :-n], past_key_values=cache)
-            runs.append(m(input_ids=ids[:, -n:], attention_mask=mask, past_key_values=cache).logits)
+            m(input_ids=ids[:, :-n], attention_mask=mask[:, :-n], **{CACHE: cache})
+            runs.append(m(input_ids=ids[:, -n:], attention_mask=mask, **{CACHE: cache}).logits)
         torch.testing.assert_close(runs[1], runs[0], rtol=1e-3, atol=2e-4)
         assert stats(m).amla == ours
 
@@ -132,9 +136,10 @@ def test_a_mask_that_is_not_causal_stays_the_models_own():
     runs = []
     for m in (model, unpatch(copy.deepcopy(model))):
         cache = DynamicCache(config=m.config)
-        m(input_ids=ids, past_key_values=cache)
-        runs.append(m(input_ids=ids[:, :3], attention_mask=tree, position_ids=torch.tensor([[30, 31, 31]]), past_key_values=cache).logits)
-    assert stats(model).amla == 0 and stats(model).own == 4
+        m(input_ids=ids, **{CACHE: cache})
+        with pytest.warns(RuntimeWarning, match="^amla: decode steps stay the model's own: their mask is not") if m is model else nullcontext():
+            runs.append(m(input_ids=ids[:, :3], attention_mask=tree, position_ids=torch.tensor([[30, 31, 31]]), **{CACHE: cache}).logits)
+    assert stats(model).amla == 0 and stats(model).own == 4 and sum(stats(model).reasons.values()) == 2
     torch.testing.assert_close(runs[0], runs[1])
 
 
@@ -160,25 +165,42 @@ def test_a_cache_filled_before_patching_and_one_kept_after_unpatching():
     ids = inputs["input_ids"]
     want = step_logits(model, inputs, 8)
     cache, logits = DynamicCache(config=model.config), []
-    model(input_ids=ids[:, :42], past_key_values=cache)
+    model(input_ids=ids[:, :42], **{CACHE: cache})
     patch(model)
     for i in range(42, 46):
-        logits.append(model(input_ids=ids[:, i : i + 1], past_key_values=cache).logits[:, -1])
+        logits.append(model(input_ids=ids[:, i : i + 1], **{CACHE: cache}).logits[:, -1])
     assert all(type(layer) is LatentLayer for layer in cache.layers) and stats(model).amla == 8
     unpatch(model)
     for i in range(46, 50):
-        logits.append(model(input_ids=ids[:, i : i + 1], past_key_values=cache).logits[:, -1])
+        logits.append(model(input_ids=ids[:, i : i + 1], **{CACHE: cache}).logits[:, -1])
     torch.testing.assert_close(torch.stack(logits), want[1:], rtol=1e-3, atol=2e-4)
 
 
-def test_other_caches_work_by_copying():
+class Duck:
+    """A cache that is no transformers.Cache, as one by a name or of a kind that is yet to come."""
+
+    def __init__(self, cache):
+        self.cache = cache
+
+    def __getattr__(self, name):
+        return getattr(self.cache, name)
+
+
+@pytest.mark.parametrize("kind, reason", [("static", "^amla: StaticCache of StaticLayer: every step copies its rows, DynamicCache keeps them"),
+                                          ("duck", "^amla: no argument of the attention layer is a transformers Cache"), ("lazy", None)])
+def test_other_caches_are_copied_and_that_is_told(kind, reason, monkeypatch, capfd):
     model, inputs = deepseek_models.make("v2-lite"), prompts([30, 12])
     want = step_logits(model, inputs, 5)
-    patch(model)
-    for cache in (StaticCache(config=model.config, max_cache_len=64), DynamicCache()):
-        before = stats(model).amla
-        torch.testing.assert_close(step_logits(model, inputs, 5, cache), want, rtol=1e-3, atol=2e-4)
-        assert stats(model).amla == before + 10
+    cache = DynamicCache() if kind == "lazy" else StaticCache(config=model.config, max_cache_len=64)
+    monkeypatch.setenv("AMLA_LOG", "1")
+    with pytest.warns(RuntimeWarning, match=reason) if reason else nullcontext([]) as warned:
+        got = step_logits(patch(model), inputs, 5, Duck(cache) if kind == "duck" else cache)
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=2e-4)
+    copies = 10 if reason else 0
+    assert sum(str(w.message).startswith("amla") for w in warned) == bool(reason)  # once, not in every step
+    assert capfd.readouterr().err.count("amla: ") == bool(reason)
+    assert (stats(model).amla, stats(model).copies, sum(stats(model).reasons.values())) == (10, copies, copies)
+    assert all(type(layer) is LatentLayer for layer in cache.layers) == (kind == "lazy")
 
 
 def test_latent_layer_does_what_a_dynamic_layer_does():
@@ -201,6 +223,40 @@ def test_latent_layer_does_what_a_dynamic_layer_does():
         ours.crop(3)
     ours.reset()
     assert ours.get_seq_length() == 0 and not ours.is_initialized
+
+
+# ---- torch.compile ----
+
+
+@pytest.mark.parametrize("backend, padded", [("eager", False), ("aot_eager", True)])
+def test_compiled_models_keep_their_graphs(backend, padded):
+    """A few graphs, of the prefill and the first steps; however long the sequence grows, no more."""
+    from torch._dynamo.utils import counters
+
+    model, inputs = patch(deepseek_models.make("v2-lite", num_hidden_layers=1)), prompts([40, 33] if padded else [40, 40])
+    want = step_logits(model, inputs, 22)
+    torch._dynamo.reset()
+    counters.clear()
+    compiled, cache, graphs = torch.compile(model, backend=backend, fullgraph=True), DynamicCache(config=model.config), []
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        got = step_logits(compiled, inputs, 22, cache, lambda: graphs.append(counters["stats"]["unique_graphs"]))
+    assert graphs[4] == graphs[-2] <= 3, graphs  # in the last step the mask happens to be as wide as the prompt: torch adds a graph
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=2e-4)
+    assert type(cache.layers[0]) is LatentLayer and stats(model) == Stats(amla=44, own=1, copies=0, reasons={})
+
+
+def test_any_mask_inside_a_graph():
+    """A graph cannot turn back to the model's own attention when it sees the mask: the operator attends as that would, and tells."""
+    from amla.transformers import PAGE, _Patched, _Memo
+
+    patched = _Patched(Stats(), _Memo(), None, "sdpa")
+    q, rows, n = torch.randn(2, 3, 4, 576), torch.randn(2, 30 + PAGE, 576), 30
+    mask = torch.randn(2, 1, 3, n)
+    with pytest.warns(RuntimeWarning, match="their mask is not causal up to padding"):
+        out = torch.ops.amla.latent_attention(q, rows, n, mask, 0.1, 512, patched.stats_id, "")
+    weights = torch.softmax(0.1 * torch.einsum("bshd,bnd->bhsn", q, rows[:, :n]) + mask, -1)
+    torch.testing.assert_close(out, torch.einsum("bhsn,bnd->bshd", weights, rows[:, :n, :512]), rtol=1e-4, atol=1e-5)
+    assert (patched.stats.amla, patched.stats.own) == (0, 1)
 
 
 # ---- Memory ----
@@ -239,18 +295,20 @@ def test_memory_per_token():
 def test_steps_that_record_gradients_or_ask_for_weights_stay_the_models_own():
     model, ids = patch(deepseek_models.make("v2-lite", attention="eager")), prompts([20])["input_ids"]
     cache = DynamicCache(config=model.config)
-    model(input_ids=ids, past_key_values=cache)
-    out = model(input_ids=ids[:, :1], past_key_values=cache, output_attentions=True)
+    model(input_ids=ids, **{CACHE: cache})
+    with pytest.warns(RuntimeWarning, match="own: attention weights are asked for"):
+        out = model(input_ids=ids[:, :1], **{CACHE: cache}, output_attentions=True)
     assert out.attentions[0].shape == (1, 16, 1, 21) and stats(model).amla == 0
     always = deepseek_models.make("v2-lite", attention="eager")
     always.config.output_attentions = True
     cache = DynamicCache(config=patch(always).config)
-    always(input_ids=ids, past_key_values=cache)
-    assert always(input_ids=ids[:, :1], past_key_values=cache).attentions[0].shape == (1, 16, 1, 21) and stats(always).amla == 0
+    always(input_ids=ids, **{CACHE: cache})
+    with pytest.warns(RuntimeWarning, match="own: attention weights are asked for"):
+        assert always(input_ids=ids[:, :1], **{CACHE: cache}).attentions[0].shape == (1, 16, 1, 21) and stats(always).amla == 0
     cache = DynamicCache(config=model.config)
-    model(input_ids=ids, past_key_values=cache)
-    with torch.enable_grad():
-        model(input_ids=ids[:, :1], past_key_values=cache).logits.sum().backward()
+    model(input_ids=ids, **{CACHE: cache})
+    with torch.enable_grad(), pytest.warns(RuntimeWarning, match="own: gradients are recorded, use torch.no_grad"):
+        model(input_ids=ids[:, :1], **{CACHE: cache}).logits.sum().backward()
     assert stats(model).amla == 0 and model.model.layers[0].self_attn.kv_b_proj.weight.grad is not None
 
 
@@ -267,7 +325,7 @@ def test_copies_and_a_shared_config():
     model, inputs = deepseek_models.make("v2-lite"), prompts([20])
     other = type(model)(model.config).eval()  # an unpatched model that shares the config object
     want = step_logits(other, inputs, 3)
-    twin = copy.deepcopy(patch(model))
+    twin = copy.deepcopy(patch(model))  # counts for itself
     torch.testing.assert_close(step_logits(other, inputs, 3), want)
     torch.testing.assert_close(step_logits(twin, inputs, 3), step_logits(model, inputs, 3))
     assert stats(twin).amla == stats(model).amla == 6
@@ -276,7 +334,7 @@ def test_copies_and_a_shared_config():
 def test_masks_written_in_place_are_seen():
     from amla.transformers import _Memo, _Patched
 
-    patched = _Patched(None, _Memo(), None, "sdpa")
+    patched = _Patched(Stats(), _Memo(), None, "sdpa")
     mask = torch.ones(1, 1, 1, 9, dtype=torch.bool)
     first = patched.visible(mask, 1, 1, 9)
     assert patched.visible(mask, 1, 1, 9) is first  # once for all layers
@@ -296,7 +354,8 @@ def test_projections_that_are_more_than_their_weight_stay_the_models_own():
         m.model.layers[0].self_attn.kv_b_proj.register_forward_hook(lambda module, x, y: 0.5 * y)
         return m
     own, ours = hook(copy.deepcopy(model)), hook(patch(copy.deepcopy(model)))
-    torch.testing.assert_close(step_logits(ours, inputs, 3), step_logits(own, inputs, 3), rtol=1e-3, atol=2e-4)
+    with pytest.warns(RuntimeWarning, match="own: kv_b_proj has got a wrapper, a hook"):
+        torch.testing.assert_close(step_logits(ours, inputs, 3), step_logits(own, inputs, 3), rtol=1e-3, atol=2e-4)
     assert stats(ours).amla == 3 and stats(ours).own == 2 + 3
     with pytest.raises(NotImplementedError, match="layer 0: kv_b_proj is Linear: must be a plain nn.Linear without bias, hooks"):
         patch(own)
@@ -322,11 +381,11 @@ def test_gradients_through_several_cached_steps():
     norms = []
     for m in (model, patch(copy.deepcopy(model))):
         cache, total = DynamicCache(config=m.config), 0
-        with torch.enable_grad():
+        with torch.enable_grad(), nullcontext() if m is model else pytest.warns(RuntimeWarning, match="gradients are recorded"):
             for i in range(4):
-                total = total + m(input_ids=ids[:, i : i + 1], past_key_values=cache).logits.pow(2).mean()
+                total = total + m(input_ids=ids[:, i : i + 1], **{CACHE: cache}).logits.pow(2).mean()
             with torch.no_grad():
-                m(input_ids=ids[:, 4:5], past_key_values=cache)
+                m(input_ids=ids[:, 4:5], **{CACHE: cache})
             total.backward()
         norms.append(m.model.layers[0].self_attn.kv_a_proj_with_mqa.weight.grad.norm())
     torch.testing.assert_close(norms[1], norms[0])
