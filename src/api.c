@@ -4,6 +4,9 @@
  */
 #include <amla/amla.h>
 
+#include "base/dtype.h"
+#include "base/isa.h"
+
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
 
@@ -18,4 +21,42 @@ const char *amla_status_name(amla_status status) {
     case AMLA_BACKEND_FAILED: return "backend failed";
   }
   return "unknown status";
+}
+
+/* ---- Names of kinds ---- */
+
+static const char *pick(const char *const *names, int n, int i) {
+  return i >= 0 && i < n ? names[i] : NULL;
+}
+#define PICK(names, i) pick(names, (int)(sizeof(names) / sizeof *(names)), (int)(i))
+
+const char *amla_dtype_name(amla_dtype type) {
+#define NAME(id, name, ...) [id] = name,
+  static const char *const names[] = {AMLA_DTYPES(NAME)};
+#undef NAME
+  return PICK(names, type);
+}
+
+const char *amla_isa_name(amla_isa isa) {
+#define NAME(id, name) [id] = name,
+  static const char *const names[] = {[AMLA_ISA_AUTO] = "auto", AMLA_ISAS(NAME)};
+#undef NAME
+  return PICK(names, isa);
+}
+
+const char *amla_rescale_name(amla_rescale rescale) {
+  static const char *const names[] = {[AMLA_RESCALE_DEFAULT] = "default",
+                                      [AMLA_RESCALE_LAZY] = "lazy",
+                                      [AMLA_RESCALE_AMLA] = "amla",
+                                      [AMLA_RESCALE_FLASH] = "flash"};
+  return PICK(names, rescale);
+}
+
+const char *amla_backend_name(amla_backend backend) {
+  static const char *const names[] = {[AMLA_BACKEND_AUTO] = "auto",
+                                      [AMLA_BACKEND_REF] = "ref",
+                                      [AMLA_BACKEND_CPU] = "cpu",
+                                      [AMLA_BACKEND_CUDA] = "cuda",
+                                      [AMLA_BACKEND_NPU] = "npu"};
+  return PICK(names, backend);
 }

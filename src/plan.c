@@ -17,8 +17,6 @@
 #error "AMLA needs a little-endian machine"
 #endif
 
-static const char *const backend_names[] = {"auto", "ref", "cpu", "cuda", "npu"};
-
 /* The backend's table; NULL with a reason when it is absent. */
 static const amla_backend_ops *find_backend(amla_backend id, const char **reason) {
   *reason = NULL;
@@ -33,9 +31,9 @@ static amla_status choose_backend(amla_plan *p, amla_detail *detail) {
   const int device = p->problem.memory == AMLA_MEMORY_DEVICE;
   if (p->options.backend == AMLA_BACKEND_AUTO) p->options.backend = device ? AMLA_BACKEND_CUDA : AMLA_BACKEND_CPU;
   if (device && p->options.backend != AMLA_BACKEND_CUDA)
-    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "memory=device: backend=%s needs host memory", backend_names[p->options.backend]);
+    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "memory=device: backend=%s needs host memory", amla_backend_name(p->options.backend));
   p->backend = find_backend(p->options.backend, &reason);
-  if (!p->backend) return amla_refuse(detail, AMLA_UNSUPPORTED, "backend=%s: %s", backend_names[p->options.backend], reason);
+  if (!p->backend) return amla_refuse(detail, AMLA_UNSUPPORTED, "backend=%s: %s", amla_backend_name(p->options.backend), reason);
   if (p->backend->device_memory && !device)
     return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "memory=host: backend=%s needs device memory", p->backend->name);
   if (p->problem.sk == 0 && p->backend->id > AMLA_BACKEND_CPU) /* they divide by it */
@@ -89,14 +87,13 @@ int amla_plan_describe(const amla_plan *plan, char *text, size_t capacity_bytes)
 amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, size_t scratch_bytes,
                           amla_detail *detail) {
   if (!plan) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "plan=NULL: must be a plan");
-  amla_status status = amla_tensors_check(&plan->problem, tensors, detail);
+  amla_tensors t;
+  amla_status status = amla_tensors_check(&plan->problem, tensors, &t, detail);
   if (status != AMLA_OK) return status;
   if (scratch_bytes < plan->scratch_bytes)
     return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "scratch_bytes=%zu: must be >= %zu", scratch_bytes, plan->scratch_bytes);
   if (!scratch && plan->scratch_bytes > 0)
     return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "scratch=NULL: must point to %zu bytes", plan->scratch_bytes);
-  amla_tensors t = {0};
-  memcpy(&t, tensors, tensors->struct_bytes < sizeof t ? tensors->struct_bytes : sizeof t);
 
   if (plan->backend->own_environment) {
     status = plan->backend->run(plan, &t, scratch, detail);
@@ -121,7 +118,7 @@ amla_status amla_backend_query(amla_backend backend, amla_backend_info *info, am
   if (status != AMLA_OK) return status;
   memset(info->name, 0, sizeof info->name + sizeof info->isa + sizeof info->reason);
   info->available = ops != NULL;
-  strncpy(info->name, backend_names[backend], sizeof info->name - 1);
+  strncpy(info->name, amla_backend_name(backend), sizeof info->name - 1);
   strncpy(info->reason, ops ? "" : reason, sizeof info->reason - 1);
   strncpy(info->isa, ops ? ops->isa(options.isa) : "", sizeof info->isa - 1);
   return amla_accept(detail);

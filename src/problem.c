@@ -6,11 +6,14 @@
 
 #include <math.h>
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/float16.h"
+#include "base/dtype.h"
+#include "base/isa.h"
 #include "detail.h"
+#include "rows.h"
 
 enum { MAX_D = 65536, MAX_ROWS = 1 << 24, MAX_THREADS = 1024 };
 
@@ -161,9 +164,9 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, aml
   if (p->d_v > p->d_qk) REFUSE("d_v=%d: must be <= d_qk=%d, the value is the first part of the KV row", p->d_v, p->d_qk);
   TRY(check_range("page_size", p->page_size, 0, INT32_MAX, detail));
   TRY(check_range("max_pages", p->max_pages, 0, INT32_MAX, detail));
-  TRY(check_range("q_type", p->q_type, AMLA_F32, AMLA_F16, detail));
-  TRY(check_range("kv_type", p->kv_type, AMLA_F32, AMLA_Q8_0, detail));
-  TRY(check_range("out_type", p->out_type, AMLA_F32, AMLA_F16, detail));
+  TRY(check_range("q_type", p->q_type, AMLA_F32, AMLA_N_FLOAT_DTYPES - 1, detail));
+  TRY(check_range("kv_type", p->kv_type, AMLA_F32, AMLA_N_DTYPES - 1, detail));
+  TRY(check_range("out_type", p->out_type, AMLA_F32, AMLA_N_FLOAT_DTYPES - 1, detail));
   TRY(check_range("causal", p->causal, 0, 1, detail));
   if (!isfinite(p->scale * 1.4426951f) || p->scale == 0.0f)
     REFUSE("scale=%g: must be finite and not 0, also times log2(e); models use d^-0.5 times a YaRN factor, set it", (double)p->scale);
@@ -189,15 +192,20 @@ static amla_status threads_from_environment(int32_t *threads, amla_detail *detai
 }
 
 static amla_status isa_from_environment(amla_isa *isa, amla_detail *detail) {
-  static const char *const names[] = {"", "c", "avx2", "avx512"};
   const char *text = getenv("AMLA_ISA");
   if (!text || !*text) return AMLA_OK;
-  for (int i = AMLA_ISA_C; i <= AMLA_ISA_AVX512; i++)
-    if (strcmp(text, names[i]) == 0) {
+  for (int i = AMLA_ISA_AUTO + 1; i < AMLA_N_ISAS; i++)
+    if (strcmp(text, amla_isa_name((amla_isa)i)) == 0) {
       if (*isa == AMLA_ISA_AUTO || i < (int)*isa) *isa = (amla_isa)i;
       return AMLA_OK;
     }
-  REFUSE("AMLA_ISA=%.40s: must be c, avx2 or avx512", text);
+  char names[64] = "";
+  for (int i = AMLA_ISA_AUTO + 1; i < AMLA_N_ISAS; i++) {
+    const char *before = i == AMLA_ISA_AUTO + 1 ? "" : i + 1 < AMLA_N_ISAS ? ", " : " or ";
+    const size_t n = strlen(names);
+    snprintf(names + n, sizeof names - n, "%s%s", before, amla_isa_name((amla_isa)i));
+  }
+  REFUSE("AMLA_ISA=%.40s: must be %s", text, names);
 }
 
 amla_status amla_options_check(const amla_options *options, amla_options *o, amla_detail *detail) {
@@ -206,7 +214,7 @@ amla_status amla_options_check(const amla_options *options, amla_options *o, aml
   TRY(check_range("backend", o->backend, AMLA_BACKEND_AUTO, AMLA_BACKEND_NPU, detail));
   TRY(check_range("rescale", o->rescale, AMLA_RESCALE_DEFAULT, AMLA_RESCALE_FLASH, detail));
   TRY(check_range("threads", o->threads, 0, MAX_THREADS, detail));
-  TRY(check_range("isa", o->isa, AMLA_ISA_AUTO, AMLA_ISA_AVX512, detail));
+  TRY(check_range("isa", o->isa, AMLA_ISA_AUTO, AMLA_N_ISAS - 1, detail));
   TRY(check_range("split_tokens", o->split_tokens, AMLA_SPLIT_AUTO, INT32_MAX, detail));
   TRY(check_range("lse_base", o->lse_base, AMLA_LSE_NATURAL, AMLA_LSE_BASE2, detail));
   if (o->rescale == AMLA_RESCALE_DEFAULT) o->rescale = AMLA_RESCALE_LAZY;
@@ -274,8 +282,7 @@ static amla_status check_overlap(const extent *a, const extent *b, amla_detail *
   return amla_check_overlap(a->name, a->at, a_bytes, b->name, b->at, b_bytes, detail);
 }
 
-amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensors, amla_detail *detail) {
-  amla_tensors copy, *t = &copy;
+amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensors, amla_tensors *t, amla_detail *detail) {
   TRY(copy_struct("tensors", tensors, t, sizeof *t, sizeof *t, detail));
   TRY(check_unsupported(t, detail));
   if (p->memory == AMLA_MEMORY_HOST && t->stream) REFUSE("stream=%p: must be NULL for tensors in host memory", t->stream);
@@ -302,34 +309,4 @@ amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensor
     for (size_t j = n_outputs; j < n_extents; j++) TRY(check_overlap(&extents[i], &extents[j], detail));
   TRY(check_overlap(&extents[1], &extents[0], detail));
   return p->memory == AMLA_MEMORY_DEVICE ? AMLA_OK : check_lengths_and_pages(p, t, detail); /* the device clamps them */
-}
-
-/* ---- Visibility ---- */
-
-int32_t amla_seen_end(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t first, int32_t last) {
-  const int32_t length = amla_seqlen(p, t, sequence);
-  if (!t->mask) return amla_visible(p, length, last);
-  int32_t end = 0;
-  for (int32_t query = first; query <= last; query++) {
-    const uint16_t *mask = amla_mask_row(p, t, sequence, query);
-    int32_t n = amla_visible(p, length, query);
-    while (n > end && mask[n - 1] == AMLA_MASK_HIDDEN) n--;
-    if (n > end) end = n;
-  }
-  return end;
-}
-
-/* ---- Results ---- */
-
-amla_row_end amla_end_row(const amla_problem *p, const amla_options *options, const amla_tensors *t, int32_t sequence, int32_t query,
-                          int32_t head, double divisor, double lse2) {
-  const double log2e = 1.4426950408889634, ln2 = 0.6931471805599453;
-  const int empty = lse2 == -INFINITY;
-  const double sink = t->sinks && !empty ? 1.0 / (1.0 + exp2((double)t->sinks[head] * log2e - lse2)) : 1.0;
-  const int64_t at = sequence * p->out_stride_batch + query * p->out_stride_query + head * p->out_stride_head;
-  char *out = (char *)t->out + amla_elems_bytes(p->out_type, at);
-  if (empty) memset(out, 0, (size_t)amla_elems_bytes(p->out_type, p->d_v));
-  if (t->lse)
-    t->lse[((int64_t)sequence * p->h_q + head) * p->s_q + query] = (float)(options->lse_base == AMLA_LSE_BASE2 ? lse2 : lse2 * ln2);
-  return (amla_row_end){empty ? NULL : out, empty ? 0.0f : (float)(sink / divisor)};
 }

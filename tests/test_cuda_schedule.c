@@ -6,7 +6,7 @@
 #include "test_support.h"
 
 #include "src/cuda/cuda_params.h"
-#include "src/problem.h"
+#include "src/rows.h"
 
 /* ---- Cuts ---------------------------------------------------------------------------------------------------------- */
 

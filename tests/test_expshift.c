@@ -113,7 +113,7 @@ static void check_shift_kernel(const amla_ukernels *ukr, int32_t rows, const uin
   ukr->shift(rows, o, k);
   for (int32_t i = 0; i < count; i++) {
     const int32_t by = k[i / ukr->pv_cols];
-    expect_bits(ukr->name, x[i], by, to_bits(o[i]), by == 0 ? x[i] : oracle_shift(x[i], by));
+    expect_bits(amla_isa_name(ukr->isa), x[i], by, to_bits(o[i]), by == 0 ? x[i] : oracle_shift(x[i], by));
   }
 }
 
@@ -295,11 +295,11 @@ static bool same_load(amla_dtype type, uint32_t got, uint32_t want) {
 static void check_load(const amla_ukernels *ukr, amla_dtype type, int32_t n, const void *src, const uint32_t *want) {
   guarded dst = guarded_create((size_t)n * sizeof(float), 0);
   const uint32_t *got = guarded_data(&dst);
-  ukr->load[type](n, src, guarded_data(&dst));
+  ukr->load(type, n, src, guarded_data(&dst));
   for (int32_t i = 0; i < n; i++)
-    if (!same_load(type, got[i], want[ukr->split[type] ? split_column(n, i) : i]))
-      fail_msg("isa=%s load=%d n=%d element %d is 0x%08x", ukr->name, (int)type, n, i, got[i]);
-  if (guarded_damage(&dst)) fail_msg("isa=%s load=%d n=%d writes outside its destination", ukr->name, (int)type, n);
+    if (!same_load(type, got[i], want[ukr->even_odd[type] ? split_column(n, i) : i]))
+      fail_msg("isa=%s load=%d n=%d element %d is 0x%08x", amla_isa_name(ukr->isa), (int)type, n, i, got[i]);
+  if (guarded_damage(&dst)) fail_msg("isa=%s load=%d n=%d writes outside its destination", amla_isa_name(ukr->isa), (int)type, n);
   guarded_free(&dst);
 }
 

@@ -139,7 +139,7 @@ intrinsics='#include <immintrin.h>'
 plant check_includes include/amla/amla.h '#include "spec/spec.h"'
 plant check_includes include/amla/amla.h '#include <unistd.h>'
 plant check_includes spec/amla.c '#include <amla/amla.h>'
-plant check_includes src/base/cpu_features.c '#include "../cpu/ukernels.h"'
+plant check_includes src/base/isa.c '#include "../cpu/ukernels.h"'
 plant check_includes src/npu/ascend_cube.c '#include "../cpu/ukernels.h"'
 plant check_includes src/cpu/decode.c "$intrinsics"
 plant check_includes src/cpu/ukr__c.c "$intrinsics"

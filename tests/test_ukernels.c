@@ -23,7 +23,7 @@ typedef struct subject {
   do {                                                                                                                 \
     char what_[400];                                                                                                   \
     snprintf(what_, sizeof what_, __VA_ARGS__);                                                                        \
-    fail_msg("isa=%s kernel=%s rows=%d seed=%llu: %s", (s)->ukr->name, kernel, (s)->panel->rows,                       \
+    fail_msg("isa=%s kernel=%s rows=%d seed=%llu: %s", amla_isa_name((s)->ukr->isa), kernel, (s)->panel->rows,                       \
              (unsigned long long)(s)->seed, what_);                                                                    \
   } while (0)
 
@@ -51,18 +51,34 @@ static int tile_lengths(const subject *s, int32_t n[8]) {
 
 /* ---- The table itself -------------------------------------------------------------------------------------------- */
 
-static void check_shapes(subject *s) {
-  const amla_ukernels *u = s->ukr;
-  if (s->panel->rows < 1 || s->panel->rows > AMLA_UKR_MAX_ROWS) FAIL_AT(s, "table", "rows");
-  if (s->panel->rows % u->pv_rows) FAIL_AT(s, "table", "rows is no multiple of pv_rows=%d", u->pv_rows);
-  if (u->tile_tokens % s->panel->tokens) FAIL_AT(s, "table", "tile_tokens is no multiple of tokens=%d", s->panel->tokens);
-  if (u->pv_cols % 8) FAIL_AT(s, "table", "pv_cols=%d is no multiple of 8", u->pv_cols);
-  const amla_ukr_pv_end *end = &u->pv_end;
-  if (end->pv && (end->rows % u->pv_rows || s->panel->rows % end->rows || end->cols % 8 || end->cols >= u->pv_cols)) FAIL_AT(s, "table", "pv_end");
-  if (u->wide.rows < u->narrow.rows) FAIL_AT(s, "table", "wide is narrower than narrow");
+/* Every row that this build contains, whether it runs here or not. */
+static void table_keeps_its_contract(void **state) {
+  (void)state;
+  for (int i = 0; amla_ukernels_all[i]; i++) {
+    const char *flaw = amla_ukernels_flaw(amla_ukernels_all[i]);
+    if (flaw) fail_msg("isa=%s: %s", amla_isa_name(amla_ukernels_all[i]->isa), flaw);
+  }
 }
 
-static void table_shapes_are_consistent(void **state) { (void)state; for_each_subject(check_shapes); }
+/* A row that breaks a rule is found out, rule by rule. */
+static void contract_sees_flaws(void **state) {
+  static const amla_ukr_panel none = {0};
+  amla_ukernels bad[10];
+  (void)state;
+  for (int i = 0; i < LENGTH(bad); i++) bad[i] = amla_ukernels__c;
+  bad[0].tile_tokens = AMLA_UKR_MAX_TILE_TOKENS + 4;
+  bad[1].tile_tokens = bad[1].wide.tokens + 1;
+  bad[2].narrow.rows = 4;
+  bad[3].narrow.rows = 2 * bad[3].wide.rows;
+  bad[4].wide.tokens = AMLA_UKR_MAX_QK_TOKENS + 1;
+  bad[5].pv_rows = 3;
+  bad[6].pv_cols = 12;
+  bad[7].pv_end = (amla_ukr_pv_end){bad[7].pv_rows, bad[7].pv_cols, bad[7].pv};
+  bad[8].wide = none;
+  bad[9].merge = NULL;
+  for (int i = 0; i < LENGTH(bad); i++)
+    if (!amla_ukernels_flaw(&bad[i])) fail_msg("flaw %d goes unnoticed", i);
+}
 
 static void select_obeys_the_cap(void **state) {
   (void)state;
@@ -83,10 +99,14 @@ static int64_t qt_at(const subject *s, int32_t d, int32_t i, int32_t r) {
   return i < d / depth * depth ? (int64_t)(i / depth * rows + r) * depth + i % depth : (int64_t)i * rows + r;
 }
 
-static int has_split_type(const subject *s) { return s->ukr->split[0] || s->ukr->split[1] || s->ukr->split[2] || s->ukr->split[3]; }
+static int has_even_odd_type(const subject *s) {
+  for (int type = 0; type < AMLA_N_DTYPES; type++)
+    if (s->ukr->even_odd[type]) return 1;
+  return 0;
+}
 
 /* The transpose is exact but for one rounding of the product, rows from n on are 0; nothing is written past d columns. */
-static void check_pack_of(subject *s, int32_t n, int32_t d, amla_dtype type, int split) {
+static void check_pack_of(subject *s, int32_t n, int32_t d, amla_dtype type, int even_odd) {
   const int32_t rows = s->panel->rows;
   const size_t size = harness_dtype_bytes(type), row_bytes = (size_t)(d + 1) * size;
   const float factor = 0.195f;
@@ -96,12 +116,12 @@ static void check_pack_of(subject *s, int32_t n, int32_t d, amla_dtype type, int
   assert_non_null(bytes);
   for (int64_t i = 0; i < (int64_t)n * (d + 1) + 1; i++) harness_store(bytes, type, i, i % 11 ? random_normal(&s->seed) : random_hostile(&s->seed));
   for (int32_t r = 0; r < n; r++) q[r] = bytes + (size_t)r * row_bytes + size; /* aligned to the element only */
-  s->panel->pack(n, d, type, q, factor, split, guarded_data(&qt));
+  s->panel->pack(n, d, type, q, factor, even_odd, guarded_data(&qt));
   const float *got = guarded_data(&qt);
   for (int32_t i = 0; i < d; i++)
     for (int32_t r = 0; r < rows; r++) {
-      const float want = r < n ? factor * harness_load(q[r], type, split ? split_column(d, i) : i) : 0.0f, x = got[qt_at(s, d, i, r)];
-      if (!same_number(x, want)) FAIL_AT(s, "pack", "n=%d d=%d type=%d split=%d: column %d row %d is %a, want %a", n, d, (int)type, split, i, r, (double)x, (double)want);
+      const float want = r < n ? factor * harness_load(q[r], type, even_odd ? split_column(d, i) : i) : 0.0f, x = got[qt_at(s, d, i, r)];
+      if (!same_number(x, want)) FAIL_AT(s, "pack", "n=%d d=%d type=%d even_odd=%d: column %d row %d is %a, want %a", n, d, (int)type, even_odd, i, r, (double)x, (double)want);
     }
   expect_guards(s, "pack", &qt);
   free(bytes);
@@ -112,7 +132,7 @@ static void check_pack(subject *s) {
   for (int i = 0; i < LENGTH(ds); i++)
     for (int32_t n = 1; n <= s->panel->rows; n += n == 1 || n >= s->panel->rows - 1 ? 1 : 5)
       for (int type = AMLA_F32; type <= AMLA_F16; type++)
-        for (int split = 0; split <= has_split_type(s); split++) check_pack_of(s, n, ds[i], (amla_dtype)type, split);
+        for (int even_odd = 0; even_odd <= has_even_odd_type(s); even_odd++) check_pack_of(s, n, ds[i], (amla_dtype)type, even_odd);
 }
 
 static void pack_transposes_exactly(void **state) { (void)state; for_each_subject(check_pack); }
@@ -273,7 +293,7 @@ static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, aml
   const int32_t tokens = s->panel->tokens, rows = s->panel->rows;
   const int64_t ld = (d + 15) / 16 * 16 + 16;
   const size_t size = type == AMLA_Q8_0 ? 2 : harness_dtype_bytes(type), row_bytes = (size_t)harness_bytes(type, d) + size;
-  const void *src[2 * 64];
+  amla_ukr_move moves[2 * 64];
   qk_buffers b = qk_create(s, d, ld);
   guarded staged = guarded_create((size_t)(tokens * ld) * sizeof(float), 0);
   char *bytes = malloc((size_t)n_rows * row_bytes + size); /* exactly as long as read: overruns are a sanitizer's to find */
@@ -281,12 +301,15 @@ static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, aml
   assert_true(bytes != NULL && tokens <= 64);
   for (size_t i = 0; type == AMLA_Q8_0 && i < (size_t)n_rows * row_bytes + size; i++) bytes[i] = (char)random_below(&s->seed, 256);
   for (int64_t i = 0; type != AMLA_Q8_0 && i < n_rows * (d + 1) + 1; i++) harness_store(bytes, type, i, random_hostile(&s->seed));
-  for (int32_t i = 0; i < 2 * tokens; i++) src[i] = bytes + (size_t)(i % n_rows) * row_bytes + size; /* aligned to the element only */
+  for (int32_t i = 0; i < 2 * tokens; i++) {
+    moves[i].from = bytes + (size_t)(i % n_rows) * row_bytes + size; /* aligned to the element only */
+    moves[i].to = (float *)guarded_data(&staged) + i % tokens * ld;
+  }
   const float *k = s->panel->ahead ? b.k : guarded_data(&staged), *scores = guarded_data(&b.s), *got = guarded_data(&staged);
-  s->panel->qk(n, d, k, ld, b.qt, guarded_data(&b.s), &(amla_ukr_stage){type, n_rows, src, guarded_data(&staged)});
+  s->panel->qk(n, d, k, ld, b.qt, guarded_data(&b.s), &(amla_ukr_stage){type, n_rows, moves});
   for (int64_t i = 0; i < tokens * ld; i++) {
-    const int32_t column = (int32_t)(i % ld), from = s->ukr->split[type] ? split_column(d, column) : column;
-    if (i / ld < n_rows && column < d ? !same_number(got[i], harness_load(src[i / ld], type, from)) : to_bits(got[i]) != 0xa5a5a5a5u)
+    const int32_t column = (int32_t)(i % ld), from = s->ukr->even_odd[type] ? split_column(d, column) : column;
+    if (i / ld < n_rows && column < d ? !same_number(got[i], harness_load(moves[i / ld].from, type, from)) : to_bits(got[i]) != 0xa5a5a5a5u)
       FAIL_AT(s, "qk", "n=%d d=%d type=%d stage of %d: row %d element %d is %a", n, d, (int)type, n_rows, (int)(i / ld), column, (double)got[i]);
   }
   memcpy(want, scores, (size_t)(n * rows) * sizeof *want);
@@ -303,7 +326,7 @@ static void check_stage(subject *s) {
   static const int32_t ds[] = {1, 2, 15, 16, 17, 31, 32, 33, 64, 96, 100, 192, 512, 575, 576};
   for (int32_t n = 1; n <= s->panel->tokens; n++)
     for (int i = 0; i < LENGTH(ds); i++)
-      for (int type = AMLA_F32; type <= AMLA_Q8_0; type++) {
+      for (int type = AMLA_F32; type < AMLA_N_DTYPES; type++) {
         if (type == AMLA_Q8_0 && ds[i] % 32 != 0) continue;
         check_stage_of(s, n, s->panel->ahead ? 1 + (n + i + type) % s->panel->tokens : n, ds[i], (amla_dtype)type);
         if (s->panel->ahead && n == s->panel->tokens) check_stage_of(s, n, 1 + (i + type) % n, ds[i], (amla_dtype)type);
@@ -317,8 +340,7 @@ enum { MAX_STORE_COLS = 64 };
 /* ---- store --------------------------------------------------------------------------------------------------------- */
 
 /* The bits of portable C, on numbers that round, overflow, vanish or are none; a row without `out` is left out. */
-static void check_store_of(subject *s, amla_dtype type, int32_t cols, int split) {
-  static const amla_store portable[3] = {amla_store_f32, amla_store_bf16, amla_store_f16};
+static void check_store_of(subject *s, amla_dtype type, int32_t cols, int even_odd) {
   static const float factors[] = {1.0f, 0.37f, -2.5e-7f, 0.0f, 3e38f};
   enum { ROWS = 5, BEFORE = 3 };
   const int32_t pv_cols = s->ukr->pv_cols;
@@ -331,15 +353,15 @@ static void check_store_of(subject *s, amla_dtype type, int32_t cols, int split)
     got[r] = guarded_create(bytes, 0);
     ends[r] = (amla_row_end){r == 2 ? NULL : guarded_data(&got[r]), factors[r]};
   }
-  s->ukr->store[type](ROWS, cols, o, split, ends, BEFORE);
+  s->ukr->store(type, ROWS, cols, o, even_odd, ends, BEFORE);
   for (int r = 0; r < ROWS; r++) {
     float row[MAX_STORE_COLS];
-    for (int32_t i = 0; i < pv_cols; i++) row[split ? split_column(pv_cols, i) : i] = o[r * pv_cols + i];
+    for (int32_t i = 0; i < pv_cols; i++) row[even_odd ? split_column(pv_cols, i) : i] = o[r * pv_cols + i];
     memset(guarded_data(&want), 0xa5, bytes);
-    if (ends[r].out) portable[type](cols, row, factors[r], (char *)guarded_data(&want) + before);
+    if (ends[r].out) amla_store_row(type, cols, row, factors[r], (char *)guarded_data(&want) + before);
     for (int32_t i = 0; i < BEFORE + cols; i++)
       if (!same_number(harness_load(guarded_data(&got[r]), type, i), harness_load(guarded_data(&want), type, i)))
-        FAIL_AT(s, "store", "type=%d cols=%d split=%d: row %d element %d is %a", (int)type, cols, split, r, i,
+        FAIL_AT(s, "store", "type=%d cols=%d even_odd=%d: row %d element %d is %a", (int)type, cols, even_odd, r, i,
                 (double)harness_load(guarded_data(&got[r]), type, i));
     expect_guards(s, "store", &got[r]);
   }
@@ -352,7 +374,7 @@ static void check_store(subject *s) {
   for (int type = AMLA_F32; type <= AMLA_F16; type++)
     for (int t = 0; t < 100; t++) {
       check_store_of(s, (amla_dtype)type, 1 + t % s->ukr->pv_cols, 0);
-      if (has_split_type(s)) check_store_of(s, (amla_dtype)type, s->ukr->pv_cols, 1);
+      if (has_even_odd_type(s)) check_store_of(s, (amla_dtype)type, s->ukr->pv_cols, 1);
     }
 }
 
@@ -531,8 +553,8 @@ static void check_exp_accuracy(subject *s) {
     if (x[i] == floorf(x[i]) && ulps != 0.0) FAIL_AT(s, "exp", "2^%g gives %a, must be exact", (double)x[i], (double)p[i]);
     worst = fmax(worst, ulps);
   }
-  printf("exp: isa=%s rows=%d: at most %.3f ulp on [%g, 16]\n", s->ukr->name, s->panel->rows, worst,
-         least);
+  printf("exp: isa=%s rows=%d: at most %.3f ulp on [%g, 16]\n", amla_isa_name(s->ukr->isa),
+         s->panel->rows, worst, least);
   free(x);
   free(p);
 }
@@ -805,7 +827,8 @@ static void scale_and_merge_are_exact(void **state) { (void)state; for_each_subj
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(table_shapes_are_consistent),
+      cmocka_unit_test(table_keeps_its_contract),
+      cmocka_unit_test(contract_sees_flaws),
       cmocka_unit_test(select_obeys_the_cap),
       cmocka_unit_test(pack_transposes_exactly),
       cmocka_unit_test(store_rounds_as_portable_c),

@@ -105,6 +105,13 @@ typedef enum amla_memory {
   AMLA_MEMORY_DEVICE = 1 /* every tensor, lengths and block table included; only for backend cuda */
 } amla_memory;
 
+/* Names of kinds, as options and messages have them: "bf16", "avx2", "lazy", "cpu". NULL past the last one: all of a kind are a
+ * loop from 0 on. */
+AMLA_API const char *amla_dtype_name(amla_dtype type);
+AMLA_API const char *amla_isa_name(amla_isa isa);             /* 0: "auto" */
+AMLA_API const char *amla_rescale_name(amla_rescale rescale); /* 0: "default" */
+AMLA_API const char *amla_backend_name(amla_backend backend); /* 0: "auto" */
+
 /* ---- Problem: shapes and types, no pointers ---------------------------------------------------------------------- */
 
 /* Strides count elements of the tensor's type; 0 = packed in the order given beside the tensor. Dimensions are refused

@@ -7,11 +7,12 @@
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "../base/arena.h"
+#include "../detail.h"
 #include "../float_environment.h"
 #include "../forked.h"
-#include "../problem.h"
 #include "decode.h"
 
 /* What a thread leaves of one group: partial results that cover its leaves from left to right. */
@@ -29,35 +30,49 @@ typedef struct thread_state {
 
 /* ---- Scratch ---- */
 
+/* Carves a thread's buffers; into t unless it only counts. */
 static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state *t) {
-  const amla_ukernels *u = plan->ukernels;
-  const amla_layout l = amla_layout_create(plan);
-  amla_partial *slots = amla_arena_take(arena, plan->schedule.max_slots, sizeof *slots);
-  float *qt = amla_arena_take(arena, (int64_t)plan->problem.d_qk * l.rows_padded, sizeof *qt);
-  float *tile = amla_arena_take(arena, u->tile_tokens * l.ld, sizeof *tile);
-  float *next = u->wide.ahead ? amla_arena_take(arena, u->tile_tokens * l.ld, sizeof *next) : tile;
-  float *s = amla_arena_take(arena, (int64_t)u->tile_tokens * l.rows_padded, sizeof *s);
-  for (int32_t i = 0; i < plan->schedule.max_slots; i++) {
-    float *o = amla_arena_take(arena, (int64_t)l.n_col_tiles * l.rows_padded * u->pv_cols, sizeof *o);
-    float *ref = amla_arena_take(arena, l.rows_padded, sizeof *ref), *sum = amla_arena_take(arena, l.rows_padded, sizeof *sum);
-    if (slots) slots[i] = (amla_partial){o, ref, sum, 0, 0};
+  const amla_cpu_plan *cpu = plan->state;
+  const amla_ukernels *u = cpu->ukernels;
+  const amla_layout *l = &cpu->layout;
+  const size_t tile_elem_bytes = (size_t)amla_elems_bytes(u->tile_type, 1);
+  const int64_t o_elems = (int64_t)l->n_col_tiles * l->rows_padded * u->pv_cols;
+  amla_worker w = {.plan = plan, .cpu = cpu};
+  w.slots = amla_arena_take(arena, cpu->schedule.max_slots, sizeof *w.slots);
+  w.qt = amla_arena_take(arena, (int64_t)plan->problem.d_qk * l->rows_padded, tile_elem_bytes);
+  w.tiles[0] = w.tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, tile_elem_bytes);
+  if (u->wide.ahead) w.tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, tile_elem_bytes);
+  w.s = amla_arena_take(arena, (int64_t)u->tile_tokens * l->rows_padded, sizeof *w.s);
+  for (int32_t i = 0; i < cpu->schedule.max_slots; i++) {
+    float *o = amla_arena_take(arena, o_elems, sizeof *o);
+    float *ref = amla_arena_take(arena, l->rows_padded, sizeof *ref);
+    float *sum = amla_arena_take(arena, l->rows_padded, sizeof *sum);
+    if (w.slots) w.slots[i] = (amla_partial){o, ref, sum, 0, 0};
   }
-  if (t) *t = (thread_state){.worker = {.plan = plan, .layout = l, .qt = qt, .tiles = {tile, next}, .s = s, .slots = slots}};
+  if (t) *t = (thread_state){.worker = w};
 }
 
 static amla_status prepare(amla_plan *plan, amla_detail *detail) {
-  (void)detail;
+  const amla_problem *p = &plan->problem;
+  amla_cpu_plan *cpu = malloc(sizeof *cpu);
   amla_watch_forks();
-  amla_arena arena = amla_arena_create(NULL);
-  plan->ukernels = amla_ukernels_select(plan->options.isa);
-  plan->options.isa = plan->ukernels->isa;
-  plan->schedule = amla_schedule_create(&plan->problem, &plan->options, plan->ukernels->tile_tokens);
-  amla_arena_take(&arena, plan->options.threads, sizeof(thread_state));
-  const size_t common_bytes = arena.used_bytes;
-  carve_thread(plan, &arena, NULL);
-  plan->scratch_bytes = AMLA_ARENA_ALIGN + common_bytes + (arena.used_bytes - common_bytes) * (size_t)plan->options.threads;
+  if (!cpu)
+    return amla_refuse(detail, AMLA_OUT_OF_MEMORY, "plan: no memory for %zu bytes", sizeof *cpu);
+  cpu->ukernels = amla_ukernels_select(plan->options.isa);
+  cpu->schedule = amla_schedule_create(p, &plan->options, cpu->ukernels->tile_tokens);
+  cpu->layout = amla_layout_create(p, cpu->ukernels, cpu->schedule.block_rows);
+  plan->options.isa = cpu->ukernels->isa;
+  plan->state = cpu;
+
+  const int32_t threads = plan->options.threads;
+  amla_arena common = amla_arena_create(NULL), of_thread = amla_arena_create(NULL);
+  amla_arena_take(&common, threads, sizeof(thread_state));
+  carve_thread(plan, &of_thread, NULL);
+  plan->scratch_bytes = AMLA_ARENA_ALIGN + common.used_bytes + of_thread.used_bytes * (size_t)threads;
   return AMLA_OK;
 }
+
+static void release(amla_plan *plan) { free(plan->state); }
 
 /* ---- The tree ---- */
 
@@ -132,11 +147,12 @@ static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64
 /* Share i of n of the line of all splits. */
 static void run_share(thread_state *t, int32_t i, int32_t n, double total, int64_t auto_tokens) {
   const amla_plan *plan = t->worker.plan;
+  const amla_schedule *schedule = &t->worker.cpu->schedule;
   const double begin = total * i / n, end = i + 1 < n ? total * (i + 1) / n : INFINITY;
   double start = 0.0;
   for (int32_t sequence = 0; sequence < plan->problem.b; sequence++)
-    for (int32_t block = 0; block < plan->schedule.n_blocks; block++) {
-      const amla_group g = amla_group_get(&plan->schedule, &plan->problem, t->worker.tensors, sequence, block, auto_tokens);
+    for (int32_t block = 0; block < schedule->n_blocks; block++) {
+      const amla_group g = amla_group_get(schedule, &plan->problem, t->worker.tensors, sequence, block, auto_tokens);
       const int64_t from = amla_splits_before(&g, start, begin), to = amla_splits_before(&g, start, end);
       if (from < to) run_splits(t, &g, from, to);
       start += g.split_cost * (double)g.n_splits;
@@ -201,8 +217,9 @@ static int is_alone(const amla_options *o) {
 static job share_out(const amla_plan *plan, const amla_tensors *tensors, void *scratch) {
   const amla_problem *p = &plan->problem;
   const amla_options *o = &plan->options;
-  const int64_t auto_tokens = amla_auto_split_tokens(&plan->schedule, p, tensors, o->threads);
-  const double total = amla_total_cost(&plan->schedule, p, tensors, auto_tokens);
+  const amla_schedule *schedule = &((const amla_cpu_plan *)plan->state)->schedule;
+  const int64_t auto_tokens = amla_auto_split_tokens(schedule, p, tensors, o->threads);
+  const double total = amla_total_cost(schedule, p, tensors, auto_tokens);
   const double useful = total * 2.0 * (p->d_qk + p->d_v) / AMLA_MIN_THREAD_FLOPS + 1.0;
 
   amla_arena arena = amla_arena_create(scratch);
@@ -237,12 +254,12 @@ static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void 
   return AMLA_OK;
 }
 
-static const char *isa(amla_isa cap) { return amla_ukernels_select(cap)->name; }
+static const char *isa(amla_isa cap) { return amla_isa_name(amla_ukernels_select(cap)->isa); }
 
 static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
-  static const char *const modes[] = {"", "lazy", "amla", "flash"};
-  const amla_ukernels *u = plan->ukernels;
-  const amla_schedule *s = &plan->schedule;
+  const amla_cpu_plan *cpu = plan->state;
+  const amla_ukernels *u = cpu->ukernels;
+  const amla_schedule *s = &cpu->schedule;
   const amla_ukr_panel *panel = s->block_rows > u->narrow.rows ? &u->wide : &u->narrow;
   char split[24] = "auto", threads[32];
   const int32_t n = plan->options.threads;
@@ -250,8 +267,9 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   if (s->split_tokens != AMLA_SPLIT_AUTO)
     snprintf(split, sizeof split, "%lld", (long long)amla_split_tokens(s, plan->problem.sk, 0));
   return snprintf(text, capacity_bytes,
-                  "cpu %s %s, %d rows x %d tokens, qk %dx%d, pv %dx%d, split %s of %d, %s", u->name,
-                  modes[plan->options.rescale], s->block_rows, u->tile_tokens, panel->tokens,
+                  "cpu %s %s, %d rows x %d tokens, qk %dx%d, pv %dx%d, split %s of %d, %s",
+                  amla_isa_name(u->isa), amla_rescale_name(plan->options.rescale), s->block_rows,
+                  u->tile_tokens, panel->tokens,
                   panel->rows, u->pv_rows, u->pv_cols, split, plan->problem.sk,
                   is_alone(&plan->options) ? "one thread: forked" : threads);
 }
@@ -260,5 +278,5 @@ static const char *absent(void) { return NULL; }
 
 const amla_backend_ops amla_backend_cpu = {
     .plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_CPU, .name = "cpu", .own_environment = 1,
-    .absent = absent,
-    .isa = isa, .prepare = prepare, .describe = describe, .run = run};
+    .absent = absent, .isa = isa, .prepare = prepare, .release = release, .describe = describe,
+    .run = run};

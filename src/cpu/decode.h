@@ -1,13 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * One split of one group: the unit of work of the CPU backend. decode.c has the loop; cpu_backend.c shares out splits and
- * merges partial results.
+ * One split of one group: the unit of work of the CPU backend. decode.c has the loop; cpu_backend.c
+ * shares out splits and merges partial results.
  */
 #ifndef AMLA_CPU_DECODE_H
 #define AMLA_CPU_DECODE_H
 
 #include "../plan.h"
+#include "schedule.h"
 #include "ukernels.h"
+
+/* A narrow panel has at least 8 rows. */
+enum { AMLA_MAX_PANELS = AMLA_MAX_BLOCK_ROWS / 8, AMLA_MAX_MERGES = 4 };
+
+/* Sizes of a worker's buffers, from the problem and the micro-kernels alone. */
+typedef struct amla_layout {
+  int32_t rows_padded; /* rows of a full block, padded to whole panels */
+  int32_t n_col_tiles; /* d_v in tiles of pv_cols */
+  int64_t ld;          /* elements per token of the tile: d_qk and the column tiles fit, an odd number
+                          of cache lines */
+} amla_layout;
+
+/* What the backend makes of a problem and options when a plan is created. */
+typedef struct amla_cpu_plan {
+  const amla_ukernels *ukernels;
+  amla_schedule schedule;
+  amla_layout layout;
+} amla_cpu_plan;
 
 /* Rows of a block in panels of SIMD lanes. */
 typedef struct amla_panel {
@@ -15,55 +34,53 @@ typedef struct amla_panel {
   int32_t row; /* first row in the block */
 } amla_panel;
 
-/* Sizes of a worker's buffers, from the problem and the micro-kernels alone. */
-typedef struct amla_layout {
-  int32_t rows_padded; /* rows of a full block, padded to whole panels */
-  int32_t n_col_tiles; /* d_v in tiles of pv_cols */
-  int64_t ld;          /* elements per token of the f32 tile: d_qk and the column tiles fit, an odd number of cache lines */
-} amla_layout;
-
 /* A normalisable partial result over some keys: O, reference and sum of P per row.
  * O is tiled: o [n_col_tiles][rows_padded][pv_cols]. */
 typedef struct amla_partial {
   float *o;
-  float *ref, *l;  /* [rows_padded] */
+  float *ref, *l;   /* [rows_padded] */
   int64_t first, n; /* leaves of the merge tree that it covers */
 } amla_partial;
 
 typedef struct amla_worker {
   const amla_plan *plan;
+  const amla_cpu_plan *cpu;
   const amla_tensors *tensors;
-  amla_layout layout;
-  float *qt;   /* panels of [d_qk][panel rows]: scale * log2(e) * q, transposed; padding rows are 0 */
-  float *tiles[2]; /* [tile_tokens][ld]: the KV tile at hand in f32, the same rows as K and V, and the next one; the same one unless panels work ahead */
-  float *s;    /* panels of [tile_tokens][panel rows]: scores, then weights */
+  void *qt;       /* panels of [d_qk][panel rows] of tile_type: scale * log2(e) * q, transposed;
+                     padding rows are 0 */
+  void *tiles[2]; /* [tile_tokens][ld] of tile_type: the key tile at hand, the same rows as K and V,
+                     and the next one; one and the same unless panels work ahead */
+  float *s;       /* panels of [tile_tokens][panel rows]: scores, then weights */
   amla_partial *slots; /* [schedule.max_slots] */
 
   /* The group at hand */
   amla_group group;
-  amla_panel panels[AMLA_MAX_BLOCK_ROWS / 8];
+  amla_panel panels[AMLA_MAX_PANELS];
   int32_t n_panels;
-  int32_t visible_end[AMLA_MAX_BLOCK_ROWS]; /* per row: it sees keys [0, visible_end); padding rows as the last one */
+  int32_t visible_end[AMLA_MAX_BLOCK_ROWS]; /* per row: it sees keys [0, visible_end); padding rows
+                                               as the last one */
   int32_t n_pv_rows; /* rows rounded up to PV tiles; pv_end may take some padding rows more */
   int32_t staged;    /* tiles[0] has the first score tile's keys from this one on; -1: none */
 } amla_worker;
 
-amla_layout amla_layout_create(const amla_plan *plan);
+amla_layout amla_layout_create(const amla_problem *p, const amla_ukernels *u, int32_t block_rows);
 
 /* Builds panels and Q^T for a group. */
 void amla_worker_begin_group(amla_worker *w, const amla_group *group);
 
-enum { AMLA_MAX_MERGES = 4 };
-
-/* Starts `acc` from nothing and accumulates keys [begin, end) of the group into it. Keys up to `limit` will be asked for next. Then merges it
- * into the n_merges <= AMLA_MAX_MERGES partial results before it: acc[-1] += acc[0], acc[-2] += acc[-1], ... If `whole`, the last of these is
- * the group's result, and is written. */
-void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc, int32_t n_merges, int whole);
+/* Starts `acc` from nothing and accumulates keys [begin, end) of the group into it. Keys up to
+ * `limit` will be asked for next. Then merges it into the n_merges <= AMLA_MAX_MERGES partial results
+ * before it: acc[-1] += acc[0], acc[-2] += acc[-1], ... If `whole`, the last of these is the group's
+ * result, and is written. */
+void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit,
+                            amla_partial *acc, int32_t n_merges, int whole);
 
 /* a += b for rows [row_begin, row_end) of the block: brings both to the larger reference and adds. */
-void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partial *b, int32_t row_begin, int32_t row_end);
+void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partial *b,
+                        int32_t row_begin, int32_t row_end);
 
 /* Writes rows [row_begin, row_end) of the group's result. */
-void amla_partial_store(const amla_worker *w, const amla_group *group, const amla_partial *a, int32_t row_begin, int32_t row_end);
+void amla_partial_store(const amla_worker *w, const amla_group *group, const amla_partial *a,
+                        int32_t row_begin, int32_t row_end);
 
 #endif

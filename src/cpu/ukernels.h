@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The micro-kernels of the CPU backend: one table per instruction set, chosen at run time. decode.c has the loop and no
- * ISA code; the ukr__*.c files have ISA code and no loop over the problem.
+ * The micro-kernels of the CPU backend: one table per instruction set, chosen at run time. decode.c
+ * has the loop and no ISA code; the ukr__*.c files have ISA code and no loop over the problem.
  *
- * Lanes run along query rows for scores (so that softmax needs no horizontal step) and along d_v for the output. Rows come
- * in panels of `rows` lanes; a tile's scores S^T and weights P^T are [token][rows] per panel, contiguous.
- * All arithmetic is f32. Each function computes each element in an order that depends on its own arguments only, never on where the
- * element stands in a register tile: that, and fixed orders above, is why results are bit-identical for any thread count.
+ * Lanes run along query rows for scores, so that softmax needs no horizontal step, and along d_v
+ * for the output. Rows come in panels of `rows` lanes. A tile's scores S^T and weights P^T are
+ * [token][rows] per panel, contiguous.
+ * Each function computes each element in an order that depends on its own arguments only, never on
+ * where the element stands in a register tile. That, and the fixed orders above it, is why results
+ * are bit-identical for any thread count.
  */
 #ifndef AMLA_CPU_UKERNELS_H
 #define AMLA_CPU_UKERNELS_H
@@ -14,62 +16,77 @@
 #include "../base/dtype.h"
 #include "../base/store.h"
 
-/* KV rows that qk converts to f32 on the side: loads, shifts and stores fill the slots that its FMAs leave. Row i at src[i] goes to
- * dst + i * ldk; that at src[tokens + i], with the panel's tokens, is fetched into cache meanwhile. The panel's `ahead` says whether these are
- * k's own rows (dst = k) or others. */
+/* A KV row to be converted: from [d_qk] of kv_type, to [ldk] of tile_type, 64-byte aligned. */
+typedef struct amla_ukr_move {
+  const void *from;
+  void *to;
+} amla_ukr_move;
+
+/* The rows that qk converts on the side: loads, shifts and stores fill the slots that its FMAs
+ * leave. The row `tokens` moves later, with the panel's tokens, is fetched into cache meanwhile. The
+ * panel's `ahead` says whether these are k's own rows (moves[i].to is its row i) or others. */
 typedef struct amla_ukr_stage {
   amla_dtype type;
   int32_t n_rows;
-  const void *const *src; /* -> [d_qk] */
-  float *dst;             /* [n_rows][ldk], 64-byte aligned rows */
+  const amla_ukr_move *moves; /* [n_rows + tokens] */
 } amla_ukr_stage;
 
-/* f32 rows of a type that is `split` have each whole 32 columns as 16 even ones, then 16 odd ones, which saves the conversion half its
- * shuffles. Q^T is packed alike, and O comes out alike until it is stored. */
+/* Rows of a type that is `even_odd` have, in the tile, each whole 32 columns as 16 even ones, then
+ * 16 odd ones, which saves the conversion half its shuffles. Q^T is packed alike, and O comes out
+ * alike until it is stored. */
 
-/* A partial result that pv adds its own to: row r of the sum is of_a[r] * a + of_b[r] * o, rounded as by merge. */
+/* A partial result that pv adds its own to: row r of the sum is of_a[r] * a + of_b[r] * o, rounded
+ * as by merge. */
 typedef struct amla_ukr_merge {
   const float *a, *of_a, *of_b; /* a [pv_rows][pv_cols] */
 } amla_ukr_merge;
 
+enum { AMLA_UKR_MAX_ROWS = 32, AMLA_UKR_MAX_QK_TOKENS = 16, AMLA_UKR_MAX_TILE_TOKENS = 128 };
+
 /* Kernels whose lanes are the rows of one panel. */
 typedef struct amla_ukr_panel {
   int32_t rows;   /* lanes: a multiple of pv_rows, at most AMLA_UKR_MAX_ROWS */
-  int32_t tokens; /* of a score register tile; divides tile_tokens; that of narrow is a multiple of that of wide */
-  int32_t depth;  /* columns of Q^T that lie side by side: Q^T is [d / depth][rows][depth], then a rest of columns [d % depth][rows] */
+  int32_t tokens; /* of a score register tile; divides tile_tokens; wide's divides narrow's */
+  int32_t depth;  /* columns of Q^T side by side: Q^T is [d / depth][rows][depth], then a rest of
+                     columns [d % depth][rows] */
+  int32_t ahead;  /* 0: qk's stage is its own n rows, converted before they are read; 1: the next
+                     call's, in parts */
 
-  int32_t ahead;  /* 0: the stage of qk has its own n rows, converted before they are read; 1: the next call's, in parts */
+  /* qt = factor * Q^T: column i of row r < n is factor * element i of q[r], or stands where
+   * `even_odd` wants it; rows from n on are 0.
+   *   q [n] -> [d] of f32, bf16 or f16;  qt of tile_type */
+  void (*pack)(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
+               int even_odd, void *qt);
 
-  /* qt = factor * Q^T: column i of row r < n is factor * element i of q[r], or stands where `split` wants it; rows from n on are 0.
-   *   q [n] -> [d] of f32, bf16 or f16 */
-  void (*pack)(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, float *qt);
+  /* s [n][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * column d of row r; 1 <= n <= tokens. Up to
+   * `tokens` rows may be read and written. Does the stage too.
+   *   k [tokens][ldk] and qt of tile_type, 64-byte aligned like s */
+  void (*qk)(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt, float *s,
+             const amla_ukr_stage *stage);
 
-  /* s [n][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * column d of row r; 1 <= n <= tokens. Up to `tokens` rows may be read and written.
-   * Does the stage too.
-   *   k [tokens][ldk], qt as packed, 64-byte aligned like s */
-  void (*qk)(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage);
-
-  /* max [rows]: max[r] = max over tokens j < min(n, visible[r]) of s[j][r], ignoring NaN; -inf if there is none. */
+  /* max [rows]: max[r] = max over tokens j < min(n, visible[r]) of s[j][r], ignoring NaN; -inf if
+   * there is none. */
   void (*max)(int32_t n, const float *s, const int32_t *visible, float *max);
 
-  /* P = 2^(s - ref) in place, and its sum; for j < n:
-   *     p = j < visible[r] ? exp2(s[j][r] - ref[r]) + 0 * s[j][r] : 0     sum[r] = sum_j p     s[j][r] = p * mul[r]
-   * 0 * s carries NaN and inf into the row whatever the exponential makes of them. exp2 is within 2
-   * ulp on [-86, 16]; below (AMLA_EXP2_MIN) it is 0.
-   * s - ref <= 16. */
-  void (*exp)(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible, float *sum);
+  /* P = 2^(s - ref) in place of s, of p_type, and its sum in f32; for j < n:
+   *     p = j < visible[r] ? exp2(s[j][r] - ref[r]) + 0 * s[j][r] : 0
+   *     sum[r] = sum_j p        P[j][r] = p * mul[r]
+   * 0 * s carries NaN and inf into the row whatever the exponential makes of them. exp2 is within
+   * 2 ulp on [AMLA_EXP2_MIN, 16]; below it is 0. s - ref <= 16. */
+  void (*exp)(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible,
+              float *sum);
 } amla_ukr_panel;
 
-enum { AMLA_UKR_MAX_ROWS = 32 };
+/* out [pv_rows][pv_cols] contiguous = P V, plus o unless first: o[r][c] + sum_j p[j * ldp + r] *
+ * v[j * ldv + c], the sum over j < n in order, from 0; that then merged with the n_merges partial
+ * results, one after the other. out may be o or any of them.
+ *   p of p_type, v of tile_type; v, o and out aligned to whole vectors, ldv a multiple of 16 */
+typedef void amla_ukr_pv(int32_t n, const void *p, int64_t ldp, const void *v, int64_t ldv,
+                         int first, const float *o, int32_t n_merges, const amla_ukr_merge *merges,
+                         float *out);
 
-/* out [pv_rows][pv_cols] contiguous = P V, plus o unless first: o[r][c] + sum_j p[j * ldp + r] * v[j * ldv + c], the sum over
- * j < n in order, from 0; that then merged with the n_merges partial results, one after the other. out may be o or any of them.
- * v, o and out aligned to whole vectors, ldv a multiple of 16. */
-typedef void amla_ukr_pv(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
-                         const amla_ukr_merge *merges, float *out);
-
-/* An output register tile for the last columns: the same sums for `rows` rows, of which only the first `cols` of pv_cols columns are read and
- * written. */
+/* An output register tile for the last columns: the same sums for `rows` rows, of which only the
+ * first `cols` of pv_cols columns are read and written. */
 typedef struct amla_ukr_pv_end {
   int32_t rows, cols; /* rows: a multiple of pv_rows that divides those of panels */
   amla_ukr_pv *pv;    /* NULL: there is none */
@@ -77,44 +94,57 @@ typedef struct amla_ukr_pv_end {
 
 typedef struct amla_ukernels {
   amla_isa isa;
-  const char *name;     /* "c", "avx2", "avx512" */
-  int32_t tile_tokens;  /* KV tokens per tile */
+  amla_dtype tile_type; /* what keys are converted to: Q^T, K and V */
+  amla_dtype p_type;    /* what P is on its way to V */
+  int32_t tile_tokens;  /* KV tokens per tile: part of the bits */
   int32_t pv_rows;      /* rows of an output register tile */
   int32_t pv_cols;      /* columns of an output register tile: a multiple of 8 */
 
-  amla_ukr_panel wide, narrow; /* wide.rows >= narrow.rows; the last rows of a block may use a narrow panel */
+  amla_ukr_panel wide, narrow; /* the last rows of a block may use a narrow panel */
 
-  int32_t split[4]; /* by amla_dtype: are its rows split */
+  int32_t even_odd[AMLA_N_DTYPES]; /* are rows of that kv type, once converted */
 
-  /* dst [n] f32 = src [n] of that amla_dtype, exactly, split or not; n a multiple of its block. dst 64-byte aligned. */
-  void (*load[4])(int32_t n, const void *src, float *dst);
+  /* dst [n] of tile_type = src [n], exactly for f32, even_odd or not; n a multiple of the type's
+   * block. dst 64-byte aligned. */
+  void (*load)(amla_dtype type, int32_t n, const void *src, void *dst);
 
-  /* By amla_dtype: element d + i of row r's out = ends[r].factor * o[r][i], i < cols, o [rows][pv_cols], split or not. Rows without `out` are
-   * left out. */
-  void (*store[3])(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d);
+  /* Element d + i of row r's out = ends[r].factor * o[r][i], i < cols, o [rows][pv_cols], even_odd
+   * or not. Rows without `out` are left out. */
+  void (*store)(amla_dtype type, int32_t rows, int32_t cols, const float *o, int even_odd,
+                const amla_row_end *ends, int32_t d);
 
   amla_ukr_pv *pv;
   amla_ukr_pv_end pv_end;
 
-  /* o [rows][pv_cols]: row r times f[r]; or times 2^k[r] as amla_expshift, k in [-512, 512], rows with k[r] = 0 left
-   * alone; or row r = f[r] * o + g[r] * b, rounded twice (portable C: three times), exact but for the sum where f and g are powers of 2. */
+  /* o [rows][pv_cols]: row r times f[r]; or times 2^k[r] as amla_expshift, k in [-512, 512], rows
+   * with k[r] = 0 left alone; or row r = f[r] * o + g[r] * b, rounded twice (portable C: three
+   * times), exact but for the sum where f and g are powers of 2. */
   void (*scale)(int32_t rows, float *o, const float *f);
   void (*shift)(int32_t rows, float *o, const int32_t *k);
   void (*merge)(int32_t rows, float *o, const float *f, const float *b, const float *g);
 } amla_ukernels;
 
-/* A `store` for rows that are not split, by one that stores a row. */
-static inline void amla_ukr_store_rows(amla_store store, amla_dtype type, int32_t rows, int32_t cols, const float *o, int32_t pv_cols,
+/* A `store` of rows that are not even_odd, by one that stores a row. */
+static inline __attribute__((always_inline)) void amla_ukr_store_rows(amla_store_row_fn *store_row, amla_dtype type, int32_t rows,
+                                       int32_t cols, const float *o, int32_t pv_cols,
                                        const amla_row_end *ends, int32_t d) {
-  for (int32_t r = 0; r < rows; r++)
-    if (ends[r].out) store(cols, o + r * pv_cols, ends[r].factor, (char *)ends[r].out + amla_elems_bytes(type, d));
+  for (int32_t r = 0; r < rows; r++) {
+    if (!ends[r].out) continue;
+    char *out = (char *)ends[r].out + amla_elems_bytes(type, d);
+    store_row(type, cols, o + r * pv_cols, ends[r].factor, out);
+  }
 }
 
-/* The table's rows, in rising order; NULL-terminated. Those that this build contains, not those that this CPU can run. */
+/* The table's rows, in rising order; NULL-terminated. Those that this build contains, not those
+ * that this CPU can run. */
 extern const amla_ukernels *const amla_ukernels_all[];
 
 /* The best row that the CPU can run and the cap allows. */
 const amla_ukernels *amla_ukernels_select(amla_isa cap);
+
+/* Does the row keep what decode.c counts on? NULL, or the first rule that it breaks. Tests ask it of
+ * every row; builds with assertions of the row that is selected. */
+const char *amla_ukernels_flaw(const amla_ukernels *u);
 
 extern const amla_ukernels amla_ukernels__c;
 extern const amla_ukernels amla_ukernels__avx2;

@@ -9,11 +9,10 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "../base/load.h"
 #include "exp2_poly.h"
 
 enum { QK_TOKENS = 6, NARROW_TOKENS = 12, PV_ROWS = 4, PV_COLS = 24, PV_END_ROWS = 8, PV_END_COLS = 8, TILE_TOKENS = 96, FETCH_COLUMNS = 128, UNROLL = 4 };
-
-static void load_f32(int32_t n, const void *src, float *dst) { memcpy(dst, src, (size_t)n * sizeof *dst); }
 
 /* 8 elements, by a load that fills both halves and one shuffle that puts each under zeros. */
 static inline __m256 widen_bf16(const void *src) {
@@ -39,35 +38,27 @@ static inline __m256 load_8(amla_dtype type, const void *src, int32_t i, __m256 
   return type == AMLA_BF16 ? widen_bf16(h) : _mm256_cvtph_ps(_mm_loadu_si128(h));
 }
 
-static void load_bf16(int32_t n, const void *src, float *dst) {
-  const uint16_t *h = src;
+static inline void load_rest(amla_dtype type, int32_t n, const void *src, int32_t i, float *dst) {
+  const void *rest = (const char *)src + amla_elems_bytes(type, i);
+  if (i < n) amla_load_row(type, n - i, rest, dst + i);
+}
+
+/* q8_0 has whole blocks only: no rest. */
+static inline __attribute__((always_inline)) void load_row(amla_dtype type, int32_t n,
+                                                           const void *src, float *dst) {
+  __m256 scale = _mm256_setzero_ps();
   int32_t i = 0;
-  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(dst + i, widen_bf16(h + i));
-  for (; i < n; i++) {
-    const uint32_t u = (uint32_t)h[i] << 16;
-    memcpy(dst + i, &u, sizeof u);
+  for (; i + 8 <= n; i += 8) {
+    if (type == AMLA_Q8_0 && i % AMLA_Q8_0_ELEMS == 0) scale = scale_q8_0(src, i);
+    _mm256_storeu_ps(dst + i, load_8(type, src, i, scale));
   }
+  load_rest(type, n, src, i, dst);
 }
 
-static void load_f16(int32_t n, const void *src, float *dst) {
-  const uint16_t *h = src;
-  int32_t i = 0;
-  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(h + i))));
-  for (; i < n; i++) dst[i] = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h[i])));
-}
-
-static void load_q8_0(int32_t n, const void *src, float *dst) {
-  for (int32_t i = 0; i < n; i += AMLA_Q8_0_ELEMS) {
-    const __m256 scale = scale_q8_0(src, i);
-    for (int32_t j = i; j < i + AMLA_Q8_0_ELEMS; j += 8) _mm256_storeu_ps(dst + j, load_8(AMLA_Q8_0, src, j, scale));
-  }
-}
-
-static void (*const load[4])(int32_t n, const void *src, float *dst) = {load_f32, load_bf16, load_f16, load_q8_0};
-
-static void store_row_f32(int32_t n, const float *o, float factor, void *out) {
-  float *f = out;
-  for (int32_t i = 0; i < n; i++) f[i] = o[i] * factor;
+static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
+#define CASE(id, ...) case id: load_row(id, n, src, dst); return;
+  switch (type) { AMLA_DTYPES(CASE) }
+#undef CASE
 }
 
 /* base/float16.h on 8 lanes. */
@@ -81,18 +72,25 @@ static inline __m128i narrow_bf16(__m256 x) {
 
 static inline __m128i narrow_f16(__m256 x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
-static void store_row_bf16(int32_t n, const float *o, float factor, void *out) {
-  uint16_t *h = out;
-  int32_t i = 0;
-  for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i *)(h + i), narrow_bf16(_mm256_mul_ps(_mm256_loadu_ps(o + i), _mm256_set1_ps(factor))));
-  for (; i < n; i++) h[i] = (uint16_t)_mm_cvtsi128_si32(narrow_bf16(_mm256_set1_ps(o[i] * factor)));
+static inline __m128i narrow_8(amla_dtype type, __m256 x) {
+  return type == AMLA_BF16 ? narrow_bf16(x) : narrow_f16(x);
 }
 
-static void store_row_f16(int32_t n, const float *o, float factor, void *out) {
+static inline __attribute__((always_inline)) void store_row(amla_dtype type, int32_t n,
+                                                            const float *o, float factor,
+                                                            void *out) {
+  const __m256 f = _mm256_set1_ps(factor);
   uint16_t *h = out;
   int32_t i = 0;
-  for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i *)(h + i), narrow_f16(_mm256_mul_ps(_mm256_loadu_ps(o + i), _mm256_set1_ps(factor))));
-  for (; i < n; i++) h[i] = (uint16_t)_mm_cvtsi128_si32(narrow_f16(_mm256_set1_ps(o[i] * factor)));
+  if (type == AMLA_F32) {
+    amla_store_row(type, n, o, factor, out);
+    return;
+  }
+  for (; i + 8 <= n; i += 8) {
+    const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(o + i), f);
+    _mm_storeu_si128((__m128i *)(void *)(h + i), narrow_8(type, x));
+  }
+  if (i < n) amla_store_row(type, n - i, o + i, factor, h + i);
 }
 
 /* 8 x 8 transpose: merges of elements, pairs, halves. */
@@ -127,7 +125,7 @@ static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void 
   __m256 x[8];
   for (int32_t at = 0; at < d; at += CHUNK) {
     const int32_t some = d - at < CHUNK ? d - at : CHUNK;
-    for (int r = 0; r < 8 && r < n; r++) load[type](some, (const char *)q[r] + amla_elems_bytes(type, at), chunk[r]);
+    for (int r = 0; r < 8 && r < n; r++) load(type, some, (const char *)q[r] + amla_elems_bytes(type, at), chunk[r]);
     for (int32_t i = 0; i < some; i += 8, qt += 8 * rows) {
 #pragma GCC unroll 8
       for (int r = 0; r < 8; r++) x[r] = _mm256_mul_ps(_mm256_load_ps(chunk[r] + i), _mm256_set1_ps(factor));
@@ -137,23 +135,26 @@ static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void 
   }
 }
 
-static void pack_16(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, float *qt) {
-  (void)split;
+static void pack_16(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
+                    int even_odd, void *qt) {
+  (void)even_odd;
   pack_lanes(n, d, type, q, factor, 16, qt);
-  pack_lanes(n - 8, d, type, q + 8, factor, 16, qt + 8);
+  pack_lanes(n - 8, d, type, q + 8, factor, 16, (float *)qt + 8);
 }
 
-static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, float *qt) {
-  (void)split;
+static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
+                   int even_odd, void *qt) {
+  (void)even_odd;
   pack_lanes(n, d, type, q, factor, 8, qt);
 }
 
 /* Before the product. */
-static void run_stage(int32_t d, const amla_ukr_stage *stage, int32_t tokens, int64_t ld) {
+static void run_stage(int32_t d, const amla_ukr_stage *stage, int32_t tokens) {
   const int64_t row_bytes = amla_elems_bytes(stage->type, d);
-  for (int32_t i = 0; i < stage->n_rows; i++) {
-    for (int64_t at = 0; at < row_bytes; at += 64) _mm_prefetch((const char *)stage->src[tokens + i] + at, _MM_HINT_T1);
-    load[stage->type](d, stage->src[i], stage->dst + i * ld);
+  for (const amla_ukr_move *m = stage->moves; m < stage->moves + stage->n_rows; m++) {
+    for (int64_t at = 0; at < row_bytes; at += 64)
+      _mm_prefetch((const char *)m[tokens].from + at, _MM_HINT_T1);
+    load(stage->type, d, m->from, m->to);
   }
 }
 
@@ -184,7 +185,7 @@ static inline __attribute__((always_inline)) void qk_end(score_tile acc, int32_t
 /* Converting its own 6 rows, 8 columns ahead of the product, one row a column, as a burst of conversions would hold up the FMAs; the cache lines
  * that come FETCH_COLUMNS later are fetched. */
 static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s,
-                                                             const void *const *src) {
+                                                             const amla_ukr_move *moves) {
   float *k3 = k + 3 * ldk;
   const int32_t line = type == AMLA_F32 ? 16 : 32; /* columns; those of q8_0 are half a line */
   score_tile acc;
@@ -193,67 +194,55 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
 #pragma GCC unroll 6
   for (int i = 0; i < QK_TOKENS; i++) {
     acc[i][0] = acc[i][1] = _mm256_setzero_ps();
-    scale[i] = type == AMLA_Q8_0 ? scale_q8_0(src[i], 0) : _mm256_setzero_ps();
-    _mm256_store_ps(i < 3 ? k + i * ldk : k3 + (i - 3) * ldk, load_8(type, src[i], 0, scale[i]));
+    scale[i] = type == AMLA_Q8_0 ? scale_q8_0(moves[i].from, 0) : _mm256_setzero_ps();
+    _mm256_store_ps(i < 3 ? k + i * ldk : k3 + (i - 3) * ldk, load_8(type, moves[i].from, 0, scale[i]));
   }
   for (; d + 8 < d_qk; d += 8) {
     if (d % line == 0) {
       const int32_t ahead = d + FETCH_COLUMNS;
-      const void *const *fetch = ahead < d_qk ? src : src + QK_TOKENS;
+      const amla_ukr_move *fetch = ahead < d_qk ? moves : moves + QK_TOKENS;
       const int64_t at = amla_elems_bytes(type, ahead < d_qk ? ahead : ahead - d_qk);
-      for (int i = 0; i < QK_TOKENS; i++) _mm_prefetch((const char *)fetch[i] + at, _MM_HINT_T0);
+      for (int i = 0; i < QK_TOKENS; i++) _mm_prefetch((const char *)fetch[i].from + at, _MM_HINT_T0);
     }
-    for (int i = 0; type == AMLA_Q8_0 && (d + 8) % AMLA_Q8_0_ELEMS == 0 && i < QK_TOKENS; i++) scale[i] = scale_q8_0(src[i], d + 8);
+    for (int i = 0; type == AMLA_Q8_0 && (d + 8) % AMLA_Q8_0_ELEMS == 0 && i < QK_TOKENS; i++) scale[i] = scale_q8_0(moves[i].from, d + 8);
 #pragma GCC unroll 8
     for (int t = 0; t < 8; t++) {
-      if (t < QK_TOKENS) _mm256_store_ps((t < 3 ? k + t * ldk : k3 + (t - 3) * ldk) + d + 8, load_8(type, src[t], d + 8, scale[t]));
+      if (t < QK_TOKENS) _mm256_store_ps((t < 3 ? k + t * ldk : k3 + (t - 3) * ldk) + d + 8, load_8(type, moves[t].from, d + 8, scale[t]));
       qk_step(acc, k, k3, ldk, d + t, qt + (d + t) * 16);
     }
   }
   qk_end(acc, d_qk, d, k, ldk, qt, s);
 }
 
-static void qk_staging_f32(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) {
-  qk_staging(AMLA_F32, d_qk, k, ldk, qt, s, src);
-}
-
-static void qk_staging_bf16(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) {
-  qk_staging(AMLA_BF16, d_qk, k, ldk, qt, s, src);
-}
-
-static void qk_staging_f16(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) {
-  qk_staging(AMLA_F16, d_qk, k, ldk, qt, s, src);
-}
-
-static void qk_staging_q8_0(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) {
-  qk_staging(AMLA_Q8_0, d_qk, k, ldk, qt, s, src);
-}
-
-static void qk_6x16(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
-  static void (*const staging[4])(int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s, const void *const *src) = {
-      qk_staging_f32, qk_staging_bf16, qk_staging_f16, qk_staging_q8_0};
+static void qk_6x16(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const void *qt, float *s,
+                    const amla_ukr_stage *stage) {
+  const amla_ukr_move *moves = stage->moves;
   score_tile acc;
   (void)n;
   if (stage->n_rows == QK_TOKENS && d_qk % 8 == 0) {
-    staging[stage->type](d_qk, stage->dst, ldk, qt, s, stage->src);
-    return;
+#define CASE(id, ...) case id: qk_staging(id, d_qk, moves->to, ldk, qt, s, moves); return;
+    switch (stage->type) { AMLA_DTYPES(CASE) }
+#undef CASE
   }
-  run_stage(d_qk, stage, QK_TOKENS, ldk);
+  run_stage(d_qk, stage, QK_TOKENS);
 #pragma GCC unroll 6
   for (int i = 0; i < QK_TOKENS; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
-  qk_end(acc, d_qk, 0, k, ldk, qt, s);
+  qk_end(acc, d_qk, 0, keys, ldk, qt, s);
 }
 
-static void qk_12x8(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
-  (void)n;
-  run_stage(d_qk, stage, NARROW_TOKENS, ldk);
+static void qk_12x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const void *panel,
+                    float *s, const amla_ukr_stage *stage) {
+  const float *k = keys, *qt = panel;
   __m256 acc[NARROW_TOKENS];
+  (void)n;
+  run_stage(d_qk, stage, NARROW_TOKENS);
 #pragma GCC unroll 12
   for (int i = 0; i < NARROW_TOKENS; i++) acc[i] = _mm256_setzero_ps();
   for (int32_t d = 0; d < d_qk; d++) {
     const __m256 q0 = _mm256_load_ps(qt + d * 8);
 #pragma GCC unroll 12
-    for (int i = 0; i < NARROW_TOKENS; i++) acc[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(k + i * ldk + d), q0, acc[i]);
+    for (int i = 0; i < NARROW_TOKENS; i++)
+      acc[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(k + i * ldk + d), q0, acc[i]);
   }
 #pragma GCC unroll 12
   for (int i = 0; i < NARROW_TOKENS; i++) _mm256_store_ps(s + i * 8, acc[i]);
@@ -367,69 +356,44 @@ static inline __attribute__((always_inline)) void pv_tile(int rows, int vecs, in
   for (int i = 0; i < rows * vecs; i++) _mm256_store_ps(out + i / vecs * PV_COLS + i % vecs * 8, acc[i]);
 }
 
-static void pv_4x24(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
-                    const amla_ukr_merge *merges, float *out) {
+static void pv_4x24(int32_t n, const void *p, int64_t ldp, const void *v, int64_t ldv, int first,
+                    const float *o, int32_t n_merges, const amla_ukr_merge *merges, float *out) {
   pv_tile(PV_ROWS, PV_COLS / 8, n, p, ldp, v, ldv, first, o, n_merges, merges, out);
 }
 
-static void pv_8x8(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
-                   const amla_ukr_merge *merges, float *out) {
+static void pv_8x8(int32_t n, const void *p, int64_t ldp, const void *v, int64_t ldv, int first,
+                   const float *o, int32_t n_merges, const amla_ukr_merge *merges, float *out) {
   pv_tile(PV_END_ROWS, PV_END_COLS / 8, n, p, ldp, v, ldv, first, o, n_merges, merges, out);
 }
 
-static void store_f32(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
-  (void)split;
-  amla_ukr_store_rows(store_row_f32, AMLA_F32, rows, cols, o, PV_COLS, ends, d);
-}
+static inline float multiply_add(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
 
-static void store_bf16(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
-  (void)split;
-  amla_ukr_store_rows(store_row_bf16, AMLA_BF16, rows, cols, o, PV_COLS, ends, d);
-}
+#include "ukr_cold.h"
 
-static void store_f16(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
-  (void)split;
-  amla_ukr_store_rows(store_row_f16, AMLA_F16, rows, cols, o, PV_COLS, ends, d);
-}
-
-static void scale_24(int32_t rows, float *o, const float *f) {
-  for (int32_t r = 0; r < rows; r++, o += PV_COLS)
-    for (int c = 0; c < PV_COLS; c += 8) _mm256_store_ps(o + c, _mm256_mul_ps(_mm256_load_ps(o + c), _mm256_set1_ps(f[r])));
-}
-
-/* base/expshift.h on 8 lanes: e = exponent field; e + k outside 1..254 gives signed zero or inf. */
-static inline __m256i shift_lanes(__m256i u, __m256i k) {
-  const __m256i sign = _mm256_and_si256(u, _mm256_set1_epi32((int)0x80000000)), inf = _mm256_set1_epi32(0x7f800000);
-  const __m256i e = _mm256_and_si256(_mm256_srli_epi32(u, 23), _mm256_set1_epi32(0xff)), r = _mm256_add_epi32(e, k);
-  const __m256i special = _mm256_cmpeq_epi32(e, _mm256_set1_epi32(255)), one = _mm256_set1_epi32(1);
-  const __m256i zero = _mm256_or_si256(_mm256_cmpgt_epi32(one, e), _mm256_cmpgt_epi32(one, r));
-  const __m256i big = _mm256_cmpgt_epi32(r, _mm256_set1_epi32(254));
-  __m256i y = _mm256_add_epi32(u, _mm256_slli_epi32(k, 23));
-  y = _mm256_blendv_epi8(y, _mm256_or_si256(sign, inf), big);
-  y = _mm256_blendv_epi8(y, sign, zero);
-  return _mm256_blendv_epi8(y, u, special);
-}
-
-static void shift_24(int32_t rows, float *o, const int32_t *k) {
-  for (int32_t r = 0; r < rows; r++, o += PV_COLS)
-    for (int c = 0; c < PV_COLS && k[r] != 0; c += 8) {
-      __m256i *x = (__m256i *)(void *)(o + c);
-      _mm256_store_si256(x, shift_lanes(_mm256_load_si256(x), _mm256_set1_epi32(k[r])));
-    }
-}
-
-static void merge_24(int32_t rows, float *o, const float *f, const float *b, const float *g) {
-  for (int32_t r = 0; r < rows; r++, o += PV_COLS, b += PV_COLS)
-    for (int c = 0; c < PV_COLS; c += 8) {
-      const __m256 scaled = _mm256_mul_ps(_mm256_set1_ps(f[r]), _mm256_load_ps(o + c));
-      _mm256_store_ps(o + c, _mm256_fmadd_ps(_mm256_set1_ps(g[r]), _mm256_load_ps(b + c), scaled));
-    }
+static void store(amla_dtype type, int32_t rows, int32_t cols, const float *o, int even_odd,
+                  const amla_row_end *ends, int32_t d) {
+  (void)even_odd;
+  switch (type) {
+  case AMLA_BF16: amla_ukr_store_rows(store_row, AMLA_BF16, rows, cols, o, PV_COLS, ends, d); return;
+  case AMLA_F16: amla_ukr_store_rows(store_row, AMLA_F16, rows, cols, o, PV_COLS, ends, d); return;
+  default: amla_ukr_store_rows(store_row, AMLA_F32, rows, cols, o, PV_COLS, ends, d);
+  }
 }
 
 const amla_ukernels amla_ukernels__avx2 = {
-    .isa = AMLA_ISA_AVX2, .name = "avx2",
-    .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {16, QK_TOKENS, 1, 0, pack_16, qk_6x16, max_16, exp_16}, .narrow = {8, NARROW_TOKENS, 1, 0, pack_8, qk_12x8, max_8, exp_8},
-    .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {store_f32, store_bf16, store_f16},
-    .pv = pv_4x24, .pv_end = {PV_END_ROWS, PV_END_COLS, pv_8x8}, .scale = scale_24, .shift = shift_24, .merge = merge_24,
+    .isa = AMLA_ISA_AVX2,
+    .tile_type = AMLA_F32,
+    .p_type = AMLA_F32,
+    .tile_tokens = TILE_TOKENS,
+    .pv_rows = PV_ROWS,
+    .pv_cols = PV_COLS,
+    .wide = {16, QK_TOKENS, 1, 0, pack_16, qk_6x16, max_16, exp_16},
+    .narrow = {8, NARROW_TOKENS, 1, 0, pack_8, qk_12x8, max_8, exp_8},
+    .load = load,
+    .store = store,
+    .pv = pv_4x24,
+    .pv_end = {PV_END_ROWS, PV_END_COLS, pv_8x8},
+    .scale = scale_rows,
+    .shift = shift_rows,
+    .merge = merge_rows,
 };

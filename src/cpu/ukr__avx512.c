@@ -14,7 +14,7 @@
 
 typedef double float_pair __attribute__((may_alias, aligned(4)));
 
-enum { QK_TOKENS = 12, PV_ROWS = 8, PV_COLS = 32, TILE_TOKENS = 96, SPLIT = 32, FETCH_COLUMNS = 128, UNROLL = 8 };
+enum { QK_TOKENS = 12, PV_ROWS = 8, PV_COLS = 32, TILE_TOKENS = 96, PAIRS = 32, FETCH_COLUMNS = 128, UNROLL = 8 };
 
 /* Half a block of q8_0: 11 + 7 significant bits, an exact product. */
 static inline __m512 load_16_q8_0(const void *src, int32_t i) {
@@ -43,12 +43,12 @@ static inline void load_tail(amla_dtype type, const void *src, int32_t i, int32_
   _mm512_mask_storeu_ps(dst + i, (__mmask16)((1u << n) - 1u), load_16(type, tail, 0));
 }
 
-/* Which types are split is in the table at the end. */
+/* Which types are even_odd is in the table at the end. */
 static inline __attribute__((always_inline)) void load_32(amla_dtype type, const void *src, int32_t i, float *dst) {
   if (type == AMLA_BF16) {
     const __m512i pairs = _mm512_loadu_si512((const uint16_t *)src + i);
     _mm512_store_si512(dst + i, _mm512_slli_epi32(pairs, 16));
-    _mm512_store_si512(dst + i + SPLIT / 2, _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
+    _mm512_store_si512(dst + i + PAIRS / 2, _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
   } else {
     _mm512_store_ps(dst + i, load_16(type, src, i));
     _mm512_store_ps(dst + i + 16, load_16(type, src, i + 16));
@@ -62,10 +62,11 @@ static inline void load_row(amla_dtype type, int32_t n, const void *src, float *
   if (i < n) load_tail(type, src, i, n - i, dst);
 }
 
-static void load_f32(int32_t n, const void *src, float *dst) { load_row(AMLA_F32, n, src, dst); }
-static void load_bf16(int32_t n, const void *src, float *dst) { load_row(AMLA_BF16, n, src, dst); }
-static void load_f16(int32_t n, const void *src, float *dst) { load_row(AMLA_F16, n, src, dst); }
-static void load_q8_0(int32_t n, const void *src, float *dst) { load_row(AMLA_Q8_0, n, src, dst); }
+static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
+#define CASE(id, ...) case id: load_row(id, n, src, dst); return;
+  switch (type) { AMLA_DTYPES(CASE) }
+#undef CASE
+}
 
 /* base/float16.h on 16 lanes. */
 static inline __m256i narrow_16(amla_dtype type, __m512 x) {
@@ -79,41 +80,45 @@ static inline __m256i narrow_16(amla_dtype type, __m512 x) {
 /* n <= 16 elements. */
 static inline void store_16(amla_dtype type, int32_t n, __m512 x, void *out) {
   const __mmask16 some = n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1u);
-  if (type == AMLA_F32)
+  uint16_t half[16];
+  if (type == AMLA_F32) {
     _mm512_mask_storeu_ps(out, some, x);
-  else if (n >= 16)
-    _mm256_storeu_si256(out, narrow_16(type, x));
-  else {
-    uint16_t tail[16];
-    _mm256_storeu_si256((__m256i *)tail, narrow_16(type, x));
-    memcpy(out, tail, (size_t)n * sizeof *tail);
+    return;
   }
+  _mm256_storeu_si256(n >= 16 ? out : (void *)half, narrow_16(type, x));
+  if (n < 16) memcpy(out, half, (size_t)n * sizeof *half);
 }
 
-static inline __attribute__((always_inline)) void store_rows(amla_dtype type, int32_t rows, int32_t cols, const float *o, int split,
-                                                             const amla_row_end *ends, int32_t d) {
+static inline __attribute__((always_inline)) void store_rows_of(amla_dtype type, int32_t rows,
+                                                                int32_t cols, const float *o,
+                                                                int even_odd,
+                                                                const amla_row_end *ends,
+                                                                int32_t d) {
   const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
   for (int32_t r = 0; r < rows; r++, o += PV_COLS) {
     if (!ends[r].out) continue;
     char *out = (char *)ends[r].out + amla_elems_bytes(type, d);
     const __m512 factor = _mm512_set1_ps(ends[r].factor);
-    const __m512 x = _mm512_mul_ps(_mm512_load_ps(o), factor), y = _mm512_mul_ps(_mm512_load_ps(o + 16), factor);
-    store_16(type, cols, split ? _mm512_permutex2var_ps(x, low, y) : x, out);
-    if (cols > 16) store_16(type, cols - 16, split ? _mm512_permutex2var_ps(x, high, y) : y, out + amla_elems_bytes(type, 16));
+    __m512 x = _mm512_mul_ps(_mm512_load_ps(o), factor);
+    __m512 y = _mm512_mul_ps(_mm512_load_ps(o + 16), factor);
+    if (even_odd) {
+      const __m512 even = x;
+      x = _mm512_permutex2var_ps(even, low, y);
+      y = _mm512_permutex2var_ps(even, high, y);
+    }
+    store_16(type, cols, x, out);
+    if (cols > 16) store_16(type, cols - 16, y, out + amla_elems_bytes(type, 16));
   }
 }
 
-static void store_f32(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
-  store_rows(AMLA_F32, rows, cols, o, split, ends, d);
-}
-
-static void store_bf16(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
-  store_rows(AMLA_BF16, rows, cols, o, split, ends, d);
-}
-
-static void store_f16(int32_t rows, int32_t cols, const float *o, int split, const amla_row_end *ends, int32_t d) {
-  store_rows(AMLA_F16, rows, cols, o, split, ends, d);
+static void store(amla_dtype type, int32_t rows, int32_t cols, const float *o, int even_odd,
+                  const amla_row_end *ends, int32_t d) {
+  switch (type) {
+  case AMLA_BF16: store_rows_of(AMLA_BF16, rows, cols, o, even_odd, ends, d); return;
+  case AMLA_F16: store_rows_of(AMLA_F16, rows, cols, o, even_odd, ends, d); return;
+  default: store_rows_of(AMLA_F32, rows, cols, o, even_odd, ends, d);
+  }
 }
 
 /* 16 x 16 transpose in four rounds of pair-wise merges: of elements, pairs, quarters, halves. */
@@ -160,7 +165,7 @@ static inline __m512 upper_half(__m512 pair, int upper) {
 }
 
 /* Columns i to i + 31 of 16 rows of bf16, transposed two at a time. */
-static inline void pack_pairs(int32_t i, const void *const *q, __m512 factor, int split, int rows, float *qt) {
+static inline void pack_pairs(int32_t i, const void *const *q, __m512 factor, int even_odd, int rows, float *qt) {
   __m512 x[16];
 #pragma GCC unroll 16
   for (int r = 0; r < 16; r++) {
@@ -172,13 +177,13 @@ static inline void pack_pairs(int32_t i, const void *const *q, __m512 factor, in
   for (int c = 0; c < 16; c += 2) { /* columns 2c, 2c + 1, 2c + 2, 2c + 3 */
     const __m512 even0 = _mm512_mul_ps(upper_half(x[c], 0), factor), odd0 = _mm512_mul_ps(upper_half(x[c], 1), factor);
     const __m512 even1 = _mm512_mul_ps(upper_half(x[c + 1], 0), factor), odd1 = _mm512_mul_ps(upper_half(x[c + 1], 1), factor);
-    put_columns(qt, rows, split ? i + c : i + 2 * c, even0, split ? even1 : odd0);
-    put_columns(qt, rows, split ? i + SPLIT / 2 + c : i + 2 * c + 2, split ? odd0 : even1, odd1);
+    put_columns(qt, rows, even_odd ? i + c : i + 2 * c, even0, even_odd ? even1 : odd0);
+    put_columns(qt, rows, even_odd ? i + PAIRS / 2 + c : i + 2 * c + 2, even_odd ? odd0 : even1, odd1);
   }
 }
 
 /* Columns i to i + 15 of n <= 16 rows of any type, fewer at the end. */
-static inline void pack_columns(int32_t n, int32_t i, int32_t d, amla_dtype type, const void *const *q, __m512 factor, int split, int rows, float *qt) {
+static inline void pack_columns(int32_t n, int32_t i, int32_t d, amla_dtype type, const void *const *q, __m512 factor, int even_odd, int rows, float *qt) {
   float tail[16];
   __m512 x[16];
   for (int r = 0; r < 16; r++) {
@@ -192,30 +197,32 @@ static inline void pack_columns(int32_t n, int32_t i, int32_t d, amla_dtype type
     x[r] = _mm512_mul_ps(x[r], factor);
   }
   transpose_16x16(x);
-  const int apart = split && i / SPLIT * SPLIT + SPLIT <= d;
+  const int apart = even_odd && i / PAIRS * PAIRS + PAIRS <= d;
   for (int c = 0; apart && c < 16; c += 4) {
-    put_columns(qt, rows, i - i % SPLIT / 2 + c / 2, x[c], x[c + 2]);
-    put_columns(qt, rows, i - i % SPLIT / 2 + SPLIT / 2 + c / 2, x[c + 1], x[c + 3]);
+    put_columns(qt, rows, i - i % PAIRS / 2 + c / 2, x[c], x[c + 2]);
+    put_columns(qt, rows, i - i % PAIRS / 2 + PAIRS / 2 + c / 2, x[c + 1], x[c + 3]);
   }
   int c = 0;
   for (; !apart && c < 16 && c + 2 <= d - i; c += 2) put_columns(qt, rows, i + c, x[c], x[c + 1]);
   if (!apart && c < d - i && c < 16) _mm512_store_ps(qt + (i + c) * rows, x[c]);
 }
 
-static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, int rows, float *qt) {
+static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int even_odd, int rows, float *qt) {
   const __m512 f = _mm512_set1_ps(factor);
   int32_t i = 0;
-  for (; type == AMLA_BF16 && n >= 16 && i + 32 <= d; i += 32) pack_pairs(i, q, f, split, rows, qt);
-  for (; i < d; i += 16) pack_columns(n, i, d, type, q, f, split, rows, qt);
+  for (; type == AMLA_BF16 && n >= 16 && i + 32 <= d; i += 32) pack_pairs(i, q, f, even_odd, rows, qt);
+  for (; i < d; i += 16) pack_columns(n, i, d, type, q, f, even_odd, rows, qt);
 }
 
-static void pack_32(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, float *qt) {
-  pack_lanes(n, d, type, q, factor, split, 32, qt);
-  pack_lanes(n - 16, d, type, q + 16, factor, split, 32, qt + 16);
+static void pack_32(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
+                    int even_odd, void *qt) {
+  pack_lanes(n, d, type, q, factor, even_odd, 32, qt);
+  pack_lanes(n - 16, d, type, q + 16, factor, even_odd, 32, (float *)qt + 16);
 }
 
-static void pack_16(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int split, float *qt) {
-  pack_lanes(n, d, type, q, factor, split, 16, qt);
+static void pack_16(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
+                    int even_odd, void *qt) {
+  pack_lanes(n, d, type, q, factor, even_odd, 16, qt);
 }
 
 /* ---- Scores. depth 1: lanes are 32 rows. depth 2: lanes are 16 rows x 2 columns, so that there too a broadcast, of 64 bits, feeds two FMAs ---- */
@@ -274,19 +281,18 @@ static inline __attribute__((always_inline)) void qk_tile(int tokens, int depth,
  * conversion hides. */
 static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int every, int32_t d_qk, const float *k, int64_t ldk,
                                                              const float *qt, float *s, const amla_ukr_stage *stage) {
-  const void *const *src = stage->src;
+  const amla_ukr_move *move = stage->moves;
   const float *rows[QK_TOKENS / 3], *q = qt;
   score_tile acc;
-  float *dst = stage->dst;
   int32_t d = 0, column = 0;
   qk_begin(acc, QK_TOKENS, k, ldk, rows);
   for (int32_t lines = stage->n_rows * (d_qk / 32); lines > 0; lines--) {
-    const char *fetch = (const char *)src[QK_TOKENS] + amla_elems_bytes(type, column);
+    const char *fetch = (const char *)move[QK_TOKENS].from + amla_elems_bytes(type, column);
     _mm_prefetch(fetch, _MM_HINT_T1);
     if (type == AMLA_F32) _mm_prefetch(fetch + 64, _MM_HINT_T1);
-    load_32(type, *src, column, dst);
+    load_32(type, move->from, column, move->to);
     column += 32;
-    if (column == d_qk) column = 0, src++, dst += ldk;
+    if (column == d_qk) column = 0, move++;
 #pragma GCC unroll 8
     for (int t = 0; t < every; t++) qk_step(acc, QK_TOKENS, 1, rows, ldk, d + t, q + t * 32);
     d += every;
@@ -299,22 +305,22 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
  * With so few FMAs to a row, cache lines that go through L1 once instead of twice are worth the bother; FETCH_COLUMNS later ones are fetched
  * into it. */
 static inline __attribute__((always_inline)) void qk_staging_own(amla_dtype type, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s,
-                                                                 const void *const *src) {
+                                                                 const amla_ukr_move *moves) {
   const float *rows[QK_TOKENS / 3];
   score_tile acc;
   int32_t d = 0;
   qk_begin(acc, QK_TOKENS, k, ldk, rows);
-  for (int i = 0; i < QK_TOKENS; i++) load_32(type, src[i], 0, k + i * ldk);
+  for (int i = 0; i < QK_TOKENS; i++) load_32(type, moves[i].from, 0, k + i * ldk);
   for (int32_t next = 32; next < d_qk; next += 32) {
     const int32_t ahead = next + FETCH_COLUMNS;
-    const void *const *fetch = ahead < d_qk ? src : src + QK_TOKENS;
+    const amla_ukr_move *fetch = ahead < d_qk ? moves : moves + QK_TOKENS;
     const int64_t at = amla_elems_bytes(type, ahead < d_qk ? ahead : ahead - d_qk);
     for (int i = 0; i < QK_TOKENS; i += 3) {
 #pragma GCC unroll 3
       for (int t = 0; t < 3; t++) {
-        _mm_prefetch((const char *)fetch[i + t] + at, _MM_HINT_T0);
-        if (type == AMLA_F32) _mm_prefetch((const char *)fetch[i + t] + at + 64, _MM_HINT_T0);
-        load_32(type, src[i + t], next, k + (i + t) * ldk);
+        _mm_prefetch((const char *)fetch[i + t].from + at, _MM_HINT_T0);
+        if (type == AMLA_F32) _mm_prefetch((const char *)fetch[i + t].from + at + 64, _MM_HINT_T0);
+        load_32(type, moves[i + t].from, next, k + (i + t) * ldk);
       }
 #pragma GCC unroll 4
       for (int t = 0; t < 4; t++, d += 2) qk_step(acc, QK_TOKENS, 2, rows, ldk, d, qt + d * 16);
@@ -323,30 +329,14 @@ static inline __attribute__((always_inline)) void qk_staging_own(amla_dtype type
   qk_end(acc, QK_TOKENS, 2, rows, d_qk, d, ldk, qt, s);
 }
 
-typedef void qk_staging_of(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage);
-
-#define QK_STAGING(name, type, every)                                                                                              \
-  static void name(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {                   \
-    qk_staging(type, every, d_qk, k, ldk, qt, s, stage);                                                                            \
-  }
-#define QK_STAGING_OF(type, suffix)                                                                                                       \
-  QK_STAGING(qk_32_every_8_##suffix, type, 8)                                                                                           \
-  QK_STAGING(qk_32_every_4_##suffix, type, 4)                                                                                           \
-  QK_STAGING(qk_32_every_2_##suffix, type, 2)                                                                                           \
-  static void qk_16_own_##suffix(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {       \
-    (void)k;                                                                                                                               \
-    qk_staging_own(type, d_qk, stage->dst, ldk, qt, s, stage->src);                                                                        \
-  }
-QK_STAGING_OF(AMLA_F32, f32)
-QK_STAGING_OF(AMLA_BF16, bf16)
-QK_STAGING_OF(AMLA_F16, f16)
-QK_STAGING_OF(AMLA_Q8_0, q8_0)
-
-static void load_rows(int32_t d, const amla_ukr_stage *stage, int64_t ld) {
-  for (int32_t i = 0; i < stage->n_rows; i++) load_row(stage->type, d, stage->src[i], stage->dst + i * ld);
+static void load_rows(int32_t d, const amla_ukr_stage *stage) {
+  for (int32_t i = 0; i < stage->n_rows; i++)
+    load(stage->type, d, stage->moves[i].from, stage->moves[i].to);
 }
 
-static inline __attribute__((always_inline)) void qk_tokens(int depth, int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+static inline __attribute__((always_inline)) void qk_tokens(int depth, int32_t n, int32_t d_qk,
+                                                            const float *k, int64_t ldk,
+                                                            const float *qt, float *s) {
   if (n > 8)
     qk_tile(12, depth, d_qk, k, ldk, qt, s);
   else if (n > 4)
@@ -355,26 +345,51 @@ static inline __attribute__((always_inline)) void qk_tokens(int depth, int32_t n
     qk_tile(4, depth, d_qk, k, ldk, qt, s);
 }
 
-static void qk_12x32(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
-  static qk_staging_of *const every_8[4] = {qk_32_every_8_f32, qk_32_every_8_bf16, qk_32_every_8_f16, qk_32_every_8_q8_0};
-  static qk_staging_of *const every_4[4] = {qk_32_every_4_f32, qk_32_every_4_bf16, qk_32_every_4_f16, qk_32_every_4_q8_0};
-  static qk_staging_of *const every_2[4] = {qk_32_every_2_f32, qk_32_every_2_bf16, qk_32_every_2_f16, qk_32_every_2_q8_0};
-  if (stage->n_rows > 0 && n == QK_TOKENS && d_qk % 32 == 0) { /* n_rows / 32 lines a column */
-    assert(stage->n_rows <= 16);
-    (stage->n_rows <= 4 ? every_8 : stage->n_rows <= 8 ? every_4 : every_2)[stage->type](d_qk, k, ldk, qt, s, stage);
-    return;
-  }
-  load_rows(d_qk, stage, ldk);
-  qk_tokens(1, n, d_qk, k, ldk, qt, s);
+/* A stage of n_rows takes n_rows / 32 lines a column: one every 32 / n_rows columns. */
+static inline __attribute__((always_inline)) void qk_every(int every, int32_t d_qk, const float *k,
+                                                           int64_t ldk, const float *qt, float *s,
+                                                           const amla_ukr_stage *stage) {
+#define CASE(id, ...) case id: qk_staging(id, every, d_qk, k, ldk, qt, s, stage); return;
+  switch (stage->type) { AMLA_DTYPES(CASE) }
+#undef CASE
 }
 
-static void qk_12x16(int32_t n, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s, const amla_ukr_stage *stage) {
-  static qk_staging_of *const own[4] = {qk_16_own_f32, qk_16_own_bf16, qk_16_own_f16, qk_16_own_q8_0};
+static void qk_12x32(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt, float *s,
+                     const amla_ukr_stage *stage) {
+  if (stage->n_rows == 0 || n != QK_TOKENS || d_qk % 32 != 0) {
+    load_rows(d_qk, stage);
+    qk_tokens(1, n, d_qk, k, ldk, qt, s);
+  } else if (stage->n_rows <= 4)
+    qk_every(8, d_qk, k, ldk, qt, s, stage);
+  else if (stage->n_rows <= 8)
+    qk_every(4, d_qk, k, ldk, qt, s, stage);
+  else {
+    assert(stage->n_rows <= 16);
+    qk_every(2, d_qk, k, ldk, qt, s, stage);
+  }
+}
+
+/* One function a type: in one for all of them, the loop keeps 16 instructions more in 32 columns. */
+typedef void qk_own(int32_t d_qk, const float *qt, int64_t ldk, float *s,
+                    const amla_ukr_move *moves);
+#define QK_OWN(id, ...)                                                                            \
+  static void qk_own_##id(int32_t d_qk, const float *qt, int64_t ldk, float *s,                    \
+                          const amla_ukr_move *moves) {                                            \
+    qk_staging_own(id, d_qk, moves->to, ldk, qt, s, moves);                                        \
+  }
+AMLA_DTYPES(QK_OWN)
+#undef QK_OWN
+
+static void qk_12x16(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt, float *s,
+                     const amla_ukr_stage *stage) {
   if (stage->n_rows == QK_TOKENS && d_qk % 32 == 0) {
-    own[stage->type](d_qk, k, ldk, qt, s, stage);
+#define OWN(id, ...) [id] = qk_own_##id,
+    static qk_own *const own[] = {AMLA_DTYPES(OWN)};
+#undef OWN
+    own[stage->type](d_qk, qt, ldk, s, stage->moves);
     return;
   }
-  load_rows(d_qk, stage, ldk);
+  load_rows(d_qk, stage);
   qk_tokens(2, n, d_qk, k, ldk, qt, s);
 }
 
@@ -480,8 +495,10 @@ static inline __attribute__((always_inline)) void pv_step(__m512 acc[PV_ROWS][2]
   }
 }
 
-static void pv_8x32(int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first, const float *o, int32_t n_merges,
-                    const amla_ukr_merge *merges, float *out) {
+static void pv_8x32(int32_t n, const void *weights, int64_t ldp, const void *values, int64_t ldv,
+                    int first, const float *o, int32_t n_merges, const amla_ukr_merge *merges,
+                    float *out) {
+  const float *p = weights, *v = values;
   __m512 acc[PV_ROWS][2];
   int32_t j = 0;
 #pragma GCC unroll 8
@@ -503,49 +520,24 @@ static void pv_8x32(int32_t n, const float *p, int64_t ldp, const float *v, int6
   for (int i = 0; i < 2 * PV_ROWS; i++) _mm512_store_ps(out + i * 16, acc[i / 2][i % 2]);
 }
 
-static void scale_32(int32_t rows, float *o, const float *f) {
-  for (int32_t r = 0; r < rows; r++, o += PV_COLS) {
-    const __m512 x = _mm512_set1_ps(f[r]);
-    _mm512_store_ps(o, _mm512_mul_ps(_mm512_load_ps(o), x));
-    _mm512_store_ps(o + 16, _mm512_mul_ps(_mm512_load_ps(o + 16), x));
-  }
-}
+static inline float multiply_add(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
 
-/* base/expshift.h on 16 lanes: e = exponent field; e + k outside 1..254 gives signed zero or inf. */
-static inline __m512i shift_lanes(__m512i u, __m512i k) {
-  const __m512i sign = _mm512_and_si512(u, _mm512_set1_epi32((int)0x80000000)), inf = _mm512_set1_epi32(0x7f800000);
-  const __m512i e = _mm512_and_si512(_mm512_srli_epi32(u, 23), _mm512_set1_epi32(0xff)), r = _mm512_add_epi32(e, k);
-  const __mmask16 finite = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(255));
-  const __mmask16 zero = (__mmask16)(_mm512_cmpeq_epi32_mask(e, _mm512_setzero_si512()) |
-                                     _mm512_cmplt_epi32_mask(r, _mm512_set1_epi32(1)));
-  const __mmask16 big = _mm512_cmpgt_epi32_mask(r, _mm512_set1_epi32(254));
-  __m512i y = _mm512_add_epi32(u, _mm512_slli_epi32(k, 23));
-  y = _mm512_mask_or_epi32(y, big, sign, inf);
-  y = _mm512_mask_mov_epi32(y, zero, sign);
-  return _mm512_mask_mov_epi32(u, finite, y);
-}
-
-static void shift_32(int32_t rows, float *o, const int32_t *k) {
-  for (int32_t r = 0; r < rows; r++, o += PV_COLS) {
-    if (k[r] == 0) continue;
-    const __m512i x = _mm512_set1_epi32(k[r]);
-    _mm512_store_si512(o, shift_lanes(_mm512_load_si512(o), x));
-    _mm512_store_si512(o + 16, shift_lanes(_mm512_load_si512(o + 16), x));
-  }
-}
-
-static void merge_32(int32_t rows, float *o, const float *f, const float *b, const float *g) {
-  for (int32_t r = 0; r < rows; r++, o += PV_COLS, b += PV_COLS) {
-    const __m512 x = _mm512_set1_ps(f[r]), y = _mm512_set1_ps(g[r]);
-    _mm512_store_ps(o, _mm512_fmadd_ps(y, _mm512_load_ps(b), _mm512_mul_ps(x, _mm512_load_ps(o))));
-    _mm512_store_ps(o + 16, _mm512_fmadd_ps(y, _mm512_load_ps(b + 16), _mm512_mul_ps(x, _mm512_load_ps(o + 16))));
-  }
-}
+#include "ukr_cold.h"
 
 const amla_ukernels amla_ukernels__avx512 = {
-    .isa = AMLA_ISA_AVX512, .name = "avx512",
-    .tile_tokens = TILE_TOKENS, .pv_rows = PV_ROWS, .pv_cols = PV_COLS,
-    .wide = {32, QK_TOKENS, 1, 1, pack_32, qk_12x32, max_32, exp_32}, .narrow = {16, QK_TOKENS, 2, 0, pack_16, qk_12x16, max_16, exp_16},
-    .split = {[AMLA_BF16] = 1}, .load = {load_f32, load_bf16, load_f16, load_q8_0}, .store = {store_f32, store_bf16, store_f16},
-    .pv = pv_8x32, .scale = scale_32, .shift = shift_32, .merge = merge_32,
+    .isa = AMLA_ISA_AVX512,
+    .tile_type = AMLA_F32,
+    .p_type = AMLA_F32,
+    .tile_tokens = TILE_TOKENS,
+    .pv_rows = PV_ROWS,
+    .pv_cols = PV_COLS,
+    .wide = {32, QK_TOKENS, 1, 1, pack_32, qk_12x32, max_32, exp_32},
+    .narrow = {16, QK_TOKENS, 2, 0, pack_16, qk_12x16, max_16, exp_16},
+    .even_odd = {[AMLA_BF16] = 1},
+    .load = load,
+    .store = store,
+    .pv = pv_8x32,
+    .scale = scale_rows,
+    .shift = shift_rows,
+    .merge = merge_rows,
 };

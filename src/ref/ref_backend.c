@@ -9,10 +9,10 @@
 
 #include "../../spec/spec.h"
 #include "../base/arena.h"
-#include "../base/float16.h"
 #include "../base/headroom.h"
+#include "../base/load.h"
 #include "../plan.h"
-#include "../problem.h"
+#include "../rows.h"
 
 enum { BLOCK_TOKENS = 128 };
 
@@ -38,14 +38,6 @@ static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   return AMLA_OK;
 }
 
-static void load_row(amla_dtype type, int32_t n, const void *src, float *dst) {
-  const uint16_t *h = src;
-  if (type == AMLA_F32) memcpy(dst, src, (size_t)n * sizeof *dst);
-  if (type == AMLA_Q8_0) amla_q8_0_to_f32(n, src, dst);
-  for (int32_t i = 0; type == AMLA_BF16 && i < n; i++) dst[i] = amla_bf16_to_f32(h[i]);
-  for (int32_t i = 0; type == AMLA_F16 && i < n; i++) dst[i] = amla_f16_to_f32(h[i]);
-}
-
 static spec_algo algo(amla_rescale mode, int32_t length) {
   /* by amla_rescale */
   static const spec_mode modes[] = {SPEC_LAZY, SPEC_LAZY, SPEC_AMLA, SPEC_FLASH};
@@ -59,7 +51,7 @@ static int32_t gather(const amla_problem *p, const amla_tensors *t, int32_t sequ
   int32_t n = 0;
   for (; *j < visible && n < BLOCK_TOKENS; ++*j) {
     if (mask && mask[*j] == AMLA_MASK_HIDDEN) continue;
-    load_row(p->kv_type, p->d_qk, amla_token(p, t, sequence, *j), b->kv + (int64_t)n * p->d_qk);
+    amla_load_row(p->kv_type, p->d_qk, amla_token(p, t, sequence, *j), b->kv + (int64_t)n * p->d_qk);
     b->bias[n++] = mask ? amla_f16_to_f32(mask[*j]) : 0.0f;
   }
   return n;
@@ -70,15 +62,14 @@ static void run_row(const amla_plan *plan, const amla_tensors *t, const buffers 
   const int32_t length = amla_seqlen(p, t, sequence), visible = amla_visible(p, length, query);
   const spec_algo a = algo(plan->options.rescale, length);
   spec_row row = SPEC_ROW_INIT;
-  load_row(p->q_type, p->d_qk, amla_q_row(p, t, sequence, query, head), b->q);
+  amla_load_row(p->q_type, p->d_qk, amla_q_row(p, t, sequence, query, head), b->q);
   for (int32_t j = 0; j < visible;) {
     const int32_t n = gather(p, t, sequence, query, visible, b, &j);
     spec_block(&a, &row, p->d_qk, p->d_v, p->scale, b->q, b->kv, b->bias, n, b->p, b->o);
   }
   const double lse = (double)spec_finish(&a, &row, p->d_v, b->o);
-  static const amla_store stores[3] = {amla_store_f32, amla_store_bf16, amla_store_f16}; /* by amla_dtype */
   const amla_row_end end = amla_end_row(p, &plan->options, t, sequence, query, head, 1.0, lse * 1.4426950408889634);
-  if (end.out) stores[p->out_type](p->d_v, b->o, end.factor, end.out);
+  if (end.out) amla_store_row(p->out_type, p->d_v, b->o, end.factor, end.out);
 }
 
 static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, amla_detail *detail) {
@@ -98,8 +89,7 @@ static const char *isa(amla_isa cap) {
 }
 
 static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
-  static const char *const modes[] = {"", "lazy", "amla", "flash"};
-  return snprintf(text, capacity_bytes, "ref %s, blocks of %d tokens, 1 thread", modes[plan->options.rescale], BLOCK_TOKENS);
+  return snprintf(text, capacity_bytes, "ref %s, blocks of %d tokens, 1 thread", amla_rescale_name(plan->options.rescale), BLOCK_TOKENS);
 }
 
 static const char *absent(void) { return NULL; }

@@ -4,7 +4,7 @@
  */
 #include "schedule.h"
 
-#include "problem.h"
+#include "../rows.h"
 
 enum {
   SPLITS_BY_LENGTH = 8,   /* splits of a sequence, within the bounds below */
