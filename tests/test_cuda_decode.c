@@ -184,6 +184,7 @@ static void stages_are_used_again(void **state) {
   for (int k = 2; k < LENGTH(kernels); k++)
     for (int i = 0; i < (TEST_SANITIZED ? 4 : 12); i++) {
       check_on_device("b=1,h=3,sk=330,page=64,q=bf16,kv=bf16", &options, kernels[k]);
+      check_on_device("b=1,h=3,sk=330,page=64,q=bf16,kv=bf16,dist=rising:1000", &options, kernels[k]);
       check_on_device("b=2,sq=2,h=3,sk=400,page=32,dqk=512,q=f16,kv=f16", &options, kernels[k]);
     }
 }
