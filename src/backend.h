@@ -19,6 +19,8 @@ typedef struct amla_backend_ops {
   const char *(*isa)(amla_isa cap); /* instruction set it would use; "" where that means nothing */
   amla_status (*prepare)(amla_plan *plan, amla_detail *detail); /* fills the backend's part of the plan and scratch_bytes, or refuses */
   void (*release)(amla_plan *plan);                             /* undoes prepare; NULL = nothing to undo */
+  /* What the backend alone knows of a plan; the rest of info is filled in already. */
+  void (*query)(const amla_plan *plan, amla_plan_info *info);
   int (*describe)(const amla_plan *plan, char *text, size_t capacity_bytes); /* as snprintf */
   /* In the default floating-point environment, but for own_environment. Every argument has been
    * checked, so ref and cpu cannot fail; others may refuse a tensor they do not take, before any

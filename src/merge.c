@@ -6,16 +6,14 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "detail.h"
+#include "refuse.h"
 #include "float_environment.h"
 
-#define REFUSE(...) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, __VA_ARGS__)
-
 static amla_status check(const char *name, const void *pointer, size_t bytes, uint64_t elems, amla_detail *detail) {
-  if (!pointer) REFUSE("%s=NULL: must point to %llu floats", name, (unsigned long long)elems);
-  if ((uintptr_t)pointer % sizeof(float)) REFUSE("%s=%p: must be aligned to 4 bytes", name, pointer);
+  if (!pointer) INVALID("%s=NULL: must point to %llu floats", name, (unsigned long long)elems);
+  if ((uintptr_t)pointer % sizeof(float)) INVALID("%s=%p: must be aligned to 4 bytes", name, pointer);
   if (bytes / sizeof(float) < elems)
-    REFUSE("%s_bytes=%zu: must be >= %llu", name, bytes, (unsigned long long)(elems * sizeof(float)));
+    INVALID("%s_bytes=%zu: must be >= %llu", name, bytes, (unsigned long long)(elems * sizeof(float)));
   return AMLA_OK;
 }
 
@@ -70,13 +68,13 @@ amla_status amla_merge(int32_t n_parts, int64_t n_rows, int32_t d_v, amla_lse_ba
                        const float *lse_parts, size_t lse_parts_bytes, float *out, size_t out_bytes, float *lse, size_t lse_bytes,
                        amla_detail *detail) {
   uint64_t rows, elems;
-  if (n_parts < 1) REFUSE("n_parts=%d: must be >= 1", n_parts);
-  if (n_rows < 0) REFUSE("n_rows=%lld: must be >= 0", (long long)n_rows);
-  if (d_v < 1) REFUSE("d_v=%d: must be >= 1", d_v);
-  if (base != AMLA_LSE_NATURAL && base != AMLA_LSE_BASE2) REFUSE("base=%d: must be 0 (natural) or 1 (base 2)", (int)base);
+  if (n_parts < 1) INVALID("n_parts=%d: must be >= 1", n_parts);
+  if (n_rows < 0) INVALID("n_rows=%lld: must be >= 0", (long long)n_rows);
+  if (d_v < 1) INVALID("d_v=%d: must be >= 1", d_v);
+  if (base != AMLA_LSE_NATURAL && base != AMLA_LSE_BASE2) INVALID("base=%d: must be 0 (natural) or 1 (base 2)", (int)base);
   if (__builtin_mul_overflow((uint64_t)n_parts, (uint64_t)n_rows, &rows) ||
       __builtin_mul_overflow(rows, (uint64_t)d_v, &elems) || elems > INT64_MAX / sizeof(float))
-    REFUSE("n_parts=%d, n_rows=%lld, d_v=%d: their product overflows", n_parts, (long long)n_rows, d_v);
+    INVALID("n_parts=%d, n_rows=%lld, d_v=%d: their product overflows", n_parts, (long long)n_rows, d_v);
   if (n_rows == 0) return amla_accept(detail);
 
   amla_status status = check("o", o, o_bytes, elems, detail);

@@ -4,10 +4,11 @@
  */
 #include "plan.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "detail.h"
+#include "refuse.h"
 #include "float_environment.h"
 #include "load_backend.h"
 #include "problem.h"
@@ -31,20 +32,20 @@ static amla_status choose_backend(amla_plan *p, amla_detail *detail) {
   const int device = p->problem.memory == AMLA_MEMORY_DEVICE;
   if (p->options.backend == AMLA_BACKEND_AUTO) p->options.backend = device ? AMLA_BACKEND_CUDA : AMLA_BACKEND_CPU;
   if (device && p->options.backend != AMLA_BACKEND_CUDA)
-    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "memory=device: backend=%s needs host memory", amla_backend_name(p->options.backend));
+    INVALID("memory=device: backend=%s needs host memory", amla_backend_name(p->options.backend));
   p->backend = find_backend(p->options.backend, &reason);
-  if (!p->backend) return amla_refuse(detail, AMLA_UNSUPPORTED, "backend=%s: %s", amla_backend_name(p->options.backend), reason);
+  if (!p->backend) UNSUPPORTED("backend=%s: %s", amla_backend_name(p->options.backend), reason);
   if (p->backend->device_memory && !device)
-    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "memory=host: backend=%s needs device memory", p->backend->name);
+    INVALID("memory=host: backend=%s needs device memory", p->backend->name);
   if (p->problem.sk == 0 && p->backend->id > AMLA_BACKEND_CPU) /* they divide by it */
-    return amla_refuse(detail, AMLA_UNSUPPORTED, "sk=0: backend=%s needs >= 1", p->backend->name);
+    UNSUPPORTED("sk=0: backend=%s needs >= 1", p->backend->name);
   return p->backend->prepare(p, detail);
 }
 
 static amla_status create(amla_plan **plan, const amla_problem *problem,
                           const amla_options *options, amla_detail *detail) {
   amla_plan p = {0};
-  if (!plan) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "plan=NULL: must point to where the plan goes");
+  if (!plan) INVALID("plan=NULL: must point to where the plan goes");
   *plan = NULL;
   amla_status status = amla_problem_check(problem, &p.problem, detail);
   if (status == AMLA_OK) status = amla_options_check(options, &p.options, detail);
@@ -86,14 +87,14 @@ int amla_plan_describe(const amla_plan *plan, char *text, size_t capacity_bytes)
 
 amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, size_t scratch_bytes,
                           amla_detail *detail) {
-  if (!plan) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "plan=NULL: must be a plan");
+  if (!plan) INVALID("plan=NULL: must be a plan");
   amla_tensors t;
   amla_status status = amla_tensors_check(&plan->problem, tensors, &t, detail);
   if (status != AMLA_OK) return status;
   if (scratch_bytes < plan->scratch_bytes)
-    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "scratch_bytes=%zu: must be >= %zu", scratch_bytes, plan->scratch_bytes);
+    INVALID("scratch_bytes=%zu: must be >= %zu", scratch_bytes, plan->scratch_bytes);
   if (!scratch && plan->scratch_bytes > 0)
-    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "scratch=NULL: must point to %zu bytes", plan->scratch_bytes);
+    INVALID("scratch=NULL: must point to %zu bytes", plan->scratch_bytes);
 
   if (plan->backend->own_environment) {
     status = plan->backend->run(plan, &t, scratch, detail);
@@ -105,21 +106,47 @@ amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, vo
   return status == AMLA_OK ? amla_accept(detail) : status;
 }
 
+/* How much of a struct that we fill a caller of another version knows. */
+static size_t known_bytes(uint32_t struct_bytes, size_t our_bytes) {
+  return struct_bytes < our_bytes ? struct_bytes : our_bytes;
+}
+
+static amla_status check_info(uint32_t struct_bytes, size_t first_bytes, amla_detail *detail) {
+  if (struct_bytes >= first_bytes) return AMLA_OK;
+  INVALID("info.struct_bytes=%u: must be >= %zu, use its INIT macro", struct_bytes, first_bytes);
+}
+
+amla_status amla_plan_query(const amla_plan *plan, amla_plan_info *info, amla_detail *detail) {
+  static const size_t first_bytes = offsetof(amla_plan_info, kernel) + sizeof info->kernel;
+  amla_plan_info full = AMLA_PLAN_INFO_INIT;
+  if (!plan) INVALID("plan=NULL: must be a plan");
+  if (!info) INVALID("info=NULL: must point to a struct");
+  TRY(check_info(info->struct_bytes, first_bytes, detail));
+  full.struct_bytes = info->struct_bytes;
+  full.backend = plan->backend->id;
+  full.rescale = plan->options.rescale;
+  full.threads = plan->options.threads;
+  plan->backend->query(plan, &full);
+  memcpy(info, &full, known_bytes(info->struct_bytes, sizeof full));
+  return amla_accept(detail);
+}
+
 amla_status amla_backend_query(amla_backend backend, amla_backend_info *info, amla_detail *detail) {
+  static const size_t first_bytes = offsetof(amla_backend_info, reason) + sizeof info->reason;
+  amla_backend_info full = AMLA_BACKEND_INFO_INIT;
   if (backend < AMLA_BACKEND_REF || backend > AMLA_BACKEND_NPU)
-    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "backend=%d: must be in %d..%d", (int)backend, AMLA_BACKEND_REF, AMLA_BACKEND_NPU);
-  if (!info || info->struct_bytes < sizeof *info)
-    return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "info.struct_bytes=%u: must be >= %zu, use AMLA_BACKEND_INFO_INIT",
-                       info ? info->struct_bytes : 0, sizeof *info);
+    INVALID("backend=%d: must be in %d..%d", (int)backend, AMLA_BACKEND_REF, AMLA_BACKEND_NPU);
+  if (!info) INVALID("info=NULL: must point to a struct");
+  TRY(check_info(info->struct_bytes, first_bytes, detail));
   const char *reason;
   const amla_backend_ops *ops = find_backend(backend, &reason);
-  amla_options options;
-  const amla_status status = amla_options_check(NULL, &options, detail); /* for the environment's ISA cap */
-  if (status != AMLA_OK) return status;
-  memset(info->name, 0, sizeof info->name + sizeof info->isa + sizeof info->reason);
-  info->available = ops != NULL;
-  strncpy(info->name, amla_backend_name(backend), sizeof info->name - 1);
-  strncpy(info->reason, ops ? "" : reason, sizeof info->reason - 1);
-  strncpy(info->isa, ops ? ops->isa(options.isa) : "", sizeof info->isa - 1);
+  amla_options options; /* for the environment's ISA cap */
+  TRY(amla_options_check(NULL, &options, detail));
+  full.struct_bytes = info->struct_bytes;
+  full.available = ops != NULL;
+  strncpy(full.name, amla_backend_name(backend), sizeof full.name - 1);
+  strncpy(full.reason, ops ? "" : reason, sizeof full.reason - 1);
+  strncpy(full.isa, ops ? ops->isa(options.isa) : "", sizeof full.isa - 1);
+  memcpy(info, &full, known_bytes(info->struct_bytes, sizeof full));
   return amla_accept(detail);
 }

@@ -12,39 +12,32 @@
 
 #include "base/dtype.h"
 #include "base/isa.h"
-#include "detail.h"
+#include "refuse.h"
 #include "rows.h"
 
 enum { MAX_D = 65536, MAX_ROWS = 1 << 24, MAX_THREADS = 1024 };
-
-#define REFUSE(...) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, __VA_ARGS__)
-#define TRY(call)                                                                                                     \
-  do {                                                                                                                 \
-    const amla_status status_ = (call);                                                                                \
-    if (status_ != AMLA_OK) return status_;                                                                            \
-  } while (0)
 
 /* Structs only grow: an older caller's is shorter than ours, a newer caller's longer and usable if the rest is zero. */
 static amla_status copy_struct(const char *name, const void *from, void *to, size_t our_bytes, size_t first_bytes,
                                amla_detail *detail) {
   uint32_t bytes;
   memset(to, 0, our_bytes);
-  if (!from) REFUSE("%s=NULL: must point to a struct", name);
+  if (!from) INVALID("%s=NULL: must point to a struct", name);
   memcpy(&bytes, from, sizeof bytes);
   const int cut = bytes > first_bytes && bytes < our_bytes && bytes % sizeof(void *); /* a pointer */
   if (bytes < first_bytes || bytes > 4096 || cut)
-    REFUSE("%s.struct_bytes=%u: must be sizeof the struct (>= %zu), use its INIT macro", name, bytes, first_bytes);
+    INVALID("%s.struct_bytes=%u: must be sizeof the struct (>= %zu), use its INIT macro", name, bytes, first_bytes);
   for (size_t i = our_bytes; i < bytes; i++)
     if (((const unsigned char *)from)[i])
-      return amla_refuse(detail, AMLA_UNSUPPORTED, "%s.struct_bytes=%u: byte %zu is set, but this library (%s) knows %zu bytes",
+      UNSUPPORTED("%s.struct_bytes=%u: byte %zu is set, but this library (%s) knows %zu bytes",
                          name, bytes, i, amla_version(), our_bytes);
   memcpy(to, from, bytes < our_bytes ? bytes : our_bytes);
   return AMLA_OK;
 }
 
 static amla_status check_range(const char *name, int64_t value, int64_t low, int64_t high, amla_detail *detail) {
-  if (value < low) REFUSE("%s=%lld: must be >= %lld", name, (long long)value, (long long)low);
-  if (value > high) REFUSE("%s=%lld: must be <= %lld", name, (long long)value, (long long)high);
+  if (value < low) INVALID("%s=%lld: must be >= %lld", name, (long long)value, (long long)low);
+  if (value > high) INVALID("%s=%lld: must be <= %lld", name, (long long)value, (long long)high);
   return AMLA_OK;
 }
 
@@ -65,14 +58,14 @@ static int64_t extent_elems(const axis *axes, int n_axes, int64_t run) {
 
 static amla_status check_extent(const char *name, const axis *axes, int n_axes, int64_t run, amla_detail *detail) {
   const int64_t elems = extent_elems(axes, n_axes, run);
-  if (elems < 0 || elems > INT64_MAX / 4) REFUSE("%s: its size in bytes overflows 64 bits", name);
+  if (elems < 0 || elems > INT64_MAX / 4) INVALID("%s: its size in bytes overflows 64 bits", name);
   return AMLA_OK;
 }
 
 /* 0 becomes the packed stride; negative ones are refused. */
 static amla_status fill_stride(const char *name, int64_t *stride, int64_t n, int64_t inner_stride, amla_detail *detail) {
-  if (*stride < 0) REFUSE("%s=%lld: must be >= 0 (0 = packed)", name, (long long)*stride);
-  if (*stride == 0 && __builtin_mul_overflow(n, inner_stride, stride)) REFUSE("%s: the packed stride overflows 64 bits", name);
+  if (*stride < 0) INVALID("%s=%lld: must be >= 0 (0 = packed)", name, (long long)*stride);
+  if (*stride == 0 && __builtin_mul_overflow(n, inner_stride, stride)) INVALID("%s: the packed stride overflows 64 bits", name);
   return AMLA_OK;
 }
 
@@ -86,7 +79,7 @@ static amla_status check_disjoint(const char *name, axis *axes, int n_axes, int6
     }
   for (int i = 0; i < n_axes; i++) {
     if (axes[i].n > 1 && axes[i].stride < run)
-      REFUSE("%s=%lld: rows of %s would overlap, must be >= %lld", axes[i].name, (long long)axes[i].stride, name, (long long)run);
+      INVALID("%s=%lld: rows of %s would overlap, must be >= %lld", axes[i].name, (long long)axes[i].stride, name, (long long)run);
     if (axes[i].n > 1) run += (axes[i].n - 1) * axes[i].stride;
   }
   return AMLA_OK;
@@ -116,7 +109,7 @@ static amla_status check_blocks(const amla_problem *p, amla_detail *detail) {
   const int32_t block = amla_block_elems(p->kv_type);
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
     if (sizes[i].value % block != 0)
-      REFUSE("%s=%lld: must be a multiple of %d for this kv_type", sizes[i].name, (long long)sizes[i].value, block);
+      INVALID("%s=%lld: must be a multiple of %d for this kv_type", sizes[i].name, (long long)sizes[i].value, block);
   return AMLA_OK;
 }
 
@@ -131,18 +124,18 @@ static amla_status check_kv(amla_problem *p, amla_detail *detail) {
   const int64_t tokens = paged ? p->page_size : p->sk, pages = paged ? p->n_pages : p->b;
   const int32_t needed = paged ? (int32_t)(((int64_t)p->sk + p->page_size - 1) / p->page_size) : 0;
   TRY(check_range("n_pages", p->n_pages, 0, INT64_MAX, detail));
-  if (!paged && p->n_pages != 0) REFUSE("n_pages=%lld: must be 0 when page_size is 0 (contiguous)", (long long)p->n_pages);
-  if (!paged && p->max_pages != 0) REFUSE("max_pages=%d: must be 0 when page_size is 0 (contiguous)", p->max_pages);
+  if (!paged && p->n_pages != 0) INVALID("n_pages=%lld: must be 0 when page_size is 0 (contiguous)", (long long)p->n_pages);
+  if (!paged && p->max_pages != 0) INVALID("max_pages=%d: must be 0 when page_size is 0 (contiguous)", p->max_pages);
   if (p->max_pages == 0) p->max_pages = needed;
   if (p->max_pages < needed)
-    REFUSE("max_pages=%d: must be >= %d to hold sk=%d tokens in pages of %d", p->max_pages, needed, p->sk, p->page_size);
+    INVALID("max_pages=%d: must be >= %d to hold sk=%d tokens in pages of %d", p->max_pages, needed, p->sk, p->page_size);
   TRY(fill_stride("kv_stride_token", &p->kv_stride_token, p->d_qk, 1, detail));
   if (tokens > 1 && p->kv_stride_token < p->d_qk)
-    REFUSE("kv_stride_token=%lld: must be >= d_qk=%d", (long long)p->kv_stride_token, p->d_qk);
+    INVALID("kv_stride_token=%lld: must be >= d_qk=%d", (long long)p->kv_stride_token, p->d_qk);
   TRY(fill_stride("kv_stride_page", &p->kv_stride_page, tokens, p->kv_stride_token, detail));
   TRY(check_blocks(p, detail));
   if (p->kv_stride_token > INT64_MAX / 8) /* where it spans nothing (one token) the extent does not see it */
-    REFUSE("kv_stride_token=%lld: its size in bytes overflows 64 bits", (long long)p->kv_stride_token);
+    INVALID("kv_stride_token=%lld: its size in bytes overflows 64 bits", (long long)p->kv_stride_token);
   const axis kv[] = {{"", pages > 0 ? pages : 1, p->kv_stride_page},
                      {"", tokens > 0 ? tokens : 1, p->kv_stride_token}};
   TRY(check_extent("kv", kv, 2, p->d_qk, detail));
@@ -155,13 +148,13 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, aml
   TRY(check_range("b", p->b, 0, INT32_MAX, detail));
   TRY(check_range("s_q", p->s_q, 1, MAX_ROWS, detail));
   TRY(check_range("h_q", p->h_q, 1, MAX_ROWS, detail));
-  if ((int64_t)p->s_q * p->h_q > MAX_ROWS) REFUSE("s_q=%d, h_q=%d: their product must be <= %d", p->s_q, p->h_q, MAX_ROWS);
-  if (p->h_kv != 0 && p->h_kv != 1) REFUSE("h_kv=%d: MLA decode needs 1", p->h_kv);
+  if ((int64_t)p->s_q * p->h_q > MAX_ROWS) INVALID("s_q=%d, h_q=%d: their product must be <= %d", p->s_q, p->h_q, MAX_ROWS);
+  if (p->h_kv != 0 && p->h_kv != 1) INVALID("h_kv=%d: MLA decode needs 1", p->h_kv);
   p->h_kv = 1;
   TRY(check_range("sk", p->sk, 0, INT32_MAX, detail));
   TRY(check_range("d_qk", p->d_qk, 1, MAX_D, detail));
   TRY(check_range("d_v", p->d_v, 1, MAX_D, detail));
-  if (p->d_v > p->d_qk) REFUSE("d_v=%d: must be <= d_qk=%d, the value is the first part of the KV row", p->d_v, p->d_qk);
+  if (p->d_v > p->d_qk) INVALID("d_v=%d: must be <= d_qk=%d, the value is the first part of the KV row", p->d_v, p->d_qk);
   TRY(check_range("page_size", p->page_size, 0, INT32_MAX, detail));
   TRY(check_range("max_pages", p->max_pages, 0, INT32_MAX, detail));
   TRY(check_range("q_type", p->q_type, AMLA_F32, AMLA_N_FLOAT_DTYPES - 1, detail));
@@ -169,7 +162,7 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, aml
   TRY(check_range("out_type", p->out_type, AMLA_F32, AMLA_N_FLOAT_DTYPES - 1, detail));
   TRY(check_range("causal", p->causal, 0, 1, detail));
   if (!isfinite(p->scale * 1.4426951f) || p->scale == 0.0f)
-    REFUSE("scale=%g: must be finite and not 0, also times log2(e); models use d^-0.5 times a YaRN factor, set it", (double)p->scale);
+    INVALID("scale=%g: must be finite and not 0, also times log2(e); models use d^-0.5 times a YaRN factor, set it", (double)p->scale);
   TRY(check_range("memory", p->memory, AMLA_MEMORY_HOST, AMLA_MEMORY_DEVICE, detail));
   TRY(check_q_and_out(p, detail));
   TRY(check_mask(p, detail));
@@ -186,7 +179,7 @@ static amla_status threads_from_environment(int32_t *threads, amla_detail *detai
   }
   char *end;
   const long n = strtol(text, &end, 10);
-  if (*end || n < 1 || n > MAX_THREADS) REFUSE("AMLA_NUM_THREADS=%.40s: must be a number in 1..%d", text, MAX_THREADS);
+  if (*end || n < 1 || n > MAX_THREADS) INVALID("AMLA_NUM_THREADS=%.40s: must be a number in 1..%d", text, MAX_THREADS);
   *threads = (int32_t)n;
   return AMLA_OK;
 }
@@ -205,7 +198,7 @@ static amla_status isa_from_environment(amla_isa *isa, amla_detail *detail) {
     const size_t n = strlen(names);
     snprintf(names + n, sizeof names - n, "%s%s", before, amla_isa_name((amla_isa)i));
   }
-  REFUSE("AMLA_ISA=%.40s: must be %s", text, names);
+  INVALID("AMLA_ISA=%.40s: must be %s", text, names);
 }
 
 amla_status amla_options_check(const amla_options *options, amla_options *o, amla_detail *detail) {
@@ -235,10 +228,10 @@ typedef struct extent {
 
 static amla_status check_buffer(const extent *e, amla_detail *detail) {
   if (e->used_bytes == 0) return AMLA_OK;
-  if (!e->at) REFUSE("%s=NULL: must point to %lld bytes", e->name, (long long)e->used_bytes);
-  if ((uintptr_t)e->at % e->align) REFUSE("%s=%p: must be aligned to %zu bytes", e->name, e->at, e->align);
+  if (!e->at) INVALID("%s=NULL: must point to %lld bytes", e->name, (long long)e->used_bytes);
+  if ((uintptr_t)e->at % e->align) INVALID("%s=%p: must be aligned to %zu bytes", e->name, e->at, e->align);
   if (e->capacity_bytes < (uint64_t)e->used_bytes)
-    REFUSE("%s_bytes=%zu: must be >= %lld", e->name, e->capacity_bytes, (long long)e->used_bytes);
+    INVALID("%s_bytes=%zu: must be >= %lld", e->name, e->capacity_bytes, (long long)e->used_bytes);
   return AMLA_OK;
 }
 
@@ -246,20 +239,20 @@ static amla_status check_unsupported(const amla_tensors *t, amla_detail *detail)
   const struct { const char *name; const void *pointer; } later[] = {{"q_rope", t->q_rope}, {"kv_rope", t->kv_rope}};
   for (size_t i = 0; i < sizeof later / sizeof *later; i++)
     if (later[i].pointer)
-      return amla_refuse(detail, AMLA_UNSUPPORTED, "%s=%p: must be NULL, not built yet", later[i].name, later[i].pointer);
+      UNSUPPORTED("%s=%p: must be NULL, not built yet", later[i].name, later[i].pointer);
   return AMLA_OK;
 }
 
 static amla_status check_lengths_and_pages(const amla_problem *p, const amla_tensors *t, amla_detail *detail) {
   for (int32_t i = 0; i < p->b; i++) {
     const int32_t n = amla_seqlen(p, t, i);
-    if (n < 0 || n > p->sk) REFUSE("seqlens_k[%d]=%d: must be in [0, sk=%d]", i, n, p->sk);
+    if (n < 0 || n > p->sk) INVALID("seqlens_k[%d]=%d: must be in [0, sk=%d]", i, n, p->sk);
     if (p->page_size == 0) continue;
     const int32_t used = (int32_t)(((int64_t)n + p->page_size - 1) / p->page_size);
     for (int32_t j = 0; j < used; j++) {
       const int32_t id = t->block_table[(int64_t)i * p->max_pages + j];
       if (id < 0 || id >= p->n_pages)
-        REFUSE("block_table[%d][%d]=%d: a used page id must be in [0, n_pages=%lld)", i, j, id, (long long)p->n_pages);
+        INVALID("block_table[%d][%d]=%d: a used page id must be in [0, n_pages=%lld)", i, j, id, (long long)p->n_pages);
     }
   }
   return AMLA_OK;
@@ -285,7 +278,7 @@ static amla_status check_overlap(const extent *a, const extent *b, amla_detail *
 amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensors, amla_tensors *t, amla_detail *detail) {
   TRY(copy_struct("tensors", tensors, t, sizeof *t, sizeof *t, detail));
   TRY(check_unsupported(t, detail));
-  if (p->memory == AMLA_MEMORY_HOST && t->stream) REFUSE("stream=%p: must be NULL for tensors in host memory", t->stream);
+  if (p->memory == AMLA_MEMORY_HOST && t->stream) INVALID("stream=%p: must be NULL for tensors in host memory", t->stream);
   if (p->b == 0) return AMLA_OK;
 
   const axis q[] = {{"", p->b, p->q_stride_batch}, {"", p->s_q, p->q_stride_query}, {"", p->h_q, p->q_stride_head}};
@@ -303,7 +296,7 @@ amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensor
       {"mask", t->mask, t->mask_bytes, t->mask ? extent_elems(mask, 2, p->sk) * 2 : 0, 2}};
   const size_t n_extents = sizeof extents / sizeof *extents, n_outputs = 2;
   if (p->page_size == 0 && t->block_table)
-    REFUSE("block_table=%p: must be NULL when page_size is 0 (contiguous)", (const void *)t->block_table);
+    INVALID("block_table=%p: must be NULL when page_size is 0 (contiguous)", (const void *)t->block_table);
   for (size_t i = 0; i < n_extents; i++) TRY(check_buffer(&extents[i], detail));
   for (size_t i = 0; i < n_outputs; i++)
     for (size_t j = n_outputs; j < n_extents; j++) TRY(check_overlap(&extents[i], &extents[j], detail));

@@ -31,6 +31,8 @@ static void release(amla_plan *plan) {
   released++;
 }
 
+static void query(const amla_plan *plan, amla_plan_info *info) { (void)plan, (void)info; }
+
 static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   (void)plan;
   return snprintf(text, capacity_bytes, "fake, %d prepared, %d released", prepared, released);
@@ -50,6 +52,6 @@ __attribute__((visibility("default")))
 const amla_backend_ops *amla_backend_entry_0(void) {
   static const amla_backend_ops ops = {
       .plan_bytes = FAKE_PLAN_BYTES, .id = AMLA_BACKEND_NPU, .name = "npu", .absent = absent,
-      .isa = isa, .prepare = prepare, .release = release, .describe = describe, .run = run};
+      .isa = isa, .prepare = prepare, .release = release, .query = query, .describe = describe, .run = run};
   return &ops;
 }

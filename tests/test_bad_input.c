@@ -652,6 +652,74 @@ static void backends_are_described(void **state) {
   expect_refusal("short", amla_backend_query(AMLA_BACKEND_CPU, &info, &d), INVALID, &d, WORDS("info.struct_bytes=4"));
 }
 
+/* A caller that was built when the struct was longer: what we know of it is filled in, the rest left
+ * alone. */
+static void longer_infos_are_filled_in(void **state) {
+  (void)state;
+  struct {
+    amla_backend_info info;
+    char later[8];
+  } x = {AMLA_BACKEND_INFO_INIT, "0123456"};
+  x.info.struct_bytes = sizeof x;
+  assert_int_equal(amla_backend_query(AMLA_BACKEND_CPU, &x.info, NULL), AMLA_OK);
+  assert_string_equal(x.info.name, "cpu");
+  assert_string_equal(x.later, "0123456");
+  assert_int_equal(x.info.struct_bytes, sizeof x);
+}
+
+/* Every kind has a name, a different one, and the list ends. */
+static void expect_names(const char *(*name)(int), int n, const char *first) {
+  assert_string_equal(name(0), first);
+  for (int i = 0; i < n; i++)
+    for (int j = 0; j < i; j++) assert_string_not_equal(name(i), name(j));
+  assert_null(name(n));
+  assert_null(name(-1));
+}
+
+static const char *dtype_name(int i) { return amla_dtype_name((amla_dtype)i); }
+static const char *isa_name(int i) { return amla_isa_name((amla_isa)i); }
+static const char *rescale_name(int i) { return amla_rescale_name((amla_rescale)i); }
+static const char *backend_name(int i) { return amla_backend_name((amla_backend)i); }
+
+static void kinds_have_names(void **state) {
+  (void)state;
+  expect_names(dtype_name, AMLA_Q8_0 + 1, "f32");
+  expect_names(isa_name, AMLA_ISA_AVX512 + 1, "auto");
+  expect_names(rescale_name, AMLA_RESCALE_FLASH + 1, "default");
+  expect_names(backend_name, AMLA_BACKEND_NPU + 1, "auto");
+  assert_string_equal(amla_dtype_name(AMLA_Q8_0), "q8_0");
+  assert_string_equal(amla_isa_name(AMLA_ISA_AVX512), "avx512");
+  assert_string_equal(amla_rescale_name(AMLA_RESCALE_FLASH), "flash");
+  assert_string_equal(amla_backend_name(AMLA_BACKEND_NPU), "npu");
+}
+
+static void plans_say_what_they_chose(void **state) {
+  (void)state;
+  fixture f = fixture_create(paged);
+  amla_detail d;
+  amla_plan_info info = AMLA_PLAN_INFO_INIT;
+  amla_options o = AMLA_OPTIONS_INIT;
+  amla_plan *plan;
+  o.isa = AMLA_ISA_C;
+  o.threads = 3;
+  assert_int_equal(amla_plan_create(&plan, &f.data.problem, &o, &d), AMLA_OK);
+  assert_int_equal(amla_plan_query(plan, &info, &d), AMLA_OK);
+  assert_int_equal(info.backend, AMLA_BACKEND_CPU);
+  assert_int_equal(info.rescale, AMLA_RESCALE_LAZY);
+  assert_int_equal(info.isa, AMLA_ISA_C);
+  assert_int_equal(info.p_type, AMLA_F32);
+  assert_int_equal(info.threads, 3);
+  assert_int_equal(info.simulated, 0);
+  assert_true(info.block_rows >= 1 && info.tile_tokens >= 1 && info.split_tokens >= info.tile_tokens);
+  assert_string_equal(info.kernel, "qk 4x8, pv 4x8");
+  expect_refusal("no plan", amla_plan_query(NULL, &info, &d), INVALID, &d, WORDS("plan=NULL"));
+  expect_refusal("no info", amla_plan_query(plan, NULL, &d), INVALID, &d, WORDS("info=NULL"));
+  info.struct_bytes = 8;
+  expect_refusal("short", amla_plan_query(plan, &info, &d), INVALID, &d, WORDS("info.struct_bytes=8"));
+  amla_plan_destroy(plan);
+  fixture_free(&f);
+}
+
 static void names_and_version_are_pinned(void **state) {
   (void)state;
   char version[32];
@@ -711,6 +779,9 @@ int main(void) {
       cmocka_unit_test(axes_of_out_may_stand_in_any_order),
       cmocka_unit_test(bad_merges_are_refused),
       cmocka_unit_test(backends_are_described),
+      cmocka_unit_test(longer_infos_are_filled_in),
+      cmocka_unit_test(kinds_have_names),
+      cmocka_unit_test(plans_say_what_they_chose),
       cmocka_unit_test(names_and_version_are_pinned),
       cmocka_unit_test(describe_behaves_as_snprintf),
   };

@@ -226,6 +226,29 @@ AMLA_API size_t amla_plan_scratch_bytes(const amla_plan *plan);
  * without the NUL, as snprintf does. */
 AMLA_API int amla_plan_describe(const amla_plan *plan, char *text, size_t capacity_bytes);
 
+/* What a plan chose, for programs. amla_plan_describe says it to people. */
+typedef struct amla_plan_info {
+  uint32_t struct_bytes;
+  amla_backend backend; /* not AUTO */
+  amla_rescale rescale; /* not DEFAULT */
+  amla_isa isa;         /* of backend cpu; AUTO elsewhere */
+  amla_dtype p_type;    /* what P is rounded to on its way to V */
+  int32_t threads;      /* most threads of a run; 1 in ref and npu, and in a forked child */
+  int32_t block_rows;   /* rows of Q computed together */
+  int32_t tile_tokens;  /* keys computed together */
+  int64_t split_tokens; /* most keys of a partial result, of a sequence of sk; AMLA_SPLIT_AUTO */
+  int32_t simulated;    /* 1: how long a run takes means nothing */
+  char kernel[32];      /* "qk 12x32, pv 8x32", "wgmma3"; "" where there is no choice */
+} amla_plan_info;
+
+#define AMLA_PLAN_INFO_INIT                                                                        \
+  { (uint32_t)sizeof(amla_plan_info), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, AMLA_ISA_AUTO,      \
+    AMLA_F32, 0, 0, 0, 0, 0, {0} }
+
+/* Fills info, as much of it as its struct_bytes says. */
+AMLA_API amla_status amla_plan_query(const amla_plan *plan, amla_plan_info *info,
+                                     amla_detail *detail);
+
 /* Computes out and lse. Same input, same bits: whatever the number of threads and whatever else is in the batch (with
  * the default split rule), and whatever the caller's rounding mode, flush-to-zero bits or trapped
  * exceptions, which are restored, as in every

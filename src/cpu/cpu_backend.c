@@ -256,11 +256,33 @@ static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void 
 
 static const char *isa(amla_isa cap) { return amla_isa_name(amla_ukernels_select(cap)->isa); }
 
+static const amla_ukr_panel *first_panel(const amla_cpu_plan *cpu) {
+  const amla_ukernels *u = cpu->ukernels;
+  return cpu->schedule.block_rows > u->narrow.rows ? &u->wide : &u->narrow;
+}
+
+static void query(const amla_plan *plan, amla_plan_info *info) {
+  const amla_cpu_plan *cpu = plan->state;
+  const amla_ukernels *u = cpu->ukernels;
+  const amla_ukr_panel *panel = first_panel(cpu);
+  const int is_auto = cpu->schedule.split_tokens == AMLA_SPLIT_AUTO;
+  const int64_t split = is_auto ? AMLA_SPLIT_AUTO
+                                : amla_split_tokens(&cpu->schedule, plan->problem.sk, 0);
+  info->isa = u->isa;
+  info->p_type = u->p_type;
+  info->threads = is_alone(&plan->options) ? 1 : plan->options.threads;
+  info->block_rows = cpu->schedule.block_rows;
+  info->tile_tokens = u->tile_tokens;
+  info->split_tokens = split;
+  snprintf(info->kernel, sizeof info->kernel, "qk %dx%d, pv %dx%d", panel->tokens, panel->rows,
+           u->pv_rows, u->pv_cols);
+}
+
 static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   const amla_cpu_plan *cpu = plan->state;
   const amla_ukernels *u = cpu->ukernels;
   const amla_schedule *s = &cpu->schedule;
-  const amla_ukr_panel *panel = s->block_rows > u->narrow.rows ? &u->wide : &u->narrow;
+  const amla_ukr_panel *panel = first_panel(cpu);
   char split[24] = "auto", threads[32];
   const int32_t n = plan->options.threads;
   snprintf(threads, sizeof threads, "%d thread%s", n, n == 1 ? "" : "s");
@@ -278,5 +300,5 @@ static const char *absent(void) { return NULL; }
 
 const amla_backend_ops amla_backend_cpu = {
     .plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_CPU, .name = "cpu", .own_environment = 1,
-    .absent = absent, .isa = isa, .prepare = prepare, .release = release, .describe = describe,
+    .absent = absent, .isa = isa, .prepare = prepare, .release = release, .query = query, .describe = describe,
     .run = run};

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "../base/arena.h"
-#include "../detail.h"
+#include "../refuse.h"
 #include "../plan.h"
 #include "../problem.h"
 #include "cuda_device.h"
@@ -27,8 +27,6 @@ typedef struct cuda_plan {
   int32_t grid, n_slots;
   int32_t split_base_tokens, max_splits, auto_items;
 } cuda_plan;
-
-#define REFUSE(...) return amla_refuse(detail, AMLA_UNSUPPORTED, __VA_ARGS__)
 
 /* ---- Which kernel ---- */
 
@@ -59,13 +57,12 @@ static int map_fits(const amla_problem *p) {
 /* ---- Prepare ---- */
 
 static amla_status check_problem(const amla_plan *plan, amla_detail *detail) {
-  static const char *const types[] = {"f32", "bf16", "f16", "q8_0"};
   const amla_problem *p = &plan->problem;
-  if (p->kv_type != AMLA_BF16 && p->kv_type != AMLA_F16) REFUSE("kv_type=%s: cuda has bf16 and f16", types[p->kv_type]);
-  if (p->q_type != p->kv_type) REFUSE("q_type=%s: cuda needs that of kv, %s", types[p->q_type], types[p->kv_type]);
-  if (p->d_v != AMLA_CUDA_D_V || (p->d_qk != 576 && p->d_qk != 512)) REFUSE("d_qk=%d, d_v=%d: cuda has 576/512 and 512/512", p->d_qk, p->d_v);
+  if (p->kv_type != AMLA_BF16 && p->kv_type != AMLA_F16) UNSUPPORTED("kv_type=%s: cuda has bf16 and f16", amla_dtype_name(p->kv_type));
+  if (p->q_type != p->kv_type) UNSUPPORTED("q_type=%s: cuda needs that of kv, %s", amla_dtype_name(p->q_type), amla_dtype_name(p->kv_type));
+  if (p->d_v != AMLA_CUDA_D_V || (p->d_qk != 576 && p->d_qk != 512)) UNSUPPORTED("d_qk=%d, d_v=%d: cuda has 576/512 and 512/512", p->d_qk, p->d_v);
   if (plan->options.rescale == AMLA_RESCALE_AMLA)
-    REFUSE("rescale=amla: cuda has lazy and flash; lazy makes the same shifts, as multiplications, which are faster there");
+    UNSUPPORTED("rescale=amla: cuda has lazy and flash; lazy makes the same shifts, as multiplications, which are faster there");
   return AMLA_OK;
 }
 
@@ -129,7 +126,7 @@ static amla_status prepare_in(amla_plan *plan, cuda_plan *c, amla_detail *detail
   const int32_t n_blocks = amla_cuda_ceil_div(plan->problem.s_q * plan->problem.h_q, shape->rows);
   const int64_t per_sequence = (int64_t)n_blocks * c->max_splits;
   if (per_sequence > INT32_MAX / 2 || per_sequence * plan->problem.b > INT32_MAX / 2)
-    REFUSE("b=%d, s_q=%d, h_q=%d, sk=%d: cuda cuts at most %d pieces, and these would be %d x %lld", plan->problem.b, plan->problem.s_q, plan->problem.h_q,
+    UNSUPPORTED("b=%d, s_q=%d, h_q=%d, sk=%d: cuda cuts at most %d pieces, and these would be %d x %lld", plan->problem.b, plan->problem.s_q, plan->problem.h_q,
            plan->problem.sk, INT32_MAX / 2, plan->problem.b, (long long)per_sequence);
   const int32_t items = (int32_t)(per_sequence * plan->problem.b);
   c->grid = amla_cuda_max(1, amla_cuda_min(items, c->device.multiprocessors));
@@ -201,7 +198,7 @@ static void set_cuts(const amla_plan *plan, const cuda_plan *c, amla_cuda_kernel
 static amla_status run(const amla_plan *plan, const amla_tensors *t, void *scratch, amla_detail *detail) {
   const cuda_plan *c = plan->state;
   amla_cuda_device now;
-  if (t->mask) REFUSE("mask=%p: cuda takes none", t->mask);
+  if (t->mask) UNSUPPORTED("mask=%p: cuda takes none", t->mask);
   if ((uintptr_t)scratch % SCRATCH_ALIGN) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "scratch=%p: must be aligned to %d bytes", scratch, SCRATCH_ALIGN);
   if (plan->problem.b == 0) return AMLA_OK;
   const char *why = amla_cuda_device_get(&now);
@@ -236,14 +233,23 @@ static const char *isa(amla_isa isa_cap) {
   return amla_cuda_device_get(&d) ? "" : shapes[best_kernel(&d, cap)].name;
 }
 
+static void query(const amla_plan *plan, amla_plan_info *info) {
+  const cuda_plan *c = plan->state;
+  info->p_type = plan->problem.kv_type;
+  info->threads = 1;
+  info->block_rows = shapes[c->kernel].rows;
+  info->tile_tokens = shapes[c->kernel].tile_tokens;
+  info->split_tokens = c->auto_items > 0 ? AMLA_SPLIT_AUTO : c->split_base_tokens;
+  snprintf(info->kernel, sizeof info->kernel, "%s", shapes[c->kernel].name);
+}
+
 static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
-  static const char *const modes[] = {"", "lazy", "amla", "flash"};
   const cuda_plan *c = plan->state;
   const kernel_shape *s = &shapes[c->kernel];
   char splits[64];
   if (c->auto_items > 0) snprintf(splits, sizeof splits, "splits for %d items", c->auto_items);
   else snprintf(splits, sizeof splits, "at most %d splits of %d", c->max_splits, c->split_base_tokens);
-  return snprintf(text, capacity_bytes, "cuda %s %s, %d rows x %d tokens, %s, %d thread blocks on %s", s->name, modes[plan->options.rescale], s->rows,
+  return snprintf(text, capacity_bytes, "cuda %s %s, %d rows x %d tokens, %s, %d thread blocks on %s", s->name, amla_rescale_name(plan->options.rescale), s->rows,
                   s->tile_tokens, splits, c->grid, c->device.name);
 }
 
@@ -256,6 +262,6 @@ const amla_backend_ops *amla_backend_entry_0(void);
 EXPORT const amla_backend_ops *amla_backend_entry_0(void) {
   static const amla_backend_ops ops = {
       .plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_CUDA, .name = "cuda", .device_memory = 1, .absent = absent, .isa = isa,
-      .prepare = prepare, .release = release, .describe = describe, .run = run};
+      .prepare = prepare, .release = release, .query = query, .describe = describe, .run = run};
   return &ops;
 }

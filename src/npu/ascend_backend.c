@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "../plan.h"
-#include "../detail.h"
+#include "../refuse.h"
 #include "ascend_launch.h"
 
 static const char chip_name[] = "910";
@@ -26,7 +26,7 @@ static amla_status run_on(npu_chip *chip, const npu_preset *preset, const amla_p
 
 static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, amla_detail *detail) {
   (void)scratch;
-  if (tensors->mask) return amla_refuse(detail, AMLA_UNSUPPORTED, "mask=%p: backend npu takes none", tensors->mask);
+  if (tensors->mask) UNSUPPORTED("mask=%p: backend npu takes none", tensors->mask);
   if (plan->problem.b == 0) return AMLA_OK;
   const npu_preset *preset = npu_find_preset(chip_name);
   npu_chip *chip = preset ? npu_chip_create(preset, NPU_FUNCTIONAL) : NULL;
@@ -43,6 +43,16 @@ static const char *isa(amla_isa cap) {
   return "sim-910"; /* simulated */
 }
 
+static void query(const amla_plan *plan, amla_plan_info *info) {
+  const ascend_launch l = ascend_launch_of(&plan->problem, &plan->options);
+  info->p_type = AMLA_BF16;
+  info->threads = 1;
+  info->block_rows = ascend_tile_rows(&plan->problem);
+  info->tile_tokens = l.tiling.block_keys;
+  info->split_tokens = AMLA_SPLIT_AUTO; /* contiguous runs over cores */
+  info->simulated = 1;
+}
+
 static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   static const char *const modes[] = {"flash", "amla", "lazy"};
   const ascend_launch l = ascend_launch_of(&plan->problem, &plan->options);
@@ -52,7 +62,7 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
 }
 
 static const amla_backend_ops ops = {.plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_NPU, .name = "npu", .absent = absent,
-                                     .isa = isa, .prepare = prepare, .describe = describe, .run = run};
+                                     .isa = isa, .prepare = prepare, .query = query, .describe = describe, .run = run};
 
 AMLA_API const amla_backend_ops *amla_backend_entry_0(void);
 const amla_backend_ops *amla_backend_entry_0(void) { return &ops; }

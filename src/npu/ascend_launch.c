@@ -7,14 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../detail.h"
-
-#define UNSUPPORTED(...) return amla_refuse(detail, AMLA_UNSUPPORTED, __VA_ARGS__)
+#include "../refuse.h"
 
 amla_status ascend_check(const amla_problem *p, amla_detail *detail) {
-  static const char *const types[] = {"f32", "bf16", "f16", "q8_0"};
-  if (p->q_type != AMLA_BF16) UNSUPPORTED("q_type=%s: backend npu needs bf16, the type of its cube", types[p->q_type]);
-  if (p->kv_type != AMLA_BF16) UNSUPPORTED("kv_type=%s: backend npu needs bf16, the type of its cube", types[p->kv_type]);
+  if (p->q_type != AMLA_BF16) UNSUPPORTED("q_type=%s: backend npu needs bf16, the type of its cube", amla_dtype_name(p->q_type));
+  if (p->kv_type != AMLA_BF16) UNSUPPORTED("kv_type=%s: backend npu needs bf16, the type of its cube", amla_dtype_name(p->kv_type));
   if (p->out_type == AMLA_F16) UNSUPPORTED("out_type=f16: backend npu writes f32 or bf16");
   if (p->d_qk > ASCEND_MAX_QK) UNSUPPORTED("d_qk=%d: backend npu needs <= %d, its L1 tiles", p->d_qk, ASCEND_MAX_QK);
   if (p->d_v > ASCEND_MAX_V) UNSUPPORTED("d_v=%d: backend npu needs <= %d, its L1 tiles", p->d_v, ASCEND_MAX_V);
@@ -160,7 +157,7 @@ amla_status ascend_launch_run(npu_chip *chip, const npu_preset *preset, npu_mode
   ascend_work work;
   int32_t *all_sk = NULL;
   const char *wrong = ascend_tiling_error(&l->tiling);
-  if (wrong) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "tiling: %s", wrong);
+  if (wrong) INVALID("tiling: %s", wrong);
   if (!t->seqlens_k) {
     shape.seqlens_k = all_sk = malloc((size_t)p->b * sizeof *all_sk + 1);
     for (int32_t i = 0; all_sk && i < p->b; i++) all_sk[i] = p->sk;

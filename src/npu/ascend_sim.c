@@ -7,11 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../detail.h"
+#include "../refuse.h"
 #include "../problem.h"
 #include "ascend_launch.h"
-
-#define REFUSE(...) return amla_refuse(detail, AMLA_INVALID_ARGUMENT, __VA_ARGS__)
 
 enum { OWN_PIPES = AMLA_SIM_PIPES - 2 };
 static const struct { const char *name; int pipe, on_aiv; } pipes[OWN_PIPES] = {
@@ -46,10 +44,10 @@ static amla_status choose_tiling(const amla_problem *p, const amla_sim_options *
   else if (o->schedule == AMLA_SIM_BEST)
     *t = *ascend_tiling_best(ascend_tile_rows(p));
   else
-    REFUSE("schedule=%d: must be in %d..%d", (int)o->schedule, AMLA_SIM_BEST, AMLA_SIM_PRELOAD);
+    INVALID("schedule=%d: must be in %d..%d", (int)o->schedule, AMLA_SIM_BEST, AMLA_SIM_PRELOAD);
   const char *wrong = ascend_tiling_error(t);
-  if (wrong) REFUSE("tiling: %s", wrong);
-  if (t->keep_q && ascend_tile_rows(p) > ASCEND_HALF_ROWS) REFUSE("tiling: keep_q=1: tiles must have at most %d rows", ASCEND_HALF_ROWS);
+  if (wrong) INVALID("tiling: %s", wrong);
+  if (t->keep_q && ascend_tile_rows(p) > ASCEND_HALF_ROWS) INVALID("tiling: keep_q=1: tiles must have at most %d rows", ASCEND_HALF_ROWS);
   return AMLA_OK;
 }
 
@@ -59,10 +57,10 @@ static amla_status change_cost(npu_chip *chip, const amla_sim_cost_change *c, am
   char unit[16];
   const char *slash = strchr(c->row, '/');
   const size_t n = slash ? (size_t)(slash - c->row) : sizeof unit;
-  if (n >= sizeof unit) REFUSE("costs: %.60s: must be UNIT/operation of the cost table", c->row);
+  if (n >= sizeof unit) INVALID("costs: %.60s: must be UNIT/operation of the cost table", c->row);
   memcpy(unit, c->row, n), unit[n] = '\0';
   if (npu_chip_set_cost(chip, unit, slash + 1, c->fixed_cycles, c->rate, c->latency_cycles) != 0)
-    REFUSE("costs: %.60s: no such row of the cost table, or an impossible number", c->row);
+    INVALID("costs: %.60s: no such row of the cost table, or an impossible number", c->row);
   return AMLA_OK;
 }
 
@@ -141,12 +139,12 @@ static amla_status time_on(npu_chip *chip, const npu_preset *preset, const amla_
 }
 
 static amla_status check_arguments(const amla_problem *p, const int32_t *seqlens_k, const amla_sim_options *o, const amla_sim_report *report, amla_detail *detail) {
-  if (!o || o->struct_bytes != sizeof *o) REFUSE("sim.struct_bytes: use AMLA_SIM_OPTIONS_INIT of this version");
-  if (!report || report->struct_bytes != sizeof *report) REFUSE("report.struct_bytes: use AMLA_SIM_REPORT_INIT of this version");
-  if (p->b == 0) REFUSE("b=0: nothing to simulate");
-  if (o->assume_bumps < 0) REFUSE("assume_bumps=%d: must be >= 0", o->assume_bumps);
+  if (!o || o->struct_bytes != sizeof *o) INVALID("sim.struct_bytes: use AMLA_SIM_OPTIONS_INIT of this version");
+  if (!report || report->struct_bytes != sizeof *report) INVALID("report.struct_bytes: use AMLA_SIM_REPORT_INIT of this version");
+  if (p->b == 0) INVALID("b=0: nothing to simulate");
+  if (o->assume_bumps < 0) INVALID("assume_bumps=%d: must be >= 0", o->assume_bumps);
   for (int32_t i = 0; seqlens_k && i < p->b; i++)
-    if (seqlens_k[i] < 0 || seqlens_k[i] > p->sk) REFUSE("seqlens_k[%d]=%d: must be in [0, sk=%d]", i, seqlens_k[i], p->sk);
+    if (seqlens_k[i] < 0 || seqlens_k[i] > p->sk) INVALID("seqlens_k[%d]=%d: must be in [0, sk=%d]", i, seqlens_k[i], p->sk);
   return ascend_check(p, detail);
 }
 
@@ -163,9 +161,9 @@ amla_status amla_sim_run(const amla_problem *problem, const amla_options *option
   if (status != AMLA_OK) return status;
   const char *name = sim->chip ? sim->chip : "910";
   const npu_preset *preset = npu_find_preset(name);
-  if (!preset) REFUSE("chip=%.40s: must be 910, 910b1, 910b2, 910b3 or 910b4", name);
+  if (!preset) INVALID("chip=%.40s: must be 910, 910b1, 910b2, 910b3 or 910b4", name);
   if (sim->cores < 0 || sim->cores > preset->dies * preset->cores_per_die)
-    REFUSE("cores=%d: must be in 0..%d on chip %s", sim->cores, preset->dies * preset->cores_per_die, name);
+    INVALID("cores=%d: must be in 0..%d on chip %s", sim->cores, preset->dies * preset->cores_per_die, name);
   o.split_tokens = AMLA_SPLIT_AUTO;
   l = ascend_launch_of(&p, &o);
   l.assume_bumps = sim->assume_bumps, l.unguarded = sim->unguarded_add && l.mode == ASCEND_AMLA;

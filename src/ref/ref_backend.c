@@ -88,6 +88,12 @@ static const char *isa(amla_isa cap) {
   return "";
 }
 
+static void query(const amla_plan *plan, amla_plan_info *info) {
+  info->threads = info->block_rows = 1;
+  info->tile_tokens = BLOCK_TOKENS;
+  info->split_tokens = plan->problem.sk;
+}
+
 static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   return snprintf(text, capacity_bytes, "ref %s, blocks of %d tokens, 1 thread", amla_rescale_name(plan->options.rescale), BLOCK_TOKENS);
 }
@@ -96,4 +102,4 @@ static const char *absent(void) { return NULL; }
 
 const amla_backend_ops amla_backend_ref = {
     .plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_REF, .name = "ref", .absent = absent,
-    .isa = isa, .prepare = prepare, .describe = describe, .run = run};
+    .isa = isa, .prepare = prepare, .query = query, .describe = describe, .run = run};
