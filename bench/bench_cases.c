@@ -8,18 +8,27 @@
 #include "bench_cases.h"
 
 #include <stddef.h>
-#include <string.h>
 
-#define H128 {1.08, 1.00}, {1.05, 1.00} /* times faster than fused and bare peers */
-#define H16 {1.50, 1.00}, {1.05, 1.00}
-#define BARE_ONLY {0, 0}, {1.05, 1.00}
-#define NO_PEERS {0, 0}, {0, 0}
-#define OF_PEAK(avx512, avx2) {(avx512), (avx2)}, NULL, 0
-#define OF(reference, target) {0, 0}, reference, (target)
-#define OF_ROWS(h) {0, 0}, "h=128,sk=4096", (0.90 * (h) / (((h) + 15) / 16 * 16))
+#define WITH(avx512, avx2)                                                                         \
+  {                                                                                                \
+    { [AMLA_ISA_AVX512] = (avx512), [AMLA_ISA_AVX2] = (avx2) }                                     \
+  }
+#define H128 WITH(1.08, 1.00), WITH(1.05, 1.00) /* times faster than fused and bare peers */
+#define H16 WITH(1.50, 1.00), WITH(1.05, 1.00)
+#define BARE_ONLY WITH(0, 0), WITH(1.05, 1.00)
+#define NO_PEERS WITH(0, 0), WITH(0, 0)
+#define OF_PEAK(avx512, avx2) WITH(avx512, avx2), NULL, 0
+#define OF(reference, target) WITH(0, 0), reference, (target)
+#define OF_ROWS(h) WITH(0, 0), "h=128,sk=4096", (0.90 * (h) / (((h) + 15) / 16 * 16))
 
-double bench_target_for(bench_target target, const char *isa) {
-  return strcmp(isa, "avx512") == 0 ? target.avx512 : strcmp(isa, "avx2") == 0 ? target.avx2 : 0;
+double bench_target_for(bench_target target, amla_isa isa) {
+  return (size_t)isa < BENCH_ISAS ? target.with[isa] : 0;
+}
+
+bool bench_has_target(bench_target target) {
+  bool any = false;
+  for (int i = 0; i < BENCH_ISAS; i++) any = any || target.with[i] > 0;
+  return any;
 }
 
 static const char one[] = "h=128, one thread", all[] = "h=128, all cores", all4[] = "h=128, b=4, all cores",

@@ -12,11 +12,13 @@ enum { BENCH_ALL_THREADS = 0 };
 
 /* What a figure should reach with each instruction set; 0 = none. Portable C has no targets: it is
  * there to be right. */
+enum { BENCH_ISAS = AMLA_ISA_AVX512 + 1 }; /* up to the last that has targets */
 typedef struct bench_target {
-  double avx512, avx2;
+  double with[BENCH_ISAS]; /* by amla_isa */
 } bench_target;
 
-double bench_target_for(bench_target target, const char *isa);
+double bench_target_for(bench_target target, amla_isa isa);
+bool bench_has_target(bench_target target); /* with any instruction set */
 
 typedef struct bench_case {
   const char *group;       /* rows of one group follow one another */

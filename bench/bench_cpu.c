@@ -53,13 +53,12 @@ static int enter(contest *c, const char *problem, harness_dataset *data, const c
 }
 
 static void enter_ours(contest *c) {
-  static const char *const names[] = {"lazy", "amla", "flash"};
   for (int m = 0; m < BENCH_MODES; m++) {
-    c->jobs[m] = bench_job_create(c->data, c->row->isa, (amla_rescale)(AMLA_RESCALE_LAZY + m), c->result->peak.threads);
-    enter(c, c->row->problem, c->data, names[m], bench_job_run, c->jobs[m]);
+    const amla_rescale mode = (amla_rescale)(AMLA_RESCALE_LAZY + m);
+    c->jobs[m] = bench_job_create(c->data, c->row->isa, mode, c->result->peak.threads);
+    enter(c, c->row->problem, c->data, amla_rescale_name(mode), bench_job_run, c->jobs[m]);
   }
-  memcpy(c->result->isa, c->jobs[0]->isa, sizeof c->result->isa);
-  c->result->peak.isa = c->result->isa;
+  c->result->peak.isa = c->jobs[0]->isa;
 }
 
 static void enter_reference(contest *c) {
@@ -75,14 +74,16 @@ static void enter_peer(contest *c, int library, peer_form form) {
   char name[sizeof c->result->list->name];
   snprintf(name, sizeof name, "%s %s", l->name, peer_form_names[form]);
   l->prepare(c->result->peak.threads);
-  peer *p = c->peers[c->n_peers++] = peer_create(l, form, c->data, c->result->isa, c->result->peak.threads);
+  const bench_peak *peak = &c->result->peak;
+  peer *p = c->peers[c->n_peers++] = peer_create(l, form, c->data, peak->isa, peak->threads);
   c->result->peers[library][form] = enter(c, c->row->problem, c->data, name, peer_run, p);
 }
 
 static void enter_peers(contest *c) {
   for (int l = 0; peer_libraries[l] != NULL; l++) {
-    if (c->row->fused.avx512 > 0) enter_peer(c, l, PEER_UNFUSED), enter_peer(c, l, PEER_BLOCKED);
-    if (c->row->bare.avx512 > 0) enter_peer(c, l, PEER_BARE);
+    if (bench_has_target(c->row->fused))
+      enter_peer(c, l, PEER_UNFUSED), enter_peer(c, l, PEER_BLOCKED);
+    if (bench_has_target(c->row->bare)) enter_peer(c, l, PEER_BARE);
   }
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "bench_memory.h"
+#include "harness/names.h"
 
 __attribute__((format(printf, 1, 2), noreturn)) static void give_up(const char *format, ...) {
   va_list arguments;
@@ -63,7 +64,7 @@ const harness_truth *bench_truth(const char *problem, const harness_dataset *dat
 bench_job *bench_job_create(const harness_dataset *data, amla_isa cap, amla_rescale mode, int threads) {
   amla_options options = data->options;
   amla_detail detail;
-  char description[256];
+  char description[256], isa[16];
   bench_job *job = calloc(1, sizeof *job);
   if (job == NULL) give_up("out of memory");
   options.backend = AMLA_BACKEND_CPU;
@@ -75,7 +76,8 @@ bench_job *bench_job_create(const harness_dataset *data, amla_isa cap, amla_resc
   job->scratch_bytes = amla_plan_scratch_bytes(job->plan);
   job->scratch = bench_huge_allocate(job->scratch_bytes);
   amla_plan_describe(job->plan, description, sizeof description);
-  if (sscanf(description, "cpu %15[^ ,]", job->isa) != 1) give_up("cannot read '%s'", description);
+  if (sscanf(description, "cpu %15[^ ,]", isa) != 1) give_up("cannot read '%s'", description);
+  job->isa = (amla_isa)harness_find_name(harness_isas, isa);
   return job;
 }
 

@@ -30,7 +30,8 @@ static const char *word(const bench_result *r, verdict v) {
 }
 
 static verdict judge_machine(const bench_result *r) {
-  if (r->reference == 0) return (verdict){of_peak(r, 0), bench_target_for(r->row->of_peak, r->isa)};
+  if (r->reference == 0)
+    return (verdict){of_peak(r, 0), bench_target_for(r->row->of_peak, r->peak.isa)};
   return (verdict){rate(&r->list[0]) / rate(&r->list[r->reference]), r->row->reference_target};
 }
 
@@ -43,10 +44,10 @@ static verdict judge_peers(const bench_result *r, peer_form first, peer_form las
   return fastest > 0 ? (verdict){rate(&r->list[0]) / fastest, target} : (verdict){0, 0};
 }
 static verdict judge_fused(const bench_result *r) {
-  return judge_peers(r, PEER_UNFUSED, PEER_BLOCKED, bench_target_for(r->row->fused, r->isa));
+  return judge_peers(r, PEER_UNFUSED, PEER_BLOCKED, bench_target_for(r->row->fused, r->peak.isa));
 }
 static verdict judge_bare(const bench_result *r) {
-  return judge_peers(r, PEER_BARE, PEER_BARE, bench_target_for(r->row->bare, r->isa));
+  return judge_peers(r, PEER_BARE, PEER_BARE, bench_target_for(r->row->bare, r->peak.isa));
 }
 
 typedef struct tally {
@@ -67,7 +68,8 @@ void bench_mark_disturbed(bench_result *results, int n) {
   for (int i = 0; i < n; i++) {
     double best = 0;
     for (int j = 0; j < n; j++)
-      if (strcmp(results[i].isa, results[j].isa) == 0) best = fmax(best, peak_per_thread(&results[j]));
+      if (results[i].peak.isa == results[j].peak.isa)
+        best = fmax(best, peak_per_thread(&results[j]));
     results[i].disturbed = results[i].peak.flops.spread > most_spread || peak_per_thread(&results[i]) < least * best;
   }
 }
@@ -79,7 +81,7 @@ static void print_group(const bench_result *results, int i) {
 }
 
 static void print_case(const bench_result *r) {
-  printf("  %-24s %7d %-6s", r->row->problem, r->peak.threads, r->isa);
+  printf("  %-24s %7d %-6s", r->row->problem, r->peak.threads, amla_isa_name(r->peak.isa));
 }
 
 static void print_verdict(const bench_result *r, verdict v) {
@@ -225,8 +227,10 @@ static void add_verdict(json_t *object, const bench_result *r, const char *name,
 }
 
 static json_t *result_json(const bench_result *r) {
-  json_t *o = json_pack("{s:s, s:s, s:i, s:s, s:i, s:o}", "group", r->row->group, "problem", r->row->problem, "threads",
-                        r->peak.threads, "isa", r->isa, "rounds", r->rounds, "peak_flops", series_json(r->peak.flops));
+  json_t *o =
+      json_pack("{s:s, s:s, s:i, s:s, s:i, s:o}", "group", r->row->group, "problem",
+                r->row->problem, "threads", r->peak.threads, "isa", amla_isa_name(r->peak.isa),
+                "rounds", r->rounds, "peak_flops", series_json(r->peak.flops));
   json_t *list = json_array();
   for (int i = 0; i < r->n; i++) json_array_append_new(list, contestant_json(r, i));
   json_object_set_new(o, "disturbed", json_boolean(r->disturbed));

@@ -16,7 +16,6 @@ typedef struct bench_result {
   int rounds, n;
   bench_peak peak;
   bool disturbed; /* filled in by bench_mark_disturbed */
-  char isa[16];
   bench_contestant list[BENCH_MODES + 1 + PEER_MAX_LIBRARIES * PEER_FORMS];
   /* Places in list, 0 = absent. */
   int reference, peers[PEER_MAX_LIBRARIES][PEER_FORMS];

@@ -24,7 +24,7 @@ typedef struct bench_contestant {
 } bench_contestant;
 
 typedef struct bench_peak {
-  const char *isa;
+  amla_isa isa;
   int threads;
   bench_series flops; /* FLOP/s. Filled in by bench_rounds */
 } bench_peak;

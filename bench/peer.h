@@ -37,8 +37,8 @@ typedef struct peer peer;
 
 /* data: packed q and out, out f32, q and kv bf16; its tensors must outlive the peer. isa: of the code between sgemm
  * calls. Out of memory ends the program. */
-peer *peer_create(const peer_library *library, peer_form form, const harness_dataset *data, const char *isa,
-                  int threads);
+peer *peer_create(const peer_library *library, peer_form form, const harness_dataset *data,
+                  amla_isa isa, int threads);
 void peer_run(void *peer); /* writes data's out and lse */
 void peer_destroy(peer *peer);
 

@@ -149,12 +149,17 @@ void peer_run(void *context) {
 
 /* ---- Creation ---------------------------------------------------------------------------------------------------- */
 
-static const peer_vector *vector_for(const char *isa) {
+static const peer_vector *const vectors[] = {
+    &peer_vector__c,
 #if defined(__x86_64__)
-  if (strcmp(isa, "avx512") == 0) return &peer_vector__avx512;
-  if (strcmp(isa, "avx2") == 0) return &peer_vector__avx2;
+    &peer_vector__avx2,
+    &peer_vector__avx512,
 #endif
-  (void)isa;
+};
+
+static const peer_vector *vector_for(amla_isa isa) {
+  for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+    if (vectors[i]->isa == isa) return vectors[i];
   return &peer_vector__c;
 }
 
@@ -168,8 +173,8 @@ static void widen_all(peer *x) { /* once, outside of the measured time */
   }
 }
 
-peer *peer_create(const peer_library *library, peer_form form, const harness_dataset *data, const char *isa,
-                  int threads) {
+peer *peer_create(const peer_library *library, peer_form form, const harness_dataset *data,
+                  amla_isa isa, int threads) {
   const amla_problem *p = &data->problem;
   assert(p->kv_type == AMLA_BF16 && p->q_type == AMLA_BF16 && p->out_type == AMLA_F32 && !data->sinks);
   peer *x = calloc(1, sizeof *x);

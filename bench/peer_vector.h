@@ -7,10 +7,11 @@
 #ifndef AMLA_BENCH_PEER_VECTOR_H
 #define AMLA_BENCH_PEER_VECTOR_H
 
+#include <amla/amla.h>
 #include <stdint.h>
 
 typedef struct peer_vector {
-  const char *isa;
+  amla_isa isa;
   void (*widen_bf16)(int n, const uint16_t *from, float *to);
   /* max[row] = max(max[row], s[token][row]) */
   void (*max_columns)(int tokens, int rows, const float *s, float *max);

@@ -4,7 +4,7 @@
  */
 #include "peer_vector_loops.h"
 
-const peer_vector peer_vector__avx2 = {.isa = "avx2",
+const peer_vector peer_vector__avx2 = {.isa = AMLA_ISA_AVX2,
                                        .widen_bf16 = widen_bf16,
                                        .max_columns = max_columns,
                                        .exp2_columns = exp2_columns,

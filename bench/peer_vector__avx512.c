@@ -4,7 +4,7 @@
  */
 #include "peer_vector_loops.h"
 
-const peer_vector peer_vector__avx512 = {.isa = "avx512",
+const peer_vector peer_vector__avx512 = {.isa = AMLA_ISA_AVX512,
                                          .widen_bf16 = widen_bf16,
                                          .max_columns = max_columns,
                                          .exp2_columns = exp2_columns,

@@ -4,7 +4,7 @@
  */
 #include "peer_vector_loops.h"
 
-const peer_vector peer_vector__c = {.isa = "c",
+const peer_vector peer_vector__c = {.isa = AMLA_ISA_C,
                                     .widen_bf16 = widen_bf16,
                                     .max_columns = max_columns,
                                     .exp2_columns = exp2_columns,

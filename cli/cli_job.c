@@ -12,6 +12,7 @@
 #include "cli_commands.h"
 #include "cli_progress.h"
 #include "cli_report.h"
+#include "harness/names.h"
 #include "harness/program.h"
 #include "harness/safetensors.h"
 
@@ -62,12 +63,19 @@ static void parse_description(cli_job *job) {
   const int words = sscanf(job->description, "%15[^ ,] %15[^ ,] %15[^ ,]", a, b, c);
   const char *threads = strrchr(job->description, ',');
   memcpy(job->backend, a, sizeof a);
-  memcpy(job->isa, words == 3 ? b : "c", words == 3 ? sizeof b : sizeof "c");
+  snprintf(job->isa, sizeof job->isa, "%s", words == 3 ? b : amla_isa_name(AMLA_ISA_C));
   memcpy(job->rescale, words == 3 ? c : b, sizeof b);
   if (threads == NULL || sscanf(threads, ", %d thread", &job->threads) != 1) job->threads = 1;
 }
 
-bool cli_is_simulated(const cli_job *job) { return strcmp(job->backend, "npu") == 0; }
+amla_isa cli_job_isa(const cli_job *job) {
+  const int found = harness_find_name(harness_isas, job->isa);
+  return found < 0 ? AMLA_ISA_C : (amla_isa)found; /* of another backend it is a kernel's name */
+}
+
+bool cli_is_simulated(const cli_job *job) {
+  return strcmp(job->backend, amla_backend_name(AMLA_BACKEND_NPU)) == 0;
+}
 
 harness_error cli_compare(const cli_job *job, const harness_truth *truth) {
   return cli_is_simulated(job) ? harness_compare_rounded_p(job->data, truth, AMLA_BF16) : harness_compare(job->data, truth);
@@ -106,13 +114,13 @@ void cli_job_close(cli_job *job) {
   *job = (cli_job){0};
 }
 
-bool cli_machine(const char *command, const cli_options *options, char isa[16], int *threads) {
+bool cli_machine(const char *command, const cli_options *options, amla_isa *isa, int *threads) {
   harness_dataset data;
   cli_job job;
   if (!cli_load(command, "h=1,sk=1,page=0", &data)) return false; /* any problem will do */
   const bool ok = cli_job_open(command, "plan", &job, &data, options);
   if (ok) {
-    memcpy(isa, job.isa, sizeof job.isa);
+    *isa = cli_job_isa(&job);
     *threads = job.threads;
     cli_job_close(&job);
   }

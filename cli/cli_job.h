@@ -38,13 +38,14 @@ bool cli_job_open(const char *command, const char *name, cli_job *job, harness_d
 void cli_job_close(cli_job *job);
 
 /* Instruction set and threads of a plan with these options. Prints why there is none. */
-bool cli_machine(const char *command, const cli_options *options, char isa[16], int *threads);
+bool cli_machine(const char *command, const cli_options *options, amla_isa *isa, int *threads);
 
 /* Whether there is a row to compare: a check of nothing is never ok. Prints why not. */
 bool cli_has_rows(const char *command, const char *name, const amla_problem *problem);
 
 /* The outputs against the truth, within the bound of the job's backend: npu rounds P to bf16. */
 harness_error cli_compare(const cli_job *job, const harness_truth *truth);
+amla_isa cli_job_isa(const cli_job *job);  /* that runs it on this machine's CPU */
 bool cli_is_simulated(const cli_job *job); /* backend npu: its time is the simulator's */
 
 /* Useful FLOP/s of the job at so many seconds a run. */

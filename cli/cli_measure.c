@@ -72,7 +72,8 @@ static round_values run_round(const cli_job *jobs, int n, const int *repetitions
   for (int j = 0; j < n; j++) r.value[j] = time_job(&jobs[j], repetitions[j]);
   double shortest = r.value[0] * repetitions[0]; /* the clock rises for moments: the peak's rounds last as long as the jobs' */
   for (int j = 1; j < n; j++) shortest = fmin(shortest, r.value[j] * repetitions[j]);
-  r.value[PEAK] = harness_peak_flops(jobs->isa, jobs->threads, fmax(shortest, slice_seconds));
+  r.value[PEAK] =
+      harness_peak_flops(cli_job_isa(jobs), jobs->threads, fmax(shortest, slice_seconds));
   if (stream != NULL) r.value[BANDWIDTH] = harness_stream_read(stream, slice_seconds);
   return r;
 }

@@ -12,29 +12,19 @@
 
 #include "cli_commands.h"
 #include "cli_report.h"
+#include "harness/names.h"
 
-typedef struct choice {
-  const char *name;
-  int value;
-} choice;
+static int parse_choice(struct argp_state *state, const char *option, const char *text,
+                        harness_names names) {
+  const int found = harness_find_name(names, text);
+  if (found < 0)
+    argp_error(state, "--%s=%s: must be one of %s", option, text,
+               harness_list_names(names, ", ").text);
+  return found;
+}
 
-static const choice backends[] = {{"ref", AMLA_BACKEND_REF},
-                                  {"cpu", AMLA_BACKEND_CPU},
-                                  {"cuda", AMLA_BACKEND_CUDA},
-                                  {"npu", AMLA_BACKEND_NPU},
-                                  {NULL, 0}};
-static const choice rescales[] = {
-    {"lazy", AMLA_RESCALE_LAZY}, {"amla", AMLA_RESCALE_AMLA}, {"flash", AMLA_RESCALE_FLASH}, {NULL, 0}};
-static const choice isas[] = {{"c", AMLA_ISA_C}, {"avx2", AMLA_ISA_AVX2}, {"avx512", AMLA_ISA_AVX512}, {NULL, 0}};
-
-static int parse_choice(struct argp_state *state, const char *option, const char *text, const choice *list) {
-  char names[64] = "";
-  for (const choice *c = list; c->name != NULL; c++) {
-    if (strcmp(c->name, text) == 0) return c->value;
-    snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", c == list ? "" : ", ", c->name);
-  }
-  argp_error(state, "--%s=%s: must be one of %s", option, text, names);
-  return 0;
+amla_rescale cli_parse_rescale(struct argp_state *state, const char *text) {
+  return (amla_rescale)parse_choice(state, "rescale", text, harness_rescales);
 }
 
 static int32_t parse_count(struct argp_state *state, const char *option, const char *text) {
@@ -59,7 +49,7 @@ double cli_parse_seconds(struct argp_state *state, const char *option, const cha
 static void parse_rescale(struct argp_state *state, cli_options *o, const char *text) {
   o->rescale_given = true;
   o->rescale_all = strcmp(text, "all") == 0;
-  if (!o->rescale_all) o->plan.rescale = (amla_rescale)parse_choice(state, "rescale", text, rescales);
+  if (!o->rescale_all) o->plan.rescale = cli_parse_rescale(state, text);
 }
 
 /* One parser for all groups: a group lists the options it offers. */
@@ -67,35 +57,62 @@ static error_t parse_shared(int key, char *text, struct argp_state *state) {
   cli_options *o = state->input;
   switch (key) {
   case 'b':
-    o->plan.backend = (amla_backend)parse_choice(state, "backend", text, backends), o->backend_given = true;
+    o->plan.backend = (amla_backend)parse_choice(state, "backend", text, harness_backends);
+    o->backend_given = true;
     return 0;
   case 'r': parse_rescale(state, o, text); return 0;
   case 's':
     o->plan.split_tokens = strcmp(text, "auto") == 0 ? AMLA_SPLIT_AUTO : parse_count(state, "split", text);
     return 0;
   case 't': o->plan.threads = parse_count(state, "threads", text); return 0;
-  case 'i': o->plan.isa = (amla_isa)parse_choice(state, "isa", text, isas); return 0;
+  case 'i': o->plan.isa = (amla_isa)parse_choice(state, "isa", text, harness_isas); return 0;
   case 'j': o->json = true; return 0;
   case 'p': o->plot = text; return 0;
   default: return ARGP_ERR_UNKNOWN;
   }
 }
 
+/* What an option chooses from; NULL: nothing that the library names. */
+static harness_names names_of(int key) {
+  switch (key) {
+  case 'b': return harness_backends;
+  case 'r': return harness_rescales;
+  case 'i': return harness_isas;
+  default: return NULL;
+  }
+}
+
+/* Puts the names that an option takes where its help says %s. argp frees what is not `text`. */
+static char *fill_in_names(int key, const char *text, void *input) {
+  const harness_names names = names_of(key);
+  char *filled = (char *)(uintptr_t)text;
+  (void)input;
+  if (names == NULL || text == NULL) return filled;
+  const int before = (int)strcspn(text, "%");
+  const harness_name_list list = harness_list_names(names, " or ");
+  if (asprintf(&filled, "%.*s%s%s", before, text, list.text, text + before + strlen("%s")) < 0)
+    return NULL;
+  return filled;
+}
+
 static const struct argp_option plan_options[] = {
-    {"backend", 'b', "NAME", 0, "ref, cpu, cuda, or npu (simulated)", 0},
-    {"rescale", 'r', "MODE", 0, "lazy, amla or flash; bench and check also: all", 0},
-    {"split", 's', "TOKENS", 0, "KV tokens per split, or auto (by threads: not batch-invariant)", 0},
+    {"backend", 'b', "NAME", 0, "%s; npu is simulated", 0},
+    {"rescale", 'r', "MODE", 0, "%s; bench and check also: all", 0},
+    {"split", 's', "TOKENS", 0, "KV tokens per split, or auto (by threads: not batch-invariant)",
+     0},
     {0}};
 static const struct argp_option machine_options[] = {
     {"threads", 't', "N", 0, "threads; default AMLA_NUM_THREADS or all", 0},
-    {"isa", 'i', "NAME", 0, "cap the instruction set: c, avx2 or avx512", 0},
+    {"isa", 'i', "NAME", 0, "cap the instruction set: %s", 0},
     {0}};
 static const struct argp_option json_options[] = {{"json", 'j', NULL, 0, "print JSON", 0}, {0}};
 static const struct argp_option plot_options[] = {
     {"plot", 'p', "FILE", 0, "draw FILE.svg or FILE.png (needs gnuplot)", 0}, {0}};
 
-const struct argp cli_plan_argp = {plan_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
-const struct argp cli_machine_argp = {machine_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
+const struct argp cli_plan_argp = {
+    .options = plan_options, .parser = parse_shared, .help_filter = fill_in_names};
+const struct argp cli_machine_argp = {
+    .options = machine_options, .parser = parse_shared, .help_filter = fill_in_names};
 const struct argp cli_json_argp = {json_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
 const struct argp cli_plot_argp = {plot_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
 

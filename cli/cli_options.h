@@ -36,6 +36,9 @@ void cli_options_setup(void);
 void cli_parse(const char *arguments, const char *doc, const struct argp_option *options, argp_parser_t parser,
                const struct argp_child *children, int argc, char **argv, void *input);
 
+/* The mode of that name, or a usage error that names --rescale. */
+amla_rescale cli_parse_rescale(struct argp_state *state, const char *text);
+
 /* A number of seconds in (0, 86400], or a usage error that names the option. */
 double cli_parse_seconds(struct argp_state *state, const char *option, const char *text);
 

@@ -11,6 +11,9 @@
 
 #include "cli_commands.h"
 
+/* The name of a schedule, NULL past the last. */
+const char *cli_sim_schedules(int i);
+
 /* Prints the table of that name, or with "all" all of them; chip, costs and cores as in base. */
 cli_exit cli_sim_tables(const char *command, const char *name, const amla_sim_options *base);
 bool cli_sim_has_table(const char *name);

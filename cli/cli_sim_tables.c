@@ -10,6 +10,12 @@
 #include "cli_report.h"
 #include "cli_sim.h"
 
+const char *cli_sim_schedules(int i) {
+  static const char *const names[] = {
+      [AMLA_SIM_BEST] = "best", [AMLA_SIM_SERIAL] = "serial", [AMLA_SIM_PRELOAD] = "preload"};
+  return i < (int)(sizeof names / sizeof *names) ? names[i] : NULL;
+}
+
 typedef struct sim_case {
   const char *label; /* where a table wants one */
   amla_problem p;
@@ -73,13 +79,14 @@ static bool print_rows(const char *command, const char *title, case_list *list) 
   static const char *const headings[] = {"<what",  "<schedule", "<rescale", "b",    "s_q",  "h",   "s_k",    "TFLOPS",
                                          "% peak", "cube",      "mte1",     "mte2", "fix",  "vector", "l2", "hbm"};
   static const int shown[] = {0, 1, 2, 3, 4, 7, 8}; /* pipes of the report */
-  static const char *const modes[] = {"lazy", "lazy", "amla", "flash"}, *const schedules[] = {"best", "serial", "preload"};
   const bool ok = run_cases(command, list);
   cli_table t = cli_table_create(16, headings);
   for (int i = 0; ok && i < list->n; i++) {
     const sim_case *c = &list->cases[i];
     cli_table_row(&t);
-    cli_table_cell(&t, 0, "%s", c->label), cli_table_cell(&t, 1, "%s", schedules[c->sim.schedule]), cli_table_cell(&t, 2, "%s", modes[c->o.rescale]);
+    cli_table_cell(&t, 0, "%s", c->label);
+    cli_table_cell(&t, 1, "%s", cli_sim_schedules((int)c->sim.schedule));
+    cli_table_cell(&t, 2, "%s", amla_rescale_name(c->o.rescale));
     cli_table_cell(&t, 3, "%d", c->p.b), cli_table_cell(&t, 4, "%d", c->p.s_q), cli_table_cell(&t, 5, "%d", c->p.h_q), cli_table_cell(&t, 6, "%d", c->p.sk);
     cli_table_cell(&t, 7, "%.1f", c->r.flops_per_second / 1e12), cli_table_cell(&t, 8, "%.1f", 100 * c->r.utilization);
     for (int k = 0; k < 7; k++) cli_table_cell(&t, 9 + k, "%.0f", 100 * c->r.pipe_busy[shown[k]]);

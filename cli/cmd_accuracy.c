@@ -86,26 +86,39 @@ static error_t parse(int key, char *text, struct argp_state *state) {
 /* ---- What is compared -------------------------------------------------------------------------------------------- */
 
 typedef struct variant {
-  const char *mode, *p;
+  const char *study; /* the name of what only this study has; NULL: the rescale mode's */
   spec_algo algo;
 } variant;
 
 /* With P in f32 the compensation is void, so uncomp is amla there. */
 static const variant variants[] = {
-    {"flash", "f32", {.mode = SPEC_FLASH, .p = SPEC_P_F32}},
-    {"amla", "f32", {.mode = SPEC_AMLA, .p = SPEC_P_F32}},
-    {"lazy", "f32", {.mode = SPEC_LAZY, .p = SPEC_P_F32}},
-    {"flash", "bf16", {.mode = SPEC_FLASH, .p = SPEC_P_BF16}},
-    {"uncomp", "bf16", {.mode = SPEC_AMLA, .p = SPEC_P_BF16, .uncompensated = 1}},
-    {"amla", "bf16", {.mode = SPEC_AMLA, .p = SPEC_P_BF16}},
-    {"lazy", "bf16", {.mode = SPEC_LAZY, .p = SPEC_P_BF16}},
-    {"unguard", "bf16", {.mode = SPEC_AMLA, .p = SPEC_P_BF16, .unguarded = 1}},
-    {"flash", "f16", {.mode = SPEC_FLASH, .p = SPEC_P_F16}},
-    {"uncomp", "f16", {.mode = SPEC_AMLA, .p = SPEC_P_F16, .uncompensated = 1}},
-    {"amla", "f16", {.mode = SPEC_AMLA, .p = SPEC_P_F16}},
-    {"lazy", "f16", {.mode = SPEC_LAZY, .p = SPEC_P_F16}},
+    {NULL, {.mode = SPEC_FLASH, .p = SPEC_P_F32}},
+    {NULL, {.mode = SPEC_AMLA, .p = SPEC_P_F32}},
+    {NULL, {.mode = SPEC_LAZY, .p = SPEC_P_F32}},
+    {NULL, {.mode = SPEC_FLASH, .p = SPEC_P_BF16}},
+    {"uncomp", {.mode = SPEC_AMLA, .p = SPEC_P_BF16, .uncompensated = 1}},
+    {NULL, {.mode = SPEC_AMLA, .p = SPEC_P_BF16}},
+    {NULL, {.mode = SPEC_LAZY, .p = SPEC_P_BF16}},
+    {"unguard", {.mode = SPEC_AMLA, .p = SPEC_P_BF16, .unguarded = 1}},
+    {NULL, {.mode = SPEC_FLASH, .p = SPEC_P_F16}},
+    {"uncomp", {.mode = SPEC_AMLA, .p = SPEC_P_F16, .uncompensated = 1}},
+    {NULL, {.mode = SPEC_AMLA, .p = SPEC_P_F16}},
+    {NULL, {.mode = SPEC_LAZY, .p = SPEC_P_F16}},
 };
 enum { N_VARIANTS = sizeof variants / sizeof *variants };
+
+static const char *mode_name(const variant *v) {
+  static const amla_rescale rescales[] = {[SPEC_FLASH] = AMLA_RESCALE_FLASH,
+                                          [SPEC_AMLA] = AMLA_RESCALE_AMLA,
+                                          [SPEC_LAZY] = AMLA_RESCALE_LAZY};
+  return v->study ? v->study : amla_rescale_name(rescales[v->algo.mode]);
+}
+
+static const char *p_name(spec_round p) {
+  static const amla_dtype types[] = {
+      [SPEC_P_F32] = AMLA_F32, [SPEC_P_BF16] = AMLA_BF16, [SPEC_P_F16] = AMLA_F16};
+  return amla_dtype_name(types[p]);
+}
 
 static const char *const dists[] = {"normal:1",   "normal:3", "normal:10", "uniform:1", "uniform:3",
                                     "uniform:10", "rising",   "outlier",   "peaked",    "zerov"};
@@ -222,7 +235,8 @@ static void print_metric(const study *s, const metric *m) {
   char names[N_VARIANTS][32];
   const char *headings[N_VARIANTS + 2] = {"<distribution", "s_k"};
   for (int v = 0; v < N_VARIANTS; v++) {
-    snprintf(names[v], sizeof names[v], "%s.%s", variants[v].mode, variants[v].p);
+    snprintf(names[v], sizeof names[v], "%s.%s", mode_name(&variants[v]),
+             p_name(variants[v].algo.p));
     headings[v + 2] = names[v];
   }
   cli_table t = cli_table_create(N_VARIANTS + 2, headings);
@@ -257,8 +271,8 @@ static void print_json(const study *s) {
     for (int v = 0; v < N_VARIANTS; v++) {
       if (!s->cases[i].of[v].shown) continue;
       json_t *o = cli_json_pack("{s:s, s:i, s:s, s:s, s:i}", "dist", s->cases[i].dist, "sk",
-                                s->cases[i].length, "mode", variants[v].mode, "p", variants[v].p,
-                                "rows", s->heads);
+                                s->cases[i].length, "mode", mode_name(&variants[v]), "p",
+                                p_name(variants[v].algo.p), "rows", s->heads);
       for (int m = 0; m < N_METRICS; m++)
         json_object_set_new(o, metrics[m].key, cli_json_real(metrics[m].value(s, i, v)));
       json_array_append_new(list, o);
@@ -266,9 +280,26 @@ static void print_json(const study *s) {
   cli_print_json(list);
 }
 
+/* The bars of a cluster. */
+static const spec_algo bars[] = {{.mode = SPEC_FLASH},
+                                 {.mode = SPEC_AMLA, .uncompensated = 1},
+                                 {.mode = SPEC_AMLA},
+                                 {.mode = SPEC_LAZY}};
+enum { N_BARS = sizeof bars / sizeof *bars };
+
+/* The variant behind a bar with P in that type, -1 when the study has none. */
+static int variant_of(int bar, spec_round p) {
+  for (int v = 0; v < N_VARIANTS; v++) {
+    const spec_algo *a = &variants[v].algo;
+    if (a->mode == bars[bar].mode && a->uncompensated == bars[bar].uncompensated && !a->unguarded &&
+        a->p == p)
+      return v;
+  }
+  return -1;
+}
+
 /* One panel per type of P: clusters by distribution, at the greatest length, on a logarithmic axis. */
 static bool draw(const char *command, const char *path, const study *s, int longest) {
-  static const char *const modes[] = {"flash", "uncomp", "amla", "lazy"}, *const types[] = {"f32", "bf16", "f16"};
   cli_plot plot;
   if (!cli_plot_open(&plot, command, path)) return false;
   FILE *to = plot.gnuplot;
@@ -277,24 +308,25 @@ static bool draw(const char *command, const char *path, const study *s, int long
           "set style data histograms\nset style fill solid 0.8 border -1\nset logscale y\nset format y '%%.0e'\nset "
           "yrange [1e-9:1e-2]\nset key outside right\n",
           longest);
-  for (int t = 0; t < 3; t++) {
-    fprintf(to, "$%s << EOD\n", types[t]);
+  for (spec_round p = SPEC_P_F32; p <= SPEC_P_F16; p++) {
+    fprintf(to, "$%s << EOD\n", p_name(p));
     for (int i = 0; i < s->n_cases; i++) {
       if (s->cases[i].length != longest) continue;
       fprintf(to, "%s", s->cases[i].dist);
-      for (int m = 0; m < 4; m++) {
-        double value = NAN;
-        for (int v = 0; v < N_VARIANTS; v++)
-          if (strcmp(variants[v].mode, modes[m]) == 0 && strcmp(variants[v].p, types[t]) == 0)
-            value = rel_error(s, i, v);
+      for (int bar = 0; bar < N_BARS; bar++) {
+        const int v = variant_of(bar, p);
+        const double value = v < 0 ? NAN : rel_error(s, i, v);
         fprintf(to, value > 0 ? " %.3e" : " ?", value);
       }
       fputc('\n', to);
     }
-    fprintf(to, "EOD\nset ylabel 'P in %s'\nset datafile missing '?'\nplot ", types[t]);
-    for (int m = 0; m < 4; m++)
-      if (t > 0 || m != 1) /* no uncomp with P in f32 */
-        fprintf(to, "%s$%s using %d:xtic(1) linecolor %d title '%s'", m ? ", " : "", types[t], m + 2, m + 1, modes[m]);
+    fprintf(to, "EOD\nset ylabel 'P in %s'\nset datafile missing '?'\nplot ", p_name(p));
+    for (int bar = 0; bar < N_BARS; bar++) {
+      const int v = variant_of(bar, p);
+      if (v < 0) continue;
+      fprintf(to, "%s$%s using %d:xtic(1) linecolor %d title '%s'", bar ? ", " : "", p_name(p),
+              bar + 2, bar + 1, mode_name(&variants[v]));
+    }
     fputc('\n', to);
   }
   fputs("unset multiplot\n", to);
@@ -323,12 +355,12 @@ static bool run_study(const char *command, const arguments *a, study *s) {
 cli_exit cmd_accuracy(int argc, char **argv) {
   arguments a = {.common = CLI_OPTIONS_INIT, .n_lengths = 4, .lengths = {1024, 8192, 32768, 131072}, .heads = 4};
   int longest = 0, threads;
-  char isa[16];
+  amla_isa isa;
   cli_parse(NULL, doc, options, parse, children, argc, argv, &a);
   if (a.common.plot != NULL && !(cli_plot_check(argv[0], a.common.plot) &&
                                  cli_may_write(argv[0], "plot", a.common.plot, NULL, 0)))
     return CLI_ERROR;
-  if (!cli_machine(argv[0], &a.common, isa, &threads)) return CLI_ERROR;
+  if (!cli_machine(argv[0], &a.common, &isa, &threads)) return CLI_ERROR;
   omp_set_num_threads(threads);
   study *s = cli_allocate(1, sizeof *s);
   s->heads = a.heads;

@@ -79,7 +79,7 @@ typedef struct limits {
 } limits;
 
 /* Best of many short rounds. */
-static limits measure(const char *isa, int threads) {
+static limits measure(amla_isa isa, int threads) {
   enum { ROUNDS = 40 };
   const double seconds = 0.005; /* about what a scheduler gives undisturbed */
   limits best = {0, 0};
@@ -98,7 +98,7 @@ static limits measure(const char *isa, int threads) {
 
 typedef struct facts {
   cpu_description cpu;
-  char isa[16];
+  amla_isa isa;
   int threads;
   limits one, all;
   amla_backend_info backends[AMLA_BACKEND_NPU + 1];
@@ -108,13 +108,13 @@ static void print_text(const facts *f) {
   const char *cap = getenv("AMLA_ISA");
   printf("library    amla %s\n", amla_version());
   printf("cpu        %s\nfeatures   %s\n", f->cpu.model, f->cpu.features);
-  printf("isa        %s%s%s%s\n", f->isa, cap && *cap ? " (AMLA_ISA=" : "", cap && *cap ? cap : "",
-         cap && *cap ? ")" : "");
+  printf("isa        %s%s%s%s\n", amla_isa_name(f->isa), cap && *cap ? " (AMLA_ISA=" : "",
+         cap && *cap ? cap : "", cap && *cap ? ")" : "");
   for (int b = AMLA_BACKEND_REF; b <= AMLA_BACKEND_NPU; b++)
     printf("backend    %-5s %s%s\n", f->backends[b].name,
            f->backends[b].available ? "available" : "absent: ", f->backends[b].reason);
-  printf("fma peak   %.1f GFLOP/s on 1 thread, %.1f on %d (%s)\n", f->one.peak / 1e9, f->all.peak / 1e9, f->threads,
-         f->isa);
+  printf("fma peak   %.1f GFLOP/s on 1 thread, %.1f on %d (%s)\n", f->one.peak / 1e9,
+         f->all.peak / 1e9, f->threads, amla_isa_name(f->isa));
   printf("memory     %.1f GB/s read on 1 thread, %.1f on %d\n", f->one.bandwidth / 1e9, f->all.bandwidth / 1e9,
          f->threads);
   printf("balance    %.0f FLOP/byte on %d thread%s: problems below are bound by memory\n",
@@ -131,12 +131,12 @@ static json_t *backends_json(const facts *f) {
 }
 
 static void print_json(const facts *f) {
-  cli_print_json(cli_json_pack("{s:s, s:o, s:s, s:s, s:i, s:o, s:f, s:f, s:f, s:f}", "version",
-                               amla_version(), "cpu", cli_json_text(f->cpu.model), "features",
-                               f->cpu.features, "isa", f->isa, "threads", f->threads, "backends",
-                               backends_json(f), "peak_gflops_1_thread", f->one.peak / 1e9,
-                               "peak_gflops", f->all.peak / 1e9, "read_bytes_per_second_1_thread",
-                               f->one.bandwidth, "read_bytes_per_second", f->all.bandwidth));
+  cli_print_json(cli_json_pack(
+      "{s:s, s:o, s:s, s:s, s:i, s:o, s:f, s:f, s:f, s:f}", "version", amla_version(), "cpu",
+      cli_json_text(f->cpu.model), "features", f->cpu.features, "isa", amla_isa_name(f->isa),
+      "threads", f->threads, "backends", backends_json(f), "peak_gflops_1_thread",
+      f->one.peak / 1e9, "peak_gflops", f->all.peak / 1e9, "read_bytes_per_second_1_thread",
+      f->one.bandwidth, "read_bytes_per_second", f->all.bandwidth));
 }
 
 cli_exit cmd_info(int argc, char **argv) {
@@ -144,7 +144,7 @@ cli_exit cmd_info(int argc, char **argv) {
   facts f = {.cpu = describe_cpu()};
   amla_detail detail;
   cli_parse(NULL, doc, NULL, parse, children, argc, argv, &options);
-  if (!cli_machine(argv[0], &options, f.isa, &f.threads)) return CLI_ERROR;
+  if (!cli_machine(argv[0], &options, &f.isa, &f.threads)) return CLI_ERROR;
   for (int b = AMLA_BACKEND_REF; b <= AMLA_BACKEND_NPU; b++) {
     f.backends[b] = (amla_backend_info)AMLA_BACKEND_INFO_INIT;
     if (amla_backend_query((amla_backend)b, &f.backends[b], &detail) != AMLA_OK) {

@@ -10,6 +10,7 @@
 #include "cli_measure.h"
 #include "cli_options.h"
 #include "cli_report.h"
+#include "harness/names.h"
 #include "harness/safetensors.h"
 
 typedef struct arguments {
@@ -42,6 +43,14 @@ static const struct argp_option options[] = {
 static const struct argp_child children[] = {
     {&cli_plan_argp, 0, NULL, 0}, {&cli_machine_argp, 0, NULL, 0}, {&cli_json_argp, 0, NULL, 0}, {0}};
 
+static amla_dtype parse_out(struct argp_state *state, const char *text) {
+  const int found = harness_find_name(harness_element_dtypes, text);
+  if (found < 0)
+    argp_error(state, "--out=%s: must be %s", text,
+               harness_list_names(harness_element_dtypes, " or ").text);
+  return (amla_dtype)found;
+}
+
 static error_t parse(int key, char *text, struct argp_state *state) {
   arguments *a = state->input;
   switch (key) {
@@ -51,7 +60,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case 'o': a->path = text; return 0;
   case CLI_KEY_NO_CHECK: a->no_check = true; return 0;
   case CLI_KEY_OUT:
-    if (harness_parse_dtype(text, &a->out) != 0) argp_error(state, "--out=%s: must be f32, bf16 or f16", text);
+    a->out = parse_out(state, text);
     a->out_given = true;
     return 0;
   case ARGP_KEY_ARG:
@@ -60,7 +69,9 @@ static error_t parse(int key, char *text, struct argp_state *state) {
     return 0;
   case ARGP_KEY_END:
     if (a->problem == NULL) argp_error(state, "FILE or PROBLEM is missing");
-    if (a->common.rescale_all) argp_error(state, "--rescale=all: must be lazy, amla or flash here");
+    if (a->common.rescale_all)
+      argp_error(state, "--rescale=all: must be %s here",
+                 harness_list_names(harness_rescales, " or ").text);
     return 0;
   default: return ARGP_ERR_UNKNOWN;
   }
@@ -120,9 +131,11 @@ static void print_verdict(const verdict *v, const amla_problem *p) {
 static void print_text(const arguments *a, const cli_job *job, const verdict *v, const cli_timing *t) {
   const amla_problem *p = &job->data->problem;
   char best[32], median[32];
-  printf("problem  %s: b=%d s_q=%d h_q=%d s_k<=%d d_qk=%d d_v=%d page=%d q=%s kv=%s out=%s causal=%d scale=%.6g\n",
-         a->problem, p->b, p->s_q, p->h_q, p->sk, p->d_qk, p->d_v, p->page_size, harness_dtype_name(p->q_type),
-         harness_dtype_name(p->kv_type), harness_dtype_name(p->out_type), p->causal, (double)p->scale);
+  printf("problem  %s: b=%d s_q=%d h_q=%d s_k<=%d d_qk=%d d_v=%d page=%d q=%s kv=%s out=%s "
+         "causal=%d scale=%.6g\n",
+         a->problem, p->b, p->s_q, p->h_q, p->sk, p->d_qk, p->d_v, p->page_size,
+         amla_dtype_name(p->q_type), amla_dtype_name(p->kv_type), amla_dtype_name(p->out_type),
+         p->causal, (double)p->scale);
   printf("plan     %s\n", job->description);
   print_verdict(v, p);
   if (cli_is_simulated(job)) {

@@ -14,6 +14,7 @@
 #include "cli_plot.h"
 #include "cli_report.h"
 #include "cli_sim.h"
+#include "harness/names.h"
 
 enum { KEY_SCHEDULE = 3000, KEY_CHIP, KEY_TRACE, KEY_TABLE, KEY_SEARCH, KEY_CORES, KEY_BUMPS, KEY_RACES, KEY_COST, KEY_COSTS };
 enum { KEY_GUARD = KEY_COSTS + 1 };
@@ -57,11 +58,10 @@ static const struct argp_child children[] = {{&cli_json_argp, 0, NULL, 0}, {&cli
 
 /* ---- Arguments ----------------------------------------------------------------------------------------------------------- */
 
-static int choose(struct argp_state *state, const char *option, const char *text, const char *const *names) {
-  for (int i = 0; names[i] != NULL; i++)
-    if (strcmp(names[i], text) == 0) return i;
-  argp_error(state, "--%s=%s: unknown", option, text);
-  return 0;
+static amla_sim_schedule parse_schedule(struct argp_state *state, const char *text) {
+  const int found = harness_find_name(cli_sim_schedules, text);
+  if (found < 0) argp_error(state, "--schedule=%s: unknown", text);
+  return (amla_sim_schedule)found;
 }
 
 static int32_t count(struct argp_state *state, const char *option, const char *text, long least) {
@@ -84,12 +84,11 @@ static void add_cost(struct argp_state *state, arguments *a, char *text) {
 }
 
 static error_t parse(int key, char *text, struct argp_state *state) {
-  static const char *const modes[] = {"", "lazy", "amla", "flash", NULL}, *const schedules[] = {"best", "serial", "preload", NULL};
   arguments *a = state->input;
   switch (key) {
   case ARGP_KEY_INIT: state->child_inputs[0] = state->child_inputs[1] = &a->common; return 0;
-  case 'r': a->common.plan.rescale = (amla_rescale)choose(state, "rescale", text, modes); return 0;
-  case KEY_SCHEDULE: a->sim.schedule = (amla_sim_schedule)choose(state, "schedule", text, schedules); return 0;
+  case 'r': a->common.plan.rescale = cli_parse_rescale(state, text); return 0;
+  case KEY_SCHEDULE: a->sim.schedule = parse_schedule(state, text); return 0;
   case KEY_CHIP: a->sim.chip = text; return 0;
   case KEY_GUARD: a->sim.unguarded_add = 0; return 0;
   case KEY_CORES: a->sim.cores = count(state, "cores", text, 1); return 0;

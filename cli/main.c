@@ -10,6 +10,7 @@
 
 #include "cli_commands.h"
 #include "cli_options.h"
+#include "harness/names.h"
 #include "harness/program.h"
 
 typedef struct command {
@@ -40,14 +41,17 @@ static void print_usage(FILE *to) {
         "  amla --version\n\n"
         "PROBLEM is a string of key=value pairs, all optional; these are the defaults:\n"
         "  "
-        "b=1,sq=1,h=128,sk=4096,dqk=576,dv=512,page=64,q=bf16,kv=bf16,out=f32,causal=1,scale=0.1352,lse=e,sinks=0,pad="
+        "b=1,sq=1,h=128,sk=4096,dqk=576,dv=512,page=64,q=bf16,kv=bf16,out=f32,causal=1,scale=0."
+        "1352,lse=e,sinks=0,pad="
         "0,\n"
         "  dist=normal:1,len=fixed,seed=7\n"
-        "dist: normal:S uniform:A rising:R outlier:R onehot peaked:S zerov masked. len: fixed uniform ragged, or "
+        "dist: normal:S uniform:A rising:R outlier:R onehot peaked:S zerov masked. len: fixed "
+        "uniform ragged, or "
         "3/0/1000.\n\n"
         "Exit status: 0 good, 1 error, 2 usage, 3 the result is wrong.\n"
-        "Environment: AMLA_NUM_THREADS, AMLA_ISA (c, avx2, avx512) caps the instruction set.\n",
+        "Environment: AMLA_NUM_THREADS, AMLA_ISA (",
         to);
+  fprintf(to, "%s) caps the instruction set.\n", harness_list_names(harness_isas, ", ").text);
 }
 
 static cli_exit run_command(const command *c, int argc, char **argv) {

@@ -46,8 +46,11 @@ static void run_in_reverse(void *context, int32_t n, void (*task)(void *argument
 
 /* ---- The problem ------------------------------------------------------------------------------------------------- */
 
+static const char *take_type(reader *in) { /* f32, bf16, f16 */
+  return amla_dtype_name((amla_dtype)take(in, AMLA_F16 + 1));
+}
+
 static void take_problem(reader *in, char text[512], amla_options *options) {
-  static const char *const types[] = {"f32", "bf16", "f16"};
   static const char *const dists[] = {"normal:1", "uniform:2", "rising", "outlier",
                                       "onehot",   "peaked",    "zerov",  "masked"};
   static const char *const lens[] = {"fixed", "uniform", "ragged"};
@@ -56,7 +59,7 @@ static void take_problem(reader *in, char text[512], amla_options *options) {
   const uint32_t sk = 1 + take(in, 200), dqk = 1 + take(in, 40), dv = 1 + take(in, dqk);
   /* One argument at a time: C does not say in which order arguments are evaluated. */
   const int page = pages[take(in, 6)];
-  const char *q = types[take(in, 3)], *kv = types[take(in, 3)], *out = types[take(in, 3)];
+  const char *q = take_type(in), *kv = take_type(in), *out = take_type(in);
   const uint32_t causal = take(in, 2), lse = take(in, 2), sinks = take(in, 2), pad = take(in, 4);
   const char *dist = dists[take(in, 8)], *len = lens[take(in, 3)];
   const uint32_t seed = take(in, 256);

@@ -12,25 +12,11 @@
 #include <string.h>
 
 #include "message.h"
+#include "names.h"
 
 enum { MAX_KEY = 16, MAX_VALUE = 4096, SPARE_PAGES = 3 }; /* characters, characters, pages no sequence uses */
 
 /* ---- Numbers and names ------------------------------------------------------------------------------------------- */
-
-static const char *const dtype_names[] = {[AMLA_F32] = "f32", [AMLA_BF16] = "bf16", [AMLA_F16] = "f16", [AMLA_Q8_0] = "q8_0"};
-
-const char *harness_dtype_name(amla_dtype type) {
-  return (size_t)type < sizeof dtype_names / sizeof *dtype_names ? dtype_names[type] : "?";
-}
-
-int harness_parse_dtype(const char *text, amla_dtype *type) {
-  for (size_t i = 0; i < sizeof dtype_names / sizeof *dtype_names; i++)
-    if (strcmp(text, dtype_names[i]) == 0) {
-      *type = (amla_dtype)i;
-      return 0;
-    }
-  return -1;
-}
 
 size_t harness_dtype_bytes(amla_dtype type) { return type == AMLA_F32 ? 4 : type == AMLA_Q8_0 ? 0 : 2; }
 
@@ -149,19 +135,22 @@ static int parse_seed(harness_case *c, const char *value, message error) {
   return 0;
 }
 
-static int parse_type(amla_dtype *type, const char *key, const char *value, message error) {
-  if (harness_parse_dtype(value, type) == 0 && *type != AMLA_Q8_0) return 0;
-  return refuse(error, "%s=%s: must be f32, bf16 or f16", key, value);
+static int parse_type(harness_names types, amla_dtype *type, const char *key, const char *value,
+                      message error) {
+  const int found = harness_find_name(types, value);
+  if (found < 0)
+    return refuse(error, "%s=%s: must be %s", key, value, harness_list_names(types, " or ").text);
+  *type = (amla_dtype)found;
+  return 0;
 }
 static int parse_q(harness_case *c, const char *value, message error) {
-  return parse_type(&c->problem.q_type, "q", value, error);
+  return parse_type(harness_element_dtypes, &c->problem.q_type, "q", value, error);
 }
 static int parse_kv(harness_case *c, const char *value, message error) {
-  if (harness_parse_dtype(value, &c->problem.kv_type) == 0) return 0;
-  return refuse(error, "kv=%s: must be f32, bf16, f16 or q8_0", value);
+  return parse_type(harness_dtypes, &c->problem.kv_type, "kv", value, error);
 }
 static int parse_out(harness_case *c, const char *value, message error) {
-  return parse_type(&c->problem.out_type, "out", value, error);
+  return parse_type(harness_element_dtypes, &c->problem.out_type, "out", value, error);
 }
 
 /* ---- The table of keys ------------------------------------------------------------------------------------------- */
@@ -346,9 +335,10 @@ int harness_format_problem(const harness_case *c, char *text, size_t text_bytes)
   format_len(c, len, sizeof len);
   return snprintf(
       text, text_bytes,
-      "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,scale=%s,lse=%s,sinks=%d,mask=%d,pad=%d,"
+      "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,scale=%s,lse=%s,"
+      "sinks=%d,mask=%d,pad=%d,"
       "dist=%s,len=%s,seed=%" PRIu64,
-      p->b, p->s_q, p->h_q, p->sk, p->d_qk, p->d_v, p->page_size, harness_dtype_name(p->q_type),
-      harness_dtype_name(p->kv_type), harness_dtype_name(p->out_type), p->causal, scale,
+      p->b, p->s_q, p->h_q, p->sk, p->d_qk, p->d_v, p->page_size, amla_dtype_name(p->q_type),
+      amla_dtype_name(p->kv_type), amla_dtype_name(p->out_type), p->causal, scale,
       c->lse_base == AMLA_LSE_NATURAL ? "e" : "2", c->sinks, c->mask, c->pad, dist, len, c->seed);
 }

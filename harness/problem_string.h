@@ -56,9 +56,7 @@ int harness_parse_problem(const char *text, harness_case *out, char *error, size
 /* The canonical string with every key; parses back to the same case. Returns its length, as snprintf. */
 int harness_format_problem(const harness_case *c, char *text, size_t text_bytes);
 
-const char *harness_dtype_name(amla_dtype type);             /* "f32", "bf16", "f16", "q8_0" */
-int harness_parse_dtype(const char *text, amla_dtype *type); /* 0 or -1 */
-size_t harness_dtype_bytes(amla_dtype type);                 /* of one element; q8_0 has blocks only: 0 */
-int64_t harness_bytes(amla_dtype type, int64_t n);           /* of n elements, whole blocks for q8_0 */
+size_t harness_dtype_bytes(amla_dtype type);       /* of one element; q8_0 has blocks only: 0 */
+int64_t harness_bytes(amla_dtype type, int64_t n); /* of n elements, whole blocks for q8_0 */
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Measures the two limits of a machine: arithmetic (peak_fma__*.c, chosen by the name of the instruction set) and
+ * Measures the two limits of a machine: arithmetic (peak_fma__*.c, one row per instruction set) and
  * memory reads. A round ends for all threads at the same deadline; each looks at the clock after a chunk of work that
  * takes microseconds.
  */
@@ -24,16 +24,24 @@ double harness_seconds(void) {
 
 typedef double (*peak_loop)(int64_t iterations);
 
-static peak_loop loop_for(const char *isa) {
+static const struct {
+  amla_isa isa;
+  peak_loop loop;
+} loops[] = {
+    {AMLA_ISA_C, harness_peak_fma__c},
 #if defined(__x86_64__)
-  if (strcmp(isa, "avx512") == 0) return harness_peak_fma__avx512;
-  if (strcmp(isa, "avx2") == 0) return harness_peak_fma__avx2;
+    {AMLA_ISA_AVX2, harness_peak_fma__avx2},
+    {AMLA_ISA_AVX512, harness_peak_fma__avx512},
 #endif
-  (void)isa;
+};
+
+static peak_loop loop_for(amla_isa isa) {
+  for (size_t i = 0; i < sizeof loops / sizeof *loops; i++)
+    if (loops[i].isa == isa) return loops[i].loop;
   return harness_peak_fma__c;
 }
 
-double harness_peak_flops(const char *isa, int threads, double seconds) {
+double harness_peak_flops(amla_isa isa, int threads, double seconds) {
   enum { CHUNK = 2000 }; /* iterations: about 5 microseconds */
   const peak_loop loop = loop_for(isa);
   double rate = 0;

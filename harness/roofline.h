@@ -10,9 +10,9 @@
 
 double harness_seconds(void); /* CLOCK_MONOTONIC */
 
-/* FLOP/s over `threads` threads of independent FMA chains in registers, one round of about `seconds`. isa "c" is
- * measured with SSE2 multiply and add: what portable x86-64 code can use. */
-double harness_peak_flops(const char *isa, int threads, double seconds);
+/* FLOP/s over `threads` threads of independent FMA chains in registers, one round of about
+ * `seconds`. AMLA_ISA_C is measured with SSE2 multiply and add: what portable x86-64 code can use. */
+double harness_peak_flops(amla_isa isa, int threads, double seconds);
 
 /* Bytes/s of `threads` threads reading a buffer of `bytes` (twice the last-level cache or more for memory), one
  * round. */

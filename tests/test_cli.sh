@@ -77,6 +77,7 @@ expect 2 --threads=0 run $small --threads 0
 expect 2 --threads=2x run $small --threads 2x
 expect 2 --split=-4 run $small --split=-4
 expect 2 --out=f64 run $small --out f64
+expect 2 --out=q8_0 run $small --out q8_0
 expect 2 --for=0 bench $small --for 0
 expect 2 --for=abc bench $small --for abc
 expect 2 --lengths= accuracy --lengths abc
@@ -166,6 +167,7 @@ expect 2 'must go with a PROBLEM alone' sim --costs --json
 expect 2 'must go with a PROBLEM alone' sim --table=paper --json
 expect 2 'must go with a PROBLEM alone' sim b=2 --search --trace "$scratch/none"
 expect 2 'schedule=fast: unknown' sim b=2 --schedule fast
+expect 2 'rescale=slow: must be one of lazy, amla, flash' sim b=2 --rescale slow
 expect 2 'must be ideas' sim --table=none
 expect 1 'chip=911: must be' sim b=2 --chip 911
 expect 1 'q_type=f32: backend npu' sim b=2,q=f32

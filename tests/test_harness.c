@@ -7,6 +7,7 @@
 
 #include <inttypes.h>
 
+#include "harness/names.h"
 #include "src/base/float16.h"
 
 /* ---- Problem strings ---------------------------------------------------------------------------------------------- */
@@ -724,12 +725,36 @@ static void visible_keys_and_flops_are_counted(void **state) {
   harness_free(&d);
 }
 
+/* ---- Names ---- */
+
+static const char *some_names(int i) {
+  static const char *const names[] = {"", "one", "", "two", "three", NULL};
+  return names[i];
+}
+
+static const char *one_name(int i) { return i == 0 ? "one" : NULL; }
+
+static void names_are_found_and_listed(void **state) {
+  (void)state;
+  assert_int_equal(harness_find_name(some_names, "one"), 1);
+  assert_int_equal(harness_find_name(some_names, "three"), 4);
+  assert_int_equal(harness_find_name(some_names, "thre"), -1);
+  assert_int_equal(harness_find_name(some_names, ""), -1);
+  assert_string_equal(harness_list_names(some_names, " or ").text, "one, two or three");
+  assert_string_equal(harness_list_names(one_name, " or ").text, "one");
+  assert_int_equal(harness_find_name(harness_backends, "auto"), -1); /* nobody asks for it */
+  assert_int_equal(harness_find_name(harness_dtypes, "q8_0"), AMLA_Q8_0);
+  assert_int_equal(harness_find_name(harness_element_dtypes, "q8_0"), -1);
+  assert_int_equal(harness_find_name(harness_element_dtypes, "f16"), AMLA_F16);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(defaults_are_documented_ones),
       cmocka_unit_test(strings_round_trip),
       cmocka_unit_test(fields_get_their_values),
       cmocka_unit_test(refusals_name_key_value_and_rule),
+      cmocka_unit_test(names_are_found_and_listed),
       cmocka_unit_test(elements_load_and_store_as_the_library),
       cmocka_unit_test(random_numbers_have_their_distribution),
       cmocka_unit_test(unused_memory_is_hostile),

@@ -10,10 +10,15 @@
 #include "src/npu/ascend_launch.h"
 #include "src/problem.h"
 
-static const char *const mode_names[] = {"flash", "amla", "lazy", "unguarded amla"};
 static const char *const schedule_names[] = {"serial", "preload", "best"};
 enum { SERIAL, PRELOAD, BEST, SCHEDULES };
 enum { MODES = 3, UNGUARDED_AMLA = MODES, PROGRAMS }; /* the last is for study: not what backend npu runs */
+
+static inline const char *mode_name(int mode) {
+  for (int r = AMLA_RESCALE_LAZY; r <= AMLA_RESCALE_FLASH; r++)
+    if ((int)ascend_mode_of((amla_rescale)r) == mode) return amla_rescale_name((amla_rescale)r);
+  return "unguarded amla";
+}
 
 static inline ascend_tiling tiling_of(int schedule, const amla_problem *p) {
   return schedule == SERIAL ? ascend_tiling_serial : schedule == PRELOAD ? ascend_tiling_preload : *ascend_tiling_best(ascend_tile_rows(p));
@@ -32,8 +37,9 @@ static inline ascend_launch make_launch(const harness_dataset *data, int mode, i
 
 static inline const char *describe_launch(const ascend_launch *l) {
   static char text[200];
-  snprintf(text, sizeof text, "mode=%s lag=%d order=%d keep_q=%d split_blocks=%d", mode_names[l->unguarded ? UNGUARDED_AMLA : l->mode], l->tiling.lag, l->tiling.order, l->tiling.keep_q,
-           l->split_blocks);
+  snprintf(text, sizeof text, "mode=%s lag=%d order=%d keep_q=%d split_blocks=%d",
+           mode_name(l->unguarded ? UNGUARDED_AMLA : (int)l->mode), l->tiling.lag, l->tiling.order,
+           l->tiling.keep_q, l->split_blocks);
   return text;
 }
 

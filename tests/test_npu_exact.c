@@ -273,8 +273,7 @@ static void zeros_break_the_unguarded_add_only(void **state) {
   if (clamped.wild != 0 || clamped.lost == 0 || clamped.ok) fail_msg("clamped: %lld wild, %lld lost", (long long)clamped.wild, (long long)clamped.lost);
   if (bare.lost >= clamped.lost) fail_msg("the clamp should turn wild elements into lost ones");
   for (int mode = 0; mode < MODES; mode++)
-    if (!run_zerov(&data, &truth, problem, mode, 0.0f).ok)
-      fail_msg("%s on zeros", mode_names[mode]);
+    if (!run_zerov(&data, &truth, problem, mode, 0.0f).ok) fail_msg("%s on zeros", mode_name(mode));
   print_message("%s, unguarded amla: %lld of %lld elements wild; with the clamp %lld lost\n",
                 problem, (long long)bare.wild, (long long)(n_rows(&data) * data.problem.d_v),
                 (long long)clamped.lost);

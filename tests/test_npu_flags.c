@@ -49,7 +49,8 @@ static void drop_each(const char *problem, int mode, int schedule, site_list *li
   assert_non_null(chip);
   generate(&data, problem);
   const npu_report whole = launch_without(chip, &data, mode, schedule, 0);
-  if (whole.n_messages > 0) fail_msg("%s %s: %s", mode_names[mode], schedule_names[schedule], whole.message[0]);
+  if (whole.n_messages > 0)
+    fail_msg("%s %s: %s", mode_name(mode), schedule_names[schedule], whole.message[0]);
   for (int32_t i = 1; i <= whole.wait_sites; i++) {
     site *s = find_site(list, npu_wait_site(chip, i));
     const npu_report r = s->missed ? whole : launch_without(chip, &data, mode, schedule, i);
@@ -65,9 +66,13 @@ static void check_program(int mode, int schedule, bool two, bool one) {
   for (int i = 0; two && i < SHAPES; i++) drop_each(two_halves[i], mode, schedule, &list);
   for (int i = 0; one && i < SHAPES; i++) drop_each(one_half[i], mode, schedule, &list);
   for (int i = 0; i < list.n; i++)
-    if (!list.sites[i].missed) print_error("%s %s: nobody misses '%s'\n", mode_names[mode], schedule_names[schedule], list.sites[i].name), unneeded++;
+    if (!list.sites[i].missed)
+      print_error("%s %s: nobody misses '%s'\n", mode_name(mode), schedule_names[schedule],
+                  list.sites[i].name),
+          unneeded++;
   if (unneeded > 0 || list.n < 20) fail_msg("%d of %d waits are not needed", unneeded, list.n);
-  print_message("%s %s: %d waits, each needed\n", mode_names[mode], schedule_names[schedule], list.n);
+  print_message("%s %s: %d waits, each needed\n", mode_name(mode), schedule_names[schedule],
+                list.n);
 }
 
 static void every_wait_is_needed(void **state) {

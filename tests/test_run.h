@@ -11,10 +11,6 @@
 #include "harness/truth.h"
 #include "src/cpu/ukernels.h"
 
-static const char *const backend_names[] = {"auto", "ref", "cpu", "cuda", "npu"};
-static const char *const rescale_names[] = {"default", "lazy", "amla", "flash"};
-static const char *const isa_names[] = {"auto", "c", "avx2", "avx512"};
-
 /* An options struct with what tests vary. */
 static inline amla_options make_options(amla_backend backend, amla_rescale rescale, amla_isa isa, int32_t threads, int32_t split_tokens) {
   amla_options o = AMLA_OPTIONS_INIT;
@@ -53,8 +49,9 @@ static inline void for_each_engine(void (*check)(const amla_options *options)) {
 /* For messages. */
 static inline const char *describe_options(const amla_options *o) {
   static char text[160];
-  snprintf(text, sizeof text, "backend=%s rescale=%s isa=%s threads=%d split_tokens=%d", backend_names[o->backend],
-           rescale_names[o->rescale], isa_names[o->isa], o->threads, o->split_tokens);
+  snprintf(text, sizeof text, "backend=%s rescale=%s isa=%s threads=%d split_tokens=%d",
+           amla_backend_name(o->backend), amla_rescale_name(o->rescale), amla_isa_name(o->isa),
+           o->threads, o->split_tokens);
   return text;
 }
 
