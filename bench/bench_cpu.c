@@ -16,6 +16,7 @@
 #include "bench_cases.h"
 #include "bench_job.h"
 #include "bench_report.h"
+#include "harness/machine.h"
 #include "harness/program.h"
 #include "peer.h"
 
@@ -41,7 +42,8 @@ typedef struct contest {
 static int enter(contest *c, const char *problem, harness_dataset *data, const char *name, void (*run)(void *),
                  void *context) {
   bench_contestant *x = &c->result->list[c->result->n];
-  *x = (bench_contestant){.run = run, .context = context, .flops = harness_flops(data)};
+  *x = (bench_contestant){.flops = harness_flops(data)};
+  c->result->timed[c->result->n] = (harness_contestant){.run = run, .context = context};
   snprintf(x->name, sizeof x->name, "%s", name);
   harness_reset_outputs(data);
   run(context);
@@ -55,17 +57,18 @@ static int enter(contest *c, const char *problem, harness_dataset *data, const c
 static void enter_ours(contest *c) {
   for (int m = 0; m < BENCH_MODES; m++) {
     const amla_rescale mode = (amla_rescale)(AMLA_RESCALE_LAZY + m);
-    c->jobs[m] = bench_job_create(c->data, c->row->isa, mode, c->result->peak.threads);
+    c->jobs[m] = bench_job_create(c->data, c->row->isa, mode, c->result->rounds.threads);
     enter(c, c->row->problem, c->data, amla_rescale_name(mode), bench_job_run, c->jobs[m]);
   }
-  c->result->peak.isa = c->jobs[0]->isa;
+  c->result->rounds.isa = c->jobs[0]->isa;
 }
 
 static void enter_reference(contest *c) {
   const char *problem = c->row->reference;
   if (problem == NULL) return;
   c->reference_data = bench_load(problem);
-  c->jobs[BENCH_MODES] = bench_job_create(c->reference_data, c->row->isa, AMLA_RESCALE_LAZY, c->result->peak.threads);
+  c->jobs[BENCH_MODES] = bench_job_create(c->reference_data, c->row->isa, AMLA_RESCALE_LAZY,
+                                          c->result->rounds.threads);
   c->result->reference = enter(c, problem, c->reference_data, "reference", bench_job_run, c->jobs[BENCH_MODES]);
 }
 
@@ -73,9 +76,9 @@ static void enter_peer(contest *c, int library, peer_form form) {
   const peer_library *l = peer_libraries[library];
   char name[sizeof c->result->list->name];
   snprintf(name, sizeof name, "%s %s", l->name, peer_form_names[form]);
-  l->prepare(c->result->peak.threads);
-  const bench_peak *peak = &c->result->peak;
-  peer *p = c->peers[c->n_peers++] = peer_create(l, form, c->data, peak->isa, peak->threads);
+  const harness_rounds *r = &c->result->rounds;
+  l->prepare(r->threads);
+  peer *p = c->peers[c->n_peers++] = peer_create(l, form, c->data, r->isa, r->threads);
   c->result->peers[library][form] = enter(c, c->row->problem, c->data, name, peer_run, p);
 }
 
@@ -97,12 +100,13 @@ static void close_contest(contest *c) {
 static void run_case(const bench_case *row, const arguments *a, bench_result *result) {
   contest c = {.row = row, .result = result, .data = bench_load(row->problem)};
   result->row = row;
-  result->peak.threads = row->threads == BENCH_ALL_THREADS ? a->threads : row->threads;
+  result->rounds = (harness_rounds){.least = 3, .seconds = a->seconds, .warm = !a->cold};
+  result->rounds.threads = row->threads == BENCH_ALL_THREADS ? a->threads : row->threads;
   (void)bench_truth(row->problem, c.data); /* on all threads, before a peer sets their number */
   enter_ours(&c);
   enter_reference(&c);
   enter_peers(&c);
-  result->rounds = bench_rounds(result->list, result->n, &result->peak, !a->cold, a->seconds);
+  if (!harness_measure(&result->rounds, result->timed, result->n)) abort();
   close_contest(&c);
   omp_set_num_threads(a->threads);
 }
@@ -121,16 +125,12 @@ static void name_the_cpu_to_openblas(char **argv) {
   (void)argv;
 }
 
-/* The lines of the first processor whose names tell it apart; a virtual machine's model name alone may not. */
+/* What tells a processor apart; a virtual machine's model name alone may not. */
 static void print_cpu(FILE *to) {
-  static const char *const wanted[] = {"model name", "cpu family", "model\t", "cache size"};
-  char line[256];
-  FILE *f = fopen("/proc/cpuinfo", "r");
-  if (f == NULL) return;
-  while (fgets(line, sizeof line, f) != NULL && *line != '\n')
-    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
-      if (strncmp(line, wanted[i], strlen(wanted[i])) == 0) fprintf(to, "CPU      %s", line);
-  fclose(f);
+  static const char *const wanted[] = {"cpu family", "model", "model name", "cache size"};
+  harness_line line;
+  for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+    if (harness_cpu_line(wanted[i], &line) != NULL) fprintf(to, "CPU      %s\n", line.text);
 }
 
 #if defined(__clang__)

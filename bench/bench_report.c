@@ -12,10 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static double rate(const bench_contestant *c) { return c->flops / c->seconds.best; }
-static double of_peak(const bench_result *r, int i) { return rate(&r->list[i]) / r->peak.flops.best; }
+static double rate(const bench_result *r, int i) {
+  return r->list[i].flops / r->timed[i].seconds.best;
+}
+static double of_peak(const bench_result *r, int i) { return rate(r, i) / r->rounds.peak.best; }
 static double median_of_peak(const bench_result *r, int i) {
-  return r->list[i].flops / r->list[i].seconds.median / r->peak.flops.best;
+  return r->list[i].flops / r->timed[i].seconds.median / r->rounds.peak.best;
 }
 
 /* ---- Targets ----------------------------------------------------------------------------------------------------- */
@@ -31,8 +33,8 @@ static const char *word(const bench_result *r, verdict v) {
 
 static verdict judge_machine(const bench_result *r) {
   if (r->reference == 0)
-    return (verdict){of_peak(r, 0), bench_target_for(r->row->of_peak, r->peak.isa)};
-  return (verdict){rate(&r->list[0]) / rate(&r->list[r->reference]), r->row->reference_target};
+    return (verdict){of_peak(r, 0), bench_target_for(r->row->of_peak, r->rounds.isa)};
+  return (verdict){rate(r, 0) / rate(r, r->reference), r->row->reference_target};
 }
 
 /* Lazy over the fastest peer among forms [first, last] of all libraries. */
@@ -40,14 +42,14 @@ static verdict judge_peers(const bench_result *r, peer_form first, peer_form las
   double fastest = 0;
   for (int l = 0; l < PEER_MAX_LIBRARIES; l++)
     for (int f = (int)first; f <= (int)last; f++)
-      if (r->peers[l][f] != 0) fastest = fmax(fastest, rate(&r->list[r->peers[l][f]]));
-  return fastest > 0 ? (verdict){rate(&r->list[0]) / fastest, target} : (verdict){0, 0};
+      if (r->peers[l][f] != 0) fastest = fmax(fastest, rate(r, r->peers[l][f]));
+  return fastest > 0 ? (verdict){rate(r, 0) / fastest, target} : (verdict){0, 0};
 }
 static verdict judge_fused(const bench_result *r) {
-  return judge_peers(r, PEER_UNFUSED, PEER_BLOCKED, bench_target_for(r->row->fused, r->peak.isa));
+  return judge_peers(r, PEER_UNFUSED, PEER_BLOCKED, bench_target_for(r->row->fused, r->rounds.isa));
 }
 static verdict judge_bare(const bench_result *r) {
-  return judge_peers(r, PEER_BARE, PEER_BARE, bench_target_for(r->row->bare, r->peak.isa));
+  return judge_peers(r, PEER_BARE, PEER_BARE, bench_target_for(r->row->bare, r->rounds.isa));
 }
 
 typedef struct tally {
@@ -61,16 +63,19 @@ static void count(tally *t, const bench_result *r, verdict v) {
 
 /* ---- Disturbance ------------------------------------------------------------------------------------------------- */
 
-static double peak_per_thread(const bench_result *r) { return r->peak.flops.best / r->peak.threads; }
+static double peak_per_thread(const bench_result *r) {
+  return r->rounds.peak.best / r->rounds.threads;
+}
 
 void bench_mark_disturbed(bench_result *results, int n) {
   const double least = 0.90, most_spread = 0.10; /* a register-only loop alone stays within a few percent */
   for (int i = 0; i < n; i++) {
     double best = 0;
     for (int j = 0; j < n; j++)
-      if (results[i].peak.isa == results[j].peak.isa)
+      if (results[i].rounds.isa == results[j].rounds.isa)
         best = fmax(best, peak_per_thread(&results[j]));
-    results[i].disturbed = results[i].peak.flops.spread > most_spread || peak_per_thread(&results[i]) < least * best;
+    results[i].disturbed =
+        results[i].rounds.peak.spread > most_spread || peak_per_thread(&results[i]) < least * best;
   }
 }
 
@@ -81,7 +86,7 @@ static void print_group(const bench_result *results, int i) {
 }
 
 static void print_case(const bench_result *r) {
-  printf("  %-24s %7d %-6s", r->row->problem, r->peak.threads, amla_isa_name(r->peak.isa));
+  printf("  %-24s %7d %-6s", r->row->problem, r->rounds.threads, amla_isa_name(r->rounds.isa));
 }
 
 static void print_verdict(const bench_result *r, verdict v) {
@@ -97,11 +102,11 @@ static void print_machine_row(const bench_result *r) {
   char measure[48] = "of peak";
   if (r->reference) snprintf(measure, sizeof measure, "of %s", r->row->reference);
   print_case(r);
-  printf(" %8.1f %8.1f %5.0f %%  %6.3f %6.3f %5.0f %%  %6.3f %6.3f", rate(&r->list[0]) / 1e9,
-         r->peak.flops.best / 1e9, 100 * r->peak.flops.spread, of_peak(r, 0), median_of_peak(r, 0),
-         100 * r->list[0].seconds.spread, of_peak(r, 1), of_peak(r, 2));
+  printf(" %8.1f %8.1f %5.0f %%  %6.3f %6.3f %5.0f %%  %6.3f %6.3f", rate(r, 0) / 1e9,
+         r->rounds.peak.best / 1e9, 100 * r->rounds.peak.spread, of_peak(r, 0),
+         median_of_peak(r, 0), 100 * r->timed[0].seconds.spread, of_peak(r, 1), of_peak(r, 2));
   print_verdict(r, judge_machine(r));
-  printf(" %-16s %6d\n", measure, r->rounds);
+  printf(" %-16s %6d\n", measure, r->rounds.n);
 }
 
 static tally print_machine_table(const bench_result *results, int n) {
@@ -133,7 +138,8 @@ static void print_peer_row(const bench_result *r) {
       if (at == 0)
         printf(" %18s", "");
       else
-        printf("  %5.3f %5.3f %3.0f %%", of_peak(r, at), median_of_peak(r, at), 100 * r->list[at].seconds.spread);
+        printf("  %5.3f %5.3f %3.0f %%", of_peak(r, at), median_of_peak(r, at),
+               100 * r->timed[at].seconds.spread);
     }
   print_verdict(r, judge_fused(r));
   print_verdict(r, judge_bare(r));
@@ -209,15 +215,17 @@ void bench_print_tables(const bench_result *results, int n) {
 
 /* ---- JSON -------------------------------------------------------------------------------------------------------- */
 
-static json_t *series_json(bench_series s) {
+static json_t *series_json(harness_series s) {
   return json_pack("{s:f, s:f, s:f}", "best", s.best, "median", s.median, "spread", s.spread);
 }
 
 static json_t *contestant_json(const bench_result *r, int i) {
   const bench_contestant *c = &r->list[i];
-  return json_pack("{s:s, s:f, s:f, s:f, s:o, s:f, s:f, s:b}", "name", c->name, "gflops", rate(c) / 1e9, "of_peak",
-                   of_peak(r, i), "median_of_peak", median_of_peak(r, i), "seconds", series_json(c->seconds),
-                   "rel_error", c->error.rel_error, "worst_of_bound", c->error.worst_of_bound, "ok", c->error.ok);
+  return json_pack("{s:s, s:f, s:f, s:f, s:o, s:f, s:f, s:b}", "name", c->name, "gflops",
+                   rate(r, i) / 1e9, "of_peak", of_peak(r, i), "median_of_peak",
+                   median_of_peak(r, i), "seconds", series_json(r->timed[i].seconds), "rel_error",
+                   c->error.rel_error, "worst_of_bound", c->error.worst_of_bound, "ok",
+                   c->error.ok);
 }
 
 static void add_verdict(json_t *object, const bench_result *r, const char *name, verdict v) {
@@ -229,8 +237,8 @@ static void add_verdict(json_t *object, const bench_result *r, const char *name,
 static json_t *result_json(const bench_result *r) {
   json_t *o =
       json_pack("{s:s, s:s, s:i, s:s, s:i, s:o}", "group", r->row->group, "problem",
-                r->row->problem, "threads", r->peak.threads, "isa", amla_isa_name(r->peak.isa),
-                "rounds", r->rounds, "peak_flops", series_json(r->peak.flops));
+                r->row->problem, "threads", r->rounds.threads, "isa", amla_isa_name(r->rounds.isa),
+                "rounds", r->rounds.n, "peak_flops", series_json(r->rounds.peak));
   json_t *list = json_array();
   for (int i = 0; i < r->n; i++) json_array_append_new(list, contestant_json(r, i));
   json_object_set_new(o, "disturbed", json_boolean(r->disturbed));

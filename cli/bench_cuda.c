@@ -21,6 +21,7 @@
 #include "cli_progress.h"
 #include "cli_report.h"
 #include "harness/cuda_memory.h"
+#include "harness/rounds.h"
 
 static const char *const built_in[] = {
     "b=128,sq=2,sk=4096",          "b=128,sq=2,sk=8192",          "b=128,sq=2,sk=16384",         "b=128,sq=2,sk=32768",
@@ -204,11 +205,6 @@ static const char *verify(batch *x, harness_error *worst) {
   return NULL;
 }
 
-static int by_value(const void *a, const void *b) {
-  const double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
 static const char *measure(batch *x, double seconds, figures *f) {
   static double both[2 * MAX_RUNS];
   double whole[MAX_RUNS];
@@ -223,9 +219,9 @@ static const char *measure(batch *x, double seconds, figures *f) {
     whole[i] = both[2 * i];
     f->kernel = fmin(f->kernel, both[2 * i + 1]);
   }
-  qsort(whole, (size_t)f->runs, sizeof *whole, by_value);
-  f->end_to_end = whole[0];
-  f->median = whole[f->runs / 2];
+  const harness_series series = harness_summarise(whole, f->runs, true);
+  f->end_to_end = series.best;
+  f->median = series.median;
   return NULL;
 }
 

@@ -72,7 +72,7 @@ typedef struct result {
   char backend[16], isa[16], rescale[16];
   int threads, rounds, b, s_q, h_q, sk;
   double flops, bytes; /* useful work of one run */
-  cli_series seconds, peak, bandwidth;
+  harness_series seconds, peak, bandwidth;
   harness_error error;
 } result;
 

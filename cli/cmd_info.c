@@ -11,7 +11,7 @@
 #include "cli_measure.h"
 #include "cli_options.h"
 #include "cli_report.h"
-#include "harness/roofline.h"
+#include "harness/machine.h"
 
 static const char doc[] =
     "Prints CPU features, the instruction set in use, the backends, and the measured FMA peak and read bandwidth.\v"
@@ -36,14 +36,6 @@ typedef struct cpu_description {
   char features[256]; /* those that matter here */
 } cpu_description;
 
-/* The value of a "key : value" line, without its newline; NULL for another key. */
-static const char *value_of(char *line, const char *key) {
-  char *colon = strchr(line, ':');
-  if (colon == NULL || strncmp(line, key, strlen(key)) != 0) return NULL;
-  line[strcspn(line, "\n")] = '\0';
-  return colon[1] == ' ' ? colon + 2 : colon + 1;
-}
-
 static void pick_features(const char *flags, char *features, size_t bytes) {
   static const char *const wanted[] = {"avx2",        "fma",      "f16c",     "avx512f", "avx512_bf16",
                                        "avx512_fp16", "amx_tile", "amx_bf16", "asimd",   "sve"};
@@ -58,17 +50,13 @@ static void pick_features(const char *flags, char *features, size_t bytes) {
 
 static cpu_description describe_cpu(void) {
   cpu_description cpu = {"unknown", ""};
-  char line[4096];
-  bool have_model = false, have_flags = false;
-  FILE *file = fopen("/proc/cpuinfo", "r");
-  while (file != NULL && fgets(line, sizeof line, file) != NULL && !(have_model && have_flags)) {
-    const char *model = have_model ? NULL : value_of(line, "model name");
-    const char *flags = value_of(line, "flags");
-    if (flags == NULL) flags = value_of(line, "Features");
-    if (model != NULL) snprintf(cpu.model, sizeof cpu.model, "%s", model), have_model = true;
-    if (flags != NULL) pick_features(flags, cpu.features, sizeof cpu.features), have_flags = true;
-  }
-  if (file != NULL) fclose(file);
+  harness_line line;
+  const char *model = harness_cpu_line("model name", &line);
+  if (model != NULL)
+    snprintf(cpu.model, sizeof cpu.model, "%.*s", (int)sizeof cpu.model - 1, model);
+  const char *flags = harness_cpu_line("flags", &line);
+  if (flags == NULL) flags = harness_cpu_line("Features", &line); /* Arm's word */
+  if (flags != NULL) pick_features(flags, cpu.features, sizeof cpu.features);
   return cpu;
 }
 
@@ -78,20 +66,10 @@ typedef struct limits {
   double peak, bandwidth; /* FLOP/s, bytes/s */
 } limits;
 
-/* Best of many short rounds. */
 static limits measure(amla_isa isa, int threads) {
-  enum { ROUNDS = 40 };
-  const double seconds = 0.005; /* about what a scheduler gives undisturbed */
-  limits best = {0, 0};
-  harness_stream *stream = harness_stream_create(cli_stream_bytes(), threads);
-  for (int i = 0; i < ROUNDS; i++) {
-    const double peak = harness_peak_flops(isa, threads, seconds),
-                 bandwidth = stream ? harness_stream_read(stream, seconds) : 0;
-    if (peak > best.peak) best.peak = peak;
-    if (bandwidth > best.bandwidth) best.bandwidth = bandwidth;
-  }
-  harness_stream_free(stream);
-  return best;
+  harness_rounds r = {.isa = isa, .threads = threads, .least = 40, .with_reads = true};
+  cli_measure_rounds(&r, NULL, 0);
+  return (limits){r.peak.best, r.bandwidth.best};
 }
 
 /* ---- Report ------------------------------------------------------------------------------------------------------ */

@@ -4,6 +4,7 @@
  * memory reads. A round ends for all threads at the same deadline; each looks at the clock after a chunk of work that
  * takes microseconds.
  */
+#define _GNU_SOURCE 1 /* cache and memory sizes from sysconf */
 #include "roofline.h"
 
 #include <omp.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "peak_fma.h"
 
@@ -75,10 +77,19 @@ struct harness_stream {
 /* Thread i of n owns chunks [begin(i), begin(i + 1)). */
 static int64_t begin_of(const harness_stream *s, int thread) { return s->chunks * thread / s->threads; }
 
-harness_stream *harness_stream_create(size_t bytes, int threads) {
+static size_t stream_bytes(void) {
+  const double cache = (double)sysconf(_SC_LEVEL3_CACHE_SIZE);
+  const double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+  double bytes = 2 * cache;
+  if (bytes < 64e6) bytes = 64e6;
+  if (bytes > memory / 8) bytes = memory / 8;
+  return (size_t)(bytes < 1e9 ? bytes : 1e9);
+}
+
+harness_stream *harness_stream_create(int threads) {
   void *buffer = NULL;
   harness_stream *s = malloc(sizeof *s);
-  const size_t per_thread = bytes / CHUNK_BYTES / (size_t)threads + 1;
+  const size_t per_thread = stream_bytes() / CHUNK_BYTES / (size_t)threads + 1;
   int64_t *next = calloc((size_t)threads, sizeof *next);
   if (s == NULL || next == NULL || posix_memalign(&buffer, 4096, per_thread * (size_t)threads * CHUNK_BYTES) != 0) {
     free(next);

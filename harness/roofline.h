@@ -14,10 +14,10 @@ double harness_seconds(void); /* CLOCK_MONOTONIC */
  * `seconds`. AMLA_ISA_C is measured with SSE2 multiply and add: what portable x86-64 code can use. */
 double harness_peak_flops(amla_isa isa, int threads, double seconds);
 
-/* Bytes/s of `threads` threads reading a buffer of `bytes` (twice the last-level cache or more for memory), one
+/* Bytes/s of `threads` threads reading a buffer of twice the last-level cache, within reason, one
  * round. */
 typedef struct harness_stream harness_stream;
-harness_stream *harness_stream_create(size_t bytes, int threads); /* NULL: out of memory */
+harness_stream *harness_stream_create(int threads); /* NULL: out of memory */
 double harness_stream_read(harness_stream *s, double seconds);
 void harness_stream_free(harness_stream *s);
 

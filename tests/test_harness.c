@@ -8,6 +8,7 @@
 #include <inttypes.h>
 
 #include "harness/names.h"
+#include "harness/rounds.h"
 #include "src/base/float16.h"
 
 /* ---- Problem strings ---------------------------------------------------------------------------------------------- */
@@ -748,6 +749,39 @@ static void names_are_found_and_listed(void **state) {
   assert_int_equal(harness_find_name(harness_element_dtypes, "f16"), AMLA_F16);
 }
 
+/* ---- Rounds ---- */
+
+static void series_are_summarised(void **state) {
+  (void)state;
+  double values[] = {9, 1, 5, 3, 7};
+  const harness_series least = harness_summarise(values, 5, true);
+  assert_true(least.best == 1 && least.median == 5 && least.spread == 4.0 / 5); /* 3 to 7 */
+  assert_true(harness_summarise(values, 5, false).best == 9);
+  assert_true(harness_summarise(values, 4, true).median == 4);
+  const harness_series one = harness_summarise(values, 1, true);
+  assert_true(one.best == 1 && one.median == 1 && one.spread == 0);
+}
+
+static void count_run(void *context) { ++*(int *)context; }
+
+static void every_round_runs_every_contestant(void **state) {
+  (void)state;
+  int runs[2] = {0, 0};
+  harness_contestant c[] = {{.run = count_run, .context = &runs[0]},
+                            {.run = count_run, .context = &runs[1]}};
+  harness_rounds r = {.isa = AMLA_ISA_C, .threads = 1, .least = 3};
+  assert_true(harness_measure(&r, c, 2));
+  assert_int_equal(r.n, 3); /* no time is left for more */
+  assert_true(r.peak.best > 0 && r.bandwidth.best == 0);
+  for (int i = 0; i < 2; i++) {
+    assert_true(runs[i] > 3 * c[i].repetitions); /* and those that found the number */
+    assert_true(c[i].repetitions > 0 && c[i].seconds.best <= c[i].seconds.median);
+  }
+  r.with_reads = true;
+  assert_true(harness_measure(&r, NULL, 0));
+  assert_true(r.n == 3 && r.peak.best > 0 && r.bandwidth.best > 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(defaults_are_documented_ones),
@@ -755,6 +789,8 @@ int main(void) {
       cmocka_unit_test(fields_get_their_values),
       cmocka_unit_test(refusals_name_key_value_and_rule),
       cmocka_unit_test(names_are_found_and_listed),
+      cmocka_unit_test(series_are_summarised),
+      cmocka_unit_test(every_round_runs_every_contestant),
       cmocka_unit_test(elements_load_and_store_as_the_library),
       cmocka_unit_test(random_numbers_have_their_distribution),
       cmocka_unit_test(unused_memory_is_hostile),
