@@ -39,10 +39,8 @@ struct peer {
 
 static const uint16_t *token_of(const peer *x, int sequence, int64_t j) {
   const amla_problem *p = &x->data->problem;
-  const uint16_t *kv = x->data->tensors.kv;
-  if (p->page_size == 0) return kv + sequence * p->kv_stride_page + j * p->kv_stride_token;
-  const int64_t page = x->data->tensors.block_table[sequence * (int64_t)p->max_pages + j / p->page_size];
-  return kv + page * p->kv_stride_page + j % p->page_size * p->kv_stride_token;
+  const int32_t *table = x->data->tensors.block_table;
+  return (const uint16_t *)x->data->tensors.kv + harness_token_offset(p, table, sequence, j);
 }
 
 static void widen_kv(const peer *x, int sequence, int64_t first, int tokens, float *to) {

@@ -195,6 +195,44 @@ void harness_free(harness_dataset *data) {
   *data = (harness_dataset){0};
 }
 
+/* ---- Where things lie ---- */
+
+/* Strides may be 0 = packed, as in amla.h. */
+static int64_t or_packed(int64_t stride, int64_t packed) { return stride ? stride : packed; }
+
+static int64_t row_offset(const amla_problem *p, int64_t row, int32_t d, int64_t batch,
+                          int64_t query, int64_t head) {
+  head = or_packed(head, d);
+  query = or_packed(query, p->h_q * head);
+  batch = or_packed(batch, p->s_q * query);
+  const int64_t h = row % p->h_q, i = row / p->h_q % p->s_q, s = row / p->h_q / p->s_q;
+  return s * batch + i * query + h * head;
+}
+
+int64_t harness_q_offset(const amla_problem *p, int64_t row) {
+  return row_offset(p, row, p->d_qk, p->q_stride_batch, p->q_stride_query, p->q_stride_head);
+}
+
+int64_t harness_out_offset(const amla_problem *p, int64_t row) {
+  return row_offset(p, row, p->d_v, p->out_stride_batch, p->out_stride_query, p->out_stride_head);
+}
+
+int64_t harness_lse_offset(const amla_problem *p, int64_t row) {
+  const int64_t h = row % p->h_q, i = row / p->h_q % p->s_q, s = row / p->h_q / p->s_q;
+  return (s * p->h_q + h) * p->s_q + i;
+}
+
+int64_t harness_token_offset(const amla_problem *p, const int32_t *block_table, int32_t sequence,
+                             int64_t j) {
+  const int64_t token = or_packed(p->kv_stride_token, p->d_qk);
+  if (p->page_size == 0) return sequence * or_packed(p->kv_stride_page, p->sk * token) + j * token;
+  const int64_t max_pages =
+      p->max_pages ? p->max_pages : ((int64_t)p->sk + p->page_size - 1) / p->page_size;
+  const int64_t page = block_table[sequence * max_pages + j / p->page_size];
+  if (page < 0 || page >= p->n_pages) return -1;
+  return page * or_packed(p->kv_stride_page, p->page_size * token) + j % p->page_size * token;
+}
+
 /* ---- Lengths and pages ------------------------------------------------------------------------------------------- */
 
 int32_t harness_length(const harness_case *c, int32_t sequence) {
@@ -236,14 +274,6 @@ static bool fill_block_table(const harness_case *c, harness_dataset *data) {
     }
   free(pages);
   return true;
-}
-
-/* Element offset of token j of a sequence in the cache. */
-static int64_t token_offset(const harness_dataset *data, int32_t sequence, int64_t j) {
-  const amla_problem *p = &data->problem;
-  if (p->page_size == 0) return sequence * p->kv_stride_page + j * p->kv_stride_token;
-  const int64_t page = data->block_table[sequence * (int64_t)p->max_pages + j / p->page_size];
-  return page * p->kv_stride_page + j % p->page_size * p->kv_stride_token;
 }
 
 /* ---- Values ------------------------------------------------------------------------------------------------------ */
@@ -305,7 +335,8 @@ static double zero_column(int32_t d, int64_t j, int64_t n, double value) {
 
 static void fill_token(const harness_case *c, harness_dataset *data, int32_t sequence, int64_t j) {
   const amla_problem *p = &c->problem;
-  const int64_t at = token_offset(data, sequence, j), n = data->seqlens_k[sequence];
+  const int64_t at = harness_token_offset(p, data->block_table, sequence, j);
+  const int64_t n = data->seqlens_k[sequence];
   uint64_t state = seed_for(c->seed, STREAM_KV, sequence, j);
   const double width = c->dist == HARNESS_NORMAL ? c->dist_width : 1.0, g = gain(p, logit_raise(c, sequence, j, n));
   for (int32_t d = 0; d < p->d_qk;) {
@@ -330,9 +361,10 @@ static void fill_kv(const harness_case *c, harness_dataset *data) {
 
 static void fill_q(const harness_case *c, harness_dataset *data) {
   const amla_problem *p = &c->problem;
+  const int64_t n = (int64_t)p->s_q * p->h_q;
   for (int64_t s = 0; s < p->b; s++)
-    for (int64_t row = 0; row < (int64_t)p->s_q * p->h_q; row++) {
-      const int64_t at = s * p->q_stride_batch + row / p->h_q * p->q_stride_query + row % p->h_q * p->q_stride_head;
+    for (int64_t row = 0; row < n; row++) {
+      const int64_t at = harness_q_offset(p, s * n + row);
       uint64_t state = seed_for(c->seed, STREAM_Q, s, row);
       for (int32_t d = 0; d < p->d_qk; d++) harness_store(data->q, p->q_type, at + d, (float)draw_q(c, &state, d));
     }

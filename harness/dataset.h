@@ -30,6 +30,17 @@ int harness_generate(const harness_case *c, harness_dataset *data, char *error, 
 /* The length that harness_generate gives a sequence. */
 int32_t harness_length(const harness_case *c, int32_t sequence);
 
+/* Element offsets in the tensors of a problem, whose strides may be 0 = packed. row: counted in the
+ * order [b][s_q][h_q]; lse is [b][h_q][s_q]. */
+int64_t harness_q_offset(const amla_problem *problem, int64_t row);
+int64_t harness_out_offset(const amla_problem *problem, int64_t row);
+int64_t harness_lse_offset(const amla_problem *problem, int64_t row);
+
+/* Of token j of a sequence in kv; -1 when its page id is out of range. block_table: NULL when KV is
+ * contiguous. */
+int64_t harness_token_offset(const amla_problem *problem, const int32_t *block_table,
+                             int32_t sequence, int64_t j);
+
 /* Allocates a buffer of exactly n elements (overruns are an address sanitiser's to find), 64-byte aligned; NULL when
  * out of memory. */
 void *harness_allocate(int64_t n, size_t element_bytes);

@@ -60,39 +60,6 @@ double harness_kv_bytes(const harness_dataset *data) {
 
 /* ---- Gathering --------------------------------------------------------------------------------------------------- */
 
-/* Strides of a dataset may be 0 = packed, as in amla.h. */
-static int64_t or_packed(int64_t stride, int64_t packed) { return stride ? stride : packed; }
-
-static int64_t row_offset(const amla_problem *p, int64_t row, int32_t d, int64_t batch, int64_t query, int64_t head) {
-  head = or_packed(head, d);
-  query = or_packed(query, p->h_q * head);
-  batch = or_packed(batch, p->s_q * query);
-  const int64_t h = row % p->h_q, i = row / p->h_q % p->s_q, s = row / p->h_q / p->s_q;
-  return s * batch + i * query + h * head;
-}
-static int64_t q_offset(const amla_problem *p, int64_t row) {
-  return row_offset(p, row, p->d_qk, p->q_stride_batch, p->q_stride_query, p->q_stride_head);
-}
-static int64_t out_offset(const amla_problem *p, int64_t row) {
-  return row_offset(p, row, p->d_v, p->out_stride_batch, p->out_stride_query, p->out_stride_head);
-}
-/* lse is [b][h_q][s_q]. */
-static int64_t lse_offset(const amla_problem *p, int64_t row) {
-  const int64_t h = row % p->h_q, i = row / p->h_q % p->s_q, s = row / p->h_q / p->s_q;
-  return (s * p->h_q + h) * p->s_q + i;
-}
-
-/* Element offset of token j in the cache, -1 when its page id is out of range. */
-static int64_t token_offset(const harness_dataset *data, int32_t sequence, int64_t j) {
-  const amla_problem *p = &data->problem;
-  const int64_t token = or_packed(p->kv_stride_token, p->d_qk);
-  if (p->page_size == 0) return sequence * or_packed(p->kv_stride_page, p->sk * token) + j * token;
-  const int64_t max_pages = p->max_pages ? p->max_pages : ((int64_t)p->sk + p->page_size - 1) / p->page_size;
-  const int64_t page = data->tensors.block_table[sequence * max_pages + j / p->page_size];
-  if (page < 0 || page >= p->n_pages) return -1;
-  return page * or_packed(p->kv_stride_page, p->page_size * token) + j % p->page_size * token;
-}
-
 /* The keys of one sequence as f32, and which are not finite. */
 typedef struct gathered {
   float *kv;        /* [length][d_qk] */
@@ -110,7 +77,7 @@ static bool gather(const harness_dataset *data, int32_t sequence, gathered *g, d
   if (g->kv == NULL || g->not_finite == NULL) return false;
   for (int64_t j = 0; j < g->length && ok; j++) {
     g->not_finite[j] = false;
-    const int64_t at = token_offset(data, sequence, j);
+    const int64_t at = harness_token_offset(p, data->tensors.block_table, sequence, j);
     ok = at >= 0;
     for (int32_t d = 0; d < p->d_qk && ok; d++) {
       const float x = g->kv[j * p->d_qk + d] = harness_load(data->tensors.kv, p->kv_type, at + d);
@@ -151,7 +118,8 @@ static void compute_row(const harness_dataset *data, const gathered *g, int64_t 
   const amla_problem *p = &data->problem;
   const int64_t rows_per_sequence = (int64_t)p->s_q * p->h_q;
   const int32_t sequence = (int32_t)(row / rows_per_sequence), query = (int32_t)(row % rows_per_sequence / p->h_q);
-  const int64_t n = harness_visible(p, &data->tensors, sequence, query), at = q_offset(p, row);
+  const int64_t n = harness_visible(p, &data->tensors, sequence, query),
+                at = harness_q_offset(p, row);
   const double scale = data->scale_exact != 0 ? data->scale_exact : (double)p->scale;
   double *out = truth->out + row * p->d_v, *out_abs = truth->out_abs + row * p->d_v, q_max = 0;
   const uint16_t *mask = mask_row(p, &data->tensors, sequence, query);
@@ -230,7 +198,7 @@ int harness_set_refs(harness_dataset *data, const harness_truth *truth) {
   if (data->out_ref == NULL || data->lse_ref == NULL) return -1;
   for (int64_t i = 0; i < elems; i++) data->out_ref[i] = (float)truth->out[i];
   for (int64_t row = 0; row < truth->n_rows; row++)
-    data->lse_ref[lse_offset(&data->problem, row)] = (float)truth->lse[row];
+    data->lse_ref[harness_lse_offset(&data->problem, row)] = (float)truth->lse[row];
   return 0;
 }
 
@@ -286,7 +254,7 @@ typedef struct side {
 } side;
 
 static double value_of(const amla_problem *p, const side *s, int64_t row, int32_t d) {
-  const int64_t at = s->packed ? row * p->d_v : out_offset(p, row);
+  const int64_t at = s->packed ? row * p->d_v : harness_out_offset(p, row);
   return (double)harness_load(s->out, s->type, at + d);
 }
 
@@ -350,7 +318,8 @@ static void compare_row(const harness_dataset *data, const harness_truth *truth,
   const amla_problem *p = &data->problem;
   const double score_abs = truth->score_abs[row], *out = truth->out + row * p->d_v,
                *out_abs = truth->out_abs + row * p->d_v;
-  const double lse = got->lse ? (double)got->lse[lse_offset(p, row)] * got->lse_to_natural : truth->lse[row];
+  const double lse = got->lse ? (double)got->lse[harness_lse_offset(p, row)] * got->lse_to_natural
+                              : truth->lse[row];
   const bool empty = truth->lse[row] == -INFINITY;
   const row_kind kind = kind_of_row(truth, row);
   const double share = 1 - sink_factor(&data->tensors, row % p->h_q, truth->lse[row]);
@@ -423,7 +392,8 @@ static bool truth_from_refs(const harness_dataset *data, const harness_truth *tr
   if (refs->out == NULL || refs->lse == NULL) return false;
   for (int64_t i = 0; i < elems; i++) refs->out[i] = data->out_ref ? (double)data->out_ref[i] : truth->out[i];
   for (int64_t row = 0; row < n; row++)
-    refs->lse[row] = data->lse_ref ? (double)data->lse_ref[lse_offset(&data->problem, row)] : truth->lse[row];
+    refs->lse[row] = data->lse_ref ? (double)data->lse_ref[harness_lse_offset(&data->problem, row)]
+                                   : truth->lse[row];
   return true;
 }
 

@@ -66,21 +66,17 @@ static inline void generate(harness_dataset *data, const char *problem) {
 
 static inline int64_t n_rows(const harness_dataset *d) { return (int64_t)d->problem.b * d->problem.s_q * d->problem.h_q; }
 
-/* Element offset of out row (sequence, query, head) numbered in that order. */
 static inline int64_t out_row_offset(const amla_problem *p, int64_t row) {
-  return row / p->h_q / p->s_q * p->out_stride_batch + row / p->h_q % p->s_q * p->out_stride_query + row % p->h_q * p->out_stride_head;
+  return harness_out_offset(p, row);
 }
 static inline int64_t lse_row_offset(const amla_problem *p, int64_t row) {
-  return (row / p->h_q / p->s_q * p->h_q + row % p->h_q) * p->s_q + row / p->h_q % p->s_q;
+  return harness_lse_offset(p, row);
 }
 static inline int64_t q_row_offset(const amla_problem *p, int64_t row) {
-  return row / p->h_q / p->s_q * p->q_stride_batch + row / p->h_q % p->s_q * p->q_stride_query + row % p->h_q * p->q_stride_head;
+  return harness_q_offset(p, row);
 }
-/* Element offset of token j of a sequence in the cache. */
 static inline int64_t kv_token_offset(const harness_dataset *d, int32_t sequence, int64_t j) {
-  const amla_problem *p = &d->problem;
-  if (p->page_size == 0) return sequence * p->kv_stride_page + j * p->kv_stride_token;
-  return d->block_table[(int64_t)sequence * p->max_pages + j / p->page_size] * p->kv_stride_page + j % p->page_size * p->kv_stride_token;
+  return harness_token_offset(&d->problem, d->block_table, sequence, j);
 }
 
 static inline float out_at(const harness_dataset *d, int64_t row, int32_t column) {
