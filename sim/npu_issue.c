@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The calls of npu_isa.h that append an instruction: each makes its record. Waits and reads of the scalar unit are in
- * npu_engine.c.
+ * The calls of npu_isa.h that append an instruction: each makes its record. Events, flags and
+ * barriers are in npu_flags.c, reads of the scalar unit in npu_scalar.c.
  */
 #include "npu_core.h"
 

@@ -11,7 +11,7 @@
 
 /* ---- The truth: fp64, two passes over the keys ---- */
 
-/* What the truth also knows about a row, for error bounds that scale with the rounding points (harness/compare.h). */
+/* What the truth also knows about a row, for error bounds that scale with the rounding points (harness/truth.h). */
 typedef struct spec_truth {
   double lse;       /* natural log; -inf when no key is visible */
   double score_abs; /* max_j |scale| * sum_d |q_d k_jd| + |bias_j|: what the rounding of a score scales with */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The instructions that the kernels are written in, one function each: PTX here; tests/cuda_machine_emulated.hpp has the same names as
- * plain C++ that runs every thread of a grid on the CPU, which is how the kernels are tested where there is no GPU. Addresses of
- * shared memory are 32-bit offsets, as PTX has them. Names and meanings: PTX ISA 8.x.
+ * The instructions that the kernels are written in, one function each: PTX here. The same names in
+ * plain C++ are in tests/cuda_emulated/cuda_machine_emulated.hpp, which runs every thread of a grid
+ * on the CPU: so the kernels are tested where there is no GPU. Addresses of shared memory are 32-bit
+ * offsets, as PTX has them. Names and meanings: PTX ISA 8.x.
  */
 #ifndef AMLA_CUDA_MACHINE_CUH
 #define AMLA_CUDA_MACHINE_CUH
