@@ -6,16 +6,21 @@
  *
  *     S_j = scale * q . k_j      O = sum_j softmax(S)_j * v_j      LSE = log sum_j exp(S_j)
  *
- * in MLA's absorbed form: all heads share one KV row per token; the key is the whole row (d_qk = 512 latent + 64 rope)
- * and the value is its first d_v = 512 elements. Source: arXiv 2509.25224 (AMLA), arXiv 2405.04434 (MLA).
+ * in MLA's absorbed form: all heads share one KV row per token. The key is the whole row (d_qk = 512
+ * latent + 64 rope), the value its first d_v = 512 elements. Source: arXiv 2509.25224 (AMLA), arXiv
+ * 2405.04434 (MLA).
  *
- * Use: fill a problem and options, create a plan (every refusal of a shape or an option happens there), ask it for its
- * scratch size, then run it as often as you like with other data, lengths and block tables of the same shape.
- * The library never exits, never prints, and calls no allocator in amla_plan_run (the npu simulator does; the OpenMP runtime may, once, when it
- * first forms its team of threads; should that fail, it is that runtime which prints and exits). A refusal leaves every output untouched.
+ * Use: fill a problem and options, and create a plan. Every refusal of a shape or an option happens
+ * there. Ask the plan for its scratch size, then run it as often as you like with other data,
+ * lengths and block tables of the same shape.
  *
- * Structs grow at their end only and start with their own size. Fill them through their AMLA_*_INIT macro, which sets the
- * defaults; in fields that later versions append, zero is the default. Compiles as C11 and as C++11.
+ * The library never exits and never prints. It calls no allocator in amla_plan_run, but for the npu
+ * simulator. The OpenMP runtime may call one, once, when it first forms its team of threads; should
+ * that fail, it is that runtime which prints and exits. A refusal leaves every output untouched.
+ *
+ * Structs grow at their end only and start with their own size. Fill them through their AMLA_*_INIT
+ * macro, which sets the defaults; in fields that later versions append, zero is the default.
+ * Compiles as C11 and as C++11.
  */
 #ifndef AMLA_AMLA_H
 #define AMLA_AMLA_H
@@ -39,7 +44,7 @@ extern "C" {
 #define AMLA_VERSION_MINOR 1
 #define AMLA_VERSION_PATCH 0
 
-/* ---- Status ------------------------------------------------------------------------------------------------------ */
+/* ---- Status ---- */
 
 /* Values are pinned: they never change meaning. */
 typedef enum amla_status {
@@ -50,8 +55,8 @@ typedef enum amla_status {
   AMLA_BACKEND_FAILED = 4    /* a driver or device reported an error; the detail has its words */
 } amla_status;
 
-/* Why a call was refused: field, value and rule, for example "h_kv=3: MLA decode needs 1". Always NUL-terminated. Every
- * function that takes a detail accepts NULL, and writes "" on success. */
+/* Why a call was refused: field, value and rule, for example "h_kv=3: MLA decode needs 1". Always
+ * NUL-terminated. Every function that takes a detail accepts NULL, and writes "" on success. */
 typedef struct amla_detail {
   char text[256];
 } amla_detail;
@@ -62,13 +67,14 @@ AMLA_API const char *amla_status_name(amla_status status);
 /* Version of the library that is linked, "0.1.0"; compare with AMLA_VERSION_* of the header. */
 AMLA_API const char *amla_version(void);
 
-/* ---- Types ------------------------------------------------------------------------------------------------------- */
+/* ---- Types ---- */
 
 typedef enum amla_dtype {
   AMLA_F32 = 0,
   AMLA_BF16 = 1, /* the upper half of an f32 */
   AMLA_F16 = 2,  /* IEEE binary16 */
-  AMLA_Q8_0 = 3  /* kv only: ggml's blocks of 32 elements in 34 bytes, {f16 d; int8 q[32]}, element i = d * q[i], which f32 holds exactly */
+  AMLA_Q8_0 = 3  /* kv only: ggml's blocks of 32 elements in 34 bytes, {f16 d; int8 q[32]}; element
+                    i = d * q[i], which f32 holds exactly */
 } amla_dtype;
 
 typedef enum amla_backend {
@@ -76,15 +82,19 @@ typedef enum amla_backend {
   AMLA_BACKEND_REF = 1,  /* the executable specification, one thread: always right, slow */
   AMLA_BACKEND_CPU = 2,
   AMLA_BACKEND_CUDA = 3, /* libamla_cuda.so, loaded when first asked for */
-  AMLA_BACKEND_NPU = 4   /* libamla_npu.so, likewise: the Ascend kernel on a SIMULATED NPU. To study it, not to serve with it */
+  AMLA_BACKEND_NPU = 4   /* libamla_npu.so, likewise: the Ascend kernel on a SIMULATED NPU, to study
+                            it, not to serve with it */
 } amla_backend;
 
-/* How the running output follows a growing maximum. Same result within rounding, different cost; see docs/numerics.md. */
+/* How the running output follows a growing maximum. Same result within rounding, different cost;
+ * see docs/numerics.md. */
 typedef enum amla_rescale {
   AMLA_RESCALE_DEFAULT = 0, /* lazy */
-  AMLA_RESCALE_LAZY = 1,    /* integer log2 reference, moved only when a score exceeds it by 8: almost no rescale */
-  AMLA_RESCALE_AMLA = 2,    /* the paper: a power of two in every block, applied as an integer add to the exponent */
-  AMLA_RESCALE_FLASH = 3    /* FlashAttention-2: multiply by exp(m_old - m_new) in every block */
+  AMLA_RESCALE_LAZY = 1,    /* an integer log2 reference, moved only when a score exceeds it by 8:
+                               almost no rescale */
+  AMLA_RESCALE_AMLA = 2,    /* the paper: a power of two in every key tile, applied as an integer
+                               add to the exponent */
+  AMLA_RESCALE_FLASH = 3    /* FlashAttention-2: multiply by exp(m_old - m_new) in every key tile */
 } amla_rescale;
 
 /* Caps the instruction set; the environment variable AMLA_ISA (c, avx2, avx512) caps it further. */
@@ -105,21 +115,23 @@ typedef enum amla_memory {
   AMLA_MEMORY_DEVICE = 1 /* every tensor, lengths and block table included; only for backend cuda */
 } amla_memory;
 
-/* Names of kinds, as options and messages have them: "bf16", "avx2", "lazy", "cpu". NULL past the last one: all of a kind are a
- * loop from 0 on. */
+/* Names of kinds, as options and messages have them: "bf16", "avx2", "lazy", "cpu". NULL past the
+ * last one: all of a kind are a loop from 0 on. */
 AMLA_API const char *amla_dtype_name(amla_dtype type);
 AMLA_API const char *amla_isa_name(amla_isa isa);             /* 0: "auto" */
 AMLA_API const char *amla_rescale_name(amla_rescale rescale); /* 0: "default" */
 AMLA_API const char *amla_backend_name(amla_backend backend); /* 0: "auto" */
 
-/* ---- Problem: shapes and types, no pointers ---------------------------------------------------------------------- */
+/* ---- Problem: shapes and types, no pointers ---- */
 
-/* Strides count elements of the tensor's type; 0 = packed in the order given beside the tensor. Dimensions are refused
- * when < 1 (b, sk, h_kv, page_size and max_pages may be 0), or when a product leaves int64. */
+/* Strides count elements of the tensor's type; 0 = packed in the order given beside the tensor.
+ * Dimensions are refused when < 1 (b, sk, h_kv, page_size and max_pages may be 0), or when a
+ * product leaves int64. */
 typedef struct amla_problem {
   uint32_t struct_bytes;
   int32_t b;         /* sequences; 0 is allowed and does nothing */
-  int32_t s_q;       /* query tokens per sequence; 1 in plain decode, 2.. with speculative decoding. Default 1 */
+  int32_t s_q;       /* query tokens per sequence: 1 in plain decode, 2.. with speculative decoding.
+                        Default 1 */
   int32_t h_q;       /* query heads */
   int32_t h_kv;      /* KV heads: 0 or 1; MLA has one */
   int32_t sk;        /* maximum KV length of a sequence: run refuses longer ones. 0 (ref and cpu):
@@ -132,8 +144,10 @@ typedef struct amla_problem {
   amla_dtype q_type;   /* f32, bf16, f16 */
   amla_dtype kv_type;  /* f32, bf16, f16, q8_0 (d_qk and the kv strides are then multiples of 32) */
   amla_dtype out_type; /* f32, bf16, f16; rounded to nearest even */
-  int32_t causal;    /* 1: query i of a sequence of length n sees keys [0, n - s_q + i + 1) (bottom-right aligned) */
-  float scale;       /* factor of q . k, not 0, and finite also times log2(e); it has no default: models use 1/sqrt(192) times YaRN's mscale^2 */
+  int32_t causal;    /* 1: query i of a sequence of length n sees keys [0, n - s_q + i + 1)
+                        (bottom-right aligned) */
+  float scale;       /* factor of q . k, not 0, and finite also times log2(e). It has no default:
+                        models use 1/sqrt(192) times YaRN's mscale^2 */
   amla_memory memory;
   int64_t q_stride_batch, q_stride_query, q_stride_head;       /* q [b][s_q][h_q][d_qk], last one contiguous */
   int64_t out_stride_batch, out_stride_query, out_stride_head; /* out [b][s_q][h_q][d_v], last one contiguous */
@@ -146,12 +160,13 @@ typedef struct amla_problem {
   { (uint32_t)sizeof(amla_problem), 1, 1, 128, 1, 0, 576, 512, 0, 0, 0, AMLA_BF16, AMLA_BF16, AMLA_BF16, 0, 0.0f,       \
     AMLA_MEMORY_HOST, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
-/* ---- Options: how, never what ------------------------------------------------------------------------------------ */
+/* ---- Options: how, never what ---- */
 
 #define AMLA_SPLIT_BY_LENGTH 0 /* a function of the rows and the sequence's own length: batch-invariant bits */
 #define AMLA_SPLIT_AUTO (-1)   /* by occupancy of the threads: not batch-invariant */
 
-/* Runs task(argument, i) once for each i in [0, n), in any order, on any threads, and returns when all have returned. */
+/* Runs task(argument, i) once for each i in [0, n), in any order, on any threads, and returns
+ * when all have returned. */
 typedef void (*amla_parallel)(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument);
 
 typedef struct amla_options {
@@ -162,25 +177,28 @@ typedef struct amla_options {
    * OpenMP's may be among those, and it would wait for them for ever. The bits are the same, and
    * amla_plan_describe says so. The caller's own pool, `parallel`, is left alone. Forks are
    * noticed from the first plan on. */
-  int32_t threads; /* 0 = AMLA_NUM_THREADS if set, else the OpenMP default. Never changes a bit of the result */
+  int32_t threads; /* 0 = AMLA_NUM_THREADS if set, else the OpenMP default. No number changes a bit of
+                      the result */
   amla_isa isa;
-  int32_t split_tokens; /* most KV tokens per split: AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number >= 1 (rounded up to tiles) */
+  int32_t split_tokens; /* most keys per split: AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number >= 1,
+                           rounded up to key tiles */
   amla_lse_base lse_base;
-  amla_parallel parallel; /* cpu: NULL = OpenMP. For engines with a thread pool of their own, so that no second one competes with
-                             it: called at most twice per run, never with n < 2 or n > threads,
-                             in the caller's floating-point environment. An exception or a
-                             longjmp may leave it: that ends the run, whose outputs then hold
-                             anything, and does no harm to plan and scratch */
+  /* cpu: NULL = OpenMP. For engines with a thread pool of their own, so that no second one competes
+   * with it. It is called at most twice per run, never with n < 2 or n > threads, in the caller's
+   * floating-point environment. An exception or a longjmp may leave it. That ends the run, whose
+   * outputs then hold anything, and does no harm to plan and scratch. */
+  amla_parallel parallel;
   void *parallel_context;
 } amla_options;
 
 #define AMLA_OPTIONS_INIT                                                                                              \
   { (uint32_t)sizeof(amla_options), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, 0, AMLA_ISA_AUTO, 0, AMLA_LSE_NATURAL, NULL, NULL }
 
-/* ---- Tensors: pointers and run-time data ------------------------------------------------------------------------- */
+/* ---- Tensors: pointers and run-time data ---- */
 
-/* Every buffer comes with its capacity, in bytes, of which the last touched element must be inside. Buffers are aligned
- * to their element. out and lse must not overlap any other buffer (refused), scratch none at all (not checked). Nothing past a sequence's length is read: unused
+/* Every buffer comes with its capacity, in bytes, of which the last touched element must be inside.
+ * Buffers are aligned to their element. out and lse must not overlap any other buffer (refused),
+ * scratch none at all (not checked). Nothing past a sequence's length is read: unused
  * slots of its last page, unused pages and unused block-table entries may hold anything. */
 typedef struct amla_tensors {
   uint32_t struct_bytes;
@@ -192,8 +210,8 @@ typedef struct amla_tensors {
   size_t block_table_bytes;
   const int32_t *seqlens_k; /* [b], each in [0, sk]; NULL = all sk */
   size_t seqlens_k_bytes;
-  const float *sinks; /* [h_q] logits in natural-log units, or NULL. Scales out by exp(LSE) / (exp(LSE) + exp(sink)),
-                         leaves LSE alone, as FlashMLA's attn_sink */
+  const float *sinks; /* [h_q] logits in natural-log units, or NULL. Scales out by
+                         exp(LSE) / (exp(LSE) + exp(sink)), leaves LSE alone, as FlashMLA's attn_sink */
   size_t sinks_bytes;
   void *out; /* [b][s_q][h_q][d_v] out_type; rows that see no key are 0 */
   size_t out_bytes;
@@ -201,29 +219,32 @@ typedef struct amla_tensors {
   size_t lse_bytes;
   const void *q_rope;  /* separate rope part of q: not built yet, must be NULL (packed rows) */
   const void *kv_rope; /* separate rope part of kv: not built yet, must be NULL */
-  const void *mask;    /* [b][s_q][sk] f16, added to scale * q . k of every head; -inf hides the key; NULL = none */
+  const void *mask;    /* [b][s_q][sk] f16, added to scale * q . k of every head; -inf hides the key;
+                          NULL = none */
   size_t q_rope_bytes, kv_rope_bytes, mask_bytes;
-  void *stream;        /* device memory: the CUstream to run on, NULL = the default stream. Host memory: must be NULL */
+  void *stream;        /* device memory: the CUstream to run on, NULL = the default stream. Host
+                          memory: must be NULL */
 } amla_tensors;
 
 #define AMLA_TENSORS_INIT                                                                                              \
   { (uint32_t)sizeof(amla_tensors), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, NULL, NULL,   \
     0, 0, 0, NULL }
 
-/* ---- Plan -------------------------------------------------------------------------------------------------------- */
+/* ---- Plan ---- */
 
 typedef struct amla_plan amla_plan; /* immutable: share it between threads freely */
 
-/* Checks problem and options and chooses backend, micro-kernels and splits. On success *plan is owned by the caller; on
- * a refusal it is NULL. */
+/* Checks problem and options and chooses backend, micro-kernels and splits. On success *plan is
+ * owned by the caller; on a refusal it is NULL. */
 AMLA_API amla_status amla_plan_create(amla_plan **plan, const amla_problem *problem, const amla_options *options,
                                       amla_detail *detail);
 
-/* Bytes of scratch that run needs, of any alignment (device memory: as cudaMalloc aligns). Depends on threads, rows and log2(sk), not on b * sk. 0 for NULL. */
+/* Bytes of scratch that run needs, of any alignment (device memory: as cudaMalloc aligns).
+ * Depends on threads, rows and log2(sk), not on b * sk. 0 for NULL. */
 AMLA_API size_t amla_plan_scratch_bytes(const amla_plan *plan);
 
-/* Writes one line such as "cpu avx512 lazy, 128 rows x 96 tokens, qk 12x32, pv 8x32, split 576 of 4096, 2 threads" and returns its length
- * without the NUL, as snprintf does. */
+/* Writes one line such as "cpu avx512 lazy, 128 rows x 96 tokens, qk 12x32, pv 8x32, split 576 of
+ * 4096, 2 threads" and returns its length without the NUL, as snprintf does. */
 AMLA_API int amla_plan_describe(const amla_plan *plan, char *text, size_t capacity_bytes);
 
 /* What a plan chose, for programs. amla_plan_describe says it to people. */
@@ -249,45 +270,50 @@ typedef struct amla_plan_info {
 AMLA_API amla_status amla_plan_query(const amla_plan *plan, amla_plan_info *info,
                                      amla_detail *detail);
 
-/* Computes out and lse. Same input, same bits: whatever the number of threads and whatever else is in the batch (with
- * the default split rule), and whatever the caller's rounding mode, flush-to-zero bits or trapped
- * exceptions, which are restored, as in every
- * function here. Re-entrant: concurrent runs of one plan need their own scratch and outputs.
- * Refused before any work, outputs untouched: null or short buffers, scratch smaller than amla_plan_scratch_bytes; in host memory
- * also lengths outside [0, sk] and a used page id outside [0, n_pages) (the device clamps the one and reports the other: amla_cuda.h).
+/* Computes out and lse. Re-entrant: concurrent runs of one plan need their own scratch and outputs.
+ *
+ * Same input, same bits: whatever the number of threads, whatever else is in the batch (with the
+ * default split rule), and whatever the caller's rounding mode, flush-to-zero bits or trapped
+ * exceptions. These are restored, as in every function here.
+ *
+ * Refused before any work, outputs untouched: null or short buffers, and scratch smaller than
+ * amla_plan_scratch_bytes. In host memory also lengths outside [0, sk] and a used page id outside
+ * [0, n_pages). The device clamps the one and reports the other: amla_cuda.h.
+ *
  * Range of V: any finite number on ref and cpu, in every rescale mode. On every backend |V| <=
- * FLT_MAX / (2^8 * keys) is safe, and so is
- * |V| <= 2^88 for every sk; beyond that cuda and npu may return inf. What underflows is lost: up to
- * keys * 2^-109 of an
- * element of out, and keys whose weight is below 2^-86 of the largest (60 nats).
- * Non-finite numbers: a non-finite element of q makes its own row non-finite and no other. A non-finite element of kv
- * makes non-finite every row that sees its token, and may also reach queries of the same sequence that causality or the mask hides
- * it from; never another sequence. An infinite score gives a NaN row. A score counts as infinite
- * from
- * FLT_MAX / log2(e) = 2.36e38 on, in either sign, mask included; so does one of whose scaled
- * products or partial sums that holds, and one
- * that an element of scale * log2(e) * q beyond f32 takes part in. (ref: some of them may be
- * right.) */
+ * FLT_MAX / (2^8 * keys) is safe, and so is |V| <= 2^88 for every sk. Beyond that cuda and npu may
+ * return inf. What underflows is lost: up to keys * 2^-109 of an element of out, and keys whose
+ * weight is below 2^-86 of the largest (60 nats).
+ *
+ * Non-finite numbers: a non-finite element of q makes its own row non-finite and no other. A
+ * non-finite element of kv makes every row non-finite that sees its token. It may also reach queries
+ * of the same sequence that causality or the mask hides it from, but never another sequence. An
+ * infinite score gives a NaN row. A score counts as infinite, in either sign and mask included,
+ *   from FLT_MAX / log2(e) = 2.36e38 on;
+ *   if one of its scaled products or partial sums does;
+ *   if an element of scale * log2(e) * q beyond f32 takes part in it.
+ * ref may be right for some of them. */
 AMLA_API amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
                                    size_t scratch_bytes, amla_detail *detail);
 
 /* NULL is allowed. */
 AMLA_API void amla_plan_destroy(amla_plan *plan);
 
-/* ---- Merge ------------------------------------------------------------------------------------------------------- */
+/* ---- Merge ---- */
 
-/* Merges partial results over disjoint sets of keys (context-parallel or split decode), each normalised, with its LSE:
+/* Merges partial results over disjoint sets of keys (context-parallel or split decode), each
+ * normalised, with its LSE:
  *     LSE = log sum_p exp(LSE_p)        O = sum_p exp(LSE_p - LSE) O_p
- * in the order of the parts, in f32. Parts with LSE = -inf are left out, whatever their O holds; if all are, O = 0 and
- * LSE = -inf. A part whose LSE is NaN or +inf makes its row NaN. out and lse may be the first part
- * itself; any other overlap is refused.
+ * in the order of the parts, in f32. Parts with LSE = -inf are left out, whatever their O holds;
+ * if all are, O = 0 and LSE = -inf. A part whose LSE is NaN or +inf makes its row NaN. out and
+ * lse may be the first part itself; any other overlap is refused.
  *   o   [n_parts][n_rows][d_v], lse_parts [n_parts][n_rows], out [n_rows][d_v], lse [n_rows] or NULL; capacities in bytes.
  * Source: FlashDecoding; arXiv 2205.14135, section 3. Sinks: apply them once, after the merge. */
 AMLA_API amla_status amla_merge(int32_t n_parts, int64_t n_rows, int32_t d_v, amla_lse_base base, const float *o,
                                 size_t o_bytes, const float *lse_parts, size_t lse_parts_bytes, float *out,
                                 size_t out_bytes, float *lse, size_t lse_bytes, amla_detail *detail);
 
-/* ---- Backends ---------------------------------------------------------------------------------------------------- */
+/* ---- Backends ---- */
 
 typedef struct amla_backend_info {
   uint32_t struct_bytes;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The Ascend kernel on a SIMULATED NPU, timed: cycles, utilisation and bytes as a model of the chip predicts them, no results. Nothing here
- * was measured on silicon. Implemented by libamla_npu.so; to compute results on the same simulator, use backend npu of amla.h.
- * What the model assumes, and how sure it is: docs/ascend.md.
+ * The Ascend kernel on a SIMULATED NPU, timed: cycles, utilisation and bytes as a model of the chip
+ * predicts them, no results. Nothing here was measured on silicon. Implemented by libamla_npu.so;
+ * to compute results on the same simulator, use backend npu of amla.h. What the model assumes, and
+ * how sure it is: docs/ascend.md.
  */
 #ifndef AMLA_AMLA_SIM_H
 #define AMLA_AMLA_SIM_H
@@ -32,7 +33,8 @@ typedef struct amla_sim_tiling {
   int32_t keep_q;             /* 1: Q stays in L1 for all blocks; tiles of at most 128 rows */
 } amla_sim_tiling;
 
-/* What a pipe did. Pipes are named; subcore -1 is the cube core, 0 and 1 the vector cores of AI core `core`. */
+/* What a pipe did. Pipes are named; subcore -1 is the cube core, 0 and 1 the vector cores of AI
+ * core `core`. */
 typedef struct amla_sim_event {
   int64_t start_cycle, end_cycle;
   int32_t core, subcore;
@@ -66,7 +68,8 @@ typedef struct amla_sim_options {
 #define AMLA_SIM_OPTIONS_INIT                                                                                          \
   { (uint32_t)sizeof(amla_sim_options), AMLA_SIM_BEST, NULL, NULL, 0, 1, 0, NULL, NULL, NULL, NULL, 0, 0 }
 
-/* What the report names as pipes. Cube core: cube (M), mte1, mte2, fix; vector cores: vector (V), aiv_mte2, aiv_mte3; shared: l2, hbm. */
+/* What the report names as pipes. Cube core: cube (M), mte1, mte2, fix; vector cores: vector (V),
+ * aiv_mte2, aiv_mte3; shared: l2, hbm. */
 enum { AMLA_SIM_PIPES = 9 };
 
 typedef struct amla_sim_report {
@@ -91,15 +94,18 @@ typedef struct amla_sim_report {
   { (uint32_t)sizeof(amla_sim_report), 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, {0}, {0}, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,             \
     {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {0}, {0} }
 
-/* Times one run of the problem. Only rescale of options (NULL = defaults) matters; keys are split by equal shares of the cores. seqlens_k
- * [b], NULL = all sk. Refusals as amla_plan_create's. Allocates. */
+/* Times one run of the problem. Only rescale of options (NULL = defaults) matters; keys are split
+ * by equal shares of the cores. seqlens_k [b], NULL = all sk. Refusals as amla_plan_create's.
+ * Allocates. */
 AMLA_API amla_status amla_sim_run(const amla_problem *problem, const amla_options *options, const int32_t *seqlens_k,
                                   const amla_sim_options *sim, amla_sim_report *report, amla_detail *detail);
 
-/* Candidate i of a search over tilings for the problem; all fit the buffers. 0 past the last one, else 1. */
+/* Candidate i of a search over tilings for the problem; all fit the buffers. 0 past the last one,
+ * else 1. */
 AMLA_API int32_t amla_sim_candidate(const amla_problem *problem, int32_t i, amla_sim_tiling *tiling);
 
-/* Line i of the cost table: "MTE1 load_l0a 40 + work/256 B per cycle, latency 0; medium; source". NULL past the last. Valid until the next call. */
+/* Line i of the cost table: "MTE1 load_l0a 40 + work/256 B per cycle, latency 0; medium; source".
+ * NULL past the last. Valid until the next call. */
 AMLA_API const char *amla_sim_cost(int32_t i);
 
 #ifdef __cplusplus

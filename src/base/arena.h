@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A bump allocator over the caller's scratch. With a NULL base it only counts, so that the same carving code gives both the
- * size and the pointers. Everything is 64-byte aligned; a base of any alignment works, for AMLA_ARENA_ALIGN bytes more.
+ * A bump allocator over the caller's scratch. With a NULL base it only counts, so that the same
+ * carving code gives both the size and the pointers. Everything is 64-byte aligned; a base of any
+ * alignment works, for AMLA_ARENA_ALIGN bytes more.
  */
 #ifndef AMLA_BASE_ARENA_H
 #define AMLA_BASE_ARENA_H
@@ -24,7 +25,8 @@ static inline amla_arena amla_arena_create(void *scratch) {
   return a;
 }
 
-/* n elements of elem_bytes; NULL when counting. Sizes are bounded by the plan's limits: products do not overflow. */
+/* n elements of elem_bytes; NULL when counting. Sizes are bounded by the plan's limits: products
+ * do not overflow. */
 static inline void *amla_arena_take(amla_arena *a, int64_t n, size_t elem_bytes) {
   void *p = a->base ? a->base + a->used_bytes : NULL;
   a->used_bytes += ((size_t)n * elem_bytes + AMLA_ARENA_ALIGN - 1) / AMLA_ARENA_ALIGN * AMLA_ARENA_ALIGN;

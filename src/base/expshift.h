@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The guarded exponent shift: multiply an f32 by a power of two with an integer add to its bits. Exact where the result is
- * normal; subnormals, in or out, become signed zero; overflow becomes signed infinity; inf and NaN keep their bits.
- * The unguarded add of arXiv 2509.25224, eq. 7, is wrong wherever x or the result is not normal (DESIGN.md, "The guard").
+ * The guarded exponent shift: multiply an f32 by a power of two with an integer add to its bits.
+ * Exact where the result is normal; subnormals, in or out, become signed zero; overflow becomes
+ * signed infinity; inf and NaN keep their bits. The unguarded add of arXiv 2509.25224, eq. 7, is
+ * wrong wherever x or the result is not normal (DESIGN.md, "The guard").
  */
 #ifndef AMLA_BASE_EXPSHIFT_H
 #define AMLA_BASE_EXPSHIFT_H
@@ -10,7 +11,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Adds n to the magnitude bits of x: x * 2^(n / 2^23) for n a multiple of 2^23. Any n with |n| <= 2^62. */
+/* Adds n to the magnitude bits of x: x * 2^(n / 2^23) for n a multiple of 2^23. Any n with |n| <=
+ * 2^62. */
 static inline float amla_expadd(float x, int64_t n) {
   uint32_t u, sign, a;
   memcpy(&u, &x, sizeof u);
@@ -29,7 +31,8 @@ static inline float amla_expadd(float x, int64_t n) {
   return x;
 }
 
-/* A shift count that cannot overflow: 512 powers of two lead any finite f32 to 0 or inf. NaN counts as -512. */
+/* A shift count that cannot overflow: 512 powers of two lead any finite f32 to 0 or inf. NaN
+ * counts as -512. */
 static inline int32_t amla_clamp_shift(float k) { return k > -512.0f ? (k < 512.0f ? (int32_t)k : 512) : -512; }
 
 /* x * 2^k for k in [-512, 512]. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bfloat16 and IEEE binary16 as bits: exact widening, and narrowing to nearest even. NaN stays NaN (quiet).
+ * bfloat16 and IEEE binary16 as bits: exact widening, and narrowing to nearest even. NaN stays NaN
+ * (quiet).
  */
 #ifndef AMLA_BASE_FLOAT16_H
 #define AMLA_BASE_FLOAT16_H
@@ -28,7 +29,8 @@ static inline uint16_t amla_f32_to_bf16(float x) {
   return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
 }
 
-/* Normal halves are rebias by 112 exponents; subnormal ones are an integer times 2^-24, which f32 holds exactly. */
+/* Normal halves are rebiased by 112 exponents; subnormal ones are an integer times 2^-24, which f32
+ * holds exactly. */
 static inline float amla_f16_to_f32(uint16_t h) {
   const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, a = h & 0x7fffu;
   if (a >= 0x7c00u) return amla_f32_from_bits(sign | 0x7f800000u | (a & 0x3ffu) << 13);
@@ -46,7 +48,8 @@ static inline uint16_t amla_f32_to_f16(float x) {
   return (uint16_t)(sign | ((a - (112u << 23) + 0x0fffu + (a >> 13 & 1u)) >> 13));
 }
 
-/* A row of ggml's q8_0: blocks of {f16 d; int8 q[32]}, element = d * q: 11 + 7 significant bits, exact in f32. */
+/* A row of ggml's q8_0: blocks of {f16 d; int8 q[32]}, element = d * q: 11 + 7 significant bits,
+ * exact in f32. */
 static inline void amla_q8_0_to_f32(int32_t n, const void *src, float *dst) {
   const unsigned char *block = (const unsigned char *)src; /* the cast is for C++ */
   for (int32_t i = 0; i < n; i += 32, block += 34) {

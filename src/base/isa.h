@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The one list of instruction sets, and which of them run here: the CPU has the instructions and the
- * operating system saves the registers.
+ * The one list of instruction sets, and which of them run here: the CPU has the instructions and
+ * the operating system saves the registers.
  */
 #ifndef AMLA_BASE_ISA_H
 #define AMLA_BASE_ISA_H
