@@ -127,7 +127,10 @@ static int32_t find_cast_op(ggml_host *h) {
 
 /* Trap i stands in word i of an object and says that it was called. */
 static int trapped;
-#define TRAPS(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15) F(16) F(17) F(18) F(19) F(20) F(21) F(22) F(23)
+/* clang-format off */
+#define TRAPS(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) \
+  F(15) F(16) F(17) F(18) F(19) F(20) F(21) F(22) F(23)
+/* clang-format on */
 #define DEFINE_TRAP(i)                                                                                                 \
   static void *trap_##i(void) {                                                                                        \
     trapped = i;                                                                                                       \

@@ -8,7 +8,7 @@ the header of that version has them; their defaults are checked before use, so t
 import ctypes
 import glob
 import os
-from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
 
 import numpy as np
 

@@ -9,7 +9,7 @@ import oracle
 hypothesis = pytest.importorskip("hypothesis")
 ml_dtypes = pytest.importorskip("ml_dtypes")
 from conftest import LONG  # noqa: E402
-from hypothesis import HealthCheck, given, settings, strategies as st  # noqa: E402
+from hypothesis import HealthCheck, given, strategies as st  # noqa: E402
 
 hypothesis.settings.register_profile("amla", max_examples=5000 if LONG else 200, deadline=None, derandomize=not LONG, database=None,
                                      suppress_health_check=list(HealthCheck))
