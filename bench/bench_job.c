@@ -64,7 +64,7 @@ const harness_truth *bench_truth(const char *problem, const harness_dataset *dat
 bench_job *bench_job_create(const harness_dataset *data, amla_isa cap, amla_rescale mode, int threads) {
   amla_options options = data->options;
   amla_detail detail;
-  char description[256], isa[16];
+  amla_plan_info info = AMLA_PLAN_INFO_INIT;
   bench_job *job = calloc(1, sizeof *job);
   if (job == NULL) give_up("out of memory");
   options.backend = AMLA_BACKEND_CPU;
@@ -75,9 +75,8 @@ bench_job *bench_job_create(const harness_dataset *data, amla_isa cap, amla_resc
   job->data = data;
   job->scratch_bytes = amla_plan_scratch_bytes(job->plan);
   job->scratch = bench_huge_allocate(job->scratch_bytes);
-  amla_plan_describe(job->plan, description, sizeof description);
-  if (sscanf(description, "cpu %15[^ ,]", isa) != 1) give_up("cannot read '%s'", description);
-  job->isa = (amla_isa)harness_find_name(harness_isas, isa);
+  if (amla_plan_query(job->plan, &info, &detail) != AMLA_OK) give_up("%s", detail.text);
+  job->isa = info.isa;
   return job;
 }
 

@@ -39,6 +39,7 @@ typedef struct limits {
 typedef struct figures {
   const char *problem;
   char description[256];
+  amla_plan_info info;
   double end_to_end, median, kernel; /* seconds: best, median, best */
   double flops, flashmla_flops, bytes;
   int runs;
@@ -245,6 +246,8 @@ static cli_exit bench_one(const char *command, const char *text, const cli_optio
   *f = (figures){.problem = text, .end_to_end = NAN, .median = NAN, .kernel = NAN};
   if (open_batch(command, text, options, tools, &x)) {
     amla_plan_describe(x.plan, f->description, sizeof f->description);
+    f->info = (amla_plan_info)AMLA_PLAN_INFO_INIT;
+    amla_plan_query(x.plan, &f->info, NULL);
     count_work(&x, f);
     const char *why = verify(&x, &f->error);
     if (!why && f->error.ok) why = measure(&x, seconds, f);
@@ -258,7 +261,7 @@ static cli_exit bench_one(const char *command, const char *text, const cli_optio
 
 /* ---- Results --------------------------------------------------------------------------------------------------------- */
 
-static bool is_wgmma(const figures *f) { return strstr(f->description, "wgmma") != NULL; }
+static bool is_wgmma(const figures *f) { return strncmp(f->info.kernel, "wgmma", 5) == 0; }
 static double matrix_limit(const figures *f, const limits *l) { return is_wgmma(f) ? l->wgmma : l->mma; }
 static double least_seconds(const figures *f, const limits *l) { /* at the limits; 0 when they are not known */
   const double matrix = matrix_limit(f, l);

@@ -57,25 +57,22 @@ bool cli_set_out_type(const char *command, harness_dataset *data, amla_dtype typ
   return false;
 }
 
-/* "cpu avx512 lazy, ..., 2 threads" or "ref lazy, ..., 1 thread" */
-static void parse_description(cli_job *job) {
-  char a[16] = "", b[16] = "", c[16] = "";
-  const int words = sscanf(job->description, "%15[^ ,] %15[^ ,] %15[^ ,]", a, b, c);
-  const char *threads = strrchr(job->description, ',');
-  memcpy(job->backend, a, sizeof a);
-  snprintf(job->isa, sizeof job->isa, "%s", words == 3 ? b : amla_isa_name(AMLA_ISA_C));
-  memcpy(job->rescale, words == 3 ? c : b, sizeof b);
-  if (threads == NULL || sscanf(threads, ", %d thread", &job->threads) != 1) job->threads = 1;
+/* Where the library names no instruction set: that of the compiler's, or a kernel's name. */
+static void take_info(cli_job *job) {
+  const amla_plan_info *i = &job->info;
+  const char *kernel = i->kernel[0] != '\0' ? i->kernel : amla_isa_name(AMLA_ISA_C);
+  const char *isa = i->isa != AMLA_ISA_AUTO ? amla_isa_name(i->isa) : kernel;
+  snprintf(job->backend, sizeof job->backend, "%s", amla_backend_name(i->backend));
+  snprintf(job->isa, sizeof job->isa, "%s", isa);
+  snprintf(job->rescale, sizeof job->rescale, "%s", amla_rescale_name(i->rescale));
+  job->threads = i->threads;
 }
 
 amla_isa cli_job_isa(const cli_job *job) {
-  const int found = harness_find_name(harness_isas, job->isa);
-  return found < 0 ? AMLA_ISA_C : (amla_isa)found; /* of another backend it is a kernel's name */
+  return job->info.isa != AMLA_ISA_AUTO ? job->info.isa : AMLA_ISA_C;
 }
 
-bool cli_is_simulated(const cli_job *job) {
-  return strcmp(job->backend, amla_backend_name(AMLA_BACKEND_NPU)) == 0;
-}
+bool cli_is_simulated(const cli_job *job) { return job->info.simulated; }
 
 harness_error cli_compare(const cli_job *job, const harness_truth *truth) {
   return cli_is_simulated(job) ? harness_compare_rounded_p(job->data, truth, AMLA_BF16) : harness_compare(job->data, truth);
@@ -92,7 +89,7 @@ bool cli_job_open(const char *command, const char *name, cli_job *job, harness_d
                   const cli_options *options) {
   amla_options o = options->plan;
   amla_detail detail;
-  *job = (cli_job){.data = data};
+  *job = (cli_job){.data = data, .info = AMLA_PLAN_INFO_INIT};
   o.lse_base = data->options.lse_base;
   if (amla_plan_create(&job->plan, &data->problem, &o, &detail) != AMLA_OK) {
     cli_error(command, "%s: %s", name, detail.text);
@@ -101,7 +98,8 @@ bool cli_job_open(const char *command, const char *name, cli_job *job, harness_d
   job->scratch_bytes = amla_plan_scratch_bytes(job->plan);
   job->scratch = cli_allocate(job->scratch_bytes, 1);
   amla_plan_describe(job->plan, job->description, sizeof job->description);
-  parse_description(job);
+  amla_plan_query(job->plan, &job->info, NULL);
+  take_info(job);
   harness_reset_outputs(data);
   if (run_once(command, name, job)) return true;
   cli_job_close(job);

@@ -27,8 +27,9 @@ typedef struct cli_job {
   amla_plan *plan;
   void *scratch;
   size_t scratch_bytes;
+  amla_plan_info info;
   char description[256];                  /* amla_plan_describe */
-  char backend[16], isa[16], rescale[16]; /* from the description; isa "c" where that says none */
+  char backend[16], isa[32], rescale[16]; /* names; isa of another backend: its kernel, or "c" */
   int threads;
 } cli_job;
 

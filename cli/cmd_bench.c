@@ -69,7 +69,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
 
 typedef struct result {
   const char *problem;
-  char backend[16], isa[16], rescale[16];
+  char backend[16], isa[32], rescale[16];
   int threads, rounds, b, s_q, h_q, sk;
   double flops, bytes; /* useful work of one run */
   harness_series seconds, peak, bandwidth;

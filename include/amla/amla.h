@@ -259,7 +259,7 @@ typedef struct amla_plan_info {
   int32_t tile_tokens;  /* keys computed together */
   int64_t split_tokens; /* most keys of a partial result, of a sequence of sk; AMLA_SPLIT_AUTO */
   int32_t simulated;    /* 1: how long a run takes means nothing */
-  char kernel[32];      /* "qk 12x32, pv 8x32", "wgmma3"; "" where there is no choice */
+  char kernel[32];      /* "qk 12x32, pv 8x32", "wgmma3", "sim-910"; "" in ref */
 } amla_plan_info;
 
 #define AMLA_PLAN_INFO_INIT                                                                        \

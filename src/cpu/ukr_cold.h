@@ -33,7 +33,7 @@ static inline uint32_t shift_bits(uint32_t u, int32_t k) {
   const int32_t e = (int32_t)(u >> 23 & 0xff), shifted = e + k;
   uint32_t y = u + ((uint32_t)k << 23);
   y = shifted > 254 ? sign | 0x7f800000u : y;
-  y = (e < 1) | (shifted < 1) ? sign : y;
+  y = ((e < 1) | (shifted < 1)) ? sign : y;
   return e == 255 ? u : y;
 }
 

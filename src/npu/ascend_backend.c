@@ -51,6 +51,7 @@ static void query(const amla_plan *plan, amla_plan_info *info) {
   info->tile_tokens = l.tiling.block_keys;
   info->split_tokens = AMLA_SPLIT_AUTO; /* contiguous runs over cores */
   info->simulated = 1;
+  snprintf(info->kernel, sizeof info->kernel, "sim-%s", chip_name);
 }
 
 static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
