@@ -21,7 +21,7 @@ __all__ = ["BenchResult", "Plan", "backends", "bench", "decode", "merge"]
 def backends() -> dict[str, str]:
     """What this machine offers: backend name -> its instruction set, "available", or "absent: " and the reason."""
     found = {}
-    for name in ("ref", "cpu", "cuda", "npu"):
+    for name in list(_library.BACKENDS)[1:]:  # without "auto"
         info = _library.backend_info(name)
         found[name] = (info.isa.decode() or "available") if info.available else f"absent: {info.reason.decode()}"
     return found

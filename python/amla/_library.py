@@ -6,21 +6,17 @@ A test compiles the header and compares every offset with the classes here. ctyp
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import pathlib
 import sys
-from typing import Any, NoReturn
+from typing import Any, Iterator, NoReturn
 
 import numpy as np
 
 I32, I64, U32, SIZE, PTR = ctypes.c_int32, ctypes.c_int64, ctypes.c_uint32, ctypes.c_size_t, ctypes.c_void_p
 INT32_MAX = 2**31 - 1
 
-DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}  # amla_dtype
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-BACKENDS = {"auto": 0, "ref": 1, "cpu": 2, "cuda": 3, "npu": 4}
-RESCALES = {"default": 0, "lazy": 1, "amla": 2, "flash": 3}
-ISAS = {"auto": 0, "c": 1, "avx2": 2, "avx512": 3}
 LSE_BASES: dict[Any, int] = {"e": 0, 2: 1, "2": 1}
 MEMORY_HOST, MEMORY_DEVICE = 0, 1
 
@@ -104,6 +100,28 @@ def _load() -> ctypes.CDLL:
 
 lib = _load()
 version: str = lib.amla_version().decode()
+
+
+# ---- Kinds, as the library names them ----
+
+
+def _kinds(kind: str) -> dict[str, int]:
+    """The library's names of a kind and their numbers; amla_*_name gives NULL past the last one."""
+    name_of = lib[f"amla_{kind}_name"]
+    name_of.argtypes, name_of.restype = [I32], ctypes.c_char_p
+    names: Iterator[bytes] = map(name_of, itertools.count())
+    return {name.decode(): i for i, name in enumerate(itertools.takewhile(bool, names))}
+
+
+BACKENDS, RESCALES, ISAS = _kinds("backend"), _kinds("rescale"), _kinds("isa")
+# What arrays call the library's types, and bytes per element. A type that is not here, such as q8_0, has no arrays.
+_ARRAY_TYPES = {"f32": ("float32", 4), "bf16": ("bfloat16", 2), "f16": ("float16", 2)}
+DTYPES = {_ARRAY_TYPES[name][0]: number for name, number in _kinds("dtype").items() if name in _ARRAY_TYPES}
+DTYPE_BYTES = dict(_ARRAY_TYPES.values())
+
+
+# ---- Statuses ----
+
 
 _EXCEPTIONS: dict[int, type[Exception]] = {1: ValueError, 2: NotImplementedError, 3: MemoryError, 4: RuntimeError}
 

@@ -2,6 +2,7 @@
 """The ctypes structs and constants against include/amla/amla.h, by a C compiler."""
 import ctypes
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -10,6 +11,7 @@ import pytest
 from amla import _library
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+HEADER = ROOT / "include/amla/amla.h"
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -25,6 +27,8 @@ def test_structs_and_constants_match_the_header(tmp_path):
         for c_name, key in values.items():
             lines.append(f'_Static_assert(AMLA_{prefix}{c_name} == {_library.DTYPES[key]}, "{key}");')
     for prefix, choices in (("BACKEND", _library.BACKENDS), ("RESCALE", _library.RESCALES), ("ISA", _library.ISAS)):
+        enum = HEADER.read_text().split(f"typedef enum amla_{prefix.lower()} {{")[1].split("}")[0]
+        assert len(choices) == len(re.findall(r"^ +AMLA_\w+ = \d", enum, re.M))
         for key, number in choices.items():
             lines.append(f'_Static_assert(AMLA_{prefix}_{key.upper()} == {number}, "{prefix} {key}");')
     lines.append(f'_Static_assert(AMLA_LSE_NATURAL == {_library.LSE_BASES["e"]} && AMLA_LSE_BASE2 == {_library.LSE_BASES[2]}, "lse base");')
@@ -35,6 +39,6 @@ def test_structs_and_constants_match_the_header(tmp_path):
 
 
 def test_version_is_the_headers():
-    text = (ROOT / "include/amla/amla.h").read_text()
+    text = HEADER.read_text()
     parts = [text.split(f"AMLA_VERSION_{part} ")[1].split()[0] for part in ("MAJOR", "MINOR", "PATCH")]
     assert _library.version == ".".join(parts)
