@@ -12,7 +12,8 @@ import sys as _sys
 
 from . import _library
 from ._bench import BenchResult, bench
-from ._decode import Plan, decode, merge
+from ._decode import decode, merge
+from ._plan import Plan
 
 __version__ = _library.version
 __all__ = ["BenchResult", "Plan", "backends", "bench", "decode", "merge"]

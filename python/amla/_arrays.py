@@ -120,6 +120,15 @@ def refuse_unplain(name: str, x: Any) -> None:
         raise ValueError(f"{name}: device meta: must be on the CPU or on a CUDA device, a meta tensor has no numbers")
 
 
+def refuse_gradients(**arrays: Any) -> None:
+    """ValueError if one of them is a tensor that requires a gradient while gradients are recorded: it would be lost silently."""
+    torch = loaded_torch()
+    if torch is not None and torch.is_grad_enabled():
+        for name, x in arrays.items():
+            if isinstance(x, torch.Tensor) and x.requires_grad:
+                raise ValueError(f"{name} requires a gradient: decoding has no backward pass, use torch.no_grad()")
+
+
 def signature(x: Any) -> Any:
     """Everything about a native array except where it lies; hashable; None for None."""
     return _signatures[type(x)](x)

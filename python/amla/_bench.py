@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ._arrays import numpy_dtype
-from ._decode import Plan
 from ._library import checked_int, checked_number
+from ._plan import Plan
 
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-3, "float16": 1e-3}  # relative Frobenius error: a few roundings of the output type
 

@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 import torch
 
 from . import _torch_op
-from ._arrays import integers, is_torch, refuse_unplain
-from ._decode import _Arguments, _Call, find_call, refuse_gradients
+from ._arrays import integers, is_torch, refuse_gradients, refuse_unplain
 from ._library import checked_number
+from ._plan import Call, find_call
+from ._problem import OPTION_DEFAULTS, Arguments, options_of
 
 __all__ = ["FlashMLASchedMeta", "flash_attn_varlen_func", "flash_attn_varlen_kvpacked_func", "flash_attn_varlen_qkvpacked_func",
            "flash_mla_sparse_fwd", "flash_mla_with_kvcache", "get_mla_metadata"]
@@ -96,13 +97,20 @@ def flash_mla_with_kvcache(q: torch.Tensor, k_cache: torch.Tensor, block_table: 
     if block_table.dtype is _int64 or cache_seqlens.dtype is _int64:
         block_table, cache_seqlens = integers("block_table", block_table), integers("cache_seqlens", cache_seqlens)
     out, lse = call.make_out(), call.make_lse()
+    tensors = call.new_tensors()
     try:
-        pointers = (q.data_ptr(), k_cache.data_ptr(), block_table.data_ptr(), cache_seqlens.data_ptr(),
-                    0 if attn_sink is None else attn_sink.data_ptr(), 0, out.data_ptr(), lse.data_ptr())
+        tensors.q = q.data_ptr()
+        tensors.kv = k_cache.data_ptr()
+        tensors.block_table = block_table.data_ptr()
+        tensors.seqlens_k = cache_seqlens.data_ptr()
+        if attn_sink is not None:
+            tensors.sinks = attn_sink.data_ptr()
+        tensors.out = out.data_ptr()
+        tensors.lse = lse.data_ptr()
     except RuntimeError:  # torch: no storage
         _refuse_unplain(q, k_cache, block_table, cache_seqlens, attn_sink)
         raise
-    call.run_pointers(*pointers)
+    call.run_tensors(tensors)
     if _has_empty_rows(call, cache_seqlens, causal):
         lse.masked_fill_(lse == -torch.inf, torch.inf)
     return out, lse
@@ -112,7 +120,7 @@ def flash_mla_with_kvcache(q: torch.Tensor, k_cache: torch.Tensor, block_table: 
 _int64, _get_num_threads = torch.int64, torch.get_num_threads
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _describe = operator.attrgetter("shape", "dtype", "device")
-_calls: dict[tuple[Any, ...], _Call] = {}
+_calls: dict[tuple[Any, ...], Call] = {}
 _MAX_CALLS = 1024
 
 
@@ -142,12 +150,15 @@ def _check(q: Any, k_cache: Any, block_table: Any, cache_seqlens: Any, attn_sink
 
 
 def _remember(key: Any, q: Any, k_cache: Any, block_table: Any, cache_seqlens: Any, head_dim_v: int, softmax_scale: float | None, causal: bool,
-              attn_sink: Any) -> _Call:
+              attn_sink: Any) -> Call:
     _check(q, k_cache, block_table, cache_seqlens, attn_sink)
     block_table, cache_seqlens = integers("block_table", block_table), integers("cache_seqlens", cache_seqlens)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else checked_number("softmax_scale", softmax_scale)
-    call = find_call(_Arguments(q, k_cache, block_table, cache_seqlens, attn_sink, None, None, None), scale,
-                     (causal, head_dim_v, "lazy", "auto", 0, "e", "auto", 0, None))
+    options: dict[str, Any] = dict(OPTION_DEFAULTS, causal=causal, d_v=head_dim_v)
+    call = find_call(
+        Arguments(q, k_cache, block_table, cache_seqlens, sinks=attn_sink),
+        options_of(scale=scale, **options),
+    )
     if key is not None:
         if len(_calls) >= _MAX_CALLS:
             _calls.clear()
@@ -155,7 +166,7 @@ def _remember(key: Any, q: Any, k_cache: Any, block_table: Any, cache_seqlens: A
     return call
 
 
-def _has_empty_rows(call: _Call, cache_seqlens: torch.Tensor, causal: bool) -> bool:
+def _has_empty_rows(call: Call, cache_seqlens: torch.Tensor, causal: bool) -> bool:
     """Does some row see no key? On a device the lengths are not looked at: maybe."""
     if call.device != "cpu":
         return True
@@ -168,8 +179,9 @@ def _traced(q: Any, k_cache: Any, block_table: Any, cache_seqlens: Any, head_dim
     """The same through the operator amla::decode, for torch.compile and tensor subclasses."""
     _check(q, k_cache, block_table, cache_seqlens, attn_sink)
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else checked_number("softmax_scale", softmax_scale)
-    out, lse = _torch_op.call(q, k_cache, block_table, cache_seqlens, attn_sink, None, None, None, scale, causal, head_dim_v, "lazy", "auto",
-                              0, "e", None, "auto", 0)
+    out, lse = _torch_op.call(
+        q, k_cache, block_table, cache_seqlens, sinks=attn_sink, scale=scale, causal=causal, d_v=head_dim_v
+    )
     return out, torch.where(lse == -torch.inf, torch.inf, lse)
 
 

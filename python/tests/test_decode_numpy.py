@@ -141,14 +141,14 @@ def test_no_sequences():
 
 
 def test_more_shapes_than_are_remembered(rng, monkeypatch):
-    from amla import _decode
+    from amla import _plan
 
-    monkeypatch.setattr(_decode, "_MAX_CALLS", 4)
+    monkeypatch.setattr(_plan, "_MAX_CALLS", 4)
     for n in range(1, 12):
         kv = rng.standard_normal((1, n, 64), np.float32)
         q = rng.standard_normal((1, 1, 2, 64), np.float32)
         check(amla.decode(q, kv, scale=1.0, d_v=64), oracle.decode(q, kv, scale=1.0, d_v=64))
-    assert len(_decode._calls) <= 4
+    assert len(_plan._calls) <= 4
 
 
 # ---- DLPack ----
@@ -322,11 +322,11 @@ def test_a_number_of_another_type_is_refused_though_its_value_was_seen(rng):
 def test_parent_and_forked_child_do_not_share_scratch():
     code = """
 import os, numpy as np, amla
-from amla import _decode
+from amla import _plan
 q, kv = np.ones((1, 1, 8, 576), np.float32), np.ones((1, 99, 576), np.float32)
 call = lambda: amla.decode(q, kv, scale=1.0, threads=1)
 call()
-memory = _decode._free[0].memory
+memory = _plan._free[0].memory
 memory[0] = 7
 if os.fork() == 0:
     memory[0] = 9

@@ -98,9 +98,9 @@ def test_torch_set_num_threads_holds():
         for n in (1, 2):
             torch.set_num_threads(n)
             amla.decode(q, kv, table, lengths, scale=SCALE)
-            from amla import _decode
+            from amla import _plan
 
-            assert f"{n} thread" in list(_decode._calls.values())[-1].plan.describe()
+            assert f"{n} thread" in list(_plan._calls.values())[-1].plan.describe()
     finally:
         torch.set_num_threads(threads)
 
@@ -167,20 +167,20 @@ def test_the_cuda_path_on_an_emulated_backend():
     backend, memory kind, scratch and stream are passed on; shows nothing about hardware."""
     code = """
 import contextlib, types, torch, amla
-from amla import _decode
+from amla import _plan
 torch.manual_seed(0)
 q, kv = torch.randn(2, 2, 16, 576).bfloat16(), torch.randn(8, 64, 1, 576).bfloat16()
 table, lengths = torch.randperm(8, dtype=torch.int32).view(2, 4), torch.tensor([250, 70], dtype=torch.int32)
 call = lambda: amla.decode(q, kv, table, lengths, scale=192**-0.5, causal=True)
 want = call()
-_decode._calls.clear()
+_plan._calls.clear()
 real, used = torch.empty, []
-_decode._one_device = lambda **views: "cuda:0"
+_plan.one_device = lambda **views: "cuda:0"
 torch.cuda.device = lambda device: contextlib.nullcontext()
 torch.cuda.current_stream = lambda *a: types.SimpleNamespace(cuda_stream=0)
 torch.empty = lambda *a, device=None, **k: (used.append(str(device)), real(*a, **k))[1]
 got = call()
-assert "cuda" in list(_decode._calls.values())[0].plan.describe() and "cuda:0" in used, used
+assert "cuda" in list(_plan._calls.values())[0].plan.describe() and "cuda:0" in used, used
 torch.testing.assert_close(got[0], want[0], rtol=2e-2, atol=2e-3)
 torch.testing.assert_close(got[1], want[1], rtol=1e-4, atol=1e-3)
 """
@@ -188,13 +188,13 @@ torch.testing.assert_close(got[1], want[1], rtol=1e-4, atol=1e-3)
 
 
 def test_cuda_tensors_without_the_backend_say_why():
-    from amla import _decode
+    from amla import _plan
 
     if amla.backends()["cuda"].startswith("absent"):
         with pytest.raises(NotImplementedError, match="^tensors on cuda:0 need backend cuda: ."):
-            _decode._backend("cuda:0", "auto")
+            _plan.backend_for("cuda:0", "auto")
     with pytest.raises(ValueError, match="^backend='cpu': tensors on cuda:0 need 'cuda'"):
-        _decode._backend("cuda:0", "cpu")
+        _plan.backend_for("cuda:0", "cpu")
 
 
 def test_merge_takes_tensors():
