@@ -45,7 +45,8 @@ def decode(q: Array, kv_cache: Array, block_table: Array | None = None, seqlens:
         q            [b, s_q, h_q, d_qk], float32, bfloat16 or float16
         kv_cache     paged: [n_pages, page_size, d_qk] or [n_pages, page_size, 1, d_qk]; contiguous (no block_table): [b, sk, d_qk] or
                      [b, sk, 1, d_qk]. float32, bfloat16 or float16
-        block_table  [b, max_pages] int32 page ids, or None. Entries past a sequence's end may hold anything. int64 is copied into int32 in
+        block_table  [b, max_pages] int32 page ids, or None. Entries past a sequence's end may hold anything; no
+                     columns are enough where no sequence has keys. int64 is copied into int32 in
                      every call, and every entry must fit
         seqlens      [b] int32 lengths, 0 allowed; None: all as long as there is room. int64 as in block_table
         scale        factor of q . k, a plain number. No default: models use 1/sqrt(192) times YaRN's mscale^2, FlashMLA 1/sqrt(576)

@@ -337,6 +337,8 @@ def _page_fields(kv: View, table: View) -> dict[str, int]:
     row_stride = _stride("block_table", table, 0) or columns
     if row_stride < columns:
         raise ValueError(f"block_table: strides {list(table.strides)}: rows overlap")
+    if columns == 0:
+        page_size = max(1, page_size)  # of pages that nobody can use
     if page_size == 0:
         raise ValueError(f"kv_cache: shape {list(kv.shape)}: page_size must be >= 1")
     sk = min(columns * page_size, c.INT32_MAX)

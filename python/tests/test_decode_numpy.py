@@ -140,6 +140,38 @@ def test_no_sequences():
     assert out.shape == (0, 1, 4, 512) and lse.shape == (0, 4, 1)
 
 
+@pytest.mark.parametrize("page", [16, 0])
+@pytest.mark.parametrize("n_pages", [3, 0])
+@pytest.mark.parametrize("backend", ["cpu", "ref"])
+def test_block_table_without_columns(page, n_pages, backend):
+    """No sequence has keys: a table of no columns is enough, also as a view of a wider one."""
+    q, kv = np.ones((2, 1, 4, 576), np.float32), np.ones((n_pages, page, 576), np.float32)
+    lengths = np.zeros(2, np.int32)
+    for table in (np.zeros((2, 0), np.int32), np.zeros((2, 5), np.int32)[:, :0]):
+        for lens in (lengths, None):
+            out, lse = amla.decode(q, kv, table, lens, scale=1.0, backend=backend)
+            assert out.shape == (2, 1, 4, 512) and not out.any() and np.isneginf(lse).all()
+        plan = amla.Plan.like(q, kv, table, lengths, scale=1.0, backend=backend)
+        assert not plan.run(q, kv, table, lengths)[0].any()
+        mask = np.zeros((2, 1, 0), np.float16)
+        assert not amla.decode(q, kv, table, lengths, scale=1.0, mask=mask)[0].any()
+        with pytest.raises(ValueError, match=r"^seqlens_k\[1\]=1: must be in \[0, sk=0\]"):
+            amla.decode(q, kv, table, np.array([0, 1], np.int32), scale=1.0, backend=backend)
+
+
+def test_contiguous_cache_without_tokens():
+    q, kv = np.ones((2, 1, 4, 576), np.float32), np.ones((2, 0, 576), np.float32)
+    for lens in (None, np.zeros(2, np.int32)):
+        out, lse = amla.decode(q, kv, None, lens, scale=1.0)
+        assert not out.any() and np.isneginf(lse).all()
+
+
+def test_pages_of_no_tokens_are_refused():
+    q, kv = np.ones((2, 1, 4, 576), np.float32), np.ones((3, 0, 576), np.float32)
+    with pytest.raises(ValueError, match="^kv_cache: shape .3, 0, 576.: page_size must be >= 1"):
+        amla.decode(q, kv, np.zeros((2, 1), np.int32), np.zeros(2, np.int32), scale=1.0)
+
+
 def test_more_shapes_than_are_remembered(rng, monkeypatch):
     from amla import _plan
 

@@ -197,6 +197,16 @@ def test_cuda_tensors_without_the_backend_say_why():
         _plan.backend_for("cuda:0", "cpu")
 
 
+def test_block_table_without_columns():
+    q, kv, table, _ = problem()
+    none, zeros = table[:, :0], torch.zeros(2, dtype=torch.int32)
+    out, lse = amla.decode(q, kv, none, zeros, scale=SCALE)
+    assert not out.any() and torch.isneginf(lse).all()
+    compiled = torch.compile(lambda *a: amla.decode(*a, scale=SCALE), backend="aot_eager")
+    for got, want in zip(compiled(q, kv, none, zeros), (out, lse)):
+        assert torch.equal(got, want)
+
+
 def test_merge_takes_tensors():
     q, kv, table, lengths = problem(s_q=2)
     halves = [amla.decode(q, kv, table[:, i : i + 2].contiguous(), (lengths - 32 * (i > 0)).clamp(0, 32), scale=SCALE) for i in (0, 2)]

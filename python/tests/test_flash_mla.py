@@ -127,6 +127,16 @@ def small(dtype=torch.bfloat16):
     return generate(2, 2, 100, 5, True, dtype)
 
 
+@pytest.mark.parametrize("page", [64, 0])
+def test_block_table_without_columns(page):
+    q, cache = torch.ones(2, 1, 4, 576), torch.ones(3, page, 1, 576)
+    table, lengths = torch.zeros(2, 0, dtype=torch.int32), torch.zeros(2, dtype=torch.int32)
+    out, lse = flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 512)
+    assert not out.any() and torch.isposinf(lse).all()
+    with pytest.raises(ValueError, match=r"^seqlens_k\[0\]=1: must be in \[0, sk=0\]"):
+        flash_mla.flash_mla_with_kvcache(q, cache, table, torch.ones_like(lengths), 512)
+
+
 def test_call_forms_agree():
     q, cache, table, lengths = small()
     want = flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 512, flash_mla.get_mla_metadata()[0], None, None, True)
