@@ -30,18 +30,18 @@ from typing import Any, Callable
 import torch
 import transformers
 from torch import nn
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from ._decode import decode
+from ._latent_cache import PAGE, LatentLayer, latent_layer
 from ._library import log
 
 __all__ = ["LatentLayer", "Stats", "patch", "stats", "unpatch"]
 
 ATTENTION_CLASSES = ("DeepseekV2Attention", "DeepseekV3Attention", "Glm4MoeLiteAttention")  # tested; the last is GLM-4.7-Flash's
 MAX_DECODE_QUERIES = 16  # tokens of one step: speculative decoding; above, expanding the keys pays
-PAGE = 64                # tokens of the overlapping pages that begin anywhere, see _attend
 _PREFIX = "amla_"        # of the names under which attention functions are registered
 
 
@@ -72,138 +72,6 @@ class Stats:
 # ---- The cache ----
 
 
-class LatentLayer(DynamicLayer):
-    """A cache layer for MLA: the rows [latent | rope] of all tokens in one buffer [b, capacity + PAGE, 576]. `keys` and `values` are
-    views of it, as transformers expects them: [b, 1, n, 512] and [b, 1, n, 64]. Who assigns to them has the buffer rebuilt before it is used."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: Any = None  # Tensor [b, capacity + PAGE, 576] after the first update
-        self._keys: Any = None
-        self._values: Any = None
-        self._assigned = False  # keys or values were set from outside: rows are no longer theirs
-        self._recorded = False  # written while gradients were recorded: a backward pass may need these very rows
-
-    @property
-    def length(self) -> int:
-        """Tokens in the buffer."""
-        return 0 if self._keys is None else self._keys.shape[2]
-
-    @property
-    def keys(self) -> Any:
-        """[b, 1, n, 512], None when empty."""
-        return self._keys
-
-    @keys.setter
-    def keys(self, keys: Any) -> None:
-        self._keys, self._assigned = keys, True
-
-    @property
-    def values(self) -> Any:
-        """[b, 1, n, 64], None when empty."""
-        return self._values
-
-    @values.setter
-    def values(self, values: Any) -> None:
-        self._values, self._assigned = values, True
-
-    def _settle(self) -> None:
-        """Takes over keys and values that were assigned."""
-        if not getattr(self, "_assigned", False):
-            return
-        keys, values = self._keys, self._values
-        self.rows, self._assigned, self._keys, self._values = None, False, None, None
-        if keys is None or values is None:
-            return
-        if keys.shape[:3] != values.shape[:3]:
-            raise ValueError(f"values: shape {list(values.shape)}: must be that of keys, {list(keys.shape)}, but for the last axis")
-        if keys.numel() > 0:
-            self.update(keys, values)
-
-    @classmethod
-    def of(cls, layer: DynamicLayer) -> LatentLayer:
-        """The same content as a layer that may have been filled before the model was patched."""
-        new = cls()
-        if layer.is_initialized and layer.keys is not None and layer.values is not None and layer.keys.numel() > 0:
-            new.update(layer.keys, layer.values)
-        return new
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Appends [b, 1, n, 512] and [b, 1, n, 64]; returns views of all tokens so far."""
-        self._settle()
-        b, _, n, width = key_states.shape
-        end = self.length + n
-        if self.rows is None or end > self.rows.shape[1] - PAGE or not self._may_write():
-            self._grow(b, end, width, width + value_states.shape[-1], key_states)
-        self.rows[:, self.length : end, :width] = key_states[:, 0]
-        self.rows[:, self.length : end, width:] = value_states[:, 0]
-        self._set_length(end, width)
-        return self.keys, self.values
-
-    def _may_write(self) -> bool:
-        """May the buffer be written in place? Not while or after gradients are recorded, and not outside inference mode if it was made
-        there, which torch.compile cannot ask."""
-        recorded, self._recorded = self._recorded, torch.is_grad_enabled()
-        if torch.compiler.is_compiling():
-            return not (recorded or self._recorded)
-        return not (recorded or self._recorded or (self.rows.is_inference() and not torch.is_inference_mode_enabled()))
-
-    def _grow(self, b: int, n_tokens: int, width: int, row_width: int, like: torch.Tensor) -> None:
-        """By a quarter, so that appending costs a constant per token; the first time, with room for 256 tokens more."""
-        old, self.dtype, self.device, self.is_initialized = self.rows, like.dtype, like.device, True
-        self._recorded = torch.is_grad_enabled()
-        self.rows = like.new_empty(b, n_tokens + max(256, n_tokens // 4) + PAGE, row_width)
-        if old is not None:
-            self.rows[:, : self.length] = old[:, : self.length]
-
-    def _set_length(self, length: int, width: int) -> None:
-        self._keys, self._values = self.rows[:, None, :length, :width], self.rows[:, None, :length, width:]
-
-    def _replace(self, rows: torch.Tensor) -> None:
-        """Other sequences; the buffer may be a copy or a view."""
-        width = self.keys.shape[-1]
-        self.rows, self.device = rows, rows.device
-        self._set_length(self.length, width)
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Removes the last -tokens_to_remove tokens (a negative number or 0, as in transformers)."""
-        if tokens_to_remove > 0:
-            raise ValueError(f"crop({tokens_to_remove}): must be negative, the number of tokens to remove")
-        self._settle()
-        if tokens_to_remove and self.rows is not None:
-            self._set_length(max(0, self.length + tokens_to_remove), self.keys.shape[-1])
-
-    def reset(self) -> None:
-        """Empty, as new."""
-        self.rows, self._keys, self._values, self.is_initialized = None, None, None, False
-        self._assigned = self._recorded = False
-
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Beam search: sequence i becomes what beam_idx[i] was."""
-        self.batch_select_indices(beam_idx)
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keeps these sequences."""
-        self._settle()
-        if self.rows is not None:
-            self._replace(self.rows[indices.to(self.rows.device)])
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Every sequence so many times."""
-        self._settle()
-        if self.rows is not None:
-            self._replace(self.rows.repeat_interleave(repeats, dim=0))
-
-    def offload(self) -> None:
-        """To the CPU."""
-        self._settle()
-        if self.rows is not None:
-            self._replace(self.rows.to("cpu", non_blocking=True))
-
-    def prefetch(self) -> None:
-        """Rows stay where they are computed with."""
-
-
 def _use_latent_layer(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Before an attention layer runs: its dynamic cache layer, empty or filled, becomes a LatentLayer. Static, quantised and
     offloaded caches stay as they are; decode steps then join the two parts in a copy."""
@@ -216,21 +84,10 @@ def _use_latent_layer(attention: Any, args: tuple[Any, ...], kwargs: dict[str, A
     elif getattr(cache, "offloading", False):
         patched.why_copied = f"{type(cache).__name__} is offloaded: every step copies its rows"
     else:
-        patched.cache_layer = layer = _latent_layer(cache, attention.layer_idx)
+        patched.cache_layer = layer = latent_layer(cache, attention.layer_idx)
         if layer is None:
             kinds = {type(x).__name__: None for x in cache.layers}
             patched.why_copied = f"{type(cache).__name__} of {', '.join(kinds)}: every step copies its rows, DynamicCache keeps them in place"
-
-
-def _latent_layer(cache: Cache, i: int) -> LatentLayer | None:
-    """Layer i of the cache as a LatentLayer, if its kind is known to be a DynamicLayer's."""
-    layers: list[Any] = cache.layers
-    if getattr(cache, "layer_class_to_replicate", None) is DynamicLayer:
-        while len(layers) <= i:
-            layers.append(DynamicLayer())
-    if i < len(layers) and type(layers[i]) is DynamicLayer:
-        layers[i] = LatentLayer.of(layers[i])
-    return layers[i] if i < len(layers) and isinstance(layers[i], LatentLayer) else None
 
 
 # ---- Masks ----
