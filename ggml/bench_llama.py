@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens per second of a whole model, in an unmodified llama.cpp with and without the plug-in, by turns.
+"""Tokens per second of a whole model, in an unmodified llama.cpp with and without the plug-in, by
+turns.
 
-    AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER python bench_llama.py [--heads 128] [--layers 4] [--context 8192] [--threads 2]
+    AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER python bench_llama.py [--heads 128]
+    [--layers 4] [--context 8192] [--threads 2]
 
-The model is random, its sizes are DeepSeek-V3's but for the layers, the embedding and the feed-forward part. The context is computed
-once, by the plug-in, and handed to all runs as a file. Logits of all runs are compared before anything is printed.
+The model is random, its sizes are DeepSeek-V3's but for the layers, the embedding and the
+feed-forward part. The context is computed once, by the plug-in, and handed to all runs as a file.
+Logits of all runs are compared before anything is printed.
 """
 
 import argparse
@@ -18,7 +21,9 @@ import time
 
 import numpy as np
 
-SEQUENCES = 64  # the context is filled as so many short ones and joined: attention of a long prompt would take minutes
+# The context is filled as so many short ones and joined: attention of a long prompt would take
+# minutes
+SEQUENCES = 64
 
 
 def fill(context, llama, tokens):
@@ -45,13 +50,26 @@ def child(arguments):
     llama = Llama(arguments.folder, arguments.plugin)
     llama.load(arguments.model)
     filling = not os.path.exists(arguments.state)
-    context = llama.open((arguments.context + 256) // SEQUENCES, sequences=SEQUENCES, threads=arguments.threads, unified=True)
+    context = llama.open(
+        (arguments.context + 256) // SEQUENCES,
+        sequences=SEQUENCES,
+        threads=arguments.threads,
+        unified=True,
+    )
     if filling:
-        fill(context, llama, np.random.default_rng(3).integers(259, llama.n_vocab, arguments.context).tolist())
-        state_function(llama, "llama_state_save_file", ctypes.c_void_p, ctypes.c_size_t)(context.handle, arguments.state.encode(), None, 0)
+        fill(
+            context,
+            llama,
+            np.random.default_rng(3).integers(259, llama.n_vocab, arguments.context).tolist(),
+        )
+        state_function(llama, "llama_state_save_file", ctypes.c_void_p, ctypes.c_size_t)(
+            context.handle, arguments.state.encode(), None, 0
+        )
         return
     count = ctypes.c_size_t()
-    load = state_function(llama, "llama_state_load_file", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+    load = state_function(
+        llama, "llama_state_load_file", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
+    )
     if not load(context.handle, arguments.state.encode(), None, 0, ctypes.byref(count)):
         raise RuntimeError("llama.cpp cannot load the state")
     seconds, logits = [], []
@@ -59,13 +77,41 @@ def child(arguments):
         start = time.perf_counter()
         logits.append(context.decode([300 + i], [arguments.context + i], [0], [0])[0])
         seconds.append(time.perf_counter() - start)
-    print(json.dumps({"seconds": seconds[1:], "n_done": llama.n_done() if llama.n_done else 0, "logits": np.array(logits).tolist(), "version": llama.version}))
+    print(
+        json.dumps(
+            {
+                "seconds": seconds[1:],
+                "n_done": llama.n_done() if llama.n_done else 0,
+                "logits": np.array(logits).tolist(),
+                "version": llama.version,
+            }
+        )
+    )
 
 
 def run(arguments, plugin, threads):
-    command = [sys.executable, os.path.abspath(__file__), "--child", "--model", arguments.model, "--state", arguments.state]
-    command += ["--folder", arguments.folder, "--context", str(arguments.context), "--tokens", str(arguments.tokens), "--threads", str(threads)]
-    done = subprocess.run(command + (["--plugin", plugin] if plugin else []), capture_output=True, text=True)
+    command = [
+        sys.executable,
+        os.path.abspath(__file__),
+        "--child",
+        "--model",
+        arguments.model,
+        "--state",
+        arguments.state,
+    ]
+    command += [
+        "--folder",
+        arguments.folder,
+        "--context",
+        str(arguments.context),
+        "--tokens",
+        str(arguments.tokens),
+        "--threads",
+        str(threads),
+    ]
+    done = subprocess.run(
+        command + (["--plugin", plugin] if plugin else []), capture_output=True, text=True
+    )
     if done.returncode != 0:
         sys.exit(done.stderr)
     return json.loads(done.stdout) if done.stdout else None
@@ -85,8 +131,10 @@ def measure(arguments, threads):
         sys.exit(f"wrong logits: NMSE {nmse:.1e}")
     rates = {name: 1 / min(np.median(s) for s in runs) for name, runs in best.items()}
     print(
-        f"ggml {result['version']}, {arguments.heads} heads, {arguments.layers} layers, {arguments.context} tokens of context, f16, threads {threads}: "
-        f"{rates['ggml']:.1f} -> {rates['amla']:.1f} tokens/s, {rates['amla'] / rates['ggml']:.2f}x (logits NMSE {nmse:.0e})",
+        f"ggml {result['version']}, {arguments.heads} heads, {arguments.layers} layers, "
+        f"{arguments.context} tokens of context, f16, threads {threads}: "
+        f"{rates['ggml']:.1f} -> {rates['amla']:.1f} tokens/s, "
+        f"{rates['amla'] / rates['ggml']:.2f}x (logits NMSE {nmse:.0e})",
         flush=True,
     )
 
@@ -99,7 +147,9 @@ def main():
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--threads", type=int, default=0, help="default: 1, then all")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", default=os.path.join(os.environ.get("AMLA_GGML_HOSTS", ""), "new", "lib"))
+    parser.add_argument(
+        "--folder", default=os.path.join(os.environ.get("AMLA_GGML_HOSTS", ""), "new", "lib")
+    )
     parser.add_argument("--plugin", default=None)
     for name in ("--model", "--state"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -111,8 +161,13 @@ def main():
 
     arguments.plugin = arguments.plugin or os.path.abspath(os.environ["AMLA_GGML_PLUGIN"])
     with tempfile.TemporaryDirectory() as folder:
-        arguments.model, arguments.state = os.path.join(folder, "model.gguf"), os.path.join(folder, "state")
-        tiny_deepseek.write(arguments.model, arguments.heads, arguments.layers, embedding=2048, feed_forward=4096)
+        arguments.model, arguments.state = (
+            os.path.join(folder, "model.gguf"),
+            os.path.join(folder, "state"),
+        )
+        tiny_deepseek.write(
+            arguments.model, arguments.heads, arguments.layers, embedding=2048, feed_forward=4096
+        )
         run(arguments, arguments.plugin, os.cpu_count())
         for threads in [arguments.threads] if arguments.threads else sorted({1, os.cpu_count()}):
             measure(arguments, threads)

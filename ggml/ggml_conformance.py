@@ -3,9 +3,9 @@
 
     python ggml_conformance.py LIBGGML_AMLA_SO FOLDER
 
-FOLDER is what ggml_hosts.sh has filled. test-backend-ops compares attention, operation by operation,
-with the CPU backend; test-llama-archs decodes a random model of every architecture, with the
-plug-in and without. Exit code 77: there is no sid here.
+FOLDER is what ggml_hosts.sh has filled. test-backend-ops compares attention, operation by
+operation, with the CPU backend; test-llama-archs decodes a random model of every architecture, with
+the plug-in and without. Exit code 77: there is no sid here.
 """
 
 import os
@@ -46,13 +46,18 @@ def refused_version(text):
 
 
 def operations(plugin, folder):
-    text = run(plugin, folder, "test-backend-ops", *"-b AMLA -o FLASH_ATTN_EXT -p hsv=512".split())
+    text = run(
+        plugin, folder, "test-backend-ops", *["-b", "AMLA", "-o", "FLASH_ATTN_EXT", "-p", "hsv=512"]
+    )
     if refused_version(text):
         print("skipped:", refused_version(text))
         sys.exit(SKIPPED)
     passed, cases = number(r"(\d+)/\d+ tests passed", text), number(r"\d+/(\d+) tests passed", text)
     left = len(re.findall(r"not supported \[AMLA\]", text))
-    print(f"test-backend-ops: {passed} of {cases} cases passed, {taken(text)} operations taken by AMLA")
+    print(
+        f"test-backend-ops: {passed} of {cases} cases passed, {taken(text)} operations taken by "
+        "AMLA"
+    )
     print(f"test-backend-ops: {left} cases left to the CPU")
     return passed == cases > 0 and taken(text) >= cases
 
@@ -66,7 +71,10 @@ def architectures(plugin, folder):
     text = run(plugin, folder, "test-llama-archs", "-b", "AMLA", "-s", "1")
     cases, failed = number(r"all (\d+) test\(s\) passed", text), text.count("FAIL")
     names = sorted(set(DECODED.findall(text)))
-    print(f"test-llama-archs: {cases} tests passed, {failed} failed, {taken(text)} operations taken by AMLA")
+    print(
+        f"test-llama-archs: {cases} tests passed, {failed} failed, {taken(text)} operations taken "
+        "by AMLA"
+    )
     print(f"architectures that decode through AMLA: {len(names)}: {', '.join(names)}")
     return cases > 0 and failed == 0 and taken(text) > 0 and len(names) > 0
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forces tokens through an unmodified llama.cpp and writes all logits to a file. A process of its own, since a plug-in stays loaded.
+"""Forces tokens through an unmodified llama.cpp and writes all logits to a file. A process of its
+own, since a plug-in stays loaded.
 
-    python llama_forced.py MODEL FOLDER OUT.npz [--plugin FILE] [--kv f16] [--lengths 600,431,77] [--unified] [--steps 64]
+python llama_forced.py MODEL FOLDER OUT.npz [--plugin FILE] [--kv f16] [--lengths 600,431,77]
+[--unified] [--steps 64]
 """
 
 import argparse
@@ -17,7 +19,13 @@ def forced(llama, arguments):
     rng = np.random.default_rng(7)
     tokens = [rng.integers(259, llama.n_vocab, n + arguments.steps).tolist() for n in lengths]
     kinds = {"f16": F16, "bf16": BF16, "f32": F32, "q8_0": Q8_0}
-    context = llama.open(max(lengths) + arguments.steps, kinds[arguments.kv], len(lengths), arguments.threads, unified=arguments.unified)
+    context = llama.open(
+        max(lengths) + arguments.steps,
+        kinds[arguments.kv],
+        len(lengths),
+        arguments.threads,
+        unified=arguments.unified,
+    )
     sequences = range(len(lengths))
 
     prompt = [(tokens[s][i], i, s) for s in sequences for i in range(lengths[s])]
@@ -26,7 +34,11 @@ def forced(llama, arguments):
     start = time.perf_counter()
     for step in range(arguments.steps):
         at = [lengths[s] + step for s in sequences]
-        logits.append(context.decode([tokens[s][at[s]] for s in sequences], at, list(sequences), list(sequences)))
+        logits.append(
+            context.decode(
+                [tokens[s][at[s]] for s in sequences], at, list(sequences), list(sequences)
+            )
+        )
     seconds = time.perf_counter() - start
     context.close()
     return np.array(logits), seconds
@@ -47,4 +59,9 @@ if __name__ == "__main__":
     llama = Llama(arguments.folder, arguments.plugin)
     llama.load(arguments.model)
     logits, seconds = forced(llama, arguments)
-    np.savez(arguments.out, logits=logits, seconds=seconds, n_done=-1 if llama.n_done is None else llama.n_done())
+    np.savez(
+        arguments.out,
+        logits=logits,
+        seconds=seconds,
+        n_done=-1 if llama.n_done is None else llama.n_done(),
+    )

@@ -1,14 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drives an unmodified, prebuilt llama.cpp through its C interface, as any program does that is linked with it.
+"""Drives an unmodified, prebuilt llama.cpp through its C interface, as any program does that is
+linked with it.
 
-The libraries are loaded RTLD_LOCAL, which is how the hosts of many languages load them. The two parameter structs are declared here as
-the header of that version has them; their defaults are checked before use, so that another layout is an error and not a crash.
+The libraries are loaded RTLD_LOCAL, which is how the hosts of many languages load them. The two
+parameter structs are declared here as the header of that version has them; their defaults are
+checked before use, so that another layout is an error and not a crash.
 """
 
 import ctypes
 import glob
 import os
-from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    c_bool,
+    c_char_p,
+    c_float,
+    c_int8,
+    c_int32,
+    c_uint32,
+    c_void_p,
+)
 
 import numpy as np
 
@@ -22,12 +34,59 @@ class ModelParams(Structure):
 
 class ContextParams(Structure):
     _fields_ = (
-        [(name, c_uint32) for name in "n_ctx n_batch n_ubatch n_seq_max n_rs_seq n_outputs_max n_outputs_max_per_seq".split()]
-        + [(name, c_int32) for name in "n_threads n_threads_batch ctx_type rope_scaling pooling attention flash_attn".split()]
-        + [(name, c_float) for name in "rope_base rope_scale yarn_ext yarn_attn yarn_fast yarn_slow".split()]
-        + [("yarn_orig_ctx", c_uint32), ("defrag_thold", c_float), ("cb_eval", c_void_p), ("cb_eval_data", c_void_p)]
+        [
+            (name, c_uint32)
+            for name in [
+                "n_ctx",
+                "n_batch",
+                "n_ubatch",
+                "n_seq_max",
+                "n_rs_seq",
+                "n_outputs_max",
+                "n_outputs_max_per_seq",
+            ]
+        ]
+        + [
+            (name, c_int32)
+            for name in [
+                "n_threads",
+                "n_threads_batch",
+                "ctx_type",
+                "rope_scaling",
+                "pooling",
+                "attention",
+                "flash_attn",
+            ]
+        ]
+        + [
+            (name, c_float)
+            for name in [
+                "rope_base",
+                "rope_scale",
+                "yarn_ext",
+                "yarn_attn",
+                "yarn_fast",
+                "yarn_slow",
+            ]
+        ]
+        + [
+            ("yarn_orig_ctx", c_uint32),
+            ("defrag_thold", c_float),
+            ("cb_eval", c_void_p),
+            ("cb_eval_data", c_void_p),
+        ]
         + [("type_k", c_int32), ("type_v", c_int32), ("abort", c_void_p), ("abort_data", c_void_p)]
-        + [(name, c_bool) for name in "embeddings offload_kqv no_perf op_offload swa_full kv_unified".split()]
+        + [
+            (name, c_bool)
+            for name in [
+                "embeddings",
+                "offload_kqv",
+                "no_perf",
+                "op_offload",
+                "swa_full",
+                "kv_unified",
+            ]
+        ]
         + [("rest", ctypes.c_ubyte * 256)]
     )
 
@@ -46,14 +105,33 @@ class Batch(Structure):
 
 def check_defaults(p):
     """The defaults that llama.h states for this version."""
-    got = (p.n_ctx, p.n_batch, p.n_ubatch, p.n_seq_max, p.n_threads, p.flash_attn, p.type_k, p.type_v)
+    got = (
+        p.n_ctx,
+        p.n_batch,
+        p.n_ubatch,
+        p.n_seq_max,
+        p.n_threads,
+        p.flash_attn,
+        p.type_k,
+        p.type_v,
+    )
     flags = (p.embeddings, p.offload_kqv, p.no_perf, p.op_offload, p.swa_full, p.kv_unified)
-    if got != (512, 2048, 512, 1, 4, -1, F16, F16) or flags != (False, True, True, True, True, False):
-        raise RuntimeError(f"this llama.cpp has other context parameters than declared here: {got} {flags}")
+    if got != (512, 2048, 512, 1, 4, -1, F16, F16) or flags != (
+        False,
+        True,
+        True,
+        True,
+        True,
+        False,
+    ):
+        raise RuntimeError(
+            f"this llama.cpp has other context parameters than declared here: {got} {flags}"
+        )
 
 
 class Llama:
-    """The libraries in a folder, with or without the plug-in. One in a process: what is loaded stays loaded."""
+    """The libraries in a folder, with or without the plug-in. One in a process: what is loaded
+    stays loaded."""
 
     def __init__(self, folder, plugin=None):
         ggml = ctypes.CDLL(only(folder, "libggml.*"))
@@ -69,21 +147,34 @@ class Llama:
         lib = self.lib
         lib.llama_model_default_params.restype = ModelParams
         lib.llama_context_default_params.restype = ContextParams
-        lib.llama_model_load_from_file.argtypes, lib.llama_model_load_from_file.restype = [c_char_p, ModelParams], c_void_p
-        lib.llama_init_from_model.argtypes, lib.llama_init_from_model.restype = [c_void_p, ContextParams], c_void_p
+        lib.llama_model_load_from_file.argtypes, lib.llama_model_load_from_file.restype = (
+            [c_char_p, ModelParams],
+            c_void_p,
+        )
+        lib.llama_init_from_model.argtypes, lib.llama_init_from_model.restype = (
+            [c_void_p, ContextParams],
+            c_void_p,
+        )
         lib.llama_decode.argtypes = [c_void_p, Batch]
-        lib.llama_get_logits_ith.argtypes, lib.llama_get_logits_ith.restype = [c_void_p, c_int32], POINTER(c_float)
+        lib.llama_get_logits_ith.argtypes, lib.llama_get_logits_ith.restype = (
+            [c_void_p, c_int32],
+            POINTER(c_float),
+        )
         lib.llama_model_get_vocab.argtypes, lib.llama_model_get_vocab.restype = [c_void_p], c_void_p
         lib.llama_vocab_n_tokens.argtypes = [c_void_p]
         lib.llama_free.argtypes = [c_void_p]
         lib.llama_synchronize.argtypes = [c_void_p]
-        self.quiet = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)(lambda level, text, data: None)
+        self.quiet = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)(
+            lambda level, text, data: None
+        )
         if not os.environ.get("LLAMA_VERBOSE"):
             lib.llama_log_set(self.quiet, None)
         lib.llama_backend_init()
 
     def load(self, path):
-        self.model = self.lib.llama_model_load_from_file(path.encode(), self.lib.llama_model_default_params())
+        self.model = self.lib.llama_model_load_from_file(
+            path.encode(), self.lib.llama_model_default_params()
+        )
         if not self.model:
             raise RuntimeError(f"{path}: llama.cpp cannot load this model")
         self.n_vocab = self.lib.llama_vocab_n_tokens(self.lib.llama_model_get_vocab(self.model))
@@ -91,7 +182,12 @@ class Llama:
     def open(self, n_ctx, kv=F16, sequences=1, threads=2, flash=FLASH_ATTENTION_ON, unified=False):
         p = self.lib.llama_context_default_params()
         check_defaults(p)
-        p.n_ctx, p.n_seq_max, p.n_threads, p.n_threads_batch = n_ctx * sequences, sequences, threads, threads
+        p.n_ctx, p.n_seq_max, p.n_threads, p.n_threads_batch = (
+            n_ctx * sequences,
+            sequences,
+            threads,
+            threads,
+        )
         p.flash_attn, p.type_k, p.type_v, p.kv_unified = flash, kv, kv, unified
         context = self.lib.llama_init_from_model(self.model, p)
         if not context:
@@ -135,11 +231,17 @@ def only(folder, pattern):
 
 
 def find_counter(ggml, base):
-    """A function that says how many operations the plug-in has computed; None if it is not loaded."""
-    ggml.ggml_backend_reg_by_name.argtypes, ggml.ggml_backend_reg_by_name.restype = [c_char_p], c_void_p
+    """A function that says how many operations the plug-in has computed; None if it is not
+    loaded."""
+    ggml.ggml_backend_reg_by_name.argtypes, ggml.ggml_backend_reg_by_name.restype = (
+        [c_char_p],
+        c_void_p,
+    )
     base.ggml_backend_reg_get_proc_address.argtypes = [c_void_p, c_char_p]
     base.ggml_backend_reg_get_proc_address.restype = c_void_p
     registry = ggml.ggml_backend_reg_by_name(b"AMLA")
     if not registry:
         return None
-    return ctypes.CFUNCTYPE(ctypes.c_int64)(base.ggml_backend_reg_get_proc_address(registry, b"amla_ggml_n_done"))
+    return ctypes.CFUNCTYPE(ctypes.c_int64)(
+        base.ggml_backend_reg_get_proc_address(registry, b"amla_ggml_n_done")
+    )

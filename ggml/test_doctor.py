@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """amla doctor on prebuilt llama.cpp, in the layouts that packages give it, and on what cannot work.
 
-    AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER AMLA_GGML_DOCTOR=amla pytest test_doctor.py
+    AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER AMLA_GGML_DOCTOR=amla pytest
+    test_doctor.py
 
 FOLDER is what ggml_hosts.sh has filled.
 """
@@ -13,6 +14,7 @@ import subprocess
 import tempfile
 
 import pytest
+
 from test_llama_prebuilt import hosts, patched_version, plugin  # noqa: F401 (fixtures)
 
 AMLA = os.path.abspath(os.environ["AMLA_GGML_DOCTOR"])

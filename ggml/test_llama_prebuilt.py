@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 import pytest
+
 import tiny_deepseek
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -40,10 +41,22 @@ def hosts():
 
 
 def run_forced(tmp_path, model, folder, options, plugin=None, through_environment=False):
-    """All logits, and how many operations went through the plug-in (-1: it is not there). And what was said on stderr."""
+    """All logits, and how many operations went through the plug-in (-1: it is not there). And what
+    was said on stderr."""
     out = str(tmp_path / "logits.npz")
-    command = [sys.executable, os.path.join(HERE, "llama_forced.py"), model, folder, out, "--steps", str(STEPS), *options]
-    environment = {k: v for k, v in os.environ.items() if k not in ("GGML_BACKEND_PATH", "AMLA_LOG")}
+    command = [
+        sys.executable,
+        os.path.join(HERE, "llama_forced.py"),
+        model,
+        folder,
+        out,
+        "--steps",
+        str(STEPS),
+        *options,
+    ]
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("GGML_BACKEND_PATH", "AMLA_LOG")
+    }
     if plugin and through_environment:
         environment["GGML_BACKEND_PATH"] = plugin
     elif plugin:
@@ -55,16 +68,22 @@ def run_forced(tmp_path, model, folder, options, plugin=None, through_environmen
 
 
 def compare(name, reference, logits):
-    """Logits by NMSE; the most likely token wherever its lead is more than four times the largest error of that step."""
+    """Logits by NMSE; the most likely token wherever its lead is more than four times the largest
+    error of that step."""
     nmse = np.sum((logits - reference) ** 2) / np.sum(reference**2)
     error = np.abs(logits - reference).max(axis=-1)
     top = np.sort(reference, axis=-1)
     decided = top[..., -1] - top[..., -2] > 4 * error
     same = reference.argmax(-1) == logits.argmax(-1)
-    print(f"{name}: logits NMSE {nmse:.1e}; greedy token the same in {np.sum(decided & same)} of {np.sum(decided)} decided steps of {decided.size}")
+    print(
+        f"{name}: logits NMSE {nmse:.1e}; greedy token the same in {np.sum(decided & same)} of "
+        f"{np.sum(decided)} decided steps of {decided.size}"
+    )
     assert nmse <= NMSE_BOUND
     assert error.max() > 0, "not one bit differs: did it take the same path?"
-    assert np.sum(decided) >= decided.size * 0.6, "too few steps qualify for the test to mean anything"
+    assert np.sum(decided) >= decided.size * 0.6, (
+        "too few steps qualify for the test to mean anything"
+    )
     assert np.all(same[decided])
 
 
@@ -81,11 +100,17 @@ CASES = [  # heads, options, through GGML_BACKEND_PATH
 ]
 
 
-@pytest.mark.parametrize("heads, options, through_environment", CASES, ids=lambda x: "-".join(x).replace("--", "") if isinstance(x, list) else str(x))
+@pytest.mark.parametrize(
+    "heads, options, through_environment",
+    CASES,
+    ids=lambda x: "-".join(x).replace("--", "") if isinstance(x, list) else str(x),
+)
 def test_forced_steps(tmp_path, models, plugin, hosts, heads, options, through_environment):
     folder = os.path.join(hosts, "new", "lib")
     reference, absent, _ = run_forced(tmp_path, models[heads], folder, options)
-    logits, n_done, _ = run_forced(tmp_path, models[heads], folder, options, plugin, through_environment)
+    logits, n_done, _ = run_forced(
+        tmp_path, models[heads], folder, options, plugin, through_environment
+    )
     assert absent == -1
     # Every layer of every step, and of the prompt in batches of 512 tokens or less.
     assert n_done >= LAYERS * (STEPS + 2) and n_done % LAYERS == 0
@@ -110,32 +135,61 @@ def patched_version(hosts, tmp_path, version):
 @pytest.mark.parametrize("version", ["0.99.1", "1.00.0", "0.9.03"])
 def test_unknown_version_is_refused(tmp_path, models, plugin, hosts, version):
     """One line on stderr, and the program goes on without."""
-    _, n_done, stderr = run_forced(tmp_path, models[16], patched_version(hosts, tmp_path, version), [], plugin, through_environment=True)
+    _, n_done, stderr = run_forced(
+        tmp_path,
+        models[16],
+        patched_version(hosts, tmp_path, version),
+        [],
+        plugin,
+        through_environment=True,
+    )
     assert n_done == -1
-    assert [line for line in stderr.splitlines() if "amla" in line and not line.startswith("ggml")][0].startswith(f"amla: not used: ggml {version} ")
+    assert [line for line in stderr.splitlines() if "amla" in line and not line.startswith("ggml")][
+        0
+    ].startswith(f"amla: not used: ggml {version} ")
     assert stderr.count("amla: ") == 1
 
 
 def test_known_version_in_range_is_taken(tmp_path, models, plugin, hosts):
-    _, n_done, _ = run_forced(tmp_path, models[16], patched_version(hosts, tmp_path, "0.26.0"), [], plugin, through_environment=True)
+    _, n_done, _ = run_forced(
+        tmp_path,
+        models[16],
+        patched_version(hosts, tmp_path, "0.26.0"),
+        [],
+        plugin,
+        through_environment=True,
+    )
     assert n_done == LAYERS * (STEPS + 2)
 
 
 def test_any_version_on_request(tmp_path, models, plugin, hosts, monkeypatch):
     monkeypatch.setenv("AMLA_GGML_ANY_VERSION", "1")
-    _, n_done, _ = run_forced(tmp_path, models[16], patched_version(hosts, tmp_path, "0.99.1"), [], plugin, through_environment=True)
+    _, n_done, _ = run_forced(
+        tmp_path,
+        models[16],
+        patched_version(hosts, tmp_path, "0.99.1"),
+        [],
+        plugin,
+        through_environment=True,
+    )
     assert n_done == LAYERS * (STEPS + 2)
 
 
 def test_node_llama_cpp(tmp_path, models, plugin, hosts):
-    """A program written for node-llama-cpp, which knows nothing of us, compares with itself through GGML_BACKEND_PATH."""
+    """A program written for node-llama-cpp, which knows nothing of us, compares with itself through
+    GGML_BACKEND_PATH."""
 
     def run(backend):
         script = os.path.join(HERE, "node_decode.mjs")
         command = [os.path.join(hosts, "venv", "bin", "node"), script, models[16], "300", "24"]
         environment = {**os.environ, "AMLA_LOG": "1", "GGML_BACKEND_PATH": backend}
         done = subprocess.run(
-            command, cwd=os.path.join(hosts, "node"), env=environment, capture_output=True, text=True, timeout=240
+            command,
+            cwd=os.path.join(hosts, "node"),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.splitlines(), done.stderr

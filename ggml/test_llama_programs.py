@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users type: the programs of a packaged llama.cpp (Debian sid's), unmodified, and what the plug-in says to them.
+"""What users type: the programs of a packaged llama.cpp (Debian sid's), unmodified, and what the
+plug-in says to them.
 
     AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER pytest test_llama_programs.py
 
@@ -11,6 +12,7 @@ import re
 import subprocess
 
 import pytest
+
 import tiny_deepseek
 
 PLUGIN = os.path.abspath(os.environ["AMLA_GGML_PLUGIN"])
@@ -50,7 +52,9 @@ def decode(model, *options, **rest):
 
 
 def n_done(lines):
-    return sum(int(n) for line in lines for n in re.findall(r"^(\d+) attention operations done", line))
+    return sum(
+        int(n) for line in lines for n in re.findall(r"^(\d+) attention operations done", line)
+    )
 
 
 # ---- Flash attention ----
@@ -89,7 +93,10 @@ def test_it_decodes_through_the_plugin(model, options, variables):
 def test_relative_path(model):
     """Relative to where the program runs; a bare name is looked for as any library is."""
     folder, name = os.path.split(PLUGIN)
-    assert n_done(decode(model, "-fa", "on", cwd=folder, GGML_BACKEND_PATH=f"./{name}", AMLA_LOG="1")) > 0
+    assert (
+        n_done(decode(model, "-fa", "on", cwd=folder, GGML_BACKEND_PATH=f"./{name}", AMLA_LOG="1"))
+        > 0
+    )
     assert decode(model, "-fa", "on", cwd=folder, GGML_BACKEND_PATH=name, AMLA_LOG="1") == []
 
 
@@ -108,13 +115,20 @@ def test_models_without_mla(tmp_path):
         ("mamba", "no attention was offered: "),
     ):
         model = str(tmp_path / f"{name}-dense.gguf")
-        (line,), status = run("llama-bench", "-m", model, "-n", "2", "-p", "4", "-fa", "1", "-t", "1")
+        (line,), status = run(
+            "llama-bench", "-m", model, "-n", "2", "-p", "4", "-fa", "1", "-t", "1"
+        )
         assert status == 0 and line.startswith(f"0 attention operations done: {says}")
 
 
 @pytest.mark.parametrize(
     "command",
-    ["llama-server --help", "llama-server --list-devices", "llama-completion --version", "llama-completion -m none"],
+    [
+        "llama-server --help",
+        "llama-server --list-devices",
+        "llama-completion --version",
+        "llama-completion -m none",
+    ],
 )
 def test_nothing_without_a_model(command):
     lines, _ = run(*command.split())

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a small `deepseek2` model with random weights and the real sizes of MLA attention: 512 + 64 columns of KV, heads of 128 + 64.
+"""Writes a small `deepseek2` model with random weights and the real sizes of MLA attention: 512 +
+64 columns of KV, heads of 128 + 64.
 
     python tiny_deepseek.py FILE [--heads 16] [--layers 3]
 
-There is nothing to learn from its words, but its attention is computed exactly as that of a real model, and its logits depend on it.
+There is nothing to learn from its words, but its attention is computed exactly as that of a real
+model, and its logits depend on it.
 """
 
 import argparse
@@ -48,13 +50,19 @@ def write(path, heads=16, layers=3, embedding=512, feed_forward=512, seed=1):
     kinds = gguf.TokenType
     w.add_token_list(tokens)
     w.add_token_scores([0.0] * VOCABULARY)
-    w.add_token_types([kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL] + [kinds.BYTE] * 256 + [kinds.NORMAL] * (VOCABULARY - 259))
+    w.add_token_types(
+        [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL]
+        + [kinds.BYTE] * 256
+        + [kinds.NORMAL] * (VOCABULARY - 259)
+    )
     w.add_bos_token_id(1)
     w.add_eos_token_id(2)
 
     def random(name, *shape, gain=1.0, exact=False):  # shape as numpy has it: rows, columns
         scale = gain / np.sqrt(shape[-1])
-        w.add_tensor(name, (rng.standard_normal(shape) * scale).astype(np.float32 if exact else np.float16))
+        w.add_tensor(
+            name, (rng.standard_normal(shape) * scale).astype(np.float32 if exact else np.float16)
+        )
 
     def ones(name, n):
         w.add_tensor(name, np.ones(n, np.float32))

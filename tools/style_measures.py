@@ -14,15 +14,29 @@ import re
 import statistics
 import sys
 
-FOLDERS = ("bench", "cli", "examples", "fuzz", "ggml", "harness", "include", "sim", "spec", "src", "tests")
+FOLDERS = (
+    "bench",
+    "cli",
+    "examples",
+    "fuzz",
+    "ggml",
+    "harness",
+    "include",
+    "sim",
+    "spec",
+    "src",
+    "tests",
+)
 SUFFIXES = (".c", ".h", ".def", ".cu", ".cuh", ".cpp", ".hpp")
 COLUMNS = 100
 
 COMMENT_OR_STRING = re.compile(
-    r"""(?P<comment>/\*.*?\*/|//[^\n]*)|(?P<text>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')""", re.S)
+    r"""(?P<comment>/\*.*?\*/|//[^\n]*)|(?P<text>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')""", re.S
+)
 TOKEN = re.compile(
     r"""[A-Za-z_]\w*|\.?\d(?:[\w.]|(?<=[eEpP])[+-])*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'"""
-    r"""|\.\.\.|<<=|>>=|->|\+\+|--|<<|>>|[<>=!+\-*/%&|^]=|&&|\|\||\#\#|[^\s\w]""")
+    r"""|\.\.\.|<<=|>>=|->|\+\+|--|<<|>>|[<>=!+\-*/%&|^]=|&&|\|\||\#\#|[^\s\w]"""
+)
 
 
 def without_comments(text):
@@ -32,7 +46,9 @@ def without_comments(text):
         return "\n" * match.group("comment").count("\n") or " "
 
     text = COMMENT_OR_STRING.sub(blank, text)
-    return re.sub(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", lambda m: "\n" * m.group().count("\n"), text, flags=re.M)
+    return re.sub(
+        r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", lambda m: "\n" * m.group().count("\n"), text, flags=re.M
+    )
 
 
 def tokens_of(text):
@@ -50,7 +66,7 @@ def functions_of(tokens):
     linkage = 0  # extern "C" { and namespace X { do not nest
     for i, (token, line) in enumerate(tokens):
         if token == "{":
-            before = [t for t, _ in tokens[max(0, i - 2):i]]
+            before = [t for t, _ in tokens[max(0, i - 2) : i]]
             if depth == 0 and (before[:1] == ["extern"] or "namespace" in before):
                 linkage += 1
                 continue
@@ -105,9 +121,12 @@ def main():
             lines.append(n_lines)
             sizes.append(n_tokens)
     print(f"{len(files)} files, {len(lines)} functions")
-    for name, values in (("function lines", lines), ("function tokens", sizes), ("file lines", length)):
-        print(f"{name:28}{statistics.median(values):6.0f} median {percentile(values, 0.9):6} p90 {max(values):6} max")
-    print(f"{'tokens per line':28}{statistics.median(per_line):6} median {statistics.mean(per_line):6.1f} mean")
+    kinds = (("function lines", lines), ("function tokens", sizes), ("file lines", length))
+    for name, values in kinds:
+        middle, p90 = statistics.median(values), percentile(values, 0.9)
+        print(f"{name:28}{middle:6.0f} median {p90:6} p90 {max(values):6} max")
+    middle, mean = statistics.median(per_line), statistics.mean(per_line)
+    print(f"{'tokens per line':28}{middle:6} median {mean:6.1f} mean")
     print(f"{'statements with nested ?:':28}{nested:6}")
     print(f"{f'lines over {COLUMNS} columns':28}{wide:6}")
 

@@ -3,9 +3,11 @@
 
     out, lse = amla.decode(q, kv_cache, block_table, seqlens, scale=192**-0.5, causal=True)
 
-decode, Plan, merge and bench work on NumPy arrays, torch tensors and whatever speaks DLPack. `amla.flash_mla` has FlashMLA's
-interface, `amla.transformers` makes Hugging Face's DeepSeek models decode through this library. docs/python.md tells more.
+decode, Plan, merge and bench work on NumPy arrays, torch tensors and whatever speaks DLPack.
+`amla.flash_mla` has FlashMLA's interface, `amla.transformers` makes Hugging Face's DeepSeek models
+decode through this library. docs/python.md tells more.
 """
+
 from __future__ import annotations
 
 import sys as _sys
@@ -20,11 +22,16 @@ __all__ = ["BenchResult", "Plan", "backends", "bench", "decode", "merge"]
 
 
 def backends() -> dict[str, str]:
-    """What this machine offers: backend name -> its instruction set, "available", or "absent: " and the reason."""
+    """What this machine offers: backend name -> its instruction set, "available", or "absent: " and
+    the reason."""
     found = {}
     for name in list(_library.BACKENDS)[1:]:  # without "auto"
         info = _library.backend_info(name)
-        found[name] = (info.isa.decode() or "available") if info.available else f"absent: {info.reason.decode()}"
+        found[name] = (
+            (info.isa.decode() or "available")
+            if info.available
+            else f"absent: {info.reason.decode()}"
+        )
     return found
 
 

@@ -13,8 +13,9 @@ PAGE = 64  # tokens at the end of a buffer that belong to no sequence: room for 
 
 
 class LatentLayer(DynamicLayer):
-    """A cache layer for MLA: the rows [latent | rope] of all tokens in one buffer [b, capacity + PAGE, 576]. `keys` and `values` are
-    views of it, as transformers expects them: [b, 1, n, 512] and [b, 1, n, 64]. Who assigns to them has the buffer rebuilt before it is used."""
+    """A cache layer for MLA: the rows [latent | rope] of all tokens in one buffer [b, capacity +
+    PAGE, 576]. `keys` and `values` are views of it, as transformers expects them: [b, 1, n, 512]
+    and [b, 1, n, 64]. Who assigns to them has the buffer rebuilt before it is used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +23,9 @@ class LatentLayer(DynamicLayer):
         self._keys: Any = None
         self._values: Any = None
         self._assigned = False  # keys or values were set from outside: rows are no longer theirs
-        self._recorded = False  # written while gradients were recorded: a backward pass may need these very rows
+        self._recorded = (
+            False  # written while gradients were recorded: a backward pass may need these very rows
+        )
 
     @property
     def length(self) -> int:
@@ -56,7 +59,10 @@ class LatentLayer(DynamicLayer):
         if keys is None or values is None:
             return
         if keys.shape[:3] != values.shape[:3]:
-            raise ValueError(f"values: shape {list(values.shape)}: must be that of keys, {list(keys.shape)}, but for the last axis")
+            raise ValueError(
+                f"values: shape {list(values.shape)}: must be that of keys, {list(keys.shape)}, "
+                "but for the last axis"
+            )
         if keys.numel() > 0:
             self.update(keys, values)
 
@@ -64,11 +70,18 @@ class LatentLayer(DynamicLayer):
     def of(cls, layer: DynamicLayer) -> LatentLayer:
         """The same content as a layer that may have been filled before the model was patched."""
         new = cls()
-        if layer.is_initialized and layer.keys is not None and layer.values is not None and layer.keys.numel() > 0:
+        if (
+            layer.is_initialized
+            and layer.keys is not None
+            and layer.values is not None
+            and layer.keys.numel() > 0
+        ):
             new.update(layer.keys, layer.values)
         return new
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Appends [b, 1, n, 512] and [b, 1, n, 64]; returns views of all tokens so far."""
         self._settle()
         b, _, n, width = key_states.shape
@@ -81,15 +94,20 @@ class LatentLayer(DynamicLayer):
         return self.keys, self.values
 
     def _may_write(self) -> bool:
-        """May the buffer be written in place? Not while or after gradients are recorded, and not outside inference mode if it was made
-        there, which torch.compile cannot ask."""
+        """May the buffer be written in place? Not while or after gradients are recorded, and not
+        outside inference mode if it was made there, which torch.compile cannot ask."""
         recorded, self._recorded = self._recorded, torch.is_grad_enabled()
         if torch.compiler.is_compiling():
             return not (recorded or self._recorded)
-        return not (recorded or self._recorded or (self.rows.is_inference() and not torch.is_inference_mode_enabled()))
+        return not (
+            recorded
+            or self._recorded
+            or (self.rows.is_inference() and not torch.is_inference_mode_enabled())
+        )
 
     def _grow(self, b: int, n_tokens: int, width: int, row_width: int, like: torch.Tensor) -> None:
-        """By a quarter, so that appending costs a constant per token; the first time, with room for 256 tokens more."""
+        """By a quarter, so that appending costs a constant per token; the first time, with room for
+        256 tokens more."""
         old, self.dtype, self.device, self.is_initialized = self.rows, like.dtype, like.device, True
         self._recorded = torch.is_grad_enabled()
         self.rows = like.new_empty(b, n_tokens + max(256, n_tokens // 4) + PAGE, row_width)
@@ -97,7 +115,10 @@ class LatentLayer(DynamicLayer):
             self.rows[:, : self.length] = old[:, : self.length]
 
     def _set_length(self, length: int, width: int) -> None:
-        self._keys, self._values = self.rows[:, None, :length, :width], self.rows[:, None, :length, width:]
+        self._keys, self._values = (
+            self.rows[:, None, :length, :width],
+            self.rows[:, None, :length, width:],
+        )
 
     def _replace(self, rows: torch.Tensor) -> None:
         """Other sequences; the buffer may be a copy or a view."""
@@ -106,9 +127,12 @@ class LatentLayer(DynamicLayer):
         self._set_length(self.length, width)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Removes the last -tokens_to_remove tokens (a negative number or 0, as in transformers)."""
+        """Removes the last -tokens_to_remove tokens (a negative number or 0, as in
+        transformers)."""
         if tokens_to_remove > 0:
-            raise ValueError(f"crop({tokens_to_remove}): must be negative, the number of tokens to remove")
+            raise ValueError(
+                f"crop({tokens_to_remove}): must be negative, the number of tokens to remove"
+            )
         self._settle()
         if tokens_to_remove and self.rows is not None:
             self._set_length(max(0, self.length + tokens_to_remove), self.keys.shape[-1])

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libamla through ctypes: the structs of include/amla/amla.h, the functions, and statuses as exceptions. Nothing else.
+"""libamla through ctypes: the structs of include/amla/amla.h, the functions, and statuses as
+exceptions. Nothing else.
 
-A test compiles the header and compares every offset with the classes here. ctypes releases the GIL during a call.
+A test compiles the header and compares every offset with the classes here. ctypes releases the GIL
+during a call.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -10,11 +13,18 @@ import itertools
 import os
 import pathlib
 import sys
-from typing import Any, Iterator, NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import numpy as np
 
-I32, I64, U32, SIZE, PTR = ctypes.c_int32, ctypes.c_int64, ctypes.c_uint32, ctypes.c_size_t, ctypes.c_void_p
+I32, I64, U32, SIZE, PTR = (
+    ctypes.c_int32,
+    ctypes.c_int64,
+    ctypes.c_uint32,
+    ctypes.c_size_t,
+    ctypes.c_void_p,
+)
 INT32_MAX = 2**31 - 1
 
 LSE_BASES: dict[Any, int] = {"e": 0, 2: 1, "2": 1}
@@ -25,31 +35,78 @@ class Problem(ctypes.Structure):
     """amla_problem: shapes and types, no pointers."""
 
     _fields_ = [
-        ("struct_bytes", U32), ("b", I32), ("s_q", I32), ("h_q", I32), ("h_kv", I32), ("sk", I32), ("d_qk", I32),
-        ("d_v", I32), ("page_size", I32), ("max_pages", I32), ("n_pages", I64), ("q_type", I32), ("kv_type", I32),
-        ("out_type", I32), ("causal", I32), ("scale", ctypes.c_float), ("memory", I32),
-        ("q_stride_batch", I64), ("q_stride_query", I64), ("q_stride_head", I64),
-        ("out_stride_batch", I64), ("out_stride_query", I64), ("out_stride_head", I64),
-        ("kv_stride_page", I64), ("kv_stride_token", I64), ("mask_stride_batch", I64), ("mask_stride_query", I64),
+        ("struct_bytes", U32),
+        ("b", I32),
+        ("s_q", I32),
+        ("h_q", I32),
+        ("h_kv", I32),
+        ("sk", I32),
+        ("d_qk", I32),
+        ("d_v", I32),
+        ("page_size", I32),
+        ("max_pages", I32),
+        ("n_pages", I64),
+        ("q_type", I32),
+        ("kv_type", I32),
+        ("out_type", I32),
+        ("causal", I32),
+        ("scale", ctypes.c_float),
+        ("memory", I32),
+        ("q_stride_batch", I64),
+        ("q_stride_query", I64),
+        ("q_stride_head", I64),
+        ("out_stride_batch", I64),
+        ("out_stride_query", I64),
+        ("out_stride_head", I64),
+        ("kv_stride_page", I64),
+        ("kv_stride_token", I64),
+        ("mask_stride_batch", I64),
+        ("mask_stride_query", I64),
     ]
 
 
 class Options(ctypes.Structure):
     """amla_options: how, never what."""
 
-    _fields_ = [("struct_bytes", U32), ("backend", I32), ("rescale", I32), ("threads", I32), ("isa", I32),
-                ("split_tokens", I32), ("lse_base", I32), ("parallel", PTR), ("parallel_context", PTR)]
+    _fields_ = [
+        ("struct_bytes", U32),
+        ("backend", I32),
+        ("rescale", I32),
+        ("threads", I32),
+        ("isa", I32),
+        ("split_tokens", I32),
+        ("lse_base", I32),
+        ("parallel", PTR),
+        ("parallel_context", PTR),
+    ]
 
 
 class Tensors(ctypes.Structure):
     """amla_tensors: pointers, each with its capacity in bytes."""
 
     _fields_ = [
-        ("struct_bytes", U32), ("q", PTR), ("q_bytes", SIZE), ("kv", PTR), ("kv_bytes", SIZE),
-        ("block_table", PTR), ("block_table_bytes", SIZE), ("seqlens_k", PTR), ("seqlens_k_bytes", SIZE),
-        ("sinks", PTR), ("sinks_bytes", SIZE), ("out", PTR), ("out_bytes", SIZE), ("lse", PTR), ("lse_bytes", SIZE),
-        ("q_rope", PTR), ("kv_rope", PTR), ("mask", PTR), ("q_rope_bytes", SIZE), ("kv_rope_bytes", SIZE),
-        ("mask_bytes", SIZE), ("stream", PTR),
+        ("struct_bytes", U32),
+        ("q", PTR),
+        ("q_bytes", SIZE),
+        ("kv", PTR),
+        ("kv_bytes", SIZE),
+        ("block_table", PTR),
+        ("block_table_bytes", SIZE),
+        ("seqlens_k", PTR),
+        ("seqlens_k_bytes", SIZE),
+        ("sinks", PTR),
+        ("sinks_bytes", SIZE),
+        ("out", PTR),
+        ("out_bytes", SIZE),
+        ("lse", PTR),
+        ("lse_bytes", SIZE),
+        ("q_rope", PTR),
+        ("kv_rope", PTR),
+        ("mask", PTR),
+        ("q_rope_bytes", SIZE),
+        ("kv_rope_bytes", SIZE),
+        ("mask_bytes", SIZE),
+        ("stream", PTR),
     ]
 
 
@@ -62,19 +119,34 @@ class Detail(ctypes.Structure):
 class BackendInfo(ctypes.Structure):
     """amla_backend_info."""
 
-    _fields_ = [("struct_bytes", U32), ("available", I32), ("name", ctypes.c_char * 16), ("isa", ctypes.c_char * 16),
-                ("reason", ctypes.c_char * 160)]
+    _fields_ = [
+        ("struct_bytes", U32),
+        ("available", I32),
+        ("name", ctypes.c_char * 16),
+        ("isa", ctypes.c_char * 16),
+        ("reason", ctypes.c_char * 160),
+    ]
 
 
-C_NAMES = {Problem: "amla_problem", Options: "amla_options", Tensors: "amla_tensors", Detail: "amla_detail",
-           BackendInfo: "amla_backend_info"}
+C_NAMES = {
+    Problem: "amla_problem",
+    Options: "amla_options",
+    Tensors: "amla_tensors",
+    Detail: "amla_detail",
+    BackendInfo: "amla_backend_info",
+}
 
 
 def _path() -> pathlib.Path:
     """AMLA_LIBRARY if set, else the library that the wheel put beside this file."""
     chosen = os.environ.get("AMLA_LIBRARY")
-    return pathlib.Path(chosen) if chosen else pathlib.Path(__file__).with_name(
-        "libamla.dylib" if sys.platform == "darwin" else "libamla.so")
+    return (
+        pathlib.Path(chosen)
+        if chosen
+        else pathlib.Path(__file__).with_name(
+            "libamla.dylib" if sys.platform == "darwin" else "libamla.so"
+        )
+    )
 
 
 def _load() -> ctypes.CDLL:
@@ -82,18 +154,40 @@ def _load() -> ctypes.CDLL:
     try:
         lib = ctypes.CDLL(str(path))
     except OSError as error:
-        raise ImportError(f"amla: cannot load {path}: {error}. Install the package (pip install .) or set AMLA_LIBRARY "
-                          "to a libamla.so; it needs the OpenMP runtime libgomp.so.1 (Debian: libgomp1)") from error
+        raise ImportError(
+            f"amla: cannot load {path}: {error}. Install the package (pip install .) or set "
+            "AMLA_LIBRARY "
+            "to a libamla.so; it needs the OpenMP runtime libgomp.so.1 (Debian: libgomp1)"
+        ) from error
     detail = ctypes.POINTER(Detail)
     lib.amla_version.restype = ctypes.c_char_p
-    lib.amla_plan_create.argtypes = [ctypes.POINTER(PTR), ctypes.POINTER(Problem), ctypes.POINTER(Options), detail]
+    lib.amla_plan_create.argtypes = [
+        ctypes.POINTER(PTR),
+        ctypes.POINTER(Problem),
+        ctypes.POINTER(Options),
+        detail,
+    ]
     lib.amla_plan_scratch_bytes.argtypes = [PTR]
     lib.amla_plan_scratch_bytes.restype = SIZE
     lib.amla_plan_describe.argtypes = [PTR, ctypes.c_char_p, SIZE]
     lib.amla_plan_run.argtypes = [PTR, PTR, PTR, SIZE, PTR]
     lib.amla_plan_destroy.argtypes = [PTR]
     lib.amla_plan_destroy.restype = None
-    lib.amla_merge.argtypes = [I32, I64, I32, I32, PTR, SIZE, PTR, SIZE, PTR, SIZE, PTR, SIZE, detail]
+    lib.amla_merge.argtypes = [
+        I32,
+        I64,
+        I32,
+        I32,
+        PTR,
+        SIZE,
+        PTR,
+        SIZE,
+        PTR,
+        SIZE,
+        PTR,
+        SIZE,
+        detail,
+    ]
     lib.amla_backend_query.argtypes = [I32, ctypes.POINTER(BackendInfo), detail]
     return lib
 
@@ -114,21 +208,32 @@ def _kinds(kind: str) -> dict[str, int]:
 
 
 BACKENDS, RESCALES, ISAS = _kinds("backend"), _kinds("rescale"), _kinds("isa")
-# What arrays call the library's types, and bytes per element. A type that is not here, such as q8_0, has no arrays.
+# What arrays call the library's types, and bytes per element. A type that is not here, such as
+# q8_0, has no arrays.
 _ARRAY_TYPES = {"f32": ("float32", 4), "bf16": ("bfloat16", 2), "f16": ("float16", 2)}
-DTYPES = {_ARRAY_TYPES[name][0]: number for name, number in _kinds("dtype").items() if name in _ARRAY_TYPES}
+DTYPES = {
+    _ARRAY_TYPES[name][0]: number
+    for name, number in _kinds("dtype").items()
+    if name in _ARRAY_TYPES
+}
 DTYPE_BYTES = dict(_ARRAY_TYPES.values())
 
 
 # ---- Statuses ----
 
 
-_EXCEPTIONS: dict[int, type[Exception]] = {1: ValueError, 2: NotImplementedError, 3: MemoryError, 4: RuntimeError}
+_EXCEPTIONS: dict[int, type[Exception]] = {
+    1: ValueError,
+    2: NotImplementedError,
+    3: MemoryError,
+    4: RuntimeError,
+}
 
 
 def raise_status(status: int, detail: Detail) -> NoReturn:
-    """The status as an exception with the library's own words: a broken rule is a ValueError, what is not built or not on
-    this machine a NotImplementedError, no memory a MemoryError, a failing driver a RuntimeError."""
+    """The status as an exception with the library's own words: a broken rule is a ValueError, what
+    is not built or not on this machine a NotImplementedError, no memory a MemoryError, a failing
+    driver a RuntimeError."""
     raise _EXCEPTIONS.get(status, RuntimeError)(detail.text.decode("utf-8", "replace"))
 
 
@@ -143,7 +248,9 @@ def choice(name: str, value: Any, choices: dict[Any, int]) -> int:
     try:
         return choices[value]
     except (KeyError, TypeError):
-        raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}") from None
+        raise ValueError(
+            f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}"
+        ) from None
 
 
 def checked_int(name: str, value: Any, high: int = INT32_MAX) -> int:
@@ -157,8 +264,11 @@ def checked_int(name: str, value: Any, high: int = INT32_MAX) -> int:
 
 
 def checked_number(name: str, value: Any) -> float:
-    """value as a float: a Python or NumPy number. Tensors and arrays are refused, since plans are remembered by value and these change theirs."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    """value as a float: a Python or NumPy number. Tensors and arrays are refused, since plans are
+    remembered by value and these change theirs."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
         raise ValueError(f"{name}={value!r:.60}: must be a plain number")
     return float(value)
 
@@ -171,9 +281,12 @@ def checked_flag(name: str, value: Any) -> bool:
 
 
 def backend_info(name: str) -> BackendInfo:
-    """What the library says about a backend: available, its instruction set, or why it is absent."""
+    """What the library says about a backend: available, its instruction set, or why it is
+    absent."""
     info, detail = BackendInfo(struct_bytes=ctypes.sizeof(BackendInfo)), Detail()
-    status = lib.amla_backend_query(choice("backend", name, BACKENDS), ctypes.byref(info), ctypes.byref(detail))
+    status = lib.amla_backend_query(
+        choice("backend", name, BACKENDS), ctypes.byref(info), ctypes.byref(detail)
+    )
     if status:
         raise_status(status, detail)
     return info

@@ -285,9 +285,7 @@ def backend_for(device: str, backend: str) -> str:
     if device == "cpu":
         return backend
     if not device.startswith("cuda"):
-        raise NotImplementedError(
-            f"device {device}: arrays must be on the CPU or on a CUDA device"
-        )
+        raise NotImplementedError(f"device {device}: arrays must be on the CPU or on a CUDA device")
     if backend not in ("auto", "cuda"):
         raise ValueError(f"backend={backend!r}: tensors on {device} need 'cuda'")
     info = c.backend_info("cuda")

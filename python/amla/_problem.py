@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
-from typing import Any, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,10 @@ Array = Any
 """A NumPy array, a torch tensor, or an object with __dlpack__."""
 
 MAX_REMEMBERED = 1024
-_INTEGERS = ("int32", "int64")  # of block_table and seqlens; the latter are int32 when they come here
+_INTEGERS = (
+    "int32",
+    "int64",
+)  # of block_table and seqlens; the latter are int32 when they come here
 
 
 # ---- Options ----
@@ -221,7 +225,8 @@ def _dtype_name(dtype: Any) -> str:
     except TypeError:
         known = ", ".join(c.DTYPES)
         raise ValueError(
-            f"out_dtype={dtype!r:.60}: must be one of {known}, as a name or a dtype of torch or NumPy"
+            f"out_dtype={dtype!r:.60}: must be one of {known}, as a name or a dtype of torch or "
+            "NumPy"
         ) from None
 
 

@@ -4,20 +4,25 @@
     from amla.transformers import patch
     patch(model)                         # then model.generate(...) as before
 
-transformers caches MLA's latent rows, but expands all of them to keys and values of every head in each step. A patched model keeps its
-projections, rotary embedding, cache protocol and prefill, and changes three things in every attention layer:
+transformers caches MLA's latent rows, but expands all of them to keys and values of every head in
+each step. A patched model keeps its projections, rotary embedding, cache protocol and prefill, and
+changes three things in every attention layer:
 
-  - the cache layer keeps latent and rope part of a token side by side, 576 numbers, in one buffer that grows in place;
-  - a decode step takes the key half of kv_b_proj into the query (`q_nope @ W_UK`), attends to the latent rows where they lie, and
-    takes the value half (`@ W_UV`) afterwards: nothing is expanded;
+  - the cache layer keeps latent and rope part of a token side by side, 576 numbers, in one buffer
+    that grows in place;
+  - a decode step takes the key half of kv_b_proj into the query (`q_nope @ W_UK`), attends to the
+    latent rows where they lie, and takes the value half (`@ W_UV`) afterwards: nothing is expanded;
   - padding masks become lengths and block tables, so hidden keys cost nothing.
 
-A step is a decode step if it has a past and at most MAX_DECODE_QUERIES queries; it must be causal up to padding. All others (prefill, training,
-output_attentions, other masks) run the model's own attention on the same cache. `stats(model)` counts both. A decode step
-that AMLA cannot take, or only with a copy of the cache, warns once per model and reason.
+A step is a decode step if it has a past and at most MAX_DECODE_QUERIES queries; it must be causal
+up to padding. All others (prefill, training, output_attentions, other masks) run the model's own
+attention on the same cache. `stats(model)` counts both. A decode step that AMLA cannot take, or
+only with a copy of the cache, warns once per model and reason.
 
-torch.compile traces a step as far as shapes decide; what masks hold, and the counting, is inside the operator amla::latent_attention.
+torch.compile traces a step as far as shapes decide; what masks hold, and the counting, is inside
+the operator amla::latent_attention.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -25,7 +30,8 @@ import functools
 import sys
 import warnings
 import weakref
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import transformers
@@ -40,9 +46,13 @@ from ._library import log
 
 __all__ = ["LatentLayer", "Stats", "patch", "stats", "unpatch"]
 
-ATTENTION_CLASSES = ("DeepseekV2Attention", "DeepseekV3Attention", "Glm4MoeLiteAttention")  # tested; the last is GLM-4.7-Flash's
+ATTENTION_CLASSES = (
+    "DeepseekV2Attention",
+    "DeepseekV3Attention",
+    "Glm4MoeLiteAttention",
+)  # tested; the last is GLM-4.7-Flash's
 MAX_DECODE_QUERIES = 16  # tokens of one step: speculative decoding; above, expanding the keys pays
-_PREFIX = "amla_"        # of the names under which attention functions are registered
+_PREFIX = "amla_"  # of the names under which attention functions are registered
 
 
 _MASK = "their mask is not causal up to padding, or is no tensor"
@@ -50,17 +60,26 @@ _MASK = "their mask is not causal up to padding, or is no tensor"
 
 @dataclasses.dataclass
 class Stats:
-    """Layer calls of a patched model since `patch`. Graphs of torch.compile count decode steps only."""
+    """Layer calls of a patched model since `patch`. Graphs of torch.compile count decode steps
+    only."""
 
-    amla: int = 0    # decoded through AMLA
-    own: int = 0     # through the model's own attention
-    copies: int = 0  # of those through AMLA: with a copy of the layer's whole cache, as it was not kept in place
-    reasons: dict[str, int] = dataclasses.field(default_factory=dict)  # decode steps that were copied or the model's own: why, how often
+    amla: int = 0  # decoded through AMLA
+    own: int = 0  # through the model's own attention
+    # Of those through AMLA: with a copy of the layer's whole cache, as it was not kept in place
+    copies: int = 0
+    reasons: dict[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # decode steps that were copied or the model's own: why, how often
 
     def count(self, why_copied: str = "", why_own: str = "", own: bool = False) -> None:
-        """A call of a layer; own, or why a decode step is the model's own. The first for a reason is told."""
+        """A call of a layer; own, or why a decode step is the model's own. The first for a reason
+        is told."""
         own = own or bool(why_own)
-        self.own, self.amla, self.copies = self.own + own, self.amla + (not own), self.copies + bool(why_copied)
+        self.own, self.amla, self.copies = (
+            self.own + own,
+            self.amla + (not own),
+            self.copies + bool(why_copied),
+        )
         reason = f"decode steps stay the model's own: {why_own}" if why_own else why_copied
         if reason and reason not in self.reasons:
             warnings.warn(f"amla: {reason}", RuntimeWarning, stacklevel=2)
@@ -73,21 +92,27 @@ class Stats:
 
 
 def _use_latent_layer(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Before an attention layer runs: its dynamic cache layer, empty or filled, becomes a LatentLayer. Static, quantised and
-    offloaded caches stay as they are; decode steps then join the two parts in a copy."""
+    """Before an attention layer runs: its dynamic cache layer, empty or filled, becomes a
+    LatentLayer. Static, quantised and offloaded caches stay as they are; decode steps then join the
+    two parts in a copy."""
     patched = attention._amla
     patched.cache_layer = patched.why_copied = None
     # Found by type: the argument is past_key_values up to transformers 5.23, cache from 5.24 on.
     cache = next((x for x in (*args, *kwargs.values()) if isinstance(x, Cache)), None)
     if cache is None:
-        patched.why_copied = "no argument of the attention layer is a transformers Cache: every step copies its rows"
+        patched.why_copied = (
+            "no argument of the attention layer is a transformers Cache: every step copies its rows"
+        )
     elif getattr(cache, "offloading", False):
         patched.why_copied = f"{type(cache).__name__} is offloaded: every step copies its rows"
     else:
         patched.cache_layer = layer = latent_layer(cache, attention.layer_idx)
         if layer is None:
-            kinds = {type(x).__name__: None for x in cache.layers}
-            patched.why_copied = f"{type(cache).__name__} of {', '.join(kinds)}: every step copies its rows, DynamicCache keeps them in place"
+            kinds = ", ".join({type(x).__name__: None for x in cache.layers})
+            patched.why_copied = (
+                f"{type(cache).__name__} of {kinds}: every step copies its rows, "
+                "DynamicCache keeps them in place"
+            )
 
 
 # ---- Masks ----
@@ -95,8 +120,9 @@ def _use_latent_layer(attention: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 @dataclasses.dataclass(frozen=True)
 class _Visible:
-    """Which cached tokens the step sees, per sequence: `starts` and `lengths` of one run of tokens each, or, where padding
-    leaves holes, `tokens`, the visible ones in order (padded with 0). All keys of all sequences: starts is None."""
+    """Which cached tokens the step sees, per sequence: `starts` and `lengths` of one run of tokens
+    each, or, where padding leaves holes, `tokens`, the visible ones in order (padded with 0). All
+    keys of all sequences: starts is None."""
 
     lengths: torch.Tensor  # [b] int32
     starts: torch.Tensor | None = None  # [b] int32
@@ -108,7 +134,8 @@ class _Visible:
 
 
 def _visible(mask: Any, b: int, s_q: int, s_k: int) -> _Visible | None:
-    """The mask of a step over s_k cached tokens as _Visible; None if it is not causal up to padding or no tensor (flex attention's)."""
+    """The mask of a step over s_k cached tokens as _Visible; None if it is not causal up to padding
+    or no tensor (flex attention's)."""
     if mask is None:
         return _Visible.all(b, s_k) if s_q == 1 else None
     if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4) or mask.shape[-1] < s_k:
@@ -120,11 +147,15 @@ def _visible(mask: Any, b: int, s_q: int, s_k: int) -> _Visible | None:
         if mask.shape[1] != 1 or mask.shape[2] != s_q:
             return None
         allowed = mask if mask.dtype == torch.bool else mask == 0
-        if mask.dtype != torch.bool and not bool((allowed | (mask <= torch.finfo(mask.dtype).min)).all()):
+        if mask.dtype != torch.bool and not bool(
+            (allowed | (mask <= torch.finfo(mask.dtype).min)).all()
+        ):
             return None  # a bias, not a mask
         last = allowed[:, 0, -1]
         rank = last.cumsum(-1)
-        for i in range(s_q - 1):  # query i sees what the last one sees, but for its last s_q - 1 - i keys
+        for i in range(
+            s_q - 1
+        ):  # query i sees what the last one sees, but for its last s_q - 1 - i keys
             if not torch.equal(allowed[:, 0, i], last & (rank <= rank[:, -1:] - (s_q - 1 - i))):
                 return None
     return _runs(last.expand(b, s_k).cpu())
@@ -150,9 +181,14 @@ def _runs(last: torch.Tensor) -> _Visible:
 
 
 class _Memo:
-    """Of a model: the last step's mask and what became of it, for all layers. Copies and pickles begin empty."""
+    """Of a model: the last step's mask and what became of it, for all layers. Copies and pickles
+    begin empty."""
 
-    last: tuple[Any, ...] = (None, None, None)  # (step, mask, _Visible); replaced as a whole, as threads may share the model
+    last: tuple[Any, ...] = (
+        None,
+        None,
+        None,
+    )  # (step, mask, _Visible); replaced as a whole, as threads may share the model
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -199,19 +235,27 @@ class _Patched:
         return last[2]
 
 
-def _attend(q: torch.Tensor, rows: torch.Tensor, visible: _Visible, scale: float, d_v: int) -> torch.Tensor:
-    """q [b, s_q, h, 576], rows [b, room, 576] contiguous, the last PAGE of a sequence to spare -> [b, s_q, h, d_v].
+def _attend(
+    q: torch.Tensor, rows: torch.Tensor, visible: _Visible, scale: float, d_v: int
+) -> torch.Tensor:
+    """q [b, s_q, h, 576], rows [b, room, 576] contiguous, the last PAGE of a sequence to spare ->
+    [b, s_q, h, d_v].
 
-    A run of tokens that begins in the middle of the buffer needs no copy, for pages may overlap: with a page stride of one token,
-    page number p is the PAGE tokens from p on, and a block table start, start + PAGE, ... walks any run."""
+    A run of tokens that begins in the middle of the buffer needs no copy, for pages may overlap:
+    with a page stride of one token, page number p is the PAGE tokens from p on, and a block table
+    start, start + PAGE, ... walks any run."""
     b, room, width = rows.shape
     lengths = visible.lengths.to(q.device)
     if visible.starts is None and visible.tokens is None:
-        return decode(q, rows[:, : room - PAGE], None, lengths, scale=scale, causal=True, d_v=d_v)[0]
+        return decode(q, rows[:, : room - PAGE], None, lengths, scale=scale, causal=True, d_v=d_v)[
+            0
+        ]
     page = PAGE if visible.starts is not None else 1
     pages = rows.as_strided((b * room - page + 1, page, width), (width, width, 1))
     if visible.starts is not None:
-        table = visible.starts[:, None] + PAGE * torch.arange(room // PAGE, dtype=torch.int32, device="cpu")
+        table = visible.starts[:, None] + PAGE * torch.arange(
+            room // PAGE, dtype=torch.int32, device="cpu"
+        )
     else:
         table = visible.tokens
     table = table + room * torch.arange(b, dtype=torch.int32, device="cpu")[:, None]
@@ -219,7 +263,8 @@ def _attend(q: torch.Tensor, rows: torch.Tensor, visible: _Visible, scale: float
 
 
 def _per_head(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """x [b, s, h, m] times w [h, m, n] -> [b, s, h, n]. A w that is a transposed view goes to the left in 16 bits: 5 times faster on a CPU."""
+    """x [b, s, h, m] times w [h, m, n] -> [b, s, h, n]. A w that is a transposed view goes to the
+    left in 16 bits: 5 times faster on a CPU."""
     b, s, h, m = x.shape
     x = x.permute(2, 0, 1, 3).reshape(h, b * s, m)
     if w.stride(2) != 1 and w.dtype != torch.float32:
@@ -229,15 +274,26 @@ def _per_head(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     return y.reshape(h, b, s, -1).permute(1, 2, 0, 3)
 
 
-def _decode_step(attention: Any, query: torch.Tensor, latent: torch.Tensor, rope: torch.Tensor, mask: Any, scale: float) -> torch.Tensor | None:
-    """query [b, h, s_q, nope + rope], latent [b, 1, n, 512], rope [b, 1, n, 64] -> [b, s_q, h, v_head_dim]; None if the mask is not
-    causal up to padding."""
+def _decode_step(
+    attention: Any,
+    query: torch.Tensor,
+    latent: torch.Tensor,
+    rope: torch.Tensor,
+    mask: Any,
+    scale: float,
+) -> torch.Tensor | None:
+    """query [b, h, s_q, nope + rope], latent [b, 1, n, 512], rope [b, 1, n, 64] -> [b, s_q, h,
+    v_head_dim]; None if the mask is not causal up to padding."""
     (b, h, s_q, _), (_, _, n, rank), nope = query.shape, latent.shape, attention.qk_nope_head_dim
     patched, traced = attention._amla, torch.compiler.is_compiling()
     visible: Any = None if traced else patched.visible(mask, b, s_q, n)
-    if visible is None and not (traced and (isinstance(mask, torch.Tensor) or (mask is None and s_q == 1))):
+    if visible is None and not (
+        traced and (isinstance(mask, torch.Tensor) or (mask is None and s_q == 1))
+    ):
         return None
-    w_uk, w_uv = attention.kv_b_proj.weight.view(h, -1, rank).split((nope, attention.v_head_dim), dim=1)
+    w_uk, w_uv = attention.kv_b_proj.weight.view(h, -1, rank).split(
+        (nope, attention.v_head_dim), dim=1
+    )
 
     q = query.new_empty(b, s_q, h, rank + rope.shape[-1])
     q[..., :rank] = _per_head(query[..., :nope].transpose(1, 2), w_uk)
@@ -247,9 +303,14 @@ def _decode_step(attention: Any, query: torch.Tensor, latent: torch.Tensor, rope
         rows = layer.rows  # where they lie
     else:  # another kind of cache: side by side in a copy, with room for the last page
         rows = nn.functional.pad(torch.cat((latent, rope), -1)[:, 0], (0, 0, 0, PAGE))
-        why_copied = patched.why_copied or "the cache handed out other rows than its layer's: every step copies them"
+        why_copied = (
+            patched.why_copied
+            or "the cache handed out other rows than its layer's: every step copies them"
+        )
     if traced:
-        out = torch.ops.amla.latent_attention(q, rows, n, mask, scale, rank, patched.stats_id, why_copied)
+        out = torch.ops.amla.latent_attention(
+            q, rows, n, mask, scale, rank, patched.stats_id, why_copied
+        )
     else:
         patched.stats.count(why_copied)
         out = _attend(q, rows, visible, scale, rank)
@@ -257,8 +318,16 @@ def _decode_step(attention: Any, query: torch.Tensor, latent: torch.Tensor, rope
 
 
 @torch.library.custom_op("amla::latent_attention", mutates_args=())
-def _latent_attention(q: torch.Tensor, rows: torch.Tensor, n: int, mask: torch.Tensor | None, scale: float, d_v: int, stats_id: int,
-                      why_copied: str) -> torch.Tensor:
+def _latent_attention(
+    q: torch.Tensor,
+    rows: torch.Tensor,
+    n: int,
+    mask: torch.Tensor | None,
+    scale: float,
+    d_v: int,
+    stats_id: int,
+    why_copied: str,
+) -> torch.Tensor:
     """_attend for a graph of torch.compile, over the first n rows and with any mask."""
     visible, stats = _visible(mask, q.shape[0], q.shape[1], n), _all_stats.get(stats_id)
     if stats is not None:
@@ -267,26 +336,44 @@ def _latent_attention(q: torch.Tensor, rows: torch.Tensor, n: int, mask: torch.T
         return _attend(q, rows, visible, scale, d_v)
     assert mask is not None
     keys = rows[:, None, :n].expand(-1, q.shape[2], -1, -1)
-    return nn.functional.scaled_dot_product_attention(q.transpose(1, 2), keys, keys[..., :d_v], mask[..., :n], scale=scale).transpose(1, 2).contiguous()
+    return (
+        nn.functional.scaled_dot_product_attention(
+            q.transpose(1, 2), keys, keys[..., :d_v], mask[..., :n], scale=scale
+        )
+        .transpose(1, 2)
+        .contiguous()
+    )
 
 
 @_latent_attention.register_fake
-def _(q: Any, rows: Any, n: Any, mask: Any, scale: Any, d_v: Any, stats_id: Any, why_copied: Any) -> Any:
+def _(
+    q: Any, rows: Any, n: Any, mask: Any, scale: Any, d_v: Any, stats_id: Any, why_copied: Any
+) -> Any:
     return q.new_empty((*q.shape[:3], d_v))
 
 
 def _is_plain(projection: Any) -> bool:
-    """Is the projection its weight and nothing more? Adapters, hooks and weights that are fetched when it is called need the call."""
-    return (type(projection) is nn.Linear and projection.bias is None and not projection._forward_hooks and not projection._forward_pre_hooks
-            and "forward" not in projection.__dict__ and not projection.weight.is_meta)
+    """Is the projection its weight and nothing more? Adapters, hooks and weights that are fetched
+    when it is called need the call."""
+    return (
+        type(projection) is nn.Linear
+        and projection.bias is None
+        and not projection._forward_hooks
+        and not projection._forward_pre_hooks
+        and "forward" not in projection.__dict__
+        and not projection.weight.is_meta
+    )
 
 
 def _records_gradients(*tensors: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
-def _obstacle(module: Any, query: torch.Tensor, latent: torch.Tensor, kwargs: dict[str, Any]) -> str:
-    """Why a decode step must be the model's own, whatever its mask is; empty if AMLA may take it."""
+def _obstacle(
+    module: Any, query: torch.Tensor, latent: torch.Tensor, kwargs: dict[str, Any]
+) -> str:
+    """Why a decode step must be the model's own, whatever its mask is; empty if AMLA may take
+    it."""
     if module.training:
         return "the model is in training mode, call eval()"
     if not _is_plain(module.kv_b_proj):
@@ -298,8 +385,15 @@ def _obstacle(module: Any, query: torch.Tensor, latent: torch.Tensor, kwargs: di
     return "is_causal=False" if kwargs.get("is_causal") is False else ""
 
 
-def _through_amla(module: Any, query: torch.Tensor, latent: torch.Tensor, rope: torch.Tensor, mask: Any, scale: float,
-                  kwargs: dict[str, Any]) -> torch.Tensor | None:
+def _through_amla(
+    module: Any,
+    query: torch.Tensor,
+    latent: torch.Tensor,
+    rope: torch.Tensor,
+    mask: Any,
+    scale: float,
+    kwargs: dict[str, Any],
+) -> torch.Tensor | None:
     """The step's result; None if the model's own attention is to make it."""
     reason, out = "", None
     if query.shape[2] < latent.shape[2] and query.shape[2] <= MAX_DECODE_QUERIES:
@@ -313,23 +407,38 @@ def _through_amla(module: Any, query: torch.Tensor, latent: torch.Tensor, rope: 
 
 
 def _attention_function(own_name: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor | None]]:
-    """The attention function that replaces `own_name`: decode steps through AMLA, everything else as before."""
+    """The attention function that replaces `own_name`: decode steps through AMLA, everything else
+    as before."""
 
-    def attention(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
-                  scaling: float, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if "_amla" in module.__dict__:  # key and value are the latent rows and their rope part, see _keep_latent
+    def attention(
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if (
+            "_amla" in module.__dict__
+        ):  # key and value are the latent rows and their rope part, see _keep_latent
             out = _through_amla(module, query, key, value, attention_mask, scaling, kwargs)
             if out is not None:
                 return out, None
             key, value = type(module).expand_kv(module, key, value)
         eager = sys.modules[type(module).__module__].eager_attention_forward
-        return ALL_ATTENTION_FUNCTIONS.get_interface(own_name, eager)(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return ALL_ATTENTION_FUNCTIONS.get_interface(own_name, eager)(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
 
     return attention
 
 
-def _keep_latent(attention: Any, latent: torch.Tensor, rope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """In place of expand_kv: hands the rows on to our attention function; expands them if another one was set since."""
+def _keep_latent(
+    attention: Any, latent: torch.Tensor, rope: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """In place of expand_kv: hands the rows on to our attention function; expands them if another
+    one was set since."""
     if str(attention.config._attn_implementation).startswith(_PREFIX):
         return latent, rope
     return type(attention).expand_kv(attention, latent, rope)
@@ -346,21 +455,30 @@ def _check(model: nn.Module) -> list[Any]:
     """The model's attention layers, or why it cannot be patched."""
     found = _attentions(model)
     if not found:
-        raise NotImplementedError(f"{type(model).__name__}: no attention layer of {', '.join(ATTENTION_CLASSES)}")
+        raise NotImplementedError(
+            f"{type(model).__name__}: no attention layer of {', '.join(ATTENTION_CLASSES)}"
+        )
     for attention in found:
         name = f"{type(model).__name__}, layer {attention.layer_idx}"
         if not hasattr(attention, "expand_kv"):
-            raise NotImplementedError(f"{name}: transformers {transformers.__version__} expands keys before it caches them; 5.23 and 5.24 are known to work")
+            raise NotImplementedError(
+                f"{name}: transformers {transformers.__version__} expands keys before it caches "
+                "them; 5.23 and 5.24 are known to work"
+            )
         if not _is_plain(attention.kv_b_proj):
-            raise NotImplementedError(f"{name}: kv_b_proj is {type(attention.kv_b_proj).__name__}: must be a plain nn.Linear without bias, hooks "
-                                      "or offloaded weight, as its weight is taken into query and output")
+            raise NotImplementedError(
+                f"{name}: kv_b_proj is {type(attention.kv_b_proj).__name__}: must be a plain "
+                "nn.Linear without bias, hooks "
+                "or offloaded weight, as its weight is taken into query and output"
+            )
         if "_amla" in attention.__dict__:
             raise ValueError(f"{name}: patched already")
     return found
 
 
 def _register(own: str) -> None:
-    """Makes the attention function that replaces `own` known to transformers, with the same kind of mask."""
+    """Makes the attention function that replaces `own` known to transformers, with the same kind of
+    mask."""
     AttentionInterface.register(_PREFIX + own, _attention_function(own))
     masks: dict[str, Any] = AttentionMaskInterface._global_mapping
     if own in masks:
@@ -368,29 +486,39 @@ def _register(own: str) -> None:
 
 
 def patch(model: nn.Module) -> nn.Module:
-    """Makes a DeepseekV2, DeepseekV3 or Glm4MoeLite (GLM-4.7-Flash) model of transformers decode through AMLA, in place; returns it.
+    """Makes a DeepseekV2, DeepseekV3 or Glm4MoeLite (GLM-4.7-Flash) model of transformers decode
+    through AMLA, in place; returns it.
 
-    Greedy tokens are those of the unpatched model up to rounding; the cache takes kv_lora_rank + qk_rope_head_dim numbers per token and
-    layer, and a step no more than that, where the unpatched model expands num_heads * (qk_head_dim + v_head_dim). A cache that was
-    filled before is taken over. Call the model under torch.no_grad() (generate does): steps that record gradients stay the model's own.
+    Greedy tokens are those of the unpatched model up to rounding; the cache takes kv_lora_rank +
+    qk_rope_head_dim numbers per token and layer, and a step no more than that, where the unpatched
+    model expands num_heads * (qk_head_dim + v_head_dim). A cache that was filled before is taken
+    over. Call the model under torch.no_grad() (generate does): steps that record gradients stay the
+    model's own.
 
-    Raises NotImplementedError with class and reason for what cannot be patched, ValueError for what is patched already; then nothing is changed.
+    Raises NotImplementedError with class and reason for what cannot be patched, ValueError for what
+    is patched already; then nothing is changed.
     """
     layers, shared, memo = _check(model), Stats(), _Memo()
     for attention in layers:
         config = attention.config
-        own = (config._attn_implementation or "eager").removeprefix(_PREFIX)  # the layers share one config
+        own = (config._attn_implementation or "eager").removeprefix(
+            _PREFIX
+        )  # the layers share one config
         _register(own)
         config._attn_implementation = _PREFIX + own
         attention._amla = _Patched(shared, memo, config, own)
-        attention._amla_hook = attention.register_forward_pre_hook(_use_latent_layer, with_kwargs=True)
-        attention.expand_kv = functools.partial(_keep_latent, attention)  # a bound method could not be pickled
+        attention._amla_hook = attention.register_forward_pre_hook(
+            _use_latent_layer, with_kwargs=True
+        )
+        attention.expand_kv = functools.partial(
+            _keep_latent, attention
+        )  # a bound method could not be pickled
     return model
 
 
 def unpatch(model: nn.Module) -> nn.Module:
-    """Undoes `patch`; returns the model. Caches made meanwhile go on working, and so do patched models that share its config. ValueError if
-    the model is not patched."""
+    """Undoes `patch`; returns the model. Caches made meanwhile go on working, and so do patched
+    models that share its config. ValueError if the model is not patched."""
     layers = [a for a in _attentions(model) if "_amla" in a.__dict__]
     if not layers:
         raise ValueError(f"{type(model).__name__}: not patched")
@@ -406,7 +534,8 @@ def unpatch(model: nn.Module) -> nn.Module:
 
 
 def stats(model: nn.Module) -> Stats:
-    """How often the layers of a patched model decoded through AMLA and through their own attention. ValueError if it is not patched."""
+    """How often the layers of a patched model decoded through AMLA and through their own attention.
+    ValueError if it is not patched."""
     for attention in _attentions(model):
         if "_amla" in attention.__dict__:
             return attention._amla.stats

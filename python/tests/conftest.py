@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options and fixtures of the Python tests. Tests that need torch or transformers skip with a reason where those are absent, or
-fail if AMLA_REQUIRE_TORCH is set, as it is in CI."""
+"""Options and fixtures of the Python tests. Tests that need torch or transformers skip with a
+reason where those are absent, or fail if AMLA_REQUIRE_TORCH is set, as it is in CI."""
+
 import importlib.util
 import os
 import pathlib
@@ -9,21 +10,36 @@ import tempfile
 import numpy as np
 import pytest
 
-os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "hypothesis"))  # not into the tree
+os.environ.setdefault(
+    "HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "hypothesis")
+)  # not into the tree
 REQUIRED = bool(os.environ.get("AMLA_REQUIRE_TORCH"))
 LONG = bool(os.environ.get("AMLA_LONG"))
-NEEDS = {"test_decode_torch.py": ("torch",), "test_flash_mla.py": ("torch",),
-         "test_transformers_patch.py": ("torch", "transformers"), "test_deepseek_example.py": ("torch", "transformers")}
+NEEDS = {
+    "test_decode_torch.py": ("torch",),
+    "test_flash_mla.py": ("torch",),
+    "test_transformers_patch.py": ("torch", "transformers"),
+    "test_deepseek_example.py": ("torch", "transformers"),
+}
 
-missing = {file: [m for m in modules if importlib.util.find_spec(m) is None] for file, modules in NEEDS.items()}
+missing = {
+    file: [m for m in modules if importlib.util.find_spec(m) is None]
+    for file, modules in NEEDS.items()
+}
 collect_ignore = [file for file, modules in missing.items() if modules]
 
 
 def pytest_report_header(config):
     import amla
 
-    return [f"amla {amla.__version__} from {pathlib.Path(amla.__file__).parent}, backends {amla.backends()}, long: {LONG}"] + [
-        f"SKIPPED {file}: {', '.join(modules)} not installed" for file, modules in missing.items() if modules]
+    return [
+        f"amla {amla.__version__} from {pathlib.Path(amla.__file__).parent}, backends "
+        f"{amla.backends()}, long: {LONG}"
+    ] + [
+        f"SKIPPED {file}: {', '.join(modules)} not installed"
+        for file, modules in missing.items()
+        if modules
+    ]
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tests' own truth: attention from its definition in NumPy fp64, over a paged or contiguous cache. Knows nothing of the library."""
+"""The tests' own truth: attention from its definition in NumPy fp64, over a paged or contiguous
+cache. Knows nothing of the library."""
+
 import numpy as np
 
 
 def tokens_of(kv_cache, block_table, length, i):
-    """The first `length` rows of sequence i, fp64 [length, d_qk]. Nothing else of the cache is looked at."""
+    """The first `length` rows of sequence i, fp64 [length, d_qk]. Nothing else of the cache is
+    looked at."""
     if block_table is None:
         return np.array(kv_cache[i, :length], np.float64)
     page = kv_cache.shape[1]
-    pages = [np.array(kv_cache[block_table[i, j], : min(page, length - j * page)], np.float64) for j in range(-(-length // page))]
+    pages = [
+        np.array(kv_cache[block_table[i, j], : min(page, length - j * page)], np.float64)
+        for j in range(-(-length // page))
+    ]
     return np.concatenate(pages) if pages else np.zeros((0, kv_cache.shape[-1]))
 
 
 def attend(q, kv, scale, d_v, causal=False, mask=None):
-    """q [s_q, h, d], kv [n, d], mask [s_q, n] added to the scores -> out [s_q, h, d_v], lse [h, s_q], natural logarithm."""
+    """q [s_q, h, d], kv [n, d], mask [s_q, n] added to the scores -> out [s_q, h, d_v], lse [h,
+    s_q], natural logarithm."""
     s_q, h, _ = q.shape
     out, lse = np.zeros((s_q, h, d_v)), np.full((h, s_q), -np.inf)
     for i in range(s_q):
@@ -30,16 +37,42 @@ def attend(q, kv, scale, d_v, causal=False, mask=None):
     return out, lse
 
 
-def decode(q, kv_cache, block_table=None, seqlens=None, *, scale, causal=False, d_v=512, mask=None, sinks=None):
+def decode(
+    q,
+    kv_cache,
+    block_table=None,
+    seqlens=None,
+    *,
+    scale,
+    causal=False,
+    d_v=512,
+    mask=None,
+    sinks=None,
+):
     """amla.decode's results in fp64; arrays as NumPy, kv_cache 3-D."""
     b = len(q)
     room = kv_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
-    out, lse = zip(*(attend(q[i], tokens_of(kv_cache, block_table, room if seqlens is None else int(seqlens[i]), i), scale, d_v, causal,
-                            None if mask is None else mask[i]) for i in range(b)))
+    out, lse = zip(
+        *(
+            attend(
+                q[i],
+                tokens_of(kv_cache, block_table, room if seqlens is None else int(seqlens[i]), i),
+                scale,
+                d_v,
+                causal,
+                None if mask is None else mask[i],
+            )
+            for i in range(b)
+        )
+    )
     out, lse = np.stack(out), np.stack(lse)
     if sinks is not None:
         with np.errstate(over="ignore"):
-            factor = np.where(np.isfinite(lse), 1 / (1 + np.exp(np.asarray(sinks, np.float64)[None, :, None] - lse)), 1)
+            factor = np.where(
+                np.isfinite(lse),
+                1 / (1 + np.exp(np.asarray(sinks, np.float64)[None, :, None] - lse)),
+                1,
+            )
         out = out * factor.transpose(0, 2, 1)[..., None]
     return out, lse
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""amla.decode on torch tensors: types, strides, threads, the custom operator under torch.compile, opcheck and FakeTensorMode."""
+"""amla.decode on torch tensors: types, strides, threads, the custom operator under torch.compile,
+opcheck and FakeTensorMode."""
+
 import os
 import re
 import subprocess
@@ -26,14 +28,26 @@ def problem(dtype=torch.float32, b=2, s_q=1, h=5, page=16, per=4, seed=1):
 
 
 def want(q, kv, table, lengths, **options):
-    return oracle.decode(q.double().numpy(), kv[:, :, 0].double().numpy(), table.numpy(), lengths.numpy(), scale=SCALE, **options)
+    return oracle.decode(
+        q.double().numpy(),
+        kv[:, :, 0].double().numpy(),
+        table.numpy(),
+        lengths.numpy(),
+        scale=SCALE,
+        **options,
+    )
 
 
 @pytest.mark.parametrize("dtype", ERROR, ids=str)
 def test_types_shapes_and_values(dtype):
     arguments = problem(dtype, s_q=2)
     out, lse = amla.decode(*arguments, scale=SCALE, causal=True)
-    assert out.shape == (2, 2, 5, 512) and out.dtype == dtype and lse.shape == (2, 5, 2) and lse.dtype == torch.float32
+    assert (
+        out.shape == (2, 2, 5, 512)
+        and out.dtype == dtype
+        and lse.shape == (2, 5, 2)
+        and lse.dtype == torch.float32
+    )
     want_out, want_lse = want(*arguments, causal=True)
     assert oracle.rel_error(out.double(), want_out) < ERROR[dtype]
     assert np.abs(lse.numpy() - want_lse).max() < 1e-5
@@ -69,7 +83,9 @@ def test_gradients_are_refused_not_lost():
     with torch.no_grad():
         out, _ = amla.decode(q, kv, table, lengths, scale=SCALE)
     assert not out.requires_grad
-    amla.decode(torch.nn.Parameter(q.detach(), requires_grad=False), kv, table, lengths, scale=SCALE)
+    amla.decode(
+        torch.nn.Parameter(q.detach(), requires_grad=False), kv, table, lengths, scale=SCALE
+    )
 
 
 def test_every_input_that_requires_a_gradient_is_refused():
@@ -85,7 +101,9 @@ def test_every_input_that_requires_a_gradient_is_refused():
 
 def test_tensors_that_are_not_what_their_memory_says():
     q, kv, table, lengths = problem()
-    with pytest.raises(ValueError, match="^q: a tensor with its negative bit set: must be resolved"):
+    with pytest.raises(
+        ValueError, match="^q: a tensor with its negative bit set: must be resolved"
+    ):
         amla.decode(torch._neg_view(q), kv, table, lengths, scale=SCALE)
     with pytest.raises(ValueError, match=r"^scale=tensor\(0.1000\): must be a plain number"):
         amla.decode(q, kv, table, lengths, scale=torch.tensor(0.1))
@@ -113,26 +131,68 @@ def test_int64_page_ids_and_lengths():
     want = amla.decode(q, kv, table, lengths, scale=SCALE)
     wide = torch.stack((table, table), 2).long()[..., 0]
     for t, n in ((wide, lengths.long()), (table, lengths.long()), (wide, lengths)):
-        for got in (amla.decode(q, kv, t, n, scale=SCALE), flash_mla.flash_mla_with_kvcache(q, kv, t, n, 512, softmax_scale=SCALE),
-                    torch.ops.amla.decode(q, kv, t, n, None, None, SCALE, False, 512, "lazy", "auto", 0, "e", torch.float32, "auto", 0)):
+        for got in (
+            amla.decode(q, kv, t, n, scale=SCALE),
+            flash_mla.flash_mla_with_kvcache(q, kv, t, n, 512, softmax_scale=SCALE),
+            torch.ops.amla.decode(
+                q,
+                kv,
+                t,
+                n,
+                None,
+                None,
+                SCALE,
+                False,
+                512,
+                "lazy",
+                "auto",
+                0,
+                "e",
+                torch.float32,
+                "auto",
+                0,
+            ),
+        ):
             assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
-    empty = flash_mla.flash_mla_with_kvcache(q, kv, wide, torch.tensor([9, 0]), 512)  # which reads the lengths itself
+    empty = flash_mla.flash_mla_with_kvcache(
+        q, kv, wide, torch.tensor([9, 0]), 512
+    )  # which reads the lengths itself
     assert (empty[1][1] == torch.inf).all() and torch.isfinite(empty[1][0]).all()
     wide = wide.contiguous()
     wide[1, 2] = 2**40
-    for call in (lambda: amla.decode(q, kv, wide, lengths, scale=SCALE), lambda: flash_mla.flash_mla_with_kvcache(q, kv, wide, lengths, 512)):
-        with pytest.raises(ValueError, match=r"^block_table\[1\]\[2\]=1099511627776: must fit into int32"):
+    for call in (
+        lambda: amla.decode(q, kv, wide, lengths, scale=SCALE),
+        lambda: flash_mla.flash_mla_with_kvcache(q, kv, wide, lengths, 512),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^block_table\[1\]\[2\]=1099511627776: must fit into int32"
+        ):
             call()
     with pytest.raises(ValueError, match=r"^cache_seqlens\[0\]=-2147483649: must fit into int32"):
         flash_mla.flash_mla_with_kvcache(q, kv, table, torch.tensor([-(2**31) - 1, 3]), 512)
 
 
 UNPLAIN = {
-    "sparse": (lambda x, call: call(x.to_sparse()), "layout torch.sparse_coo: must be torch.strided, call to_dense()"),
-    "meta": (lambda x, call: call(x.to("meta")), "device meta: must be on the CPU or on a CUDA device"),
-    "vmap": (lambda x, call: torch.vmap(call)(x[None]), "a tensor inside torch.vmap or another transform of torch.func: must be a plain one"),
-    "nested": (lambda x, call: call(torch.nested.nested_tensor([*x.unsqueeze(-1)])), "a nested tensor: must be a plain one"),
-    "jagged": (lambda x, call: call(torch.nested.nested_tensor([*x.unsqueeze(-1)], layout=torch.jagged)), "a nested tensor: must be a plain one"),
+    "sparse": (
+        lambda x, call: call(x.to_sparse()),
+        "layout torch.sparse_coo: must be torch.strided, call to_dense()",
+    ),
+    "meta": (
+        lambda x, call: call(x.to("meta")),
+        "device meta: must be on the CPU or on a CUDA device",
+    ),
+    "vmap": (
+        lambda x, call: torch.vmap(call)(x[None]),
+        "a tensor inside torch.vmap or another transform of torch.func: must be a plain one",
+    ),
+    "nested": (
+        lambda x, call: call(torch.nested.nested_tensor([*x.unsqueeze(-1)])),
+        "a nested tensor: must be a plain one",
+    ),
+    "jagged": (
+        lambda x, call: call(torch.nested.nested_tensor([*x.unsqueeze(-1)], layout=torch.jagged)),
+        "a nested tensor: must be a plain one",
+    ),
 }
 
 
@@ -149,28 +209,42 @@ def test_tensors_without_plain_memory_are_refused_by_name(kind, position):
     flash = lambda a: flash_mla.flash_mla_with_kvcache(*a[:4], 512, attn_sink=a[4])[0]
     if kind == "jagged" and position > 0:
         pytest.skip("the first argument decides whether a call goes to the operator")
-    for call, names in ((decode, ("q", "kv_cache", "block_table", "seqlens", "sinks")), (flash, ("q", "k_cache", "block_table", "cache_seqlens", "attn_sink"))):
+    for call, names in (
+        (decode, ("q", "kv_cache", "block_table", "seqlens", "sinks")),
+        (flash, ("q", "k_cache", "block_table", "cache_seqlens", "attn_sink")),
+    ):
         call(arguments)
         with pytest.raises(ValueError, match=f"^{names[position]}: {re.escape(words)}"):
-            make(arguments[position], lambda x: call([*arguments[:position], x, *arguments[position + 1 :]]))
+            make(
+                arguments[position],
+                lambda x, call=call: call([*arguments[:position], x, *arguments[position + 1 :]]),
+            )
 
 
 def test_what_merge_refuses():
-    for o, words in ((torch.zeros(2, 3, 8).to_sparse(), "layout torch.sparse_coo"), (torch.zeros(2, 3, 8, device="meta"), "device meta")):
+    for o, words in (
+        (torch.zeros(2, 3, 8).to_sparse(), "layout torch.sparse_coo"),
+        (torch.zeros(2, 3, 8, device="meta"), "device meta"),
+    ):
         with pytest.raises(ValueError, match=f"^o: {words}"):
             amla.merge(o, torch.zeros(2, 3))
 
 
-@pytest.mark.skipif("AMLA_CUDA_EMULATED" not in os.environ, reason="needs the emulated CUDA backend of the build folder, see tests/test_python.sh")
+@pytest.mark.skipif(
+    "AMLA_CUDA_EMULATED" not in os.environ,
+    reason="needs the emulated CUDA backend of the build folder, see tests/test_python.sh",
+)
 def test_the_cuda_path_on_an_emulated_backend():
-    """No GPU: the library's cuda backend on emulated threads, whose device memory is host memory, and torch.cuda played by stubs. Shows that
-    backend, memory kind, scratch and stream are passed on; shows nothing about hardware."""
+    """No GPU: the library's cuda backend on emulated threads, whose device memory is host memory,
+    and torch.cuda played by stubs. Shows that backend, memory kind, scratch and stream are passed
+    on; shows nothing about hardware."""
     code = """
 import contextlib, types, torch, amla
 from amla import _plan
 torch.manual_seed(0)
 q, kv = torch.randn(2, 2, 16, 576).bfloat16(), torch.randn(8, 64, 1, 576).bfloat16()
-table, lengths = torch.randperm(8, dtype=torch.int32).view(2, 4), torch.tensor([250, 70], dtype=torch.int32)
+table = torch.randperm(8, dtype=torch.int32).view(2, 4)
+lengths = torch.tensor([250, 70], dtype=torch.int32)
 call = lambda: amla.decode(q, kv, table, lengths, scale=192**-0.5, causal=True)
 want = call()
 _plan._calls.clear()
@@ -184,7 +258,11 @@ assert "cuda" in list(_plan._calls.values())[0].plan.describe() and "cuda:0" in 
 torch.testing.assert_close(got[0], want[0], rtol=2e-2, atol=2e-3)
 torch.testing.assert_close(got[1], want[1], rtol=1e-4, atol=1e-3)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "AMLA_BACKEND_DIR": os.environ["AMLA_CUDA_EMULATED"]})
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env={**os.environ, "AMLA_BACKEND_DIR": os.environ["AMLA_CUDA_EMULATED"]},
+    )
 
 
 def test_cuda_tensors_without_the_backend_say_why():
@@ -209,7 +287,16 @@ def test_block_table_without_columns():
 
 def test_merge_takes_tensors():
     q, kv, table, lengths = problem(s_q=2)
-    halves = [amla.decode(q, kv, table[:, i : i + 2].contiguous(), (lengths - 32 * (i > 0)).clamp(0, 32), scale=SCALE) for i in (0, 2)]
+    halves = [
+        amla.decode(
+            q,
+            kv,
+            table[:, i : i + 2].contiguous(),
+            (lengths - 32 * (i > 0)).clamp(0, 32),
+            scale=SCALE,
+        )
+        for i in (0, 2)
+    ]
     out, lse = amla.merge(*(torch.stack(x) for x in zip(*halves)))
     whole = amla.decode(q, kv, table, lengths, scale=SCALE)
     assert isinstance(out, torch.Tensor)
@@ -222,15 +309,35 @@ def test_merge_takes_tensors():
 
 def operator_arguments(dtype=torch.float32, **options):
     q, kv, table, lengths = problem(dtype)
-    return (q, kv, options.get("table", table), options.get("lengths", lengths), options.get("sinks"), None, SCALE, True, 512, "lazy", "auto", 0,
-            "e", dtype, "auto", 0)
+    return (
+        q,
+        kv,
+        options.get("table", table),
+        options.get("lengths", lengths),
+        options.get("sinks"),
+        None,
+        SCALE,
+        True,
+        512,
+        "lazy",
+        "auto",
+        0,
+        "e",
+        dtype,
+        "auto",
+        0,
+    )
 
 
 def test_opcheck():
     amla.decode(*problem(), scale=SCALE)
     contiguous = operator_arguments(table=None, lengths=None)
     q, kv = contiguous[0], contiguous[1].reshape(2, 64, 1, 576)
-    for arguments in (operator_arguments(), operator_arguments(torch.bfloat16, sinks=torch.zeros(5)), (q, kv, *contiguous[2:])):
+    for arguments in (
+        operator_arguments(),
+        operator_arguments(torch.bfloat16, sinks=torch.zeros(5)),
+        (q, kv, *contiguous[2:]),
+    ):
         results = torch.library.opcheck(torch.ops.amla.decode.default, arguments)
         assert set(results.values()) == {"SUCCESS"}
 
@@ -241,7 +348,12 @@ def test_fake_tensors_have_the_real_shapes():
     with FakeTensorMode() as mode:
         q, kv, table, lengths = (mode.from_tensor(x) for x in problem(torch.bfloat16, s_q=2))
         out, lse = amla.decode(q, kv, table, lengths, scale=SCALE, d_v=256, out_dtype="float16")
-    assert out.shape == (2, 2, 5, 256) and out.dtype == torch.float16 and lse.shape == (2, 5, 2) and lse.dtype == torch.float32
+    assert (
+        out.shape == (2, 2, 5, 256)
+        and out.dtype == torch.float16
+        and lse.shape == (2, 5, 2)
+        and lse.dtype == torch.float32
+    )
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
@@ -262,13 +374,18 @@ def test_compile_full_graph(backend):
         arguments = problem(torch.bfloat16, seed=seed)
         torch.testing.assert_close(compiled(*arguments), step(*arguments))
     with pytest.raises(Exception, match="must be None inside torch.compile"):
-        torch.compile(lambda *a: amla.decode(*a, scale=SCALE, out=torch.empty(2, 1, 5, 512)), fullgraph=True, backend="eager")(*problem())
+        torch.compile(
+            lambda *a: amla.decode(*a, scale=SCALE, out=torch.empty(2, 1, 5, 512)),
+            fullgraph=True,
+            backend="eager",
+        )(*problem())
 
 
 def test_compile_when_amla_was_imported_before_torch():
     code = """
 import amla, torch
-f = torch.compile(lambda q, kv: amla.decode(q, kv, scale=0.1)[0], fullgraph=True, backend="aot_eager")
+decode = lambda q, kv: amla.decode(q, kv, scale=0.1)[0]
+f = torch.compile(decode, fullgraph=True, backend="aot_eager")
 q, kv = torch.ones(1, 1, 2, 576), torch.ones(1, 9, 576)
 assert torch.equal(f(q, kv), torch.ones(1, 1, 2, 512)), f(q, kv)
 """
@@ -276,11 +393,18 @@ assert torch.equal(f(q, kv), torch.ones(1, 1, 2, 512)), f(q, kv)
 
 
 def test_one_openmp_runtime_in_the_process():
-    """libamla and torch share one pool of threads, whichever was imported first: two pools would compete for the cores."""
+    """libamla and torch share one pool of threads, whichever was imported first: two pools would
+    compete for the cores."""
     for order in ("import amla, torch", "import torch, amla"):
-        code = order + """
-a = torch.ones(1, 1, 128, 576); amla.decode(a, torch.ones(1, 999, 576), scale=1.0); torch.ones(2000, 2000) @ torch.ones(2000, 2000)
+        code = (
+            order
+            + """
+amla.decode(torch.ones(1, 1, 128, 576), torch.ones(1, 999, 576), scale=1.0)
+torch.ones(2000, 2000) @ torch.ones(2000, 2000)
 print(len({line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line}))
 """
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
         assert result.stdout.split() == ["1"], result.stdout

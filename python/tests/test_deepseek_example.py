@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """examples/deepseek_decode.py runs, in small."""
+
 import importlib.util
 import pathlib
 import re
@@ -13,9 +14,31 @@ EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / "examples" / "deepseek_d
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_example_runs(tmp_path, dtype):
-    plot = ["--plot", str(tmp_path / "decode.png")] if importlib.util.find_spec("matplotlib") else []
-    result = subprocess.run([sys.executable, str(EXAMPLE), "--heads", "16", "--layers", "1", "--contexts", "64,200", "--tokens", "12", "--seconds", "0.2",
-                             "--dtype", dtype, *plot], capture_output=True, text=True, timeout=300)
+    plot = (
+        ["--plot", str(tmp_path / "decode.png")] if importlib.util.find_spec("matplotlib") else []
+    )
+    result = subprocess.run(
+        [
+            sys.executable,
+            str(EXAMPLE),
+            "--heads",
+            "16",
+            "--layers",
+            "1",
+            "--contexts",
+            "64,200",
+            "--tokens",
+            "12",
+            "--seconds",
+            "0.2",
+            "--dtype",
+            dtype,
+            *plot,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stderr
     assert len(re.findall(r"^ +(?:64|200) +[\d.]+", result.stdout, re.M)) == 4, result.stdout
     if dtype == "float32":
@@ -25,5 +48,10 @@ def test_example_runs(tmp_path, dtype):
 
 
 def test_example_refuses_nonsense():
-    result = subprocess.run([sys.executable, str(EXAMPLE), "--contexts", "many"], capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLE), "--contexts", "many"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert result.returncode == 2 and "--contexts=many: must be numbers" in result.stderr

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""amla.flash_mla: FlashMLA's published correctness grid with its poison and tolerances, the call forms, sinks, refusals, compile.
+"""amla.flash_mla: FlashMLA's published correctness grid with its poison and tolerances, the call
+forms, sinks, refusals, compile.
 
-The grid has 1008 cases (h_kv = 1). A normal run takes a sample in which every pair of values of two parameters occurs, and 100
-more of the smaller ones; AMLA_LONG=1 takes all, in bfloat16 and float16."""
+The grid has 1008 cases (h_kv = 1). A normal run takes a sample in which every pair of values of two
+parameters occurs, and 100 more of the smaller ones; AMLA_LONG=1 takes all, in bfloat16 and
+float16."""
+
 import itertools
 import math
 import random
@@ -14,7 +17,16 @@ import torch
 from amla import flash_mla
 from conftest import LONG
 
-GRID = list(itertools.product([1, 2, 6, 64], [1, 2, 4], [20, 140, 4096], [1, 3, 9, 63, 64, 126, 128], [False, True], [False, True]))
+GRID = list(
+    itertools.product(
+        [1, 2, 6, 64],
+        [1, 2, 4],
+        [20, 140, 4096],
+        [1, 3, 9, 63, 64, 126, 128],
+        [False, True],
+        [False, True],
+    )
+)
 SMALL = 600_000  # (row, key) pairs of a case
 
 
@@ -33,12 +45,16 @@ def cases():
     if LONG:
         return [(*c, t) for c in GRID for t in (torch.bfloat16, torch.float16)]
     some = random.Random(3).sample([c for c in GRID if math.prod(c[:4]) <= SMALL], 100)
-    return [(*c, torch.bfloat16) for c in dict.fromkeys(pairwise(GRID) + some)] + [(2, 2, 140, 9, True, True, torch.float16)]
+    return [(*c, torch.bfloat16) for c in dict.fromkeys(pairwise(GRID) + some)] + [
+        (2, 2, 140, 9, True, True, torch.float16)
+    ]
 
 
-def generate(b, s_q, s_k, h_q, varlen, dtype, zero_lengths=False, page=64, seed=0, first_lengths=()):
-    """Inputs as FlashMLA's tests make them: small normal numbers, shuffled pages, NaN in every unused slot and page, 2147480000 in
-    every unused table entry."""
+def generate(
+    b, s_q, s_k, h_q, varlen, dtype, zero_lengths=False, page=64, seed=0, first_lengths=()
+):
+    """Inputs as FlashMLA's tests make them: small normal numbers, shuffled pages, NaN in every
+    unused slot and page, 2147480000 in every unused table entry."""
     generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
     lengths = [max(int(rng.normalvariate(s_k, s_k / 2)), s_q) if varlen else s_k for _ in range(b)]
     if zero_lengths:
@@ -58,7 +74,8 @@ def generate(b, s_q, s_k, h_q, varlen, dtype, zero_lengths=False, page=64, seed=
 
 
 def reference(q, cache, table, lengths, causal, scale=576**-0.5, d_v=512):
-    """out and lse in fp32, straight from the definition; +inf where no key is seen. Reads used slots only."""
+    """out and lse in fp32, straight from the definition; +inf where no key is seen. Reads used
+    slots only."""
     b, s_q, h, d = q.shape
     out, lse = torch.zeros(b, s_q, h, d_v), torch.full((b, h, s_q), math.inf)
     for i, n in enumerate(lengths.tolist()):
@@ -78,15 +95,20 @@ def reference(q, cache, table, lengths, causal, scale=576**-0.5, d_v=512):
 
 
 def assert_close(name, got, want, absolute, relative, cosine=None):
-    """FlashMLA's rule: same infinities, no NaN, every element within the absolute or the relative tolerance; directions agree."""
+    """FlashMLA's rule: same infinities, no NaN, every element within the absolute or the relative
+    tolerance; directions agree."""
     got, want = got.double(), want.double()
     assert not got.isnan().any(), f"{name} has NaN"
     infinite = want.isinf()
-    assert torch.equal(got.isinf(), infinite) and torch.equal(got[infinite], want[infinite]), f"{name}: infinities differ"
+    assert torch.equal(got.isinf(), infinite) and torch.equal(got[infinite], want[infinite]), (
+        f"{name}: infinities differ"
+    )
     got, want = got.masked_fill(infinite, 0), want.masked_fill(infinite, 0)
     error = (got - want).abs()
     bad = (error > absolute) & (error > relative * want.abs())
-    assert not bad.any(), f"{name}: {int(bad.sum())} elements off, worst {float(error[bad].max()):.2e}"
+    assert not bad.any(), (
+        f"{name}: {int(bad.sum())} elements off, worst {float(error[bad].max()):.2e}"
+    )
     if cosine is not None and want.any():
         difference = 1 - 2 * float((got * want).sum()) / float((got * got + want * want).sum())
         assert abs(difference) < cosine, f"{name}: cos_diff {difference:.2e}"
@@ -95,16 +117,25 @@ def assert_close(name, got, want, absolute, relative, cosine=None):
 def check(q, cache, table, lengths, causal, got):
     out, lse = got
     want_out, want_lse = reference(q, cache, table, lengths, causal)
-    assert out.dtype == q.dtype and out.shape == want_out.shape and lse.dtype == torch.float32 and lse.shape == want_lse.shape
+    assert (
+        out.dtype == q.dtype
+        and out.shape == want_out.shape
+        and lse.dtype == torch.float32
+        and lse.shape == want_lse.shape
+    )
     assert_close("out", out, want_out, 8e-4, 2.01 / 128, 5e-6)
     assert_close("lse", lse, want_lse, 1e-6, 8.01 / 65536)
 
 
-@pytest.mark.parametrize("b, s_q, s_k, h_q, varlen, causal, dtype", cases(), ids=lambda x: str(x).replace("torch.", ""))
+@pytest.mark.parametrize(
+    "b, s_q, s_k, h_q, varlen, causal, dtype", cases(), ids=lambda x: str(x).replace("torch.", "")
+)
 def test_grid(b, s_q, s_k, h_q, varlen, causal, dtype):
     q, cache, table, lengths = generate(b, s_q, s_k, h_q, varlen, dtype)
     meta, num_splits = flash_mla.get_mla_metadata()
-    got = flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 512, meta, num_splits, causal=causal)
+    got = flash_mla.flash_mla_with_kvcache(
+        q, cache, table, lengths, 512, meta, num_splits, causal=causal
+    )
     check(q, cache, table, lengths, causal, got)
 
 
@@ -113,8 +144,12 @@ def test_grid(b, s_q, s_k, h_q, varlen, causal, dtype):
 def test_zero_lengths(h_q, causal):
     b, s_k = (128, 4096) if LONG else (9, 300)
     # one key, two queries: under a causal mask the first query sees nothing
-    q, cache, table, lengths = generate(b, 2, s_k, h_q, True, torch.bfloat16, zero_lengths=True, first_lengths=[1, 0])
-    got = flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 512, flash_mla.get_mla_metadata()[0], causal=causal)
+    q, cache, table, lengths = generate(
+        b, 2, s_k, h_q, True, torch.bfloat16, zero_lengths=True, first_lengths=[1, 0]
+    )
+    got = flash_mla.flash_mla_with_kvcache(
+        q, cache, table, lengths, 512, flash_mla.get_mla_metadata()[0], causal=causal
+    )
     check(q, cache, table, lengths, causal, got)
     assert (got[1][1] == math.inf).all() and (got[0][1] == 0).all()
     assert ((got[1][0, :, 0] == math.inf) == causal).all()
@@ -139,16 +174,56 @@ def test_block_table_without_columns(page):
 
 def test_call_forms_agree():
     q, cache, table, lengths = small()
-    want = flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 512, flash_mla.get_mla_metadata()[0], None, None, True)
-    metadata, num_splits = flash_mla.get_mla_metadata(lengths, 2 * 5 // 1, 1)  # the old form: two int32 tensors
-    assert metadata.dtype == num_splits.dtype == torch.int32 and num_splits.shape == (3,) and metadata.dim() == 2
-    assert flash_mla.get_mla_metadata(cache_seqlens=lengths, num_q_tokens_per_head_k=10, num_heads_k=1)[1].shape == (3,)
+    want = flash_mla.flash_mla_with_kvcache(
+        q, cache, table, lengths, 512, flash_mla.get_mla_metadata()[0], None, None, True
+    )
+    metadata, num_splits = flash_mla.get_mla_metadata(
+        lengths, 2 * 5 // 1, 1
+    )  # the old form: two int32 tensors
+    assert (
+        metadata.dtype == num_splits.dtype == torch.int32
+        and num_splits.shape == (3,)
+        and metadata.dim() == 2
+    )
+    assert flash_mla.get_mla_metadata(
+        cache_seqlens=lengths, num_q_tokens_per_head_k=10, num_heads_k=1
+    )[1].shape == (3,)
     meta, none = flash_mla.get_mla_metadata()
     assert isinstance(meta, flash_mla.FlashMLASchedMeta) and none is None
-    for got in (flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 512, metadata.clone(), num_splits.clone(), causal=True),
-                flash_mla.flash_mla_with_kvcache(q=q, k_cache=cache, block_table=table, cache_seqlens=lengths, head_dim_v=512,
-                                                 tile_scheduler_metadata=meta, num_splits=None, softmax_scale=576**-0.5, causal=True),
-                flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 512, meta, None, None, True, False, None, None, None, None, None, None)):
+    for got in (
+        flash_mla.flash_mla_with_kvcache(
+            q, cache, table, lengths, 512, metadata.clone(), num_splits.clone(), causal=True
+        ),
+        flash_mla.flash_mla_with_kvcache(
+            q=q,
+            k_cache=cache,
+            block_table=table,
+            cache_seqlens=lengths,
+            head_dim_v=512,
+            tile_scheduler_metadata=meta,
+            num_splits=None,
+            softmax_scale=576**-0.5,
+            causal=True,
+        ),
+        flash_mla.flash_mla_with_kvcache(
+            q,
+            cache,
+            table,
+            lengths,
+            512,
+            meta,
+            None,
+            None,
+            True,
+            False,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        ),
+    ):
         assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
 
 
@@ -161,7 +236,9 @@ def test_scale_strides_and_float32():
     gaps[:, 1] = cache
     again = flash_mla.flash_mla_with_kvcache(q, gaps[:, 1], table, lengths, 512, softmax_scale=0.3)
     assert torch.equal(again[0], got[0])
-    every_other = torch.stack((lengths, lengths - lengths), 1)[:, 0]  # a strided view of lengths is refused, not misread
+    every_other = torch.stack((lengths, lengths - lengths), 1)[
+        :, 0
+    ]  # a strided view of lengths is refused, not misread
     with pytest.raises(ValueError, match="^seqlens: strides"):
         flash_mla.flash_mla_with_kvcache(q, cache, table, every_other, 512, softmax_scale=0.3)
 
@@ -181,19 +258,44 @@ def test_lengths_may_change_between_calls_of_one_shape():
     q, cache, table, lengths = generate(2, 2, 100, 5, False, torch.bfloat16)
     for n in (100, 1, 0, 64, 65):
         lengths.fill_(n)
-        check(q, cache, table, lengths, True, flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 512, causal=True))
+        check(
+            q,
+            cache,
+            table,
+            lengths,
+            True,
+            flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 512, causal=True),
+        )
 
 
-@pytest.mark.parametrize("argument, value", [("is_fp8_kvcache", True), ("indices", torch.zeros(2, 2, 64, dtype=torch.int32)), ("extra_k_cache", torch.zeros(1)),
-                                             ("extra_indices_in_kvcache", torch.zeros(1)), ("topk_length", torch.zeros(1)),
-                                             ("extra_topk_length", torch.zeros(1))])
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("is_fp8_kvcache", True),
+        ("indices", torch.zeros(2, 2, 64, dtype=torch.int32)),
+        ("extra_k_cache", torch.zeros(1)),
+        ("extra_indices_in_kvcache", torch.zeros(1)),
+        ("topk_length", torch.zeros(1)),
+        ("extra_topk_length", torch.zeros(1)),
+    ],
+)
 def test_what_is_not_supported_is_refused_by_name(argument, value):
     q, cache, table, lengths = small()
     with pytest.raises(NotImplementedError, match=f"^{argument}: not supported"):
-        flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 512, flash_mla.get_mla_metadata()[0], **{argument: value})
+        flash_mla.flash_mla_with_kvcache(
+            q, cache, table, lengths, 512, flash_mla.get_mla_metadata()[0], **{argument: value}
+        )
 
 
-@pytest.mark.parametrize("name", ["flash_mla_sparse_fwd", "flash_attn_varlen_func", "flash_attn_varlen_qkvpacked_func", "flash_attn_varlen_kvpacked_func"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flash_mla_sparse_fwd",
+        "flash_attn_varlen_func",
+        "flash_attn_varlen_qkvpacked_func",
+        "flash_attn_varlen_kvpacked_func",
+    ],
+)
 def test_other_functions_of_flash_mla_are_refused_by_name(name):
     with pytest.raises(NotImplementedError, match=f"^{name}: not supported"):
         getattr(flash_mla, name)(torch.zeros(1))
@@ -203,27 +305,68 @@ def test_bad_arguments():
     q, cache, table, lengths = small()
     call = flash_mla.flash_mla_with_kvcache
     for arguments, error, words in (
-            ((q, cache.half(), table, lengths, 512), ValueError, "^k_cache: dtype torch.float16: must be q's"),
-            ((q, cache[:, :, 0], table, lengths, 512), ValueError, "^k_cache: shape .*must have 4 dimensions"),
-            ((q, cache.expand(-1, -1, 2, -1), table, lengths, 512), NotImplementedError, "^k_cache: 2 KV heads"),
-            ((q, cache, table.short(), lengths, 512), ValueError, "^block_table: dtype int16: must be int32 or int64"),
-            ((q, cache, table, lengths.double(), 512), ValueError, "^seqlens: dtype float64: must be int32 or int64"),
-            ((q, cache, table, lengths + 9999, 512), ValueError, r"^seqlens_k\[0\]="),
-            ((q, cache, table, lengths, 600), ValueError, "^d_v=600: must be <= d_qk=576"),
-            ((q, cache, table, lengths, 512.0), ValueError, "^d_v=512.0: must be an integer"),
-            ((q, cache, None, lengths, 512), TypeError, "^block_table: NoneType: must be a torch tensor"),
-            ((q, cache, table, [1, 2], 512), TypeError, "^cache_seqlens: list: must be a torch tensor"),
-            ((q, cache, table, lengths, 512, None, None, torch.tensor(0.1)), ValueError, "^softmax_scale=tensor.*: must be a plain number"),
-            ((torch._neg_view(q.float()), cache.float(), table, lengths, 512), ValueError, "^q: a tensor with its negative bit set"),
-            ((q.clone().requires_grad_(), cache, table, lengths, 512), ValueError, "^q requires a gradient")):
+        (
+            (q, cache.half(), table, lengths, 512),
+            ValueError,
+            "^k_cache: dtype torch.float16: must be q's",
+        ),
+        (
+            (q, cache[:, :, 0], table, lengths, 512),
+            ValueError,
+            "^k_cache: shape .*must have 4 dimensions",
+        ),
+        (
+            (q, cache.expand(-1, -1, 2, -1), table, lengths, 512),
+            NotImplementedError,
+            "^k_cache: 2 KV heads",
+        ),
+        (
+            (q, cache, table.short(), lengths, 512),
+            ValueError,
+            "^block_table: dtype int16: must be int32 or int64",
+        ),
+        (
+            (q, cache, table, lengths.double(), 512),
+            ValueError,
+            "^seqlens: dtype float64: must be int32 or int64",
+        ),
+        ((q, cache, table, lengths + 9999, 512), ValueError, r"^seqlens_k\[0\]="),
+        ((q, cache, table, lengths, 600), ValueError, "^d_v=600: must be <= d_qk=576"),
+        ((q, cache, table, lengths, 512.0), ValueError, "^d_v=512.0: must be an integer"),
+        (
+            (q, cache, None, lengths, 512),
+            TypeError,
+            "^block_table: NoneType: must be a torch tensor",
+        ),
+        ((q, cache, table, [1, 2], 512), TypeError, "^cache_seqlens: list: must be a torch tensor"),
+        (
+            (q, cache, table, lengths, 512, None, None, torch.tensor(0.1)),
+            ValueError,
+            "^softmax_scale=tensor.*: must be a plain number",
+        ),
+        (
+            (torch._neg_view(q.float()), cache.float(), table, lengths, 512),
+            ValueError,
+            "^q: a tensor with its negative bit set",
+        ),
+        (
+            (q.clone().requires_grad_(), cache, table, lengths, 512),
+            ValueError,
+            "^q requires a gradient",
+        ),
+    ):
         call(q, cache, table, lengths, 512)  # remembered, and no excuse
         with pytest.raises(error, match=words):
             call(*arguments)
     with pytest.raises(TypeError, match="^attn_sink: ndarray: must be a torch tensor"):
         call(q, cache, table, lengths, 512, attn_sink=np.zeros(5, np.float32))
-    for options, error, words in ((dict(is_fp8_kvcache=True), NotImplementedError, "^is_fp8_kvcache: not supported"), (dict(topk=64), NotImplementedError, "^topk: not"),
-                                  (dict(num_heads_k=2), NotImplementedError, "^num_heads_k=2"), (dict(cache_seqlens=[1]), TypeError, "^cache_seqlens: list"),
-                                  (dict(foo=3), TypeError, "foo")):
+    for options, error, words in (
+        (dict(is_fp8_kvcache=True), NotImplementedError, "^is_fp8_kvcache: not supported"),
+        (dict(topk=64), NotImplementedError, "^topk: not"),
+        (dict(num_heads_k=2), NotImplementedError, "^num_heads_k=2"),
+        (dict(cache_seqlens=[1]), TypeError, "^cache_seqlens: list"),
+        (dict(foo=3), TypeError, "foo"),
+    ):
         with pytest.raises(error, match=words):
             flash_mla.get_mla_metadata(**options)
 
@@ -237,5 +380,12 @@ def test_compile_full_graph(backend):
         return flash_mla.flash_mla_with_kvcache(q, cache, table, lengths, 512, causal=True)
 
     torch._dynamo.reset()
-    got, want = torch.compile(step, fullgraph=True, backend=backend)(q, cache, table, lengths), step(q, cache, table, lengths)
-    assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1]) and (got[1][1] == math.inf).all()
+    got, want = (
+        torch.compile(step, fullgraph=True, backend=backend)(q, cache, table, lengths),
+        step(q, cache, table, lengths),
+    )
+    assert (
+        torch.equal(got[0], want[0])
+        and torch.equal(got[1], want[1])
+        and (got[1][1] == math.inf).all()
+    )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""amla.transformers against the unpatched models: greedy tokens, logits, masks, caches, memory; and what is refused."""
+"""amla.transformers against the unpatched models: greedy tokens, logits, masks, caches, memory; and
+what is refused."""
+
 import copy
 from contextlib import nullcontext
 
@@ -15,7 +17,10 @@ from deepseek_models import CACHE
 MODELS = ["v3", "v2-lite"] + (["glm"] if hasattr(transformers, "Glm4MoeLiteForCausalLM") else [])
 NEW_TOKENS = 64
 # A fast path lost where no test expects it is a failure.
-pytestmark = [pytest.mark.filterwarnings("ignore:.*generation flags.*"), pytest.mark.filterwarnings("error:amla")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*generation flags.*"),
+    pytest.mark.filterwarnings("error:amla"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -34,16 +39,32 @@ def prompts(lengths, seed=3):
 
 
 def greedy(model, inputs, **options):
-    return model.generate(**inputs, **{**dict(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False), **options})
+    return model.generate(
+        **inputs,
+        **{
+            **dict(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False),
+            **options,
+        },
+    )
 
 
 def step_logits(model, inputs, steps, cache=None, after=lambda: None):
-    """Teacher-forced: prefill of all but the last `steps` tokens, then one by one. Logits [steps + 1, b, vocab]."""
+    """Teacher-forced: prefill of all but the last `steps` tokens, then one by one. Logits [steps +
+    1, b, vocab]."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache, n, logits = DynamicCache(config=model.config) if cache is None else cache, ids.shape[1] - steps, []
+    cache, n, logits = (
+        DynamicCache(config=model.config) if cache is None else cache,
+        ids.shape[1] - steps,
+        [],
+    )
     for begin, end in [(0, n), *((i, i + 1) for i in range(n, n + steps))]:
-        out = model(input_ids=ids[:, begin:end], attention_mask=mask[:, :end], position_ids=positions[:, begin:end], **{CACHE: cache})
+        out = model(
+            input_ids=ids[:, begin:end],
+            attention_mask=mask[:, :end],
+            position_ids=positions[:, begin:end],
+            **{CACHE: cache},
+        )
         logits.append(out.logits[:, -1])
         after()
     return torch.stack(logits)
@@ -58,16 +79,21 @@ def test_greedy_tokens_are_the_models_own_in_fp32(name):
     want = greedy(model, inputs)
     got = greedy(patch(model), inputs)
     assert torch.equal(got, want)
-    assert len(set(got[:, 37:].flatten().tolist())) > NEW_TOKENS / 2, "tokens repeat: the comparison says little"
+    assert len(set(got[:, 37:].flatten().tolist())) > NEW_TOKENS / 2, (
+        "tokens repeat: the comparison says little"
+    )
     assert stats(model) == Stats(amla=2 * (NEW_TOKENS - 1), own=2, copies=0, reasons={})
     if name == "v2-lite":
         assert torch.equal(greedy(unpatch(model), inputs), want)
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-5), (torch.bfloat16, 5e-2)], ids=str)
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float32, 2e-5), (torch.bfloat16, 5e-2)], ids=str
+)
 def test_teacher_forced_logits(name, dtype, tolerance):
-    """In bf16 the patched model is as near to the fp32 model with the same weights as the unpatched one is."""
+    """In bf16 the patched model is as near to the fp32 model with the same weights as the unpatched
+    one is."""
     model, inputs = deepseek_models.make(name, dtype), prompts([60, 17, 33])
     own = step_logits(model, inputs, 8)
     got = step_logits(patch(model), inputs, 8)
@@ -76,7 +102,10 @@ def test_teacher_forced_logits(name, dtype, tolerance):
     if dtype == torch.bfloat16:
         exact = step_logits(unpatch(model).float(), inputs, 8)
         own_error, our_error = ((x.float() - exact).norm() / exact.norm() for x in (own, got))
-        print(f"{name}: relative error of logits against fp32: patched {our_error:.1e}, unpatched {own_error:.1e}; apart {error:.1e}")
+        print(
+            f"{name}: relative error of logits against fp32: patched {our_error:.1e}, unpatched "
+            f"{own_error:.1e}; apart {error:.1e}"
+        )
         assert our_error < 1.5 * own_error
 
 
@@ -98,24 +127,41 @@ def test_padding_anywhere(attention, side):
 
 
 def test_what_masks_become():
-    """Padding on one side is a run of tokens, which overlapping pages walk at full speed; only holes need one page per token."""
+    """Padding on one side is a run of tokens, which overlapping pages walk at full speed; only
+    holes need one page per token."""
     from amla.transformers import _visible
 
     last = torch.ones(3, 9, dtype=torch.bool)
     assert _visible(last[:, None, None], 3, 1, 9).starts is None
     last[0, :4], last[1, 7:] = False, False
-    for mask in (last[:, None, None], last, torch.where(last, 0.0, torch.finfo(torch.float32).min)[:, None, None]):
+    for mask in (
+        last[:, None, None],
+        last,
+        torch.where(last, 0.0, torch.finfo(torch.float32).min)[:, None, None],
+    ):
         seen = _visible(mask, 3, 1, 9)
-        assert seen.lengths.tolist() == [5, 7, 9] and seen.starts.tolist() == [4, 0, 0] and seen.tokens is None
+        assert (
+            seen.lengths.tolist() == [5, 7, 9]
+            and seen.starts.tolist() == [4, 0, 0]
+            and seen.tokens is None
+        )
     last[2, 3:5] = False
     seen = _visible(last[:, None, None], 3, 1, 9)
-    assert seen.starts is None and seen.lengths.tolist() == [5, 7, 7] and seen.tokens[2].tolist() == [0, 1, 2, 5, 6, 7, 8]
+    assert (
+        seen.starts is None
+        and seen.lengths.tolist() == [5, 7, 7]
+        and seen.tokens[2].tolist() == [0, 1, 2, 5, 6, 7, 8]
+    )
     assert _visible(torch.full((3, 1, 1, 9), 0.5), 3, 1, 9) is None  # a bias
-    assert _visible(None, 3, 2, 9) is None and _visible(last[:, None, None].expand(3, 2, 1, 9), 3, 1, 9) is None  # unclear, per head
+    assert (
+        _visible(None, 3, 2, 9) is None
+        and _visible(last[:, None, None].expand(3, 2, 1, 9), 3, 1, 9) is None
+    )  # unclear, per head
 
 
 def test_several_tokens_at_once_and_long_ones():
-    """Steps of up to 16 tokens, as speculative decoding makes them, are ours; longer ones are prefill and theirs."""
+    """Steps of up to 16 tokens, as speculative decoding makes them, are ours; longer ones are
+    prefill and theirs."""
     model, inputs = deepseek_models.make("v2-lite"), prompts([100, 71])
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     for n, ours in ((2, 2), (16, 2), (17, 0)):
@@ -132,14 +178,31 @@ def test_a_mask_that_is_not_causal_stays_the_models_own():
     model = patch(deepseek_models.make("v2-lite"))
     ids = prompts([30])["input_ids"]
     tree = torch.ones(1, 1, 3, 33, dtype=torch.bool)
-    tree[0, 0, 2, 31] = tree[0, 0, 1, 32] = tree[0, 0, 0, 31:] = False  # the third token does not see the second: two branches
+    tree[0, 0, 2, 31] = tree[0, 0, 1, 32] = tree[0, 0, 0, 31:] = (
+        False  # the third token does not see the second: two branches
+    )
     runs = []
     for m in (model, unpatch(copy.deepcopy(model))):
         cache = DynamicCache(config=m.config)
         m(input_ids=ids, **{CACHE: cache})
-        with pytest.warns(RuntimeWarning, match="^amla: decode steps stay the model's own: their mask is not") if m is model else nullcontext():
-            runs.append(m(input_ids=ids[:, :3], attention_mask=tree, position_ids=torch.tensor([[30, 31, 31]]), **{CACHE: cache}).logits)
-    assert stats(model).amla == 0 and stats(model).own == 4 and sum(stats(model).reasons.values()) == 2
+        with (
+            pytest.warns(
+                RuntimeWarning, match="^amla: decode steps stay the model's own: their mask is not"
+            )
+            if m is model
+            else nullcontext()
+        ):
+            runs.append(
+                m(
+                    input_ids=ids[:, :3],
+                    attention_mask=tree,
+                    position_ids=torch.tensor([[30, 31, 31]]),
+                    **{CACHE: cache},
+                ).logits
+            )
+    assert (
+        stats(model).amla == 0 and stats(model).own == 4 and sum(stats(model).reasons.values()) == 2
+    )
     torch.testing.assert_close(runs[0], runs[1])
 
 
@@ -150,8 +213,11 @@ def test_beam_search_and_assisted_generation():
     model, inputs = deepseek_models.make("v2-lite"), prompts([20, 20])
     one = {k: v[:1] for k, v in inputs.items()}
     draft = deepseek_models.make("v2-lite", num_hidden_layers=1, seed=9)
-    forms = [lambda m: greedy(m, inputs, num_beams=3, max_new_tokens=12, min_new_tokens=12), lambda m: greedy(m, one, assistant_model=draft, max_new_tokens=20, min_new_tokens=20),
-             lambda m: greedy(m, one, prompt_lookup_num_tokens=3, max_new_tokens=20, min_new_tokens=20)]
+    forms = [
+        lambda m: greedy(m, inputs, num_beams=3, max_new_tokens=12, min_new_tokens=12),
+        lambda m: greedy(m, one, assistant_model=draft, max_new_tokens=20, min_new_tokens=20),
+        lambda m: greedy(m, one, prompt_lookup_num_tokens=3, max_new_tokens=20, min_new_tokens=20),
+    ]
     want = [form(model) for form in forms]
     patch(model)
     for form, expected in zip(forms, want):
@@ -186,8 +252,18 @@ class Duck:
         return getattr(self.cache, name)
 
 
-@pytest.mark.parametrize("kind, reason", [("static", "^amla: StaticCache of StaticLayer: every step copies its rows, DynamicCache keeps them"),
-                                          ("duck", "^amla: no argument of the attention layer is a transformers Cache"), ("lazy", None)])
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        (
+            "static",
+            "^amla: StaticCache of StaticLayer: every step copies its rows, DynamicCache keeps "
+            "them",
+        ),
+        ("duck", "^amla: no argument of the attention layer is a transformers Cache"),
+        ("lazy", None),
+    ],
+)
 def test_other_caches_are_copied_and_that_is_told(kind, reason, monkeypatch, capfd):
     model, inputs = deepseek_models.make("v2-lite"), prompts([30, 12])
     want = step_logits(model, inputs, 5)
@@ -197,9 +273,15 @@ def test_other_caches_are_copied_and_that_is_told(kind, reason, monkeypatch, cap
         got = step_logits(patch(model), inputs, 5, Duck(cache) if kind == "duck" else cache)
     torch.testing.assert_close(got, want, rtol=1e-3, atol=2e-4)
     copies = 10 if reason else 0
-    assert sum(str(w.message).startswith("amla") for w in warned) == bool(reason)  # once, not in every step
+    assert sum(str(w.message).startswith("amla") for w in warned) == bool(
+        reason
+    )  # once, not in every step
     assert capfd.readouterr().err.count("amla: ") == bool(reason)
-    assert (stats(model).amla, stats(model).copies, sum(stats(model).reasons.values())) == (10, copies, copies)
+    assert (stats(model).amla, stats(model).copies, sum(stats(model).reasons.values())) == (
+        10,
+        copies,
+        copies,
+    )
     assert all(type(layer) is LatentLayer for layer in cache.layers) == (kind == "lazy")
 
 
@@ -212,11 +294,20 @@ def test_latent_layer_does_what_a_dynamic_layer_does():
         k, v = torch.randn(2, 1, n, 512), torch.randn(2, 1, n, 64)
         for a, b in zip(ours.update(k, v), theirs.update(k, v)):
             assert torch.equal(a, b)
+
     def same():
-        assert ours.get_seq_length() == theirs.get_seq_length() and ours.get_mask_sizes(2) == theirs.get_mask_sizes(2)
+        assert ours.get_seq_length() == theirs.get_seq_length() and ours.get_mask_sizes(
+            2
+        ) == theirs.get_mask_sizes(2)
         assert torch.equal(ours.keys, theirs.keys) and torch.equal(ours.values, theirs.values)
-    for change in (lambda x: x.crop(-5), lambda x: x.reorder_cache(torch.tensor([1, 0])), lambda x: x.batch_repeat_interleave(3),
-                   lambda x: x.batch_select_indices(torch.tensor([0, 5])), lambda x: x.update(torch.ones(2, 1, 1, 512), torch.ones(2, 1, 1, 64))):
+
+    for change in (
+        lambda x: x.crop(-5),
+        lambda x: x.reorder_cache(torch.tensor([1, 0])),
+        lambda x: x.batch_repeat_interleave(3),
+        lambda x: x.batch_select_indices(torch.tensor([0, 5])),
+        lambda x: x.update(torch.ones(2, 1, 1, 512), torch.ones(2, 1, 1, 64)),
+    ):
         change(ours), change(theirs)
         same()
     with pytest.raises(ValueError, match="must be negative"):
@@ -230,24 +321,39 @@ def test_latent_layer_does_what_a_dynamic_layer_does():
 
 @pytest.mark.parametrize("backend, padded", [("eager", False), ("aot_eager", True)])
 def test_compiled_models_keep_their_graphs(backend, padded):
-    """A few graphs, of the prefill and the first steps; however long the sequence grows, no more."""
+    """A few graphs, of the prefill and the first steps; however long the sequence grows, no
+    more."""
     from torch._dynamo.utils import counters
 
-    model, inputs = patch(deepseek_models.make("v2-lite", num_hidden_layers=1)), prompts([40, 33] if padded else [40, 40])
+    model, inputs = (
+        patch(deepseek_models.make("v2-lite", num_hidden_layers=1)),
+        prompts([40, 33] if padded else [40, 40]),
+    )
     want = step_logits(model, inputs, 22)
     torch._dynamo.reset()
     counters.clear()
-    compiled, cache, graphs = torch.compile(model, backend=backend, fullgraph=True), DynamicCache(config=model.config), []
+    compiled, cache, graphs = (
+        torch.compile(model, backend=backend, fullgraph=True),
+        DynamicCache(config=model.config),
+        [],
+    )
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        got = step_logits(compiled, inputs, 22, cache, lambda: graphs.append(counters["stats"]["unique_graphs"]))
-    assert graphs[4] == graphs[-2] <= 3, graphs  # in the last step the mask happens to be as wide as the prompt: torch adds a graph
+        got = step_logits(
+            compiled, inputs, 22, cache, lambda: graphs.append(counters["stats"]["unique_graphs"])
+        )
+    assert graphs[4] == graphs[-2] <= 3, (
+        graphs
+    )  # in the last step the mask happens to be as wide as the prompt: torch adds a graph
     torch.testing.assert_close(got, want, rtol=1e-3, atol=2e-4)
-    assert type(cache.layers[0]) is LatentLayer and stats(model) == Stats(amla=44, own=1, copies=0, reasons={})
+    assert type(cache.layers[0]) is LatentLayer and stats(model) == Stats(
+        amla=44, own=1, copies=0, reasons={}
+    )
 
 
 def test_any_mask_inside_a_graph():
-    """A graph cannot turn back to the model's own attention when it sees the mask: the operator attends as that would, and tells."""
-    from amla.transformers import PAGE, _Patched, _Memo
+    """A graph cannot turn back to the model's own attention when it sees the mask: the operator
+    attends as that would, and tells."""
+    from amla.transformers import PAGE, _Memo, _Patched
 
     patched = _Patched(Stats(), _Memo(), None, "sdpa")
     q, rows, n = torch.randn(2, 3, 4, 576), torch.randn(2, 30 + PAGE, 576), 30
@@ -255,7 +361,9 @@ def test_any_mask_inside_a_graph():
     with pytest.warns(RuntimeWarning, match="their mask is not causal up to padding"):
         out = torch.ops.amla.latent_attention(q, rows, n, mask, 0.1, 512, patched.stats_id, "")
     weights = torch.softmax(0.1 * torch.einsum("bshd,bnd->bhsn", q, rows[:, :n]) + mask, -1)
-    torch.testing.assert_close(out, torch.einsum("bhsn,bnd->bshd", weights, rows[:, :n, :512]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        out, torch.einsum("bhsn,bnd->bshd", weights, rows[:, :n, :512]), rtol=1e-4, atol=1e-5
+    )
     assert (patched.stats.amla, patched.stats.own) == (0, 1)
 
 
@@ -263,8 +371,9 @@ def test_any_mask_inside_a_graph():
 
 
 def test_memory_per_token():
-    """576 numbers per token and layer in the cache; what the unpatched model makes of them in every step is 128 * 320, 71.1 times as
-    many. (transformers 5.23 caches the 576 too; releases that cached what they expand kept all of it.)"""
+    """576 numbers per token and layer in the cache; what the unpatched model makes of them in every
+    step is 128 * 320, 71.1 times as many. (transformers 5.23 caches the 576 too; releases that
+    cached what they expand kept all of it.)"""
     model, inputs = deepseek_models.make("v3"), prompts([300])
     expanded = []
 
@@ -284,7 +393,7 @@ def test_memory_per_token():
     step_logits(model, inputs, 1, cache)
     for layer in cache.layers:
         used = layer.keys.numel() + layer.values.numel()
-        assert used / 300 == 576 and 128 * 320 / 576 == pytest.approx(71.1, abs=0.05)
+        assert used / 300 == 576 and pytest.approx(71.1, abs=0.05) == 128 * 320 / 576
         assert layer.rows.numel() <= used + (256 + 64) * 576  # room to grow, and a page to spare
         assert layer.keys.untyped_storage().data_ptr() == layer.values.untyped_storage().data_ptr()
 
@@ -293,7 +402,10 @@ def test_memory_per_token():
 
 
 def test_steps_that_record_gradients_or_ask_for_weights_stay_the_models_own():
-    model, ids = patch(deepseek_models.make("v2-lite", attention="eager")), prompts([20])["input_ids"]
+    model, ids = (
+        patch(deepseek_models.make("v2-lite", attention="eager")),
+        prompts([20])["input_ids"],
+    )
     cache = DynamicCache(config=model.config)
     model(input_ids=ids, **{CACHE: cache})
     with pytest.warns(RuntimeWarning, match="own: attention weights are asked for"):
@@ -304,12 +416,20 @@ def test_steps_that_record_gradients_or_ask_for_weights_stay_the_models_own():
     cache = DynamicCache(config=patch(always).config)
     always(input_ids=ids, **{CACHE: cache})
     with pytest.warns(RuntimeWarning, match="own: attention weights are asked for"):
-        assert always(input_ids=ids[:, :1], **{CACHE: cache}).attentions[0].shape == (1, 16, 1, 21) and stats(always).amla == 0
+        assert (
+            always(input_ids=ids[:, :1], **{CACHE: cache}).attentions[0].shape == (1, 16, 1, 21)
+            and stats(always).amla == 0
+        )
     cache = DynamicCache(config=model.config)
     model(input_ids=ids, **{CACHE: cache})
-    with torch.enable_grad(), pytest.warns(RuntimeWarning, match="own: gradients are recorded, use torch.no_grad"):
+    with (
+        torch.enable_grad(),
+        pytest.warns(RuntimeWarning, match="own: gradients are recorded, use torch.no_grad"),
+    ):
         model(input_ids=ids[:, :1], **{CACHE: cache}).logits.sum().backward()
-    assert stats(model).amla == 0 and model.model.layers[0].self_attn.kv_b_proj.weight.grad is not None
+    assert (
+        stats(model).amla == 0 and model.model.layers[0].self_attn.kv_b_proj.weight.grad is not None
+    )
 
 
 def test_another_attention_implementation_set_after_patching_still_works():
@@ -350,14 +470,21 @@ def test_masks_written_in_place_are_seen():
 
 def test_projections_that_are_more_than_their_weight_stay_the_models_own():
     model, inputs = deepseek_models.make("v2-lite"), prompts([20])
+
     def hook(m):
         m.model.layers[0].self_attn.kv_b_proj.register_forward_hook(lambda module, x, y: 0.5 * y)
         return m
+
     own, ours = hook(copy.deepcopy(model)), hook(patch(copy.deepcopy(model)))
     with pytest.warns(RuntimeWarning, match="own: kv_b_proj has got a wrapper, a hook"):
-        torch.testing.assert_close(step_logits(ours, inputs, 3), step_logits(own, inputs, 3), rtol=1e-3, atol=2e-4)
+        torch.testing.assert_close(
+            step_logits(ours, inputs, 3), step_logits(own, inputs, 3), rtol=1e-3, atol=2e-4
+        )
     assert stats(ours).amla == 3 and stats(ours).own == 2 + 3
-    with pytest.raises(NotImplementedError, match="layer 0: kv_b_proj is Linear: must be a plain nn.Linear without bias, hooks"):
+    with pytest.raises(
+        NotImplementedError,
+        match="layer 0: kv_b_proj is Linear: must be a plain nn.Linear without bias, hooks",
+    ):
         patch(own)
 
 
@@ -370,7 +497,11 @@ def test_layers_across_modes_and_with_assigned_tensors():
     layer.keys, layer.values = layer.keys[:, :, :2], layer.values[:, :, :2]
     want = layer.keys.clone()
     keys, values = layer.update(*new(1))
-    assert keys.shape[2] == values.shape[2] == 3 == layer.length and torch.equal(keys[:, :, :2], want) and keys is layer.keys
+    assert (
+        keys.shape[2] == values.shape[2] == 3 == layer.length
+        and torch.equal(keys[:, :, :2], want)
+        and keys is layer.keys
+    )
     layer.keys = layer.keys[:, :, :1]
     with pytest.raises(ValueError, match="^values: shape"):
         layer.update(*new(1))
@@ -381,9 +512,16 @@ def test_gradients_through_several_cached_steps():
     norms = []
     for m in (model, patch(copy.deepcopy(model))):
         cache, total = DynamicCache(config=m.config), 0
-        with torch.enable_grad(), nullcontext() if m is model else pytest.warns(RuntimeWarning, match="gradients are recorded"):
+        with (
+            torch.enable_grad(),
+            nullcontext()
+            if m is model
+            else pytest.warns(RuntimeWarning, match="gradients are recorded"),
+        ):
             for i in range(4):
-                total = total + m(input_ids=ids[:, i : i + 1], **{CACHE: cache}).logits.pow(2).mean()
+                total = (
+                    total + m(input_ids=ids[:, i : i + 1], **{CACHE: cache}).logits.pow(2).mean()
+                )
             with torch.no_grad():
                 m(input_ids=ids[:, 4:5], **{CACHE: cache})
             total.backward()
@@ -395,7 +533,10 @@ def test_pickled_models_decode_in_another_process(tmp_path):
     import subprocess
     import sys
 
-    model, inputs = patch(deepseek_models.make("v2-lite", num_hidden_layers=1, vocab_size=4000)), prompts([12])
+    model, inputs = (
+        patch(deepseek_models.make("v2-lite", num_hidden_layers=1, vocab_size=4000)),
+        prompts([12]),
+    )
     want = greedy(model, inputs, max_new_tokens=4, min_new_tokens=4)
     torch.save((model, inputs, want), tmp_path / "model.pt")
     code = """
@@ -403,7 +544,8 @@ import sys, torch
 model, inputs, want = torch.load(sys.argv[1], weights_only=False)
 from amla.transformers import stats
 before = stats(model).amla
-assert torch.equal(model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False), want) and stats(model).amla == before + 3
+got = model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+assert torch.equal(got, want) and stats(model).amla == before + 3
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.pt")], check=True)
 
@@ -420,15 +562,24 @@ def test_unpatching_one_of_two_models_with_one_config():
 
 
 def test_refusals_change_nothing():
-    with pytest.raises(NotImplementedError, match="^Linear: no attention layer of DeepseekV2Attention, DeepseekV3Attention"):
+    with pytest.raises(
+        NotImplementedError,
+        match="^Linear: no attention layer of DeepseekV2Attention, DeepseekV3Attention",
+    ):
         patch(torch.nn.Linear(2, 2))
     model = deepseek_models.make("v2-lite")
     last = model.model.layers[1].self_attn
     plain = last.kv_b_proj
     last.kv_b_proj = torch.nn.Sequential(plain)
-    with pytest.raises(NotImplementedError, match="^DeepseekV2ForCausalLM, layer 1: kv_b_proj is Sequential: must be a plain nn.Linear"):
+    with pytest.raises(
+        NotImplementedError,
+        match="^DeepseekV2ForCausalLM, layer 1: kv_b_proj is Sequential: must be a plain nn.Linear",
+    ):
         patch(model)
-    assert model.config._attn_implementation == "sdpa" and "expand_kv" not in model.model.layers[0].self_attn.__dict__
+    assert (
+        model.config._attn_implementation == "sdpa"
+        and "expand_kv" not in model.model.layers[0].self_attn.__dict__
+    )
     last.kv_b_proj = plain
     patch(model)
     with pytest.raises(ValueError, match="^DeepseekV2ForCausalLM, layer 0: patched already"):
