@@ -134,7 +134,10 @@ static void compute_row(const harness_dataset *data, const gathered *g, int64_t 
   }
   truth->lse[row] = t.lse;
   truth->score_abs[row] = t.score_abs;
-  for (int32_t d = 0; d < p->d_qk; d++) q_max = fmax(q_max, fabs(scale * (double)q[d]));
+  for (int32_t d = 0; d < p->d_qk; d++) {
+    const double x = fabs(scale * (double)q[d]);
+    if (x > q_max) q_max = x; /* with fmax, GCC 12 for aarch64 fails on this loop */
+  }
   if (q_max > largest_score && q_max > t.score_abs) truth->score_abs[row] = q_max;
   truth->may_poison[row] = false;
   for (int64_t j = 0; j < g->length; j++)

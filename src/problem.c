@@ -144,7 +144,8 @@ static amla_status check_kv(amla_problem *p, amla_detail *detail) {
 }
 
 amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, amla_detail *detail) {
-  TRY(copy_struct("problem", problem, p, sizeof *p, sizeof *p, detail));
+  static const size_t first_bytes = offsetof(amla_problem, mask_stride_query) + sizeof p->mask_stride_query; /* of 0.1 */
+  TRY(copy_struct("problem", problem, p, sizeof *p, first_bytes, detail));
   TRY(check_range("b", p->b, 0, INT32_MAX, detail));
   TRY(check_range("s_q", p->s_q, 1, MAX_ROWS, detail));
   TRY(check_range("h_q", p->h_q, 1, MAX_ROWS, detail));
@@ -276,7 +277,8 @@ static amla_status check_overlap(const extent *a, const extent *b, amla_detail *
 }
 
 amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensors, amla_tensors *t, amla_detail *detail) {
-  TRY(copy_struct("tensors", tensors, t, sizeof *t, sizeof *t, detail));
+  static const size_t first_bytes = offsetof(amla_tensors, stream) + sizeof t->stream; /* of 0.1 */
+  TRY(copy_struct("tensors", tensors, t, sizeof *t, first_bytes, detail));
   TRY(check_unsupported(t, detail));
   if (p->memory == AMLA_MEMORY_HOST && t->stream) INVALID("stream=%p: must be NULL for tensors in host memory", t->stream);
   if (p->b == 0) return AMLA_OK;
