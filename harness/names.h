@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The library's kinds by name: what an option or a problem string can choose from. The names are the
- * library's own, so that a new kind shows up in every client by itself.
+ * The library's kinds by name: what an option or a problem string can choose from. The names are
+ * the library's own, so that a new kind shows up in every client by itself.
  */
 #ifndef AMLA_HARNESS_NAMES_H
 #define AMLA_HARNESS_NAMES_H

@@ -11,7 +11,8 @@
 double harness_seconds(void); /* CLOCK_MONOTONIC */
 
 /* FLOP/s over `threads` threads of independent FMA chains in registers, one round of about
- * `seconds`. AMLA_ISA_C is measured with SSE2 multiply and add: what portable x86-64 code can use. */
+ * `seconds`. AMLA_ISA_C is measured with SSE2 multiply and add: what portable x86-64 code can
+ * use. */
 double harness_peak_flops(amla_isa isa, int threads, double seconds);
 
 /* Bytes/s of `threads` threads reading a buffer of twice the last-level cache, within reason, one
