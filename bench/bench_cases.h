@@ -28,9 +28,9 @@ typedef struct bench_case {
   bench_target of_peak;    /* fraction of the FMA peak of the same instruction set and threads */
   const char *reference;   /* problem timed in the same rounds; NULL = none */
   double reference_target; /* useful FLOP/s over the reference's, with every instruction set */
-  bench_target fused;      /* times faster than the faster of a library's unfused and blocked forms */
-  bench_target bare;       /* times faster than a library's two bare sgemms with softmax */
-  bool quick;              /* also in the short run */
+  bench_target fused; /* times faster than the faster of a library's unfused and blocked forms */
+  bench_target bare;  /* times faster than a library's two bare sgemms with softmax */
+  bool quick;         /* also in the short run */
 } bench_case;
 
 extern const bench_case bench_cases[];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The speed of the CPU backend against the machine's FMA peak and against peers, case by case, each figure beside its
- * target. Every contestant's result is compared with fp64 before it is timed; all of them take turns in short rounds.
+ * The speed of the CPU backend against the machine's FMA peak and against peers, case by case, each
+ * figure beside its target. Every contestant's result is compared with fp64 before it is timed; all
+ * of them take turns in short rounds.
  *
  *     bench_cpu [--quick] [--for SECONDS] [--threads N] [--only TEXT] [--cold] [--json]
  */
@@ -27,7 +28,7 @@ typedef struct arguments {
   const char *only;
 } arguments;
 
-/* ---- One case ---------------------------------------------------------------------------------------------------- */
+/* ---- One case ---- */
 
 typedef struct contest {
   const bench_case *row;
@@ -39,8 +40,8 @@ typedef struct contest {
 } contest;
 
 /* Adds a contestant after it has run once and was found right; returns its place. */
-static int enter(contest *c, const char *problem, harness_dataset *data, const char *name, void (*run)(void *),
-                 void *context) {
+static int enter(contest *c, const char *problem, harness_dataset *data, const char *name,
+                 void (*run)(void *), void *context) {
   bench_contestant *x = &c->result->list[c->result->n];
   *x = (bench_contestant){.flops = harness_flops(data)};
   c->result->timed[c->result->n] = (harness_contestant){.run = run, .context = context};
@@ -48,9 +49,10 @@ static int enter(contest *c, const char *problem, harness_dataset *data, const c
   harness_reset_outputs(data);
   run(context);
   x->error = harness_compare(data, bench_truth(problem, data));
-  if (x->error.ok) return c->result->n++;
-  fprintf(stderr, "bench: %s: %s: wrong result: relative error %.2e, %.2g of the bound\n", problem, name,
-          x->error.rel_error, x->error.worst_of_bound);
+  if (x->error.ok)
+    return c->result->n++;
+  fprintf(stderr, "bench: %s: %s: wrong result: relative error %.2e, %.2g of the bound\n", problem,
+          name, x->error.rel_error, x->error.worst_of_bound);
   exit(3);
 }
 
@@ -65,11 +67,13 @@ static void enter_ours(contest *c) {
 
 static void enter_reference(contest *c) {
   const char *problem = c->row->reference;
-  if (problem == NULL) return;
+  if (problem == NULL)
+    return;
   c->reference_data = bench_load(problem);
   c->jobs[BENCH_MODES] = bench_job_create(c->reference_data, c->row->isa, AMLA_RESCALE_LAZY,
                                           c->result->rounds.threads);
-  c->result->reference = enter(c, problem, c->reference_data, "reference", bench_job_run, c->jobs[BENCH_MODES]);
+  c->result->reference =
+      enter(c, problem, c->reference_data, "reference", bench_job_run, c->jobs[BENCH_MODES]);
 }
 
 static void enter_peer(contest *c, int library, peer_form form) {
@@ -86,13 +90,16 @@ static void enter_peers(contest *c) {
   for (int l = 0; peer_libraries[l] != NULL; l++) {
     if (bench_has_target(c->row->fused))
       enter_peer(c, l, PEER_UNFUSED), enter_peer(c, l, PEER_BLOCKED);
-    if (bench_has_target(c->row->bare)) enter_peer(c, l, PEER_BARE);
+    if (bench_has_target(c->row->bare))
+      enter_peer(c, l, PEER_BARE);
   }
 }
 
 static void close_contest(contest *c) {
-  for (int j = 0; j <= BENCH_MODES; j++) bench_job_destroy(c->jobs[j]);
-  for (int i = 0; i < c->n_peers; i++) peer_destroy(c->peers[i]);
+  for (int j = 0; j <= BENCH_MODES; j++)
+    bench_job_destroy(c->jobs[j]);
+  for (int i = 0; i < c->n_peers; i++)
+    peer_destroy(c->peers[i]);
   bench_unload(c->data);
   bench_unload(c->reference_data);
 }
@@ -106,18 +113,20 @@ static void run_case(const bench_case *row, const arguments *a, bench_result *re
   enter_ours(&c);
   enter_reference(&c);
   enter_peers(&c);
-  if (!harness_measure(&result->rounds, result->timed, result->n)) abort();
+  if (!harness_measure(&result->rounds, result->timed, result->n))
+    abort();
   close_contest(&c);
   omp_set_num_threads(a->threads);
 }
 
-/* ---- Surroundings ------------------------------------------------------------------------------------------------ */
+/* ---- Surroundings ---- */
 
-/* OpenBLAS 0.3.21 takes a virtualised CPU that it does not know by number for an old one. It reads its environment
- * before main, so the program starts itself again. */
+/* OpenBLAS 0.3.21 takes a virtualised CPU that it does not know by number for an old one. It reads
+ * its environment before main, so the program starts itself again. */
 static void name_the_cpu_to_openblas(char **argv) {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && getenv("OPENBLAS_CORETYPE") == NULL) {
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      getenv("OPENBLAS_CORETYPE") == NULL) {
     setenv("OPENBLAS_CORETYPE", "SKYLAKEX", 1);
     execv("/proc/self/exe", argv);
   }
@@ -130,7 +139,8 @@ static void print_cpu(FILE *to) {
   static const char *const wanted[] = {"cpu family", "model", "model name", "cache size"};
   harness_line line;
   for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
-    if (harness_cpu_line(wanted[i], &line) != NULL) fprintf(to, "CPU      %s\n", line.text);
+    if (harness_cpu_line(wanted[i], &line) != NULL)
+      fprintf(to, "CPU      %s\n", line.text);
 }
 
 #if defined(__clang__)
@@ -150,47 +160,53 @@ static void print_surroundings(FILE *to, const arguments *a) {
   }
   print_cpu(to);
   fprintf(to, "isa      %s, whose targets are meant\n", cpu.isa);
-  fprintf(to, "threads  %d\ncompiler %s %s\nlibrary  amla %s\n", a->threads, compiler, __VERSION__, amla_version());
+  fprintf(to, "threads  %d\ncompiler %s %s\nlibrary  amla %s\n", a->threads, compiler, __VERSION__,
+          amla_version());
   for (int l = 0; peer_libraries[l] != NULL; l++) {
     peer_libraries[l]->describe(text, sizeof text);
     fprintf(to, "peer     %s: %s\n", peer_libraries[l]->name, text);
   }
-  if (core != NULL) fprintf(to, "         OPENBLAS_CORETYPE=%s, which is not left to its detection\n", core);
+  if (core != NULL)
+    fprintf(to, "         OPENBLAS_CORETYPE=%s, which is not left to its detection\n", core);
   fprintf(to,
           "memory   huge pages asked for: scratch, KV cache and all peers' buffers alike\n"
           "time     %g s a case, caches %s\n\n",
           a->seconds, a->cold ? "as the others left them" : "warm");
 }
 
-/* ---- Arguments --------------------------------------------------------------------------------------------------- */
+/* ---- Arguments ---- */
 
-static const char usage[] = "Usage: bench_cpu [--quick] [--for SECONDS] [--threads N] [--only TEXT] [--cold] [--json]\n"
-                            "  --quick        fewer cases, 1.5 s each\n"
-                            "  --for SECONDS  time for each case (default 8): how long to look for quiet\n"
-                            "  --threads N    what \"all cores\" means (default: all)\n"
-                            "  --only TEXT    cases whose problem or group contains TEXT\n"
-                            "  --cold         no run before each slice that brings the caches back\n"
-                            "  --json         everything, as JSON\n";
+static const char usage[] =
+    "Usage: bench_cpu [--quick] [--for SECONDS] [--threads N] [--only TEXT] [--cold] [--json]\n"
+    "  --quick        fewer cases, 1.5 s each\n"
+    "  --for SECONDS  time for each case (default 8): how long to look for quiet\n"
+    "  --threads N    what \"all cores\" means (default: all)\n"
+    "  --only TEXT    cases whose problem or group contains TEXT\n"
+    "  --cold         no run before each slice that brings the caches back\n"
+    "  --json         everything, as JSON\n";
 
 static double parse_positive(const char *text) {
   char *end;
   const double value = strtod(text, &end);
-  if (*end == '\0' && value > 0 && value < 1e6) return value;
+  if (*end == '\0' && value > 0 && value < 1e6)
+    return value;
   fprintf(stderr, "bench: '%s' is not a positive number\n%s", text, usage);
   exit(2);
 }
 
 static int parse_threads(const char *text) {
   const double value = parse_positive(text);
-  if (value == (int)value) return (int)value;
+  if (value == (int)value)
+    return (int)value;
   fprintf(stderr, "bench: --threads=%s: must be an integer >= 1\n%s", text, usage);
   exit(2);
 }
 
 static arguments parse(int argc, char **argv) {
-  static const struct option options[] = {{"quick", 0, NULL, 'q'}, {"for", 1, NULL, 'f'},  {"threads", 1, NULL, 't'},
-                                          {"only", 1, NULL, 'o'},  {"cold", 0, NULL, 'c'}, {"json", 0, NULL, 'j'},
-                                          {"help", 0, NULL, 'h'},  {NULL, 0, NULL, 0}};
+  static const struct option options[] = {{"quick", 0, NULL, 'q'},   {"for", 1, NULL, 'f'},
+                                          {"threads", 1, NULL, 't'}, {"only", 1, NULL, 'o'},
+                                          {"cold", 0, NULL, 'c'},    {"json", 0, NULL, 'j'},
+                                          {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
   arguments a = {.threads = omp_get_max_threads()};
   int key;
   while ((key = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -205,19 +221,24 @@ static arguments parse(int argc, char **argv) {
     default: fputs(usage, stderr), exit(2);
     }
   }
-  if (optind < argc || a.threads < 1) fputs(usage, stderr), exit(2);
-  if (a.seconds == 0) a.seconds = a.quick ? 1.5 : 8;
+  if (optind < argc || a.threads < 1)
+    fputs(usage, stderr), exit(2);
+  if (a.seconds == 0)
+    a.seconds = a.quick ? 1.5 : 8;
   return a;
 }
 
 static bool wanted(const bench_case *row, const arguments *a) {
-  if (a->quick && !row->quick) return false;
-  return a->only == NULL || strstr(row->problem, a->only) != NULL || strstr(row->group, a->only) != NULL;
+  if (a->quick && !row->quick)
+    return false;
+  return a->only == NULL || strstr(row->problem, a->only) != NULL ||
+         strstr(row->group, a->only) != NULL;
 }
 
 static int count_wanted(const arguments *a) {
   int n = 0;
-  for (int i = 0; i < bench_n_cases; i++) n += wanted(&bench_cases[i], a);
+  for (int i = 0; i < bench_n_cases; i++)
+    n += wanted(&bench_cases[i], a);
   return n;
 }
 
@@ -227,7 +248,8 @@ int main(int argc, char **argv) {
   name_the_cpu_to_openblas(argv);
   bench_result *results = calloc((size_t)bench_n_cases, sizeof *results);
   int n = 0;
-  if (results == NULL) return 1;
+  if (results == NULL)
+    return 1;
   if (count_wanted(&a) == 0) {
     fprintf(stderr, "bench: --only=%s: no case contains it%s\n", a.only,
             a.quick ? ", of those of --quick" : "");
@@ -236,8 +258,10 @@ int main(int argc, char **argv) {
   omp_set_num_threads(a.threads);
   print_surroundings(a.json ? stderr : stdout, &a);
   for (int i = 0; i < bench_n_cases; i++) {
-    if (!wanted(&bench_cases[i], &a)) continue;
-    fprintf(stderr, "[%d/%d] %s, %s\n", i + 1, bench_n_cases, bench_cases[i].group, bench_cases[i].problem);
+    if (!wanted(&bench_cases[i], &a))
+      continue;
+    fprintf(stderr, "[%d/%d] %s, %s\n", i + 1, bench_n_cases, bench_cases[i].group,
+            bench_cases[i].problem);
     run_case(&bench_cases[i], &a, &results[n++]);
   }
   bench_mark_disturbed(results, n);

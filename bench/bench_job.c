@@ -22,13 +22,14 @@ __attribute__((format(printf, 1, 2), noreturn)) static void give_up(const char *
   exit(1);
 }
 
-/* ---- Data and truth ---------------------------------------------------------------------------------------------- */
+/* ---- Data and truth ---- */
 
 harness_dataset *bench_load(const char *problem) {
   harness_case c;
   char error[512];
   harness_dataset *data = malloc(sizeof *data);
-  if (data == NULL) give_up("out of memory");
+  if (data == NULL)
+    give_up("out of memory");
   if (harness_parse_problem(problem, &c, error, sizeof error) != 0 ||
       harness_generate(&c, data, error, sizeof error) != 0)
     give_up("%s: %s", problem, error);
@@ -40,7 +41,8 @@ harness_dataset *bench_load(const char *problem) {
 }
 
 void bench_unload(harness_dataset *data) {
-  if (data != NULL) harness_free(data);
+  if (data != NULL)
+    harness_free(data);
   free(data);
 }
 
@@ -51,31 +53,37 @@ const harness_truth *bench_truth(const char *problem, const harness_dataset *dat
     harness_truth truth;
   } known[MAX_TRUTHS];
   int i = 0;
-  while (i < MAX_TRUTHS && known[i].problem != NULL && strcmp(known[i].problem, problem) != 0) i++;
-  if (i == MAX_TRUTHS) give_up("more than %d problems", MAX_TRUTHS);
+  while (i < MAX_TRUTHS && known[i].problem != NULL && strcmp(known[i].problem, problem) != 0)
+    i++;
+  if (i == MAX_TRUTHS)
+    give_up("more than %d problems", MAX_TRUTHS);
   if (known[i].problem == NULL && harness_truth_compute(data, &known[i].truth) != 0)
     give_up("%s: out of memory for the truth", problem);
   known[i].problem = problem;
   return &known[i].truth;
 }
 
-/* ---- Plans ------------------------------------------------------------------------------------------------------- */
+/* ---- Plans ---- */
 
-bench_job *bench_job_create(const harness_dataset *data, amla_isa cap, amla_rescale mode, int threads) {
+bench_job *bench_job_create(const harness_dataset *data, amla_isa cap, amla_rescale mode,
+                            int threads) {
   amla_options options = data->options;
   amla_detail detail;
   amla_plan_info info = AMLA_PLAN_INFO_INIT;
   bench_job *job = calloc(1, sizeof *job);
-  if (job == NULL) give_up("out of memory");
+  if (job == NULL)
+    give_up("out of memory");
   options.backend = AMLA_BACKEND_CPU;
   options.isa = cap;
   options.rescale = mode;
   options.threads = threads;
-  if (amla_plan_create(&job->plan, &data->problem, &options, &detail) != AMLA_OK) give_up("%s", detail.text);
+  if (amla_plan_create(&job->plan, &data->problem, &options, &detail) != AMLA_OK)
+    give_up("%s", detail.text);
   job->data = data;
   job->scratch_bytes = amla_plan_scratch_bytes(job->plan);
   job->scratch = bench_huge_allocate(job->scratch_bytes);
-  if (amla_plan_query(job->plan, &info, &detail) != AMLA_OK) give_up("%s", detail.text);
+  if (amla_plan_query(job->plan, &info, &detail) != AMLA_OK)
+    give_up("%s", detail.text);
   job->isa = info.isa;
   return job;
 }
@@ -83,12 +91,14 @@ bench_job *bench_job_create(const harness_dataset *data, amla_isa cap, amla_resc
 void bench_job_run(void *context) {
   const bench_job *job = context;
   amla_detail detail;
-  if (amla_plan_run(job->plan, &job->data->tensors, job->scratch, job->scratch_bytes, &detail) != AMLA_OK)
+  if (amla_plan_run(job->plan, &job->data->tensors, job->scratch, job->scratch_bytes, &detail) !=
+      AMLA_OK)
     give_up("%s", detail.text);
 }
 
 void bench_job_destroy(bench_job *job) {
-  if (job == NULL) return;
+  if (job == NULL)
+    return;
   amla_plan_destroy(job->plan);
   free(job->scratch);
   free(job);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Our side of a contest: a problem generated with its KV cache on huge pages, its truth (computed once per problem and
- * kept), and a plan ready to run.
+ * Our side of a contest: a problem generated with its KV cache on huge pages, its truth (computed
+ * once per problem and kept), and a plan ready to run.
  */
 #ifndef AMLA_BENCH_JOB_H
 #define AMLA_BENCH_JOB_H
@@ -21,7 +21,8 @@ typedef struct bench_job {
   amla_isa isa; /* that the plan uses */
 } bench_job;
 
-bench_job *bench_job_create(const harness_dataset *data, amla_isa cap, amla_rescale mode, int threads);
+bench_job *bench_job_create(const harness_dataset *data, amla_isa cap, amla_rescale mode,
+                            int threads);
 void bench_job_run(void *job);
 void bench_job_destroy(bench_job *job);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Two tables over the same rows, against the machine and against peers, and everything as JSON. Every figure is a best
- * round over the best round of the peak; the columns "median" set the median round against the best peak, because a
- * disturbed peak would flatter.
+ * Two tables over the same rows, against the machine and against peers, and everything as JSON.
+ * Every figure is a best round over the best round of the peak; the columns "median" set the median
+ * round against the best peak, because a disturbed peak would flatter.
  */
 #include "bench_report.h"
 
@@ -20,13 +20,15 @@ static double median_of_peak(const bench_result *r, int i) {
   return r->list[i].flops / r->timed[i].seconds.median / r->rounds.peak.best;
 }
 
-/* ---- Targets ----------------------------------------------------------------------------------------------------- */
+/* ---- Targets ---- */
 
 typedef struct verdict {
   double figure, target; /* target 0 = none */
 } verdict;
 
-static bool is_met(const bench_result *r, verdict v) { return !r->disturbed && v.target != 0 && v.figure >= v.target; }
+static bool is_met(const bench_result *r, verdict v) {
+  return !r->disturbed && v.target != 0 && v.figure >= v.target;
+}
 static const char *word(const bench_result *r, verdict v) {
   return v.target == 0 ? "" : r->disturbed ? "?" : is_met(r, v) ? "ok" : "miss";
 }
@@ -42,7 +44,8 @@ static verdict judge_peers(const bench_result *r, peer_form first, peer_form las
   double fastest = 0;
   for (int l = 0; l < PEER_MAX_LIBRARIES; l++)
     for (int f = (int)first; f <= (int)last; f++)
-      if (r->peers[l][f] != 0) fastest = fmax(fastest, rate(r, r->peers[l][f]));
+      if (r->peers[l][f] != 0)
+        fastest = fmax(fastest, rate(r, r->peers[l][f]));
   return fastest > 0 ? (verdict){rate(r, 0) / fastest, target} : (verdict){0, 0};
 }
 static verdict judge_fused(const bench_result *r) {
@@ -61,14 +64,15 @@ static void count(tally *t, const bench_result *r, verdict v) {
   t->met += is_met(r, v);
 }
 
-/* ---- Disturbance ------------------------------------------------------------------------------------------------- */
+/* ---- Disturbance ---- */
 
 static double peak_per_thread(const bench_result *r) {
   return r->rounds.peak.best / r->rounds.threads;
 }
 
 void bench_mark_disturbed(bench_result *results, int n) {
-  const double least = 0.90, most_spread = 0.10; /* a register-only loop alone stays within a few percent */
+  const double least = 0.90,
+               most_spread = 0.10; /* a register-only loop alone stays within a few percent */
   for (int i = 0; i < n; i++) {
     double best = 0;
     for (int j = 0; j < n; j++)
@@ -79,10 +83,11 @@ void bench_mark_disturbed(bench_result *results, int n) {
   }
 }
 
-/* ---- Tables ------------------------------------------------------------------------------------------------------ */
+/* ---- Tables ---- */
 
 static void print_group(const bench_result *results, int i) {
-  if (i == 0 || results[i].row->group != results[i - 1].row->group) printf("%s\n", results[i].row->group);
+  if (i == 0 || results[i].row->group != results[i - 1].row->group)
+    printf("%s\n", results[i].row->group);
 }
 
 static void print_case(const bench_result *r) {
@@ -100,7 +105,8 @@ static void print_verdict(const bench_result *r, verdict v) {
 
 static void print_machine_row(const bench_result *r) {
   char measure[48] = "of peak";
-  if (r->reference) snprintf(measure, sizeof measure, "of %s", r->row->reference);
+  if (r->reference)
+    snprintf(measure, sizeof measure, "of %s", r->row->reference);
   print_case(r);
   printf(" %8.1f %8.1f %5.0f %%  %6.3f %6.3f %5.0f %%  %6.3f %6.3f", rate(r, 0) / 1e9,
          r->rounds.peak.best / 1e9, 100 * r->rounds.peak.spread, of_peak(r, 0),
@@ -111,10 +117,11 @@ static void print_machine_row(const bench_result *r) {
 
 static tally print_machine_table(const bench_result *results, int n) {
   tally t = {0, 0};
-  printf("Against the machine: fractions of the FMA peak of the same threads and instruction set, measured in the same "
+  printf("Against the machine: fractions of the FMA peak of the same threads and instruction set, "
+         "measured in the same "
          "rounds\n\n  %-24s %7s %-6s %8s %8s %7s  %6s %6s %7s  %6s %6s  %7s %7s %-4s %-16s %6s\n",
-         "case", "threads", "isa", "GFLOP/s", "peak", "spread", "lazy", "median", "spread", "amla", "flash", "figure",
-         "target", "", "measure", "rounds");
+         "case", "threads", "isa", "GFLOP/s", "peak", "spread", "lazy", "median", "spread", "amla",
+         "flash", "figure", "target", "", "measure", "rounds");
   for (int i = 0; i < n; i++) {
     print_group(results, i);
     print_machine_row(&results[i]);
@@ -125,7 +132,8 @@ static tally print_machine_table(const bench_result *results, int n) {
 
 static bool has_peers(const bench_result *r) {
   for (int l = 0; l < PEER_MAX_LIBRARIES; l++)
-    if (r->peers[l][PEER_BARE] != 0) return true;
+    if (r->peers[l][PEER_BARE] != 0)
+      return true;
   return false;
 }
 
@@ -148,10 +156,10 @@ static void print_peer_row(const bench_result *r) {
 
 static void print_peer_headings(void) {
   char heading[40];
-  printf(
-      "\nAgainst peers: fractions of the same peak (best round, median, spread); figure: lazy over the fastest peer, "
-      "unfused or blocked, then bare\n\n  %-24s %7s %-6s %6s",
-      "case", "threads", "isa", "lazy");
+  printf("\nAgainst peers: fractions of the same peak (best round, median, spread); figure: lazy "
+         "over the fastest peer, "
+         "unfused or blocked, then bare\n\n  %-24s %7s %-6s %6s",
+         "case", "threads", "isa", "lazy");
   for (int l = 0; peer_libraries[l] != NULL; l++)
     for (int f = 0; f < PEER_FORMS; f++) {
       snprintf(heading, sizeof heading, "%s %s", peer_libraries[l]->name, peer_form_names[f]);
@@ -164,12 +172,16 @@ static tally print_peer_table(const bench_result *results, int n) {
   tally t = {0, 0};
   const char *group = NULL;
   int first = 0;
-  while (first < n && !has_peers(&results[first])) first++;
-  if (first == n) return t;
+  while (first < n && !has_peers(&results[first]))
+    first++;
+  if (first == n)
+    return t;
   print_peer_headings();
   for (int i = 0; i < n; i++) {
-    if (!has_peers(&results[i])) continue;
-    if (results[i].row->group != group) printf("%s\n", group = results[i].row->group);
+    if (!has_peers(&results[i]))
+      continue;
+    if (results[i].row->group != group)
+      printf("%s\n", group = results[i].row->group);
     print_peer_row(&results[i]);
     count(&t, &results[i], judge_fused(&results[i]));
     count(&t, &results[i], judge_bare(&results[i]));
@@ -185,16 +197,18 @@ static void print_errors(const bench_result *results, int n) {
       relative = fmax(relative, results[i].list[c].error.rel_error);
       bound = fmax(bound, results[i].list[c].error.worst_of_bound);
     }
-  printf(
-      "\nAll %d results, peers' included, agree with fp64: largest relative error %.1e, at most %.2f of the bound.\n",
-      runs, relative, bound);
+  printf("\nAll %d results, peers' included, agree with fp64: largest relative error %.1e, at most "
+         "%.2f of the bound.\n",
+         runs, relative, bound);
 }
 
 static void print_disturbed(const bench_result *results, int n) {
   int disturbed = 0;
-  for (int i = 0; i < n; i++) disturbed += results[i].disturbed;
+  for (int i = 0; i < n; i++)
+    disturbed += results[i].disturbed;
   if (disturbed > 0)
-    printf("Disturbed (\"?\"): %d of %d cases, where other work kept the FMA peak from being reached; repeat them with "
+    printf("Disturbed (\"?\"): %d of %d cases, where other work kept the FMA peak from being "
+           "reached; repeat them with "
            "--only and a longer --for.\n",
            disturbed, n);
 }
@@ -213,7 +227,7 @@ void bench_print_tables(const bench_result *results, int n) {
          machine.met, machine.set, peers.met, peers.set);
 }
 
-/* ---- JSON -------------------------------------------------------------------------------------------------------- */
+/* ---- JSON ---- */
 
 static json_t *series_json(harness_series s) {
   return json_pack("{s:f, s:f, s:f}", "best", s.best, "median", s.median, "spread", s.spread);
@@ -229,9 +243,11 @@ static json_t *contestant_json(const bench_result *r, int i) {
 }
 
 static void add_verdict(json_t *object, const bench_result *r, const char *name, verdict v) {
-  if (v.target == 0) return;
-  json_object_set_new(object, name,
-                      json_pack("{s:f, s:f, s:b}", "figure", v.figure, "target", v.target, "ok", is_met(r, v)));
+  if (v.target == 0)
+    return;
+  json_object_set_new(
+      object, name,
+      json_pack("{s:f, s:f, s:b}", "figure", v.figure, "target", v.target, "ok", is_met(r, v)));
 }
 
 static json_t *result_json(const bench_result *r) {
@@ -240,7 +256,8 @@ static json_t *result_json(const bench_result *r) {
                 r->row->problem, "threads", r->rounds.threads, "isa", amla_isa_name(r->rounds.isa),
                 "rounds", r->rounds.n, "peak_flops", series_json(r->rounds.peak));
   json_t *list = json_array();
-  for (int i = 0; i < r->n; i++) json_array_append_new(list, contestant_json(r, i));
+  for (int i = 0; i < r->n; i++)
+    json_array_append_new(list, contestant_json(r, i));
   json_object_set_new(o, "disturbed", json_boolean(r->disturbed));
   json_object_set_new(o, "contestants", list);
   add_verdict(o, r, r->reference ? "of_reference" : "of_peak", judge_machine(r));
@@ -251,7 +268,8 @@ static json_t *result_json(const bench_result *r) {
 
 void bench_print_json(const bench_result *results, int n) {
   json_t *list = json_array();
-  for (int i = 0; i < n; i++) json_array_append_new(list, result_json(&results[i]));
+  for (int i = 0; i < n; i++)
+    json_array_append_new(list, result_json(&results[i]));
   if (json_dumpf(list, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) != 0)
     exit(1); /* where standard output is told of */
   printf("\n");

@@ -31,8 +31,9 @@ typedef struct bench_result {
   int reference, peers[PEER_MAX_LIBRARIES][PEER_FORMS];
 } bench_result;
 
-/* Marks cases whose peak was disturbed: its spread is above 10 %, or its best round is below 90 % of what a thread of
- * the same instruction set reached in another case. No target counts as met there. */
+/* Marks cases whose peak was disturbed: its spread is above 10 %, or its best round is below 90 %
+ * of what a thread of the same instruction set reached in another case. No target counts as met
+ * there. */
 void bench_mark_disturbed(bench_result *results, int n);
 
 void bench_print_tables(const bench_result *results, int n);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * oneDNN through dnnl_sgemm. Its matmul primitive, tried on the same shapes with oneDNN 2.6, was equal for P V (the
- * same kernel) and slower for the scores: 4 % at best, 29 % with 16 heads, against dnnl_sgemm on the transposed scores.
+ * oneDNN through dnnl_sgemm. Its matmul primitive, tried on the same shapes with oneDNN 2.6, was
+ * equal for P V (the same kernel) and slower for the scores: 4 % at best, 29 % with 16 heads,
+ * against dnnl_sgemm on the transposed scores.
  */
 #include "peer_list.h"
 
@@ -17,10 +18,10 @@ static int describe(char *text, size_t capacity) {
   return snprintf(text, capacity, "%d.%d.%d, OpenMP", v->major, v->minor, v->patch);
 }
 
-static void sgemm(bool a_transposed, bool b_transposed, int m, int n, int k, const float *a, int lda, const float *b,
-                  int ldb, float beta, float *c, int ldc) {
-  if (dnnl_sgemm(a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc) !=
-      dnnl_success)
+static void sgemm(bool a_transposed, bool b_transposed, int m, int n, int k, const float *a,
+                  int lda, const float *b, int ldb, float beta, float *c, int ldc) {
+  if (dnnl_sgemm(a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', m, n, k, 1.0f, a, lda, b, ldb,
+                 beta, c, ldc) != dnnl_success)
     abort(); /* out of memory, or our bug */
 }
 

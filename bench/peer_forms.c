@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The three forms, over any library's sgemm. Unfused and bare are the blocked loop with one block of all tokens. Scores
- * are in log2 units: q carries scale * log2 e. Rows of S^T are padded to whole vectors, so that odd head counts have no
- * scalar tails.
+ * The three forms, over any library's sgemm. Unfused and bare are the blocked loop with one block
+ * of all tokens. Scores are in log2 units: q carries scale * log2 e. Rows of S^T are padded to
+ * whole vectors, so that odd head counts have no scalar tails.
  */
 #include "peer.h"
 
@@ -35,7 +35,7 @@ struct peer {
   float *parts;               /* [threads][columns] */
 };
 
-/* ---- Widening ---------------------------------------------------------------------------------------------------- */
+/* ---- Widening ---- */
 
 static const uint16_t *token_of(const peer *x, int sequence, int64_t j) {
   const amla_problem *p = &x->data->problem;
@@ -46,7 +46,8 @@ static const uint16_t *token_of(const peer *x, int sequence, int64_t j) {
 static void widen_kv(const peer *x, int sequence, int64_t first, int tokens, float *to) {
   const int d = x->data->problem.d_qk;
 #pragma omp parallel for num_threads(x->threads) schedule(static)
-  for (int t = 0; t < tokens; t++) x->vector->widen_bf16(d, token_of(x, sequence, first + t), to + (int64_t)t * d);
+  for (int t = 0; t < tokens; t++)
+    x->vector->widen_bf16(d, token_of(x, sequence, first + t), to + (int64_t)t * d);
 }
 
 static void widen_q(const peer *x, int sequence, float *to) {
@@ -56,7 +57,7 @@ static void widen_q(const peer *x, int sequence, float *to) {
   x->vector->scale_row(n, p->scale * log2e, to);
 }
 
-/* ---- Softmax ----------------------------------------------------------------------------------------------------- */
+/* ---- Softmax ---- */
 
 /* Tokens of the block that a query must not see count as nothing. */
 static void hide(const peer *x, int sequence, int64_t first, int tokens) {
@@ -64,18 +65,22 @@ static void hide(const peer *x, int sequence, int64_t first, int tokens) {
   for (int i = 0; i < p->s_q; i++) {
     const int64_t seen = harness_visible(p, &x->data->tensors, sequence, i) - first;
     for (int64_t t = seen > 0 ? seen : 0; t < tokens; t++)
-      for (int h = 0; h < p->h_q; h++) x->s[t * x->columns + i * p->h_q + h] = hidden;
+      for (int h = 0; h < p->h_q; h++)
+        x->s[t * x->columns + i * p->h_q + h] = hidden;
   }
 }
 
-static int begin_of(int tokens, int thread, int threads) { return (int)((int64_t)tokens * thread / threads); }
+static int begin_of(int tokens, int thread, int threads) {
+  return (int)((int64_t)tokens * thread / threads);
+}
 
 /* S becomes P; max and sum go on from the blocks before; factor becomes 2^(old max - max). */
 static void softmax(peer *x, int tokens) {
   memcpy(x->factor, x->max, (size_t)x->columns * sizeof *x->max);
 #pragma omp parallel num_threads(x->threads)
   {
-    const int me = omp_get_thread_num(), all = omp_get_num_threads(), first = begin_of(tokens, me, all);
+    const int me = omp_get_thread_num(), all = omp_get_num_threads(),
+              first = begin_of(tokens, me, all);
     const int n = begin_of(tokens, me + 1, all) - first, columns = x->columns;
     float *part = x->parts + me * columns, *s = x->s + (int64_t)first * columns;
     memcpy(part, x->factor, (size_t)columns * sizeof *part);
@@ -86,31 +91,37 @@ static void softmax(peer *x, int tokens) {
     memset(part, 0, (size_t)columns * sizeof *part);
     x->vector->exp2_columns(n, columns, s, x->max, part);
   }
-  for (int r = 0; r < x->columns; r++) x->factor[r] -= x->max[r];
+  for (int r = 0; r < x->columns; r++)
+    x->factor[r] -= x->max[r];
   x->vector->exp2_each(x->columns, x->factor);
-  for (int r = 0; r < x->columns; r++) x->sum[r] *= x->factor[r];
+  for (int r = 0; r < x->columns; r++)
+    x->sum[r] *= x->factor[r];
   for (int i = 0; i < x->threads; i++)
-    for (int r = 0; r < x->columns; r++) x->sum[r] += x->parts[i * x->columns + r];
+    for (int r = 0; r < x->columns; r++)
+      x->sum[r] += x->parts[i * x->columns + r];
 }
 
 static void rescale(const peer *x, float *out) { /* only rows whose maximum grew */
   const int d_v = x->data->problem.d_v;
 #pragma omp parallel for num_threads(x->threads) schedule(static)
   for (int r = 0; r < x->rows; r++)
-    if (x->factor[r] != 1.0f) x->vector->scale_row(d_v, x->factor[r], out + (int64_t)r * d_v);
+    if (x->factor[r] != 1.0f)
+      x->vector->scale_row(d_v, x->factor[r], out + (int64_t)r * d_v);
 }
 
-/* ---- Loop -------------------------------------------------------------------------------------------------------- */
+/* ---- Loop ---- */
 
 /* Tokens [first, first + tokens): kv [tokens][d_qk], q [rows][d_qk], out [rows][d_v]. */
-static void attend_block(peer *x, int sequence, int64_t first, int tokens, const float *q, const float *kv,
-                         float *out) {
+static void attend_block(peer *x, int sequence, int64_t first, int tokens, const float *q,
+                         const float *kv, float *out) {
   const int d_qk = x->data->problem.d_qk, d_v = x->data->problem.d_v;
   x->library->sgemm(false, true, tokens, x->rows, d_qk, kv, d_qk, q, d_qk, 0, x->s, x->columns);
   hide(x, sequence, first, tokens);
   softmax(x, tokens);
-  if (first > 0) rescale(x, out);
-  x->library->sgemm(true, false, x->rows, d_v, tokens, x->s, x->columns, kv, d_qk, first > 0 ? 1 : 0, out, d_v);
+  if (first > 0)
+    rescale(x, out);
+  x->library->sgemm(true, false, x->rows, d_v, tokens, x->s, x->columns, kv, d_qk,
+                    first > 0 ? 1 : 0, out, d_v);
 }
 
 static void finish(const peer *x, int sequence, float *out) {
@@ -130,11 +141,14 @@ static void attend(peer *x, int sequence) {
   float *q = x->q + (bare ? (int64_t)sequence * x->rows * p->d_qk : 0);
   float *kv = x->kv + (bare ? (int64_t)sequence * p->sk * p->d_qk : 0);
   float *out = (float *)x->data->tensors.out + (int64_t)sequence * x->rows * p->d_v;
-  for (int r = 0; r < x->columns; r++) x->max[r] = hidden, x->sum[r] = 0;
-  if (!bare) widen_q(x, sequence, q);
+  for (int r = 0; r < x->columns; r++)
+    x->max[r] = hidden, x->sum[r] = 0;
+  if (!bare)
+    widen_q(x, sequence, q);
   for (int64_t first = 0; first < n; first += x->block) {
     const int tokens = (int)(n - first < x->block ? n - first : x->block);
-    if (!bare) widen_kv(x, sequence, first, tokens, kv);
+    if (!bare)
+      widen_kv(x, sequence, first, tokens, kv);
     attend_block(x, sequence, first, tokens, q, kv, out);
   }
   finish(x, sequence, out);
@@ -142,10 +156,11 @@ static void attend(peer *x, int sequence) {
 
 void peer_run(void *context) {
   peer *x = context;
-  for (int i = 0; i < x->data->problem.b; i++) attend(x, i);
+  for (int i = 0; i < x->data->problem.b; i++)
+    attend(x, i);
 }
 
-/* ---- Creation ---------------------------------------------------------------------------------------------------- */
+/* ---- Creation ---- */
 
 static const peer_vector *const vectors[] = {
     &peer_vector__c,
@@ -157,7 +172,8 @@ static const peer_vector *const vectors[] = {
 
 static const peer_vector *vector_for(amla_isa isa) {
   for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
-    if (vectors[i]->isa == isa) return vectors[i];
+    if (vectors[i]->isa == isa)
+      return vectors[i];
   return &peer_vector__c;
 }
 
@@ -174,10 +190,16 @@ static void widen_all(peer *x) { /* once, outside of the measured time */
 peer *peer_create(const peer_library *library, peer_form form, const harness_dataset *data,
                   amla_isa isa, int threads) {
   const amla_problem *p = &data->problem;
-  assert(p->kv_type == AMLA_BF16 && p->q_type == AMLA_BF16 && p->out_type == AMLA_F32 && !data->sinks);
+  assert(p->kv_type == AMLA_BF16 && p->q_type == AMLA_BF16 && p->out_type == AMLA_F32 &&
+         !data->sinks);
   peer *x = calloc(1, sizeof *x);
-  if (x == NULL) abort();
-  *x = (peer){.library = library, .vector = vector_for(isa), .data = data, .form = form, .threads = threads};
+  if (x == NULL)
+    abort();
+  *x = (peer){.library = library,
+              .vector = vector_for(isa),
+              .data = data,
+              .form = form,
+              .threads = threads};
   const int64_t copies = form == PEER_BARE ? p->b : 1;
   x->rows = p->s_q * p->h_q;
   x->columns = (x->rows + LANES - 1) / LANES * LANES;
@@ -189,12 +211,14 @@ peer *peer_create(const peer_library *library, peer_form form, const harness_dat
   x->sum = x->max + x->columns;
   x->factor = x->sum + x->columns;
   x->parts = x->factor + x->columns;
-  if (form == PEER_BARE) widen_all(x);
+  if (form == PEER_BARE)
+    widen_all(x);
   return x;
 }
 
 void peer_destroy(peer *x) {
-  if (x == NULL) return;
+  if (x == NULL)
+    return;
   free(x->q);
   free(x->kv);
   free(x->s);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a peer needs beside a BLAS: widening KV, and a softmax over columns of S^T [token][row], where the lanes of a
- * vector run along rows and nothing is horizontal. One table per instruction set, all compiled from
- * peer_vector_loops.h, so that a peer is as fast between its two sgemm calls as a careful author would make it.
+ * What a peer needs beside a BLAS: widening KV, and a softmax over columns of S^T [token][row],
+ * where the lanes of a vector run along rows and nothing is horizontal. One table per instruction
+ * set, all compiled from peer_vector_loops.h, so that a peer is as fast between its two sgemm calls
+ * as a careful author would make it.
  */
 #ifndef AMLA_BENCH_PEER_VECTOR_H
 #define AMLA_BENCH_PEER_VECTOR_H

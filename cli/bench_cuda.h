@@ -9,6 +9,7 @@
 #include "cli_options.h"
 
 /* The problems that are measured when none are named: the shapes of the project's targets. */
-cli_exit bench_cuda(const char *command, const cli_options *options, const char *const *problems, int n_problems, double seconds);
+cli_exit bench_cuda(const char *command, const cli_options *options, const char *const *problems,
+                    int n_problems, double seconds);
 
 #endif

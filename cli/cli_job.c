@@ -17,7 +17,8 @@
 #include "harness/safetensors.h"
 
 static bool is_problem_string(const char *argument) {
-  if (access(argument, F_OK) == 0) return false;
+  if (access(argument, F_OK) == 0)
+    return false;
   return strchr(argument, '=') != NULL || strcmp(argument, "default") == 0 || *argument == '\0';
 }
 
@@ -27,11 +28,13 @@ bool cli_load(const char *command, const char *argument, harness_dataset *data) 
   int status;
   if (is_problem_string(argument)) {
     status = harness_parse_problem(argument, &c, error, sizeof error);
-    if (status == 0) status = harness_generate(&c, data, error, sizeof error);
+    if (status == 0)
+      status = harness_generate(&c, data, error, sizeof error);
   } else {
     status = harness_read_problem(argument, data, error, sizeof error);
   }
-  if (status != 0) cli_error(command, "%s", error);
+  if (status != 0)
+    cli_error(command, "%s", error);
   return status == 0;
 }
 
@@ -42,17 +45,20 @@ bool cli_may_write(const char *command, const char *option, const char *path,
       cli_error(command, "--%s=%s: must not be the file %s", option, path, files[i]);
       return false;
     }
-  if (!harness_is_stdout(path)) return true;
+  if (!harness_is_stdout(path))
+    return true;
   cli_error(command, "--%s=%s: must not be standard output, where the report goes", option, path);
   return false;
 }
 
 bool cli_set_out_type(const char *command, harness_dataset *data, amla_dtype type) {
-  if (type == data->problem.out_type) return true;
+  if (type == data->problem.out_type)
+    return true;
   free(data->out);
   free(data->lse);
   data->problem.out_type = type;
-  if (harness_attach(data)) return true;
+  if (harness_attach(data))
+    return true;
   cli_error(command, "out of memory");
   return false;
 }
@@ -75,12 +81,15 @@ amla_isa cli_job_isa(const cli_job *job) {
 bool cli_is_simulated(const cli_job *job) { return job->info.simulated; }
 
 harness_error cli_compare(const cli_job *job, const harness_truth *truth) {
-  return cli_is_simulated(job) ? harness_compare_rounded_p(job->data, truth, AMLA_BF16) : harness_compare(job->data, truth);
+  return cli_is_simulated(job) ? harness_compare_rounded_p(job->data, truth, AMLA_BF16)
+                               : harness_compare(job->data, truth);
 }
 
 static bool run_once(const char *command, const char *name, const cli_job *job) {
   amla_detail detail;
-  if (amla_plan_run(job->plan, &job->data->tensors, job->scratch, job->scratch_bytes, &detail) == AMLA_OK) return true;
+  if (amla_plan_run(job->plan, &job->data->tensors, job->scratch, job->scratch_bytes, &detail) ==
+      AMLA_OK)
+    return true;
   cli_error(command, "%s: %s", name, detail.text);
   return false;
 }
@@ -101,7 +110,8 @@ bool cli_job_open(const char *command, const char *name, cli_job *job, harness_d
   amla_plan_query(job->plan, &job->info, NULL);
   take_info(job);
   harness_reset_outputs(data);
-  if (run_once(command, name, job)) return true;
+  if (run_once(command, name, job))
+    return true;
   cli_job_close(job);
   return false;
 }
@@ -115,7 +125,8 @@ void cli_job_close(cli_job *job) {
 bool cli_machine(const char *command, const cli_options *options, amla_isa *isa, int *threads) {
   harness_dataset data;
   cli_job job;
-  if (!cli_load(command, "h=1,sk=1,page=0", &data)) return false; /* any problem will do */
+  if (!cli_load(command, "h=1,sk=1,page=0", &data))
+    return false; /* any problem will do */
   const bool ok = cli_job_open(command, "plan", &job, &data, options);
   if (ok) {
     *isa = cli_job_isa(&job);
@@ -127,19 +138,23 @@ bool cli_machine(const char *command, const cli_options *options, amla_isa *isa,
 }
 
 bool cli_has_rows(const char *command, const char *name, const amla_problem *problem) {
-  if (problem->b > 0) return true;
+  if (problem->b > 0)
+    return true;
   cli_error(command, "%s: b=0: must be >= 1, there is no row to compare", name);
   return false;
 }
 
-double cli_job_rate(const cli_job *job, double seconds) { return seconds > 0 ? harness_flops(job->data) / seconds : 0; }
+double cli_job_rate(const cli_job *job, double seconds) {
+  return seconds > 0 ? harness_flops(job->data) / seconds : 0;
+}
 
 harness_truth cli_truth(const harness_dataset *data) {
   harness_truth truth;
   cli_progress progress = cli_progress_begin("computing the truth");
   const int status = harness_truth_compute_with(data, &truth, cli_progress_update, &progress);
   cli_progress_end(&progress);
-  if (status == 0) return truth;
+  if (status == 0)
+    return truth;
   cli_error("amla", "out of memory");
   exit(CLI_ERROR);
 }

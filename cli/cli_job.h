@@ -11,7 +11,8 @@
 #include "cli_options.h"
 #include "harness/truth.h"
 
-/* A problem string, or a file: a name with '=' in it is a string unless such a file exists. Prints why not. */
+/* A problem string, or a file: a name with '=' in it is a string unless such a file exists. Prints
+ * why not. */
 bool cli_load(const char *command, const char *argument, harness_dataset *data);
 
 /* Whether --OPTION=path may be written: not over one of the files [n] that the command reads or
@@ -19,7 +20,8 @@ bool cli_load(const char *command, const char *argument, harness_dataset *data);
 bool cli_may_write(const char *command, const char *option, const char *path,
                    const char *const *files, int n);
 
-/* Gives the outputs another type; before cli_job_open. False, with a message, when out of memory. */
+/* Gives the outputs another type; before cli_job_open. False, with a message, when out of memory.
+ */
 bool cli_set_out_type(const char *command, harness_dataset *data, amla_dtype type);
 
 typedef struct cli_job {
@@ -33,7 +35,8 @@ typedef struct cli_job {
   int threads;
 } cli_job;
 
-/* Plan and scratch; and one run, so that the outputs hold a result. Prints why not, with the problem's name. */
+/* Plan and scratch; and one run, so that the outputs hold a result. Prints why not, with the
+ * problem's name. */
 bool cli_job_open(const char *command, const char *name, cli_job *job, harness_dataset *data,
                   const cli_options *options);
 void cli_job_close(cli_job *job);

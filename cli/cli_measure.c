@@ -15,7 +15,8 @@ static void run_job(void *context) { /* it ran before: it cannot be refused now 
 }
 
 void cli_measure_rounds(harness_rounds *rounds, harness_contestant *contestants, int n) {
-  if (harness_measure(rounds, contestants, n)) return;
+  if (harness_measure(rounds, contestants, n))
+    return;
   cli_error("amla", "out of memory");
   exit(CLI_ERROR);
 }
@@ -30,9 +31,11 @@ cli_timing cli_measure(cli_job *jobs, int n, double seconds, bool bandwidth,
                       .with_reads = bandwidth,
                       .progress = cli_progress_update,
                       .context = progress};
-  for (int j = 0; j < n; j++) list[j] = (harness_contestant){.run = run_job, .context = &jobs[j]};
+  for (int j = 0; j < n; j++)
+    list[j] = (harness_contestant){.run = run_job, .context = &jobs[j]};
   cli_measure_rounds(&r, list, n);
   cli_timing timing = {.rounds = r.n, .peak = r.peak, .bandwidth = r.bandwidth};
-  for (int j = 0; j < n; j++) timing.seconds[j] = list[j].seconds;
+  for (int j = 0; j < n; j++)
+    timing.seconds[j] = list[j].seconds;
   return timing;
 }

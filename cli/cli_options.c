@@ -44,12 +44,13 @@ double cli_parse_seconds(struct argp_state *state, const char *option, const cha
   return value;
 }
 
-/* ---- Groups ------------------------------------------------------------------------------------------------------ */
+/* ---- Groups ---- */
 
 static void parse_rescale(struct argp_state *state, cli_options *o, const char *text) {
   o->rescale_given = true;
   o->rescale_all = strcmp(text, "all") == 0;
-  if (!o->rescale_all) o->plan.rescale = cli_parse_rescale(state, text);
+  if (!o->rescale_all)
+    o->plan.rescale = cli_parse_rescale(state, text);
 }
 
 /* One parser for all groups: a group lists the options it offers. */
@@ -62,7 +63,8 @@ static error_t parse_shared(int key, char *text, struct argp_state *state) {
     return 0;
   case 'r': parse_rescale(state, o, text); return 0;
   case 's':
-    o->plan.split_tokens = strcmp(text, "auto") == 0 ? AMLA_SPLIT_AUTO : parse_count(state, "split", text);
+    o->plan.split_tokens =
+        strcmp(text, "auto") == 0 ? AMLA_SPLIT_AUTO : parse_count(state, "split", text);
     return 0;
   case 't': o->plan.threads = parse_count(state, "threads", text); return 0;
   case 'i': o->plan.isa = (amla_isa)parse_choice(state, "isa", text, harness_isas); return 0;
@@ -87,7 +89,8 @@ static char *fill_in_names(int key, const char *text, void *input) {
   const harness_names names = names_of(key);
   char *filled = (char *)(uintptr_t)text;
   (void)input;
-  if (names == NULL || text == NULL) return filled;
+  if (names == NULL || text == NULL)
+    return filled;
   const int before = (int)strcspn(text, "%");
   const harness_name_list list = harness_list_names(names, " or ");
   if (asprintf(&filled, "%.*s%s%s", before, text, list.text, text + before + strlen("%s")) < 0)
@@ -116,7 +119,7 @@ const struct argp cli_machine_argp = {
 const struct argp cli_json_argp = {json_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
 const struct argp cli_plot_argp = {plot_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
 
-/* ---- Parsing ----------------------------------------------------------------------------------------------------- */
+/* ---- Parsing ---- */
 
 void cli_options_setup(void) {
   argp_err_exit_status = CLI_USAGE;
@@ -128,13 +131,15 @@ void cli_options_setup(void) {
 static void check_environment(const char *command) {
   amla_backend_info info = AMLA_BACKEND_INFO_INIT;
   amla_detail why;
-  if (amla_backend_query(AMLA_BACKEND_REF, &info, &why) == AMLA_OK) return;
+  if (amla_backend_query(AMLA_BACKEND_REF, &info, &why) == AMLA_OK)
+    return;
   cli_error(command, "%s", why.text);
   exit(CLI_ERROR);
 }
 
-void cli_parse(const char *arguments, const char *doc, const struct argp_option *options, argp_parser_t parser,
-               const struct argp_child *children, int argc, char **argv, void *input) {
+void cli_parse(const char *arguments, const char *doc, const struct argp_option *options,
+               argp_parser_t parser, const struct argp_child *children, int argc, char **argv,
+               void *input) {
   const struct argp argp = {options, parser, arguments, doc, children, NULL, NULL};
   program_invocation_short_name = argv[0];
   program_invocation_name = argv[0];

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Options that commands share, as argp children: a command lists the groups it has. Their input is a cli_options.
+ * Options that commands share, as argp children: a command lists the groups it has. Their input is
+ * a cli_options.
  */
 #ifndef AMLA_CLI_OPTIONS_H
 #define AMLA_CLI_OPTIONS_H
@@ -17,8 +18,7 @@ typedef struct cli_options {
   const char *plot; /* file, NULL = none */
 } cli_options;
 
-#define CLI_OPTIONS_INIT                                                                                               \
-  { .plan = AMLA_OPTIONS_INIT }
+#define CLI_OPTIONS_INIT {.plan = AMLA_OPTIONS_INIT}
 
 extern const struct argp cli_plan_argp;    /* --backend --rescale --split */
 extern const struct argp cli_machine_argp; /* --threads --isa */
@@ -26,15 +26,24 @@ extern const struct argp cli_json_argp;    /* --json */
 extern const struct argp cli_plot_argp;    /* --plot */
 
 /* Options of two commands, in the space argp leaves above characters. */
-enum { CLI_KEY_FOR = 1000, CLI_KEY_OUT, CLI_KEY_NO_CHECK, CLI_KEY_REF, CLI_KEY_QUICK, CLI_KEY_LENGTHS, CLI_KEY_HEADS };
+enum {
+  CLI_KEY_FOR = 1000,
+  CLI_KEY_OUT,
+  CLI_KEY_NO_CHECK,
+  CLI_KEY_REF,
+  CLI_KEY_QUICK,
+  CLI_KEY_LENGTHS,
+  CLI_KEY_HEADS
+};
 
 /* Once, first: usage errors exit with status 2. */
 void cli_options_setup(void);
 
 /* Parses argv; does not return on a usage error (2), on --help (0), or when the library refuses its
  * environment (1). children: groups above, NULL-terminated list. */
-void cli_parse(const char *arguments, const char *doc, const struct argp_option *options, argp_parser_t parser,
-               const struct argp_child *children, int argc, char **argv, void *input);
+void cli_parse(const char *arguments, const char *doc, const struct argp_option *options,
+               argp_parser_t parser, const struct argp_child *children, int argc, char **argv,
+               void *input);
 
 /* The mode of that name, or a usage error that names --rescale. */
 amla_rescale cli_parse_rescale(struct argp_state *state, const char *text);

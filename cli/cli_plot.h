@@ -14,8 +14,8 @@ typedef struct cli_plot {
   char *temporary; /* gnuplot writes here; renamed at the end */
 } cli_plot;
 
-/* path ends in .svg or .png. False, with a message, when it does not, or when gnuplot is missing: to ask before the
- * work. */
+/* path ends in .svg or .png. False, with a message, when it does not, or when gnuplot is missing:
+ * to ask before the work. */
 bool cli_plot_check(const char *command, const char *path);
 
 /* The same check, then the pipe. */

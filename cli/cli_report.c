@@ -23,22 +23,26 @@ void cli_error(const char *command, const char *format, ...) {
 }
 
 static void *or_exit(void *memory) {
-  if (memory != NULL) return memory;
+  if (memory != NULL)
+    return memory;
   cli_error("amla", "out of memory");
   exit(CLI_ERROR);
 }
 
-void *cli_allocate(size_t n, size_t element_bytes) { return or_exit(calloc(n ? n : 1, element_bytes)); }
+void *cli_allocate(size_t n, size_t element_bytes) {
+  return or_exit(calloc(n ? n : 1, element_bytes));
+}
 
 void *cli_grow(void *array, int *capacity, size_t element_bytes) {
   *capacity = 2 * *capacity + 8;
   return or_exit(realloc(array, (size_t)*capacity * element_bytes));
 }
 
-/* ---- Tables ------------------------------------------------------------------------------------------------------ */
+/* ---- Tables ---- */
 
 void cli_table_row(cli_table *table) {
-  if (table->n_rows == table->capacity) table->cells = cli_grow(table->cells, &table->capacity, sizeof *table->cells);
+  if (table->n_rows == table->capacity)
+    table->cells = cli_grow(table->cells, &table->capacity, sizeof *table->cells);
   memset(table->cells[table->n_rows++], 0, sizeof *table->cells);
 }
 
@@ -63,14 +67,16 @@ static int width_of(const cli_table *table, int column) {
   size_t width = 0;
   for (int row = 0; row < table->n_rows; row++) {
     const size_t length = strlen(table->cells[row][column]);
-    if (length > width) width = length;
+    if (length > width)
+      width = length;
   }
   return (int)width;
 }
 
 void cli_table_print(const cli_table *table) {
   int widths[CLI_MAX_COLUMNS];
-  for (int column = 0; column < table->n_columns; column++) widths[column] = width_of(table, column);
+  for (int column = 0; column < table->n_columns; column++)
+    widths[column] = width_of(table, column);
   for (int row = 0; row < table->n_rows; row++)
     for (int column = 0; column < table->n_columns; column++) {
       const bool last = column + 1 == table->n_columns;
@@ -84,11 +90,12 @@ void cli_table_free(cli_table *table) {
   *table = (cli_table){0};
 }
 
-/* ---- JSON and numbers -------------------------------------------------------------------------------------------- */
+/* ---- JSON and numbers ---- */
 
 void cli_print_json(json_t *value) {
   if (json_dumpf(value, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) != 0) {
-    if (!ferror(stdout)) cli_error("amla", "cannot print JSON"); /* stdout is told of at the end */
+    if (!ferror(stdout))
+      cli_error("amla", "cannot print JSON"); /* stdout is told of at the end */
     exit(CLI_ERROR);
   }
   putchar('\n');
@@ -101,7 +108,8 @@ json_t *cli_json_pack(const char *format, ...) {
   va_start(arguments, format);
   json_t *value = json_vpack_ex(&why, 0, format, arguments);
   va_end(arguments);
-  if (value != NULL) return value;
+  if (value != NULL)
+    return value;
   cli_error("amla", "cannot make JSON: %s", why.text);
   exit(CLI_ERROR);
 }
@@ -119,7 +127,8 @@ json_t *cli_json_text(const char *text) {
   size_t used = 0;
   while (*text != '\0') {
     size_t n = 1;
-    while (n < LONGEST && text[n] != '\0' && !is_utf8(text, n)) n++;
+    while (n < LONGEST && text[n] != '\0' && !is_utf8(text, n))
+      n++;
     const bool good = is_utf8(text, n);
     memcpy(valid + used, good ? text : replacement, good ? n : BYTES);
     used += good ? n : BYTES;

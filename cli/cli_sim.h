@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What amla sim has beside one run: tables of predictions, a search over tilings, a picture of the pipeline.
+ * What amla sim has beside one run: tables of predictions, a search over tilings, a picture of the
+ * pipeline.
  */
 #ifndef AMLA_CLI_SIM_H
 #define AMLA_CLI_SIM_H
@@ -18,8 +19,10 @@ const char *cli_sim_schedules(int i);
 cli_exit cli_sim_tables(const char *command, const char *name, const amla_sim_options *base);
 bool cli_sim_has_table(const char *name);
 
-/* Times every candidate tiling on the problem and prints the best, the best one checked for races. */
-cli_exit cli_sim_search(const char *command, const amla_problem *problem, const int32_t *lengths, const amla_options *options, const amla_sim_options *base);
+/* Times every candidate tiling on the problem and prints the best, the best one checked for races.
+ */
+cli_exit cli_sim_search(const char *command, const amla_problem *problem, const int32_t *lengths,
+                        const amla_options *options, const amla_sim_options *base);
 
 /* Events of AI core 0, collected during a run, drawn as one row per pipe. */
 typedef struct cli_timeline {
@@ -28,7 +31,8 @@ typedef struct cli_timeline {
 } cli_timeline;
 
 void cli_timeline_add(void *timeline, const amla_sim_event *event);
-bool cli_timeline_draw(const char *command, const char *path, const cli_timeline *timeline, const amla_sim_report *report);
+bool cli_timeline_draw(const char *command, const char *path, const cli_timeline *timeline,
+                       const amla_sim_report *report);
 void cli_timeline_free(cli_timeline *timeline);
 
 #endif

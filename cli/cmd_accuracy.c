@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * amla accuracy: the paper's precision study. The executable specification, one row at a time, in every rescale mode
- * and with P rounded to each type, against fp64; by distribution and length. It measures the algorithms, not a backend:
- * `amla check' does that.
+ * amla accuracy: the paper's precision study. The executable specification, one row at a time, in
+ * every rescale mode and with P rounded to each type, against fp64; by distribution and length. It
+ * measures the algorithms, not a backend: `amla check' does that.
  */
 #include <math.h>
 #include <omp.h>
@@ -26,17 +26,18 @@ typedef struct arguments {
   int n_lengths, lengths[MAX_LENGTHS], heads;
 } arguments;
 
-static const char doc[] = "Runs the executable specification in every rescale mode, with P rounded to f32, bf16 and "
-                          "f16, and compares with fp64: relative error "
-                          "(Frobenius), largest error, largest LSE error, and rescales of O per row.\v"
-                          "d_qk 576, d_v 512, scale 576^-0.5, blocks of 512 tokens; q and kv are bf16, out is f32. "
-                          "Modes: flash; uncomp: amla without its error "
-                          "compensation; amla; lazy; unguard: amla with the published bare integer add, shown on zero "
-                          "columns (zerov), where it fails.\n\n"
-                          "Examples:\n"
-                          "  amla accuracy --quick\n"
-                          "  amla accuracy --lengths 1024,131072 --heads 8 --plot accuracy.svg\n"
-                          "  amla accuracy --json > accuracy.json";
+static const char doc[] =
+    "Runs the executable specification in every rescale mode, with P rounded to f32, bf16 and "
+    "f16, and compares with fp64: relative error "
+    "(Frobenius), largest error, largest LSE error, and rescales of O per row.\v"
+    "d_qk 576, d_v 512, scale 576^-0.5, blocks of 512 tokens; q and kv are bf16, out is f32. "
+    "Modes: flash; uncomp: amla without its error "
+    "compensation; amla; lazy; unguard: amla with the published bare integer add, shown on zero "
+    "columns (zerov), where it fails.\n\n"
+    "Examples:\n"
+    "  amla accuracy --quick\n"
+    "  amla accuracy --lengths 1024,131072 --heads 8 --plot accuracy.svg\n"
+    "  amla accuracy --json > accuracy.json";
 
 static const struct argp_option options[] = {
     {"quick", CLI_KEY_QUICK, NULL, 0, "lengths 1024 and 4096 only: seconds instead of minutes", 0},
@@ -45,9 +46,11 @@ static const struct argp_option options[] = {
     {"threads", 't', "N", 0, "threads; default AMLA_NUM_THREADS or all", 0},
     {0}};
 
-static const struct argp_child children[] = {{&cli_json_argp, 0, NULL, 0}, {&cli_plot_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {
+    {&cli_json_argp, 0, NULL, 0}, {&cli_plot_argp, 0, NULL, 0}, {0}};
 
-static int parse_number(struct argp_state *state, const char *option, const char *text, char **end, int max) {
+static int parse_number(struct argp_state *state, const char *option, const char *text, char **end,
+                        int max) {
   const long value = strtol(text, end, 10);
   if (*end == text || value < 1 || value > max)
     argp_error(state, "--%s=%s: must be integers in [1, %d]", option, text, max);
@@ -57,10 +60,13 @@ static int parse_number(struct argp_state *state, const char *option, const char
 static void parse_lengths(struct argp_state *state, arguments *a, const char *text) {
   char *end = NULL;
   for (a->n_lengths = 0;; text = end + 1) {
-    if (a->n_lengths == MAX_LENGTHS) argp_error(state, "--lengths: at most %d", MAX_LENGTHS);
+    if (a->n_lengths == MAX_LENGTHS)
+      argp_error(state, "--lengths: at most %d", MAX_LENGTHS);
     a->lengths[a->n_lengths++] = parse_number(state, "lengths", text, &end, MAX_LENGTH);
-    if (*end == '\0') return;
-    if (*end != ',') argp_error(state, "--lengths=%s: must be integers with commas between", text);
+    if (*end == '\0')
+      return;
+    if (*end != ',')
+      argp_error(state, "--lengths=%s: must be integers with commas between", text);
   }
 }
 
@@ -74,7 +80,8 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case CLI_KEY_HEADS:
   case 't': {
     const int value = parse_number(state, key == 't' ? "threads" : "heads", text, &end, 1024);
-    if (*end != '\0') argp_error(state, "'%s': must be an integer", text);
+    if (*end != '\0')
+      argp_error(state, "'%s': must be an integer", text);
     *(key == 't' ? &a->common.plan.threads : &a->heads) = value;
     return 0;
   }
@@ -83,7 +90,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   }
 }
 
-/* ---- What is compared -------------------------------------------------------------------------------------------- */
+/* ---- What is compared ---- */
 
 typedef struct variant {
   const char *study; /* the name of what only this study has; NULL: the rescale mode's */
@@ -124,8 +131,11 @@ static const char *const dists[] = {"normal:1",   "normal:3", "normal:10", "unif
                                     "uniform:10", "rising",   "outlier",   "peaked",    "zerov"};
 enum { N_DISTS = sizeof dists / sizeof *dists };
 
-/* The unguarded add belongs to one column of the study; elsewhere it equals amla, or is wrong by luck. */
-static bool is_shown(const variant *v, const char *dist) { return !v->algo.unguarded || strcmp(dist, "zerov") == 0; }
+/* The unguarded add belongs to one column of the study; elsewhere it equals amla, or is wrong by
+ * luck. */
+static bool is_shown(const variant *v, const char *dist) {
+  return !v->algo.unguarded || strcmp(dist, "zerov") == 0;
+}
 
 typedef struct outcome {
   bool shown;
@@ -141,16 +151,18 @@ typedef struct study {
   } cases[N_DISTS * MAX_LENGTHS];
 } study;
 
-/* ---- One case ---------------------------------------------------------------------------------------------------- */
+/* ---- One case ---- */
 
 static float *to_f32(const void *from, amla_dtype type, int64_t n) {
   float *to = cli_allocate((size_t)n, sizeof *to);
 #pragma omp parallel for schedule(static)
-  for (int64_t i = 0; i < n; i++) to[i] = harness_load(from, type, i);
+  for (int64_t i = 0; i < n; i++)
+    to[i] = harness_load(from, type, i);
   return to;
 }
 
-static void add_error(outcome *o, const float *out, double lse, const harness_truth *truth, int row) {
+static void add_error(outcome *o, const float *out, double lse, const harness_truth *truth,
+                      int row) {
   for (int32_t d = 0; d < truth->d_v; d++) {
     const double t = truth->out[(int64_t)row * truth->d_v + d], error = fabs((double)out[d] - t);
     o->square_error += error * error;
@@ -160,8 +172,8 @@ static void add_error(outcome *o, const float *out, double lse, const harness_tr
   o->lse_error = fmax(o->lse_error, fabs(lse - truth->lse[row]));
 }
 
-static outcome run_variant(const spec_algo *algo, const amla_problem *p, const float *q, const float *kv,
-                           const harness_truth *truth) {
+static outcome run_variant(const spec_algo *algo, const amla_problem *p, const float *q,
+                           const float *kv, const harness_truth *truth) {
   outcome o = {.shown = true};
   float weights[BLOCK_TOKENS];
   float *out = cli_allocate((size_t)p->d_v, sizeof *out);
@@ -169,8 +181,8 @@ static outcome run_variant(const spec_algo *algo, const amla_problem *p, const f
     spec_row state = SPEC_ROW_INIT;
     for (int32_t j = 0; j < p->sk; j += BLOCK_TOKENS) {
       const int32_t n = p->sk - j < BLOCK_TOKENS ? p->sk - j : BLOCK_TOKENS;
-      spec_block(algo, &state, p->d_qk, p->d_v, p->scale, q + (int64_t)row * p->d_qk, kv + (int64_t)j * p->d_qk, NULL, n,
-                 weights, out);
+      spec_block(algo, &state, p->d_qk, p->d_v, p->scale, q + (int64_t)row * p->d_qk,
+                 kv + (int64_t)j * p->d_qk, NULL, n, weights, out);
     }
     const double lse = (double)spec_finish(algo, &state, p->d_v, out);
     add_error(&o, out, lse, truth, row);
@@ -180,12 +192,14 @@ static outcome run_variant(const spec_algo *algo, const amla_problem *p, const f
   return o;
 }
 
-static bool run_case(const char *command, const arguments *a, const char *dist, int length, outcome of[N_VARIANTS]) {
+static bool run_case(const char *command, const arguments *a, const char *dist, int length,
+                     outcome of[N_VARIANTS]) {
   char text[160], error[256];
   harness_case c;
   harness_dataset data;
   harness_truth truth;
-  snprintf(text, sizeof text, "h=%d,sk=%d,page=0,causal=0,scale=0.0416666667,dist=%s", a->heads, length, dist);
+  snprintf(text, sizeof text, "h=%d,sk=%d,page=0,causal=0,scale=0.0416666667,dist=%s", a->heads,
+           length, dist);
   if (harness_parse_problem(text, &c, error, sizeof error) != 0 ||
       harness_generate(&c, &data, error, sizeof error) != 0) {
     cli_error(command, "%s", error);
@@ -200,7 +214,8 @@ static bool run_case(const char *command, const arguments *a, const char *dist, 
         *kv = to_f32(data.kv, p->kv_type, (int64_t)p->sk * p->d_qk);
 #pragma omp parallel for schedule(dynamic)
   for (int v = 0; v < N_VARIANTS; v++)
-    if (is_shown(&variants[v], dist)) of[v] = run_variant(&variants[v].algo, p, q, kv, &truth);
+    if (is_shown(&variants[v], dist))
+      of[v] = run_variant(&variants[v].algo, p, q, kv, &truth);
   free(q);
   free(kv);
   harness_truth_free(&truth);
@@ -208,14 +223,16 @@ static bool run_case(const char *command, const arguments *a, const char *dist, 
   return true;
 }
 
-/* ---- Report ------------------------------------------------------------------------------------------------------ */
+/* ---- Report ---- */
 
 static double rel_error(const study *s, int i, int v) {
   return sqrt(s->cases[i].of[v].square_error / s->cases[i].of[v].square_truth);
 }
 static double max_error(const study *s, int i, int v) { return s->cases[i].of[v].max_error; }
 static double lse_error(const study *s, int i, int v) { return s->cases[i].of[v].lse_error; }
-static double rescales(const study *s, int i, int v) { return s->cases[i].of[v].rescales / s->heads; }
+static double rescales(const study *s, int i, int v) {
+  return s->cases[i].of[v].rescales / s->heads;
+}
 
 typedef struct metric {
   const char *key, *title;
@@ -257,19 +274,23 @@ static void print_metric(const study *s, const metric *m) {
 }
 
 static void print_text(const study *s) {
-  printf("Columns are MODE.P: the rescale mode and the type P is rounded to. %d rows a case, d_qk 576, d_v 512, blocks "
+  printf("Columns are MODE.P: the rescale mode and the type P is rounded to. %d rows a case, d_qk "
+         "576, d_v 512, blocks "
          "of %d tokens.\n"
-         "unguard (the published bare integer add) is shown on zero columns only, where it fails; all other columns "
+         "unguard (the published bare integer add) is shown on zero columns only, where it fails; "
+         "all other columns "
          "are guarded.\n\n",
          s->heads, BLOCK_TOKENS);
-  for (int m = 0; m < N_METRICS; m++) print_metric(s, &metrics[m]);
+  for (int m = 0; m < N_METRICS; m++)
+    print_metric(s, &metrics[m]);
 }
 
 static void print_json(const study *s) {
   json_t *list = json_array();
   for (int i = 0; i < s->n_cases; i++)
     for (int v = 0; v < N_VARIANTS; v++) {
-      if (!s->cases[i].of[v].shown) continue;
+      if (!s->cases[i].of[v].shown)
+        continue;
       json_t *o = cli_json_pack("{s:s, s:i, s:s, s:s, s:i}", "dist", s->cases[i].dist, "sk",
                                 s->cases[i].length, "mode", mode_name(&variants[v]), "p",
                                 p_name(variants[v].algo.p), "rows", s->heads);
@@ -298,20 +319,25 @@ static int variant_of(int bar, spec_round p) {
   return -1;
 }
 
-/* One panel per type of P: clusters by distribution, at the greatest length, on a logarithmic axis. */
+/* One panel per type of P: clusters by distribution, at the greatest length, on a logarithmic axis.
+ */
 static bool draw(const char *command, const char *path, const study *s, int longest) {
   cli_plot plot;
-  if (!cli_plot_open(&plot, command, path)) return false;
+  if (!cli_plot_open(&plot, command, path))
+    return false;
   FILE *to = plot.gnuplot;
-  fprintf(to,
-          "set multiplot layout 3,1 title 'amla accuracy: relative error of O against fp64, s_k = %d'\n"
-          "set style data histograms\nset style fill solid 0.8 border -1\nset logscale y\nset format y '%%.0e'\nset "
-          "yrange [1e-9:1e-2]\nset key outside right\n",
-          longest);
+  fprintf(
+      to,
+      "set multiplot layout 3,1 title 'amla accuracy: relative error of O against fp64, s_k = %d'\n"
+      "set style data histograms\nset style fill solid 0.8 border -1\nset logscale y\nset format y "
+      "'%%.0e'\nset "
+      "yrange [1e-9:1e-2]\nset key outside right\n",
+      longest);
   for (spec_round p = SPEC_P_F32; p <= SPEC_P_F16; p++) {
     fprintf(to, "$%s << EOD\n", p_name(p));
     for (int i = 0; i < s->n_cases; i++) {
-      if (s->cases[i].length != longest) continue;
+      if (s->cases[i].length != longest)
+        continue;
       fprintf(to, "%s", s->cases[i].dist);
       for (int bar = 0; bar < N_BARS; bar++) {
         const int v = variant_of(bar, p);
@@ -323,7 +349,8 @@ static bool draw(const char *command, const char *path, const study *s, int long
     fprintf(to, "EOD\nset ylabel 'P in %s'\nset datafile missing '?'\nplot ", p_name(p));
     for (int bar = 0; bar < N_BARS; bar++) {
       const int v = variant_of(bar, p);
-      if (v < 0) continue;
+      if (v < 0)
+        continue;
       fprintf(to, "%s$%s using %d:xtic(1) linecolor %d title '%s'", bar ? ", " : "", p_name(p),
               bar + 2, bar + 1, mode_name(&variants[v]));
     }
@@ -333,13 +360,14 @@ static bool draw(const char *command, const char *path, const study *s, int long
   return cli_plot_close(&plot);
 }
 
-/* ---- Command ----------------------------------------------------------------------------------------------------- */
+/* ---- Command ---- */
 
 static bool run_study(const char *command, const arguments *a, study *s) {
   cli_progress progress = cli_progress_begin("accuracy");
   double done = 0, all = 0;
   bool ok = true;
-  for (int l = 0; l < a->n_lengths; l++) all += (double)N_DISTS * a->lengths[l];
+  for (int l = 0; l < a->n_lengths; l++)
+    all += (double)N_DISTS * a->lengths[l];
   for (int d = 0; ok && d < N_DISTS; d++)
     for (int l = 0; ok && l < a->n_lengths; l++) {
       s->cases[s->n_cases].dist = dists[d];
@@ -353,22 +381,29 @@ static bool run_study(const char *command, const arguments *a, study *s) {
 }
 
 cli_exit cmd_accuracy(int argc, char **argv) {
-  arguments a = {.common = CLI_OPTIONS_INIT, .n_lengths = 4, .lengths = {1024, 8192, 32768, 131072}, .heads = 4};
+  arguments a = {.common = CLI_OPTIONS_INIT,
+                 .n_lengths = 4,
+                 .lengths = {1024, 8192, 32768, 131072},
+                 .heads = 4};
   int longest = 0, threads;
   amla_isa isa;
   cli_parse(NULL, doc, options, parse, children, argc, argv, &a);
   if (a.common.plot != NULL && !(cli_plot_check(argv[0], a.common.plot) &&
                                  cli_may_write(argv[0], "plot", a.common.plot, NULL, 0)))
     return CLI_ERROR;
-  if (!cli_machine(argv[0], &a.common, &isa, &threads)) return CLI_ERROR;
+  if (!cli_machine(argv[0], &a.common, &isa, &threads))
+    return CLI_ERROR;
   omp_set_num_threads(threads);
   study *s = cli_allocate(1, sizeof *s);
   s->heads = a.heads;
   for (int l = 0; l < a.n_lengths; l++)
-    if (a.lengths[l] > longest) longest = a.lengths[l];
+    if (a.lengths[l] > longest)
+      longest = a.lengths[l];
   bool ok = run_study(argv[0], &a, s);
-  if (ok) (a.common.json ? print_json : print_text)(s);
-  if (ok && a.common.plot != NULL) ok = draw(argv[0], a.common.plot, s, longest);
+  if (ok)
+    (a.common.json ? print_json : print_text)(s);
+  if (ok && a.common.plot != NULL)
+    ok = draw(argv[0], a.common.plot, s, longest);
   free(s);
   return ok ? CLI_OK : CLI_ERROR;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * amla bench: speed as a fraction of the limit that binds. The result is verified before a figure is printed; the
- * limits are measured in the same rounds as the kernel (cli_measure.h).
+ * amla bench: speed as a fraction of the limit that binds. The result is verified before a figure
+ * is printed; the limits are measured in the same rounds as the kernel (cli_measure.h).
  */
 #include <math.h>
 #include <stdio.h>
@@ -23,21 +23,23 @@ typedef struct arguments {
   int n_problems;
 } arguments;
 
-static const char doc[] = "Times problems in many short rounds beside the FMA peak of the same threads and instruction "
-                          "set, and the read bandwidth of "
-                          "memory.\v"
-                          "The best round of each counts, because neighbours on a shared machine disturb some; the "
-                          "median stands beside it, and the spread: the "
-                          "distance between the quartiles. `limit' is what binds: the FMA peak, or, when intensity "
-                          "(FLOP/byte) times bandwidth is less, "
-                          "memory. A KV cache that fits the processor's caches can exceed the memory limit.\n\n"
-                          "Examples:\n"
-                          "  amla bench\n"
-                          "  amla bench sk=1024 sk=4096 sk=16384 --threads 1 --rescale all --plot lengths.svg\n"
-                          "  amla bench h=16 --isa avx2 --for 30 --json";
+static const char doc[] =
+    "Times problems in many short rounds beside the FMA peak of the same threads and instruction "
+    "set, and the read bandwidth of "
+    "memory.\v"
+    "The best round of each counts, because neighbours on a shared machine disturb some; the "
+    "median stands beside it, and the spread: the "
+    "distance between the quartiles. `limit' is what binds: the FMA peak, or, when intensity "
+    "(FLOP/byte) times bandwidth is less, "
+    "memory. A KV cache that fits the processor's caches can exceed the memory limit.\n\n"
+    "Examples:\n"
+    "  amla bench\n"
+    "  amla bench sk=1024 sk=4096 sk=16384 --threads 1 --rescale all --plot lengths.svg\n"
+    "  amla bench h=16 --isa avx2 --for 30 --json";
 
 static const struct argp_option options[] = {
-    {"for", CLI_KEY_FOR, "SECONDS", 0, "measure each problem for so long (default 2; times 3 with --rescale all)", 0},
+    {"for", CLI_KEY_FOR, "SECONDS", 0,
+     "measure each problem for so long (default 2; times 3 with --rescale all)", 0},
     {0}};
 
 static const struct argp_child children[] = {{&cli_plan_argp, 0, NULL, 0},
@@ -53,7 +55,8 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   arguments *a = state->input;
   switch (key) {
   case ARGP_KEY_INIT:
-    for (int i = 0; i < 4; i++) state->child_inputs[i] = &a->common;
+    for (int i = 0; i < 4; i++)
+      state->child_inputs[i] = &a->common;
     return 0;
   case CLI_KEY_FOR: a->seconds = cli_parse_seconds(state, "for", text); return 0;
   case ARGP_KEY_ARGS:
@@ -65,7 +68,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   }
 }
 
-/* ---- Results ----------------------------------------------------------------------------------------------------- */
+/* ---- Results ---- */
 
 typedef struct result {
   const char *problem;
@@ -83,20 +86,26 @@ typedef struct results {
 
 static double utilization(const result *r) { return r->flops / r->seconds.best / r->peak.best; }
 /* The median round against the best peak: a disturbed peak would flatter. */
-static double median_utilization(const result *r) { return r->flops / r->seconds.median / r->peak.best; }
+static double median_utilization(const result *r) {
+  return r->flops / r->seconds.median / r->peak.best;
+}
 
 /* The smaller of the two roofs. */
-static double memory_roof(const result *r) { return r->bytes > 0 ? r->flops / r->bytes * r->bandwidth.best : INFINITY; }
-static bool memory_binds(const result *r) { return r->bandwidth.best > 0 && memory_roof(r) < r->peak.best; }
+static double memory_roof(const result *r) {
+  return r->bytes > 0 ? r->flops / r->bytes * r->bandwidth.best : INFINITY;
+}
+static bool memory_binds(const result *r) {
+  return r->bandwidth.best > 0 && memory_roof(r) < r->peak.best;
+}
 static double fraction_of_limit(const result *r) {
   return r->flops / r->seconds.best / (memory_binds(r) ? memory_roof(r) : r->peak.best);
 }
 
 static json_t *result_json(const result *r) {
-  json_t *o = cli_json_pack("{s:o, s:s, s:s, s:s, s:i, s:i, s:s}", "problem",
-                            cli_json_text(r->problem), "backend", r->backend, "isa", r->isa,
-                            "rescale", r->rescale, "threads", r->threads, "rounds", r->rounds,
-                            "limit", memory_binds(r) ? "memory" : "fma");
+  json_t *o =
+      cli_json_pack("{s:o, s:s, s:s, s:s, s:i, s:i, s:s}", "problem", cli_json_text(r->problem),
+                    "backend", r->backend, "isa", r->isa, "rescale", r->rescale, "threads",
+                    r->threads, "rounds", r->rounds, "limit", memory_binds(r) ? "memory" : "fma");
   json_object_set_new(o, "seconds", cli_json_real(r->seconds.best));
   json_object_set_new(o, "median_seconds", cli_json_real(r->seconds.median));
   json_object_set_new(o, "spread", cli_json_real(r->seconds.spread));
@@ -116,7 +125,8 @@ static json_t *result_json(const result *r) {
 
 static void print_json(const results *all) {
   json_t *list = json_array();
-  for (int i = 0; i < all->n; i++) json_array_append_new(list, result_json(&all->list[i]));
+  for (int i = 0; i < all->n; i++)
+    json_array_append_new(list, result_json(&all->list[i]));
   cli_print_json(list);
 }
 
@@ -149,7 +159,7 @@ static void print_table(const results *all) {
   cli_table_free(&t);
 }
 
-/* ---- Pictures ---------------------------------------------------------------------------------------------------- */
+/* ---- Pictures ---- */
 
 /* Same curve: same shape but for the length. */
 static bool same_series(const result *a, const result *b) {
@@ -159,44 +169,51 @@ static bool same_series(const result *a, const result *b) {
 
 static bool first_of_series(const results *all, int i) {
   for (int j = 0; j < i; j++)
-    if (same_series(&all->list[j], &all->list[i])) return false;
+    if (same_series(&all->list[j], &all->list[i]))
+      return false;
   return true;
 }
 
 /* One data block per curve: length, intensity, GFLOP/s, utilisation, median utilisation. */
 static void write_series(FILE *to, const results *all) {
   for (int i = 0; i < all->n; i++) {
-    if (!first_of_series(all, i)) continue;
+    if (!first_of_series(all, i))
+      continue;
     fprintf(to, "$series%d << EOD\n", i);
     for (int j = i; j < all->n; j++) {
       const result *r = &all->list[j];
       if (same_series(&all->list[i], r))
-        fprintf(to, "%d %.6g %.6g %.4f %.4f\n", r->sk, r->flops / r->bytes, r->flops / r->seconds.best / 1e9,
-                utilization(r), median_utilization(r));
+        fprintf(to, "%d %.6g %.6g %.4f %.4f\n", r->sk, r->flops / r->bytes,
+                r->flops / r->seconds.best / 1e9, utilization(r), median_utilization(r));
     }
     fputs("EOD\n", to);
   }
 }
 
 /* Every curve once more, with these columns and in the style of this panel. */
-static void plot_series(const cli_plot *plot, const results *all, const char *columns, bool titles) {
+static void plot_series(const cli_plot *plot, const results *all, const char *columns,
+                        bool titles) {
   for (int i = 0; i < all->n; i++) {
     const result *r = &all->list[i];
     char title[CLI_CELL];
-    if (!first_of_series(all, i)) continue;
-    snprintf(title, sizeof title, "b=%d,sq=%d,h=%d %s %s, %d thread%s", r->b, r->s_q, r->h_q, r->isa, r->rescale, r->threads,
-             r->threads == 1 ? "" : "s");
-    fprintf(plot->gnuplot, "%s$series%d using %s %swith %s pt %d lc %d title ", i > 0 ? ", " : "", i, columns,
-            titles ? "smooth unique " : "", titles ? "linespoints" : "points", 4 + i % 10, 1 + i % 8);
+    if (!first_of_series(all, i))
+      continue;
+    snprintf(title, sizeof title, "b=%d,sq=%d,h=%d %s %s, %d thread%s", r->b, r->s_q, r->h_q,
+             r->isa, r->rescale, r->threads, r->threads == 1 ? "" : "s");
+    fprintf(plot->gnuplot, "%s$series%d using %s %swith %s pt %d lc %d title ", i > 0 ? ", " : "",
+            i, columns, titles ? "smooth unique " : "", titles ? "linespoints" : "points",
+            4 + i % 10, 1 + i % 8);
     cli_plot_string(plot, titles ? title : "");
   }
 }
 
-/* The roofline with a point per problem, and utilisation against length; the peak is the top of both axes. */
+/* The roofline with a point per problem, and utilisation against length; the peak is the top of
+ * both axes. */
 static bool draw(const char *command, const char *path, const results *all) {
   double peak = 0, bandwidth = 0, least = INFINITY, most = 1;
   cli_plot plot;
-  if (!cli_plot_open(&plot, command, path)) return false;
+  if (!cli_plot_open(&plot, command, path))
+    return false;
   FILE *to = plot.gnuplot;
   for (int i = 0; i < all->n; i++) {
     const result *r = &all->list[i];
@@ -207,15 +224,21 @@ static bool draw(const char *command, const char *path, const results *all) {
   }
   write_series(to, all);
   fprintf(to, "peak = %.6g\nbandwidth = %.6g\n", peak, bandwidth);
-  fputs("set multiplot layout 1,2 title 'amla bench: best rounds, limits measured in the same rounds'\nset grid\n", to);
-  fprintf(to, "set logscale xy\nset xlabel 'FLOP per byte of KV, q and out'\nset ylabel 'GFLOP/s'\nset xrange [%.4g:%.4g]\n"
-              "set yrange [peak / 50:peak]\nset label 1 sprintf('FMA peak %%.0f GFLOP/s', peak) at graph 0.97,0.12 right\n"
-              "set label 2 sprintf('memory %%.1f GB/s', bandwidth) at graph 0.97,0.06 right\n",
+  fputs("set multiplot layout 1,2 title 'amla bench: best rounds, limits measured in the same "
+        "rounds'\nset grid\n",
+        to);
+  fprintf(to,
+          "set logscale xy\nset xlabel 'FLOP per byte of KV, q and out'\nset ylabel 'GFLOP/s'\nset "
+          "xrange [%.4g:%.4g]\n"
+          "set yrange [peak / 50:peak]\nset label 1 sprintf('FMA peak %%.0f GFLOP/s', peak) at "
+          "graph 0.97,0.12 right\n"
+          "set label 2 sprintf('memory %%.1f GB/s', bandwidth) at graph 0.97,0.06 right\n",
           fmin(least, peak / bandwidth) / 4, most * 2);
   fputs("plot ", to);
   plot_series(&plot, all, "2:3", false);
   fputs(", bandwidth * x < peak ? bandwidth * x : peak with lines lw 2 lc 'black' title ''\n", to);
-  fputs("unset label\nunset logscale\nset logscale x 2\nset xlabel 'KV tokens'\nset ylabel 'fraction of FMA peak'\n"
+  fputs("unset label\nunset logscale\nset logscale x 2\nset xlabel 'KV tokens'\nset ylabel "
+        "'fraction of FMA peak'\n"
         "set autoscale x\nset yrange [0:1]\nset ytics 0.1\nset key bottom right\nplot ",
         to);
   plot_series(&plot, all, "1:4", true);
@@ -223,7 +246,7 @@ static bool draw(const char *command, const char *path, const results *all) {
   return cli_plot_close(&plot);
 }
 
-/* ---- Measuring --------------------------------------------------------------------------------------------------- */
+/* ---- Measuring ---- */
 
 /* One problem in one rescale mode or in all, side by side. */
 typedef struct contest {
@@ -240,16 +263,19 @@ static cli_exit open_and_verify(contest *c, const cli_options *common) {
   cli_exit status = CLI_OK;
   for (int j = 0; status == CLI_OK && j < c->n; j++) {
     cli_options o = *common;
-    if (c->n > 1) o.plan.rescale = (amla_rescale)(AMLA_RESCALE_LAZY + j);
+    if (c->n > 1)
+      o.plan.rescale = (amla_rescale)(AMLA_RESCALE_LAZY + j);
     if (!cli_job_open(c->command, c->problem, &c->jobs[j], c->data, &o)) {
       status = CLI_ERROR;
       break;
     }
-    if (truth.out == NULL) truth = cli_truth(c->data);
+    if (truth.out == NULL)
+      truth = cli_truth(c->data);
     c->errors[j] = harness_compare(c->data, &truth);
     if (!c->errors[j].ok) {
-      cli_error(c->command, "%s: %s: wrong result: relative error %.2e, %.2g of the bound", c->problem,
-                c->jobs[j].description, c->errors[j].rel_error, c->errors[j].worst_of_bound);
+      cli_error(c->command, "%s: %s: wrong result: relative error %.2e, %.2g of the bound",
+                c->problem, c->jobs[j].description, c->errors[j].rel_error,
+                c->errors[j].worst_of_bound);
       status = CLI_MISMATCH;
     }
   }
@@ -278,19 +304,27 @@ static result result_of(const contest *c, const cli_timing *t, int j) {
   return r;
 }
 
-static cli_exit bench_problem(const char *command, const arguments *a, const char *problem, results *all) {
+static cli_exit bench_problem(const char *command, const arguments *a, const char *problem,
+                              results *all) {
   harness_dataset data;
-  if (!cli_load(command, problem, &data)) return CLI_ERROR;
-  if (!cli_has_rows(command, problem, &data.problem)) return harness_free(&data), CLI_ERROR;
-  contest c = {.command = command, .problem = problem, .data = &data, .n = a->common.rescale_all ? CLI_MAX_JOBS : 1};
+  if (!cli_load(command, problem, &data))
+    return CLI_ERROR;
+  if (!cli_has_rows(command, problem, &data.problem))
+    return harness_free(&data), CLI_ERROR;
+  contest c = {.command = command,
+               .problem = problem,
+               .data = &data,
+               .n = a->common.rescale_all ? CLI_MAX_JOBS : 1};
   const cli_exit status = open_and_verify(&c, &a->common);
   if (status == CLI_OK) {
     cli_progress progress = cli_progress_begin(problem);
     const cli_timing t = cli_measure(c.jobs, c.n, a->seconds * c.n, true, &progress);
     cli_progress_end(&progress);
-    for (int j = 0; j < c.n; j++) all->list[all->n++] = result_of(&c, &t, j);
+    for (int j = 0; j < c.n; j++)
+      all->list[all->n++] = result_of(&c, &t, j);
   }
-  for (int j = 0; j < c.n; j++) cli_job_close(&c.jobs[j]);
+  for (int j = 0; j < c.n; j++)
+    cli_job_close(&c.jobs[j]);
   harness_free(&data);
   return status;
 }
@@ -298,7 +332,8 @@ static cli_exit bench_problem(const char *command, const arguments *a, const cha
 cli_exit cmd_bench(int argc, char **argv) {
   arguments a = {.common = CLI_OPTIONS_INIT, .seconds = 2};
   cli_parse("[FILE|PROBLEM...]", doc, options, parse, children, argc, argv, &a);
-  if (a.common.plan.backend == AMLA_BACKEND_CUDA) return bench_cuda(argv[0], &a.common, (const char *const *)a.problems, a.n_problems, a.seconds);
+  if (a.common.plan.backend == AMLA_BACKEND_CUDA)
+    return bench_cuda(argv[0], &a.common, (const char *const *)a.problems, a.n_problems, a.seconds);
   const char *const *problems = a.n_problems > 0 ? (const char *const *)a.problems : built_in;
   const int n = a.n_problems > 0 ? a.n_problems : (int)(sizeof built_in / sizeof *built_in);
   if (a.common.plot != NULL && !(cli_plot_check(argv[0], a.common.plot) &&
@@ -306,9 +341,12 @@ cli_exit cmd_bench(int argc, char **argv) {
     return CLI_ERROR;
   results all = {.list = cli_allocate((size_t)n * CLI_MAX_JOBS, sizeof *all.list)};
   cli_exit status = CLI_OK;
-  for (int i = 0; status == CLI_OK && i < n; i++) status = bench_problem(argv[0], &a, problems[i], &all);
-  if (status == CLI_OK) (a.common.json ? print_json : print_table)(&all);
-  if (status == CLI_OK && a.common.plot != NULL && !draw(argv[0], a.common.plot, &all)) status = CLI_ERROR;
+  for (int i = 0; status == CLI_OK && i < n; i++)
+    status = bench_problem(argv[0], &a, problems[i], &all);
+  if (status == CLI_OK)
+    (a.common.json ? print_json : print_table)(&all);
+  if (status == CLI_OK && a.common.plot != NULL && !draw(argv[0], a.common.plot, &all))
+    status = CLI_ERROR;
   free(all.list);
   return status;
 }

@@ -17,17 +17,19 @@ typedef struct arguments {
   int n_problems;
 } arguments;
 
-static const char doc[] = "Compares every available backend and rescale mode with attention in fp64, element by "
-                          "element against the stated bound.\v"
-                          "Without PROBLEM a built-in list covers all distributions, types, paged and contiguous "
-                          "caches, mixed lengths, several queries and "
-                          "sinks. Exit status 3 when any row fails.\n\n"
-                          "Examples:\n"
-                          "  amla check\n"
-                          "  amla check b=3,len=ragged,kv=f16,page=1 --backend cpu --isa avx2\n"
-                          "  amla check examples/deepseek_v3_decode.safetensors --rescale amla --json";
+static const char doc[] =
+    "Compares every available backend and rescale mode with attention in fp64, element by "
+    "element against the stated bound.\v"
+    "Without PROBLEM a built-in list covers all distributions, types, paged and contiguous "
+    "caches, mixed lengths, several queries and "
+    "sinks. Exit status 3 when any row fails.\n\n"
+    "Examples:\n"
+    "  amla check\n"
+    "  amla check b=3,len=ragged,kv=f16,page=1 --backend cpu --isa avx2\n"
+    "  amla check examples/deepseek_v3_decode.safetensors --rescale amla --json";
 
-/* Every distribution, every type, every feature, small enough for the specification on one thread. */
+/* Every distribution, every type, every feature, small enough for the specification on one thread.
+ */
 static const char *const built_in[] = {
     "h=16,sk=1000",
     "h=128,sk=300,dist=normal:3",
@@ -56,26 +58,25 @@ static const char *const built_in[] = {
 
 /* What the Ascend kernel takes, small enough for its simulator. */
 static const char *const built_in_npu[] = {
-    "h=128,sk=1500,out=bf16",
-    "b=2,sq=2,h=128,sk=700,len=ragged",
-    "h=16,sk=2048,dist=rising,sq=2",
-    "h=16,sk=600,dist=onehot,page=1",
-    "h=16,sk=1024,dist=zerov",
-    "b=5,sq=4,h=6,sk=64,dist=masked",
-    "h=16,sk=400,sinks=1,lse=2",
-    "h=4,sk=200,dqk=70,dv=33,page=7,pad=1",
+    "h=128,sk=1500,out=bf16",        "b=2,sq=2,h=128,sk=700,len=ragged",
+    "h=16,sk=2048,dist=rising,sq=2", "h=16,sk=600,dist=onehot,page=1",
+    "h=16,sk=1024,dist=zerov",       "b=5,sq=4,h=6,sk=64,dist=masked",
+    "h=16,sk=400,sinks=1,lse=2",     "h=4,sk=200,dqk=70,dv=33,page=7,pad=1",
 };
 #define LENGTH(array) (int)(sizeof(array) / sizeof *(array))
 
-static const struct argp_child children[] = {
-    {&cli_plan_argp, 0, NULL, 0}, {&cli_machine_argp, 0, NULL, 0}, {&cli_json_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {{&cli_plan_argp, 0, NULL, 0},
+                                             {&cli_machine_argp, 0, NULL, 0},
+                                             {&cli_json_argp, 0, NULL, 0},
+                                             {0}};
 
 static error_t parse(int key, char *text, struct argp_state *state) {
   arguments *a = state->input;
   (void)text;
   switch (key) {
   case ARGP_KEY_INIT:
-    for (int i = 0; i < 3; i++) state->child_inputs[i] = &a->common;
+    for (int i = 0; i < 3; i++)
+      state->child_inputs[i] = &a->common;
     return 0;
   case ARGP_KEY_ARGS: /* all that are left */
     a->problems = state->argv + state->next;
@@ -125,9 +126,11 @@ static bool is_wanted(const char *command, const cli_options *common, amla_backe
   amla_backend_info info = AMLA_BACKEND_INFO_INIT;
   amla_detail why;
   *wanted = common->backend_given && common->plan.backend == backend;
-  if (common->backend_given || backend == AMLA_BACKEND_NPU) return true;
+  if (common->backend_given || backend == AMLA_BACKEND_NPU)
+    return true;
   const bool answered = amla_backend_query(backend, &info, &why) == AMLA_OK;
-  if (!answered) cli_error(command, "%s", why.text);
+  if (!answered)
+    cli_error(command, "%s", why.text);
   *wanted = info.available;
   return answered;
 }
@@ -138,10 +141,12 @@ static bool check_modes(const char *command, report *r, const char *problem, har
   for (int mode = AMLA_RESCALE_LAZY; mode <= AMLA_RESCALE_FLASH; mode++) {
     cli_options o = *common;
     cli_job job;
-    if (common->rescale_given && !common->rescale_all && (int)common->plan.rescale != mode) continue;
+    if (common->rescale_given && !common->rescale_all && (int)common->plan.rescale != mode)
+      continue;
     o.plan.backend = backend;
     o.plan.rescale = (amla_rescale)mode;
-    if (!cli_job_open(command, problem, &job, data, &o)) return false;
+    if (!cli_job_open(command, problem, &job, data, &o))
+      return false;
     const harness_error error = cli_compare(&job, truth);
     add_row(r, problem, &job, &error);
     cli_job_close(&job);
@@ -153,12 +158,14 @@ static bool check_problem(const char *command, report *r, const char *problem) {
   const cli_options *common = &r->a->common;
   harness_dataset data;
   bool ok, wanted;
-  if (!cli_load(command, problem, &data)) return false;
+  if (!cli_load(command, problem, &data))
+    return false;
   ok = cli_has_rows(command, problem, &data.problem);
   harness_truth truth = {0};
   for (int backend = AMLA_BACKEND_REF; ok && backend <= AMLA_BACKEND_NPU; backend++) {
     ok = is_wanted(command, common, (amla_backend)backend, &wanted);
-    if (!ok || !wanted) continue;
+    if (!ok || !wanted)
+      continue;
     cli_job probe; /* the library refuses what is wrong with the data before the truth reads them */
     cli_options o = *common;
     o.plan.backend = (amla_backend)backend;
@@ -174,12 +181,15 @@ static bool check_problem(const char *command, report *r, const char *problem) {
 }
 
 cli_exit cmd_check(int argc, char **argv) {
-  static const char *const headings[] = {"<problem",  "<backend",  "<isa",     "<rescale", "rel error",
-                                         "max error", "LSE error", "of bound", "unjudged", "ok"};
+  static const char *const headings[] = {"<problem",  "<backend",  "<isa",      "<rescale",
+                                         "rel error", "max error", "LSE error", "of bound",
+                                         "unjudged",  "ok"};
   arguments a = {.common = CLI_OPTIONS_INIT};
   cli_parse("[FILE|PROBLEM...]", doc, NULL, parse, children, argc, argv, &a);
   const bool npu = a.common.plan.backend == AMLA_BACKEND_NPU;
-  const char *const *problems = a.n_problems > 0 ? (const char *const *)a.problems : npu ? built_in_npu : built_in;
+  const char *const *problems = a.n_problems > 0 ? (const char *const *)a.problems
+                                : npu            ? built_in_npu
+                                                 : built_in;
   const int n = a.n_problems > 0 ? a.n_problems : npu ? LENGTH(built_in_npu) : LENGTH(built_in);
   report r = {.a = &a, .table = cli_table_create(10, headings), .rows = json_array(), .ok = true};
   cli_progress progress = cli_progress_begin("checking");
@@ -193,8 +203,10 @@ cli_exit cmd_check(int argc, char **argv) {
     cli_error(argv[0], "no row was checked");
     done = false;
   }
-  if (done && a.common.json) cli_print_json(json_incref(r.rows));
-  if (done && !a.common.json) cli_table_print(&r.table);
+  if (done && a.common.json)
+    cli_print_json(json_incref(r.rows));
+  if (done && !a.common.json)
+    cli_table_print(&r.table);
   cli_table_free(&r.table);
   json_decref(r.rows);
   return !done ? CLI_ERROR : r.ok ? CLI_OK : CLI_MISMATCH;

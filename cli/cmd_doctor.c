@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * amla doctor: would llama.cpp use the plug-in libggml-amla.so, and if not, why? It does what
- * llama.cpp does when it starts: loads the ggml at hand (find_ggml.h) with its backends and then the
- * plug-in. Only public functions of ggml, looked up by name.
+ * llama.cpp does when it starts: loads the ggml at hand (find_ggml.h) with its backends and then
+ * the plug-in. Only public functions of ggml, looked up by name.
  */
 #define _GNU_SOURCE 1 /* argp, dlfcn */
 #include <dlfcn.h>
@@ -37,7 +37,9 @@ static const char doc[] = "Tells whether llama.cpp would compute the attention o
 enum { KEY_PLUGIN = 'p' };
 
 static const struct argp_option options[] = {
-    {"plugin", KEY_PLUGIN, "FILE", 0, "libggml-amla.so (default: GGML_BACKEND_PATH, or where amla was built or installed)", 0}, {0}};
+    {"plugin", KEY_PLUGIN, "FILE", 0,
+     "libggml-amla.so (default: GGML_BACKEND_PATH, or where amla was built or installed)", 0},
+    {0}};
 static const struct argp_child children[] = {{&cli_json_argp, 0, NULL, 0}, {0}};
 
 static error_t parse(int key, char *text, struct argp_state *state) {
@@ -46,7 +48,8 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case ARGP_KEY_INIT: state->child_inputs[0] = &a->options; return 0;
   case KEY_PLUGIN: a->plugin = text; return 0;
   case ARGP_KEY_ARG:
-    if (a->where != NULL) argp_error(state, "extra argument '%s'", text);
+    if (a->where != NULL)
+      argp_error(state, "extra argument '%s'", text);
     a->where = text;
     return 0;
   case ARGP_KEY_END:
@@ -58,7 +61,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   }
 }
 
-/* ---- Findings ----------------------------------------------------------------------------------------------------- */
+/* ---- Findings ---- */
 
 typedef enum severity { FINE, ADVICE, PROBLEM } severity;
 
@@ -67,38 +70,45 @@ typedef struct findings {
   bool problem;
 } findings;
 
-__attribute__((format(printf, 3, 4))) static void find(findings *f, severity s, const char *format, ...) {
+__attribute__((format(printf, 3, 4))) static void find(findings *f, severity s, const char *format,
+                                                       ...) {
   static const char *const names[] = {"ok", "advice", "problem"};
   char text[FIND_GGML_TEXT + 512];
   va_list values;
   va_start(values, format);
   vsnprintf(text, sizeof text, format, values);
   va_end(values);
-  json_array_append_new(f->list, cli_json_pack("{s:s, s:o}", "kind", names[s], "text", cli_json_text(text)));
+  json_array_append_new(f->list,
+                        cli_json_pack("{s:s, s:o}", "kind", names[s], "text", cli_json_text(text)));
   f->problem |= s == PROBLEM;
 }
 
-/* ---- Files -------------------------------------------------------------------------------------------------------- */
+/* ---- Files ---- */
 
 static void find_plugin(const char *given, char path[PATH_MAX]) {
-  static const char *const places[] = {"ggml", ".", "../lib", "../lib/x86_64-linux-gnu", "../lib64"};
+  static const char *const places[] = {"ggml", ".", "../lib", "../lib/x86_64-linux-gnu",
+                                       "../lib64"};
   char self[PATH_MAX] = "", place[PATH_MAX + 64];
   const char *variable = getenv("GGML_BACKEND_PATH");
-  if (given == NULL && variable != NULL && *variable != '\0') given = variable;
+  if (given == NULL && variable != NULL && *variable != '\0')
+    given = variable;
   if (given != NULL) {
-    if (realpath(given, path) == NULL) snprintf(path, PATH_MAX, "%s", given);
+    if (realpath(given, path) == NULL)
+      snprintf(path, PATH_MAX, "%s", given);
     return;
   }
-  if (readlink("/proc/self/exe", self, sizeof self - 1) < 0) self[0] = '\0';
+  if (readlink("/proc/self/exe", self, sizeof self - 1) < 0)
+    self[0] = '\0';
   const char *folder = dirname(self);
   for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
     snprintf(place, sizeof place, "%s/%s/libggml-amla.so", folder, places[i]);
-    if (realpath(place, path) != NULL) return;
+    if (realpath(place, path) != NULL)
+      return;
   }
   snprintf(path, PATH_MAX, "libggml-amla.so");
 }
 
-/* ---- Facts: ggml is loaded, with its backends and then the plug-in, and asked ---------------- */
+/* ---- Facts: ggml is loaded, with its backends and then the plug-in, and asked ---- */
 
 typedef struct ggml_functions {
   void *(*ggml_backend_load)(const char *path);
@@ -129,7 +139,8 @@ static const char *look_up(void *library, ggml_functions *g) {
                 {"ggml_version", &g->ggml_version}};
   for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
     void *address = dlsym(library, wanted[i].name);
-    if (address == NULL) return wanted[i].name;
+    if (address == NULL)
+      return wanted[i].name;
     memcpy(wanted[i].function, &address, sizeof address);
   }
   return NULL;
@@ -147,17 +158,22 @@ static void keep_error(int level, const char *text, void *data) {
 
 static bool has_cpu(const ggml_functions *g) {
   for (size_t i = 0; i < g->ggml_backend_dev_count(); i++)
-    if (g->ggml_backend_dev_type(g->ggml_backend_dev_get(i)) == CPU) return true;
+    if (g->ggml_backend_dev_type(g->ggml_backend_dev_get(i)) == CPU)
+      return true;
   return false;
 }
 
-/* Where ggml looks by itself; then where it would if the user's program ran, which is not this one. */
+/* Where ggml looks by itself; then where it would if the user's program ran, which is not this one.
+ */
 static void load_backends(const ggml_functions *g, const ggml_place *place) {
   char library[PATH_MAX];
   snprintf(library, sizeof library, "%s", place->library);
-  if (!has_cpu(g)) g->ggml_backend_load_all();
-  if (!has_cpu(g)) g->ggml_backend_load_all_from_path(place->folder);
-  if (!has_cpu(g)) g->ggml_backend_load_all_from_path(dirname(library));
+  if (!has_cpu(g))
+    g->ggml_backend_load_all();
+  if (!has_cpu(g))
+    g->ggml_backend_load_all_from_path(place->folder);
+  if (!has_cpu(g))
+    g->ggml_backend_load_all_from_path(dirname(library));
 }
 
 /* Why did ggml not take it? The plug-in knows, unless it is none. */
@@ -165,7 +181,8 @@ static const char *why_refused(void *plugin) {
   const char *(*refusal)(void);
   void *address = dlsym(plugin, "amla_ggml_refusal");
   memcpy(&refusal, &address, sizeof address);
-  if (address != NULL) return refusal();
+  if (address != NULL)
+    return refusal();
   return last_error[0] != '\0' ? last_error : "it is not a backend of ggml";
 }
 
@@ -174,9 +191,8 @@ static json_t *devices(const ggml_functions *g) {
   for (size_t i = 0; i < g->ggml_backend_dev_count(); i++) {
     void *device = g->ggml_backend_dev_get(i);
     json_array_append_new(list,
-                          cli_json_pack("{s:i, s:s, s:s}", "type",
-                                        g->ggml_backend_dev_type(device), "name",
-                                        g->ggml_backend_dev_name(device), "description",
+                          cli_json_pack("{s:i, s:s, s:s}", "type", g->ggml_backend_dev_type(device),
+                                        "name", g->ggml_backend_dev_name(device), "description",
                                         g->ggml_backend_dev_description(device)));
   }
   return list;
@@ -186,7 +202,8 @@ static json_t *devices(const ggml_functions *g) {
 static json_t *ask_here(const ggml_place *place, const char *plugin) {
   ggml_functions g;
   void *library = dlopen(place->library, RTLD_NOW | RTLD_LOCAL);
-  if (library == NULL) return cli_json_pack("{s:o}", "error", cli_json_text(dlerror()));
+  if (library == NULL)
+    return cli_json_pack("{s:o}", "error", cli_json_text(dlerror()));
   const char *missing = look_up(library, &g);
   if (missing != NULL)
     return cli_json_pack("{s:s, s:b}", "missing", missing, "fork",
@@ -244,7 +261,8 @@ static json_t *ask_python(const ggml_place *place, const char *plugin, json_t *w
   const char *begin = strstr(text, "{\""); /* a ggml may have printed before it */
   json_t *facts =
       code == 0 && begin != NULL ? json_loads(begin, JSON_DISABLE_EOF_CHECK, NULL) : NULL;
-  if (facts == NULL) return without;
+  if (facts == NULL)
+    return without;
   json_decref(without);
   return facts;
 }
@@ -257,7 +275,7 @@ static json_t *ask(const ggml_place *place, const char *plugin) {
   return wants_python ? ask_python(place, plugin, facts) : facts;
 }
 
-/* ---- Judgement ------------------------------------------------------------------------------- */
+/* ---- Judgement ---- */
 
 static const char *text_of(const json_t *object, const char *key) {
   const char *text = json_string_value(json_object_get(object, key));
@@ -302,7 +320,8 @@ static bool has_amla(const json_t *list) {
 /* That llama.cpp kept V beside K, and AMLA wants it inside. */
 static bool is_of_2025(const char *version) {
   int minor = 0, patch = 0;
-  return sscanf(version, "0.%d.%d", &minor, &patch) == 2 && (minor < 9 || (minor == 9 && patch < 5));
+  return sscanf(version, "0.%d.%d", &minor, &patch) == 2 &&
+         (minor < 9 || (minor == 9 && patch < 5));
 }
 
 static void judge_facts(findings *f, const ggml_place *place, const char *plugin,
@@ -333,7 +352,9 @@ static void judge_facts(findings *f, const ggml_place *place, const char *plugin
     find(f, PROBLEM,
          "it loads, but llama.cpp before 2026 caches V beside K: its attention stays with the CPU");
   judge_devices(f, list);
-  if (variable == NULL) find(f, ADVICE, "programs find it through the environment: export GGML_BACKEND_PATH=%s", plugin);
+  if (variable == NULL)
+    find(f, ADVICE, "programs find it through the environment: export GGML_BACKEND_PATH=%s",
+         plugin);
   find(f, ADVICE,
        "flash attention must be on (-fa on, or export LLAMA_ARG_FLASH_ATTN=on): `auto' sees a "
        "second device and switches it off, which "
@@ -349,7 +370,8 @@ static void judge(findings *f, const arguments *a, const char *where) {
   char plugin[PATH_MAX];
   find_plugin(a->plugin, plugin);
   const bool found = find_ggml(where, &place);
-  if (place.note[0] != '\0') find(f, ADVICE, "%s", place.note);
+  if (place.note[0] != '\0')
+    find(f, ADVICE, "%s", place.note);
   if (!found) {
     find(f, PROBLEM, "%s", place.problem);
     return;
@@ -363,13 +385,14 @@ static void judge(findings *f, const arguments *a, const char *where) {
   json_decref(facts);
 }
 
-/* ---- The command -------------------------------------------------------------------------------------------------- */
+/* ---- The command ---- */
 
 static void print_text(const findings *f) {
   size_t i;
   json_t *finding;
   json_array_foreach(f->list, i, finding)
-    printf("%-8s %s\n", json_string_value(json_object_get(finding, "kind")), json_string_value(json_object_get(finding, "text")));
+      printf("%-8s %s\n", json_string_value(json_object_get(finding, "kind")),
+             json_string_value(json_object_get(finding, "text")));
 }
 
 cli_exit cmd_doctor(int argc, char **argv) {
@@ -382,9 +405,12 @@ cli_exit cmd_doctor(int argc, char **argv) {
   }
   findings f = {json_array(), false};
   judge(&f, &a, where);
-  if (a.options.json) cli_print_json(cli_json_pack("{s:b, s:O}", "ok", !f.problem, "findings", f.list));
-  else print_text(&f);
+  if (a.options.json)
+    cli_print_json(cli_json_pack("{s:b, s:O}", "ok", !f.problem, "findings", f.list));
+  else
+    print_text(&f);
   json_decref(f.list);
-  if (f.problem) cli_error(argv[0], "llama.cpp would not use AMLA here");
+  if (f.problem)
+    cli_error(argv[0], "llama.cpp would not use AMLA here");
   return f.problem ? CLI_ERROR : CLI_OK;
 }

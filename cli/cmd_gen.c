@@ -31,12 +31,15 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case 'o': a->path = text; return 0;
   case CLI_KEY_REF: a->refs = true; return 0;
   case ARGP_KEY_ARG:
-    if (a->problem != NULL) argp_error(state, "extra argument '%s'", text);
+    if (a->problem != NULL)
+      argp_error(state, "extra argument '%s'", text);
     a->problem = text;
     return 0;
   case ARGP_KEY_END:
-    if (a->problem == NULL) argp_error(state, "PROBLEM is missing");
-    if (a->path == NULL) argp_error(state, "-o FILE is missing");
+    if (a->problem == NULL)
+      argp_error(state, "PROBLEM is missing");
+    if (a->path == NULL)
+      argp_error(state, "-o FILE is missing");
     return 0;
   default: return ARGP_ERR_UNKNOWN;
   }
@@ -46,7 +49,8 @@ static bool add_refs(const char *command, harness_dataset *data) {
   harness_truth truth = cli_truth(data);
   const int status = harness_set_refs(data, &truth);
   harness_truth_free(&truth);
-  if (status != 0) cli_error(command, "out of memory");
+  if (status != 0)
+    cli_error(command, "out of memory");
   return status == 0;
 }
 

@@ -13,13 +13,14 @@
 #include "cli_report.h"
 #include "harness/machine.h"
 
-static const char doc[] =
-    "Prints CPU features, the instruction set in use, the backends, and the measured FMA peak and read bandwidth.\v"
-    "Examples:\n"
-    "  amla info\n"
-    "  AMLA_ISA=avx2 amla info --json";
+static const char doc[] = "Prints CPU features, the instruction set in use, the backends, and the "
+                          "measured FMA peak and read bandwidth.\v"
+                          "Examples:\n"
+                          "  amla info\n"
+                          "  AMLA_ISA=avx2 amla info --json";
 
-static const struct argp_child children[] = {{&cli_machine_argp, 0, NULL, 0}, {&cli_json_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {
+    {&cli_machine_argp, 0, NULL, 0}, {&cli_json_argp, 0, NULL, 0}, {0}};
 
 static error_t parse(int key, char *text, struct argp_state *state) {
   switch (key) {
@@ -29,7 +30,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   }
 }
 
-/* ---- What the system says ---------------------------------------------------------------------------------------- */
+/* ---- What the system says ---- */
 
 typedef struct cpu_description {
   char model[128];
@@ -37,14 +38,17 @@ typedef struct cpu_description {
 } cpu_description;
 
 static void pick_features(const char *flags, char *features, size_t bytes) {
-  static const char *const wanted[] = {"avx2",        "fma",      "f16c",     "avx512f", "avx512_bf16",
-                                       "avx512_fp16", "amx_tile", "amx_bf16", "asimd",   "sve"};
+  static const char *const wanted[] = {"avx2",        "fma",         "f16c",     "avx512f",
+                                       "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
+                                       "asimd",       "sve"};
   char padded[4096], word[32];
   snprintf(padded, sizeof padded, " %s ", flags);
   for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
     snprintf(word, sizeof word, " %s ", wanted[i]);
-    if (strstr(padded, word) == NULL) continue;
-    snprintf(features + strlen(features), bytes - strlen(features), "%s%s", *features ? " " : "", wanted[i]);
+    if (strstr(padded, word) == NULL)
+      continue;
+    snprintf(features + strlen(features), bytes - strlen(features), "%s%s", *features ? " " : "",
+             wanted[i]);
   }
 }
 
@@ -55,12 +59,14 @@ static cpu_description describe_cpu(void) {
   if (model != NULL)
     snprintf(cpu.model, sizeof cpu.model, "%.*s", (int)sizeof cpu.model - 1, model);
   const char *flags = harness_cpu_line("flags", &line);
-  if (flags == NULL) flags = harness_cpu_line("Features", &line); /* Arm's word */
-  if (flags != NULL) pick_features(flags, cpu.features, sizeof cpu.features);
+  if (flags == NULL)
+    flags = harness_cpu_line("Features", &line); /* Arm's word */
+  if (flags != NULL)
+    pick_features(flags, cpu.features, sizeof cpu.features);
   return cpu;
 }
 
-/* ---- What is measured -------------------------------------------------------------------------------------------- */
+/* ---- What is measured ---- */
 
 typedef struct limits {
   double peak, bandwidth; /* FLOP/s, bytes/s */
@@ -72,7 +78,7 @@ static limits measure(amla_isa isa, int threads) {
   return (limits){r.peak.best, r.bandwidth.best};
 }
 
-/* ---- Report ------------------------------------------------------------------------------------------------------ */
+/* ---- Report ---- */
 
 typedef struct facts {
   cpu_description cpu;
@@ -93,8 +99,8 @@ static void print_text(const facts *f) {
            f->backends[b].available ? "available" : "absent: ", f->backends[b].reason);
   printf("fma peak   %.1f GFLOP/s on 1 thread, %.1f on %d (%s)\n", f->one.peak / 1e9,
          f->all.peak / 1e9, f->threads, amla_isa_name(f->isa));
-  printf("memory     %.1f GB/s read on 1 thread, %.1f on %d\n", f->one.bandwidth / 1e9, f->all.bandwidth / 1e9,
-         f->threads);
+  printf("memory     %.1f GB/s read on 1 thread, %.1f on %d\n", f->one.bandwidth / 1e9,
+         f->all.bandwidth / 1e9, f->threads);
   printf("balance    %.0f FLOP/byte on %d thread%s: problems below are bound by memory\n",
          f->all.peak / f->all.bandwidth, f->threads, f->threads == 1 ? "" : "s");
 }
@@ -122,7 +128,8 @@ cli_exit cmd_info(int argc, char **argv) {
   facts f = {.cpu = describe_cpu()};
   amla_detail detail;
   cli_parse(NULL, doc, NULL, parse, children, argc, argv, &options);
-  if (!cli_machine(argv[0], &options, &f.isa, &f.threads)) return CLI_ERROR;
+  if (!cli_machine(argv[0], &options, &f.isa, &f.threads))
+    return CLI_ERROR;
   for (int b = AMLA_BACKEND_REF; b <= AMLA_BACKEND_NPU; b++) {
     f.backends[b] = (amla_backend_info)AMLA_BACKEND_INFO_INIT;
     if (amla_backend_query((amla_backend)b, &f.backends[b], &detail) != AMLA_OK) {

@@ -45,12 +45,14 @@ static bool is_library_name(const char *name) {
   return ends_with(name, ".so") || strstr(name, ".so.") != NULL;
 }
 
-/* ---- Other programs -------------------------------------------------------------------------- */
+/* ---- Other programs ---- */
 
 static void become(const char *const *arguments, const char *variable, bool errors, int output) {
-  if (variable != NULL) setenv(variable, "1", true);
+  if (variable != NULL)
+    setenv(variable, "1", true);
   dup2(output, STDOUT_FILENO);
-  if (errors) dup2(output, STDERR_FILENO);
+  if (errors)
+    dup2(output, STDERR_FILENO);
   execvp(arguments[0], (char *const *)(size_t)arguments);
   _exit(127);
 }
@@ -61,23 +63,28 @@ int find_ggml_run(const char *const *arguments, const char *variable, bool error
   char rest[4096];
   size_t n = 0;
   text[0] = '\0';
-  if (pipe(ends) != 0) return -1;
+  if (pipe(ends) != 0)
+    return -1;
   const pid_t child = fork();
-  if (child == 0) become(arguments, variable, errors, ends[1]);
+  if (child == 0)
+    become(arguments, variable, errors, ends[1]);
   close(ends[1]);
   for (ssize_t got; child > 0; n += (size_t)got) {
     const size_t room = text_bytes - 1 - n;
     got = room > 0 ? read(ends[0], text + n, room) : read(ends[0], rest, sizeof rest);
-    if (got <= 0) break;
-    if (room == 0) got = 0;
+    if (got <= 0)
+      break;
+    if (room == 0)
+      got = 0;
   }
   close(ends[0]);
   text[n] = '\0';
-  if (child < 0 || waitpid(child, &status, 0) != child) return -1;
+  if (child < 0 || waitpid(child, &status, 0) != child)
+    return -1;
   return WIFEXITED(status) && WEXITSTATUS(status) != 127 ? WEXITSTATUS(status) : -1;
 }
 
-/* ---- A file ---------------------------------------------------------------------------------- */
+/* ---- A file ---- */
 
 /* The dynamic linker that runs this program. */
 static bool find_linker(char path[PATH_MAX]) {
@@ -86,18 +93,21 @@ static bool find_linker(char path[PATH_MAX]) {
   FILE *maps = fopen("/proc/self/maps", "r");
   while (maps != NULL && !found && fgets(line, sizeof line, maps) != NULL) {
     const char *file = strchr(line, '/');
-    if (file == NULL || !begins_with(name_of(file), "ld-")) continue;
+    if (file == NULL || !begins_with(name_of(file), "ld-"))
+      continue;
     snprintf(path, PATH_MAX, "%.*s", (int)strcspn(file, "\n"), file);
     found = true;
   }
-  if (maps != NULL) fclose(maps);
+  if (maps != NULL)
+    fclose(maps);
   return found;
 }
 
 /* A line of the linker's list: "libggml.so.0 => /usr/lib/libggml.so.0 (0x...)". The path is "" if
  * the line ends with "=> not found". */
 static bool read_line(const char *line, char name[256], char path[PATH_MAX]) {
-  if (sscanf(line, " %255s => %4095[^\n]", name, path) != 2) return false;
+  if (sscanf(line, " %255s => %4095[^\n]", name, path) != 2)
+    return false;
   char *address = strstr(path, " (0x");
   *(address != NULL ? address : path) = '\0';
   return true;
@@ -108,11 +118,15 @@ typedef enum answer { NO, YES, NOT_FOUND } answer;
 static answer is_among_needed(const char *file, const char *list, ggml_place *place) {
   char name[256], path[PATH_MAX], lost[256] = "";
   for (const char *line = list; *line != '\0'; line += strcspn(line, "\n"), line += *line == '\n') {
-    if (!read_line(line, name, path)) continue;
-    if (begins_with(name, "libggml.") && realpath(path, place->library) != NULL) return YES;
-    if (path[0] == '\0' && lost[0] == '\0') memcpy(lost, name, sizeof lost);
+    if (!read_line(line, name, path))
+      continue;
+    if (begins_with(name, "libggml.") && realpath(path, place->library) != NULL)
+      return YES;
+    if (path[0] == '\0' && lost[0] == '\0')
+      memcpy(lost, name, sizeof lost);
   }
-  if (lost[0] == '\0') return NO;
+  if (lost[0] == '\0')
+    return NO;
   fail(place, "%s needs %s, which the dynamic linker does not find (LD_LIBRARY_PATH?)", file, lost);
   return NOT_FOUND;
 }
@@ -126,16 +140,21 @@ static image map_file(const char *path) {
   struct stat s;
   image m = {NULL, 0};
   const int file = open(path, O_RDONLY | O_CLOEXEC);
-  if (file < 0) return m;
-  if (fstat(file, &s) == 0 && S_ISREG(s.st_mode) && s.st_size > 0) m.bytes = (size_t)s.st_size;
-  if (m.bytes > 0) m.data = mmap(NULL, m.bytes, PROT_READ, MAP_PRIVATE, file, 0);
-  if (m.data == MAP_FAILED) m = (image){NULL, 0};
+  if (file < 0)
+    return m;
+  if (fstat(file, &s) == 0 && S_ISREG(s.st_mode) && s.st_size > 0)
+    m.bytes = (size_t)s.st_size;
+  if (m.bytes > 0)
+    m.data = mmap(NULL, m.bytes, PROT_READ, MAP_PRIVATE, file, 0);
+  if (m.data == MAP_FAILED)
+    m = (image){NULL, 0};
   close(file);
   return m;
 }
 
 static void unmap(image m) {
-  if (m.bytes > 0) munmap(m.data, m.bytes);
+  if (m.bytes > 0)
+    munmap(m.data, m.bytes);
 }
 
 static bool has_text(const char *path, const char *text) {
@@ -162,7 +181,8 @@ static bool is_elf(const char *path) {
 
 static bool find_in_list(const char *path, const char *list, int code, ggml_place *place) {
   const answer needed = is_among_needed(path, list, place);
-  if (needed != NO) return needed == YES;
+  if (needed != NO)
+    return needed == YES;
   snprintf(place->library, sizeof place->library, "%s", path);
   if (is_library_name(name_of(path)) && has_text(path, "ggml_backend_load_all"))
     return true; /* inside */
@@ -175,7 +195,8 @@ static bool find_in_list(const char *path, const char *list, int code, ggml_plac
 static bool find_of_file(const char *path, ggml_place *place) {
   static char list[1 << 16];
   char linker[PATH_MAX];
-  if (access(path, R_OK) != 0) return fail(place, "%s cannot be read: %s", path, strerror(errno));
+  if (access(path, R_OK) != 0)
+    return fail(place, "%s cannot be read: %s", path, strerror(errno));
   if (!is_elf(path))
     return fail(place,
                 "%s is neither a program nor a shared library (a script? name what it starts)",
@@ -193,7 +214,7 @@ static bool find_of_file(const char *path, ggml_place *place) {
   return find_in_list(path, list, code, place);
 }
 
-/* ---- A folder -------------------------------------------------------------------------------- */
+/* ---- A folder ---- */
 
 typedef struct entries {
   struct dirent **list;
@@ -201,7 +222,8 @@ typedef struct entries {
 } entries;
 
 static void free_entries(entries *e) {
-  for (int i = 0; i < e->n; i++) free(e->list[i]);
+  for (int i = 0; i < e->n; i++)
+    free(e->list[i]);
   free(e->list);
 }
 
@@ -210,9 +232,11 @@ static bool find_beside(const char *folder, const entries *e, ggml_place *place)
   char path[2 * PATH_MAX], real[PATH_MAX], first[NAME_MAX + 1] = "";
   for (int i = 0; i < e->n; i++) {
     const char *name = e->list[i]->d_name;
-    if (!begins_with(name, "libggml.") || ends_with(name, ".a")) continue;
+    if (!begins_with(name, "libggml.") || ends_with(name, ".a"))
+      continue;
     snprintf(path, sizeof path, "%s/%s", folder, name);
-    if (realpath(path, real) == NULL) continue;
+    if (realpath(path, real) == NULL)
+      continue;
     if (first[0] == '\0') {
       snprintf(place->library, sizeof place->library, "%s", real);
       snprintf(first, sizeof first, "%s", name);
@@ -233,8 +257,10 @@ static bool find_through(const char *folder, const entries *e, ggml_place *place
     const char *name = e->list[i]->d_name;
     snprintf(path, sizeof path, "%s/%s", folder, name);
     const bool looks_so = begins_with(name, "llama") || begins_with(name, "libllama");
-    if (!looks_so && !(is_library_name(name) && has_text(path, "ggml_backend_load_all"))) continue;
-    if (!find_of_file(path, place)) continue;
+    if (!looks_so && !(is_library_name(name) && has_text(path, "ggml_backend_load_all")))
+      continue;
+    if (!find_of_file(path, place))
+      continue;
     snprintf(place->note, sizeof place->note, "%s has no libggml; this is about the one of %s",
              folder, name);
     return true;
@@ -245,10 +271,12 @@ static bool find_through(const char *folder, const entries *e, ggml_place *place
 static bool find_in_folder(const char *folder, ggml_place *place) {
   entries e = {NULL, 0};
   e.n = scandir(folder, &e.list, NULL, alphasort);
-  if (e.n < 0) return fail(place, "%s cannot be read: %s", folder, strerror(errno));
+  if (e.n < 0)
+    return fail(place, "%s cannot be read: %s", folder, strerror(errno));
   const bool found = find_beside(folder, &e, place) || find_through(folder, &e, place);
   free_entries(&e);
-  if (found || place->problem[0] != '\0') return found; /* what was wrong with the last one */
+  if (found || place->problem[0] != '\0')
+    return found; /* what was wrong with the last one */
   return fail(place,
               "%s has no libggml.* and nothing that uses one: " STATIC_BUILD ", or another folder",
               folder);
@@ -259,7 +287,8 @@ bool find_ggml(const char *where, ggml_place *place) {
   *place = (ggml_place){.note = ""};
   const bool is_folder = stat(where, &s) == 0 && S_ISDIR(s.st_mode);
   snprintf(place->folder, sizeof place->folder, "%s", where);
-  if (is_folder) return find_in_folder(where, place);
+  if (is_folder)
+    return find_in_folder(where, place);
   place->folder[name_of(where) - where] = '\0';
   return find_of_file(where, place);
 }

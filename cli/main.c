@@ -35,7 +35,8 @@ static void print_usage(FILE *to) {
   fputs("Usage: amla COMMAND [OPTION...] [PROBLEM...]\n\n"
         "MLA attention decoding (AMLA, arXiv 2509.25224).\n\n",
         to);
-  for (size_t i = 0; i < N_COMMANDS; i++) fprintf(to, "  amla %-9s %s\n", commands[i].name, commands[i].summary);
+  for (size_t i = 0; i < N_COMMANDS; i++)
+    fprintf(to, "  amla %-9s %s\n", commands[i].name, commands[i].summary);
   fputs("\n"
         "  amla COMMAND --help     options of a command, with examples\n"
         "  amla --version\n\n"
@@ -68,7 +69,8 @@ int main(int argc, char **argv) {
     print_usage(stderr);
     return CLI_USAGE;
   }
-  if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+  if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+      strcmp(argv[1], "help") == 0) {
     print_usage(stdout);
     return CLI_OK;
   }
@@ -77,7 +79,8 @@ int main(int argc, char **argv) {
     return CLI_OK;
   }
   for (size_t i = 0; i < N_COMMANDS; i++)
-    if (strcmp(argv[1], commands[i].name) == 0) return (int)run_command(&commands[i], argc, argv);
+    if (strcmp(argv[1], commands[i].name) == 0)
+      return (int)run_command(&commands[i], argc, argv);
   fprintf(stderr, "amla: unknown %s '%s'\n\n", argv[1][0] == '-' ? "option" : "command", argv[1]);
   print_usage(stderr);
   return CLI_USAGE;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Problem strings: any text is refused with a reason or means one problem; printed and read again it means the same one.
+ * Problem strings: any text is refused with a reason or means one problem; printed and read again
+ * it means the same one.
  */
 #include "fuzz.h"
 
@@ -13,7 +14,8 @@ enum { MAX_TEXT = 8192 };
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
   harness_case first, second;
   char text[MAX_TEXT], again[MAX_TEXT], error[256] = "";
-  if (n_bytes >= sizeof text) return 0;
+  if (n_bytes >= sizeof text)
+    return 0;
   memcpy(text, bytes, n_bytes);
   text[n_bytes] = '\0';
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Plan and run. The input bytes choose a small problem and options, then up to three corruptions of a field, a pointer,
- * a capacity, a length or a page id. An honest problem must run and agree with fp64; a corrupted one may run, or is refused
- * with a reason and leaves every output byte as it was. Pointers and capacities never claim more than there is: to lie
- * about memory is the caller's privilege, and nobody can check it.
+ * Plan and run. The input bytes choose a small problem and options, then up to three corruptions of
+ * a field, a pointer, a capacity, a length or a page id. An honest problem must run and agree with
+ * fp64; a corrupted one may run, or is refused with a reason and leaves every output byte as it
+ * was. Pointers and capacities never claim more than there is: to lie about memory is the caller's
+ * privilege, and nobody can check it.
  *
- * Problems are small and threads are one thread that takes their shares in turn, so that an execution
- * costs a millisecond.
+ * Problems are small and threads are one thread that takes their shares in turn, so that an
+ * execution costs a millisecond.
  */
 #include "fuzz.h"
 
@@ -20,18 +21,22 @@ typedef struct reader {
   const uint8_t *at, *end;
 } reader;
 
-static uint32_t take(reader *in, uint32_t n_values) { return in->at < in->end ? *in->at++ % n_values : 0; }
+static uint32_t take(reader *in, uint32_t n_values) {
+  return in->at < in->end ? *in->at++ % n_values : 0;
+}
 
 static uint32_t take_u32(reader *in) {
   uint32_t value = 0;
-  for (int i = 0; i < 4; i++) value = value << 8 | take(in, 256);
+  for (int i = 0; i < 4; i++)
+    value = value << 8 | take(in, 256);
   return value;
 }
 
 /* A number at or near an edge, or any. */
 static int64_t take_odd(reader *in) {
-  static const int64_t edges[] = {0,    1,         -1,        2,          3,         127,       128,      129,
-                                  4096, INT32_MAX, INT32_MIN, 2147480000, 1LL << 40, INT64_MAX, INT64_MIN};
+  static const int64_t edges[] = {0,         1,          -1,        2,         3,
+                                  127,       128,        129,       4096,      INT32_MAX,
+                                  INT32_MIN, 2147480000, 1LL << 40, INT64_MAX, INT64_MIN};
   enum { N_EDGES = sizeof edges / sizeof *edges };
   const uint32_t i = take(in, N_EDGES + 1);
   return i < N_EDGES ? edges[i] : (int64_t)(int32_t)take_u32(in);
@@ -41,10 +46,11 @@ static int64_t take_odd(reader *in) {
 static void run_in_reverse(void *context, int32_t n, void (*task)(void *argument, int32_t i),
                            void *argument) {
   (void)context;
-  while (n > 0) task(argument, --n);
+  while (n > 0)
+    task(argument, --n);
 }
 
-/* ---- The problem ------------------------------------------------------------------------------------------------- */
+/* ---- The problem ---- */
 
 static const char *take_type(reader *in) { /* f32, bf16, f16 */
   return amla_dtype_name((amla_dtype)take(in, AMLA_F16 + 1));
@@ -64,9 +70,11 @@ static void take_problem(reader *in, char text[512], amla_options *options) {
   const char *dist = dists[take(in, 8)], *len = lens[take(in, 3)];
   const uint32_t seed = take(in, 256);
   snprintf(text, 512,
-           "b=%u,sq=%u,h=%u,sk=%u,dqk=%u,dv=%u,page=%d,q=%s,kv=%s,out=%s,causal=%u,scale=0.25,lse=%s,sinks=%u,pad=%u,"
+           "b=%u,sq=%u,h=%u,sk=%u,dqk=%u,dv=%u,page=%d,q=%s,kv=%s,out=%s,causal=%u,scale=0.25,lse=%"
+           "s,sinks=%u,pad=%u,"
            "dist=%s,len=%s,seed=%u",
-           b, sq, h, sk, dqk, dv, page, q, kv, out, causal, lse ? "2" : "e", sinks, pad, dist, len, seed);
+           b, sq, h, sk, dqk, dv, page, q, kv, out, causal, lse ? "2" : "e", sinks, pad, dist, len,
+           seed);
   options->backend = (amla_backend)take(in, 3); /* auto, ref, cpu */
   options->rescale = (amla_rescale)take(in, 4);
   options->threads = (int32_t)take(in, 4);
@@ -75,9 +83,10 @@ static void take_problem(reader *in, char text[512], amla_options *options) {
   options->parallel = run_in_reverse;
 }
 
-/* ---- Corruptions ------------------------------------------------------------------------------------------------- */
+/* ---- Corruptions ---- */
 
-/* Overwrites one 4- or 8-byte field of a struct; struct_bytes, the first, only with what is smaller. */
+/* Overwrites one 4- or 8-byte field of a struct; struct_bytes, the first, only with what is
+ * smaller. */
 static void corrupt_struct(reader *in, void *object, size_t n_bytes) {
   const size_t offset = take(in, (uint32_t)n_bytes / 4) * 4;
   const int64_t wide = take_odd(in);
@@ -101,9 +110,12 @@ static void corrupt_buffer(reader *in, amla_tensors *t) {
                  {t->out, t->out_bytes},
                  {t->lse, t->lse_bytes}};
   const uint32_t i = take(in, 7), how = take(in, 4);
-  if (how == 0) buffers[i].pointer = NULL;
-  if (how == 1 && buffers[i].bytes) buffers[i].bytes -= 1 + take(in, 256) % buffers[i].bytes;
-  if (how == 2) buffers[i].bytes = 0;
+  if (how == 0)
+    buffers[i].pointer = NULL;
+  if (how == 1 && buffers[i].bytes)
+    buffers[i].bytes -= 1 + take(in, 256) % buffers[i].bytes;
+  if (how == 2)
+    buffers[i].bytes = 0;
   if (how == 3 && buffers[i].pointer && buffers[i].bytes) {
     buffers[i].pointer = (const char *)buffers[i].pointer + 1;
     buffers[i].bytes--;
@@ -118,17 +130,22 @@ static void corrupt_buffer(reader *in, amla_tensors *t) {
 }
 
 static void corrupt_element(reader *in, int32_t *array, size_t n_bytes) {
-  if (!array || n_bytes < 4) return;
+  if (!array || n_bytes < 4)
+    return;
   array[take_u32(in) % (n_bytes / 4)] = (int32_t)take_odd(in);
 }
 
-/* Features not built yet must stay refused; only these pointers of the tensors may be other than a buffer. */
+/* Features not built yet must stay refused; only these pointers of the tensors may be other than a
+ * buffer. */
 static void corrupt_unbuilt(reader *in, amla_tensors *t) {
   const void **const unbuilt[] = {&t->q_rope, &t->kv_rope, &t->mask};
   const uint32_t i = take(in, 5);
-  if (i < 3) *unbuilt[i] = t->q;
-  if (i == 3) t->stream = t->out;
-  if (i == 4) t->mask_bytes = 2;
+  if (i < 3)
+    *unbuilt[i] = t->q;
+  if (i == 3)
+    t->stream = t->out;
+  if (i == 4)
+    t->mask_bytes = 2;
 }
 
 static void corrupt(reader *in, amla_problem *problem, amla_options *options, amla_tensors *tensors,
@@ -147,7 +164,7 @@ static void corrupt(reader *in, amla_problem *problem, amla_options *options, am
   }
 }
 
-/* ---- Plan, run, check -------------------------------------------------------------------------------------------- */
+/* ---- Plan, run, check ---- */
 
 /* One call of memcmp, as a loop would be traced byte by byte. */
 static int untouched(const void *buffer, size_t n_bytes) {
@@ -155,8 +172,9 @@ static int untouched(const void *buffer, size_t n_bytes) {
   return n_bytes == 0 || (bytes[0] == GUARD && memcmp(bytes, bytes + 1, n_bytes - 1) == 0);
 }
 
-static amla_status plan_and_run(reader *in, const amla_problem *problem, const amla_options *options,
-                                const amla_tensors *tensors, int *short_scratch, amla_detail *detail) {
+static amla_status plan_and_run(reader *in, const amla_problem *problem,
+                                const amla_options *options, const amla_tensors *tensors,
+                                int *short_scratch, amla_detail *detail) {
   amla_plan *plan = (amla_plan *)(uintptr_t)1;
   amla_status status = amla_plan_create(&plan, problem, options, detail);
   *short_scratch = 0;
@@ -166,30 +184,37 @@ static amla_status plan_and_run(reader *in, const amla_problem *problem, const a
   }
   const size_t needed_bytes = amla_plan_scratch_bytes(plan);
   size_t scratch_bytes = needed_bytes < MAX_SCRATCH_BYTES ? needed_bytes : MAX_SCRATCH_BYTES;
-  if (take(in, 8) == 7 && scratch_bytes) scratch_bytes--; /* too little, by one */
+  if (take(in, 8) == 7 && scratch_bytes)
+    scratch_bytes--; /* too little, by one */
   *short_scratch = scratch_bytes < needed_bytes;
   char line[80];
-  FUZZ_CHECK(amla_plan_describe(plan, line, sizeof line) > 0 && memchr(line, '\0', sizeof line), "describe");
+  FUZZ_CHECK(amla_plan_describe(plan, line, sizeof line) > 0 && memchr(line, '\0', sizeof line),
+             "describe");
   char *scratch = malloc(scratch_bytes + 1);
   FUZZ_CHECK(scratch, "%zu bytes", scratch_bytes);
   status = amla_plan_run(plan, tensors, scratch + 1, scratch_bytes, detail); /* of any alignment */
-  FUZZ_CHECK(status != AMLA_OK || !*short_scratch, "ran with %zu of %zu bytes of scratch", scratch_bytes, needed_bytes);
+  FUZZ_CHECK(status != AMLA_OK || !*short_scratch, "ran with %zu of %zu bytes of scratch",
+             scratch_bytes, needed_bytes);
   free(scratch);
   amla_plan_destroy(plan);
   return status;
 }
 
-static void check_untouched(const char *text, const amla_detail *detail, const amla_tensors *tensors) {
+static void check_untouched(const char *text, const amla_detail *detail,
+                            const amla_tensors *tensors) {
   FUZZ_CHECK(*detail->text, "%s: refused without a reason", text);
-  FUZZ_CHECK(untouched(tensors->out, tensors->out_bytes), "%s: refused (%s), out written", text, detail->text);
-  FUZZ_CHECK(untouched(tensors->lse, tensors->lse_bytes), "%s: refused (%s), lse written", text, detail->text);
+  FUZZ_CHECK(untouched(tensors->out, tensors->out_bytes), "%s: refused (%s), out written", text,
+             detail->text);
+  FUZZ_CHECK(untouched(tensors->lse, tensors->lse_bytes), "%s: refused (%s), lse written", text,
+             detail->text);
 }
 
 static void check_result(const char *text, const harness_dataset *data) {
   harness_truth truth;
   FUZZ_CHECK(harness_truth_compute(data, &truth) == 0, "%s: out of memory", text);
   const harness_error result = harness_compare(data, &truth);
-  FUZZ_CHECK(result.ok, "%s: %g of the bound, row %lld", text, result.worst_of_bound, (long long)result.worst_row);
+  FUZZ_CHECK(result.ok, "%s: %g of the bound, row %lld", text, result.worst_of_bound,
+             (long long)result.worst_row);
   harness_truth_free(&truth);
 }
 
@@ -209,10 +234,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
   amla_problem problem = data.problem;
   amla_tensors tensors = data.tensors;
   const uint32_t n_corruptions = take(&in, 4);
-  for (uint32_t i = 0; i < n_corruptions; i++) corrupt(&in, &problem, &options, &tensors, &data);
+  for (uint32_t i = 0; i < n_corruptions; i++)
+    corrupt(&in, &problem, &options, &tensors, &data);
 
   memset(&detail, GUARD, sizeof detail);
-  const amla_status status = plan_and_run(&in, &problem, &options, &tensors, &short_scratch, &detail);
+  const amla_status status =
+      plan_and_run(&in, &problem, &options, &tensors, &short_scratch, &detail);
   FUZZ_CHECK(memchr(detail.text, '\0', sizeof detail.text), "%s: detail has no end", text);
   if (status != AMLA_OK)
     check_untouched(text, &detail, &data.tensors);
@@ -220,7 +247,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
     FUZZ_CHECK(!*detail.text, "%s: ok, but: %s", text, detail.text);
   if (n_corruptions == 0) {
     FUZZ_CHECK(status == AMLA_OK || short_scratch, "%s: refused: %s", text, detail.text);
-    if (status == AMLA_OK) check_result(text, &data);
+    if (status == AMLA_OK)
+      check_result(text, &data);
   }
   harness_free(&data);
   return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Problem files: any bytes are refused with a reason, or are a problem whose tensors lie inside their buffers; then a
- * plan for it is made and run, which ASan watches.
+ * Problem files: any bytes are refused with a reason, or are a problem whose tensors lie inside
+ * their buffers; then a plan for it is made and run, which ASan watches.
  */
 #include "fuzz.h"
 
@@ -36,7 +36,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
     return 0;
   }
   const amla_problem *p = &data.problem;
-  if ((double)p->b * p->s_q * p->h_q * p->sk * p->d_qk <= MAX_WORK) run(&data);
+  if ((double)p->b * p->s_q * p->h_q * p->sk * p->d_qk <= MAX_WORK)
+    run(&data);
   harness_free(&data);
   return 0;
 }

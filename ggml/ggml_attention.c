@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ggml's shapes, innermost first: q [d_qk, tokens, heads, streams] f32; k [d_qk, n_kv, 1, streams]; v = the first d_v of k;
- * mask [n_kv, tokens, 1, streams or 1] f16; sinks [heads] f32; result [d_v, heads, tokens, streams] f32. A stream is a sequence, or
- * several that the mask keeps apart. Strides are in bytes and free but for the innermost.
+ * ggml's shapes, innermost first: q [d_qk, tokens, heads, streams] f32; k [d_qk, n_kv, 1, streams];
+ * v = the first d_v of k; mask [n_kv, tokens, 1, streams or 1] f16; sinks [heads] f32; result [d_v,
+ * heads, tokens, streams] f32. A stream is a sequence, or several that the mask keeps apart.
+ * Strides are in bytes and free but for the innermost.
  */
 #include "ggml_attention.h"
 
@@ -14,8 +15,14 @@
 #include "ggml_mask.h"
 
 enum { SMALL_FLOPS = 12000000 }; /* below, starting a thread costs more than it saves */
-enum { Q = 0, K = 1, V = 2, MASK = 3, SINKS = 4 };                   /* sources */
-enum { SCALE = 0, MAX_BIAS = 1, SOFTCAP = 2, SPARSE = 4, PARAMS = 16 }; /* words of op_params; 3 is the precision, and ours is f32 */
+enum { Q = 0, K = 1, V = 2, MASK = 3, SINKS = 4 }; /* sources */
+enum {
+  SCALE = 0,
+  MAX_BIAS = 1,
+  SOFTCAP = 2,
+  SPARSE = 4,
+  PARAMS = 16
+}; /* words of op_params; 3 is the precision, and ours is f32 */
 
 static float param(const ggml_abi_tensor *op, int i) {
   float value;
@@ -23,7 +30,7 @@ static float param(const ggml_abi_tensor *op, int i) {
   return value;
 }
 
-/* ---- Which ones are ours ------------------------------------------------------------------------------------------- */
+/* ---- Which ones are ours ---- */
 
 static int64_t bytes_per_row(const ggml_abi_tensor *t) {
   switch (t->type) {
@@ -42,21 +49,24 @@ static size_t bytes_per_block(int32_t type) {
 static bool strides_are_whole(const ggml_abi_tensor *t) {
   const size_t block = bytes_per_block(t->type);
   for (int i = 1; i < 4; i++)
-    if (t->nb[i] % block != 0 || (t->nb[i] == 0 && t->ne[i] > 1)) return false; /* to the library 0 means packed */
+    if (t->nb[i] % block != 0 || (t->nb[i] == 0 && t->ne[i] > 1))
+      return false; /* to the library 0 means packed */
   return t->nb[0] == block;
 }
 
 static bool is_prefix_of(const ggml_abi_tensor *v, const ggml_abi_tensor *k) {
   const ggml_abi_tensor *root = k->view_src != NULL ? k->view_src : k;
-  return v->view_src == root && v->view_offs == (k->view_src != NULL ? k->view_offs : 0) && v->type == k->type &&
-         v->ne[1] == k->ne[1] && v->nb[1] == k->nb[1] && v->ne[2] == k->ne[2] && v->ne[3] == k->ne[3] &&
-         (k->ne[3] == 1 || v->nb[3] == k->nb[3]);
+  return v->view_src == root && v->view_offs == (k->view_src != NULL ? k->view_offs : 0) &&
+         v->type == k->type && v->ne[1] == k->ne[1] && v->nb[1] == k->nb[1] &&
+         v->ne[2] == k->ne[2] && v->ne[3] == k->ne[3] && (k->ne[3] == 1 || v->nb[3] == k->nb[3]);
 }
 
 static bool is_cast(const ggml_abi_tensor *t, int32_t cast_op) {
-  if (t->op != cast_op || t->src[0] == NULL || t->src[1] != t || t->view_src != NULL) return false;
+  if (t->op != cast_op || t->src[0] == NULL || t->src[1] != t || t->view_src != NULL)
+    return false;
   for (int i = 0; i < 4; i++)
-    if (t->ne[i] != t->src[0]->ne[i]) return false;
+    if (t->ne[i] != t->src[0]->ne[i])
+      return false;
   return true;
 }
 
@@ -67,51 +77,77 @@ static bool are_casts_of_prefix(const ggml_abi_tensor *v, const ggml_abi_tensor 
          is_prefix_of(v->src[0], k->src[0]);
 }
 
-static const char *mask_refusal(const ggml_abi_tensor *mask, const ggml_abi_tensor *q, const ggml_abi_tensor *k) {
-  if (mask->type != GGML_ABI_F16 || !strides_are_whole(mask)) return "the mask is not f16 with contiguous rows";
-  if (mask->ne[2] != 1) return "the mask differs between heads";
-  if (mask->ne[0] < k->ne[1] || mask->ne[1] < q->ne[1]) return "the mask is smaller than keys x tokens";
-  if (mask->ne[3] != 1 && mask->ne[3] != q->ne[3]) return "the mask is shared by some streams but not all";
+static const char *mask_refusal(const ggml_abi_tensor *mask, const ggml_abi_tensor *q,
+                                const ggml_abi_tensor *k) {
+  if (mask->type != GGML_ABI_F16 || !strides_are_whole(mask))
+    return "the mask is not f16 with contiguous rows";
+  if (mask->ne[2] != 1)
+    return "the mask differs between heads";
+  if (mask->ne[0] < k->ne[1] || mask->ne[1] < q->ne[1])
+    return "the mask is smaller than keys x tokens";
+  if (mask->ne[3] != 1 && mask->ne[3] != q->ne[3])
+    return "the mask is shared by some streams but not all";
   return NULL;
 }
 
-/* A mask that leaves few keys (sparse attention says how many at most): ggml's CPU code skips the others one by one, we only by whole tiles. */
+/* A mask that leaves few keys (sparse attention says how many at most): ggml's CPU code skips the
+ * others one by one, we only by whole tiles. */
 static const char *params_refusal(const ggml_abi_tensor *op, int64_t n_kv) {
   enum { DENSE_GAIN = 4 };
-  if (param(op, MAX_BIAS) != 0.0f) return "it has an ALiBi bias";
-  if (param(op, SOFTCAP) != 0.0f) return "it has a logit softcap";
-  if (!isfinite(param(op, SCALE) * 1.4426951f) || param(op, SCALE) == 0.0f) return "its scale is 0 or not finite";
-  if (op->op_params[SPARSE] != 0 && op->op_params[SPARSE] < n_kv / DENSE_GAIN) return "it is sparse: most keys are masked";
+  if (param(op, MAX_BIAS) != 0.0f)
+    return "it has an ALiBi bias";
+  if (param(op, SOFTCAP) != 0.0f)
+    return "it has a logit softcap";
+  if (!isfinite(param(op, SCALE) * 1.4426951f) || param(op, SCALE) == 0.0f)
+    return "its scale is 0 or not finite";
+  if (op->op_params[SPARSE] != 0 && op->op_params[SPARSE] < n_kv / DENSE_GAIN)
+    return "it is sparse: most keys are masked";
   for (int i = SPARSE + 1; i < PARAMS; i++)
-    if (op->op_params[i] != 0) return "it has a parameter that this version does not know";
+    if (op->op_params[i] != 0)
+      return "it has a parameter that this version does not know";
   return NULL;
 }
 
 const char *ggml_attention_refusal(const ggml_abi_tensor *op, int32_t cast_op) {
-  const ggml_abi_tensor *q = op->src[Q], *k = op->src[K], *v = op->src[V], *mask = op->src[MASK], *sinks = op->src[SINKS];
-  if (q == NULL || k == NULL || v == NULL) return "it has no q, k or v";
-  if ((k->ne[0] != 576 && k->ne[0] != 512) || v->ne[0] != 512) return "K/V are not 576/512 or 512/512";
-  if (k->ne[2] != 1) return "it has more than one KV head";
-  if (k->type != GGML_ABI_F16 && k->type != GGML_ABI_BF16 && k->type != GGML_ABI_F32 && k->type != GGML_ABI_Q8_0)
+  const ggml_abi_tensor *q = op->src[Q], *k = op->src[K], *v = op->src[V], *mask = op->src[MASK],
+                        *sinks = op->src[SINKS];
+  if (q == NULL || k == NULL || v == NULL)
+    return "it has no q, k or v";
+  if ((k->ne[0] != 576 && k->ne[0] != 512) || v->ne[0] != 512)
+    return "K/V are not 576/512 or 512/512";
+  if (k->ne[2] != 1)
+    return "it has more than one KV head";
+  if (k->type != GGML_ABI_F16 && k->type != GGML_ABI_BF16 && k->type != GGML_ABI_F32 &&
+      k->type != GGML_ABI_Q8_0)
     return "K is not f16, bf16, f32 or q8_0";
   if (!is_prefix_of(v, k) && !are_casts_of_prefix(v, k, cast_op))
     return "V is not a view of K's first columns (llama.cpp before 2026, or no MLA)";
-  if (!strides_are_whole(k) || (int64_t)k->nb[1] < bytes_per_row(k)) return "K has rows that are not contiguous";
-  if (q->type != GGML_ABI_F32 || op->type != GGML_ABI_F32 || !strides_are_whole(q) || !strides_are_whole(op))
+  if (!strides_are_whole(k) || (int64_t)k->nb[1] < bytes_per_row(k))
+    return "K has rows that are not contiguous";
+  if (q->type != GGML_ABI_F32 || op->type != GGML_ABI_F32 || !strides_are_whole(q) ||
+      !strides_are_whole(op))
     return "q or the result is not f32 with contiguous rows";
-  if (k->ne[3] != q->ne[3]) return "streams share K";
+  if (k->ne[3] != q->ne[3])
+    return "streams share K";
   for (int i = 0; i < 4; i++)
-    if (q->ne[i] < 1 || q->ne[i] > INT32_MAX / 128 || k->ne[i] < 1 || k->ne[i] > INT32_MAX) return "a dimension is 0 or huge";
-  if (q->ne[1] * q->ne[2] > 1 << 24) return "it has too many rows";
-  if (sinks != NULL && (sinks->type != GGML_ABI_F32 || sinks->nb[0] != 4)) return "the sinks are not f32";
-  if (mask != NULL && mask_refusal(mask, q, k) != NULL) return mask_refusal(mask, q, k);
+    if (q->ne[i] < 1 || q->ne[i] > INT32_MAX / 128 || k->ne[i] < 1 || k->ne[i] > INT32_MAX)
+      return "a dimension is 0 or huge";
+  if (q->ne[1] * q->ne[2] > 1 << 24)
+    return "it has too many rows";
+  if (sinks != NULL && (sinks->type != GGML_ABI_F32 || sinks->nb[0] != 4))
+    return "the sinks are not f32";
+  if (mask != NULL && mask_refusal(mask, q, k) != NULL)
+    return mask_refusal(mask, q, k);
   return params_refusal(op, k->ne[1]);
 }
 
-/* ---- The problem --------------------------------------------------------------------------------------------------- */
+/* ---- The problem ---- */
 
 static amla_dtype kv_type(int32_t type) {
-  return type == GGML_ABI_F16 ? AMLA_F16 : type == GGML_ABI_BF16 ? AMLA_BF16 : type == GGML_ABI_Q8_0 ? AMLA_Q8_0 : AMLA_F32;
+  return type == GGML_ABI_F16    ? AMLA_F16
+         : type == GGML_ABI_BF16 ? AMLA_BF16
+         : type == GGML_ABI_Q8_0 ? AMLA_Q8_0
+                                 : AMLA_F32;
 }
 
 /* A stride of ggml, in elements. */
@@ -120,18 +156,24 @@ static int64_t elems(const ggml_abi_tensor *t, int axis) {
   return (int64_t)(t->nb[axis] / t->nb[0]) * per_block;
 }
 
-/* Bytes from the first to one past the last element that [ne0][ne1][ne2][ne3] of this tensor touch. */
-static size_t span(const ggml_abi_tensor *t, int64_t ne0_bytes, int64_t ne1, int64_t ne2, int64_t ne3) {
-  return (size_t)ne0_bytes + (size_t)(ne1 - 1) * t->nb[1] + (size_t)(ne2 - 1) * t->nb[2] + (size_t)(ne3 - 1) * t->nb[3];
+/* Bytes from the first to one past the last element that [ne0][ne1][ne2][ne3] of this tensor touch.
+ */
+static size_t span(const ggml_abi_tensor *t, int64_t ne0_bytes, int64_t ne1, int64_t ne2,
+                   int64_t ne3) {
+  return (size_t)ne0_bytes + (size_t)(ne1 - 1) * t->nb[1] + (size_t)(ne2 - 1) * t->nb[2] +
+         (size_t)(ne3 - 1) * t->nb[3];
 }
 
 /* An axis of one needs no stride, and what ggml leaves there may be anything. */
-static int64_t stride(const ggml_abi_tensor *t, int axis) { return t->ne[axis] > 1 ? elems(t, axis) : 0; }
+static int64_t stride(const ggml_abi_tensor *t, int axis) {
+  return t->ne[axis] > 1 ? elems(t, axis) : 0;
+}
 
 static ggml_mask_view mask_of(const ggml_abi_tensor *op, int64_t stream) {
   const ggml_abi_tensor *mask = op->src[MASK];
   const size_t offset = mask->ne[3] > 1 ? (size_t)stream * mask->nb[3] : 0;
-  return (ggml_mask_view){(const uint16_t *)(const void *)((const char *)mask->data + offset), elems(mask, 1), op->src[Q]->ne[1], op->src[K]->ne[1]};
+  return (ggml_mask_view){(const uint16_t *)(const void *)((const char *)mask->data + offset),
+                          elems(mask, 1), op->src[Q]->ne[1], op->src[K]->ne[1]};
 }
 
 /* The keys in use of each stream; and does it take a mask to say who sees which of them? */
@@ -159,14 +201,18 @@ static amla_problem describe(const ggml_abi_tensor *op, int64_t streams, bool ma
   p.causal = mask != NULL && !masked;
   p.scale = param(op, SCALE);
   p.q_stride_query = stride(q, 1), p.q_stride_head = stride(q, 2), p.q_stride_batch = stride(q, 3);
-  p.out_stride_head = stride(op, 1), p.out_stride_query = stride(op, 2), p.out_stride_batch = stride(op, 3);
+  p.out_stride_head = stride(op, 1), p.out_stride_query = stride(op, 2),
+  p.out_stride_batch = stride(op, 3);
   p.kv_stride_token = elems(k, 1), p.kv_stride_page = stride(k, 3);
-  if (masked) p.mask_stride_query = elems(mask, 1), p.mask_stride_batch = stride(mask, 3);
+  if (masked)
+    p.mask_stride_query = elems(mask, 1), p.mask_stride_batch = stride(mask, 3);
   return p;
 }
 
-static amla_tensors point(const ggml_abi_tensor *op, int64_t stream, const amla_problem *p, bool masked, const int32_t *lengths) {
-  const ggml_abi_tensor *q = op->src[Q], *k = op->src[K], *mask = op->src[MASK], *sinks = op->src[SINKS];
+static amla_tensors point(const ggml_abi_tensor *op, int64_t stream, const amla_problem *p,
+                          bool masked, const int32_t *lengths) {
+  const ggml_abi_tensor *q = op->src[Q], *k = op->src[K], *mask = op->src[MASK],
+                        *sinks = op->src[SINKS];
   amla_tensors t = AMLA_TENSORS_INIT;
   t.q = (const char *)q->data + (size_t)stream * q->nb[3];
   t.q_bytes = span(q, q->ne[0] * 4, q->ne[1], q->ne[2], p->b);
@@ -189,16 +235,20 @@ static amla_tensors point(const ggml_abi_tensor *op, int64_t stream, const amla_
   return t;
 }
 
-/* ---- Running it ---------------------------------------------------------------------------------------------------- */
+/* ---- Running it ---- */
 
-static int plan_for(ggml_attention *a, const amla_problem *p, const amla_options *options, amla_detail *why) {
-  if (a->plan != NULL && options->threads == a->threads && memcmp(p, &a->problem, sizeof *p) == 0) return GGML_ABI_SUCCESS;
+static int plan_for(ggml_attention *a, const amla_problem *p, const amla_options *options,
+                    amla_detail *why) {
+  if (a->plan != NULL && options->threads == a->threads && memcmp(p, &a->problem, sizeof *p) == 0)
+    return GGML_ABI_SUCCESS;
   amla_plan_destroy(a->plan);
-  if (amla_plan_create(&a->plan, p, options, why) != AMLA_OK) return GGML_ABI_FAILED;
+  if (amla_plan_create(&a->plan, p, options, why) != AMLA_OK)
+    return GGML_ABI_FAILED;
   a->problem = *p;
   a->threads = options->threads;
   const size_t bytes = amla_plan_scratch_bytes(a->plan);
-  if (bytes <= a->scratch_bytes) return GGML_ABI_SUCCESS;
+  if (bytes <= a->scratch_bytes)
+    return GGML_ABI_SUCCESS;
   free(a->scratch);
   a->scratch = malloc(bytes);
   a->scratch_bytes = a->scratch != NULL ? bytes : 0;
@@ -206,14 +256,16 @@ static int plan_for(ggml_attention *a, const amla_problem *p, const amla_options
 }
 
 static int reserve_lengths(ggml_attention *a, int64_t streams) {
-  if (streams <= a->n_lengths) return GGML_ABI_SUCCESS;
+  if (streams <= a->n_lengths)
+    return GGML_ABI_SUCCESS;
   free(a->lengths);
   a->lengths = malloc((size_t)streams * sizeof *a->lengths);
   a->n_lengths = a->lengths != NULL ? streams : 0;
   return a->lengths != NULL ? GGML_ABI_SUCCESS : GGML_ABI_ALLOC_FAILED;
 }
 
-int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t threads, amla_parallel parallel, void *context) {
+int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t threads,
+                       amla_parallel parallel, void *context) {
   const ggml_abi_tensor *mask = op->src[MASK];
   const int64_t streams = op->src[Q]->ne[3];
   amla_options options = AMLA_OPTIONS_INIT;
@@ -224,22 +276,29 @@ int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t thr
   int status = reserve_lengths(a, streams);
   if (status == GGML_ABI_SUCCESS) {
     const bool masked = mask != NULL && read_masks(op, a->lengths);
-    const int64_t together = masked && mask->ne[3] != streams ? 1 : streams; /* the library has no mask that streams share */
+    const int64_t together = masked && mask->ne[3] != streams
+                                 ? 1
+                                 : streams; /* the library has no mask that streams share */
     const amla_problem p = describe(op, together, masked);
     status = plan_for(a, &p, &options, &why);
     for (int64_t stream = 0; status == GGML_ABI_SUCCESS && stream < streams; stream += together) {
       const amla_tensors t = point(op, stream, &p, masked, a->lengths);
-      if (amla_plan_run(a->plan, &t, a->scratch, a->scratch_bytes, &why) != AMLA_OK) status = GGML_ABI_FAILED;
+      if (amla_plan_run(a->plan, &t, a->scratch, a->scratch_bytes, &why) != AMLA_OK)
+        status = GGML_ABI_FAILED;
     }
   }
-  if (status == GGML_ABI_FAILED) ggml_log("attention failed: %s", why.text);
-  if (status == GGML_ABI_ALLOC_FAILED) ggml_log("attention failed: no memory for its scratch");
+  if (status == GGML_ABI_FAILED)
+    ggml_log("attention failed: %s", why.text);
+  if (status == GGML_ABI_ALLOC_FAILED)
+    ggml_log("attention failed: no memory for its scratch");
   return status;
 }
 
 bool ggml_attention_is_small(const ggml_abi_tensor *op) {
   const ggml_abi_tensor *q = op->src[Q], *k = op->src[K];
-  return 2.0 * (double)(q->ne[1] * q->ne[2] * q->ne[3]) * (double)k->ne[1] * (double)(k->ne[0] + op->src[V]->ne[0]) < SMALL_FLOPS;
+  return 2.0 * (double)(q->ne[1] * q->ne[2] * q->ne[3]) * (double)k->ne[1] *
+             (double)(k->ne[0] + op->src[V]->ne[0]) <
+         SMALL_FLOPS;
 }
 
 void ggml_attention_free(ggml_attention *a) {

@@ -15,18 +15,21 @@ typedef struct ggml_attention { /* what one backend object keeps between operati
   int32_t threads;              /* of the plan */
   void *scratch;
   size_t scratch_bytes;
-  int32_t *lengths;             /* [n_lengths] keys in use, by stream */
+  int32_t *lengths; /* [n_lengths] keys in use, by stream */
   int64_t n_lengths;
 } ggml_attention;
 
-/* NULL if the operation is ours, else why not: a literal. Tensors need not have memory yet. cast_op: ggml_host.h. */
+/* NULL if the operation is ours, else why not: a literal. Tensors need not have memory yet.
+ * cast_op: ggml_host.h. */
 const char *ggml_attention_refusal(const ggml_abi_tensor *op, int32_t cast_op);
 
 /* Not worth a second thread. */
 bool ggml_attention_is_small(const ggml_abi_tensor *op);
 
-/* Computes an operation that is ours. Returns GGML_ABI_SUCCESS, or another status with a line of log. */
-int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t threads, amla_parallel parallel, void *context);
+/* Computes an operation that is ours. Returns GGML_ABI_SUCCESS, or another status with a line of
+ * log. */
+int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t threads,
+                       amla_parallel parallel, void *context);
 
 void ggml_attention_free(ggml_attention *a);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The ggml that has loaded the plug-in: its functions, and where it looks for what in the objects it is handed.
+ * The ggml that has loaded the plug-in: its functions, and where it looks for what in the objects
+ * it is handed.
  */
 #ifndef AMLA_GGML_HOST_H
 #define AMLA_GGML_HOST_H
@@ -20,11 +21,12 @@ typedef struct ggml_host {
   GGML_ABI_FUNCTIONS(GGML_HOST_MEMBER)
 } ggml_host;
 
-/* Words of the objects; the same in all known versions, and proved. A backend has its name at 1 and its destructor at 2. */
+/* Words of the objects; the same in all known versions, and proved. A backend has its name at 1 and
+ * its destructor at 2. */
 enum { GGML_REG_WORDS = 6, GGML_DEVICE_WORDS = 17, GGML_BACKEND_MAX_WORDS = 32 };
 
-/* Binds the ggml that contains the address `caller`, or, if that is unknown, the one that the whole program sees. Returns NULL if all is
- * well, else why not. Once bound, another ggml is refused. */
+/* Binds the ggml that contains the address `caller`, or, if that is unknown, the one that the whole
+ * program sees. Returns NULL if all is well, else why not. Once bound, another ggml is refused. */
 const char *ggml_host_bind(ggml_host *host, const void *caller);
 
 #endif

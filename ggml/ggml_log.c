@@ -41,9 +41,11 @@ void ggml_log_left(const char *reason) {
   for (int i = 0; i < MAX_REASONS; i++) {
     const char *found = NULL;
     const bool is_new = atomic_compare_exchange_strong(&left[i].reason, &found, reason);
-    if (!is_new && found != reason) continue;
+    if (!is_new && found != reason)
+      continue;
     atomic_fetch_add(&left[i].times, 1);
-    if (is_new && ggml_log_wanted()) ggml_log("attention left to the CPU: %s", reason);
+    if (is_new && ggml_log_wanted())
+      ggml_log("attention left to the CPU: %s", reason);
     return;
   }
 }
@@ -51,6 +53,7 @@ void ggml_log_left(const char *reason) {
 const char *ggml_log_commonest_reason(void) {
   int most = 0;
   for (int i = 1; i < MAX_REASONS; i++)
-    if (atomic_load(&left[i].times) > atomic_load(&left[most].times)) most = i;
+    if (atomic_load(&left[i].times) > atomic_load(&left[most].times))
+      most = i;
   return atomic_load(&left[most].reason);
 }

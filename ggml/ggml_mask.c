@@ -11,7 +11,8 @@ int64_t ggml_mask_length(const ggml_mask_view *mask) {
   for (int64_t i = mask->n_tokens - 1; i >= 0; i--) {
     const uint16_t *row = mask->rows + i * mask->stride_elems;
     int64_t n = mask->n_kv;
-    while (n > length && row[n - 1] == HIDDEN) n--;
+    while (n > length && row[n - 1] == HIDDEN)
+      n--;
     length = n;
   }
   return length;
@@ -22,10 +23,14 @@ bool ggml_mask_is_causal(const ggml_mask_view *mask, int64_t length) {
     const uint16_t *row = mask->rows + i * mask->stride_elems;
     int64_t seen = length - mask->n_tokens + i + 1;
     unsigned wrong = 0;
-    if (seen < 0) seen = 0;
-    for (int64_t j = 0; j < seen; j++) wrong |= row[j] & ~(unsigned)SIGN;
-    for (int64_t j = seen; j < length; j++) wrong |= row[j] ^ (unsigned)HIDDEN;
-    if (wrong != 0) return false;
+    if (seen < 0)
+      seen = 0;
+    for (int64_t j = 0; j < seen; j++)
+      wrong |= row[j] & ~(unsigned)SIGN;
+    for (int64_t j = seen; j < length; j++)
+      wrong |= row[j] ^ (unsigned)HIDDEN;
+    if (wrong != 0)
+      return false;
   }
   return true;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a mask of ggml says. Mostly it is plain causality, over the tokens in use of a cache that is rounded up: then no mask is needed,
- * and no key is computed in vain.
+ * What a mask of ggml says. Mostly it is plain causality, over the tokens in use of a cache that is
+ * rounded up: then no mask is needed, and no key is computed in vain.
  */
 #ifndef AMLA_GGML_MASK_H
 #define AMLA_GGML_MASK_H
@@ -18,7 +18,8 @@ typedef struct ggml_mask_view { /* of one stream */
 /* The number of keys up to the last one that any token sees. */
 int64_t ggml_mask_length(const ggml_mask_view *mask);
 
-/* Does token i see exactly the first length - n_tokens + i + 1 keys, and none of them with a bias? */
+/* Does token i see exactly the first length - n_tokens + i + 1 keys, and none of them with a bias?
+ */
 bool ggml_mask_is_causal(const ggml_mask_view *mask, int64_t length);
 
 #endif

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * libggml-amla.so: a ggml backend with one device of type ACCEL, which takes over the attention of MLA models and leaves the rest to
- * the CPU backend, whose memory it shares. Here are the three objects that ggml asks for: registry, device, backend. They are arrays of words
- * (ggml_host.h): functions, then what the object belongs to, then its context.
+ * libggml-amla.so: a ggml backend with one device of type ACCEL, which takes over the attention of
+ * MLA models and leaves the rest to the CPU backend, whose memory it shares. Here are the three
+ * objects that ggml asks for: registry, device, backend. They are arrays of words (ggml_host.h):
+ * functions, then what the object belongs to, then its context.
  */
 #include <amla/amla.h>
 #include <stdatomic.h>
@@ -35,7 +36,7 @@ static struct {                /* what ggml has asked about, computed or not */
 #define FUNCTION(f) ((word){.function = (any_function)(f)})
 #define POINTER(p) ((word){.pointer = (p)})
 
-/* ---- Backend ------------------------------------------------------------------------------------------------------- */
+/* ---- Backend ---- */
 
 typedef struct backend {
   word words[GGML_BACKEND_MAX_WORDS]; /* first: ggml's handle is its address */
@@ -54,14 +55,16 @@ static const char *backend_name(void *self) {
 
 static void backend_free(void *self) {
   backend *b = self;
-  if (b->n_done > 0 && ggml_log_wanted()) ggml_log("%lld attention operations done", (long long)b->n_done);
+  if (b->n_done > 0 && ggml_log_wanted())
+    ggml_log("%lld attention operations done", (long long)b->n_done);
   ggml_attention_free(&b->attention);
   ggml_runner_free(&b->runner);
   free(b);
 }
 
 static bool to_be_computed(const ggml_abi_tensor *node) {
-  return node->op == host.flash_attn_op && (!host.flags_say_compute || (node->flags & GGML_ABI_FLAG_COMPUTE) != 0);
+  return node->op == host.flash_attn_op &&
+         (!host.flags_say_compute || (node->flags & GGML_ABI_FLAG_COMPUTE) != 0);
 }
 
 typedef struct operation {
@@ -73,7 +76,8 @@ typedef struct operation {
 
 static void run_operation(void *argument) {
   operation *o = argument;
-  o->status = ggml_attention_run(&o->backend->attention, o->node, o->threads, ggml_runner_parallel, &o->backend->runner);
+  o->status = ggml_attention_run(&o->backend->attention, o->node, o->threads, ggml_runner_parallel,
+                                 &o->backend->runner);
 }
 
 static int compute_node(backend *b, const ggml_abi_tensor *node) {
@@ -90,9 +94,11 @@ static int backend_compute(void *self, void *graph) {
   const int n = host.ggml_graph_n_nodes(graph);
   for (int i = 0; i < n; i++) {
     const ggml_abi_tensor *node = host.ggml_graph_node(graph, i);
-    if (!to_be_computed(node)) continue; /* views need no work */
+    if (!to_be_computed(node))
+      continue; /* views need no work */
     const int status = compute_node(b, node);
-    if (status != GGML_ABI_SUCCESS) return status;
+    if (status != GGML_ABI_SUCCESS)
+      return status;
     b->n_done++;
     atomic_fetch_add(&n_done, 1);
   }
@@ -106,10 +112,12 @@ static void backend_set_n_threads(void *self, int threads) {
 }
 
 static void *backend_create(void *self, const char *params) {
-  static const uint8_t guid[16] = {0x61, 0x6d, 0x6c, 0x61, 0x9c, 0x1d, 0x4e, 0x0b, 0x8a, 0x55, 0x2d, 0x30, 0x77, 0xe4, 0x12, 0xb6};
+  static const uint8_t guid[16] = {0x61, 0x6d, 0x6c, 0x61, 0x9c, 0x1d, 0x4e, 0x0b,
+                                   0x8a, 0x55, 0x2d, 0x30, 0x77, 0xe4, 0x12, 0xb6};
   backend *b = calloc(1, sizeof *b);
   (void)params;
-  if (b == NULL) return NULL;
+  if (b == NULL)
+    return NULL;
   if (!ggml_runner_create(&b->runner, &host)) {
     ggml_log("cannot start: this ggml has no CPU backend loaded");
     backend_free(b);
@@ -124,7 +132,7 @@ static void *backend_create(void *self, const char *params) {
   return b;
 }
 
-/* ---- Device -------------------------------------------------------------------------------------------------------- */
+/* ---- Device ---- */
 
 static const char *device_name(void *self) {
   (void)self;
@@ -158,7 +166,8 @@ static void *device_buffer_type(void *self) {
   return host.ggml_backend_cpu_buffer_type();
 }
 
-static void *device_buffer_from_host_ptr(void *self, void *data, size_t bytes, size_t max_tensor_bytes) {
+static void *device_buffer_from_host_ptr(void *self, void *data, size_t bytes,
+                                         size_t max_tensor_bytes) {
   (void)self, (void)max_tensor_bytes;
   return host.ggml_backend_cpu_buffer_from_ptr(data, bytes);
 }
@@ -166,13 +175,15 @@ static void *device_buffer_from_host_ptr(void *self, void *data, size_t bytes, s
 static bool needs_no_work(const ggml_abi_tensor *op) {
   static const char *const names[] = {"NONE", "RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-    if (strcmp(host.ggml_op_name(op->op), names[i]) == 0) return true;
+    if (strcmp(host.ggml_op_name(op->op), names[i]) == 0)
+      return true;
   return false;
 }
 
 static bool supports_attention(const ggml_abi_tensor *op) {
   const char *refusal = ggml_attention_refusal(op, host.cast_op);
-  if (refusal != NULL) ggml_log_left(refusal);
+  if (refusal != NULL)
+    ggml_log_left(refusal);
   else
     asked.ours = true;
   return refusal == NULL;
@@ -185,10 +196,13 @@ static bool is_attention_in_pieces(const ggml_abi_tensor *op) {
 
 static bool device_supports_op(void *self, const ggml_abi_tensor *op) {
   (void)self;
-  if (needs_no_work(op)) return true;
+  if (needs_no_work(op))
+    return true;
   asked.work = true;
-  if (op->op == host.flash_attn_op) return supports_attention(op);
-  if (is_attention_in_pieces(op)) asked.softmax = true;
+  if (op->op == host.flash_attn_op)
+    return supports_attention(op);
+  if (is_attention_in_pieces(op))
+    asked.softmax = true;
   return false;
 }
 
@@ -197,7 +211,7 @@ static bool device_supports_buffer_type(void *self, void *buffer_type) {
   return host.ggml_backend_buft_is_host(buffer_type);
 }
 
-/* ---- Registry ------------------------------------------------------------------------------------------------------ */
+/* ---- Registry ---- */
 
 static const char *registry_name(void *self) {
   (void)self;
@@ -216,7 +230,8 @@ static void *registry_device(void *self, size_t index) {
 
 static int64_t registry_n_done(void) { return n_done; }
 
-static const ggml_abi_feature *registry_features(void *self) { /* llama.cpp prints them in its system info */
+static const ggml_abi_feature *
+registry_features(void *self) { /* llama.cpp prints them in its system info */
   static const ggml_abi_feature features[] = {{"MLA", "1"}, {NULL, NULL}};
   (void)self;
   return features;
@@ -224,28 +239,39 @@ static const ggml_abi_feature *registry_features(void *self) { /* llama.cpp prin
 
 static any_function registry_proc(void *self, const char *name) {
   (void)self;
-  if (strcmp(name, "ggml_backend_set_n_threads") == 0) return (any_function)backend_set_n_threads;
-  if (strcmp(name, "ggml_backend_get_features") == 0) return (any_function)registry_features;
-  if (strcmp(name, "amla_ggml_n_done") == 0) return (any_function)registry_n_done;
+  if (strcmp(name, "ggml_backend_set_n_threads") == 0)
+    return (any_function)backend_set_n_threads;
+  if (strcmp(name, "ggml_backend_get_features") == 0)
+    return (any_function)registry_features;
+  if (strcmp(name, "amla_ggml_n_done") == 0)
+    return (any_function)registry_n_done;
   return NULL;
 }
 
 static void fill_objects(void) {
-  const word device_words[] = {FUNCTION(device_name),        FUNCTION(device_description),
-                               FUNCTION(device_memory),      FUNCTION(device_type),
-                               FUNCTION(device_props),       FUNCTION(backend_create),
-                               FUNCTION(device_buffer_type), POINTER(NULL),
-                               FUNCTION(device_buffer_from_host_ptr), FUNCTION(device_supports_op),
+  const word device_words[] = {FUNCTION(device_name),
+                               FUNCTION(device_description),
+                               FUNCTION(device_memory),
+                               FUNCTION(device_type),
+                               FUNCTION(device_props),
+                               FUNCTION(backend_create),
+                               FUNCTION(device_buffer_type),
+                               POINTER(NULL),
+                               FUNCTION(device_buffer_from_host_ptr),
+                               FUNCTION(device_supports_op),
                                FUNCTION(device_supports_buffer_type)};
-  const word registry_words[] = {{.pointer = NULL}, FUNCTION(registry_name), FUNCTION(registry_device_count),
-                                 FUNCTION(registry_device), FUNCTION(registry_proc)};
+  const word registry_words[] = {{.pointer = NULL},
+                                 FUNCTION(registry_name),
+                                 FUNCTION(registry_device_count),
+                                 FUNCTION(registry_device),
+                                 FUNCTION(registry_proc)};
   memcpy(device, device_words, sizeof device_words);
   device[GGML_DEVICE_WORDS - 2] = POINTER(registry);
   memcpy(registry, registry_words, sizeof registry_words);
   registry[0].number = host.api_version;
 }
 
-/* ---- Of no use ------------------------------------------------------------------------------- */
+/* ---- Of no use ---- */
 
 /* Why nothing was computed here; NULL if no model was computed at all, as far as can be seen. */
 static const char *why_nothing(void) {
@@ -253,21 +279,25 @@ static const char *why_nothing(void) {
   if (asked.ours && asked.softmax)
     return "flash attention was off; -fa on or LLAMA_ARG_FLASH_ATTN=on turns it on, `auto' turns "
            "it off";
-  if (asked.ours) return NULL;
-  if (refusal != NULL) return refusal;
+  if (asked.ours)
+    return NULL;
+  if (refusal != NULL)
+    return refusal;
   if (asked.softmax)
     return "flash attention was off; -fa on or LLAMA_ARG_FLASH_ATTN=on turns it on";
-  if (!asked.work) return NULL;
+  if (!asked.work)
+    return NULL;
   return "no attention was offered: layers on a GPU keep theirs, and some models have none";
 }
 
 /* When the program ends, or lets go of the plug-in. */
 __attribute__((destructor)) static void say_if_of_no_use(void) {
   const char *why = n_done == 0 && !ggml_log_unwanted() ? why_nothing() : NULL;
-  if (why != NULL) ggml_log("0 attention operations done: %s (AMLA_LOG=0 silences this line)", why);
+  if (why != NULL)
+    ggml_log("0 attention operations done: %s (AMLA_LOG=0 silences this line)", why);
 }
 
-/* ---- Start ----------------------------------------------------------------------------------- */
+/* ---- Start ---- */
 
 static char refusal_text[512];
 
@@ -281,18 +311,22 @@ static void *refuse(const char *why) {
   return NULL;
 }
 
-/* The one function that ggml looks up by name. NULL: not to be used, and a line on stderr has said why. */
+/* The one function that ggml looks up by name. NULL: not to be used, and a line on stderr has said
+ * why. */
 __attribute__((visibility("default"))) void *ggml_backend_init(void);
 
 void *ggml_backend_init(void) {
   const char *refusal = ggml_host_bind(&host, __builtin_return_address(0));
   amla_backend_info cpu = AMLA_BACKEND_INFO_INIT;
-  if (refusal != NULL) return refuse(refusal);
+  if (refusal != NULL)
+    return refuse(refusal);
   amla_detail why;
   if (amla_backend_query(AMLA_BACKEND_CPU, &cpu, &why) != AMLA_OK)
     return refuse(why.text); /* the environment asks for what does not exist */
-  snprintf(description, sizeof description, "AMLA %s, attention of MLA models (%s)", amla_version(), cpu.isa);
+  snprintf(description, sizeof description, "AMLA %s, attention of MLA models (%s)", amla_version(),
+           cpu.isa);
   fill_objects();
-  if (ggml_log_wanted()) ggml_log("%s, in ggml %s", description, host.version);
+  if (ggml_log_wanted())
+    ggml_log("%s, in ggml %s", description, host.version);
   return registry;
 }

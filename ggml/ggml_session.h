@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * For test and bench: a prebuilt ggml with the plug-in loaded into it as any program would, and attention operations to run on both of its
- * backends. ggml is loaded RTLD_LOCAL; nothing of it is linked.
+ * For test and bench: a prebuilt ggml with the plug-in loaded into it as any program would, and
+ * attention operations to run on both of its backends. ggml is loaded RTLD_LOCAL; nothing of it is
+ * linked.
  */
 #ifndef AMLA_GGML_SESSION_H
 #define AMLA_GGML_SESSION_H
@@ -9,19 +10,21 @@
 #include "ggml_abi.h"
 
 /* Beyond what the plug-in itself needs. */
-#define GGML_SESSION_FUNCTIONS(F)                                                                                         \
-  F(const char *, ggml_version, (void))                                                                                   \
-  F(void *, ggml_backend_load, (const char *path))                                                                        \
-  F(void, ggml_backend_load_all_from_path, (const char *folder))                                                          \
-  F(void *, ggml_backend_dev_by_name, (const char *name))                                                                 \
-  F(bool, ggml_backend_dev_supports_op, (void *device, const ggml_abi_tensor *op))                                        \
-  F(const char *, ggml_backend_dev_description, (void *device))                                                           \
-  F(void *, ggml_backend_reg_by_name, (const char *name))                                                                 \
-  F(ggml_abi_tensor *, ggml_permute, (void *context, ggml_abi_tensor *tensor, int a0, int a1, int a2, int a3))            \
-  F(size_t, ggml_quantize_chunk,                                                                                          \
-    (int32_t type, const float *from, void *to, int64_t start, int64_t rows, int64_t row_elems, const float *weights))    \
-  F(void, ggml_fp16_to_fp32_row, (const uint16_t *from, float *to, int64_t n))                                            \
-  F(void, ggml_fp32_to_fp16_row, (const float *from, uint16_t *to, int64_t n))                                            \
+#define GGML_SESSION_FUNCTIONS(F)                                                                  \
+  F(const char *, ggml_version, (void))                                                            \
+  F(void *, ggml_backend_load, (const char *path))                                                 \
+  F(void, ggml_backend_load_all_from_path, (const char *folder))                                   \
+  F(void *, ggml_backend_dev_by_name, (const char *name))                                          \
+  F(bool, ggml_backend_dev_supports_op, (void *device, const ggml_abi_tensor *op))                 \
+  F(const char *, ggml_backend_dev_description, (void *device))                                    \
+  F(void *, ggml_backend_reg_by_name, (const char *name))                                          \
+  F(ggml_abi_tensor *, ggml_permute,                                                               \
+    (void *context, ggml_abi_tensor *tensor, int a0, int a1, int a2, int a3))                      \
+  F(size_t, ggml_quantize_chunk,                                                                   \
+    (int32_t type, const float *from, void *to, int64_t start, int64_t rows, int64_t row_elems,    \
+     const float *weights))                                                                        \
+  F(void, ggml_fp16_to_fp32_row, (const uint16_t *from, float *to, int64_t n))                     \
+  F(void, ggml_fp32_to_fp16_row, (const float *from, uint16_t *to, int64_t n))                     \
   F(void, ggml_bf16_to_fp32_row, (const uint16_t *from, float *to, int64_t n))
 
 #define GGML_SESSION_MEMBER(result, name, arguments) result(*name) arguments;
@@ -30,7 +33,7 @@ typedef struct ggml_session {
   GGML_ABI_FUNCTIONS(GGML_SESSION_MEMBER)
   GGML_SESSION_FUNCTIONS(GGML_SESSION_MEMBER)
   void *cpu_device, *amla_device;
-  void *cpu, *amla;           /* backends */
+  void *cpu, *amla;             /* backends */
   int64_t (*amla_n_done)(void); /* operations that the plug-in has computed */
 } ggml_session;
 
@@ -52,7 +55,8 @@ typedef struct ggml_job { /* a case with data */
   ggml_abi_tensor *q, *k, *mask, *sinks, *op;
 } ggml_job;
 
-/* The folder holds libggml*.so; plugin is the path of libggml-amla.so. Prints and returns false if that fails. */
+/* The folder holds libggml*.so; plugin is the path of libggml-amla.so. Prints and returns false if
+ * that fails. */
 bool ggml_session_open(ggml_session *s, const char *folder, const char *plugin);
 void ggml_session_threads(ggml_session *s, int threads);
 void ggml_session_close(ggml_session *s);
@@ -62,7 +66,8 @@ bool ggml_job_taken(ggml_session *s, const ggml_job *job); /* does the plug-in s
 bool ggml_job_run(ggml_session *s, ggml_job *job, void *backend);
 void ggml_job_free(ggml_session *s, ggml_job *job);
 
-/* The result, computed anew in f64 for one row in every `step` rows: out [elements of the result]. Rows left out hold NaN. */
+/* The result, computed anew in f64 for one row in every `step` rows: out [elements of the result].
+ * Rows left out hold NaN. */
 void ggml_job_truth(ggml_session *s, const ggml_job *job, int64_t step, float *out);
 
 /* Squared error over squared reference, over the elements whose reference is not NaN. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Reading masks, against the mask's meaning spelled out: every causal one of small size, each with one entry changed.
+ * Reading masks, against the mask's meaning spelled out: every causal one of small size, each with
+ * one entry changed.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,8 +17,10 @@ enum { TOKENS = 4, KEYS = 9, STRIDE = 11, HIDDEN = 0xfc00, HALF = 0x3800, MINUS_
 
 static void fill(uint16_t mask[TOKENS][STRIDE], int tokens, int length) {
   for (int i = 0; i < tokens; i++)
-    for (int j = 0; j < STRIDE; j++) mask[i][j] = j < KEYS && j < length - tokens + i + 1 ? 0 : HIDDEN;
-  for (int i = 0; i < tokens; i++) mask[i][KEYS] = mask[i][KEYS + 1] = 0; /* beyond the row */
+    for (int j = 0; j < STRIDE; j++)
+      mask[i][j] = j < KEYS && j < length - tokens + i + 1 ? 0 : HIDDEN;
+  for (int i = 0; i < tokens; i++)
+    mask[i][KEYS] = mask[i][KEYS + 1] = 0; /* beyond the row */
 }
 
 /* The definition, key by key. */
@@ -25,7 +28,8 @@ static int64_t last_seen(uint16_t mask[TOKENS][STRIDE], int tokens) {
   int64_t length = 0;
   for (int i = 0; i < tokens; i++)
     for (int j = 0; j < KEYS; j++)
-      if (mask[i][j] != HIDDEN && j + 1 > length) length = j + 1;
+      if (mask[i][j] != HIDDEN && j + 1 > length)
+        length = j + 1;
   return length;
 }
 
@@ -33,7 +37,8 @@ static bool is_causal(uint16_t mask[TOKENS][STRIDE], int tokens, int64_t length)
   for (int i = 0; i < tokens; i++)
     for (int j = 0; j < KEYS; j++) {
       const bool sees = j < length - tokens + i + 1;
-      if (sees ? (mask[i][j] & 0x7fff) != 0 : mask[i][j] != HIDDEN) return false;
+      if (sees ? (mask[i][j] & 0x7fff) != 0 : mask[i][j] != HIDDEN)
+        return false;
     }
   return true;
 }

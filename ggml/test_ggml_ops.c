@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The plug-in inside an unmodified, prebuilt ggml, operation by operation: the cases of ggml's own backend test for 576/512 and 512/512,
- * held against ggml's CPU backend with its own bound (NMSE 5e-4), and against f64 with ours. And what the plug-in must leave alone.
+ * The plug-in inside an unmodified, prebuilt ggml, operation by operation: the cases of ggml's own
+ * backend test for 576/512 and 512/512, held against ggml's CPU backend with its own bound (NMSE
+ * 5e-4), and against f64 with ours. And what the plug-in must leave alone.
  *
  *     test_ggml_ops LIBGGML_AMLA_SO FOLDER_OF_LIBGGML [GFLOP]       no case larger than so much
  */
@@ -29,27 +30,35 @@ static void hold(const ggml_case *c, uint64_t seed) {
   ggml_job_create(s, c, seed, &job);
   const int64_t n = 512 * c->heads * c->tokens * c->streams, work = n * c->kv;
   float *cpu = malloc((size_t)n * sizeof *cpu), *truth = malloc((size_t)n * sizeof *truth);
-  if (!ggml_job_taken(s, &job)) fail_msg("%s: refused", ggml_case_text(c, text));
-  if (!ggml_job_run(s, &job, s->cpu)) fail_msg("%s: the CPU backend failed", ggml_case_text(c, text));
+  if (!ggml_job_taken(s, &job))
+    fail_msg("%s: refused", ggml_case_text(c, text));
+  if (!ggml_job_run(s, &job, s->cpu))
+    fail_msg("%s: the CPU backend failed", ggml_case_text(c, text));
   memcpy(cpu, job.op->data, (size_t)n * sizeof *cpu);
-  for (int64_t i = 0; i < n; i++) ((float *)job.op->data)[i] = NAN;
+  for (int64_t i = 0; i < n; i++)
+    ((float *)job.op->data)[i] = NAN;
 
   const int64_t before = s->amla_n_done();
-  if (!ggml_job_run(s, &job, s->amla)) fail_msg("%s: failed", ggml_case_text(c, text));
+  if (!ggml_job_run(s, &job, s->amla))
+    fail_msg("%s: failed", ggml_case_text(c, text));
   assert_int_equal(s->amla_n_done(), before + 1);
   const double to_cpu = ggml_nmse(cpu, job.op->data, n);
-  if (!(to_cpu <= GGML_BOUND)) fail_msg("%s: NMSE %g to ggml's CPU backend", ggml_case_text(c, text), to_cpu);
+  if (!(to_cpu <= GGML_BOUND))
+    fail_msg("%s: NMSE %g to ggml's CPU backend", ggml_case_text(c, text), to_cpu);
   ggml_job_truth(s, &job, work / 2000000 + 1, truth);
   const double to_truth = ggml_nmse(truth, job.op->data, n);
-  if (!(to_truth <= OUR_BOUND)) fail_msg("%s: NMSE %g to f64", ggml_case_text(c, text), to_truth);
+  if (!(to_truth <= OUR_BOUND))
+    fail_msg("%s: NMSE %g to f64", ggml_case_text(c, text), to_truth);
   free(cpu);
   free(truth);
   ggml_job_free(s, &job);
 }
 
-/* heads x kv x batch x type, with masks, sinks and layouts in turn; the largest ones for f16 only. */
+/* heads x kv x batch x type, with masks, sinks and layouts in turn; the largest ones for f16 only.
+ */
 static void test_cases_of_ggml(void **state) {
-  static const int64_t heads[] = {4, 16, 20, 128}, kv[] = {113, 512, 1024, 4096}, tokens[] = {1, 3, 32, 75};
+  static const int64_t heads[] = {4, 16, 20, 128}, kv[] = {113, 512, 1024, 4096},
+                       tokens[] = {1, 3, 32, 75};
   static const int32_t types[] = {GGML_ABI_F16, GGML_ABI_BF16, GGML_ABI_Q8_0};
   int n = 0;
   (void)state;
@@ -58,9 +67,13 @@ static void test_cases_of_ggml(void **state) {
       for (int t = 0; t < 4; t++)
         for (int type = 0; type < 3; type++) {
           const double gflop = (double)(heads[h] * kv[k] * tokens[t]) * 2176e-9;
-          if (gflop > (type == 0 ? largest_gflop : largest_gflop / 5.0)) continue;
+          if (gflop > (type == 0 ? largest_gflop : largest_gflop / 5.0))
+            continue;
           const int turn = n + t + k + h; /* so that no axis goes in step with another */
-          hold(&(ggml_case){576, heads[h], kv[k], tokens[t], 1, types[type], turn % 3 == 0 ? MASK_NONE : MASK_RANDOM, false, turn % 4 < 2, turn % 5 < 3, false}, (uint64_t)n);
+          hold(&(ggml_case){576, heads[h], kv[k], tokens[t], 1, types[type],
+                            turn % 3 == 0 ? MASK_NONE : MASK_RANDOM, false, turn % 4 < 2,
+                            turn % 5 < 3, false},
+               (uint64_t)n);
           n++;
         }
   print_message("%d cases\n", n);
@@ -71,7 +84,9 @@ static void test_streams(void **state) {
   for (int i = 0; i < 16; i++) {
     const int64_t d_k = i & 8 ? 512 : 576;
     const int32_t type = i % 3 == 0 ? GGML_ABI_F16 : i % 3 == 1 ? GGML_ABI_BF16 : GGML_ABI_Q8_0;
-    hold(&(ggml_case){d_k, 16, 300, i & 2 ? 5 : 1, 3, type, MASK_RANDOM, i & 1, i & 4, i & 2, false}, (uint64_t)i);
+    hold(
+        &(ggml_case){d_k, 16, 300, i & 2 ? 5 : 1, 3, type, MASK_RANDOM, i & 1, i & 4, i & 2, false},
+        (uint64_t)i);
   }
 }
 
@@ -79,7 +94,9 @@ static void test_512_and_f32(void **state) {
   (void)state;
   for (int i = 0; i < 12; i++) {
     static const int32_t types[] = {GGML_ABI_F16, GGML_ABI_BF16, GGML_ABI_Q8_0, GGML_ABI_F32};
-    hold(&(ggml_case){512, 20, i & 4 ? 1 : 777, i < 6 ? 1 : 9, 1, types[i % 4], i & 1 ? MASK_CAUSAL : MASK_NONE, false, i & 2, true, false}, (uint64_t)i);
+    hold(&(ggml_case){512, 20, i & 4 ? 1 : 777, i < 6 ? 1 : 9, 1, types[i % 4],
+                      i & 1 ? MASK_CAUSAL : MASK_NONE, false, i & 2, true, false},
+         (uint64_t)i);
   }
   hold(&(ggml_case){576, 16, 300, 2, 1, GGML_ABI_F32, MASK_RANDOM, false, true, false, false}, 1);
 }
@@ -89,7 +106,8 @@ static void test_casts_from_f32(void **state) {
   (void)state;
   for (int i = 0; i < 8; i++) {
     const bool sinks = i % 3 == 0, permuted = i & 2;
-    hold(&(ggml_case){576, 16, 300, i & 1 ? 7 : 1, i & 4 ? 3 : 1, GGML_ABI_F16, MASK_RANDOM, false, sinks, permuted, true},
+    hold(&(ggml_case){576, 16, 300, i & 1 ? 7 : 1, i & 4 ? 3 : 1, GGML_ABI_F16, MASK_RANDOM, false,
+                      sinks, permuted, true},
          (uint64_t)i);
   }
 }
@@ -108,46 +126,53 @@ static void test_threads(void **state) {
     ggml_session_threads(s, threads[i]);
     memset(job.op->data, 0xff, bytes);
     assert_true(ggml_job_run(s, &job, s->amla));
-    if (i == 0) memcpy(first, job.op->data, bytes);
+    if (i == 0)
+      memcpy(first, job.op->data, bytes);
     assert_memory_equal(first, job.op->data, bytes);
   }
   free(first);
   ggml_job_free(s, &job);
 }
 
-/* ---- What is left to the CPU --------------------------------------------------------------------------------------- */
+/* ---- What is left to the CPU ---- */
 
 static ggml_job plain(bool cast) {
   ggml_job job;
-  ggml_job_create(&session, &(ggml_case){576, 16, 64, 2, 2, GGML_ABI_F16, MASK_RANDOM, false, false, false, cast}, 1, &job);
+  ggml_job_create(
+      &session,
+      &(ggml_case){576, 16, 64, 2, 2, GGML_ABI_F16, MASK_RANDOM, false, false, false, cast}, 1,
+      &job);
   assert_true(ggml_job_taken(&session, &job));
   return job;
 }
 
-static void set_param(ggml_job *job, int i, float value) { memcpy(&job->op->op_params[i], &value, sizeof value); }
+static void set_param(ggml_job *job, int i, float value) {
+  memcpy(&job->op->op_params[i], &value, sizeof value);
+}
 
 /* Each line damages one thing of an operation that is taken. */
 static void test_refusals(void **state) {
   (void)state;
 #define REFUSED(...) REFUSED_OF(plain(false), __VA_ARGS__)
-#define REFUSED_OF(made, ...)                                                                                                \
-  do {                                                                                                                 \
-    ggml_job job = made;                                                                                               \
-    ggml_abi_tensor *op = job.op, *k = op->src[1], *v = op->src[2], *mask = op->src[3];                                \
-    (void)k, (void)v, (void)mask;                                                                                      \
-    __VA_ARGS__;                                                                                                       \
-    if (ggml_job_taken(&session, &job)) fail_msg("taken in spite of: " #__VA_ARGS__);                                  \
-    ggml_job_free(&session, &job);                                                                                     \
+#define REFUSED_OF(made, ...)                                                                      \
+  do {                                                                                             \
+    ggml_job job = made;                                                                           \
+    ggml_abi_tensor *op = job.op, *k = op->src[1], *v = op->src[2], *mask = op->src[3];            \
+    (void)k, (void)v, (void)mask;                                                                  \
+    __VA_ARGS__;                                                                                   \
+    if (ggml_job_taken(&session, &job))                                                            \
+      fail_msg("taken in spite of: " #__VA_ARGS__);                                                \
+    ggml_job_free(&session, &job);                                                                 \
   } while (0)
-  REFUSED(set_param(&job, 1, 8.0f));              /* ALiBi */
-  REFUSED(set_param(&job, 2, 30.0f));             /* softcap */
-  REFUSED(set_param(&job, 0, 0.0f));              /* scale */
+  REFUSED(set_param(&job, 1, 8.0f));  /* ALiBi */
+  REFUSED(set_param(&job, 2, 30.0f)); /* softcap */
+  REFUSED(set_param(&job, 0, 0.0f));  /* scale */
   REFUSED(set_param(&job, 0, NAN));
   REFUSED(set_param(&job, 0, 3e38f));
-  REFUSED(op->src[0]->nb[2] = 0);                 /* heads share q */
-  REFUSED(op->op_params[4] = 15);                 /* sparse */
-  REFUSED(op->op_params[5] = 1);                  /* something newer */
-  REFUSED(v->view_offs += 64 * v->nb[0]);         /* V is not K's beginning */
+  REFUSED(op->src[0]->nb[2] = 0);         /* heads share q */
+  REFUSED(op->op_params[4] = 15);         /* sparse */
+  REFUSED(op->op_params[5] = 1);          /* something newer */
+  REFUSED(v->view_offs += 64 * v->nb[0]); /* V is not K's beginning */
   REFUSED(v->view_src = NULL);
   REFUSED(v->nb[1] *= 2);
   REFUSED(v->nb[3] *= 2);
@@ -155,10 +180,10 @@ static void test_refusals(void **state) {
   REFUSED(v->ne[0] = 256);
   REFUSED(k->ne[0] = 320);
   REFUSED(k->ne[2] = 2);
-  REFUSED(k->ne[3] = 1, v->ne[3] = 1);            /* streams share K */
-  REFUSED(k->type = v->type = 2);                 /* q4_0 */
-  REFUSED(k->nb[1] = v->nb[1] = 577);             /* not whole elements */
-  REFUSED(k->nb[1] = v->nb[1] = 64);              /* rows overlap */
+  REFUSED(k->ne[3] = 1, v->ne[3] = 1); /* streams share K */
+  REFUSED(k->type = v->type = 2);      /* q4_0 */
+  REFUSED(k->nb[1] = v->nb[1] = 577);  /* not whole elements */
+  REFUSED(k->nb[1] = v->nb[1] = 64);   /* rows overlap */
   REFUSED(op->src[0]->type = GGML_ABI_F16);
   REFUSED(op->src[0]->nb[0] = 8);
   REFUSED(mask->type = GGML_ABI_F32);
@@ -166,10 +191,10 @@ static void test_refusals(void **state) {
   REFUSED(mask->ne[0] = 63);
   REFUSED(mask->ne[1] = 1);
   REFUSED(op->src[0] = NULL);
-  REFUSED_OF(plain(true), v->src[1] = k);                 /* a copy to elsewhere */
+  REFUSED_OF(plain(true), v->src[1] = k); /* a copy to elsewhere */
   REFUSED_OF(plain(true), v->op = op->op);
   REFUSED_OF(plain(true), v->type = GGML_ABI_BF16);
-  REFUSED_OF(plain(true), v->src[0]->view_offs += 4);     /* what is cast is not K's beginning */
+  REFUSED_OF(plain(true), v->src[0]->view_offs += 4); /* what is cast is not K's beginning */
   REFUSED_OF(plain(true), v->src[0]->view_src = NULL);
   REFUSED_OF(plain(true), k->src[0] = NULL);
 #undef REFUSED
@@ -181,24 +206,30 @@ static void test_other_operations(void **state) {
   void *x = s->ggml_init((ggml_abi_init_params){1 << 16, NULL, false});
   ggml_abi_tensor *t = s->ggml_new_tensor_4d(x, GGML_ABI_F32, 4, 4, 1, 1);
   (void)state;
-  assert_true(s->ggml_backend_dev_supports_op(s->amla_device, s->ggml_view_4d(x, t, 2, 2, 1, 1, t->nb[1], t->nb[2], t->nb[3], 0)));
-  assert_false(s->ggml_backend_dev_supports_op(s->amla_device, s->ggml_custom_4d(x, GGML_ABI_F32, 1, 1, 1, 1, NULL, 0, NULL, 1, NULL)));
+  assert_true(s->ggml_backend_dev_supports_op(
+      s->amla_device, s->ggml_view_4d(x, t, 2, 2, 1, 1, t->nb[1], t->nb[2], t->nb[3], 0)));
+  assert_false(s->ggml_backend_dev_supports_op(
+      s->amla_device, s->ggml_custom_4d(x, GGML_ABI_F32, 1, 1, 1, 1, NULL, 0, NULL, 1, NULL)));
   s->ggml_free(x);
 }
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_cases_of_ggml), cmocka_unit_test(test_streams),  cmocka_unit_test(test_512_and_f32),
-      cmocka_unit_test(test_casts_from_f32),
-      cmocka_unit_test(test_threads),       cmocka_unit_test(test_refusals), cmocka_unit_test(test_other_operations),
+      cmocka_unit_test(test_cases_of_ggml),    cmocka_unit_test(test_streams),
+      cmocka_unit_test(test_512_and_f32),      cmocka_unit_test(test_casts_from_f32),
+      cmocka_unit_test(test_threads),          cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_other_operations),
   };
-  if (argc == 4) largest_gflop = atof(argv[3]);
+  if (argc == 4)
+    largest_gflop = atof(argv[3]);
   if (argc < 3 || argc > 4 || !(largest_gflop > 0.0)) {
     fprintf(stderr, "usage: test_ggml_ops LIBGGML_AMLA_SO FOLDER_OF_LIBGGML [GFLOP]\n");
     return 2;
   }
-  if (!ggml_session_open(&session, argv[2], argv[1])) return 1;
-  print_message("ggml %s, %s, %s\n", session.ggml_version(), session.ggml_backend_dev_description(session.cpu_device),
+  if (!ggml_session_open(&session, argv[2], argv[1]))
+    return 1;
+  print_message("ggml %s, %s, %s\n", session.ggml_version(),
+                session.ggml_backend_dev_description(session.cpu_device),
                 session.ggml_backend_dev_description(session.amla_device));
   ggml_session_threads(&session, 2);
   const int failed = cmocka_run_group_tests_name("ggml_ops", tests, NULL, NULL);

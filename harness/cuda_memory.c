@@ -20,9 +20,13 @@ const amla_cuda_tools *harness_cuda_tools(char *reason, size_t reason_bytes) {
   }
   snprintf(name, sizeof name, "libamla_cuda.so.%d.%d", AMLA_VERSION_MAJOR, AMLA_VERSION_MINOR);
   void *handle = dlopen(name, RTLD_NOW | RTLD_NOLOAD); /* the one that is loaded, by its soname */
-  union { void *object; amla_cuda_tools_entry function; } entry = {.object = handle ? dlsym(handle, AMLA_CUDA_TOOLS) : NULL};
+  union {
+    void *object;
+    amla_cuda_tools_entry function;
+  } entry = {.object = handle ? dlsym(handle, AMLA_CUDA_TOOLS) : NULL};
   const amla_cuda_tools *tools = entry.object ? entry.function() : NULL;
-  if (tools && tools->struct_bytes == sizeof *tools) return tools;
+  if (tools && tools->struct_bytes == sizeof *tools)
+    return tools;
   snprintf(reason, reason_bytes, "%s has no %s of this version", name, AMLA_CUDA_TOOLS);
   return NULL;
 }
@@ -32,17 +36,27 @@ typedef struct tensor {
   size_t bytes;
 } tensor;
 
-bool harness_device_upload(harness_device_data *device, const amla_cuda_tools *tools, const harness_dataset *data, char *reason, size_t reason_bytes) {
-  *device = (harness_device_data){.tools = tools, .problem = data->problem, .tensors = data->tensors};
+bool harness_device_upload(harness_device_data *device, const amla_cuda_tools *tools,
+                           const harness_dataset *data, char *reason, size_t reason_bytes) {
+  *device =
+      (harness_device_data){.tools = tools, .problem = data->problem, .tensors = data->tensors};
   device->problem.memory = AMLA_MEMORY_DEVICE;
   amla_tensors *t = &device->tensors;
-  const tensor tensors[] = {{&t->q, t->q_bytes}, {&t->kv, t->kv_bytes}, {(const void **)&t->block_table, t->block_table_bytes},
-                            {(const void **)&t->seqlens_k, t->seqlens_k_bytes}, {(const void **)&t->sinks, t->sinks_bytes},
-                            {&t->mask, t->mask_bytes}, {(const void **)&t->out, t->out_bytes}, {(const void **)&t->lse, t->lse_bytes}};
+  const tensor tensors[] = {{&t->q, t->q_bytes},
+                            {&t->kv, t->kv_bytes},
+                            {(const void **)&t->block_table, t->block_table_bytes},
+                            {(const void **)&t->seqlens_k, t->seqlens_k_bytes},
+                            {(const void **)&t->sinks, t->sinks_bytes},
+                            {&t->mask, t->mask_bytes},
+                            {(const void **)&t->out, t->out_bytes},
+                            {(const void **)&t->lse, t->lse_bytes}};
   for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
-    if (*tensors[i].pointer == NULL) continue;
+    if (*tensors[i].pointer == NULL)
+      continue;
     device->buffers[i] = tools->allocate(tensors[i].bytes);
-    const char *why = device->buffers[i] ? tools->upload(device->buffers[i], *tensors[i].pointer, tensors[i].bytes) : "out of device memory";
+    const char *why = device->buffers[i]
+                          ? tools->upload(device->buffers[i], *tensors[i].pointer, tensors[i].bytes)
+                          : "out of device memory";
     if (why) {
       snprintf(reason, reason_bytes, "%s", why);
       harness_device_free(device);
@@ -55,12 +69,15 @@ bool harness_device_upload(harness_device_data *device, const amla_cuda_tools *t
 
 const char *harness_device_download(const harness_device_data *device, harness_dataset *data) {
   const char *why = device->tools->synchronise();
-  if (!why && data->tensors.out) why = device->tools->download(data->out, device->tensors.out, data->tensors.out_bytes);
-  if (!why && data->tensors.lse) why = device->tools->download(data->lse, device->tensors.lse, data->tensors.lse_bytes);
+  if (!why && data->tensors.out)
+    why = device->tools->download(data->out, device->tensors.out, data->tensors.out_bytes);
+  if (!why && data->tensors.lse)
+    why = device->tools->download(data->lse, device->tensors.lse, data->tensors.lse_bytes);
   return why;
 }
 
 void harness_device_free(harness_device_data *device) {
-  for (size_t i = 0; i < sizeof device->buffers / sizeof *device->buffers; i++) device->tools->release(device->buffers[i]);
+  for (size_t i = 0; i < sizeof device->buffers / sizeof *device->buffers; i++)
+    device->tools->release(device->buffers[i]);
   memset(device->buffers, 0, sizeof device->buffers);
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tensors from a problem string. Every token and every query row draws from a generator seeded by its own position, so
- * that data do not depend on threads, and a sequence does not depend on the others of its batch.
+ * Tensors from a problem string. Every token and every query row draws from a generator seeded by
+ * its own position, so that data do not depend on threads, and a sequence does not depend on the
+ * others of its batch.
  *
- * Distributions that need a certain course of the logits use one direction s of signs: q = s + noise, k_j = g_j s +
- * noise, which adds scale * d_qk * g_j to the logit of key j.
+ * Distributions that need a certain course of the logits use one direction s of signs: q = s +
+ * noise, k_j = g_j s + noise, which adds scale * d_qk * g_j to the logit of key j.
  */
 #include "dataset.h"
 
@@ -14,11 +15,12 @@
 
 #include "message.h"
 
-static const int32_t unused_entry = 2147480000; /* of a block table: FlashMLA's tests poison with the same */
+static const int32_t unused_entry =
+    2147480000; /* of a block table: FlashMLA's tests poison with the same */
 static const double two_pi = 6.283185307179586, log2e = 1.4426950408889634;
 static const double gain_limit = 16384; /* |g_j|: stays finite in f16 */
 
-/* ---- Random numbers ---------------------------------------------------------------------------------------------- */
+/* ---- Random numbers ---- */
 
 uint64_t harness_random(uint64_t *state) {
   uint64_t z = (*state += 0x9e3779b97f4a7c15u);
@@ -27,17 +29,29 @@ uint64_t harness_random(uint64_t *state) {
   return z ^ (z >> 31);
 }
 
-double harness_random_uniform(uint64_t *state) { return ((double)(harness_random(state) >> 11) + 0.5) * 0x1p-53; }
+double harness_random_uniform(uint64_t *state) {
+  return ((double)(harness_random(state) >> 11) + 0.5) * 0x1p-53;
+}
 
 double harness_random_normal(uint64_t *state) { /* Box and Muller, one of the pair */
   const double radius = sqrt(-2 * log(harness_random_uniform(state)));
   return radius * cos(two_pi * harness_random_uniform(state));
 }
 
-static int64_t random_below(uint64_t *state, int64_t n) { return (int64_t)(harness_random(state) % (uint64_t)n); }
+static int64_t random_below(uint64_t *state, int64_t n) {
+  return (int64_t)(harness_random(state) % (uint64_t)n);
+}
 
 /* A generator of its own for item (i, j) of a stream. */
-enum { STREAM_Q = 1, STREAM_KV, STREAM_LENGTHS, STREAM_PAGES, STREAM_SINKS, STREAM_ONEHOT, STREAM_MASK };
+enum {
+  STREAM_Q = 1,
+  STREAM_KV,
+  STREAM_LENGTHS,
+  STREAM_PAGES,
+  STREAM_SINKS,
+  STREAM_ONEHOT,
+  STREAM_MASK
+};
 static uint64_t seed_for(uint64_t seed, uint64_t stream, int64_t i, int64_t j) {
   uint64_t state = seed * 8 + stream;
   state = harness_random(&state) + (uint64_t)i;
@@ -45,14 +59,16 @@ static uint64_t seed_for(uint64_t seed, uint64_t stream, int64_t i, int64_t j) {
   return harness_random(&state);
 }
 
-/* ---- Elements ---------------------------------------------------------------------------------------------------- */
+/* ---- Elements ---- */
 
 static float half_to_float(uint16_t h) {
   const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
   uint32_t bits = sign | (exponent + 112) << 23 | mantissa << 13;
   float x;
-  if (exponent == 0) return copysignf((float)mantissa * 0x1p-24f, sign ? -1.0f : 1.0f);
-  if (exponent == 31) bits = sign | 0x7f800000u | mantissa << 13;
+  if (exponent == 0)
+    return copysignf((float)mantissa * 0x1p-24f, sign ? -1.0f : 1.0f);
+  if (exponent == 31)
+    bits = sign | 0x7f800000u | mantissa << 13;
   memcpy(&x, &bits, sizeof x);
   return x;
 }
@@ -61,9 +77,12 @@ static uint16_t float_to_half(float x) {
   const uint16_t sign = signbit(x) ? 0x8000 : 0;
   const float a = fabsf(x);
   uint32_t bits;
-  if (isnan(x)) return sign | 0x7e00;
-  if (a >= 65520.0f) return sign | 0x7c00; /* halfway to 2^16, which rounds to even: infinity */
-  if (a < 0x1p-14f) return (uint16_t)(sign | (uint16_t)nearbyintf(a * 0x1p24f));
+  if (isnan(x))
+    return sign | 0x7e00;
+  if (a >= 65520.0f)
+    return sign | 0x7c00; /* halfway to 2^16, which rounds to even: infinity */
+  if (a < 0x1p-14f)
+    return (uint16_t)(sign | (uint16_t)nearbyintf(a * 0x1p24f));
   memcpy(&bits, &a, sizeof bits);
   bits += 0xfff + (bits >> 13 & 1);
   return (uint16_t)(sign | (uint16_t)((bits >> 13) - (112u << 10)));
@@ -79,7 +98,8 @@ static float bfloat_to_float(uint16_t h) {
 static uint16_t float_to_bfloat(float x) {
   uint32_t bits;
   memcpy(&bits, &x, sizeof bits);
-  if (isnan(x)) return (uint16_t)(bits >> 16 | 0x40);
+  if (isnan(x))
+    return (uint16_t)(bits >> 16 | 0x40);
   return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
@@ -107,13 +127,18 @@ void harness_store(void *buffer, amla_dtype type, int64_t i, float value) {
   }
 }
 
-/* Elements [i, i + n) of a buffer, n <= 32; in q8_0 one block, its scale the largest magnitude over 127. */
-static void store_elements(void *buffer, amla_dtype type, int64_t i, int32_t n, const float *values) {
+/* Elements [i, i + n) of a buffer, n <= 32; in q8_0 one block, its scale the largest magnitude over
+ * 127. */
+static void store_elements(void *buffer, amla_dtype type, int64_t i, int32_t n,
+                           const float *values) {
   char *block = (char *)buffer + i / 32 * 34;
   float largest = 0;
-  for (int32_t j = 0; type != AMLA_Q8_0 && j < n; j++) harness_store(buffer, type, i + j, values[j]);
-  if (type != AMLA_Q8_0) return;
-  for (int32_t j = 0; j < n; j++) largest = fmaxf(largest, fabsf(values[j]));
+  for (int32_t j = 0; type != AMLA_Q8_0 && j < n; j++)
+    harness_store(buffer, type, i + j, values[j]);
+  if (type != AMLA_Q8_0)
+    return;
+  for (int32_t j = 0; j < n; j++)
+    largest = fmaxf(largest, fabsf(values[j]));
   const uint16_t d = float_to_half(largest / 127);
   memcpy(block, &d, sizeof d);
   for (int32_t j = 0; j < n; j++) {
@@ -122,24 +147,31 @@ static void store_elements(void *buffer, amla_dtype type, int64_t i, int32_t n, 
   }
 }
 
-/* ---- Buffers ----------------------------------------------------------------------------------------------------- */
+/* ---- Buffers ---- */
 
-/* Elements up to and including the last one of [n0][n1][n2][d] with those strides; -1 when that leaves int64. */
-static int64_t extent(int64_t n0, int64_t s0, int64_t n1, int64_t s1, int64_t n2, int64_t s2, int64_t d) {
+/* Elements up to and including the last one of [n0][n1][n2][d] with those strides; -1 when that
+ * leaves int64. */
+static int64_t extent(int64_t n0, int64_t s0, int64_t n1, int64_t s1, int64_t n2, int64_t s2,
+                      int64_t d) {
   int64_t a = s0, b = s1, c = s2, sum;
-  if (n0 <= 0 || n1 <= 0 || n2 <= 0) return 0;
-  if (!multiply_add(&a, n0 - 1, 0) || !multiply_add(&b, n1 - 1, 0) || !multiply_add(&c, n2 - 1, d)) return -1;
+  if (n0 <= 0 || n1 <= 0 || n2 <= 0)
+    return 0;
+  if (!multiply_add(&a, n0 - 1, 0) || !multiply_add(&b, n1 - 1, 0) || !multiply_add(&c, n2 - 1, d))
+    return -1;
   return __builtin_add_overflow(a, b, &sum) || __builtin_add_overflow(sum, c, &sum) ? -1 : sum;
 }
 
 static int64_t q_elems(const amla_problem *p) {
-  return extent(p->b, p->q_stride_batch, p->s_q, p->q_stride_query, p->h_q, p->q_stride_head, p->d_qk);
+  return extent(p->b, p->q_stride_batch, p->s_q, p->q_stride_query, p->h_q, p->q_stride_head,
+                p->d_qk);
 }
 static int64_t out_elems(const amla_problem *p) {
-  return extent(p->b, p->out_stride_batch, p->s_q, p->out_stride_query, p->h_q, p->out_stride_head, p->d_v);
+  return extent(p->b, p->out_stride_batch, p->s_q, p->out_stride_query, p->h_q, p->out_stride_head,
+                p->d_v);
 }
 static int64_t kv_elems(const amla_problem *p) {
-  const int64_t outer = p->page_size ? p->n_pages : p->b, tokens = p->page_size ? p->page_size : p->sk;
+  const int64_t outer = p->page_size ? p->n_pages : p->b,
+                tokens = p->page_size ? p->page_size : p->sk;
   return extent(1, 0, outer, p->kv_stride_page, tokens, p->kv_stride_token, p->d_qk);
 }
 static int64_t mask_elems(const amla_problem *p) {
@@ -151,7 +183,8 @@ static int64_t product(int64_t x, int64_t y, int64_t z) {
 
 void *harness_allocate(int64_t n, size_t element_bytes) {
   void *buffer = NULL;
-  if (!multiply_add(&n, (int64_t)element_bytes, 0) || n < 0) return NULL;
+  if (!multiply_add(&n, (int64_t)element_bytes, 0) || n < 0)
+    return NULL;
   return posix_memalign(&buffer, 64, (size_t)n) == 0 ? buffer : NULL;
 }
 
@@ -161,14 +194,16 @@ bool harness_attach(harness_dataset *data) {
   const int64_t outs = out_elems(p), lses = product(p->b, p->h_q, p->s_q);
   data->out = harness_allocate(outs, harness_dtype_bytes(p->out_type));
   data->lse = harness_allocate(lses, sizeof(float));
-  if (data->out == NULL || data->lse == NULL) return false;
+  if (data->out == NULL || data->lse == NULL)
+    return false;
   *t = (amla_tensors)AMLA_TENSORS_INIT;
   t->q = data->q;
   t->q_bytes = (size_t)harness_bytes(p->q_type, q_elems(p));
   t->kv = data->kv;
   t->kv_bytes = (size_t)harness_bytes(p->kv_type, kv_elems(p));
   t->block_table = data->block_table;
-  t->block_table_bytes = data->block_table ? (size_t)p->b * (size_t)p->max_pages * sizeof(int32_t) : 0;
+  t->block_table_bytes =
+      data->block_table ? (size_t)p->b * (size_t)p->max_pages * sizeof(int32_t) : 0;
   t->seqlens_k = data->seqlens_k;
   t->seqlens_k_bytes = data->seqlens_k ? (size_t)p->b * sizeof(int32_t) : 0;
   t->sinks = data->sinks;
@@ -189,9 +224,10 @@ void harness_reset_outputs(harness_dataset *data) {
 }
 
 void harness_free(harness_dataset *data) {
-  void *const buffers[] = {data->q,     data->kv,  data->out,     data->block_table, data->seqlens_k,
-                           data->sinks, data->mask, data->lse, data->out_ref, data->lse_ref};
-  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
+  void *const buffers[] = {data->q,     data->kv,   data->out, data->block_table, data->seqlens_k,
+                           data->sinks, data->mask, data->lse, data->out_ref,     data->lse_ref};
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+    free(buffers[i]);
   *data = (harness_dataset){0};
 }
 
@@ -225,42 +261,52 @@ int64_t harness_lse_offset(const amla_problem *p, int64_t row) {
 int64_t harness_token_offset(const amla_problem *p, const int32_t *block_table, int32_t sequence,
                              int64_t j) {
   const int64_t token = or_packed(p->kv_stride_token, p->d_qk);
-  if (p->page_size == 0) return sequence * or_packed(p->kv_stride_page, p->sk * token) + j * token;
+  if (p->page_size == 0)
+    return sequence * or_packed(p->kv_stride_page, p->sk * token) + j * token;
   const int64_t max_pages =
       p->max_pages ? p->max_pages : ((int64_t)p->sk + p->page_size - 1) / p->page_size;
   const int64_t page = block_table[sequence * max_pages + j / p->page_size];
-  if (page < 0 || page >= p->n_pages) return -1;
+  if (page < 0 || page >= p->n_pages)
+    return -1;
   return page * or_packed(p->kv_stride_page, p->page_size * token) + j % p->page_size * token;
 }
 
-/* ---- Lengths and pages ------------------------------------------------------------------------------------------- */
+/* ---- Lengths and pages ---- */
 
 int32_t harness_length(const harness_case *c, int32_t sequence) {
   const int32_t sk = c->problem.sk;
   uint64_t state = seed_for(c->seed, STREAM_LENGTHS, sequence, 0);
-  if (c->len == HARNESS_LEN_LIST) return c->len_list[sequence];
-  if (c->dist == HARNESS_MASKED) { /* s_q - 1, s_q - 2 ... 0, s_q, s_q - 1 ...: some rows or all see no key */
-    const int64_t cycle = (int64_t)c->problem.s_q + 1, length = (cycle - 2 - sequence % cycle + cycle) % cycle;
+  if (c->len == HARNESS_LEN_LIST)
+    return c->len_list[sequence];
+  if (c->dist ==
+      HARNESS_MASKED) { /* s_q - 1, s_q - 2 ... 0, s_q, s_q - 1 ...: some rows or all see no key */
+    const int64_t cycle = (int64_t)c->problem.s_q + 1,
+                  length = (cycle - 2 - sequence % cycle + cycle) % cycle;
     return length < sk ? (int32_t)length : sk;
   }
   switch (c->len) {
   case HARNESS_LEN_UNIFORM: return 1 + (int32_t)random_below(&state, sk);
   case HARNESS_LEN_RAGGED:
-    return sequence == 0 ? sk : sequence < 3 ? sequence - 1 : (int32_t)random_below(&state, (int64_t)sk + 1);
+    return sequence == 0  ? sk
+           : sequence < 3 ? sequence - 1
+                          : (int32_t)random_below(&state, (int64_t)sk + 1);
   case HARNESS_LEN_FIXED:
   case HARNESS_LEN_LIST: break;
   }
   return sk;
 }
 
-/* Hands out the pages of the cache in shuffled order; entries beyond a sequence's length are hostile. */
+/* Hands out the pages of the cache in shuffled order; entries beyond a sequence's length are
+ * hostile. */
 static bool fill_block_table(const harness_case *c, harness_dataset *data) {
   const amla_problem *p = &c->problem;
   uint64_t state = seed_for(c->seed, STREAM_PAGES, 0, 0);
   int32_t *pages = harness_allocate(p->n_pages, sizeof *pages);
   int64_t next = 0;
-  if (pages == NULL) return false;
-  for (int64_t i = 0; i < p->n_pages; i++) pages[i] = (int32_t)i;
+  if (pages == NULL)
+    return false;
+  for (int64_t i = 0; i < p->n_pages; i++)
+    pages[i] = (int32_t)i;
   for (int64_t i = p->n_pages - 1; i > 0; i--) { /* Fisher and Yates */
     const int64_t other = random_below(&state, i + 1);
     const int32_t page = pages[i];
@@ -276,7 +322,7 @@ static bool fill_block_table(const harness_case *c, harness_dataset *data) {
   return true;
 }
 
-/* ---- Values ------------------------------------------------------------------------------------------------------ */
+/* ---- Values ---- */
 
 static double direction(int32_t d) { return (uint32_t)d * 2654435761u >> 31 ? -1.0 : 1.0; }
 
@@ -286,12 +332,14 @@ static double gain(const amla_problem *p, double log2_units) {
 }
 
 static double noise(const harness_case *c, uint64_t *state, double normal_width) {
-  if (c->dist == HARNESS_UNIFORM) return c->dist_width * (2 * harness_random_uniform(state) - 1);
+  if (c->dist == HARNESS_UNIFORM)
+    return c->dist_width * (2 * harness_random_uniform(state) - 1);
   return normal_width * harness_random_normal(state);
 }
 
 static bool q_has_direction(harness_dist dist) {
-  return dist == HARNESS_RISING || dist == HARNESS_OUTLIER || dist == HARNESS_ONEHOT || dist == HARNESS_ZEROV;
+  return dist == HARNESS_RISING || dist == HARNESS_OUTLIER || dist == HARNESS_ONEHOT ||
+         dist == HARNESS_ZEROV;
 }
 
 static double draw_q(const harness_case *c, uint64_t *state, int32_t d) {
@@ -301,8 +349,8 @@ static double draw_q(const harness_case *c, uint64_t *state, int32_t d) {
   return noise(c, state, width) + (q_has_direction(c->dist) ? direction(d) : 0.0);
 }
 
-/* Log2 units by which the logit of key j of n is raised, and which key that is for onehot: one that every query
- * sees. */
+/* Log2 units by which the logit of key j of n is raised, and which key that is for onehot: one that
+ * every query sees. */
 static double logit_raise(const harness_case *c, int32_t sequence, int64_t j, int64_t n) {
   const amla_problem *p = &c->problem;
   uint64_t state = seed_for(c->seed, STREAM_ONEHOT, sequence, 0);
@@ -310,10 +358,14 @@ static double logit_raise(const harness_case *c, int32_t sequence, int64_t j, in
   switch (c->dist) {
   case HARNESS_RISING: return c->dist_width * (double)j / (double)(n > 1 ? n - 1 : 1);
   case HARNESS_ZEROV:
-    return 40.0 * (double)j / (double)(n > 1 ? n - 1 : 1); /* so that O is rescaled while columns are zero */
+    return 40.0 * (double)j /
+           (double)(n > 1 ? n - 1 : 1); /* so that O is rescaled while columns are zero */
   case HARNESS_OUTLIER: return j == (n - 1) * 7 / 8 ? c->dist_width : 0.0;
-  case HARNESS_ONEHOT: /* half of it is certain; the rest has a standard deviation of at most 2.2 |scale| sqrt(d_qk) */
-    return j == random_below(&state, seen_by_all) ? 200.0 + 50.0 * fabs((double)p->scale) * sqrt(p->d_qk) : 0.0;
+  case HARNESS_ONEHOT: /* half of it is certain; the rest has a standard deviation of at most 2.2
+                          |scale| sqrt(d_qk) */
+    return j == random_below(&state, seen_by_all)
+               ? 200.0 + 50.0 * fabs((double)p->scale) * sqrt(p->d_qk)
+               : 0.0;
   case HARNESS_NORMAL:
   case HARNESS_UNIFORM:
   case HARNESS_PEAKED:
@@ -322,7 +374,8 @@ static double logit_raise(const harness_case *c, int32_t sequence, int64_t j, in
   return 0.0;
 }
 
-/* zerov: of 8 columns one is +0 and one -0 throughout, one is +0 and one -0 in the first half of the tokens. */
+/* zerov: of 8 columns one is +0 and one -0 throughout, one is +0 and one -0 in the first half of
+ * the tokens. */
 static double zero_column(int32_t d, int64_t j, int64_t n, double value) {
   switch (d % 8) {
   case 0: return 0.0;
@@ -338,13 +391,15 @@ static void fill_token(const harness_case *c, harness_dataset *data, int32_t seq
   const int64_t at = harness_token_offset(p, data->block_table, sequence, j);
   const int64_t n = data->seqlens_k[sequence];
   uint64_t state = seed_for(c->seed, STREAM_KV, sequence, j);
-  const double width = c->dist == HARNESS_NORMAL ? c->dist_width : 1.0, g = gain(p, logit_raise(c, sequence, j, n));
+  const double width = c->dist == HARNESS_NORMAL ? c->dist_width : 1.0,
+               g = gain(p, logit_raise(c, sequence, j, n));
   for (int32_t d = 0; d < p->d_qk;) {
     float values[32];
     int32_t count = 0;
     for (; count < 32 && d < p->d_qk; d++) {
       double value = noise(c, &state, width) + g * direction(d);
-      if (c->dist == HARNESS_ZEROV && d < p->d_v) value = zero_column(d, j, n, value);
+      if (c->dist == HARNESS_ZEROV && d < p->d_v)
+        value = zero_column(d, j, n, value);
       values[count++] = (float)value;
     }
     store_elements(data->kv, p->kv_type, at + d - count, count, values);
@@ -355,7 +410,8 @@ static void fill_kv(const harness_case *c, harness_dataset *data) {
   for (int32_t s = 0; s < c->problem.b; s++) {
     const int64_t n = data->seqlens_k[s];
 #pragma omp parallel for schedule(static) if (n * c->problem.d_qk > 100000)
-    for (int64_t j = 0; j < n; j++) fill_token(c, data, s, j);
+    for (int64_t j = 0; j < n; j++)
+      fill_token(c, data, s, j);
   }
 }
 
@@ -366,12 +422,13 @@ static void fill_q(const harness_case *c, harness_dataset *data) {
     for (int64_t row = 0; row < n; row++) {
       const int64_t at = harness_q_offset(p, s * n + row);
       uint64_t state = seed_for(c->seed, STREAM_Q, s, row);
-      for (int32_t d = 0; d < p->d_qk; d++) harness_store(data->q, p->q_type, at + d, (float)draw_q(c, &state, d));
+      for (int32_t d = 0; d < p->d_qk; d++)
+        harness_store(data->q, p->q_type, at + d, (float)draw_q(c, &state, d));
     }
 }
 
-/* Regions of 128 keys that differ from query to query: all hidden, all zero, finite values, or a mixture. The last query of every
- * second sequence sees nothing. */
+/* Regions of 128 keys that differ from query to query: all hidden, all zero, finite values, or a
+ * mixture. The last query of every second sequence sees nothing. */
 static void fill_mask(const harness_case *c, harness_dataset *data) {
   const amla_problem *p = &c->problem;
   for (int32_t s = 0; s < p->b; s++)
@@ -387,12 +444,14 @@ static void fill_mask(const harness_case *c, harness_dataset *data) {
     }
 }
 
-/* ---- Interface --------------------------------------------------------------------------------------------------- */
+/* ---- Interface ---- */
 
-/* Everything that is never written stays NaN: all bits set is a NaN in each type (the scale, in q8_0). */
+/* Everything that is never written stays NaN: all bits set is a NaN in each type (the scale, in
+ * q8_0). */
 static void *allocate_nan(int64_t n, amla_dtype type) {
   void *buffer = n < 0 ? NULL : harness_allocate(harness_bytes(type, n), 1);
-  if (buffer != NULL) memset(buffer, 0xff, (size_t)harness_bytes(type, n));
+  if (buffer != NULL)
+    memset(buffer, 0xff, (size_t)harness_bytes(type, n));
   return buffer;
 }
 
@@ -401,28 +460,38 @@ static bool allocate_inputs(const harness_case *c, harness_dataset *data) {
   data->q = allocate_nan(q_elems(p), p->q_type);
   data->kv = allocate_nan(kv_elems(p), p->kv_type);
   data->seqlens_k = harness_allocate(p->b, sizeof(int32_t));
-  if (p->page_size) data->block_table = harness_allocate(product(p->b, p->max_pages, 1), sizeof(int32_t));
-  if (c->mask) data->mask = allocate_nan(mask_elems(p), AMLA_F16);
-  if (c->sinks) data->sinks = harness_allocate(p->h_q, sizeof(float));
-  return data->q && data->kv && data->seqlens_k && (!p->page_size || data->block_table) && (!c->sinks || data->sinks) &&
-         (!c->mask || data->mask);
+  if (p->page_size)
+    data->block_table = harness_allocate(product(p->b, p->max_pages, 1), sizeof(int32_t));
+  if (c->mask)
+    data->mask = allocate_nan(mask_elems(p), AMLA_F16);
+  if (c->sinks)
+    data->sinks = harness_allocate(p->h_q, sizeof(float));
+  return data->q && data->kv && data->seqlens_k && (!p->page_size || data->block_table) &&
+         (!c->sinks || data->sinks) && (!c->mask || data->mask);
 }
 
-int harness_generate(const harness_case *c, harness_dataset *data, char *error, size_t error_bytes) {
+int harness_generate(const harness_case *c, harness_dataset *data, char *error,
+                     size_t error_bytes) {
   uint64_t state = seed_for(c->seed, STREAM_SINKS, 0, 0);
   *data = (harness_dataset){.problem = c->problem, .options = AMLA_OPTIONS_INIT};
   data->options.lse_base = c->lse_base;
-  if (!allocate_inputs(c, data)) goto out_of_memory;
-  for (int32_t s = 0; s < c->problem.b; s++) data->seqlens_k[s] = harness_length(c, s);
-  for (int32_t h = 0; c->sinks && h < c->problem.h_q; h++) data->sinks[h] = (float)(2 * harness_random_normal(&state));
-  if (data->block_table && !fill_block_table(c, data)) goto out_of_memory;
+  if (!allocate_inputs(c, data))
+    goto out_of_memory;
+  for (int32_t s = 0; s < c->problem.b; s++)
+    data->seqlens_k[s] = harness_length(c, s);
+  for (int32_t h = 0; c->sinks && h < c->problem.h_q; h++)
+    data->sinks[h] = (float)(2 * harness_random_normal(&state));
+  if (data->block_table && !fill_block_table(c, data))
+    goto out_of_memory;
   fill_q(c, data);
   fill_kv(c, data);
-  if (data->mask) fill_mask(c, data);
-  if (harness_attach(data)) return 0;
+  if (data->mask)
+    fill_mask(c, data);
+  if (harness_attach(data))
+    return 0;
 
 out_of_memory:
   harness_free(data);
-  return refuse((message){error, error_bytes}, "out of memory: b=%d, sk=%d, h=%d, sq=%d", c->problem.b, c->problem.sk,
-                c->problem.h_q, c->problem.s_q);
+  return refuse((message){error, error_bytes}, "out of memory: b=%d, sk=%d, h=%d, sq=%d",
+                c->problem.b, c->problem.sk, c->problem.h_q, c->problem.s_q);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tensors for a problem: generated from a problem string, or loaded from a file. Everything that the library must not
- * look at is hostile: unused slots, unused pages and stride padding are NaN, unused block-table entries are 2147480000,
- * pages are in shuffled order, outputs start as a guard pattern.
+ * Tensors for a problem: generated from a problem string, or loaded from a file. Everything that
+ * the library must not look at is hostile: unused slots, unused pages and stride padding are NaN,
+ * unused block-table entries are 2147480000, pages are in shuffled order, outputs start as a guard
+ * pattern.
  */
 #ifndef AMLA_HARNESS_DATASET_H
 #define AMLA_HARNESS_DATASET_H
@@ -41,12 +42,12 @@ int64_t harness_lse_offset(const amla_problem *problem, int64_t row);
 int64_t harness_token_offset(const amla_problem *problem, const int32_t *block_table,
                              int32_t sequence, int64_t j);
 
-/* Allocates a buffer of exactly n elements (overruns are an address sanitiser's to find), 64-byte aligned; NULL when
- * out of memory. */
+/* Allocates a buffer of exactly n elements (overruns are an address sanitiser's to find), 64-byte
+ * aligned; NULL when out of memory. */
 void *harness_allocate(int64_t n, size_t element_bytes);
 
-/* Allocates the outputs of data->problem and points every tensor at its buffer; false when out of memory or too large.
- * What problem, strides included, and the other buffers say must be final. */
+/* Allocates the outputs of data->problem and points every tensor at its buffer; false when out of
+ * memory or too large. What problem, strides included, and the other buffers say must be final. */
 bool harness_attach(harness_dataset *data);
 
 /* Fills the output buffers with the guard pattern 0xA5 again. */
@@ -54,7 +55,8 @@ void harness_reset_outputs(harness_dataset *data);
 
 void harness_free(harness_dataset *data);
 
-/* Element i of a buffer of that type, exactly; and its inverse, rounded to nearest even (not q8_0). */
+/* Element i of a buffer of that type, exactly; and its inverse, rounded to nearest even (not q8_0).
+ */
 float harness_load(const void *buffer, amla_dtype type, int64_t i);
 void harness_store(void *buffer, amla_dtype type, int64_t i, float value);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * How harness functions refuse: one line into the caller's buffer, and -1. And overflow-checked products for sizes.
+ * How harness functions refuse: one line into the caller's buffer, and -1. And overflow-checked
+ * products for sizes.
  */
 #ifndef AMLA_HARNESS_MESSAGE_H
 #define AMLA_HARNESS_MESSAGE_H
@@ -17,13 +18,15 @@ typedef struct message {
 } message;
 
 /* Control characters, which names from a file may hold, do not reach a terminal. */
-__attribute__((format(printf, 2, 3))) static inline int refuse(message to, const char *format, ...) {
+__attribute__((format(printf, 2, 3))) static inline int refuse(message to, const char *format,
+                                                               ...) {
   va_list arguments;
   va_start(arguments, format);
   vsnprintf(to.text, to.bytes, format, arguments);
   va_end(arguments);
   for (size_t i = 0; i < to.bytes && to.text[i] != '\0'; i++)
-    if ((unsigned char)to.text[i] < ' ' || to.text[i] == 127) to.text[i] = '?';
+    if ((unsigned char)to.text[i] < ' ' || to.text[i] == 127)
+      to.text[i] = '?';
   return -1;
 }
 

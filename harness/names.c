@@ -22,7 +22,8 @@ const char *harness_element_dtypes(int i) {
 int harness_find_name(harness_names names, const char *text) {
   const char *name;
   for (int i = 0; *text != '\0' && (name = names(i)) != NULL; i++)
-    if (strcmp(name, text) == 0) return i;
+    if (strcmp(name, text) == 0)
+      return i;
   return -1;
 }
 
@@ -31,7 +32,8 @@ harness_name_list harness_list_names(harness_names names, const char *last) {
   const char *waiting = NULL, *name; /* the latest name, until it is known whether it is the last */
   size_t n = 0;
   for (int i = 0; (name = names(i)) != NULL; i++) {
-    if (*name == '\0') continue;
+    if (*name == '\0')
+      continue;
     if (waiting != NULL)
       n += (size_t)snprintf(list.text + n, sizeof list.text - n, "%s%s", n ? ", " : "", waiting);
     waiting = name;

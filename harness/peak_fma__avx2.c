@@ -9,9 +9,11 @@
 enum { LANES = 8, CHAINS = 12 };
 
 double harness_peak_fma__avx2(int64_t iterations) {
-  volatile float factor = 0.999999f, addend = 0.000001f; /* volatile: unknown to the compiler. The chains stay near 1 */
+  volatile float factor = 0.999999f,
+                 addend = 0.000001f; /* volatile: unknown to the compiler. The chains stay near 1 */
   const __m256 a = _mm256_set1_ps(factor), b = _mm256_set1_ps(addend);
-  __m256 x0 = b, x1 = b, x2 = b, x3 = b, x4 = b, x5 = b, x6 = b, x7 = b, x8 = b, x9 = b, x10 = b, x11 = b;
+  __m256 x0 = b, x1 = b, x2 = b, x3 = b, x4 = b, x5 = b, x6 = b, x7 = b, x8 = b, x9 = b, x10 = b,
+         x11 = b;
   for (int64_t i = 0; i < iterations; i++) {
     x0 = _mm256_fmadd_ps(x0, a, b);
     x1 = _mm256_fmadd_ps(x1, a, b);
@@ -27,8 +29,8 @@ double harness_peak_fma__avx2(int64_t iterations) {
     x11 = _mm256_fmadd_ps(x11, a, b);
     /* The compiler must not see that the chains are equal, nor drop one. */
     __asm__ volatile(""
-                     : "+x"(x0), "+x"(x1), "+x"(x2), "+x"(x3), "+x"(x4), "+x"(x5), "+x"(x6), "+x"(x7), "+x"(x8),
-                       "+x"(x9), "+x"(x10), "+x"(x11));
+                     : "+x"(x0), "+x"(x1), "+x"(x2), "+x"(x3), "+x"(x4), "+x"(x5), "+x"(x6),
+                       "+x"(x7), "+x"(x8), "+x"(x9), "+x"(x10), "+x"(x11));
   }
   x0 = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(x0, x1), _mm256_add_ps(x2, x3)),
                      _mm256_add_ps(_mm256_add_ps(x4, x5), _mm256_add_ps(x6, x7)));

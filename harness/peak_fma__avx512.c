@@ -9,9 +9,11 @@
 enum { LANES = 16, CHAINS = 12 };
 
 double harness_peak_fma__avx512(int64_t iterations) {
-  volatile float factor = 0.999999f, addend = 0.000001f; /* volatile: unknown to the compiler. The chains stay near 1 */
+  volatile float factor = 0.999999f,
+                 addend = 0.000001f; /* volatile: unknown to the compiler. The chains stay near 1 */
   const __m512 a = _mm512_set1_ps(factor), b = _mm512_set1_ps(addend);
-  __m512 x0 = b, x1 = b, x2 = b, x3 = b, x4 = b, x5 = b, x6 = b, x7 = b, x8 = b, x9 = b, x10 = b, x11 = b;
+  __m512 x0 = b, x1 = b, x2 = b, x3 = b, x4 = b, x5 = b, x6 = b, x7 = b, x8 = b, x9 = b, x10 = b,
+         x11 = b;
   for (int64_t i = 0; i < iterations; i++) {
     x0 = _mm512_fmadd_ps(x0, a, b);
     x1 = _mm512_fmadd_ps(x1, a, b);
@@ -27,8 +29,8 @@ double harness_peak_fma__avx512(int64_t iterations) {
     x11 = _mm512_fmadd_ps(x11, a, b);
     /* The compiler must not see that the chains are equal, nor drop one. */
     __asm__ volatile(""
-                     : "+v"(x0), "+v"(x1), "+v"(x2), "+v"(x3), "+v"(x4), "+v"(x5), "+v"(x6), "+v"(x7), "+v"(x8),
-                       "+v"(x9), "+v"(x10), "+v"(x11));
+                     : "+v"(x0), "+v"(x1), "+v"(x2), "+v"(x3), "+v"(x4), "+v"(x5), "+v"(x6),
+                       "+v"(x7), "+v"(x8), "+v"(x9), "+v"(x10), "+v"(x11));
   }
   x0 = _mm512_add_ps(_mm512_add_ps(_mm512_add_ps(x0, x1), _mm512_add_ps(x2, x3)),
                      _mm512_add_ps(_mm512_add_ps(x4, x5), _mm512_add_ps(x6, x7)));

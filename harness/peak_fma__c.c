@@ -10,19 +10,21 @@ static inline vector broadcast(float x) { return (vector){x, x, x, x}; }
 
 /* The compiler must not see that the chains are equal, nor drop one. */
 #if defined(__x86_64__)
-#  define HIDE(x) __asm__ volatile("" : "+x"(x))
+#define HIDE(x) __asm__ volatile("" : "+x"(x))
 #elif defined(__aarch64__)
-#  define HIDE(x) __asm__ volatile("" : "+w"(x))
+#define HIDE(x) __asm__ volatile("" : "+w"(x))
 #else
-#  define HIDE(x) (void)(x)
+#define HIDE(x) (void)(x)
 #endif
 
 enum { LANES = 4, CHAINS = 12 };
 
 double harness_peak_fma__c(int64_t iterations) {
-  volatile float factor = 0.999999f, addend = 0.000001f; /* volatile: unknown to the compiler. The chains stay near 1 */
+  volatile float factor = 0.999999f,
+                 addend = 0.000001f; /* volatile: unknown to the compiler. The chains stay near 1 */
   const vector a = broadcast(factor), b = broadcast(addend);
-  vector x0 = b, x1 = b, x2 = b, x3 = b, x4 = b, x5 = b, x6 = b, x7 = b, x8 = b, x9 = b, x10 = b, x11 = b;
+  vector x0 = b, x1 = b, x2 = b, x3 = b, x4 = b, x5 = b, x6 = b, x7 = b, x8 = b, x9 = b, x10 = b,
+         x11 = b;
   for (int64_t i = 0; i < iterations; i++) {
     x0 = x0 * a + b;
     x1 = x1 * a + b;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Problem strings: parse, check, print. A key is a row of a table; what depends on several keys (strides, pages, the
- * list of lengths) is derived once all are known, so the order of keys does not matter.
+ * Problem strings: parse, check, print. A key is a row of a table; what depends on several keys
+ * (strides, pages, the list of lengths) is derived once all are known, so the order of keys does
+ * not matter.
  */
 #include "problem_string.h"
 
@@ -14,11 +15,17 @@
 #include "message.h"
 #include "names.h"
 
-enum { MAX_KEY = 16, MAX_VALUE = 4096, SPARE_PAGES = 3 }; /* characters, characters, pages no sequence uses */
+enum {
+  MAX_KEY = 16,
+  MAX_VALUE = 4096,
+  SPARE_PAGES = 3
+}; /* characters, characters, pages no sequence uses */
 
-/* ---- Numbers and names ------------------------------------------------------------------------------------------- */
+/* ---- Numbers and names ---- */
 
-size_t harness_dtype_bytes(amla_dtype type) { return type == AMLA_F32 ? 4 : type == AMLA_Q8_0 ? 0 : 2; }
+size_t harness_dtype_bytes(amla_dtype type) {
+  return type == AMLA_F32 ? 4 : type == AMLA_Q8_0 ? 0 : 2;
+}
 
 int64_t harness_bytes(amla_dtype type, int64_t n) {
   return type == AMLA_Q8_0 ? (n + 31) / 32 * 34 : n * (int64_t)harness_dtype_bytes(type);
@@ -28,7 +35,8 @@ int64_t harness_bytes(amla_dtype type, int64_t n) {
 static bool parse_integer(const char *text, int64_t *value) {
   char *end;
   const char first = text[*text == '-'];
-  if (first < '0' || first > '9') return false;
+  if (first < '0' || first > '9')
+    return false;
   errno = 0;
   const long long parsed = strtoll(text, &end, 10);
   *value = parsed;
@@ -37,7 +45,8 @@ static bool parse_integer(const char *text, int64_t *value) {
 
 static bool parse_real(const char *text, double *value) {
   char *end;
-  if (strspn(text, "0123456789+-.eE") != strlen(text) || *text == '+') return false;
+  if (strspn(text, "0123456789+-.eE") != strlen(text) || *text == '+')
+    return false;
   *value = strtod(text, &end);
   return end != text && *end == '\0' && isfinite(*value);
 }
@@ -47,11 +56,12 @@ static void format_real(char text[32], double value, bool is_float) {
   for (int digits = 1; digits <= 17; digits++) {
     snprintf(text, 32, "%.*g", digits, value);
     const double back = strtod(text, NULL);
-    if (is_float ? (float)back == (float)value : back == value) return;
+    if (is_float ? (float)back == (float)value : back == value)
+      return;
   }
 }
 
-/* ---- Values that are not plain integers -------------------------------------------------------------------------- */
+/* ---- Values that are not plain integers ---- */
 
 typedef struct dist_row {
   const char *name;
@@ -59,24 +69,31 @@ typedef struct dist_row {
 } dist_row;
 
 static const dist_row dists[] = {
-    [HARNESS_NORMAL] = {"normal", 1},    [HARNESS_UNIFORM] = {"uniform", 1}, [HARNESS_RISING] = {"rising", 200},
-    [HARNESS_OUTLIER] = {"outlier", 60}, [HARNESS_ONEHOT] = {"onehot", 0},   [HARNESS_PEAKED] = {"peaked", 10},
-    [HARNESS_ZEROV] = {"zerov", 0},      [HARNESS_MASKED] = {"masked", 0},
+    [HARNESS_NORMAL] = {"normal", 1},   [HARNESS_UNIFORM] = {"uniform", 1},
+    [HARNESS_RISING] = {"rising", 200}, [HARNESS_OUTLIER] = {"outlier", 60},
+    [HARNESS_ONEHOT] = {"onehot", 0},   [HARNESS_PEAKED] = {"peaked", 10},
+    [HARNESS_ZEROV] = {"zerov", 0},     [HARNESS_MASKED] = {"masked", 0},
 };
 
 static int parse_dist(harness_case *c, const char *value, message error) {
   const size_t name_length = strcspn(value, ":");
   for (size_t i = 0; i < sizeof dists / sizeof *dists; i++) {
-    if (strlen(dists[i].name) != name_length || strncmp(value, dists[i].name, name_length) != 0) continue;
+    if (strlen(dists[i].name) != name_length || strncmp(value, dists[i].name, name_length) != 0)
+      continue;
     c->dist = (harness_dist)i;
     c->dist_width = dists[i].width;
-    if (value[name_length] == '\0') return 0;
-    if (dists[i].width <= 0) return refuse(error, "dist=%s: %s takes no width", value, dists[i].name);
-    if (!parse_real(value + name_length + 1, &c->dist_width) || !(c->dist_width > 0) || c->dist_width > 1e4)
+    if (value[name_length] == '\0')
+      return 0;
+    if (dists[i].width <= 0)
+      return refuse(error, "dist=%s: %s takes no width", value, dists[i].name);
+    if (!parse_real(value + name_length + 1, &c->dist_width) || !(c->dist_width > 0) ||
+        c->dist_width > 1e4)
       return refuse(error, "dist=%s: the width must be a number in (0, 10000]", value);
     return 0;
   }
-  return refuse(error, "dist=%s: must be normal:S, uniform:A, rising:R, outlier:R, onehot, peaked:S, zerov or masked",
+  return refuse(error,
+                "dist=%s: must be normal:S, uniform:A, rising:R, outlier:R, onehot, peaked:S, "
+                "zerov or masked",
                 value);
 }
 
@@ -88,20 +105,24 @@ static int parse_len_list(harness_case *c, const char *value, message error) {
     int64_t parsed;
     snprintf(item, sizeof item, "%.*s", (int)(length < sizeof item ? length : sizeof item - 1), at);
     if (length >= sizeof item || !parse_integer(item, &parsed) || parsed < 0 || parsed > INT32_MAX)
-      return refuse(error, "len=%s: must be fixed, uniform, ragged, or lengths such as 3/0/1000", value);
+      return refuse(error, "len=%s: must be fixed, uniform, ragged, or lengths such as 3/0/1000",
+                    value);
     if (count == HARNESS_MAX_LEN_LIST)
       return refuse(error, "len: at most %d lengths can be listed", HARNESS_MAX_LEN_LIST);
     c->len_list[count++] = (int32_t)parsed;
     at += length;
-    if (*at == '\0') break;
+    if (*at == '\0')
+      break;
   }
   c->len = HARNESS_LEN_LIST;
-  for (int32_t i = count; i < HARNESS_MAX_LEN_LIST; i++) c->len_list[i] = -1; /* marks the end until b is known */
+  for (int32_t i = count; i < HARNESS_MAX_LEN_LIST; i++)
+    c->len_list[i] = -1; /* marks the end until b is known */
   return 0;
 }
 
-static const char *const len_names[] = {
-    [HARNESS_LEN_FIXED] = "fixed", [HARNESS_LEN_UNIFORM] = "uniform", [HARNESS_LEN_RAGGED] = "ragged"};
+static const char *const len_names[] = {[HARNESS_LEN_FIXED] = "fixed",
+                                        [HARNESS_LEN_UNIFORM] = "uniform",
+                                        [HARNESS_LEN_RAGGED] = "ragged"};
 
 static int parse_len(harness_case *c, const char *value, message error) {
   for (size_t i = 0; i < sizeof len_names / sizeof *len_names; i++)
@@ -121,7 +142,8 @@ static int parse_scale(harness_case *c, const char *value, message error) {
 }
 
 static int parse_lse(harness_case *c, const char *value, message error) {
-  if (strcmp(value, "e") != 0 && strcmp(value, "2") != 0) return refuse(error, "lse=%s: must be e or 2", value);
+  if (strcmp(value, "e") != 0 && strcmp(value, "2") != 0)
+    return refuse(error, "lse=%s: must be e or 2", value);
   c->lse_base = *value == 'e' ? AMLA_LSE_NATURAL : AMLA_LSE_BASE2;
   return 0;
 }
@@ -153,17 +175,17 @@ static int parse_out(harness_case *c, const char *value, message error) {
   return parse_type(harness_element_dtypes, &c->problem.out_type, "out", value, error);
 }
 
-/* ---- The table of keys ------------------------------------------------------------------------------------------- */
+/* ---- The table of keys ---- */
 
 typedef struct key_row {
   const char *name;
-  int (*parse)(harness_case *c, const char *value, message error); /* NULL: an int32 at offset, in [min, max] */
+  int (*parse)(harness_case *c, const char *value,
+               message error); /* NULL: an int32 at offset, in [min, max] */
   size_t offset;
   int32_t min, max;
 } key_row;
 
-#define INTEGER(name, field, min, max)                                                                                 \
-  { name, NULL, offsetof(harness_case, field), min, max }
+#define INTEGER(name, field, min, max) {name, NULL, offsetof(harness_case, field), min, max}
 
 static const key_row keys[] = {
     INTEGER("b", problem.b, 0, INT32_MAX),
@@ -190,102 +212,131 @@ enum { N_KEYS = sizeof keys / sizeof *keys };
 
 static int parse_int32(const key_row *key, harness_case *c, const char *value, message error) {
   int64_t parsed;
-  if (!parse_integer(value, &parsed)) return refuse(error, "%s=%s: must be an integer", key->name, value);
-  if (parsed < key->min) return refuse(error, "%s=%s: must be >= %d", key->name, value, key->min);
-  if (parsed > key->max) return refuse(error, "%s=%s: must be <= %d", key->name, value, key->max);
+  if (!parse_integer(value, &parsed))
+    return refuse(error, "%s=%s: must be an integer", key->name, value);
+  if (parsed < key->min)
+    return refuse(error, "%s=%s: must be >= %d", key->name, value, key->min);
+  if (parsed > key->max)
+    return refuse(error, "%s=%s: must be <= %d", key->name, value, key->max);
   memcpy((char *)c + key->offset, &(int32_t){(int32_t)parsed}, sizeof(int32_t));
   return 0;
 }
 
 /* One "key=value" of the given length. Bit i of *seen: key i has been given. */
-static int parse_item(const char *item, size_t length, harness_case *c, uint32_t *seen, message error) {
+static int parse_item(const char *item, size_t length, harness_case *c, uint32_t *seen,
+                      message error) {
   char name[MAX_KEY], value[MAX_VALUE];
   const char *equals = memchr(item, '=', length);
-  if (equals == NULL) return refuse(error, "'%.*s': must be key=value", (int)(length < 64 ? length : 64), item);
+  if (equals == NULL)
+    return refuse(error, "'%.*s': must be key=value", (int)(length < 64 ? length : 64), item);
   const size_t name_length = (size_t)(equals - item), value_length = length - name_length - 1;
   const int shown = (int)(name_length < 64 ? name_length : 64);
-  if (name_length >= sizeof name) return refuse(error, "%.*s: unknown key", shown, item);
-  if (value_length >= sizeof value) return refuse(error, "%.*s: the value is too long", shown, item);
+  if (name_length >= sizeof name)
+    return refuse(error, "%.*s: unknown key", shown, item);
+  if (value_length >= sizeof value)
+    return refuse(error, "%.*s: the value is too long", shown, item);
   memcpy(name, item, name_length);
   memcpy(value, equals + 1, value_length);
   name[name_length] = value[value_length] = '\0';
 
   for (uint32_t i = 0; i < N_KEYS; i++) {
-    if (strcmp(name, keys[i].name) != 0) continue;
-    if (*seen & 1u << i) return refuse(error, "%s: given twice", name);
+    if (strcmp(name, keys[i].name) != 0)
+      continue;
+    if (*seen & 1u << i)
+      return refuse(error, "%s: given twice", name);
     *seen |= 1u << i;
     return keys[i].parse ? keys[i].parse(c, value, error) : parse_int32(&keys[i], c, value, error);
   }
   return refuse(error, "%s: unknown key", name);
 }
 
-/* ---- What follows from several keys ------------------------------------------------------------------------------ */
+/* ---- What follows from several keys ---- */
 
 static int check_len_list(harness_case *c, bool b_given, message error) {
   int32_t count = 0;
-  if (c->len != HARNESS_LEN_LIST) return 0;
+  if (c->len != HARNESS_LEN_LIST)
+    return 0;
   for (; count < HARNESS_MAX_LEN_LIST && c->len_list[count] >= 0; count++)
     if (c->len_list[count] > c->problem.sk)
       return refuse(error, "len: %d is longer than sk=%d", c->len_list[count], c->problem.sk);
-  for (int32_t i = count; i < HARNESS_MAX_LEN_LIST; i++) c->len_list[i] = 0;
-  if (!b_given) c->problem.b = count;
-  return count == c->problem.b ? 0 : refuse(error, "len: lists %d lengths, b=%d needs as many", count, c->problem.b);
+  for (int32_t i = count; i < HARNESS_MAX_LEN_LIST; i++)
+    c->len_list[i] = 0;
+  if (!b_given)
+    c->problem.b = count;
+  return count == c->problem.b
+             ? 0
+             : refuse(error, "len: lists %d lengths, b=%d needs as many", count, c->problem.b);
 }
 
 static int derive_pages(amla_problem *p, message error) {
-  if (p->page_size == 0) return 0;
+  if (p->page_size == 0)
+    return 0;
   const int64_t pages = (p->sk - 1) / p->page_size + 1; /* per sequence */
-  if (pages >= INT32_MAX) return refuse(error, "page=%d: sk=%d needs more than 2^31 - 2 pages", p->page_size, p->sk);
+  if (pages >= INT32_MAX)
+    return refuse(error, "page=%d: sk=%d needs more than 2^31 - 2 pages", p->page_size, p->sk);
   p->max_pages = (int32_t)pages + 1;
   p->n_pages = p->b * pages + SPARE_PAGES; /* < 2^62 */
   if (p->n_pages > INT32_MAX)
-    return refuse(error, "page=%d: b=%d, sk=%d need more than 2^31 - 1 pages", p->page_size, p->b, p->sk);
+    return refuse(error, "page=%d: b=%d, sk=%d need more than 2^31 - 1 pages", p->page_size, p->b,
+                  p->sk);
   return 0;
 }
 
 /* Strides of [b][s_q][h_q][d], each with pad elements behind it; false when a size leaves int64. */
-static bool derive_strides(const amla_problem *p, int32_t d, int32_t pad, int64_t *head, int64_t *query,
-                           int64_t *batch) {
+static bool derive_strides(const amla_problem *p, int32_t d, int32_t pad, int64_t *head,
+                           int64_t *query, int64_t *batch) {
   int64_t all;
   *head = (int64_t)d + pad;
   *query = *head;
-  if (!multiply_add(query, p->h_q, pad)) return false;
+  if (!multiply_add(query, p->h_q, pad))
+    return false;
   *batch = *query;
-  if (!multiply_add(batch, p->s_q, pad)) return false;
+  if (!multiply_add(batch, p->s_q, pad))
+    return false;
   all = *batch;
-  return multiply_add(&all, p->b, 0) && multiply_add(&all, 8, 0); /* in bytes, the largest type and some */
+  return multiply_add(&all, p->b, 0) &&
+         multiply_add(&all, 8, 0); /* in bytes, the largest type and some */
 }
 
 static int derive(harness_case *c, bool b_given, message error) {
   amla_problem *p = &c->problem;
-  if (p->d_v > p->d_qk) return refuse(error, "dv=%d: must be <= dqk=%d", p->d_v, p->d_qk);
-  if (check_len_list(c, b_given, error) != 0 || derive_pages(p, error) != 0) return -1;
-  if (!derive_strides(p, p->d_qk, c->pad, &p->q_stride_head, &p->q_stride_query, &p->q_stride_batch) ||
-      !derive_strides(p, p->d_v, c->pad, &p->out_stride_head, &p->out_stride_query, &p->out_stride_batch))
-    return refuse(error, "b=%d, sq=%d, h=%d, dqk=%d: the size of q leaves int64", p->b, p->s_q, p->h_q, p->d_qk);
+  if (p->d_v > p->d_qk)
+    return refuse(error, "dv=%d: must be <= dqk=%d", p->d_v, p->d_qk);
+  if (check_len_list(c, b_given, error) != 0 || derive_pages(p, error) != 0)
+    return -1;
+  if (!derive_strides(p, p->d_qk, c->pad, &p->q_stride_head, &p->q_stride_query,
+                      &p->q_stride_batch) ||
+      !derive_strides(p, p->d_v, c->pad, &p->out_stride_head, &p->out_stride_query,
+                      &p->out_stride_batch))
+    return refuse(error, "b=%d, sq=%d, h=%d, dqk=%d: the size of q leaves int64", p->b, p->s_q,
+                  p->h_q, p->d_qk);
   if (p->kv_type == AMLA_Q8_0 && (p->d_qk % 32 != 0 || c->pad % 32 != 0))
     return refuse(error, "kv=q8_0: dqk=%d and pad=%d must be multiples of 32", p->d_qk, c->pad);
   p->mask_stride_query = (int64_t)p->sk + c->pad;
   p->mask_stride_batch = p->mask_stride_query;
   int64_t mask = p->b;
-  if (!multiply_add(&p->mask_stride_batch, p->s_q, c->pad) || !multiply_add(&mask, p->mask_stride_batch, 0) ||
-      !multiply_add(&mask, 8, 0))
-    return refuse(error, "b=%d, sq=%d, sk=%d: the size of the mask leaves int64", p->b, p->s_q, p->sk);
+  if (!multiply_add(&p->mask_stride_batch, p->s_q, c->pad) ||
+      !multiply_add(&mask, p->mask_stride_batch, 0) || !multiply_add(&mask, 8, 0))
+    return refuse(error, "b=%d, sq=%d, sk=%d: the size of the mask leaves int64", p->b, p->s_q,
+                  p->sk);
   p->kv_stride_token = (int64_t)p->d_qk + c->pad;
   p->kv_stride_page = p->kv_stride_token;
   int64_t all = p->page_size ? p->n_pages : p->b;
   if (!multiply_add(&p->kv_stride_page, p->page_size ? p->page_size : p->sk, c->pad) ||
       !multiply_add(&all, p->kv_stride_page, 0) || !multiply_add(&all, 8, 0))
-    return refuse(error, "b=%d, sk=%d, page=%d, dqk=%d: the size of kv leaves int64", p->b, p->sk, p->page_size,
-                  p->d_qk);
+    return refuse(error, "b=%d, sk=%d, page=%d, dqk=%d: the size of kv leaves int64", p->b, p->sk,
+                  p->page_size, p->d_qk);
   return 0;
 }
 
-/* ---- Interface --------------------------------------------------------------------------------------------------- */
+/* ---- Interface ---- */
 
 static harness_case default_case(void) {
-  harness_case c = {
-      .lse_base = AMLA_LSE_NATURAL, .dist = HARNESS_NORMAL, .dist_width = 1, .len = HARNESS_LEN_FIXED, .seed = 7};
+  harness_case c = {.lse_base = AMLA_LSE_NATURAL,
+                    .dist = HARNESS_NORMAL,
+                    .dist_width = 1,
+                    .len = HARNESS_LEN_FIXED,
+                    .seed = 7};
   c.problem = (amla_problem)AMLA_PROBLEM_INIT;
   c.problem.sk = 4096;
   c.problem.page_size = 64;
@@ -295,18 +346,23 @@ static harness_case default_case(void) {
   return c;
 }
 
-int harness_parse_problem(const char *text, harness_case *out, char *error_text, size_t error_bytes) {
+int harness_parse_problem(const char *text, harness_case *out, char *error_text,
+                          size_t error_bytes) {
   const message error = {error_text, error_bytes};
   harness_case c = default_case();
   uint32_t seen = 0; /* bit 0 is b, the first row of keys */
-  if (strcmp(text, "default") == 0) text = "";
+  if (strcmp(text, "default") == 0)
+    text = "";
   for (const char *at = text; *text != '\0'; at++) {
     const size_t length = strcspn(at, ",");
-    if (parse_item(at, length, &c, &seen, error) != 0) return -1;
+    if (parse_item(at, length, &c, &seen, error) != 0)
+      return -1;
     at += length;
-    if (*at == '\0') break;
+    if (*at == '\0')
+      break;
   }
-  if (derive(&c, seen & 1u, error) != 0) return -1;
+  if (derive(&c, seen & 1u, error) != 0)
+    return -1;
   *out = c;
   return 0;
 }
@@ -323,7 +379,8 @@ static void format_len(const harness_case *c, char *text, size_t text_bytes) {
 
 static void format_dist(const harness_case *c, char *text, size_t text_bytes) {
   char width[32] = "";
-  if (dists[c->dist].width > 0) format_real(width, c->dist_width, false);
+  if (dists[c->dist].width > 0)
+    format_real(width, c->dist_width, false);
   snprintf(text, text_bytes, "%s%s%s", dists[c->dist].name, *width ? ":" : "", width);
 }
 

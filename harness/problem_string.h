@@ -11,12 +11,11 @@
  *   causal=1 scale=0.1352                     scale of DeepSeek-V3: 192^-0.5 times YaRN's mscale^2
  *   lse=e                                     e or 2
  *   sinks=0                                   1: attention sinks, drawn from N(0, 2)
- *   mask=0                                    1: an additive mask with hidden tiles, hidden keys and finite values
- *   pad=0                                     elements added to every stride (q, out, kv, mask), filled with NaN
- *   dist=normal:1                             see harness_dist
- *   len=fixed                                 fixed (all sk), uniform (1..sk), ragged (sk, 0, 1, then random),
- *                                             or a list such as 3/0/1000, which also sets b
- *   seed=7
+ *   mask=0                                    1: an additive mask with hidden tiles, hidden keys
+ * and finite values pad=0                                     elements added to every stride (q,
+ * out, kv, mask), filled with NaN dist=normal:1                             see harness_dist
+ *   len=fixed                                 fixed (all sk), uniform (1..sk), ragged (sk, 0, 1,
+ * then random), or a list such as 3/0/1000, which also sets b seed=7
  */
 #ifndef AMLA_HARNESS_PROBLEM_STRING_H
 #define AMLA_HARNESS_PROBLEM_STRING_H
@@ -26,15 +25,25 @@
 typedef enum harness_dist {
   HARNESS_NORMAL,  /* normal:S    q and kv from N(0, S) */
   HARNESS_UNIFORM, /* uniform:A   q and kv from U(-A, A) */
-  HARNESS_RISING, /* rising:R    logits rise by about R log2 units in all (default 200): a new maximum in every block */
-  HARNESS_OUTLIER, /* outlier:R   one late token scores about R log2 units above the rest (default 60) */
+  HARNESS_RISING,  /* rising:R    logits rise by about R log2 units in all (default 200): a new
+                      maximum in every block */
+  HARNESS_OUTLIER, /* outlier:R   one late token scores about R log2 units above the rest (default
+                      60) */
   HARNESS_ONEHOT,  /* onehot      one key per row takes all weight: O is that V row */
-  HARNESS_PEAKED,  /* peaked:S    q from N(0, S), kv from N(0, 1), S default 10: few keys carry the weight */
-  HARNESS_ZEROV,   /* zerov       some V columns are zero at first and not later, some always (+0 and -0) */
-  HARNESS_MASKED   /* masked      lengths 0 to s_q, unless len is a list: under causality some rows or all see no key */
+  HARNESS_PEAKED,  /* peaked:S    q from N(0, S), kv from N(0, 1), S default 10: few keys carry the
+                      weight */
+  HARNESS_ZEROV, /* zerov       some V columns are zero at first and not later, some always (+0 and
+                    -0) */
+  HARNESS_MASKED /* masked      lengths 0 to s_q, unless len is a list: under causality some rows or
+                    all see no key */
 } harness_dist;
 
-typedef enum harness_len { HARNESS_LEN_FIXED, HARNESS_LEN_UNIFORM, HARNESS_LEN_RAGGED, HARNESS_LEN_LIST } harness_len;
+typedef enum harness_len {
+  HARNESS_LEN_FIXED,
+  HARNESS_LEN_UNIFORM,
+  HARNESS_LEN_RAGGED,
+  HARNESS_LEN_LIST
+} harness_len;
 
 enum { HARNESS_MAX_LEN_LIST = 256 };
 
@@ -49,11 +58,12 @@ typedef struct harness_case {
   uint64_t seed;
 } harness_case;
 
-/* Returns 0, or -1 with "sk=-3: must be >= 1" in error. Unknown keys, repeated keys, bad numbers, trailing text and
- * impossible values are refused by name. "" and "default" are the defaults. */
+/* Returns 0, or -1 with "sk=-3: must be >= 1" in error. Unknown keys, repeated keys, bad numbers,
+ * trailing text and impossible values are refused by name. "" and "default" are the defaults. */
 int harness_parse_problem(const char *text, harness_case *out, char *error, size_t error_bytes);
 
-/* The canonical string with every key; parses back to the same case. Returns its length, as snprintf. */
+/* The canonical string with every key; parses back to the same case. Returns its length, as
+ * snprintf. */
 int harness_format_problem(const harness_case *c, char *text, size_t text_bytes);
 
 size_t harness_dtype_bytes(amla_dtype type);       /* of one element; q8_0 has blocks only: 0 */

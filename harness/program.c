@@ -18,7 +18,8 @@ static const char *program = "";
 
 static void close_stdout(void) {
   const int failed_before = ferror(stdout);
-  if (fclose(stdout) == 0 && !failed_before) return;
+  if (fclose(stdout) == 0 && !failed_before)
+    return;
   fprintf(stderr, "%s: cannot write to standard output: %s\n", program, strerror(errno));
   _exit(EXIT_FAILURE);
 }
@@ -27,7 +28,8 @@ static void close_stdout(void) {
  * word: a value would be missing. */
 static void *allocate_json(size_t bytes) {
   void *memory = malloc(bytes);
-  if (memory != NULL) return memory;
+  if (memory != NULL)
+    return memory;
   fprintf(stderr, "%s: out of memory\n", program);
   exit(EXIT_FAILURE);
 }

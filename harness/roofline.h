@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The limits of this machine, measured beside the thing they limit: the FMA rate of registers-only loops per
- * instruction set, and the read bandwidth of memory. And the clock.
+ * The limits of this machine, measured beside the thing they limit: the FMA rate of registers-only
+ * loops per instruction set, and the read bandwidth of memory. And the clock.
  */
 #ifndef AMLA_HARNESS_ROOFLINE_H
 #define AMLA_HARNESS_ROOFLINE_H

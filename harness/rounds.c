@@ -33,15 +33,18 @@ harness_series harness_summarise(double *values, int n, bool least_is_best) {
 
 static double time_runs(const harness_contestant *c, int repetitions) {
   const double start = harness_seconds();
-  for (int i = 0; i < repetitions; i++) c->run(c->context);
+  for (int i = 0; i < repetitions; i++)
+    c->run(c->context);
   return (harness_seconds() - start) / repetitions;
 }
 
 static int calibrate(const harness_contestant *c) {
   for (int repetitions = 1;; repetitions *= 2) {
     const double seconds = time_runs(c, repetitions);
-    if (repetitions >= 1 << 20) return repetitions;
-    if (seconds * repetitions >= slice_seconds / 4) return 1 + (int)(slice_seconds / seconds);
+    if (repetitions >= 1 << 20)
+      return repetitions;
+    if (seconds * repetitions >= slice_seconds / 4)
+      return 1 + (int)(slice_seconds / seconds);
   }
 }
 
@@ -55,7 +58,8 @@ typedef struct round_values {
  * of shorter slices would be such a moment for the one and an average for the other. */
 static double peak_seconds(const round_values *r, const harness_contestant *c, int n) {
   double shortest = INFINITY;
-  for (int i = 0; i < n; i++) shortest = fmin(shortest, r->of[i] * c[i].repetitions);
+  for (int i = 0; i < n; i++)
+    shortest = fmin(shortest, r->of[i] * c[i].repetitions);
   return n > 0 ? fmax(shortest, slice_seconds) : slice_seconds;
 }
 
@@ -65,11 +69,13 @@ static round_values run_round(const harness_rounds *rounds, const harness_contes
   round_values r = {{0}};
   for (int i = 0; i < n; i++) {
     const int at = (i + rounds->n) % n;
-    if (rounds->warm) c[at].run(c[at].context);
+    if (rounds->warm)
+      c[at].run(c[at].context);
     r.of[at] = time_runs(&c[at], c[at].repetitions);
   }
   r.of[PEAK] = harness_peak_flops(rounds->isa, rounds->threads, peak_seconds(&r, c, n));
-  if (stream != NULL) r.of[BANDWIDTH] = harness_stream_read(stream, slice_seconds);
+  if (stream != NULL)
+    r.of[BANDWIDTH] = harness_stream_read(stream, slice_seconds);
   return r;
 }
 
@@ -77,25 +83,30 @@ static round_values run_round(const harness_rounds *rounds, const harness_contes
 
 /* Room for another round; false when out of memory. */
 static bool grow(round_values **list, int n, int *capacity) {
-  if (n < *capacity) return true;
+  if (n < *capacity)
+    return true;
   const int wanted = *capacity ? 2 * *capacity : 64;
   round_values *grown = realloc(*list, (size_t)wanted * sizeof *grown);
-  if (grown == NULL) return false;
+  if (grown == NULL)
+    return false;
   *list = grown;
   *capacity = wanted;
   return true;
 }
 
 static harness_series summarise(const round_values *list, int n, int series, double *values) {
-  for (int i = 0; i < n; i++) values[i] = list[i].of[series];
+  for (int i = 0; i < n; i++)
+    values[i] = list[i].of[series];
   return harness_summarise(values, n, series < HARNESS_MAX_CONTESTANTS);
 }
 
 static bool summarise_all(harness_rounds *r, const round_values *list, harness_contestant *c,
                           int n) {
   double *values = malloc((size_t)r->n * sizeof *values);
-  if (values == NULL) return false;
-  for (int i = 0; i < n; i++) c[i].seconds = summarise(list, r->n, i, values);
+  if (values == NULL)
+    return false;
+  for (int i = 0; i < n; i++)
+    c[i].seconds = summarise(list, r->n, i, values);
   r->peak = summarise(list, r->n, PEAK, values);
   r->bandwidth = summarise(list, r->n, BANDWIDTH, values);
   free(values);
@@ -108,17 +119,20 @@ bool harness_measure(harness_rounds *r, harness_contestant *c, int n) {
   int capacity = 0;
   bool ok = true;
   assert(n <= HARNESS_MAX_CONTESTANTS && r->least >= 1);
-  for (int i = 0; i < n; i++) c[i].repetitions = calibrate(&c[i]);
+  for (int i = 0; i < n; i++)
+    c[i].repetitions = calibrate(&c[i]);
 
   const double start = harness_seconds();
   r->n = 0;
   for (double elapsed = 0; r->n < r->least || elapsed < r->seconds;
        elapsed = harness_seconds() - start) {
     ok = grow(&list, r->n, &capacity);
-    if (!ok) break;
+    if (!ok)
+      break;
     list[r->n] = run_round(r, c, n, stream);
     r->n++;
-    if (r->progress != NULL) r->progress(r->context, elapsed / r->seconds);
+    if (r->progress != NULL)
+      r->progress(r->context, elapsed / r->seconds);
   }
   ok = ok && summarise_all(r, list, c, n);
   harness_stream_free(stream);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Reading problems from safetensors bytes. The input is hostile until proven otherwise: first the whole header is
- * checked by the rules of the format, whatever the tensors are called (read_header), then the tensors that make a
- * problem are taken by name, type and shape (take_problem). Writing is in safetensors_write.c.
+ * Reading problems from safetensors bytes. The input is hostile until proven otherwise: first the
+ * whole header is checked by the rules of the format, whatever the tensors are called
+ * (read_header), then the tensors that make a problem are taken by name, type and shape
+ * (take_problem). Writing is in safetensors_write.c.
  */
 #define _DEFAULT_SOURCE 1 /* the size of memory */
 #include "safetensors.h"
@@ -21,7 +22,7 @@
 enum { MAX_DIMS = 8, SHOWN = 80 /* characters of a name or value in a message */ };
 static const uint64_t max_header_bytes = 100000000; /* as the format's own library */
 
-/* ---- The format -------------------------------------------------------------------------------------------------- */
+/* ---- The format ---- */
 
 typedef struct tensor {
   const char *name; /* belongs to the JSON */
@@ -47,13 +48,15 @@ typedef struct dtype_row {
   int64_t bytes;
 } dtype_row;
 
-static const dtype_row dtypes[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1},
-                                   {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
-                                   {"U32", 4},  {"F32", 4}, {"I64", 8}, {"U64", 8},     {"F64", 8}};
+static const dtype_row dtypes[] = {{"BOOL", 1},    {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1},
+                                   {"F8_E5M2", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
+                                   {"BF16", 2},    {"I32", 4}, {"U32", 4}, {"F32", 4},
+                                   {"I64", 8},     {"U64", 8}, {"F64", 8}};
 
 static int64_t bytes_of_dtype(const char *name) {
   for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
-    if (strcmp(name, dtypes[i].name) == 0) return dtypes[i].bytes;
+    if (strcmp(name, dtypes[i].name) == 0)
+      return dtypes[i].bytes;
   return 0;
 }
 
@@ -65,15 +68,18 @@ static const char *show(const json_t *value, char text[SHOWN]) {
   return text;
 }
 
-static int refuse_tensor(const file_view *f, const char *name, const char *field, const json_t *value,
-                         const char *rule) {
+static int refuse_tensor(const file_view *f, const char *name, const char *field,
+                         const json_t *value, const char *rule) {
   char text[SHOWN];
-  return refuse(f->error, "%s: tensor '%.*s': %s %s: %s", f->name, SHOWN, name, field, show(value, text), rule);
+  return refuse(f->error, "%s: tensor '%.*s': %s %s: %s", f->name, SHOWN, name, field,
+                show(value, text), rule);
 }
 
 static int read_shape(const file_view *f, const json_t *shape, tensor *t) {
-  if (!json_is_array(shape)) return refuse_tensor(f, t->name, "shape", shape, "must be an array");
-  if (json_array_size(shape) > MAX_DIMS) return refuse_tensor(f, t->name, "shape", shape, "more than 8 dimensions");
+  if (!json_is_array(shape))
+    return refuse_tensor(f, t->name, "shape", shape, "must be an array");
+  if (json_array_size(shape) > MAX_DIMS)
+    return refuse_tensor(f, t->name, "shape", shape, "more than 8 dimensions");
   t->n_dims = (int32_t)json_array_size(shape);
   for (int32_t i = 0; i < t->n_dims; i++) {
     const json_t *dim = json_array_get(shape, (size_t)i);
@@ -86,13 +92,15 @@ static int read_shape(const file_view *f, const json_t *shape, tensor *t) {
 
 static int read_offsets(const file_view *f, const json_t *offsets, tensor *t) {
   const json_t *begin = json_array_get(offsets, 0), *end = json_array_get(offsets, 1);
-  if (!json_is_array(offsets) || json_array_size(offsets) != 2 || !json_is_integer(begin) || !json_is_integer(end))
+  if (!json_is_array(offsets) || json_array_size(offsets) != 2 || !json_is_integer(begin) ||
+      !json_is_integer(end))
     return refuse_tensor(f, t->name, "data_offsets", offsets, "must be two integers");
   t->begin = json_integer_value(begin);
   t->end = json_integer_value(end);
   if (t->begin < 0 || t->end < t->begin || t->end > f->data_bytes) {
     char rule[96];
-    snprintf(rule, sizeof rule, "must be 0 <= begin <= end <= %" PRId64 ", the bytes of data", f->data_bytes);
+    snprintf(rule, sizeof rule, "must be 0 <= begin <= end <= %" PRId64 ", the bytes of data",
+             f->data_bytes);
     return refuse_tensor(f, t->name, "data_offsets", offsets, rule);
   }
   return 0;
@@ -102,17 +110,21 @@ static int read_tensor(const file_view *f, const char *name, const json_t *entry
   const json_t *dtype = json_object_get(entry, "dtype"), *shape = json_object_get(entry, "shape");
   const json_t *offsets = json_object_get(entry, "data_offsets");
   t->name = name;
-  if (!json_is_object(entry)) return refuse_tensor(f, name, "entry", entry, "must be an object");
+  if (!json_is_object(entry))
+    return refuse_tensor(f, name, "entry", entry, "must be an object");
   t->dtype = json_string_value(dtype);
   int64_t bytes = t->dtype ? bytes_of_dtype(t->dtype) : 0;
-  if (bytes == 0) return refuse_tensor(f, name, "dtype", dtype, "must be a type of the format, such as \"BF16\"");
-  if (read_shape(f, shape, t) != 0 || read_offsets(f, offsets, t) != 0) return -1;
+  if (bytes == 0)
+    return refuse_tensor(f, name, "dtype", dtype, "must be a type of the format, such as \"BF16\"");
+  if (read_shape(f, shape, t) != 0 || read_offsets(f, offsets, t) != 0)
+    return -1;
   for (int32_t i = 0; i < t->n_dims; i++)
-    if (!multiply_add(&bytes, t->dims[i], 0)) return refuse_tensor(f, name, "shape", shape, "the product leaves int64");
+    if (!multiply_add(&bytes, t->dims[i], 0))
+      return refuse_tensor(f, name, "shape", shape, "the product leaves int64");
   if (bytes != t->end - t->begin) {
     char rule[96];
-    snprintf(rule, sizeof rule, "needs %" PRId64 " bytes of %s, the offsets hold %" PRId64, bytes, t->dtype,
-             t->end - t->begin);
+    snprintf(rule, sizeof rule, "needs %" PRId64 " bytes of %s, the offsets hold %" PRId64, bytes,
+             t->dtype, t->end - t->begin);
     return refuse_tensor(f, name, "shape", shape, rule);
   }
   return 0;
@@ -120,24 +132,31 @@ static int read_tensor(const file_view *f, const char *name, const json_t *entry
 
 static int by_begin(const void *a, const void *b) {
   const tensor *x = a, *y = b;
-  if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+  if (x->begin != y->begin)
+    return x->begin < y->begin ? -1 : 1;
   return (x->end > y->end) - (x->end < y->end);
 }
 
 /* The format: tensors tile the data, without holes and without overlap. */
 static int check_tiling(file_view *f) {
   int64_t at = 0;
-  if (f->n_tensors > 0) qsort(f->tensors, f->n_tensors, sizeof *f->tensors, by_begin);
+  if (f->n_tensors > 0)
+    qsort(f->tensors, f->n_tensors, sizeof *f->tensors, by_begin);
   for (size_t i = 0; i < f->n_tensors; i++) {
     const tensor *t = &f->tensors[i];
     if (t->begin < at)
-      return refuse(f->error, "%s: tensor '%.*s': data_offsets [%" PRId64 ", %" PRId64 "] overlap those of '%.*s'",
+      return refuse(f->error,
+                    "%s: tensor '%.*s': data_offsets [%" PRId64 ", %" PRId64
+                    "] overlap those of '%.*s'",
                     f->name, SHOWN, t->name, t->begin, t->end, SHOWN, f->tensors[i - 1].name);
-    if (t->begin > at) break;
+    if (t->begin > at)
+      break;
     at = t->end;
   }
-  if (at == f->data_bytes) return 0;
-  return refuse(f->error, "%s: data: byte %" PRId64 " of %" PRId64 " belongs to no tensor", f->name, at, f->data_bytes);
+  if (at == f->data_bytes)
+    return 0;
+  return refuse(f->error, "%s: data: byte %" PRId64 " of %" PRId64 " belongs to no tensor", f->name,
+                at, f->data_bytes);
 }
 
 static int read_metadata(file_view *f, const json_t *metadata) {
@@ -145,10 +164,12 @@ static int read_metadata(file_view *f, const json_t *metadata) {
   json_t *value;
   char text[SHOWN];
   if (!json_is_object(metadata))
-    return refuse(f->error, "%s: __metadata__ %s: must be an object", f->name, show(metadata, text));
+    return refuse(f->error, "%s: __metadata__ %s: must be an object", f->name,
+                  show(metadata, text));
   json_object_foreach((json_t *)(uintptr_t)metadata, key, value) {
     if (!json_is_string(value))
-      return refuse(f->error, "%s: metadata '%.*s': %s: must be a string", f->name, SHOWN, key, show(value, text));
+      return refuse(f->error, "%s: metadata '%.*s': %s: must be a string", f->name, SHOWN, key,
+                    show(value, text));
   }
   f->metadata = metadata;
   return 0;
@@ -158,10 +179,12 @@ static int read_entries(file_view *f) {
   const char *key;
   json_t *value;
   f->tensors = calloc(json_object_size(f->header) + 1, sizeof *f->tensors);
-  if (f->tensors == NULL) return refuse(f->error, "%s: out of memory", f->name);
+  if (f->tensors == NULL)
+    return refuse(f->error, "%s: out of memory", f->name);
   json_object_foreach(f->header, key, value) {
     if (strcmp(key, "__metadata__") == 0) {
-      if (read_metadata(f, value) != 0) return -1;
+      if (read_metadata(f, value) != 0)
+        return -1;
     } else if (read_tensor(f, key, value, &f->tensors[f->n_tensors++]) != 0) {
       return -1;
     }
@@ -171,13 +194,15 @@ static int read_entries(file_view *f) {
 
 static uint64_t header_length(const unsigned char bytes[8]) {
   uint64_t length = 0;
-  for (int i = 0; i < 8; i++) length |= (uint64_t)bytes[i] << 8 * i;
+  for (int i = 0; i < 8; i++)
+    length |= (uint64_t)bytes[i] << 8 * i;
   return length;
 }
 
 static int read_header(file_view *f, const unsigned char *bytes, size_t n_bytes) {
   json_error_t json_error;
-  if (n_bytes < 8) return refuse(f->error, "%s: %zu bytes: a safetensors file has at least 8", f->name, n_bytes);
+  if (n_bytes < 8)
+    return refuse(f->error, "%s: %zu bytes: a safetensors file has at least 8", f->name, n_bytes);
   const uint64_t length = header_length(bytes);
   if (length > max_header_bytes)
     return refuse(f->error, "%s: header length %" PRIu64 ": must be <= %" PRIu64, f->name, length,
@@ -187,19 +212,23 @@ static int read_header(file_view *f, const unsigned char *bytes, size_t n_bytes)
                   f->name, length, n_bytes - 8);
   f->data = bytes + 8 + length;
   f->data_bytes = (int64_t)(n_bytes - 8 - length);
-  f->header = json_loadb((const char *)bytes + 8, (size_t)length, JSON_REJECT_DUPLICATES, &json_error);
+  f->header =
+      json_loadb((const char *)bytes + 8, (size_t)length, JSON_REJECT_DUPLICATES, &json_error);
   if (f->header == NULL)
-    return refuse(f->error, "%s: header: JSON at byte %d: %.*s", f->name, json_error.position, SHOWN,
-                  *json_error.text ? json_error.text : "out of memory"); /* jansson is silent then */
-  if (!json_is_object(f->header)) return refuse(f->error, "%s: header: must be a JSON object", f->name);
+    return refuse(
+        f->error, "%s: header: JSON at byte %d: %.*s", f->name, json_error.position, SHOWN,
+        *json_error.text ? json_error.text : "out of memory"); /* jansson is silent then */
+  if (!json_is_object(f->header))
+    return refuse(f->error, "%s: header: must be a JSON object", f->name);
   return read_entries(f);
 }
 
-/* ---- The problem ------------------------------------------------------------------------------------------------- */
+/* ---- The problem ---- */
 
 enum { F32_ONLY = 1, I32_ONLY, FLOATS };
 
-/* What a tensor of a problem must be. dims: the size required, ANY with a minimum of 1, or ANY_OR_0. */
+/* What a tensor of a problem must be. dims: the size required, ANY with a minimum of 1, or
+ * ANY_OR_0. */
 enum { ANY = -1, ANY_OR_0 = -2 };
 typedef struct expected {
   const char *name;
@@ -210,7 +239,8 @@ typedef struct expected {
 
 static const tensor *find(const file_view *f, const char *name) {
   for (size_t i = 0; i < f->n_tensors; i++)
-    if (strcmp(f->tensors[i].name, name) == 0) return &f->tensors[i];
+    if (strcmp(f->tensors[i].name, name) == 0)
+      return &f->tensors[i];
   return NULL;
 }
 
@@ -219,16 +249,18 @@ static const char *show_shape(const tensor *t, char text[SHOWN]) {
   text[used++] = '[';
   for (int32_t i = 0; i < t->n_dims && used < SHOWN; i++)
     used += (size_t)snprintf(text + used, SHOWN - used, i ? ", %" PRId64 : "%" PRId64, t->dims[i]);
-  if (used < SHOWN) snprintf(text + used, SHOWN - used, "]");
+  if (used < SHOWN)
+    snprintf(text + used, SHOWN - used, "]");
   return text;
 }
 
 static int check_type(const file_view *f, const tensor *t, int type) {
-  const bool ok = type == F32_ONLY ? strcmp(t->dtype, "F32") == 0
-                  : type == I32_ONLY
-                      ? strcmp(t->dtype, "I32") == 0
-                      : !strcmp(t->dtype, "F32") || !strcmp(t->dtype, "BF16") || !strcmp(t->dtype, "F16");
-  if (ok) return 0;
+  const bool ok = type == F32_ONLY   ? strcmp(t->dtype, "F32") == 0
+                  : type == I32_ONLY ? strcmp(t->dtype, "I32") == 0
+                                     : !strcmp(t->dtype, "F32") || !strcmp(t->dtype, "BF16") ||
+                                           !strcmp(t->dtype, "F16");
+  if (ok)
+    return 0;
   return refuse(f->error, "%s: tensor '%s': dtype %s: must be %s", f->name, t->name, t->dtype,
                 type == F32_ONLY   ? "F32"
                 : type == I32_ONLY ? "I32"
@@ -237,18 +269,19 @@ static int check_type(const file_view *f, const tensor *t, int type) {
 
 static int check_tensor(const file_view *f, const tensor *t, const expected *e) {
   char shape[SHOWN];
-  if (check_type(f, t, e->type) != 0) return -1;
+  if (check_type(f, t, e->type) != 0)
+    return -1;
   if (t->n_dims != e->n_dims)
-    return refuse(f->error, "%s: tensor '%s': shape %s must have %d dimensions", f->name, t->name, show_shape(t, shape),
-                  e->n_dims);
+    return refuse(f->error, "%s: tensor '%s': shape %s must have %d dimensions", f->name, t->name,
+                  show_shape(t, shape), e->n_dims);
   for (int32_t i = 0; i < e->n_dims; i++) {
     const int64_t dim = t->dims[i], want = e->dims[i];
     if (want >= 0 && dim != want)
-      return refuse(f->error, "%s: tensor '%s': shape %s: dimension %d must be %" PRId64, f->name, t->name,
-                    show_shape(t, shape), i, want);
+      return refuse(f->error, "%s: tensor '%s': shape %s: dimension %d must be %" PRId64, f->name,
+                    t->name, show_shape(t, shape), i, want);
     if (dim > INT32_MAX || (want == ANY && dim < 1))
-      return refuse(f->error, "%s: tensor '%s': shape %s: dimension %d must be in [%d, 2^31)", f->name, t->name,
-                    show_shape(t, shape), i, want == ANY);
+      return refuse(f->error, "%s: tensor '%s': shape %s: dimension %d must be in [%d, 2^31)",
+                    f->name, t->name, show_shape(t, shape), i, want == ANY);
   }
   return 0;
 }
@@ -256,47 +289,58 @@ static int check_tensor(const file_view *f, const tensor *t, const expected *e) 
 /* *t = the tensor, checked; NULL when it is optional and missing. */
 static int take(const file_view *f, const expected *e, bool optional, const tensor **t) {
   *t = find(f, e->name);
-  if (*t != NULL) return check_tensor(f, *t, e);
+  if (*t != NULL)
+    return check_tensor(f, *t, e);
   return optional ? 0 : refuse(f->error, "%s: tensor '%s': missing", f->name, e->name);
 }
 
 /* A copy in a buffer of its own: aligned, and of exactly its size. */
 static int copy(const file_view *f, const tensor *t, void *buffer) {
   void **to = buffer;
-  if (t == NULL) return 0;
+  if (t == NULL)
+    return 0;
   *to = harness_allocate(t->end - t->begin, 1);
-  if (*to == NULL) return refuse(f->error, "%s: tensor '%s': out of memory", f->name, t->name);
+  if (*to == NULL)
+    return refuse(f->error, "%s: tensor '%s': out of memory", f->name, t->name);
   memcpy(*to, f->data + t->begin, (size_t)(t->end - t->begin));
   return 0;
 }
 
 static amla_dtype type_of(const tensor *t) {
-  return strcmp(t->dtype, "F32") == 0 ? AMLA_F32 : strcmp(t->dtype, "F16") == 0 ? AMLA_F16 : AMLA_BF16;
+  return strcmp(t->dtype, "F32") == 0   ? AMLA_F32
+         : strcmp(t->dtype, "F16") == 0 ? AMLA_F16
+                                        : AMLA_BF16;
 }
 
-/* ---- Metadata: strings that hold numbers ------------------------------------------------------------------------- */
+/* ---- Metadata: strings that hold numbers ---- */
 
-static int metadata_number(const file_view *f, const char *key, const char *fallback, const char *rule, double min,
-                           double max, double *value) {
+static int metadata_number(const file_view *f, const char *key, const char *fallback,
+                           const char *rule, double min, double max, double *value) {
   const char *text = f->metadata ? json_string_value(json_object_get(f->metadata, key)) : NULL;
   char *end;
-  if (text == NULL) text = fallback;
-  if (text == NULL) return refuse(f->error, "%s: metadata '%s': missing", f->name, key);
+  if (text == NULL)
+    text = fallback;
+  if (text == NULL)
+    return refuse(f->error, "%s: metadata '%s': missing", f->name, key);
   *value = strtod(text, &end);
-  const bool plain = strspn(text, "0123456789+-.eE") == strlen(text); /* no blanks, hexadecimals, infinities */
+  const bool plain =
+      strspn(text, "0123456789+-.eE") == strlen(text); /* no blanks, hexadecimals, infinities */
   if (!plain || end == text || *end != '\0' || !(*value >= min && *value <= max))
-    return refuse(f->error, "%s: metadata '%s': \"%.*s\": must be %s", f->name, key, SHOWN, text, rule);
+    return refuse(f->error, "%s: metadata '%s': \"%.*s\": must be %s", f->name, key, SHOWN, text,
+                  rule);
   return 0;
 }
 
-static int metadata_integer(const file_view *f, const char *key, const char *fallback, int32_t min, int32_t max,
-                            int32_t *value) {
+static int metadata_integer(const file_view *f, const char *key, const char *fallback, int32_t min,
+                            int32_t max, int32_t *value) {
   char rule[64];
   double number = 0;
   snprintf(rule, sizeof rule, "an integer in [%d, %d]", min, max);
-  if (metadata_number(f, key, fallback, rule, min, max, &number) != 0) return -1;
+  if (metadata_number(f, key, fallback, rule, min, max, &number) != 0)
+    return -1;
   *value = (int32_t)number;
-  if ((double)*value == number) return 0;
+  if ((double)*value == number)
+    return 0;
   return refuse(f->error, "%s: metadata '%s': %g: must be %s", f->name, key, number, rule);
 }
 
@@ -304,22 +348,25 @@ static int take_metadata(const file_view *f, harness_dataset *data) {
   const char *rule = "a number, finite in f32 and not 0";
   amla_problem *p = &data->problem;
   const double limit = 3.4028234663852886e38; /* FLT_MAX */
-  if (metadata_number(f, "scale", NULL, rule, -limit, limit, &data->scale_exact) != 0) return -1;
+  if (metadata_number(f, "scale", NULL, rule, -limit, limit, &data->scale_exact) != 0)
+    return -1;
   p->scale = (float)data->scale_exact;
   if (p->scale == 0.0f)
-    return refuse(f->error, "%s: metadata 'scale': %g: must be %s", f->name, data->scale_exact, rule);
+    return refuse(f->error, "%s: metadata 'scale': %g: must be %s", f->name, data->scale_exact,
+                  rule);
   return metadata_integer(f, "causal", "0", 0, 1, &p->causal) != 0
              ? -1
              : metadata_integer(f, "d_v", NULL, 1, p->d_qk, &p->d_v);
 }
 
-/* ---- Tensors ----------------------------------------------------------------------------------------------------- */
+/* ---- Tensors ---- */
 
 static int take_q(const file_view *f, harness_dataset *data) {
   const expected e = {"q", FLOATS, 4, {ANY_OR_0, ANY, ANY, ANY}};
   const tensor *q;
   amla_problem *p = &data->problem;
-  if (take(f, &e, false, &q) != 0) return -1;
+  if (take(f, &e, false, &q) != 0)
+    return -1;
   p->b = (int32_t)q->dims[0];
   p->s_q = (int32_t)q->dims[1];
   p->h_q = (int32_t)q->dims[2];
@@ -335,7 +382,8 @@ static int take_kv(const file_view *f, harness_dataset *data, int64_t *capacity)
   const expected kv_expected = {"kv_cache", FLOATS, 3, {paged ? ANY_OR_0 : p->b, ANY, p->d_qk}};
   const expected table_expected = {"block_table", I32_ONLY, 2, {p->b, ANY}};
   const tensor *kv, *table;
-  if (take(f, &kv_expected, false, &kv) != 0 || take(f, &table_expected, true, &table) != 0) return -1;
+  if (take(f, &kv_expected, false, &kv) != 0 || take(f, &table_expected, true, &table) != 0)
+    return -1;
   p->kv_type = type_of(kv);
   p->kv_stride_token = p->d_qk;
   p->kv_stride_page = kv->dims[1] * p->d_qk; /* both < 2^31 */
@@ -349,17 +397,21 @@ static int take_kv(const file_view *f, harness_dataset *data, int64_t *capacity)
   return copy(f, kv, &data->kv) != 0 ? -1 : copy(f, table, &data->block_table);
 }
 
-/* sk = the longest length when all fit. Otherwise the capacity: amla_plan_run then refuses the length by name. */
+/* sk = the longest length when all fit. Otherwise the capacity: amla_plan_run then refuses the
+ * length by name. */
 static int take_lengths(const file_view *f, harness_dataset *data, int64_t capacity) {
   amla_problem *p = &data->problem;
   const expected e = {"seqlens_k", I32_ONLY, 1, {p->b}};
   const tensor *lengths;
   int32_t longest = 1;
-  if (take(f, &e, false, &lengths) != 0 || copy(f, lengths, &data->seqlens_k) != 0) return -1;
+  if (take(f, &e, false, &lengths) != 0 || copy(f, lengths, &data->seqlens_k) != 0)
+    return -1;
   p->sk = capacity < INT32_MAX ? (int32_t)capacity : INT32_MAX;
   for (int32_t s = 0; s < p->b; s++) {
-    if (data->seqlens_k[s] < 0 || data->seqlens_k[s] > p->sk) return 0;
-    if (data->seqlens_k[s] > longest) longest = data->seqlens_k[s];
+    if (data->seqlens_k[s] < 0 || data->seqlens_k[s] > p->sk)
+      return 0;
+    if (data->seqlens_k[s] > longest)
+      longest = data->seqlens_k[s];
   }
   p->sk = longest;
   return 0;
@@ -371,8 +423,10 @@ static int take_optional(const file_view *f, harness_dataset *data) {
   const expected lse_expected = {"lse_ref", F32_ONLY, 3, {p->b, p->h_q, p->s_q}};
   const expected sinks_expected = {"sinks", F32_ONLY, 1, {p->h_q}};
   const tensor *out, *lse, *sinks;
-  if (take(f, &out_expected, true, &out) != 0 || copy(f, out, &data->out_ref) != 0) return -1;
-  if (take(f, &lse_expected, true, &lse) != 0 || copy(f, lse, &data->lse_ref) != 0) return -1;
+  if (take(f, &out_expected, true, &out) != 0 || copy(f, out, &data->out_ref) != 0)
+    return -1;
+  if (take(f, &lse_expected, true, &lse) != 0 || copy(f, lse, &data->lse_ref) != 0)
+    return -1;
   return take(f, &sinks_expected, true, &sinks) != 0 ? -1 : copy(f, sinks, &data->sinks);
 }
 
@@ -383,7 +437,8 @@ static bool fill_strides(amla_problem *p) {
   p->out_stride_head = p->d_v;
   p->out_stride_query = (int64_t)p->h_q * p->d_v;
   p->out_stride_batch = p->out_stride_query;
-  return multiply_add(&p->q_stride_batch, p->s_q, 0) && multiply_add(&p->out_stride_batch, p->s_q, 0);
+  return multiply_add(&p->q_stride_batch, p->s_q, 0) &&
+         multiply_add(&p->out_stride_batch, p->s_q, 0);
 }
 
 static int take_problem(const file_view *f, harness_dataset *data) {
@@ -391,27 +446,32 @@ static int take_problem(const file_view *f, harness_dataset *data) {
   data->problem = (amla_problem)AMLA_PROBLEM_INIT;
   data->problem.out_type = AMLA_F32;
   data->options = (amla_options)AMLA_OPTIONS_INIT;
-  if (take_q(f, data) != 0 || take_metadata(f, data) != 0 || take_kv(f, data, &capacity) != 0) return -1;
-  if (take_lengths(f, data, capacity) != 0 || take_optional(f, data) != 0) return -1;
-  if (!fill_strides(&data->problem)) return refuse(f->error, "%s: tensor 'q': a stride leaves int64", f->name);
+  if (take_q(f, data) != 0 || take_metadata(f, data) != 0 || take_kv(f, data, &capacity) != 0)
+    return -1;
+  if (take_lengths(f, data, capacity) != 0 || take_optional(f, data) != 0)
+    return -1;
+  if (!fill_strides(&data->problem))
+    return refuse(f->error, "%s: tensor 'q': a stride leaves int64", f->name);
   return harness_attach(data) ? 0 : refuse(f->error, "%s: out of memory", f->name);
 }
 
-/* ---- Interface --------------------------------------------------------------------------------------------------- */
+/* ---- Interface ---- */
 
-int harness_parse_safetensors(const char *name, const void *bytes, size_t n_bytes, harness_dataset *data,
-                              char *error_text, size_t error_bytes) {
+int harness_parse_safetensors(const char *name, const void *bytes, size_t n_bytes,
+                              harness_dataset *data, char *error_text, size_t error_bytes) {
   file_view f = {.name = name, .error = {error_text, error_bytes}};
   *data = (harness_dataset){0};
   int status = read_header(&f, bytes, n_bytes);
-  if (status == 0) status = take_problem(&f, data);
-  if (status != 0) harness_free(data);
+  if (status == 0)
+    status = take_problem(&f, data);
+  if (status != 0)
+    harness_free(data);
   json_decref(f.header);
   free(f.tensors);
   return status;
 }
 
-/* ---- Files and pipes --------------------------------------------------------------------------------------------- */
+/* ---- Files and pipes ---- */
 
 typedef struct buffer {
   unsigned char *bytes;
@@ -426,7 +486,8 @@ static uint64_t most_bytes(void) {
 /* Reads on, until the buffer has so many bytes or the file ends. */
 static int read_up_to(FILE *file, uint64_t n_bytes, buffer *b, const char *path, message error) {
   if (n_bytes > most_bytes())
-    return refuse(error, "%s: %" PRIu64 " bytes: must be <= %" PRIu64 ", half of this machine's memory",
+    return refuse(error,
+                  "%s: %" PRIu64 " bytes: must be <= %" PRIu64 ", half of this machine's memory",
                   path, n_bytes, most_bytes());
   unsigned char *larger = realloc(b->bytes, (size_t)n_bytes);
   if (larger == NULL)
@@ -444,19 +505,25 @@ static uint64_t announced_bytes(const unsigned char *header, size_t n_bytes) {
   json_object_foreach(json, name, entry) {
     const json_t *offsets = json_object_get(entry, "data_offsets");
     const json_int_t end = json_integer_value(json_array_get(offsets, 1));
-    if (end > most) most = end;
+    if (end > most)
+      most = end;
   }
   json_decref(json);
   return (uint64_t)most;
 }
 
-/* A pipe may not end: no more is read than its header speaks of, and one byte, which is too many. */
+/* A pipe may not end: no more is read than its header speaks of, and one byte, which is too many.
+ */
 static int read_pipe(FILE *file, buffer *b, const char *path, message error) {
-  if (read_up_to(file, 8, b, path, error) != 0) return -1;
+  if (read_up_to(file, 8, b, path, error) != 0)
+    return -1;
   const uint64_t length = b->n_bytes == 8 ? header_length(b->bytes) : 0;
-  if (length == 0 || length > max_header_bytes) return 0;
-  if (read_up_to(file, 8 + length, b, path, error) != 0) return -1;
-  if (b->n_bytes < 8 + length) return 0;
+  if (length == 0 || length > max_header_bytes)
+    return 0;
+  if (read_up_to(file, 8 + length, b, path, error) != 0)
+    return -1;
+  if (b->n_bytes < 8 + length)
+    return 0;
   const uint64_t data = announced_bytes(b->bytes + 8, (size_t)length);
   return read_up_to(file, 8 + length + data + 1, b, path, error);
 }
@@ -465,16 +532,19 @@ static int read_file(FILE *file, buffer *b, const char *path, message error) {
   struct stat about;
   if (fstat(fileno(file), &about) != 0 || (!S_ISREG(about.st_mode) && !S_ISFIFO(about.st_mode)))
     return refuse(error, "%s: must be a file or a pipe, not a directory or a device", path);
-  if (S_ISFIFO(about.st_mode)) return read_pipe(file, b, path, error);
+  if (S_ISFIFO(about.st_mode))
+    return read_pipe(file, b, path, error);
   return read_up_to(file, (uint64_t)about.st_size + 1, b, path, error); /* one more, lest it be 0 */
 }
 
-int harness_read_problem(const char *path, harness_dataset *data, char *error_text, size_t error_bytes) {
+int harness_read_problem(const char *path, harness_dataset *data, char *error_text,
+                         size_t error_bytes) {
   const message error = {error_text, error_bytes};
   buffer b = {NULL, 0};
   *data = (harness_dataset){0};
   FILE *file = fopen(path, "rb");
-  if (file == NULL) return refuse(error, "%s: cannot open: %s", path, strerror(errno));
+  if (file == NULL)
+    return refuse(error, "%s: cannot open: %s", path, strerror(errno));
   int status = read_file(file, &b, path, error);
   fclose(file);
   if (status == 0)

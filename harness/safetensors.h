@@ -11,27 +11,32 @@
  *   lse_ref      [b, h_q, s_q]                F32, optional: the same, natural log
  *   metadata     scale, d_v; causal (0 or 1, default 0)
  *
- * Every number of the header is checked before it is used: lengths, offsets (inside the file, no overlap, no holes),
- * shape x type = bytes, unknown types, duplicate names. Other tensors are checked the same and ignored.
+ * Every number of the header is checked before it is used: lengths, offsets (inside the file, no
+ * overlap, no holes), shape x type = bytes, unknown types, duplicate names. Other tensors are
+ * checked the same and ignored.
  */
 #ifndef AMLA_HARNESS_SAFETENSORS_H
 #define AMLA_HARNESS_SAFETENSORS_H
 
 #include "dataset.h"
 
-/* Reads a problem. The result's sk is max_pages * page_size, bounded by what the seqlens use; lse natural; out f32.
- * Returns 0, or -1 with "FILE: tensor 'q': shape [1, 2] must have 4 dimensions" in error. */
+/* Reads a problem. The result's sk is max_pages * page_size, bounded by what the seqlens use; lse
+ * natural; out f32. Returns 0, or -1 with "FILE: tensor 'q': shape [1, 2] must have 4 dimensions"
+ * in error. */
 int harness_read_problem(const char *path, harness_dataset *data, char *error, size_t error_bytes);
 
 /* The same from memory; what the fuzzer calls. name stands in messages. */
-int harness_parse_safetensors(const char *name, const void *bytes, size_t n_bytes, harness_dataset *data, char *error,
-                              size_t error_bytes);
+int harness_parse_safetensors(const char *name, const void *bytes, size_t n_bytes,
+                              harness_dataset *data, char *error, size_t error_bytes);
 
-/* Writes a problem (q, kv_cache, block_table, seqlens_k, sinks; out_ref and lse_ref when present), through a temporary
- * file renamed at the end: a failed write leaves no file and an existing one untouched. */
-int harness_write_problem(const char *path, const harness_dataset *data, char *error, size_t error_bytes);
+/* Writes a problem (q, kv_cache, block_table, seqlens_k, sinks; out_ref and lse_ref when present),
+ * through a temporary file renamed at the end: a failed write leaves no file and an existing one
+ * untouched. */
+int harness_write_problem(const char *path, const harness_dataset *data, char *error,
+                          size_t error_bytes);
 
 /* Writes out [b, s_q, h_q, d_v] and lse [b, h_q, s_q] f32. */
-int harness_write_result(const char *path, const harness_dataset *data, char *error, size_t error_bytes);
+int harness_write_result(const char *path, const harness_dataset *data, char *error,
+                         size_t error_bytes);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Writing problems and results as safetensors. A file appears complete under its name or not at all: it is written
- * beside it and renamed. Strides are packed away on the way out.
+ * Writing problems and results as safetensors. A file appears complete under its name or not at
+ * all: it is written beside it and renamed. Strides are packed away on the way out.
  */
 #define _GNU_SOURCE 1 /* asprintf */
 #include "safetensors.h"
@@ -16,7 +16,7 @@
 
 #include "message.h"
 
-/* ---- The output file --------------------------------------------------------------------------------------------- */
+/* ---- The output file ---- */
 
 typedef struct output {
   FILE *file;
@@ -46,36 +46,44 @@ static FILE *open_temporary(output *o) {
     return NULL;
   }
   FILE *file = fchmod(descriptor, 0666 & ~mask) == 0 ? fdopen(descriptor, "wb") : NULL;
-  if (file == NULL) close(descriptor);
+  if (file == NULL)
+    close(descriptor);
   return file;
 }
 
 static bool open_output(const char *path, output *o) {
   struct stat about;
-  const bool in_place =
-      stat(path, &about) == 0 && !S_ISREG(about.st_mode); /* a device, a pipe; a directory fails by itself */
+  const bool in_place = stat(path, &about) == 0 &&
+                        !S_ISREG(about.st_mode); /* a device, a pipe; a directory fails by itself */
   *o = (output){.target = in_place ? strdup(path) : resolve(path)};
-  if (o->target != NULL) o->file = in_place ? fopen(path, "wb") : open_temporary(o);
+  if (o->target != NULL)
+    o->file = in_place ? fopen(path, "wb") : open_temporary(o);
   return o->file != NULL;
 }
 
-/* Finishes the file when all went well so far, else removes it. errno says what went wrong first. */
+/* Finishes the file when all went well so far, else removes it. errno says what went wrong first.
+ */
 static bool close_output(output *o, bool ok) {
   int reason = ok ? 0 : errno;
   if (o->file != NULL) {
-    if (fflush(o->file) != 0 || (o->temporary != NULL && fsync(fileno(o->file)) != 0)) ok = false;
-    if (!ok && reason == 0) reason = errno;
-    if (fclose(o->file) != 0 && ok) ok = false, reason = errno;
+    if (fflush(o->file) != 0 || (o->temporary != NULL && fsync(fileno(o->file)) != 0))
+      ok = false;
+    if (!ok && reason == 0)
+      reason = errno;
+    if (fclose(o->file) != 0 && ok)
+      ok = false, reason = errno;
   }
-  if (ok && o->temporary != NULL && rename(o->temporary, o->target) != 0) ok = false, reason = errno;
-  if (!ok && o->temporary != NULL) unlink(o->temporary);
+  if (ok && o->temporary != NULL && rename(o->temporary, o->target) != 0)
+    ok = false, reason = errno;
+  if (!ok && o->temporary != NULL)
+    unlink(o->temporary);
   free(o->temporary);
   free(o->target);
   errno = reason;
   return ok;
 }
 
-/* ---- Tensors to write -------------------------------------------------------------------------------------------- */
+/* ---- Tensors to write ---- */
 
 /* [n0][n1][n2] rows of n elements each, with strides in elements. */
 typedef struct source {
@@ -93,7 +101,9 @@ typedef struct source_list {
   size_t n;
 } source_list;
 
-static size_t element_bytes(const source *s) { return s->integer ? sizeof(int32_t) : harness_dtype_bytes(s->type); }
+static size_t element_bytes(const source *s) {
+  return s->integer ? sizeof(int32_t) : harness_dtype_bytes(s->type);
+}
 
 static const char *dtype_name(const source *s) {
   return s->integer ? "I32" : s->type == AMLA_F32 ? "F32" : s->type == AMLA_F16 ? "F16" : "BF16";
@@ -104,11 +114,12 @@ static int64_t total_bytes(const source *s) {
 }
 
 static void add(source_list *l, source s) {
-  if (s.elements != NULL) l->list[l->n++] = s;
+  if (s.elements != NULL)
+    l->list[l->n++] = s;
 }
 
-static source packed(const char *name, amla_dtype type, bool integer, const void *elements, int32_t n_dims, int64_t a,
-                     int64_t b, int64_t c, int64_t d) {
+static source packed(const char *name, amla_dtype type, bool integer, const void *elements,
+                     int32_t n_dims, int64_t a, int64_t b, int64_t c, int64_t d) {
   return (source){name, type, integer, elements, n_dims, {a, b, c, d}, {b * c * d, c * d, d}};
 }
 
@@ -117,11 +128,12 @@ static void sort_by_size(source_list *l) {
   source_list sorted = {.n = 0};
   for (size_t bytes = 4; bytes >= 2; bytes -= 2)
     for (size_t i = 0; i < l->n; i++)
-      if (element_bytes(&l->list[i]) == bytes) sorted.list[sorted.n++] = l->list[i];
+      if (element_bytes(&l->list[i]) == bytes)
+        sorted.list[sorted.n++] = l->list[i];
   *l = sorted;
 }
 
-/* ---- Header and data --------------------------------------------------------------------------------------------- */
+/* ---- Header and data ---- */
 
 /* Its JSON, in memory of its own so that no allocation can fail: longest are seven tensors of 170
  * characters and the metadata. */
@@ -142,7 +154,8 @@ __attribute__((format(printf, 2, 3))) static void append(header *h, const char *
 static void describe(header *h, const source *s, int64_t begin) {
   append(h, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", s->name, dtype_name(s));
   const int32_t first = 4 - s->n_dims;
-  for (int32_t i = first; i < 4; i++) append(h, "%s%" PRId64, i > first ? "," : "", s->n[i]);
+  for (int32_t i = first; i < 4; i++)
+    append(h, "%s%" PRId64, i > first ? "," : "", s->n[i]);
   append(h, "],\"data_offsets\":[%" PRId64 ",%" PRId64 "]}", begin, begin + total_bytes(s));
 }
 
@@ -162,7 +175,8 @@ static header make_header(const source_list *l, const char *metadata) {
 
 static bool write_header(FILE *file, const header *h) {
   unsigned char length[8];
-  for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)h->length >> 8 * i);
+  for (int i = 0; i < 8; i++)
+    length[i] = (unsigned char)((uint64_t)h->length >> 8 * i);
   return fwrite(length, 1, 8, file) == 8 && fwrite(h->text, 1, h->length, file) == h->length;
 }
 
@@ -172,7 +186,8 @@ static bool write_rows(FILE *file, const source *s) {
     for (int64_t j = 0; j < s->n[1]; j++)
       for (int64_t k = 0; k < s->n[2]; k++) {
         const int64_t at = i * s->stride[0] + j * s->stride[1] + k * s->stride[2];
-        if (fwrite((const char *)s->elements + at * (int64_t)size, size, n, file) != n) return false;
+        if (fwrite((const char *)s->elements + at * (int64_t)size, size, n, file) != n)
+          return false;
       }
   return true;
 }
@@ -183,24 +198,30 @@ static int write_file(const char *path, source_list *l, const char *metadata, me
   sort_by_size(l);
   const header h = make_header(l, metadata);
   bool ok = open_output(path, &o) && write_header(o.file, &h);
-  for (size_t i = 0; ok && i < l->n; i++) ok = write_rows(o.file, &l->list[i]);
+  for (size_t i = 0; ok && i < l->n; i++)
+    ok = write_rows(o.file, &l->list[i]);
   ok = close_output(&o, ok);
   return ok ? 0 : refuse(error, "%s: cannot write: %s", path, strerror(errno));
 }
 
-/* ---- Interface --------------------------------------------------------------------------------------------------- */
+/* ---- Interface ---- */
 
-int harness_write_problem(const char *path, const harness_dataset *data, char *error, size_t error_bytes) {
+int harness_write_problem(const char *path, const harness_dataset *data, char *error,
+                          size_t error_bytes) {
   const amla_problem *p = &data->problem;
-  const int64_t outer = p->page_size ? p->n_pages : p->b, tokens = p->page_size ? p->page_size : p->sk;
+  const int64_t outer = p->page_size ? p->n_pages : p->b,
+                tokens = p->page_size ? p->page_size : p->sk;
   const double scale = data->scale_exact != 0 ? data->scale_exact : (double)p->scale;
   source_list l = {.n = 0};
   char metadata[128];
-  if (p->kv_type == AMLA_Q8_0) return refuse((message){error, error_bytes}, "%s: kv=q8_0: files hold f32, bf16 or f16", path);
-  if (data->mask != NULL) return refuse((message){error, error_bytes}, "%s: mask=1: files hold no mask", path);
+  if (p->kv_type == AMLA_Q8_0)
+    return refuse((message){error, error_bytes}, "%s: kv=q8_0: files hold f32, bf16 or f16", path);
+  if (data->mask != NULL)
+    return refuse((message){error, error_bytes}, "%s: mask=1: files hold no mask", path);
   source q = packed("q", p->q_type, false, data->q, 4, p->b, p->s_q, p->h_q, p->d_qk);
   source kv = packed("kv_cache", p->kv_type, false, data->kv, 3, 1, outer, tokens, p->d_qk);
-  memcpy(q.stride, (int64_t[]){p->q_stride_batch, p->q_stride_query, p->q_stride_head}, sizeof q.stride);
+  memcpy(q.stride, (int64_t[]){p->q_stride_batch, p->q_stride_query, p->q_stride_head},
+         sizeof q.stride);
   memcpy(kv.stride, (int64_t[]){0, p->kv_stride_page, p->kv_stride_token}, sizeof kv.stride);
   add(&l, packed("block_table", AMLA_F32, true, data->block_table, 2, 1, 1, p->b, p->max_pages));
   add(&l, packed("seqlens_k", AMLA_F32, true, data->seqlens_k, 1, 1, 1, 1, p->b));
@@ -215,11 +236,13 @@ int harness_write_problem(const char *path, const harness_dataset *data, char *e
   return write_file(path, &l, metadata, (message){error, error_bytes});
 }
 
-int harness_write_result(const char *path, const harness_dataset *data, char *error, size_t error_bytes) {
+int harness_write_result(const char *path, const harness_dataset *data, char *error,
+                         size_t error_bytes) {
   const amla_problem *p = &data->problem;
   source_list l = {.n = 0};
   source out = packed("out", p->out_type, false, data->out, 4, p->b, p->s_q, p->h_q, p->d_v);
-  memcpy(out.stride, (int64_t[]){p->out_stride_batch, p->out_stride_query, p->out_stride_head}, sizeof out.stride);
+  memcpy(out.stride, (int64_t[]){p->out_stride_batch, p->out_stride_query, p->out_stride_head},
+         sizeof out.stride);
   add(&l, out);
   add(&l, packed("lse", AMLA_F32, false, data->lse, 3, 1, p->b, p->h_q, p->s_q));
   const bool base2 = data->options.lse_base == AMLA_LSE_BASE2;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The truth of a whole problem, by spec_attention_f64 row by row, and the comparison of results with it. The bound is
- * stated in truth.h; its constants are here.
+ * The truth of a whole problem, by spec_attention_f64 row by row, and the comparison of results
+ * with it. The bound is stated in truth.h; its constants are here.
  */
 #include "truth.h"
 
@@ -16,19 +16,22 @@
 
 static const double ln2 = 0.69314718055994530942;
 
-/* ---- Which keys a row sees --------------------------------------------------------------------------------------- */
+/* ---- Which keys a row sees ---- */
 
 static int64_t length_of(const amla_problem *p, const amla_tensors *t, int32_t sequence) {
   return t->seqlens_k ? t->seqlens_k[sequence] : p->sk;
 }
 
-int64_t harness_visible(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query) {
-  const int64_t length = length_of(p, t, sequence), seen = p->causal ? length - p->s_q + query + 1 : length;
+int64_t harness_visible(const amla_problem *p, const amla_tensors *t, int32_t sequence,
+                        int32_t query) {
+  const int64_t length = length_of(p, t, sequence),
+                seen = p->causal ? length - p->s_q + query + 1 : length;
   return seen > 0 ? seen : 0;
 }
 
 /* The mask's row for a query, [sk] f16; NULL without one. */
-static const uint16_t *mask_row(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query) {
+static const uint16_t *mask_row(const amla_problem *p, const amla_tensors *t, int32_t sequence,
+                                int32_t query) {
   const int64_t row = p->mask_stride_query ? p->mask_stride_query : p->sk;
   const int64_t batch = p->mask_stride_batch ? p->mask_stride_batch : p->s_q * row;
   return t->mask ? (const uint16_t *)t->mask + sequence * batch + query * row : NULL;
@@ -43,7 +46,8 @@ double harness_flops(const harness_dataset *data) {
     for (int32_t i = 0; i < p->s_q; i++) {
       const uint16_t *mask = mask_row(p, &data->tensors, s, i);
       int64_t seen = harness_visible(p, &data->tensors, s, i);
-      for (int64_t j = seen - 1; mask != NULL && j >= 0; j--) seen -= hides(mask, j);
+      for (int64_t j = seen - 1; mask != NULL && j >= 0; j--)
+        seen -= hides(mask, j);
       keys += (double)seen * p->h_q;
     }
   return 2 * keys * ((double)p->d_qk + p->d_v);
@@ -53,12 +57,14 @@ double harness_kv_bytes(const harness_dataset *data) {
   const amla_problem *p = &data->problem;
   const double rows = (double)p->b * p->s_q * p->h_q;
   double tokens = 0;
-  for (int32_t s = 0; s < p->b; s++) tokens += (double)length_of(p, &data->tensors, s);
+  for (int32_t s = 0; s < p->b; s++)
+    tokens += (double)length_of(p, &data->tensors, s);
   return tokens * (double)harness_bytes(p->kv_type, p->d_qk) +
-         rows * (p->d_qk * (double)harness_dtype_bytes(p->q_type) + p->d_v * (double)harness_dtype_bytes(p->out_type));
+         rows * (p->d_qk * (double)harness_dtype_bytes(p->q_type) +
+                 p->d_v * (double)harness_dtype_bytes(p->out_type));
 }
 
-/* ---- Gathering --------------------------------------------------------------------------------------------------- */
+/* ---- Gathering ---- */
 
 /* The keys of one sequence as f32, and which are not finite. */
 typedef struct gathered {
@@ -71,30 +77,36 @@ static bool gather(const harness_dataset *data, int32_t sequence, gathered *g, d
   const amla_problem *p = &data->problem;
   bool ok = true;
   g->length = length_of(p, &data->tensors, sequence);
-  if (g->length < 0 || g->length > p->sk) return false;
+  if (g->length < 0 || g->length > p->sk)
+    return false;
   g->kv = harness_allocate(g->length * p->d_qk, sizeof(float));
   g->not_finite = harness_allocate(g->length, sizeof(bool));
-  if (g->kv == NULL || g->not_finite == NULL) return false;
+  if (g->kv == NULL || g->not_finite == NULL)
+    return false;
   for (int64_t j = 0; j < g->length && ok; j++) {
     g->not_finite[j] = false;
     const int64_t at = harness_token_offset(p, data->tensors.block_table, sequence, j);
     ok = at >= 0;
     for (int32_t d = 0; d < p->d_qk && ok; d++) {
       const float x = g->kv[j * p->d_qk + d] = harness_load(data->tensors.kv, p->kv_type, at + d);
-      if (!isfinite(x)) g->not_finite[j] = true;
-      else *kv_max = fmax(*kv_max, fabs((double)x));
+      if (!isfinite(x))
+        g->not_finite[j] = true;
+      else
+        *kv_max = fmax(*kv_max, fabs((double)x));
     }
   }
   return ok;
 }
 
-/* ---- Truth ------------------------------------------------------------------------------------------------------- */
+/* ---- Truth ---- */
 
 static bool allocate_truth(const amla_problem *p, harness_truth *truth) {
   int64_t n = p->b, elems;
-  if (!multiply_add(&n, p->s_q, 0) || !multiply_add(&n, p->h_q, 0)) return false;
+  if (!multiply_add(&n, p->s_q, 0) || !multiply_add(&n, p->h_q, 0))
+    return false;
   elems = n;
-  if (!multiply_add(&elems, p->d_v, 0)) return false;
+  if (!multiply_add(&elems, p->d_v, 0))
+    return false;
   *truth = (harness_truth){.n_rows = n, .d_v = p->d_v};
   truth->out = harness_allocate(elems, sizeof(double));
   truth->out_abs = harness_allocate(elems, sizeof(double));
@@ -113,20 +125,24 @@ static double sink_factor(const amla_tensors *t, int64_t head, double lse) {
   return t->sinks && lse != -INFINITY ? 1 / (1 + exp((double)t->sinks[head] - lse)) : 1.0;
 }
 
-static void compute_row(const harness_dataset *data, const gathered *g, int64_t row, float *q, float *bias,
-                        double *weights, harness_truth *truth) {
+static void compute_row(const harness_dataset *data, const gathered *g, int64_t row, float *q,
+                        float *bias, double *weights, harness_truth *truth) {
   const amla_problem *p = &data->problem;
   const int64_t rows_per_sequence = (int64_t)p->s_q * p->h_q;
-  const int32_t sequence = (int32_t)(row / rows_per_sequence), query = (int32_t)(row % rows_per_sequence / p->h_q);
+  const int32_t sequence = (int32_t)(row / rows_per_sequence),
+                query = (int32_t)(row % rows_per_sequence / p->h_q);
   const int64_t n = harness_visible(p, &data->tensors, sequence, query),
                 at = harness_q_offset(p, row);
   const double scale = data->scale_exact != 0 ? data->scale_exact : (double)p->scale;
   double *out = truth->out + row * p->d_v, *out_abs = truth->out_abs + row * p->d_v, q_max = 0;
   const uint16_t *mask = mask_row(p, &data->tensors, sequence, query);
 
-  for (int64_t j = 0; mask != NULL && j < n; j++) bias[j] = harness_load(mask, AMLA_F16, j);
-  for (int32_t d = 0; d < p->d_qk; d++) q[d] = harness_load(data->tensors.q, p->q_type, at + d);
-  const spec_truth t = spec_attention_f64(p->d_qk, p->d_v, n, scale, q, g->kv, mask ? bias : NULL, out, out_abs, weights);
+  for (int64_t j = 0; mask != NULL && j < n; j++)
+    bias[j] = harness_load(mask, AMLA_F16, j);
+  for (int32_t d = 0; d < p->d_qk; d++)
+    q[d] = harness_load(data->tensors.q, p->q_type, at + d);
+  const spec_truth t = spec_attention_f64(p->d_qk, p->d_v, n, scale, q, g->kv, mask ? bias : NULL,
+                                          out, out_abs, weights);
   const double factor = sink_factor(&data->tensors, row % p->h_q, t.lse);
   for (int32_t d = 0; d < p->d_v; d++) {
     out[d] *= factor;
@@ -136,17 +152,20 @@ static void compute_row(const harness_dataset *data, const gathered *g, int64_t 
   truth->score_abs[row] = t.score_abs;
   for (int32_t d = 0; d < p->d_qk; d++) {
     const double x = fabs(scale * (double)q[d]);
-    if (x > q_max) q_max = x; /* with fmax, GCC 12 for aarch64 fails on this loop */
+    if (x > q_max)
+      q_max = x; /* with fmax, GCC 12 for aarch64 fails on this loop */
   }
-  if (q_max > largest_score && q_max > t.score_abs) truth->score_abs[row] = q_max;
+  if (q_max > largest_score && q_max > t.score_abs)
+    truth->score_abs[row] = q_max;
   truth->may_poison[row] = false;
   for (int64_t j = 0; j < g->length; j++)
-    if (g->not_finite[j] && (j >= n || hides(mask, j))) truth->may_poison[row] = true;
+    if (g->not_finite[j] && (j >= n || hides(mask, j)))
+      truth->may_poison[row] = true;
 }
 
 /* All rows of one sequence; false when out of memory. */
-static bool compute_sequence(const harness_dataset *data, const gathered *g, int32_t sequence, harness_truth *truth,
-                             harness_progress progress, void *context) {
+static bool compute_sequence(const harness_dataset *data, const gathered *g, int32_t sequence,
+                             harness_truth *truth, harness_progress progress, void *context) {
   const amla_problem *p = &data->problem;
   const int64_t n = (int64_t)p->s_q * p->h_q, first = sequence * n;
   bool ok = true;
@@ -158,8 +177,10 @@ static bool compute_sequence(const harness_dataset *data, const gathered *g, int
     ok = q != NULL && bias != NULL && weights != NULL;
 #pragma omp for schedule(dynamic)
     for (int64_t r = 0; r < n; r++) {
-      if (ok) compute_row(data, g, first + r, q, bias, weights, truth);
-      if (progress != NULL && omp_get_thread_num() == 0) progress(context, (double)(first + r) / (double)truth->n_rows);
+      if (ok)
+        compute_row(data, g, first + r, q, bias, weights, truth);
+      if (progress != NULL && omp_get_thread_num() == 0)
+        progress(context, (double)(first + r) / (double)truth->n_rows);
     }
     free(q);
     free(bias);
@@ -168,8 +189,8 @@ static bool compute_sequence(const harness_dataset *data, const gathered *g, int
   return ok;
 }
 
-int harness_truth_compute_with(const harness_dataset *data, harness_truth *truth, harness_progress progress,
-                               void *context) {
+int harness_truth_compute_with(const harness_dataset *data, harness_truth *truth,
+                               harness_progress progress, void *context) {
   bool ok = allocate_truth(&data->problem, truth);
   for (int32_t s = 0; ok && s < data->problem.b; s++) {
     gathered g = {0};
@@ -178,7 +199,8 @@ int harness_truth_compute_with(const harness_dataset *data, harness_truth *truth
     free(g.kv);
     free(g.not_finite);
   }
-  if (!ok) harness_truth_free(truth);
+  if (!ok)
+    harness_truth_free(truth);
   return ok ? 0 : -1;
 }
 
@@ -187,8 +209,10 @@ int harness_truth_compute(const harness_dataset *data, harness_truth *truth) {
 }
 
 void harness_truth_free(harness_truth *truth) {
-  void *const buffers[] = {truth->out, truth->out_abs, truth->lse, truth->score_abs, truth->may_poison};
-  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
+  void *const buffers[] = {truth->out, truth->out_abs, truth->lse, truth->score_abs,
+                           truth->may_poison};
+  for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+    free(buffers[i]);
   *truth = (harness_truth){0};
 }
 
@@ -198,22 +222,25 @@ int harness_set_refs(harness_dataset *data, const harness_truth *truth) {
   free(data->lse_ref);
   data->out_ref = harness_allocate(elems, sizeof(float));
   data->lse_ref = harness_allocate(truth->n_rows, sizeof(float));
-  if (data->out_ref == NULL || data->lse_ref == NULL) return -1;
-  for (int64_t i = 0; i < elems; i++) data->out_ref[i] = (float)truth->out[i];
+  if (data->out_ref == NULL || data->lse_ref == NULL)
+    return -1;
+  for (int64_t i = 0; i < elems; i++)
+    data->out_ref[i] = (float)truth->out[i];
   for (int64_t row = 0; row < truth->n_rows; row++)
     data->lse_ref[harness_lse_offset(&data->problem, row)] = (float)truth->lse[row];
   return 0;
 }
 
-/* ---- The bound --------------------------------------------------------------------------------------------------- */
+/* ---- The bound ---- */
 
-/* Constants of the bound. Correct fp32 implementations reach 0.02 to 0.5 of it, and 1 where the type of out is
- * 16-bit. */
+/* Constants of the bound. Correct fp32 implementations reach 0.02 to 0.5 of it, and 1 where the
+ * type of out is 16-bit. */
 typedef struct bound {
-  double score; /* C_score * u: per unit of score_abs, the dot products and the exponent's argument */
-  double sum;   /* C_sum * u: P, the sums over keys, the rescales and merges, and the division */
-  double p;     /* of out only: P rounded to 16 bits */
-  double out;   /* u_out: half an ulp of the type, relative */
+  double
+      score;  /* C_score * u: per unit of score_abs, the dot products and the exponent's argument */
+  double sum; /* C_sum * u: P, the sums over keys, the rescales and merges, and the division */
+  double p;   /* of out only: P rounded to 16 bits */
+  double out; /* u_out: half an ulp of the type, relative */
   double tiny;  /* absolute: half the smallest step of the type, and what flushing to zero loses */
   double limit; /* magnitudes from here on round to infinity in the type */
   double range; /* sums over the keys of p |v| from here on may leave f32 */
@@ -241,11 +268,14 @@ static bound bound_of_result(const amla_problem *p, const harness_truth *truth) 
 }
 
 /* A reference in a file: fp64 in any order, rounded to f32. */
-static const bound bound_of_ref = {
-    .score = 0x1p-40, .sum = 0x1p-40, .out = 0x1p-24, .tiny = 0x1p-149,
-    .limit = 0x1p128 - 0x1p103, .range = INFINITY};
+static const bound bound_of_ref = {.score = 0x1p-40,
+                                   .sum = 0x1p-40,
+                                   .out = 0x1p-24,
+                                   .tiny = 0x1p-149,
+                                   .limit = 0x1p128 - 0x1p103,
+                                   .range = INFINITY};
 
-/* ---- Comparison -------------------------------------------------------------------------------------------------- */
+/* ---- Comparison ---- */
 
 /* One side of a comparison: values in any layout, as functions of row and column. */
 typedef struct side {
@@ -268,8 +298,10 @@ typedef struct tally {
 
 /* Error over bound, as the verdict wants it: more than 1 is a failure. */
 static void judge(tally *t, int64_t row, double of_bound) {
-  if (isnan(of_bound)) of_bound = INFINITY;
-  if (of_bound > 1) t->error.ok = 0;
+  if (isnan(of_bound))
+    of_bound = INFINITY;
+  if (of_bound > 1)
+    t->error.ok = 0;
   if (of_bound > t->error.worst_of_bound) {
     t->error.worst_of_bound = of_bound;
     t->error.worst_row = row;
@@ -278,16 +310,19 @@ static void judge(tally *t, int64_t row, double of_bound) {
 
 static double ratio(double error, double limit) { return error == 0 ? 0 : error / limit; }
 
-static void judge_element(tally *t, const bound *b, int64_t row, double got, double truth, double slack) {
+static void judge_element(tally *t, const bound *b, int64_t row, double got, double truth,
+                          double slack) {
   const double limit = slack + b->out * fabs(truth) + b->tiny;
   if (!isfinite(truth)) {
     judge(t, row, isfinite(got) ? INFINITY : 0);
     return;
   }
-  if (isinf(got) && signbit(got) == signbit(truth) && fabs(truth) + limit >= b->limit) return; /* rounds to infinity */
+  if (isinf(got) && signbit(got) == signbit(truth) && fabs(truth) + limit >= b->limit)
+    return; /* rounds to infinity */
   const double error = fabs(got - truth);
   judge(t, row, ratio(error, limit));
-  if (!isfinite(error)) return; /* the verdict has it; keep the norms readable */
+  if (!isfinite(error))
+    return; /* the verdict has it; keep the norms readable */
   t->square_error += error * error;
   t->square_truth += truth * truth;
   t->error.max_abs_error = fmax(t->error.max_abs_error, error);
@@ -297,7 +332,8 @@ static double lse_limit(const bound *b, double truth, double score_abs) {
   return b->score * score_abs + b->sum * fmax(1, fabs(truth)) + u * fabs(truth);
 }
 
-static void judge_lse(tally *t, const bound *b, int64_t row, double got, double truth, double score_abs) {
+static void judge_lse(tally *t, const bound *b, int64_t row, double got, double truth,
+                      double score_abs) {
   if (truth == -INFINITY || !isfinite(got)) {
     judge(t, row, got == truth ? 0 : INFINITY);
     return;
@@ -312,12 +348,13 @@ typedef enum row_kind { ROW_NORMAL, ROW_POISONED, ROW_EITHER } row_kind;
 
 static row_kind kind_of_row(const harness_truth *truth, int64_t row) {
   const double score_abs = truth->score_abs[row], lse = truth->lse[row];
-  if (!isfinite(score_abs) || isnan(lse) || lse > FLT_MAX) return ROW_POISONED;
+  if (!isfinite(score_abs) || isnan(lse) || lse > FLT_MAX)
+    return ROW_POISONED;
   return score_abs > largest_score || truth->may_poison[row] ? ROW_EITHER : ROW_NORMAL;
 }
 
-static void compare_row(const harness_dataset *data, const harness_truth *truth, const side *got, const bound *b,
-                        int64_t row, tally *t) {
+static void compare_row(const harness_dataset *data, const harness_truth *truth, const side *got,
+                        const bound *b, int64_t row, tally *t) {
   const amla_problem *p = &data->problem;
   const double score_abs = truth->score_abs[row], *out = truth->out + row * p->d_v,
                *out_abs = truth->out_abs + row * p->d_v;
@@ -332,8 +369,10 @@ static void compare_row(const harness_dataset *data, const harness_truth *truth,
     t->error.unjudged += (got->out != NULL ? p->d_v : 0) + (got->lse != NULL);
     return;
   }
-  if (kind == ROW_POISONED && got->lse) judge(t, row, isfinite(lse) ? INFINITY : 0);
-  if (kind != ROW_POISONED && got->lse) judge_lse(t, b, row, lse, truth->lse[row], score_abs);
+  if (kind == ROW_POISONED && got->lse)
+    judge(t, row, isfinite(lse) ? INFINITY : 0);
+  if (kind != ROW_POISONED && got->lse)
+    judge_lse(t, b, row, lse, truth->lse[row], score_abs);
   for (int32_t d = 0; got->out != NULL && d < p->d_v; d++) {
     const double value = value_of(p, got, row, d);
     const double relative = b->score * score_abs + b->sum + b->p;
@@ -349,10 +388,13 @@ static void compare_row(const harness_dataset *data, const harness_truth *truth,
   }
 }
 
-static harness_error compare(const harness_dataset *data, const harness_truth *truth, const side *got, const bound *b) {
+static harness_error compare(const harness_dataset *data, const harness_truth *truth,
+                             const side *got, const bound *b) {
   tally t = {.error = {.ok = 1}};
-  for (int64_t row = 0; row < truth->n_rows; row++) compare_row(data, truth, got, b, row, &t);
-  if (t.square_error > 0) t.error.rel_error = sqrt(t.square_error / t.square_truth);
+  for (int64_t row = 0; row < truth->n_rows; row++)
+    compare_row(data, truth, got, b, row, &t);
+  if (t.square_error > 0)
+    t.error.rel_error = sqrt(t.square_error / t.square_truth);
   return t.error;
 }
 
@@ -369,31 +411,39 @@ harness_error harness_compare(const harness_dataset *data, const harness_truth *
   return compare(data, truth, &got, &b);
 }
 
-harness_error harness_compare_rounded_p(const harness_dataset *data, const harness_truth *truth, amla_dtype p_type) {
+harness_error harness_compare_rounded_p(const harness_dataset *data, const harness_truth *truth,
+                                        amla_dtype p_type) {
   const side got = result_of(data);
   bound b = bound_of_result(&data->problem, truth);
   b.score *= 4;
   b.range = (double)FLT_MAX / 256 / data->problem.sk; /* P may reach 2^8 */
   b.p = p_type == AMLA_F16 ? 0x1p-10 : 0x1p-7;
-  if (p_type == AMLA_F16) b.tiny += 0x1p-30 * data->problem.sk * truth->kv_max;
+  if (p_type == AMLA_F16)
+    b.tiny += 0x1p-30 * data->problem.sk * truth->kv_max;
   return compare(data, truth, &got, &b);
 }
 
 harness_error harness_check_refs(const harness_dataset *data, const harness_truth *truth) {
-  const side refs = {
-      .out = data->out_ref, .type = AMLA_F32, .packed = true, .lse = data->lse_ref, .lse_to_natural = 1.0};
+  const side refs = {.out = data->out_ref,
+                     .type = AMLA_F32,
+                     .packed = true,
+                     .lse = data->lse_ref,
+                     .lse_to_natural = 1.0};
   return compare(data, truth, &refs, &bound_of_ref);
 }
 
-/* The truth with the file's numbers in place of its own: what is left of it are the magnitudes that the bound scales
- * with. */
-static bool truth_from_refs(const harness_dataset *data, const harness_truth *truth, harness_truth *refs) {
+/* The truth with the file's numbers in place of its own: what is left of it are the magnitudes that
+ * the bound scales with. */
+static bool truth_from_refs(const harness_dataset *data, const harness_truth *truth,
+                            harness_truth *refs) {
   const int64_t n = truth->n_rows, elems = n * truth->d_v;
   *refs = *truth;
   refs->out = harness_allocate(elems, sizeof(double));
   refs->lse = harness_allocate(n, sizeof(double));
-  if (refs->out == NULL || refs->lse == NULL) return false;
-  for (int64_t i = 0; i < elems; i++) refs->out[i] = data->out_ref ? (double)data->out_ref[i] : truth->out[i];
+  if (refs->out == NULL || refs->lse == NULL)
+    return false;
+  for (int64_t i = 0; i < elems; i++)
+    refs->out[i] = data->out_ref ? (double)data->out_ref[i] : truth->out[i];
   for (int64_t row = 0; row < n; row++)
     refs->lse[row] = data->lse_ref ? (double)data->lse_ref[harness_lse_offset(&data->problem, row)]
                                    : truth->lse[row];
@@ -406,8 +456,10 @@ harness_error harness_compare_ref(const harness_dataset *data, const harness_tru
   bound b = bound_of_result(&data->problem, truth);
   harness_error error = {.worst_of_bound = INFINITY};
   b.out += bound_of_ref.out; /* the reference is rounded too */
-  if (data->lse_ref == NULL) got.lse = NULL;
-  if (truth_from_refs(data, truth, &refs)) error = compare(data, &refs, &got, &b);
+  if (data->lse_ref == NULL)
+    got.lse = NULL;
+  if (truth_from_refs(data, truth, &refs))
+    error = compare(data, &refs, &got, &b);
   free(refs.out);
   free(refs.lse);
   return error;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * L2, HBM and the bandwidth that all cores of a die share. Transfers move whole pieces of 128 bytes (vendor
- * documentation, hardware constraints: moves are cut to 128, 256 or 512 bytes, rounded up). L2 keeps the 512-byte
- * lines used last (LRU), write-back, empty at launch; a line written is allocated without being fetched, a line added
- * to is fetched. Bandwidth is a queue: transfers are served in the order in which they start, each at the full rate
- * of the shared resource, so many at once get their share over time, and none is ever faster than its own pipe. The
- * dies do not share: every tensor is taken to lie in the HBM of the die that asks for it.
+ * L2, HBM and the bandwidth that all cores of a die share. Transfers move whole pieces of 128 bytes
+ * (vendor documentation, hardware constraints: moves are cut to 128, 256 or 512 bytes, rounded up).
+ * L2 keeps the 512-byte lines used last (LRU), write-back, empty at launch; a line written is
+ * allocated without being fetched, a line added to is fetched. Bandwidth is a queue: transfers are
+ * served in the order in which they start, each at the full rate of the shared resource, so many at
+ * once get their share over time, and none is ever faster than its own pipe. The dies do not share:
+ * every tensor is taken to lie in the HBM of the die that asks for it.
  */
 #include "npu_core.h"
 
@@ -14,7 +15,8 @@
 
 enum { LINE_BYTES = 512, PIECE_BYTES = 128, FRACTION = 256 };
 
-/* Of the LRU list. Line 0 is no line but the ring's seam: its older is the newest line, its newer the oldest. */
+/* Of the LRU list. Line 0 is no line but the ring's seam: its older is the newest line, its newer
+ * the oldest. */
 typedef struct npu_link {
   int32_t older, newer;
 } npu_link;
@@ -36,7 +38,8 @@ static npu_server make_server(double bytes_per_second, double ghz) {
 bool npu_cache_begin(npu_chip *chip) {
   const npu_preset *p = &chip->preset;
   chip->cache = calloc((size_t)p->dies, sizeof *chip->cache);
-  if (!chip->cache) return false;
+  if (!chip->cache)
+    return false;
   for (int32_t die = 0; die < p->dies; die++) {
     npu_cache *c = &chip->cache[die];
     c->lines = chip->lines + 1;
@@ -46,14 +49,16 @@ bool npu_cache_begin(npu_chip *chip) {
     c->hbm = make_server(p->hbm_bytes_per_second, p->ghz);
     c->link = npu_map((size_t)c->lines * sizeof *c->link);
     c->state = npu_map((size_t)c->lines);
-    if (!c->link || !c->state) return false;
+    if (!c->link || !c->state)
+      return false;
   }
   return true;
 }
 
 void npu_cache_end(npu_chip *chip) {
   for (int32_t die = 0; chip->cache && die < chip->preset.dies; die++) {
-    npu_unmap(chip->cache[die].link, (size_t)chip->cache[die].lines * sizeof *chip->cache[die].link);
+    npu_unmap(chip->cache[die].link,
+              (size_t)chip->cache[die].lines * sizeof *chip->cache[die].link);
     npu_unmap(chip->cache[die].state, (size_t)chip->cache[die].lines);
   }
   free(chip->cache);
@@ -74,11 +79,13 @@ static void link_newest(npu_cache *c, int32_t line) {
   c->link[0].older = line;
 }
 
-/* Touches a line; returns whether it has to be fetched, and counts what is written back to make room in *written. */
+/* Touches a line; returns whether it has to be fetched, and counts what is written back to make
+ * room in *written. */
 static bool touch(npu_cache *c, int32_t line, npu_access access, int64_t *written) {
   const bool resident = c->state[line] & IN_L2;
   if (resident && c->link[0].older == line) {
-    if (access != ACCESS_READ) c->state[line] |= DIRTY;
+    if (access != ACCESS_READ)
+      c->state[line] |= DIRTY;
     return false;
   }
   if (resident)
@@ -87,7 +94,8 @@ static bool touch(npu_cache *c, int32_t line, npu_access access, int64_t *writte
     c->resident++;
   else {
     const int32_t oldest = c->link[0].newer;
-    if (c->state[oldest] & DIRTY) *written += LINE_BYTES;
+    if (c->state[oldest] & DIRTY)
+      *written += LINE_BYTES;
     c->state[oldest] = 0;
     unlink_line(c, oldest);
   }
@@ -120,7 +128,8 @@ static void touch_run(void *context, uintptr_t base, int64_t bytes) {
   t->bytes += bytes;
   t->pieces += (int64_t)((base + (uintptr_t)bytes - 1) / PIECE_BYTES - base / PIECE_BYTES) + 1;
   for (int64_t line = first; line <= last; line++)
-    if (touch(t->cache, (int32_t)(t->region->first_line + line) + 1, t->access, &t->written)) t->fetched += LINE_BYTES;
+    if (touch(t->cache, (int32_t)(t->region->first_line + line) + 1, t->access, &t->written))
+      t->fetched += LINE_BYTES;
 }
 
 npu_moved npu_cache_transfer(npu_chip *chip, const npu_core *core, const npu_range *range) {
@@ -132,14 +141,16 @@ npu_moved npu_cache_transfer(npu_chip *chip, const npu_core *core, const npu_ran
   int64_t end = serve(&c->total, chip->now, moved);
   if (range->access == ACCESS_READ) {
     const int64_t read_end = serve(&c->read, chip->now, moved);
-    if (read_end > end) end = read_end;
+    if (read_end > end)
+      end = read_end;
     chip->report->l2_read_bytes += t.bytes;
   } else {
     chip->report->l2_write_bytes += t.bytes;
   }
   if (t.fetched + t.written) {
     const int64_t hbm_end = serve(&c->hbm, chip->now, t.fetched + t.written);
-    if (t.fetched && hbm_end > end) end = hbm_end; /* nobody waits for a write-back */
+    if (t.fetched && hbm_end > end)
+      end = hbm_end; /* nobody waits for a write-back */
   }
   chip->report->hbm_read_bytes += t.fetched, chip->report->hbm_write_bytes += t.written;
   return (npu_moved){end, moved, t.fetched > 0};

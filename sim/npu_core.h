@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Inside the simulator: what its files share. An instruction is a record (npu_instr); what it is called, where it
- * runs, what it costs, which bytes it touches and what it does stand in one row of the table in npu_ops.c. The engine
- * (npu_engine.c) moves records through queues and time, and shows each one, at its start, to three observers and to
- * its semantics: cache and bandwidth (npu_cache.c), race checker (npu_race.c), trace (npu_engine.c). */
+ * Inside the simulator: what its files share. An instruction is a record (npu_instr); what it is
+ * called, where it runs, what it costs, which bytes it touches and what it does stand in one row of
+ * the table in npu_ops.c. The engine (npu_engine.c) moves records through queues and time, and
+ * shows each one, at its start, to three observers and to its semantics: cache and bandwidth
+ * (npu_cache.c), race checker (npu_race.c), trace (npu_engine.c). */
 #ifndef NPU_CORE_H
 #define NPU_CORE_H
 
@@ -14,9 +15,17 @@
 #include <stdbool.h>
 #include <ucontext.h>
 
-/* ---- Memory ------------------------------------------------------------------------------------------------------ */
+/* ---- Memory ---- */
 
-typedef enum npu_space { SPACE_GM, SPACE_L1, SPACE_L0A, SPACE_L0B, SPACE_L0C, SPACE_UB, SPACES } npu_space;
+typedef enum npu_space {
+  SPACE_GM,
+  SPACE_L1,
+  SPACE_L0A,
+  SPACE_L0B,
+  SPACE_L0C,
+  SPACE_UB,
+  SPACES
+} npu_space;
 typedef enum npu_access { ACCESS_READ, ACCESS_WRITE, ACCESS_ADD_S32, ACCESS_ADD_F32 } npu_access;
 
 typedef struct npu_region { /* a piece of GM */
@@ -30,8 +39,8 @@ typedef struct npu_region { /* a piece of GM */
   uint64_t *written;      /* else: a bit per byte, made when first touched */
 } npu_region;
 
-/* Bytes of one operand: outer x inner runs of run_bytes. Vector operands: a repeat is outer, a block of lanes is a
- * run, and only lanes of mask count (last_mask in the last repeat). */
+/* Bytes of one operand: outer x inner runs of run_bytes. Vector operands: a repeat is outer, a
+ * block of lanes is a run, and only lanes of mask count (last_mask in the last repeat). */
 typedef struct npu_range {
   npu_space space;
   npu_access access;
@@ -48,7 +57,7 @@ typedef struct npu_range {
 
 enum { MAX_RANGES = 4 };
 
-/* ---- Instructions ------------------------------------------------------------------------------------------------ */
+/* ---- Instructions ---- */
 
 typedef enum npu_opcode {
 #define NPU_OP(id, name, pipe, core, cost, family, semantics) OP_##id,
@@ -65,7 +74,8 @@ typedef enum npu_opcode {
 } npu_opcode;
 
 typedef enum npu_cost_id {
-#define NPU_COST(id, unit, operation, fixed, rate, rate_unit, latency, confidence, source) COST_##id,
+#define NPU_COST(id, unit, operation, fixed, rate, rate_unit, latency, confidence, source)         \
+  COST_##id,
 #include "npu_costs.def"
 #undef NPU_COST
   COSTS
@@ -83,7 +93,7 @@ typedef struct npu_instr {
   int32_t line;
   const char *file;
   int64_t issue_cycle; /* not started before */
-  npu_clock *known;    /* what the scalar unit had waited for when it issued this; race checker only */
+  npu_clock *known; /* what the scalar unit had waited for when it issued this; race checker only */
   void *dst;
   const void *src0, *src1, *bits;
   int32_t n[5]; /* sizes and strides, in the order of the call's parameters */
@@ -96,9 +106,10 @@ typedef struct npu_instr {
 
 typedef struct npu_core npu_core;
 
-/* Semantics. Vector instructions: of up to 8 lanes, those whose bit is set in lanes, at dst, a and b; bits is the
- * byte of a select. Others: once, with the operands of the record. */
-typedef void npu_semantics(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits);
+/* Semantics. Vector instructions: of up to 8 lanes, those whose bit is set in lanes, at dst, a and
+ * b; bits is the byte of a select. Others: once, with the operands of the record. */
+typedef void npu_semantics(const npu_instr *i, void *dst, const void *a, const void *b,
+                           uint32_t lanes, uint32_t bits);
 
 /* How a vector instruction visits an operand: lanes of 4 or 2 bytes, or */
 enum {
@@ -109,8 +120,9 @@ enum {
   LANES_BITS = 8 /* bytes per repeat */
 };
 
-typedef struct npu_family {                              /* what instructions with the same operands share */
-  bool (*rules)(npu_core *core, const npu_instr *i);     /* sizes and strides; reports and returns false */
+typedef struct npu_family { /* what instructions with the same operands share */
+  bool (*rules)(npu_core *core,
+                const npu_instr *i); /* sizes and strides; reports and returns false */
   int32_t (*ranges)(const npu_instr *i, npu_range *out); /* operands, of valid sizes; how many */
   int64_t (*work)(const npu_instr *i);                   /* in the unit of the cost row */
   uint8_t dst, src0, src1, bits;                         /* LANES_* of a vector instruction */
@@ -126,7 +138,9 @@ typedef struct npu_op {
 } npu_op;
 
 extern const npu_op npu_ops[OPS];
-bool npu_check_instr(npu_core *core, const npu_instr *i); /* core and rules and operands; false: refused and reported */
+bool npu_check_instr(
+    npu_core *core,
+    const npu_instr *i); /* core and rules and operands; false: refused and reported */
 int32_t npu_repeats(const npu_vec *v);
 uint64_t npu_lanes_of_repeat(const npu_vec *v, int32_t repeat); /* which of its 64 lanes count */
 void npu_apply(const npu_instr *i);
@@ -135,7 +149,7 @@ void npu_apply(const npu_instr *i);
 #include "npu_ops.def"
 #undef NPU_OP
 
-/* ---- Pipes, cores, chip ------------------------------------------------------------------------------------------ */
+/* ---- Pipes, cores, chip ---- */
 
 enum { CORES_PER_BLOCK = 3, STACK_BYTES = 256 * 1024, CLOCK_SLOTS = 7, STREAM = 64 };
 enum { TOLD_UNWRITTEN = 64 };
@@ -184,8 +198,8 @@ struct npu_core {
   npu_counter event[NPU_PIPES][NPU_PIPES][NPU_EVENTS];
   npu_counter flag[2][NPU_FLAGS]; /* AIC: one per AIV that sets; AIV: [0] */
   npu_flag_user setter[NPU_FLAGS], waiter[NPU_FLAGS];
-  /* What the C code has called and the scalar unit has not issued yet: so that the coroutine is not resumed for each
-   * instruction. Simulated time knows nothing of it. */
+  /* What the C code has called and the scalar unit has not issued yet: so that the coroutine is not
+   * resumed for each instruction. Simulated time knows nothing of it. */
   npu_instr stream[STREAM];
   int32_t stream_head, stream_count;
   bool spent;          /* the cycles of the first of them */
@@ -272,14 +286,15 @@ void npu_push_event(npu_chip *chip, npu_event e);
 npu_event npu_pop_event(npu_chip *chip);
 void npu_wake_pipe(npu_core *core, npu_pipe pipe, int64_t cycle);
 void npu_wake_core(npu_core *core, int64_t cycle);
-void npu_core_main(void);                         /* where a coroutine starts */
-void npu_resume(npu_core *core);                  /* runs the C code until it pauses */
-void npu_pause(npu_core *core, npu_stall why);    /* called by the C code: until it is woken */
-void npu_stop_here(npu_core *core);               /* the same, for good: after a refusal */
-void npu_flush(npu_core *core);                   /* called by the C code: until all it has called is issued */
-void npu_spend(npu_core *core, npu_cost_id cost); /* the scalar unit spends cycles on something of its own */
-bool npu_drained(const npu_core *core);           /* no pipe has anything queued */
-void npu_drain(npu_core *core);                   /* called by the C code: until all its pipes have finished */
+void npu_core_main(void);                      /* where a coroutine starts */
+void npu_resume(npu_core *core);               /* runs the C code until it pauses */
+void npu_pause(npu_core *core, npu_stall why); /* called by the C code: until it is woken */
+void npu_stop_here(npu_core *core);            /* the same, for good: after a refusal */
+void npu_flush(npu_core *core); /* called by the C code: until all it has called is issued */
+void npu_spend(npu_core *core,
+               npu_cost_id cost);       /* the scalar unit spends cycles on something of its own */
+bool npu_drained(const npu_core *core); /* no pipe has anything queued */
+void npu_drain(npu_core *core); /* called by the C code: until all its pipes have finished */
 
 /* ---- npu_engine.c ---- */
 void npu_issue(npu_instr *i); /* of npu_self: checks and appends, or stops the launch */
@@ -326,7 +341,8 @@ npu_clock *npu_clock_share(npu_clock *clock);
 void npu_clock_release(npu_clock *clock); /* NULL is allowed */
 void npu_clock_join(npu_core *core, npu_pipe pipe, const npu_clock *clock);
 void npu_clock_join_pipe(npu_core *core, npu_pipe pipe, const npu_core *other, npu_pipe other_pipe);
-void npu_race_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges, int32_t n);
+void npu_race_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges,
+                    int32_t n);
 
 /* ---- npu_written.c: nothing but begin and forget is called when npu_chip.checks_written is false ---- */
 void npu_written_begin(npu_chip *chip);
@@ -339,20 +355,23 @@ void npu_written_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const 
 /* Counts an error and keeps its words, at most NPU_MESSAGES of them. */
 void npu_report_error(npu_chip *chip, npu_error kind, const char *format, ...);
 /* Reports "...: field=value: rule" and stops the launch; returns false. */
-bool npu_refuse(npu_core *core, const npu_instr *i, const char *field, long long value, const char *rule);
+bool npu_refuse(npu_core *core, const npu_instr *i, const char *field, long long value,
+                const char *rule);
 /* "AIC 3 MTE1 load_l0a_bf16 #17 (cube.c:88)" */
-const char *npu_describe_instr(const npu_core *core, npu_pipe pipe, uint32_t index, const char *name, const char *file,
-                               int32_t line, char *text, size_t capacity);
+const char *npu_describe_instr(const npu_core *core, npu_pipe pipe, uint32_t index,
+                               const char *name, const char *file, int32_t line, char *text,
+                               size_t capacity);
 const char *npu_core_name(const npu_core *core, char *text, size_t capacity);
 void npu_report_deadlock(npu_chip *chip);
 void npu_report_left_set(npu_chip *chip);
 /* "UB [0, 64)", "GM name [0, 64)": bytes [first, end) of a range's buffer. */
-const char *npu_describe_bytes(const npu_core *core, const npu_range *range, uintptr_t first, uintptr_t end, char *text,
-                               size_t capacity);
+const char *npu_describe_bytes(const npu_core *core, const npu_range *range, uintptr_t first,
+                               uintptr_t end, char *text, size_t capacity);
 /* In words once for each operand in the kernel's text. */
-void npu_report_unwritten(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *range, uintptr_t first,
-                          uintptr_t end);
-void npu_report_ambiguous(const npu_core *core, const char *role, const npu_flag_user *user, const npu_instr *other);
+void npu_report_unwritten(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *range,
+                          uintptr_t first, uintptr_t end);
+void npu_report_ambiguous(const npu_core *core, const char *role, const npu_flag_user *user,
+                          const npu_instr *other);
 void npu_report_finish(npu_chip *chip);
 
 #endif

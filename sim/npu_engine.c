@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The engine: a discrete-event simulation. Each core's C code fills the queues of its pipes; each pipe takes its
- * queue in order. An instruction's effect happens at its start, in the order of simulated time. What it costs is
- * looked up, and never looked at by anything but the clock.
+ * The engine: a discrete-event simulation. Each core's C code fills the queues of its pipes; each
+ * pipe takes its queue in order. An instruction's effect happens at its start, in the order of
+ * simulated time. What it costs is looked up, and never looked at by anything but the clock.
  */
 #include "npu_core.h"
 
@@ -12,13 +12,16 @@
 /* ---- Queues ---- */
 
 static npu_clock *known_clock(npu_core *core) {
-  if (!core->chip->race) return NULL;
-  if (!core->known) core->known = npu_clock_snapshot(core, NPU_PIPE_S);
+  if (!core->chip->race)
+    return NULL;
+  if (!core->known)
+    core->known = npu_clock_snapshot(core, NPU_PIPE_S);
   return npu_clock_share(core->known);
 }
 
 void npu_append(npu_core *core, npu_pipe pipe, npu_instr *i) {
-  while (core->stream_count == STREAM) npu_pause(core, STALL_STREAM);
+  while (core->stream_count == STREAM)
+    npu_pause(core, STALL_STREAM);
   i->pipe = (uint8_t)pipe;
   i->known = pipe == NPU_PIPE_S ? NULL : known_clock(core);
   i->file = core->file, i->line = core->line;
@@ -30,7 +33,8 @@ void npu_append(npu_core *core, npu_pipe pipe, npu_instr *i) {
 static bool issue_first(npu_core *core) {
   npu_instr *i = &core->stream[core->stream_head];
   npu_queue *q = &core->pipe[i->pipe];
-  if (!core->spent) npu_spend(core, i->pipe == NPU_PIPE_S ? npu_ops[i->op].cost : COST_S_ISSUE);
+  if (!core->spent)
+    npu_spend(core, i->pipe == NPU_PIPE_S ? npu_ops[i->op].cost : COST_S_ISSUE);
   core->spent = true;
   if (i->pipe != NPU_PIPE_S) {
     if (q->count == NPU_QUEUE_DEPTH) {
@@ -39,7 +43,8 @@ static bool issue_first(npu_core *core) {
     }
     i->issue_cycle = core->now;
     q->slot[(q->head + q->count) % NPU_QUEUE_DEPTH] = *i;
-    if (++q->count == 1) npu_wake_pipe(core, (npu_pipe)i->pipe, core->now);
+    if (++q->count == 1)
+      npu_wake_pipe(core, (npu_pipe)i->pipe, core->now);
   }
   core->spent = false;
   core->stream_head = (core->stream_head + 1) % STREAM;
@@ -48,8 +53,10 @@ static bool issue_first(npu_core *core) {
 }
 
 void npu_feed(npu_core *core) {
-  if (core->full_queue != NPU_PIPE_ALL) return;
-  while (core->stream_count && issue_first(core)) continue;
+  if (core->full_queue != NPU_PIPE_ALL)
+    return;
+  while (core->stream_count && issue_first(core))
+    continue;
   if ((core->stall == STALL_STREAM && core->stream_count <= STREAM / 2) ||
       (core->stall == STALL_FLUSH && core->stream_count == 0))
     npu_wake_core(core, core->chip->now);
@@ -57,7 +64,8 @@ void npu_feed(npu_core *core) {
 
 /* A queue has room again. */
 static void queue_has_room(npu_core *core, npu_pipe pipe) {
-  if (core->full_queue != pipe) return;
+  if (core->full_queue != pipe)
+    return;
   core->full_queue = NPU_PIPE_ALL;
   core->now = npu_later(core->now, core->chip->now);
   npu_feed(core);
@@ -66,7 +74,8 @@ static void queue_has_room(npu_core *core, npu_pipe pipe) {
 void npu_issue(npu_instr *i) {
   npu_core *core = npu_self;
   i->file = core->file, i->line = core->line;
-  if (!npu_check_instr(core, i)) npu_stop_here(core);
+  if (!npu_check_instr(core, i))
+    npu_stop_here(core);
   npu_append(core, npu_ops[i->op].pipe, i);
 }
 
@@ -75,7 +84,8 @@ void npu_issue(npu_instr *i) {
 static int64_t cycles_of(const npu_chip *chip, const npu_instr *i, int64_t work) {
   const npu_cost *cost = &chip->cost[npu_ops[i->op].cost];
   int64_t cycles = (int64_t)cost->fixed_cycles + (int64_t)ceil((double)work / cost->rate);
-  if (i->v.count) cycles += (int64_t)chip->cost[COST_V_COUNTED].fixed_cycles;
+  if (i->v.count)
+    cycles += (int64_t)chip->cost[COST_V_COUNTED].fixed_cycles;
   return cycles;
 }
 
@@ -107,12 +117,13 @@ static void record(npu_core *core, npu_pipe pipe, const npu_instr *i, int64_t st
     }
     chip->trace = grown, chip->trace_capacity = capacity;
   }
-  chip->trace[chip->n_trace++] =
-      (npu_trace_event){start, end, core->block, core->subcore, (int32_t)pipe, i->line, npu_ops[i->op].name, i->file};
+  chip->trace[chip->n_trace++] = (npu_trace_event){
+      start, end, core->block, core->subcore, (int32_t)pipe, i->line, npu_ops[i->op].name, i->file};
 }
 
 static bool touches_gm(npu_pipe pipe, npu_opcode op) {
-  return pipe == NPU_PIPE_FIX || pipe == NPU_PIPE_MTE3 || (pipe == NPU_PIPE_MTE2 && op != OP_FILL_L1);
+  return pipe == NPU_PIPE_FIX || pipe == NPU_PIPE_MTE3 ||
+         (pipe == NPU_PIPE_MTE2 && op != OP_FILL_L1);
 }
 
 /* An instruction starts now: the observers look at it, then it does what it does. */
@@ -127,18 +138,24 @@ static void execute(npu_core *core, npu_pipe pipe, const npu_instr *i) {
   const int32_t n = gm || chip->race || chip->checks_written ? op->family->ranges(i, range) : 0;
 
   for (int32_t r = 0; gm && r < n; r++) {
-    if (range[r].space != SPACE_GM) continue;
+    if (range[r].space != SPACE_GM)
+      continue;
     const npu_moved moved = npu_cache_transfer(chip, core, &range[r]);
     work = npu_later(work, moved.bytes), shared_end = moved.end_cycle;
-    if (moved.missed) latency += (int64_t)chip->cost[COST_HBM_MISS].latency_cycles;
+    if (moved.missed)
+      latency += (int64_t)chip->cost[COST_HBM_MISS].latency_cycles;
   }
   const int64_t end = npu_later(chip->now + cycles_of(chip, i, work), shared_end);
   count_bytes(chip->report, i, useful);
-  if (chip->race) npu_race_check(core, pipe, i, range, n);
-  if (chip->checks_written) npu_written_check(core, pipe, i, range, n);
-  if (chip->options.trace) record(core, pipe, i, chip->now, end);
+  if (chip->race)
+    npu_race_check(core, pipe, i, range, n);
+  if (chip->checks_written)
+    npu_written_check(core, pipe, i, range, n);
+  if (chip->options.trace)
+    record(core, pipe, i, chip->now, end);
 
-  if (chip->mode == NPU_FUNCTIONAL) npu_apply(i);
+  if (chip->mode == NPU_FUNCTIONAL)
+    npu_apply(i);
 
   q->free_cycle = end;
   q->done_cycle = npu_later(q->done_cycle, end + latency);
@@ -157,7 +174,8 @@ static int64_t ready_cycle(const npu_core *core, const npu_queue *q, const npu_i
   case OP_BARRIER: return npu_later(turn, q->done_cycle);
   case OP_NOTIFY:
   case OP_CROSS_SET:
-    return i->issue_cycle; /* it takes effect when all before it is done; what comes after it does not wait for that */
+    return i->issue_cycle; /* it takes effect when all before it is done; what comes after it does
+                              not wait for that */
   default: return turn;
   }
 }
@@ -199,7 +217,8 @@ static void run_pipe(npu_core *core, npu_pipe pipe) {
     q->count--;
     queue_has_room(core, pipe);
   }
-  if (core->stall == STALL_DRAIN && npu_drained(core)) npu_wake_core(core, chip->now);
+  if (core->stall == STALL_DRAIN && npu_drained(core))
+    npu_wake_core(core, chip->now);
 }
 
 /* ---- The simulation ---- */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Synchronisation: events between the pipes of a core, flags between the cores of a block, barriers; and the places
- * of the kernel that wait, which are numbered so that a launch can leave one out.
+ * Synchronisation: events between the pipes of a core, flags between the cores of a block,
+ * barriers; and the places of the kernel that wait, which are numbered so that a launch can leave
+ * one out.
  */
 #include "npu_core.h"
 
@@ -16,8 +17,10 @@ static void counter_set(npu_core *core, npu_counter *c, const npu_event *e) {
     if (flag)
       snprintf(what, sizeof what, "flag %d", e->id);
     else
-      snprintf(what, sizeof what, "event %s->%s %d", npu_pipe_name(e->from), npu_pipe_name(e->to), e->id);
-    npu_report_error(core->chip, NPU_ERROR_OVERFLOW, "overflow: %s, %s: set %d times without a wait, at most %d",
+      snprintf(what, sizeof what, "event %s->%s %d", npu_pipe_name(e->from), npu_pipe_name(e->to),
+               e->id);
+    npu_report_error(core->chip, NPU_ERROR_OVERFLOW,
+                     "overflow: %s, %s: set %d times without a wait, at most %d",
                      npu_core_name(core, name, sizeof name), what, c->count + 1, c->count);
     npu_clock_release(e->clock);
     return;
@@ -30,13 +33,16 @@ static void counter_take(npu_core *core, npu_pipe pipe, npu_counter *c) {
   c->clock[c->head] = NULL;
   c->head = (c->head + 1) % NPU_FLAG_MAX;
   c->count--;
-  if (core->chip->race) npu_clock_join(core, pipe, clock);
+  if (core->chip->race)
+    npu_clock_join(core, pipe, clock);
   npu_clock_release(clock);
 }
 
 bool npu_is_set(const npu_core *core, const npu_instr *i) {
-  if (i->op == OP_WAIT) return core->event[i->from][i->to][i->event].count > 0;
-  return core->flag[0][i->event].count > 0 && (core->subcore >= 0 || core->flag[1][i->event].count > 0);
+  if (i->op == OP_WAIT)
+    return core->event[i->from][i->to][i->event].count > 0;
+  return core->flag[0][i->event].count > 0 &&
+         (core->subcore >= 0 || core->flag[1][i->event].count > 0);
 }
 
 void npu_take(npu_core *core, npu_pipe pipe, const npu_instr *i) {
@@ -45,18 +51,23 @@ void npu_take(npu_core *core, npu_pipe pipe, const npu_instr *i) {
     return;
   }
   counter_take(core, pipe, &core->flag[0][i->event]);
-  if (core->subcore < 0) counter_take(core, pipe, &core->flag[1][i->event]);
+  if (core->subcore < 0)
+    counter_take(core, pipe, &core->flag[1][i->event]);
 }
 
 static void wake_waiters(npu_core *core) {
-  if (core->stall == STALL_EVENT) npu_wake_core(core, core->chip->now);
+  if (core->stall == STALL_EVENT)
+    npu_wake_core(core, core->chip->now);
   for (int p = NPU_PIPE_MTE1; p < NPU_PIPES; p++)
-    if (core->pipe[p].blocked) npu_wake_pipe(core, (npu_pipe)p, core->chip->now);
+    if (core->pipe[p].blocked)
+      npu_wake_pipe(core, (npu_pipe)p, core->chip->now);
 }
 
 void npu_event_arrives(const npu_event *e) {
   npu_core *core = e->core;
-  counter_set(core, e->kind == EVENT_SET ? &core->event[e->from][e->to][e->id] : &core->flag[e->from][e->id], e);
+  counter_set(
+      core,
+      e->kind == EVENT_SET ? &core->event[e->from][e->to][e->id] : &core->flag[e->from][e->id], e);
   wake_waiters(core);
 }
 
@@ -64,7 +75,12 @@ void npu_event_arrives(const npu_event *e) {
 void npu_send(npu_core *core, npu_pipe pipe, const npu_instr *i, int64_t cycle) {
   npu_chip *chip = core->chip;
   npu_clock *clock = chip->race ? npu_clock_snapshot(core, pipe) : NULL;
-  npu_event e = {.kind = EVENT_SET, .core = core, .from = i->from, .to = i->to, .id = i->event, .clock = clock};
+  npu_event e = {.kind = EVENT_SET,
+                 .core = core,
+                 .from = i->from,
+                 .to = i->to,
+                 .id = i->event,
+                 .clock = clock};
   if (i->op == OP_NOTIFY) {
     e.cycle = cycle + (int64_t)chip->cost[COST_EVENT_HOP].latency_cycles;
     npu_push_event(chip, e);
@@ -106,8 +122,8 @@ static void check_pipe(npu_core *core, const npu_instr *i, const char *field, in
   }
 }
 
-static void check_id(npu_core *core, const npu_instr *i, const char *field, int32_t id, int32_t most,
-                     const char *rule) {
+static void check_id(npu_core *core, const npu_instr *i, const char *field, int32_t id,
+                     int32_t most, const char *rule) {
   if (id < 0 || id > most) {
     npu_refuse(core, i, field, id, rule);
     npu_stop_here(core);
@@ -121,7 +137,8 @@ npu_instr npu_make_sync(npu_core *core, npu_opcode op, npu_pipe from, npu_pipe t
   return i;
 }
 
-static npu_instr make_event(npu_core *core, npu_opcode op, npu_pipe from, npu_pipe to, int32_t event) {
+static npu_instr make_event(npu_core *core, npu_opcode op, npu_pipe from, npu_pipe to,
+                            int32_t event) {
   const npu_instr i = npu_make_sync(core, op, from, to, event);
   check_pipe(core, &i, "from", (int32_t)from);
   check_pipe(core, &i, "to", (int32_t)to);
@@ -143,8 +160,10 @@ static npu_instr make_flag(npu_core *core, npu_opcode op, npu_pipe pipe, int32_t
 /* The k-th wait for a flag takes the k-th set, whatever the costs, only if one pipe of a core sets
  * it and one waits. */
 static void claim_flag(npu_core *core, npu_flag_user *user, const npu_instr *i, const char *role) {
-  if (!user->known) *user = (npu_flag_user){true, false, i->from, i->line, i->file};
-  if (user->pipe == i->from || user->told) return;
+  if (!user->known)
+    *user = (npu_flag_user){true, false, i->from, i->line, i->file};
+  if (user->pipe == i->from || user->told)
+    return;
   user->told = true;
   npu_report_ambiguous(core, role, user, i);
 }
@@ -167,36 +186,39 @@ static void wait_or_append(npu_core *core, npu_pipe pipe, npu_instr *i) {
   npu_flush(core);
   npu_spend(core, COST_S_ISSUE);
   while (!npu_is_set(core, i)) {
-    core->stall_from = (npu_pipe)(i->op == OP_WAIT ? i->from : NPU_PIPE_ALL), core->stall_event = i->event;
+    core->stall_from = (npu_pipe)(i->op == OP_WAIT ? i->from : NPU_PIPE_ALL),
+    core->stall_event = i->event;
     npu_pause(core, STALL_EVENT);
   }
   npu_take(core, NPU_PIPE_S, i);
 }
 
 static uint32_t place_hash(const npu_wait_place *p) {
-  uint64_t h = (uint64_t)(uintptr_t)p->file ^ (uint64_t)p->line << 32 ^ (uint64_t)(p->op * 7 + p->from) << 20 ^
-               (uint64_t)(p->to * 16 + p->event) << 8;
+  uint64_t h = (uint64_t)(uintptr_t)p->file ^ (uint64_t)p->line << 32 ^
+               (uint64_t)(p->op * 7 + p->from) << 20 ^ (uint64_t)(p->to * 16 + p->event) << 8;
   h *= 0x9e3779b97f4a7c15u;
   return (uint32_t)(h >> 32);
 }
 
 static bool same_place(const npu_wait_place *a, const npu_wait_place *b) {
-  return a->file == b->file && a->line == b->line && a->op == b->op && a->from == b->from && a->to == b->to &&
-         a->event == b->event;
+  return a->file == b->file && a->line == b->line && a->op == b->op && a->from == b->from &&
+         a->to == b->to && a->event == b->event;
 }
 
 static bool grow_places(npu_chip *chip) {
   const int32_t size = chip->place_index_size ? 2 * chip->place_index_size : 256;
   int32_t *index = calloc((size_t)size, sizeof *index);
   npu_wait_place *places = realloc(chip->place, (size_t)size / 2 * sizeof *places);
-  if (places) chip->place = places;
+  if (places)
+    chip->place = places;
   if (!index || !places) {
     free(index);
     return false;
   }
   for (int32_t p = 0; p < chip->n_places; p++) {
     uint32_t at = place_hash(&chip->place[p]) & (uint32_t)(size - 1);
-    while (index[at]) at = (at + 1) & (uint32_t)(size - 1);
+    while (index[at])
+      at = (at + 1) & (uint32_t)(size - 1);
     index[at] = p + 1;
   }
   free(chip->place_index);
@@ -213,7 +235,8 @@ static int32_t wait_place(npu_chip *chip, const npu_instr *i) {
   }
   uint32_t at = place_hash(&p) & (uint32_t)(chip->place_index_size - 1);
   for (; chip->place_index[at]; at = (at + 1) & (uint32_t)(chip->place_index_size - 1))
-    if (same_place(&chip->place[chip->place_index[at] - 1], &p)) return chip->place_index[at];
+    if (same_place(&chip->place[chip->place_index[at] - 1], &p))
+      return chip->place_index[at];
   chip->place[chip->n_places++] = p;
   return chip->place_index[at] = chip->n_places;
 }
@@ -232,7 +255,8 @@ void npu_notify(npu_pipe from, npu_pipe to, int32_t event) {
 void npu_wait(npu_pipe from, npu_pipe to, int32_t event) {
   npu_core *core = npu_self;
   npu_instr i = make_event(core, OP_WAIT, from, to, event);
-  if (!dropped(core->chip, &i)) wait_or_append(core, to, &i);
+  if (!dropped(core->chip, &i))
+    wait_or_append(core, to, &i);
 }
 
 void npu_cross_set(npu_pipe pipe, int32_t flag) {
@@ -245,7 +269,8 @@ void npu_cross_set(npu_pipe pipe, int32_t flag) {
 void npu_cross_wait(npu_pipe pipe, int32_t flag) {
   npu_core *core = npu_self;
   npu_instr i = make_flag(core, OP_CROSS_WAIT, pipe, flag);
-  if (dropped(core->chip, &i)) return;
+  if (dropped(core->chip, &i))
+    return;
   claim_flag(core, &core->waiter[flag], &i, "waiter");
   wait_or_append(core, pipe, &i);
 }
@@ -258,18 +283,22 @@ void npu_barrier(npu_pipe pipe) {
   }
   npu_instr i = npu_make_sync(core, OP_BARRIER, pipe, pipe, 0);
   check_pipe(core, &i, "pipe", (int32_t)pipe);
-  if (pipe != NPU_PIPE_S) npu_append(core, pipe, &i);
+  if (pipe != NPU_PIPE_S)
+    npu_append(core, pipe, &i);
 }
 
 static void release_barrier(npu_chip *chip) {
   const int64_t cycle = chip->barrier_cycle + (int64_t)chip->cost[COST_CHIP_BARRIER].fixed_cycles;
   npu_core *first = &chip->core[0];
   if (chip->race) { /* everybody knows what everybody knew */
-    for (int32_t c = 1; c < chip->n_cores; c++) npu_clock_join_pipe(first, NPU_PIPE_S, &chip->core[c], NPU_PIPE_S);
-    for (int32_t c = 1; c < chip->n_cores; c++) npu_clock_join_pipe(&chip->core[c], NPU_PIPE_S, first, NPU_PIPE_S);
+    for (int32_t c = 1; c < chip->n_cores; c++)
+      npu_clock_join_pipe(first, NPU_PIPE_S, &chip->core[c], NPU_PIPE_S);
+    for (int32_t c = 1; c < chip->n_cores; c++)
+      npu_clock_join_pipe(&chip->core[c], NPU_PIPE_S, first, NPU_PIPE_S);
   }
   for (int32_t c = 0; c < chip->n_cores; c++)
-    if (chip->core[c].kernel) npu_wake_core(&chip->core[c], cycle);
+    if (chip->core[c].kernel)
+      npu_wake_core(&chip->core[c], cycle);
   chip->at_barrier = 0, chip->barrier_cycle = 0;
 }
 
@@ -277,9 +306,11 @@ void npu_barrier_all(void) {
   npu_core *core = npu_self;
   npu_chip *chip = core->chip;
   int32_t expected = 0;
-  for (int32_t c = 0; c < chip->n_cores; c++) expected += chip->core[c].kernel != NULL;
+  for (int32_t c = 0; c < chip->n_cores; c++)
+    expected += chip->core[c].kernel != NULL;
   npu_drain(core);
   chip->barrier_cycle = npu_later(chip->barrier_cycle, core->now);
-  if (++chip->at_barrier == expected) release_barrier(chip);
+  if (++chip->at_barrier == expected)
+    release_barrier(chip);
   npu_pause(core, STALL_BARRIER_ALL);
 }

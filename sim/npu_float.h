@@ -19,11 +19,16 @@ static inline float npu_bf16_f32(npu_bf16 x) {
 static inline npu_bf16 npu_bf16_cut(float x, uint32_t half_if_even, uint32_t half_if_odd) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
-  if (x != x) return (npu_bf16)(bits >> 16 | 0x40);
+  if (x != x)
+    return (npu_bf16)(bits >> 16 | 0x40);
   return (npu_bf16)((bits + (bits >> 16 & 1 ? half_if_odd : half_if_even)) >> 16);
 }
 
-static inline npu_bf16 npu_bf16_rne(float x) { return npu_bf16_cut(x, 0x7fff, 0x8000); } /* halves to even */
-static inline npu_bf16 npu_bf16_rna(float x) { return npu_bf16_cut(x, 0x8000, 0x8000); } /* halves away from zero */
+static inline npu_bf16 npu_bf16_rne(float x) {
+  return npu_bf16_cut(x, 0x7fff, 0x8000);
+} /* halves to even */
+static inline npu_bf16 npu_bf16_rna(float x) {
+  return npu_bf16_cut(x, 0x8000, 0x8000);
+} /* halves away from zero */
 
 #endif

@@ -9,39 +9,48 @@
 #include <sys/mman.h>
 
 const char *const npu_space_name[SPACES] = {"GM", "L1", "L0A", "L0B", "L0C", "UB"};
-const int32_t npu_space_bytes[SPACES] = {0, NPU_L1_BYTES, NPU_L0A_BYTES, NPU_L0B_BYTES, NPU_L0C_BYTES, NPU_UB_BYTES};
+const int32_t npu_space_bytes[SPACES] = {
+    0, NPU_L1_BYTES, NPU_L0A_BYTES, NPU_L0B_BYTES, NPU_L0C_BYTES, NPU_UB_BYTES};
 
 enum { LINE_BYTES = 512 };
 
 void *npu_map(size_t bytes) {
-  void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void *p =
+      mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return p == MAP_FAILED ? NULL : p;
 }
 
 void npu_unmap(void *memory, size_t bytes) {
-  if (memory) munmap(memory, bytes);
+  if (memory)
+    munmap(memory, bytes);
 }
 
 /* ---- Pieces of GM ---- */
 
 static bool overlaps_any(const npu_chip *chip, const char *base, size_t bytes) {
   for (int32_t r = 0; r < chip->n_regions; r++)
-    if (base < chip->region[r].base + chip->region[r].bytes && chip->region[r].base < base + bytes) return true;
+    if (base < chip->region[r].base + chip->region[r].bytes && chip->region[r].base < base + bytes)
+      return true;
   return false;
 }
 
-static int add_region(npu_chip *chip, char *base, size_t bytes, const char *name, bool writable, bool owned) {
-  if (bytes == 0) return 0;
-  if (!base || overlaps_any(chip, base, bytes)) return -1;
+static int add_region(npu_chip *chip, char *base, size_t bytes, const char *name, bool writable,
+                      bool owned) {
+  if (bytes == 0)
+    return 0;
+  if (!base || overlaps_any(chip, base, bytes))
+    return -1;
   if (chip->n_regions == chip->region_capacity) {
     const int32_t capacity = chip->region_capacity ? 2 * chip->region_capacity : 16;
     npu_region *grown = realloc(chip->region, (size_t)capacity * sizeof *grown);
-    if (!grown) return -1;
+    if (!grown)
+      return -1;
     chip->region = grown, chip->region_capacity = capacity;
   }
   npu_region *r = &chip->region[chip->n_regions++];
   memset(r, 0, sizeof *r);
-  r->base = base, r->bytes = bytes, r->writable = writable, r->owned = owned, r->first_line = chip->lines;
+  r->base = base, r->bytes = bytes, r->writable = writable, r->owned = owned,
+  r->first_line = chip->lines;
   r->host_written = !writable;
   snprintf(r->name, sizeof r->name, "%s", name ? name : "?");
   chip->lines += (int64_t)(bytes / LINE_BYTES) + 2; /* a piece may start and end inside a line */
@@ -54,7 +63,8 @@ void *npu_gm_alloc(npu_chip *chip, size_t bytes, const char *name) {
     npu_unmap(base, bytes);
     return NULL;
   }
-  if (base && chip->mode == NPU_FUNCTIONAL) memset(base, 0xff, bytes);
+  if (base && chip->mode == NPU_FUNCTIONAL)
+    memset(base, 0xff, bytes);
   return base;
 }
 
@@ -63,18 +73,21 @@ int npu_gm_register(npu_chip *chip, void *memory, size_t bytes, const char *name
 }
 
 int npu_gm_register_const(npu_chip *chip, const void *memory, size_t bytes, const char *name) {
-  return add_region(chip, (char *)(uintptr_t)memory, bytes, name, false, false); /* never written: not writable */
+  return add_region(chip, (char *)(uintptr_t)memory, bytes, name, false,
+                    false); /* never written: not writable */
 }
 
 void npu_gm_written(npu_chip *chip, const void *memory) {
   npu_region *region = npu_find_region(chip, (uintptr_t)memory);
-  if (region) region->host_written = true;
+  if (region)
+    region->host_written = true;
 }
 
 void npu_gm_forget_all(npu_chip *chip) {
   for (int32_t r = 0; r < chip->n_regions; r++) {
     npu_written_forget(&chip->region[r]);
-    if (chip->region[r].owned) npu_unmap(chip->region[r].base, chip->region[r].bytes);
+    if (chip->region[r].owned)
+      npu_unmap(chip->region[r].base, chip->region[r].bytes);
   }
   chip->n_regions = 0;
   chip->lines = 0;
@@ -82,7 +95,8 @@ void npu_gm_forget_all(npu_chip *chip) {
 
 npu_region *npu_find_region(npu_chip *chip, uintptr_t address) {
   for (int32_t r = 0; r < chip->n_regions; r++)
-    if (address - (uintptr_t)chip->region[r].base < chip->region[r].bytes) return &chip->region[r];
+    if (address - (uintptr_t)chip->region[r].base < chip->region[r].bytes)
+      return &chip->region[r];
   return NULL;
 }
 
@@ -90,19 +104,23 @@ npu_region *npu_find_region(npu_chip *chip, uintptr_t address) {
 
 static int32_t last_lane(uint64_t mask) {
   int32_t last = -1;
-  for (; mask; mask >>= 1) last++;
+  for (; mask; mask >>= 1)
+    last++;
   return last;
 }
 
 /* One past the last byte that counts, from the range's base. */
 static int64_t extent(const npu_range *r) {
   int64_t most = 0;
-  if (!r->lane_bytes) return (r->outer - 1) * r->outer_stride + (r->inner - 1) * r->inner_stride + r->run_bytes;
-  for (int32_t back = 0; back < 2 && back < r->outer; back++) { /* the last repeat, and the last one of full mask */
+  if (!r->lane_bytes)
+    return (r->outer - 1) * r->outer_stride + (r->inner - 1) * r->inner_stride + r->run_bytes;
+  for (int32_t back = 0; back < 2 && back < r->outer;
+       back++) { /* the last repeat, and the last one of full mask */
     const int32_t lane = last_lane(back ? r->mask : r->last_mask), per_run = 32 / r->lane_bytes;
     const int64_t end = (r->outer - 1 - back) * r->outer_stride + lane / per_run * r->inner_stride +
                         (lane % per_run + 1) * r->lane_bytes;
-    if (lane >= 0 && end > most) most = end;
+    if (lane >= 0 && end > most)
+      most = end;
   }
   return most;
 }
@@ -110,10 +128,12 @@ static int64_t extent(const npu_range *r) {
 static bool check_gm(npu_core *core, const npu_instr *i, const npu_range *r, int64_t bytes) {
   const npu_region *region = npu_find_region(core->chip, r->base);
   char rule[200];
-  if (!region) return npu_refuse(core, i, r->field, (long long)r->base, "not in any piece of global memory");
+  if (!region)
+    return npu_refuse(core, i, r->field, (long long)r->base, "not in any piece of global memory");
   const int64_t offset = (int64_t)(r->base - (uintptr_t)region->base);
   if (offset + bytes > (int64_t)region->bytes) {
-    snprintf(rule, sizeof rule, "the offset in GM piece %s, of %zu bytes; this touches %lld bytes from there",
+    snprintf(rule, sizeof rule,
+             "the offset in GM piece %s, of %zu bytes; this touches %lld bytes from there",
              region->name, region->bytes, (long long)bytes);
     return npu_refuse(core, i, r->field, offset, rule);
   }
@@ -128,13 +148,16 @@ bool npu_check_range(npu_core *core, const npu_instr *i, const npu_range *r) {
   const int64_t bytes = extent(r);
   char rule[200];
   if (r->base % (uintptr_t)r->align) {
-    snprintf(rule, sizeof rule, "the address in %s must be a multiple of %d", npu_space_name[r->space], r->align);
+    snprintf(rule, sizeof rule, "the address in %s must be a multiple of %d",
+             npu_space_name[r->space], r->align);
     const uintptr_t from = r->space == SPACE_GM ? 0 : (uintptr_t)core->local[r->space];
     return npu_refuse(core, i, r->field, (long long)(r->base - from), rule);
   }
-  if (r->space == SPACE_GM) return check_gm(core, i, r, bytes);
+  if (r->space == SPACE_GM)
+    return check_gm(core, i, r, bytes);
   const int64_t offset = (int64_t)(r->base - (uintptr_t)core->local[r->space]);
-  if (offset >= 0 && offset + bytes <= npu_space_bytes[r->space]) return true;
+  if (offset >= 0 && offset + bytes <= npu_space_bytes[r->space])
+    return true;
   snprintf(rule, sizeof rule, "the offset in %s, of %d bytes; this touches %lld bytes from there",
            npu_space_name[r->space], npu_space_bytes[r->space], (long long)bytes);
   return npu_refuse(core, i, r->field, offset, rule);
@@ -143,11 +166,14 @@ bool npu_check_range(npu_core *core, const npu_instr *i, const npu_range *r) {
 /* ---- Runs of bytes ---- */
 
 /* Lanes lane, lane + 1, ... of one run: visits each stretch of set bits. */
-static void walk_lanes(uintptr_t run, uint32_t lanes, int32_t lane_bytes, npu_visit *visit, void *context) {
+static void walk_lanes(uintptr_t run, uint32_t lanes, int32_t lane_bytes, npu_visit *visit,
+                       void *context) {
   for (int32_t first = 0; lanes >> first;) {
     int32_t end = first;
-    while (lanes >> end & 1) end++;
-    if (end > first) visit(context, run + (uintptr_t)(first * lane_bytes), (int64_t)(end - first) * lane_bytes);
+    while (lanes >> end & 1)
+      end++;
+    if (end > first)
+      visit(context, run + (uintptr_t)(first * lane_bytes), (int64_t)(end - first) * lane_bytes);
     first = end + 1;
   }
 }
@@ -167,7 +193,8 @@ void npu_walk(const npu_range *r, npu_visit *visit, void *context) {
       if (!r->lane_bytes)
         visit(context, run, r->run_bytes);
       else
-        walk_lanes(run, (uint32_t)(mask >> n * per_run) & ((1u << per_run) - 1), r->lane_bytes, visit, context);
+        walk_lanes(run, (uint32_t)(mask >> n * per_run) & ((1u << per_run) - 1), r->lane_bytes,
+                   visit, context);
     }
   }
 }

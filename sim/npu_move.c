@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the copying instructions do (MTE2, MTE3, FIX). Operands are inside their buffers when these run.
+ * What the copying instructions do (MTE2, MTE3, FIX). Operands are inside their buffers when these
+ * run.
  */
 #include "npu_core.h"
 #include "npu_float.h"
@@ -20,13 +21,16 @@ static uint32_t load_u32(const void *p) {
   return x;
 }
 
-void npu_do_copy(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_copy(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes,
+                 uint32_t bits) {
   (void)b, (void)lanes, (void)bits;
   for (int64_t r = 0; r < i->n[N_BURSTS]; r++)
-    memcpy((char *)dst + r * i->n[DST_STRIDE], (const char *)a + r * i->n[SRC_STRIDE], (size_t)i->n[BURST]);
+    memcpy((char *)dst + r * i->n[DST_STRIDE], (const char *)a + r * i->n[SRC_STRIDE],
+           (size_t)i->n[BURST]);
 }
 
-void npu_do_copy_add_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_copy_add_f32(const npu_instr *i, void *dst, const void *a, const void *b,
+                         uint32_t lanes, uint32_t bits) {
   (void)b, (void)lanes, (void)bits;
   for (int64_t r = 0; r < i->n[N_BURSTS]; r++)
     for (int64_t c = 0; c < i->n[BURST]; c += 4) {
@@ -36,25 +40,28 @@ void npu_do_copy_add_f32(const npu_instr *i, void *dst, const void *a, const voi
     }
 }
 
-void npu_do_copy_add_s32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_copy_add_s32(const npu_instr *i, void *dst, const void *a, const void *b,
+                         uint32_t lanes, uint32_t bits) {
   (void)b, (void)lanes, (void)bits;
   for (int64_t r = 0; r < i->n[N_BURSTS]; r++)
     for (int64_t c = 0; c < i->n[BURST]; c += 4) {
       char *d = (char *)dst + r * i->n[DST_STRIDE] + c;
-      const uint32_t sum =
-          load_u32(d) + load_u32((const char *)a + r * i->n[SRC_STRIDE] + c); /* on the bits, whatever they mean */
+      const uint32_t sum = load_u32(d) + load_u32((const char *)a + r * i->n[SRC_STRIDE] +
+                                                  c); /* on the bits, whatever they mean */
       memcpy(d, &sum, 4);
     }
 }
 
-void npu_do_fill(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_fill(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes,
+                 uint32_t bits) {
   (void)a, (void)b, (void)lanes, (void)bits;
   for (int64_t r = 0; r < i->n[N_BURSTS]; r++)
     for (int64_t c = 0; c < i->n[BURST] / 2; c++)
       ((npu_bf16 *)((char *)dst + r * i->n[DST_STRIDE]))[c] = (npu_bf16)i->scalar.i;
 }
 
-void npu_do_nd2nz(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_nd2nz(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes,
+                  uint32_t bits) {
   (void)b, (void)lanes, (void)bits;
   const int64_t rows = i->n[0], cols = i->n[1], src_stride = i->n[2], dst_rows = i->n[3];
   for (int64_t c = 0; c < cols; c += 16) {
@@ -75,20 +82,26 @@ static float nz_at(const npu_instr *i, const float *src, int64_t r, int64_t c) {
   return src[(c / 16 * i->n[SRC_ROWS] + r) * 16 + c % 16];
 }
 
-void npu_do_fix_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_fix_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes,
+                    uint32_t bits) {
   (void)b, (void)lanes, (void)bits;
   for (int64_t r = 0; r < i->n[M]; r++)
-    for (int64_t c = 0; c < i->n[N]; c++) ((float *)dst)[r * i->n[DST_COLS] + c] = nz_at(i, a, r, c);
+    for (int64_t c = 0; c < i->n[N]; c++)
+      ((float *)dst)[r * i->n[DST_COLS] + c] = nz_at(i, a, r, c);
 }
 
-void npu_do_fix_add_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_fix_add_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes,
+                        uint32_t bits) {
   (void)b, (void)lanes, (void)bits;
   for (int64_t r = 0; r < i->n[M]; r++)
-    for (int64_t c = 0; c < i->n[N]; c++) ((float *)dst)[r * i->n[DST_COLS] + c] += nz_at(i, a, r, c);
+    for (int64_t c = 0; c < i->n[N]; c++)
+      ((float *)dst)[r * i->n[DST_COLS] + c] += nz_at(i, a, r, c);
 }
 
-void npu_do_fix_bf16(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_fix_bf16(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes,
+                     uint32_t bits) {
   (void)b, (void)lanes, (void)bits;
   for (int64_t r = 0; r < i->n[M]; r++)
-    for (int64_t c = 0; c < i->n[N]; c++) ((npu_bf16 *)dst)[r * i->n[DST_COLS] + c] = npu_bf16_rne(nz_at(i, a, r, c));
+    for (int64_t c = 0; c < i->n[N]; c++)
+      ((npu_bf16 *)dst)[r * i->n[DST_COLS] + c] = npu_bf16_rne(nz_at(i, a, r, c));
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The instruction table made whole: for each family of instructions its rules, its operands as byte ranges, and its
- * amount of work. What instructions do stands in npu_move.c, npu_cube.c and npu_vector.c.
+ * The instruction table made whole: for each family of instructions its rules, its operands as byte
+ * ranges, and its amount of work. What instructions do stands in npu_move.c, npu_cube.c and
+ * npu_vector.c.
  */
 #include "npu_core.h"
 
@@ -9,13 +10,13 @@ static int64_t ceil16(int64_t x) { return (x + 15) / 16 * 16; }
 
 /* ---- Rules: field by field, the first that is broken is reported ---- */
 
-static bool in(npu_core *core, const npu_instr *i, const char *field, int64_t value, int64_t least, int64_t most,
-               const char *rule) {
+static bool in(npu_core *core, const npu_instr *i, const char *field, int64_t value, int64_t least,
+               int64_t most, const char *rule) {
   return (value >= least && value <= most) || npu_refuse(core, i, field, value, rule);
 }
 
-static bool multiple(npu_core *core, const npu_instr *i, const char *field, int64_t value, int64_t of,
-                     const char *rule) {
+static bool multiple(npu_core *core, const npu_instr *i, const char *field, int64_t value,
+                     int64_t of, const char *rule) {
   return value % of == 0 || npu_refuse(core, i, field, value, rule);
 }
 
@@ -23,13 +24,14 @@ enum { N_BURSTS, BURST, DST_STRIDE, SRC_STRIDE }; /* n[] of copies */
 
 /* Strides of a single burst mean nothing. */
 static bool rules_strides(npu_core *core, const npu_instr *i) {
-  return i->n[N_BURSTS] == 1 ||
-         (in(core, i, "dst_stride_bytes", i->n[DST_STRIDE], i->n[BURST], INT32_MAX, "at least burst_bytes") &&
-          in(core, i, "src_stride_bytes", i->n[SRC_STRIDE], i->n[BURST], INT32_MAX, "at least burst_bytes"));
+  return i->n[N_BURSTS] == 1 || (in(core, i, "dst_stride_bytes", i->n[DST_STRIDE], i->n[BURST],
+                                    INT32_MAX, "at least burst_bytes") &&
+                                 in(core, i, "src_stride_bytes", i->n[SRC_STRIDE], i->n[BURST],
+                                    INT32_MAX, "at least burst_bytes"));
 }
 
-static bool rules_stride(npu_core *core, const npu_instr *i, const char *field, int32_t stride, int32_t of,
-                         const char *rule) {
+static bool rules_stride(npu_core *core, const npu_instr *i, const char *field, int32_t stride,
+                         int32_t of, const char *rule) {
   return i->n[N_BURSTS] == 1 || multiple(core, i, field, stride, of, rule);
 }
 
@@ -39,8 +41,10 @@ static bool rules_bursts(npu_core *core, const npu_instr *i) {
 }
 
 static bool rules_copy_in_l1(npu_core *core, const npu_instr *i) {
-  return rules_bursts(core, i) && multiple(core, i, "burst_bytes", i->n[BURST], 32, "a multiple of 32") &&
-         rules_strides(core, i) && rules_stride(core, i, "dst_stride_bytes", i->n[DST_STRIDE], 32, "a multiple of 32");
+  return rules_bursts(core, i) &&
+         multiple(core, i, "burst_bytes", i->n[BURST], 32, "a multiple of 32") &&
+         rules_strides(core, i) &&
+         rules_stride(core, i, "dst_stride_bytes", i->n[DST_STRIDE], 32, "a multiple of 32");
 }
 
 static bool rules_copy_in_ub(npu_core *core, const npu_instr *i) {
@@ -54,14 +58,16 @@ static bool rules_copy_out(npu_core *core, const npu_instr *i) {
 }
 
 static bool rules_copy_out_add(npu_core *core, const npu_instr *i) {
-  return rules_copy_out(core, i) && multiple(core, i, "burst_bytes", i->n[BURST], 4, "a multiple of 4") &&
+  return rules_copy_out(core, i) &&
+         multiple(core, i, "burst_bytes", i->n[BURST], 4, "a multiple of 4") &&
          rules_stride(core, i, "dst_stride_bytes", i->n[DST_STRIDE], 4, "a multiple of 4");
 }
 
 static bool rules_fill(npu_core *core, const npu_instr *i) {
-  return rules_bursts(core, i) && multiple(core, i, "burst_bytes", i->n[BURST], 32, "a multiple of 32") &&
-         (i->n[N_BURSTS] == 1 ||
-          in(core, i, "dst_stride_bytes", i->n[DST_STRIDE], i->n[BURST], INT32_MAX, "at least burst_bytes")) &&
+  return rules_bursts(core, i) &&
+         multiple(core, i, "burst_bytes", i->n[BURST], 32, "a multiple of 32") &&
+         (i->n[N_BURSTS] == 1 || in(core, i, "dst_stride_bytes", i->n[DST_STRIDE], i->n[BURST],
+                                    INT32_MAX, "at least burst_bytes")) &&
          rules_stride(core, i, "dst_stride_bytes", i->n[DST_STRIDE], 32, "a multiple of 32");
 }
 
@@ -85,22 +91,32 @@ static bool rules_load(npu_core *core, const npu_instr *i, const char *side, int
          multiple(core, i, "src_rows", i->n[LOAD_ROWS], 16, "a multiple of 16");
 }
 
-static bool rules_load_a(npu_core *core, const npu_instr *i) { return rules_load(core, i, "m", i->n[LOAD_MN]); }
-static bool rules_load_b(npu_core *core, const npu_instr *i) { return rules_load(core, i, "n", i->n[LOAD_MN]); }
-static bool rules_load_a_t(npu_core *core, const npu_instr *i) { return rules_load(core, i, "m", i->n[LOAD_K]); }
-static bool rules_load_b_t(npu_core *core, const npu_instr *i) { return rules_load(core, i, "n", i->n[LOAD_K]); }
+static bool rules_load_a(npu_core *core, const npu_instr *i) {
+  return rules_load(core, i, "m", i->n[LOAD_MN]);
+}
+static bool rules_load_b(npu_core *core, const npu_instr *i) {
+  return rules_load(core, i, "n", i->n[LOAD_MN]);
+}
+static bool rules_load_a_t(npu_core *core, const npu_instr *i) {
+  return rules_load(core, i, "m", i->n[LOAD_K]);
+}
+static bool rules_load_b_t(npu_core *core, const npu_instr *i) {
+  return rules_load(core, i, "n", i->n[LOAD_K]);
+}
 
 enum { MMAD_M, MMAD_N, MMAD_K, MMAD_ACCUMULATE }; /* n[] of mmad */
 
 static bool rules_mmad(npu_core *core, const npu_instr *i) {
-  return in(core, i, "m", i->n[MMAD_M], 1, 4095, "1 to 4095") && in(core, i, "n", i->n[MMAD_N], 1, 4095, "1 to 4095") &&
+  return in(core, i, "m", i->n[MMAD_M], 1, 4095, "1 to 4095") &&
+         in(core, i, "n", i->n[MMAD_N], 1, 4095, "1 to 4095") &&
          in(core, i, "k", i->n[MMAD_K], 1, 4095, "1 to 4095");
 }
 
 enum { FIX_M, FIX_N, FIX_STRIDE, FIX_ROWS }; /* n[] of L0C -> GM */
 
 static bool rules_fix(npu_core *core, const npu_instr *i) {
-  return in(core, i, "m", i->n[FIX_M], 1, 4095, "1 to 4095") && in(core, i, "n", i->n[FIX_N], 1, 4095, "1 to 4095") &&
+  return in(core, i, "m", i->n[FIX_M], 1, 4095, "1 to 4095") &&
+         in(core, i, "n", i->n[FIX_N], 1, 4095, "1 to 4095") &&
          in(core, i, "dst_stride", i->n[FIX_STRIDE], i->n[FIX_N], 1 << 24, "n to 16777216") &&
          in(core, i, "src_rows", i->n[FIX_ROWS], i->n[FIX_M], 4096, "m to 4096") &&
          multiple(core, i, "src_rows", i->n[FIX_ROWS], 16, "a multiple of 16");
@@ -108,8 +124,9 @@ static bool rules_fix(npu_core *core, const npu_instr *i) {
 
 static bool rules_vector(npu_core *core, const npu_instr *i) {
   const npu_vec *v = &i->v;
-  return (v->count ? in(core, i, "v.count", v->count, 1, NPU_MAX_REPEATS * NPU_LANES, "1 to 16320, or 0")
-                   : in(core, i, "v.repeats", v->repeats, 1, NPU_MAX_REPEATS, "1 to 255")) &&
+  return (v->count
+              ? in(core, i, "v.count", v->count, 1, NPU_MAX_REPEATS * NPU_LANES, "1 to 16320, or 0")
+              : in(core, i, "v.repeats", v->repeats, 1, NPU_MAX_REPEATS, "1 to 255")) &&
          in(core, i, "v.dst_block", v->dst_block, 1, 255, "1 to 255") &&
          in(core, i, "v.src0_block", v->src0_block, 0, 255, "0 to 255") &&
          in(core, i, "v.src1_block", v->src1_block, 0, 255, "0 to 255") &&
@@ -123,28 +140,31 @@ static bool rules_shift(npu_core *core, const npu_instr *i) {
 }
 
 static bool rules_cmp(npu_core *core, const npu_instr *i) {
-  return rules_vector(core, i) && in(core, i, "op", i->n[0], NPU_CMP_LT, NPU_CMP_NE, "NPU_CMP_LT to NPU_CMP_NE");
+  return rules_vector(core, i) &&
+         in(core, i, "op", i->n[0], NPU_CMP_LT, NPU_CMP_NE, "NPU_CMP_LT to NPU_CMP_NE");
 }
 
 /* ---- Operands ---- */
 
-static npu_range runs(npu_space space, npu_access access, const char *field, const void *base, int32_t n, int64_t bytes,
-                      int64_t stride, int32_t align) {
-  npu_range r = {space, access, field, (uintptr_t)base, 1, n, (int32_t)bytes, 0, stride, align, 0, 0, 0, 0, false};
+static npu_range runs(npu_space space, npu_access access, const char *field, const void *base,
+                      int32_t n, int64_t bytes, int64_t stride, int32_t align) {
+  npu_range r = {
+      space, access, field, (uintptr_t)base, 1, n, (int32_t)bytes, 0, stride, align, 0, 0,
+      0,     0,      false};
   return r;
 }
 
 /* rows x cols elements of an NZ matrix of height h, as it lies: columns of 16. */
-static npu_range nz(npu_space space, npu_access access, const char *field, const void *base, int64_t rows, int64_t cols,
-                    int64_t h, int32_t element_bytes, int32_t align) {
+static npu_range nz(npu_space space, npu_access access, const char *field, const void *base,
+                    int64_t rows, int64_t cols, int64_t h, int32_t element_bytes, int32_t align) {
   return runs(space, access, field, base, (int32_t)(ceil16(cols) / 16), rows * 16 * element_bytes,
               h * 16 * element_bytes, align);
 }
 
-static int32_t copy_ranges(const npu_instr *i, npu_range *out, npu_space dst, npu_space src, npu_access access,
-                           int32_t gm_align) {
-  out[0] =
-      runs(dst, access, "dst", i->dst, i->n[N_BURSTS], i->n[BURST], i->n[DST_STRIDE], dst == SPACE_GM ? gm_align : 32);
+static int32_t copy_ranges(const npu_instr *i, npu_range *out, npu_space dst, npu_space src,
+                           npu_access access, int32_t gm_align) {
+  out[0] = runs(dst, access, "dst", i->dst, i->n[N_BURSTS], i->n[BURST], i->n[DST_STRIDE],
+                dst == SPACE_GM ? gm_align : 32);
   out[1] = runs(src, ACCESS_READ, "src", i->src0, i->n[N_BURSTS], i->n[BURST], i->n[SRC_STRIDE],
                 src == SPACE_GM ? gm_align : 32);
   return 2;
@@ -168,19 +188,23 @@ static int32_t ranges_copy_out_add_s32(const npu_instr *i, npu_range *out) {
 
 static int32_t ranges_nd2nz(const npu_instr *i, npu_range *out) {
   out[0] = nz(SPACE_L1, ACCESS_WRITE, "dst", i->dst, i->n[ROWS], i->n[COLS], i->n[NZ_ROWS], 2, 32);
-  out[1] =
-      runs(SPACE_GM, ACCESS_READ, "src", i->src0, i->n[ROWS], (int64_t)i->n[COLS] * 2, (int64_t)i->n[ND_STRIDE] * 2, 2);
+  out[1] = runs(SPACE_GM, ACCESS_READ, "src", i->src0, i->n[ROWS], (int64_t)i->n[COLS] * 2,
+                (int64_t)i->n[ND_STRIDE] * 2, 2);
   return 2;
 }
 
 static int32_t ranges_fill(const npu_instr *i, npu_range *out) {
-  out[0] = runs(SPACE_L1, ACCESS_WRITE, "dst", i->dst, i->n[N_BURSTS], i->n[BURST], i->n[DST_STRIDE], 32);
+  out[0] = runs(SPACE_L1, ACCESS_WRITE, "dst", i->dst, i->n[N_BURSTS], i->n[BURST],
+                i->n[DST_STRIDE], 32);
   return 1;
 }
 
-static int64_t load_bytes(const npu_instr *i) { return ceil16(i->n[LOAD_MN]) * ceil16(i->n[LOAD_K]) * 2; }
+static int64_t load_bytes(const npu_instr *i) {
+  return ceil16(i->n[LOAD_MN]) * ceil16(i->n[LOAD_K]) * 2;
+}
 
-static int32_t load_ranges(const npu_instr *i, npu_range *out, npu_space dst, int32_t rows, int32_t cols) {
+static int32_t load_ranges(const npu_instr *i, npu_range *out, npu_space dst, int32_t rows,
+                           int32_t cols) {
   out[0] = runs(dst, ACCESS_WRITE, "dst", i->dst, 1, load_bytes(i), 0, 512);
   out[1] = nz(SPACE_L1, ACCESS_READ, "src", i->src0, ceil16(rows), cols, i->n[LOAD_ROWS], 2, 32);
   out[1].used_bytes = rows * 32; /* the rest of a fractal is padding */
@@ -209,27 +233,38 @@ static int32_t ranges_mmad(const npu_instr *i, npu_range *out) {
   return 3;
 }
 
-static int32_t fix_ranges(const npu_instr *i, npu_range *out, npu_access access, int32_t dst_bytes) {
+static int32_t fix_ranges(const npu_instr *i, npu_range *out, npu_access access,
+                          int32_t dst_bytes) {
   out[0] = runs(SPACE_GM, access, "dst", i->dst, i->n[FIX_M], (int64_t)i->n[FIX_N] * dst_bytes,
                 (int64_t)i->n[FIX_STRIDE] * dst_bytes, dst_bytes);
-  out[1] = nz(SPACE_L0C, ACCESS_READ, "src", i->src0, i->n[FIX_M], i->n[FIX_N], i->n[FIX_ROWS], 4, 64);
+  out[1] =
+      nz(SPACE_L0C, ACCESS_READ, "src", i->src0, i->n[FIX_M], i->n[FIX_N], i->n[FIX_ROWS], 4, 64);
   return 2;
 }
 
-static int32_t ranges_fix_f32(const npu_instr *i, npu_range *out) { return fix_ranges(i, out, ACCESS_WRITE, 4); }
-static int32_t ranges_fix_add_f32(const npu_instr *i, npu_range *out) { return fix_ranges(i, out, ACCESS_ADD_F32, 4); }
-static int32_t ranges_fix_bf16(const npu_instr *i, npu_range *out) { return fix_ranges(i, out, ACCESS_WRITE, 2); }
+static int32_t ranges_fix_f32(const npu_instr *i, npu_range *out) {
+  return fix_ranges(i, out, ACCESS_WRITE, 4);
+}
+static int32_t ranges_fix_add_f32(const npu_instr *i, npu_range *out) {
+  return fix_ranges(i, out, ACCESS_ADD_F32, 4);
+}
+static int32_t ranges_fix_bf16(const npu_instr *i, npu_range *out) {
+  return fix_ranges(i, out, ACCESS_WRITE, 2);
+}
 
-int32_t npu_repeats(const npu_vec *v) { return v->count ? (v->count + NPU_LANES - 1) / NPU_LANES : v->repeats; }
+int32_t npu_repeats(const npu_vec *v) {
+  return v->count ? (v->count + NPU_LANES - 1) / NPU_LANES : v->repeats;
+}
 
 uint64_t npu_lanes_of_repeat(const npu_vec *v, int32_t repeat) {
   const int32_t left = v->count - repeat * NPU_LANES;
-  if (!v->count) return v->mask;
+  if (!v->count)
+    return v->mask;
   return left >= NPU_LANES ? NPU_MASK_ALL : ((uint64_t)1 << left) - 1;
 }
 
-static npu_range lanes_range(const npu_instr *i, npu_access access, const char *field, const void *base, uint8_t lanes,
-                             int32_t block, int32_t repeat) {
+static npu_range lanes_range(const npu_instr *i, npu_access access, const char *field,
+                             const void *base, uint8_t lanes, int32_t block, int32_t repeat) {
   const int32_t repeats = npu_repeats(&i->v);
   npu_range r = {SPACE_UB,
                  access,
@@ -246,9 +281,12 @@ static npu_range lanes_range(const npu_instr *i, npu_access access, const char *
                  npu_lanes_of_repeat(&i->v, repeats - 1),
                  0,
                  false};
-  if (lanes == LANES_BLOCK) r.inner = 1, r.lane_bytes = 0;
-  if (lanes == LANES_BITS) r.inner = 1, r.lane_bytes = 0, r.run_bytes = 8, r.outer_stride = 8;
-  if (lanes <= LANES_4 && block == 0) r.inner = 1, r.lane_bytes = 0; /* one block for all lanes */
+  if (lanes == LANES_BLOCK)
+    r.inner = 1, r.lane_bytes = 0;
+  if (lanes == LANES_BITS)
+    r.inner = 1, r.lane_bytes = 0, r.run_bytes = 8, r.outer_stride = 8;
+  if (lanes <= LANES_4 && block == 0)
+    r.inner = 1, r.lane_bytes = 0; /* one block for all lanes */
   return r;
 }
 
@@ -258,9 +296,12 @@ static int32_t ranges_vector(const npu_instr *i, npu_range *out) {
   int32_t n = 0;
   out[n++] = lanes_range(i, ACCESS_WRITE, "dst", i->dst, f->dst, v->dst_block, v->dst_repeat);
   if (f->src0)
-    out[n++] = lanes_range(i, ACCESS_READ, f->src1 ? "src0" : "src", i->src0, f->src0, v->src0_block, v->src0_repeat);
-  if (f->src1) out[n++] = lanes_range(i, ACCESS_READ, "src1", i->src1, f->src1, v->src1_block, v->src1_repeat);
-  if (f->bits) out[n++] = lanes_range(i, ACCESS_READ, "bits", i->bits, f->bits, 1, 0);
+    out[n++] = lanes_range(i, ACCESS_READ, f->src1 ? "src0" : "src", i->src0, f->src0,
+                           v->src0_block, v->src0_repeat);
+  if (f->src1)
+    out[n++] = lanes_range(i, ACCESS_READ, "src1", i->src1, f->src1, v->src1_block, v->src1_repeat);
+  if (f->bits)
+    out[n++] = lanes_range(i, ACCESS_READ, "bits", i->bits, f->bits, 1, 0);
   return n;
 }
 
@@ -277,48 +318,54 @@ static int64_t work_nd2nz(const npu_instr *i) { return (int64_t)i->n[ROWS] * i->
 static int64_t work_mmad(const npu_instr *i) {
   return ceil16(i->n[MMAD_M]) / 16 * (ceil16(i->n[MMAD_N]) / 16) * (ceil16(i->n[MMAD_K]) / 16);
 }
-static int64_t work_fix(const npu_instr *i) { return (int64_t)i->n[FIX_M] * ceil16(i->n[FIX_N]) * 4; }
+static int64_t work_fix(const npu_instr *i) {
+  return (int64_t)i->n[FIX_M] * ceil16(i->n[FIX_N]) * 4;
+}
 static int64_t work_vector(const npu_instr *i) { return npu_repeats(&i->v); }
 
 /* ---- The table ---- */
 
-static const npu_family copy_in_l1 = {rules_copy_in_l1, ranges_copy_in_l1, work_copy, 0, 0, 0, 0},
-                        copy_in_ub = {rules_copy_in_ub, ranges_copy_in_ub, work_copy, 0, 0, 0, 0},
-                        copy_out = {rules_copy_out, ranges_copy_out, work_copy, 0, 0, 0, 0},
-                        copy_out_add_f32 = {rules_copy_out_add, ranges_copy_out_add_f32, work_copy, 0, 0, 0, 0},
-                        copy_out_add_s32 = {rules_copy_out_add, ranges_copy_out_add_s32, work_copy, 0, 0, 0, 0},
-                        nd2nz = {rules_nd2nz, ranges_nd2nz, work_nd2nz, 0, 0, 0, 0},
-                        fill = {rules_fill, ranges_fill, work_copy, 0, 0, 0, 0},
-                        load_l0a = {rules_load_a, ranges_load_l0a, load_bytes, 0, 0, 0, 0},
-                        load_l0a_t = {rules_load_a_t, ranges_load_l0a_t, load_bytes, 0, 0, 0, 0},
-                        load_l0b = {rules_load_b, ranges_load_l0b, load_bytes, 0, 0, 0, 0},
-                        load_l0b_t = {rules_load_b_t, ranges_load_l0b_t, load_bytes, 0, 0, 0, 0},
-                        mmad = {rules_mmad, ranges_mmad, work_mmad, 0, 0, 0, 0},
-                        fix_f32 = {rules_fix, ranges_fix_f32, work_fix, 0, 0, 0, 0},
-                        fix_add_f32 = {rules_fix, ranges_fix_add_f32, work_fix, 0, 0, 0, 0},
-                        fix_bf16 = {rules_fix, ranges_fix_bf16, work_fix, 0, 0, 0, 0},
-                        vector_two = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_4, LANES_4, 0},
-                        vector_one = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_4, 0, 0},
-                        vector_shift = {rules_shift, ranges_vector, work_vector, LANES_4, LANES_4, 0, 0},
-                        vector_none = {rules_vector, ranges_vector, work_vector, LANES_4, 0, 0, 0},
-                        vector_to_bf16 = {rules_vector, ranges_vector, work_vector, LANES_2, LANES_4, 0, 0},
-                        vector_from_bf16 = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_2, 0, 0},
-                        vector_reduce = {rules_vector, ranges_vector, work_vector, LANES_BLOCK, LANES_4, 0, 0},
-                        vector_brcb = {rules_vector, ranges_brcb, work_vector, LANES_4, LANES_BLOCK, 0, 0},
-                        vector_cmp = {rules_cmp, ranges_vector, work_vector, LANES_BITS, LANES_4, LANES_4, 0},
-                        vector_cmps = {rules_cmp, ranges_vector, work_vector, LANES_BITS, LANES_4, 0, 0},
-                        vector_sel = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_4, LANES_4, LANES_BITS},
-                        vector_sels = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_4, 0, LANES_BITS};
+static const npu_family
+    copy_in_l1 = {rules_copy_in_l1, ranges_copy_in_l1, work_copy, 0, 0, 0, 0},
+    copy_in_ub = {rules_copy_in_ub, ranges_copy_in_ub, work_copy, 0, 0, 0, 0},
+    copy_out = {rules_copy_out, ranges_copy_out, work_copy, 0, 0, 0, 0},
+    copy_out_add_f32 = {rules_copy_out_add, ranges_copy_out_add_f32, work_copy, 0, 0, 0, 0},
+    copy_out_add_s32 = {rules_copy_out_add, ranges_copy_out_add_s32, work_copy, 0, 0, 0, 0},
+    nd2nz = {rules_nd2nz, ranges_nd2nz, work_nd2nz, 0, 0, 0, 0},
+    fill = {rules_fill, ranges_fill, work_copy, 0, 0, 0, 0},
+    load_l0a = {rules_load_a, ranges_load_l0a, load_bytes, 0, 0, 0, 0},
+    load_l0a_t = {rules_load_a_t, ranges_load_l0a_t, load_bytes, 0, 0, 0, 0},
+    load_l0b = {rules_load_b, ranges_load_l0b, load_bytes, 0, 0, 0, 0},
+    load_l0b_t = {rules_load_b_t, ranges_load_l0b_t, load_bytes, 0, 0, 0, 0},
+    mmad = {rules_mmad, ranges_mmad, work_mmad, 0, 0, 0, 0},
+    fix_f32 = {rules_fix, ranges_fix_f32, work_fix, 0, 0, 0, 0},
+    fix_add_f32 = {rules_fix, ranges_fix_add_f32, work_fix, 0, 0, 0, 0},
+    fix_bf16 = {rules_fix, ranges_fix_bf16, work_fix, 0, 0, 0, 0},
+    vector_two = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_4, LANES_4, 0},
+    vector_one = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_4, 0, 0},
+    vector_shift = {rules_shift, ranges_vector, work_vector, LANES_4, LANES_4, 0, 0},
+    vector_none = {rules_vector, ranges_vector, work_vector, LANES_4, 0, 0, 0},
+    vector_to_bf16 = {rules_vector, ranges_vector, work_vector, LANES_2, LANES_4, 0, 0},
+    vector_from_bf16 = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_2, 0, 0},
+    vector_reduce = {rules_vector, ranges_vector, work_vector, LANES_BLOCK, LANES_4, 0, 0},
+    vector_brcb = {rules_vector, ranges_brcb, work_vector, LANES_4, LANES_BLOCK, 0, 0},
+    vector_cmp = {rules_cmp, ranges_vector, work_vector, LANES_BITS, LANES_4, LANES_4, 0},
+    vector_cmps = {rules_cmp, ranges_vector, work_vector, LANES_BITS, LANES_4, 0, 0},
+    vector_sel = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_4, LANES_4, LANES_BITS},
+    vector_sels = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_4, 0, LANES_BITS};
 
 enum { ON_AIC, ON_AIV };
 const npu_op npu_ops[OPS] = {
-#define NPU_OP(id, name, pipe, core, cost, family, semantics)                                                          \
+#define NPU_OP(id, name, pipe, core, cost, family, semantics)                                      \
   {name, NPU_PIPE_##pipe, ON_##core, COST_##cost, &family, semantics},
 #include "npu_ops.def"
 #undef NPU_OP
-    {"notify", NPU_PIPE_S, 0, COST_EVENT_HOP, NULL, NULL},     {"wait", NPU_PIPE_S, 0, COST_EVENT_HOP, NULL, NULL},
-    {"barrier", NPU_PIPE_S, 0, COST_EVENT_HOP, NULL, NULL},    {"cross_set", NPU_PIPE_S, 0, COST_CROSS_HOP, NULL, NULL},
-    {"cross_wait", NPU_PIPE_S, 0, COST_CROSS_HOP, NULL, NULL}, {"read_ub", NPU_PIPE_S, 1, COST_S_READ_UB, NULL, NULL},
+    {"notify", NPU_PIPE_S, 0, COST_EVENT_HOP, NULL, NULL},
+    {"wait", NPU_PIPE_S, 0, COST_EVENT_HOP, NULL, NULL},
+    {"barrier", NPU_PIPE_S, 0, COST_EVENT_HOP, NULL, NULL},
+    {"cross_set", NPU_PIPE_S, 0, COST_CROSS_HOP, NULL, NULL},
+    {"cross_wait", NPU_PIPE_S, 0, COST_CROSS_HOP, NULL, NULL},
+    {"read_ub", NPU_PIPE_S, 1, COST_S_READ_UB, NULL, NULL},
     {"read_gm", NPU_PIPE_S, 0, COST_S_READ_GM, NULL, NULL},
 };
 
@@ -328,9 +375,11 @@ bool npu_check_instr(npu_core *core, const npu_instr *i) {
   if (op->on_aiv != (core->subcore >= 0))
     return npu_refuse(core, i, "core", core->subcore,
                       op->on_aiv ? "an instruction of the AIV" : "an instruction of the AIC");
-  if (!op->family->rules(core, i)) return false;
+  if (!op->family->rules(core, i))
+    return false;
   const int32_t n = op->family->ranges(i, range);
   for (int32_t r = 0; r < n; r++)
-    if (!npu_check_range(core, i, &range[r])) return false;
+    if (!npu_check_range(core, i, &range[r]))
+      return false;
   return true;
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The race checker. Happens-before by vector clocks: one component per pipe and C code of each core, which counts its
- * instructions; synchronisation joins clocks. A shadow of every buffer remembers, per 32-byte granule, the last
- * exclusive access (write or f32 add) and all shared ones since (reads; s32 adds, which commute). Granules that
- * instructions touch in part split into bytes. Two accesses conflict unless both are reads or both s32 adds; a
- * conflict without order is a race. Read-only pieces of GM need no shadow.
+ * The race checker. Happens-before by vector clocks: one component per pipe and C code of each
+ * core, which counts its instructions; synchronisation joins clocks. A shadow of every buffer
+ * remembers, per 32-byte granule, the last exclusive access (write or f32 add) and all shared ones
+ * since (reads; s32 adds, which commute). Granules that instructions touch in part split into
+ * bytes. Two accesses conflict unless both are reads or both s32 adds; a conflict without order is
+ * a race. Read-only pieces of GM need no shadow.
  */
 #include "npu_core.h"
 
@@ -41,12 +42,13 @@ typedef struct npu_history {
   uint32_t capacity;
 } npu_history;
 
-typedef struct npu_pair { /* two places of the kernel whose instructions raced: told once in words */
+typedef struct npu_pair { /* two places of the kernel whose instructions raced: told once in words
+                           */
   npu_note first, second;
 } npu_pair;
 
-typedef struct
-    finding { /* another instruction that the one being checked races with, and in which bytes of the operand */
+typedef struct finding { /* another instruction that the one being checked races with, and in which
+                            bytes of the operand */
   stamp other;
   uintptr_t first, end;
   uint8_t other_access;
@@ -56,7 +58,7 @@ enum { TOLD = 64, FOUND = 64, SPLIT = GRANULE };
 
 typedef struct npu_race {
   int32_t components;
-  uint64_t clocks; /* made so far */
+  uint64_t clocks;  /* made so far */
   npu_cell **local; /* [cores * SPACES] */
   npu_history *history;
   shared_access *pool;
@@ -96,18 +98,21 @@ npu_clock *npu_clock_snapshot(npu_core *core, npu_pipe pipe) {
 }
 
 npu_clock *npu_clock_share(npu_clock *clock) {
-  if (clock) clock->references++;
+  if (clock)
+    clock->references++;
   return clock;
 }
 
 void npu_clock_release(npu_clock *clock) {
-  if (clock && --clock->references == 0) free(clock);
+  if (clock && --clock->references == 0)
+    free(clock);
 }
 
 static void join(npu_core *core, npu_pipe pipe, const uint32_t *from) {
   uint32_t *to = core->pipe[pipe].clock;
   for (int32_t c = 0; c < core->chip->race->components; c++)
-    if (from[c] > to[c]) to[c] = from[c];
+    if (from[c] > to[c])
+      to[c] = from[c];
   if (pipe == NPU_PIPE_S) { /* what it issues from now on knows more */
     npu_clock_release(core->known);
     core->known = NULL;
@@ -115,10 +120,12 @@ static void join(npu_core *core, npu_pipe pipe, const uint32_t *from) {
 }
 
 void npu_clock_join(npu_core *core, npu_pipe pipe, const npu_clock *clock) {
-  if (clock) join(core, pipe, clock->at);
+  if (clock)
+    join(core, pipe, clock->at);
 }
 
-void npu_clock_join_pipe(npu_core *core, npu_pipe pipe, const npu_core *other, npu_pipe other_pipe) {
+void npu_clock_join_pipe(npu_core *core, npu_pipe pipe, const npu_core *other,
+                         npu_pipe other_pipe) {
   join(core, pipe, other->pipe[other_pipe].clock);
 }
 
@@ -126,17 +133,20 @@ void npu_clock_join_pipe(npu_core *core, npu_pipe pipe, const npu_core *other, n
 
 bool npu_race_begin(npu_chip *chip) {
   npu_race *race = chip->race = calloc(1, sizeof *race);
-  if (!race) return false;
+  if (!race)
+    return false;
   race->chip = chip;
   race->components = chip->n_cores * CLOCK_SLOTS;
   race->local = calloc((size_t)chip->n_cores * SPACES, sizeof *race->local);
   race->history = calloc((size_t)race->components, sizeof *race->history);
   race->pool_count = 1; /* 0 is the end of a list */
-  if (!race->local || !race->history) return false;
+  if (!race->local || !race->history)
+    return false;
   for (int32_t c = 0; c < chip->n_cores; c++)
     for (int p = 0; p < NPU_PIPES; p++) {
       chip->core[c].pipe[p].clock = calloc((size_t)race->components, sizeof(uint32_t));
-      if (!chip->core[c].pipe[p].clock) return false;
+      if (!chip->core[c].pipe[p].clock)
+        return false;
     }
   return true;
 }
@@ -149,13 +159,17 @@ void npu_race_end(npu_chip *chip) {
     npu_unmap(chip->region[r].cells, cells_of(chip->region[r].bytes) * sizeof(npu_cell));
     chip->region[r].cells = NULL;
   }
-  if (!race) return;
+  if (!race)
+    return;
   for (int32_t c = 0; c < chip->n_cores; c++) {
-    for (int p = 0; p < NPU_PIPES; p++) free(chip->core[c].pipe[p].clock);
+    for (int p = 0; p < NPU_PIPES; p++)
+      free(chip->core[c].pipe[p].clock);
     for (int s = SPACE_L1; race->local && s < SPACES; s++)
-      npu_unmap(race->local[c * SPACES + s], cells_of((size_t)npu_space_bytes[s]) * sizeof(npu_cell));
+      npu_unmap(race->local[c * SPACES + s],
+                cells_of((size_t)npu_space_bytes[s]) * sizeof(npu_cell));
   }
-  for (int32_t c = 0; race->history && c < race->components; c++) free(race->history[c].note);
+  for (int32_t c = 0; race->history && c < race->components; c++)
+    free(race->history[c].note);
   free(race->local), free(race->history), free(race->pool), free(race->split);
   free(race);
   chip->race = NULL;
@@ -186,12 +200,16 @@ static npu_note noted(const npu_race *race, stamp who) {
 
 /* ---- Reports ---- */
 
-static bool same_note(npu_note a, npu_note b) { return a.op == b.op && a.line == b.line && a.file == b.file; }
+static bool same_note(npu_note a, npu_note b) {
+  return a.op == b.op && a.line == b.line && a.file == b.file;
+}
 
 static bool told_already(npu_race *race, npu_note first, npu_note second) {
   for (int32_t t = 0; t < race->n_told; t++)
-    if (same_note(race->told[t].first, first) && same_note(race->told[t].second, second)) return true;
-  if (race->n_told < TOLD) race->told[race->n_told++] = (npu_pair){first, second};
+    if (same_note(race->told[t].first, first) && same_note(race->told[t].second, second))
+      return true;
+  if (race->n_told < TOLD)
+    race->told[race->n_told++] = (npu_pair){first, second};
   return false;
 }
 
@@ -201,7 +219,8 @@ static const char *access_name(uint8_t access) {
 }
 
 static void report_finding(npu_race *race, const finding *f) {
-  const npu_note a = noted(race, f->other), b = {race->instr->file, race->instr->line, race->instr->op};
+  const npu_note a = noted(race, f->other),
+                 b = {race->instr->file, race->instr->line, race->instr->op};
   const npu_core *other_core = &race->chip->core[f->other.component / CLOCK_SLOTS];
   const npu_pipe other_pipe = (npu_pipe)(f->other.component % CLOCK_SLOTS);
   char mine[160], others[160], where[96];
@@ -210,28 +229,38 @@ static void report_finding(npu_race *race, const finding *f) {
     return;
   }
   npu_describe_bytes(race->core, race->range, f->first, f->end, where, sizeof where);
-  npu_describe_instr(race->core, race->pipe, race->me.count, npu_ops[b.op].name, b.file, b.line, mine, sizeof mine);
-  npu_describe_instr(other_core, other_pipe, f->other.count, npu_ops[a.op].name, a.file, a.line, others, sizeof others);
-  npu_report_error(race->chip, NPU_ERROR_RACE, "race: %s %s %s, which %s %s: nothing orders them", mine,
-                   access_name((uint8_t)race->range->access), where, others, access_name(f->other_access));
+  npu_describe_instr(race->core, race->pipe, race->me.count, npu_ops[b.op].name, b.file, b.line,
+                     mine, sizeof mine);
+  npu_describe_instr(other_core, other_pipe, f->other.count, npu_ops[a.op].name, a.file, a.line,
+                     others, sizeof others);
+  npu_report_error(race->chip, NPU_ERROR_RACE, "race: %s %s %s, which %s %s: nothing orders them",
+                   mine, access_name((uint8_t)race->range->access), where, others,
+                   access_name(f->other_access));
 }
 
 /* One race per other instruction, however many bytes; bytes in between may be innocent. */
-static void find_race(npu_race *race, stamp other, uint8_t other_access, uintptr_t base, int64_t bytes) {
+static void find_race(npu_race *race, stamp other, uint8_t other_access, uintptr_t base,
+                      int64_t bytes) {
   const uintptr_t end = base + (uintptr_t)bytes;
   for (int32_t f = 0; f < race->n_found; f++) {
     finding *known = &race->found[f];
-    if (known->other.component != other.component || known->other.count != other.count) continue;
-    if (base < known->first) known->first = base;
-    if (end > known->end) known->end = end;
+    if (known->other.component != other.component || known->other.count != other.count)
+      continue;
+    if (base < known->first)
+      known->first = base;
+    if (end > known->end)
+      known->end = end;
     return;
   }
-  if (race->n_found < FOUND) race->found[race->n_found++] = (finding){other, base, end, other_access};
+  if (race->n_found < FOUND)
+    race->found[race->n_found++] = (finding){other, base, end, other_access};
 }
 
 /* ---- Shadow ---- */
 
-static bool ordered(const npu_race *race, stamp other) { return other.count <= race->clock[other.component]; }
+static bool ordered(const npu_race *race, stamp other) {
+  return other.count <= race->clock[other.component];
+}
 
 static int32_t new_shared(npu_race *race, shared_access value) {
   int32_t at = race->pool_free;
@@ -258,8 +287,8 @@ static void free_shared(npu_race *race, int32_t at) {
   race->pool_free = at;
 }
 
-/* Shared accesses of the same kind that this one follows say nothing any more: whoever is ordered after this one is
- * after them. */
+/* Shared accesses of the same kind that this one follows say nothing any more: whoever is ordered
+ * after this one is after them. */
 static void add_shared(npu_race *race, npu_cell *cell, npu_access access) {
   for (int32_t *link = &cell->shared; *link;) {
     const int32_t at = *link;
@@ -271,7 +300,8 @@ static void add_shared(npu_race *race, npu_cell *cell, npu_access access) {
     }
   }
   const int32_t at = new_shared(race, (shared_access){race->me, cell->shared, (uint8_t)access});
-  if (at) cell->shared = at;
+  if (at)
+    cell->shared = at;
 }
 
 static void check_cell(npu_race *race, npu_cell *cell, uintptr_t base, int64_t bytes) {
@@ -310,9 +340,10 @@ static npu_cell *split_cell(npu_race *race, npu_cell *cell) {
       bytes[b] = *cell;
       bytes[b].shared = 0;
       for (int32_t at = cell->shared; at; at = race->pool[at].next) {
-        const int32_t copy =
-            new_shared(race, (shared_access){race->pool[at].who, bytes[b].shared, race->pool[at].access});
-        if (copy) bytes[b].shared = copy;
+        const int32_t copy = new_shared(
+            race, (shared_access){race->pool[at].who, bytes[b].shared, race->pool[at].access});
+        if (copy)
+          bytes[b].shared = copy;
       }
     }
     cell->split = race->split_count;
@@ -326,13 +357,16 @@ static npu_cell *cells_at(npu_race *race, uintptr_t *origin) {
   size_t bytes;
   if (r->space == SPACE_GM) {
     npu_region *region = npu_find_region(race->chip, r->base);
-    cells = &region->cells, bytes = region->bytes, *origin = (uintptr_t)region->base / GRANULE * GRANULE;
+    cells = &region->cells, bytes = region->bytes,
+    *origin = (uintptr_t)region->base / GRANULE * GRANULE;
   } else {
     cells = &race->local[race->core->id * SPACES + (int32_t)r->space];
     bytes = (size_t)npu_space_bytes[r->space], *origin = (uintptr_t)race->core->local[r->space];
   }
-  if (!*cells) *cells = npu_map(cells_of(bytes) * sizeof(npu_cell));
-  if (!*cells) race->chip->stopped = race->chip->out_of_memory = true;
+  if (!*cells)
+    *cells = npu_map(cells_of(bytes) * sizeof(npu_cell));
+  if (!*cells)
+    race->chip->stopped = race->chip->out_of_memory = true;
   return *cells;
 }
 
@@ -341,7 +375,8 @@ static void check_run(void *context, uintptr_t base, int64_t bytes) {
   uintptr_t origin;
   npu_cell *cells = cells_at(race, &origin);
   const uintptr_t end = base + (uintptr_t)bytes;
-  if (!cells) return;
+  if (!cells)
+    return;
   for (uintptr_t at = base; at < end;) {
     const uintptr_t granule = (at - origin) / GRANULE, from = origin + granule * GRANULE;
     const uintptr_t to = end < from + GRANULE ? end : from + GRANULE;
@@ -350,13 +385,15 @@ static void check_run(void *context, uintptr_t base, int64_t bytes) {
       check_cell(race, cell, at, GRANULE);
     } else {
       npu_cell *byte = split_cell(race, cell);
-      for (uintptr_t b = at; byte && b < to; b++) check_cell(race, &byte[b - from], b, 1);
+      for (uintptr_t b = at; byte && b < to; b++)
+        check_cell(race, &byte[b - from], b, 1);
     }
     at = to;
   }
 }
 
-void npu_race_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges, int32_t n) {
+void npu_race_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges,
+                    int32_t n) {
   npu_race *race = core->chip->race;
   race->core = core, race->pipe = pipe, race->instr = i;
   race->clock = core->pipe[pipe].clock;
@@ -365,9 +402,11 @@ void npu_race_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu
   note(race);
   for (int32_t r = 0; r < n && !core->chip->stopped; r++) {
     race->range = &ranges[r];
-    if (ranges[r].space == SPACE_GM && !npu_find_region(core->chip, ranges[r].base)->writable) continue;
+    if (ranges[r].space == SPACE_GM && !npu_find_region(core->chip, ranges[r].base)->writable)
+      continue;
     race->n_found = 0;
     npu_walk(&ranges[r], check_run, race);
-    for (int32_t f = 0; f < race->n_found; f++) report_finding(race, &race->found[f]);
+    for (int32_t f = 0; f < race->n_found; f++)
+      report_finding(race, &race->found[f]);
   }
 }

@@ -12,15 +12,19 @@ static void read_scalar(npu_opcode op, npu_space space, const void *src) {
   npu_core *core = npu_self;
   npu_chip *chip = core->chip;
   npu_instr i = npu_make_sync(core, op, NPU_PIPE_S, NPU_PIPE_S, 0);
-  const npu_range range = {space, ACCESS_READ, "src", (uintptr_t)src, 1, 1, 4, 0, 0, 4, 0, 0, 0, 0, false};
+  const npu_range range = {space, ACCESS_READ, "src", (uintptr_t)src, 1, 1, 4, 0, 0, 4, 0,
+                           0,     0,           0,     false};
   if (op == OP_READ_UB && core->subcore < 0) {
     npu_refuse(core, &i, "core", core->subcore, "an instruction of the AIV");
     npu_stop_here(core);
   }
-  if (!npu_check_range(core, &i, &range)) npu_stop_here(core);
+  if (!npu_check_range(core, &i, &range))
+    npu_stop_here(core);
   npu_append(core, NPU_PIPE_S, &i); /* its cycles */
-  if (chip->checks_written) npu_written_check(core, NPU_PIPE_S, &i, &range, 1);
-  if (!chip->race) return;
+  if (chip->checks_written)
+    npu_written_check(core, NPU_PIPE_S, &i, &range, 1);
+  if (!chip->race)
+    return;
   core->pipe[NPU_PIPE_S].started++;
   npu_clock_release(core->known);
   core->known = NULL;

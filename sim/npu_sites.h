@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Included by npu_isa.h: before each call of the instruction set, tells the simulator where in the kernel's text it
- * stands, so that reports can name file and line, and waits can be counted and dropped one by one. Each name stands
- * for itself after a comma. A build for silicon defines NPU_NO_SITES. */
+ * Included by npu_isa.h: before each call of the instruction set, tells the simulator where in the
+ * kernel's text it stands, so that reports can name file and line, and waits can be counted and
+ * dropped one by one. Each name stands for itself after a comma. A build for silicon defines
+ * NPU_NO_SITES. */
 #ifndef NPU_SITES_H
 #define NPU_SITES_H
 
 #ifdef __cplusplus
 extern "C"
 #endif
-void npu_site(const char *file, int32_t line);
+    void
+    npu_site(const char *file, int32_t line);
 
 #define npu_notify (npu_site(__FILE__, __LINE__), npu_notify)
 #define npu_wait (npu_site(__FILE__, __LINE__), npu_wait)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the vector instructions do, one line each, and how they walk their operands: by repeats of 64 lanes, by blocks
- * of 8.
+ * What the vector instructions do, one line each, and how they walk their operands: by repeats of
+ * 64 lanes, by blocks of 8.
  */
 #include "npu_core.h"
 #include "npu_float.h"
@@ -11,13 +11,15 @@
 /* ---- Walking ---- */
 
 /* Where 8 lanes of an operand start: block 0..7 of a repeat. */
-static char *lanes_at(const void *base, uint8_t lanes, int32_t repeat, int32_t block, int32_t block_stride,
-                      int32_t repeat_stride) {
-  if (lanes == LANES_NONE) return NULL;
+static char *lanes_at(const void *base, uint8_t lanes, int32_t repeat, int32_t block,
+                      int32_t block_stride, int32_t repeat_stride) {
+  if (lanes == LANES_NONE)
+    return NULL;
   char *start = (char *)(uintptr_t)base + (int64_t)repeat * repeat_stride * NPU_BLOCK_BYTES;
   switch (lanes) {
   case LANES_4: return start + (int64_t)block * block_stride * NPU_BLOCK_BYTES;
-  case LANES_2: return start + (int64_t)(block / 2) * block_stride * NPU_BLOCK_BYTES + block % 2 * 16;
+  case LANES_2:
+    return start + (int64_t)(block / 2) * block_stride * NPU_BLOCK_BYTES + block % 2 * 16;
   case LANES_BLOCK: return start + block * 4;
   case LANES_BITS: return (char *)(uintptr_t)base + repeat * 8 + block;
   default: return NULL;
@@ -27,7 +29,8 @@ static char *lanes_at(const void *base, uint8_t lanes, int32_t repeat, int32_t b
 static void apply_vector(const npu_instr *i, const npu_op *op) {
   const npu_family *f = op->family;
   const npu_vec *v = &i->v;
-  const int32_t src0_repeat = f->src0 == LANES_BLOCK ? 1 : v->src0_repeat; /* broadcast-8 reads contiguously */
+  const int32_t src0_repeat =
+      f->src0 == LANES_BLOCK ? 1 : v->src0_repeat; /* broadcast-8 reads contiguously */
   for (int32_t r = 0; r < npu_repeats(v); r++) {
     const uint64_t mask = npu_lanes_of_repeat(v, r);
     for (int32_t block = 0; block < 8; block++)
@@ -53,7 +56,8 @@ static float max_f32(float a, float b) { return a != a ? a : b != b ? b : a > b 
 static float min_f32(float a, float b) { return a != a ? a : b != b ? b : a < b ? a : b; }
 
 static int32_t rna_s32(float a) {
-  if (a != a) return 0;
+  if (a != a)
+    return 0;
   const float r = roundf(a);
   return r >= 2147483648.0f ? INT32_MAX : r < -2147483648.0f ? INT32_MIN : (int32_t)r;
 }
@@ -70,21 +74,23 @@ static bool compare(float a, float b, int32_t op) {
   return false;
 }
 
-/* One instruction: per active lane, with a and b the lane of the sources, f and n the scalar, bit the lane's select
- * bit. */
-#define LANES(function, to, from, expression)                                                                          \
-  void function(const npu_instr *i, void *dst, const void *src0, const void *src1, uint32_t lanes, uint32_t bits) {    \
-    const float f = i->scalar.f;                                                                                       \
-    const int32_t n = i->scalar.i;                                                                                     \
-    static const from none[8];                                                                                         \
-    const from *as = src0 ? src0 : none, *bs = src1 ? src1 : none;                                                     \
-    for (int lane = 0; lane < 8; lane++) {                                                                             \
-      if (!(lanes >> lane & 1)) continue;                                                                              \
-      const from a = as[lane], b = bs[lane];                                                                           \
-      const bool bit = bits >> lane & 1;                                                                               \
-      ((to *)dst)[lane] = expression;                                                                                  \
-      (void)a, (void)b, (void)f, (void)n, (void)bit;                                                                   \
-    }                                                                                                                  \
+/* One instruction: per active lane, with a and b the lane of the sources, f and n the scalar, bit
+ * the lane's select bit. */
+#define LANES(function, to, from, expression)                                                      \
+  void function(const npu_instr *i, void *dst, const void *src0, const void *src1, uint32_t lanes, \
+                uint32_t bits) {                                                                   \
+    const float f = i->scalar.f;                                                                   \
+    const int32_t n = i->scalar.i;                                                                 \
+    static const from none[8];                                                                     \
+    const from *as = src0 ? src0 : none, *bs = src1 ? src1 : none;                                 \
+    for (int lane = 0; lane < 8; lane++) {                                                         \
+      if (!(lanes >> lane & 1))                                                                    \
+        continue;                                                                                  \
+      const from a = as[lane], b = bs[lane];                                                       \
+      const bool bit = bits >> lane & 1;                                                           \
+      ((to *)dst)[lane] = expression;                                                              \
+      (void)a, (void)b, (void)f, (void)n, (void)bit;                                               \
+    }                                                                                              \
   }
 
 LANES(npu_do_add_f32, float, float, a + b)
@@ -124,40 +130,50 @@ LANES(npu_do_sels_f32, float, float, bit ? a : f)
 
 /* ---- Semantics that are not lane by lane ---- */
 
-void npu_do_block_max_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_block_max_f32(const npu_instr *i, void *dst, const void *a, const void *b,
+                          uint32_t lanes, uint32_t bits) {
   (void)i, (void)b, (void)bits;
   float most = -INFINITY;
   for (int lane = 0; lane < 8; lane++)
-    if (lanes >> lane & 1) most = max_f32(most, ((const float *)a)[lane]);
+    if (lanes >> lane & 1)
+      most = max_f32(most, ((const float *)a)[lane]);
   *(float *)dst = most;
 }
 
-void npu_do_block_sum_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_block_sum_f32(const npu_instr *i, void *dst, const void *a, const void *b,
+                          uint32_t lanes, uint32_t bits) {
   (void)i, (void)b, (void)bits;
   float x[8];
-  for (int lane = 0; lane < 8; lane++) x[lane] = lanes >> lane & 1 ? ((const float *)a)[lane] : 0.0f;
+  for (int lane = 0; lane < 8; lane++)
+    x[lane] = lanes >> lane & 1 ? ((const float *)a)[lane] : 0.0f;
   *(float *)dst = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
 }
 
-void npu_do_brcb_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_brcb_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes,
+                     uint32_t bits) {
   (void)i, (void)b, (void)lanes, (void)bits;
   const float x = *(const float *)a;
-  for (int lane = 0; lane < 8; lane++) ((float *)dst)[lane] = x;
+  for (int lane = 0; lane < 8; lane++)
+    ((float *)dst)[lane] = x;
 }
 
-static void compare_lanes(uint8_t *dst, const float *a, const float *b, int32_t step, int32_t op, uint32_t lanes) {
+static void compare_lanes(uint8_t *dst, const float *a, const float *b, int32_t step, int32_t op,
+                          uint32_t lanes) {
   uint32_t result = 0;
   for (int lane = 0; lane < 8; lane++)
-    if (lanes >> lane & 1) result |= (uint32_t)compare(a[lane], b[lane * step], op) << lane;
+    if (lanes >> lane & 1)
+      result |= (uint32_t)compare(a[lane], b[lane * step], op) << lane;
   *dst = (uint8_t)result;
 }
 
-void npu_do_cmp_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_cmp_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes,
+                    uint32_t bits) {
   (void)bits;
   compare_lanes(dst, a, b, 1, i->n[0], lanes);
 }
 
-void npu_do_cmps_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes, uint32_t bits) {
+void npu_do_cmps_f32(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes,
+                     uint32_t bits) {
   (void)b, (void)bits;
   compare_lanes(dst, a, &i->scalar.f, 0, i->n[0], lanes);
 }

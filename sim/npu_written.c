@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Reads of bytes that nobody wrote. One bit per byte of every buffer and of every piece of GM that the host has not
- * written: set by what an instruction writes, looked at by what it reads. Bits of GM live as long as the piece; bits
- * of a core's buffers for one launch. What a load into L0 pads a fractal with counts as written.
+ * Reads of bytes that nobody wrote. One bit per byte of every buffer and of every piece of GM that
+ * the host has not written: set by what an instruction writes, looked at by what it reads. Bits of
+ * GM live as long as the piece; bits of a core's buffers for one launch. What a load into L0 pads a
+ * fractal with counts as written.
  */
 #include "npu_core.h"
 
@@ -26,18 +27,21 @@ static uint64_t part(size_t w, uintptr_t begin, uintptr_t end) {
 static void write_run(void *context, uintptr_t base, int64_t bytes) {
   const operand *o = context;
   const uintptr_t begin = base - o->origin, end = begin + (uintptr_t)bytes;
-  for (size_t w = begin / 64; w * 64 < end; w++) o->bits[w] |= part(w, begin, end);
+  for (size_t w = begin / 64; w * 64 < end; w++)
+    o->bits[w] |= part(w, begin, end);
 }
 
 static int lowest_bit(uint64_t x) {
   int bit = 0;
-  while (!(x >> bit & 1)) bit++;
+  while (!(x >> bit & 1))
+    bit++;
   return bit;
 }
 
 static int highest_bit(uint64_t x) {
   int bit = 63;
-  while (!(x >> bit & 1)) bit--;
+  while (!(x >> bit & 1))
+    bit--;
   return bit;
 }
 
@@ -46,11 +50,14 @@ static void read_run(void *context, uintptr_t base, int64_t bytes) {
   const uintptr_t begin = base - o->origin, end = begin + (uintptr_t)bytes;
   for (size_t w = begin / 64; w * 64 < end; w++) {
     const uint64_t missing = part(w, begin, end) & ~o->bits[w];
-    if (!missing) continue;
+    if (!missing)
+      continue;
     const uintptr_t first = o->origin + w * 64 + (uintptr_t)lowest_bit(missing);
     const uintptr_t last = o->origin + w * 64 + (uintptr_t)highest_bit(missing);
-    if (o->first == o->end || first < o->first) o->first = first;
-    if (last + 1 > o->end) o->end = last + 1;
+    if (o->first == o->end || first < o->first)
+      o->first = first;
+    if (last + 1 > o->end)
+      o->end = last + 1;
   }
 }
 
@@ -61,10 +68,12 @@ static operand operand_of(npu_core *core, const npu_range *r) {
   npu_region *region = r->space == SPACE_GM ? npu_find_region(core->chip, r->base) : NULL;
   operand o = {NULL, region ? (uintptr_t)region->base : (uintptr_t)core->local[r->space], 0, 0};
   uint64_t **bits = region ? &region->written : &core->written[r->space];
-  if (region && region->host_written) return o;
+  if (region && region->host_written)
+    return o;
   if (!*bits)
     *bits = npu_map(bitmap_bytes(region ? region->bytes : (size_t)npu_space_bytes[r->space]));
-  if (!*bits) core->chip->stopped = core->chip->out_of_memory = true;
+  if (!*bits)
+    core->chip->stopped = core->chip->out_of_memory = true;
   o.bits = *bits;
   return o;
 }
@@ -77,29 +86,36 @@ static bool reads(const npu_range *r) {
 static void check_read(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *r) {
   npu_range used = *r;
   operand o = operand_of(core, r);
-  if (!o.bits) return;
-  if (r->used_bytes) used.run_bytes = r->used_bytes;
+  if (!o.bits)
+    return;
+  if (r->used_bytes)
+    used.run_bytes = r->used_bytes;
   npu_walk(&used, read_run, &o);
-  if (o.first != o.end) npu_report_unwritten(core, pipe, i, r, o.first, o.end);
+  if (o.first != o.end)
+    npu_report_unwritten(core, pipe, i, r, o.first, o.end);
 }
 
 void npu_written_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges,
                        int32_t n) {
   for (int32_t r = 0; r < n; r++)
-    if (reads(&ranges[r])) check_read(core, pipe, i, &ranges[r]);
+    if (reads(&ranges[r]))
+      check_read(core, pipe, i, &ranges[r]);
   for (int32_t r = 0; r < n; r++) {
     operand o =
         ranges[r].access == ACCESS_WRITE ? operand_of(core, &ranges[r]) : (operand){NULL, 0, 0, 0};
-    if (o.bits) npu_walk(&ranges[r], write_run, &o);
+    if (o.bits)
+      npu_walk(&ranges[r], write_run, &o);
   }
 }
 
 /* ---- Begin, end ---- */
 
-/* What a launch that does not look writes, later launches cannot know: all counts as written then. */
+/* What a launch that does not look writes, later launches cannot know: all counts as written then.
+ */
 void npu_written_begin(npu_chip *chip) {
   for (int32_t r = 0; r < chip->n_regions && !chip->checks_written; r++)
-    if (chip->region[r].writable) chip->region[r].host_written = true;
+    if (chip->region[r].writable)
+      chip->region[r].host_written = true;
 }
 
 void npu_written_forget_core(npu_core *core) {

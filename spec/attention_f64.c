@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The truth: softmax attention in fp64, written as the textbook has it. Every other implementation is compared with this.
+ * The truth: softmax attention in fp64, written as the textbook has it. Every other implementation
+ * is compared with this.
  */
 #include "spec.h"
 
@@ -26,8 +27,9 @@ static double dot(int32_t n, const float *a, const float *b, double *sum_abs) {
 
 static int hidden(const float *bias, int64_t j) { return bias && bias[j] == -INFINITY; }
 
-spec_truth spec_attention_f64(int32_t d_qk, int32_t d_v, int64_t n_visible, double scale, const float *q,
-                              const float *kv, const float *bias, double *out, double *out_abs, double *weights) {
+spec_truth spec_attention_f64(int32_t d_qk, int32_t d_v, int64_t n_visible, double scale,
+                              const float *q, const float *kv, const float *bias, double *out,
+                              double *out_abs, double *weights) {
   spec_truth truth = {-INFINITY, 0.0};
   double max = -INFINITY, sum = 0.0;
   int64_t n_seen = 0;
@@ -35,28 +37,38 @@ spec_truth spec_attention_f64(int32_t d_qk, int32_t d_v, int64_t n_visible, doub
   for (int64_t j = 0; j < n_visible; j++) {
     double score_abs;
     weights[j] = -INFINITY;
-    if (hidden(bias, j)) continue;
+    if (hidden(bias, j))
+      continue;
     weights[j] = scale * dot(d_qk, q, kv + j * d_qk, &score_abs) + (bias ? (double)bias[j] : 0.0);
-    if (!(weights[j] <= max)) max = weights[j]; /* a NaN score becomes the maximum and so poisons the row */
-    truth.score_abs = fmax(truth.score_abs, fabs(scale) * score_abs + (bias ? fabs((double)bias[j]) : 0.0));
+    if (!(weights[j] <= max))
+      max = weights[j]; /* a NaN score becomes the maximum and so poisons the row */
+    truth.score_abs =
+        fmax(truth.score_abs, fabs(scale) * score_abs + (bias ? fabs((double)bias[j]) : 0.0));
     n_seen++;
   }
   for (int64_t j = 0; j < n_visible; j++) {
-    if (hidden(bias, j)) continue;
+    if (hidden(bias, j))
+      continue;
     weights[j] = exp(weights[j] - max);
     sum += weights[j];
   }
-  for (int32_t d = 0; d < d_v; d++) out[d] = 0.0;
-  for (int32_t d = 0; out_abs && d < d_v; d++) out_abs[d] = 0.0;
-  if (n_seen == 0) return truth;
+  for (int32_t d = 0; d < d_v; d++)
+    out[d] = 0.0;
+  for (int32_t d = 0; out_abs && d < d_v; d++)
+    out_abs[d] = 0.0;
+  if (n_seen == 0)
+    return truth;
 
   for (int64_t j = 0; j < n_visible; j++) {
-    if (hidden(bias, j)) continue;
+    if (hidden(bias, j))
+      continue;
     double w = weights[j] / sum;
     const float *v = kv + j * d_qk;
-    for (int32_t d = 0; d < d_v; d++) out[d] += w * (double)v[d];
+    for (int32_t d = 0; d < d_v; d++)
+      out[d] += w * (double)v[d];
     if (out_abs)
-      for (int32_t d = 0; d < d_v; d++) out_abs[d] += w * fabs((double)v[d]);
+      for (int32_t d = 0; d < d_v; d++)
+        out_abs[d] += w * fabs((double)v[d]);
   }
   truth.lse = max + log(sum);
   return truth;

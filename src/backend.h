@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a backend is to the rest of the library: a name, a reason when it is absent, and a few functions. ref and cpu are built in; cuda
- * and npu are shared objects of their own, so that the core needs no driver and no simulator (load_backend.h).
+ * What a backend is to the rest of the library: a name, a reason when it is absent, and a few
+ * functions. ref and cpu are built in; cuda and npu are shared objects of their own, so that the
+ * core needs no driver and no simulator (load_backend.h).
  */
 #ifndef AMLA_BACKEND_H
 #define AMLA_BACKEND_H
@@ -9,7 +10,8 @@
 #include <amla/amla.h>
 
 typedef struct amla_backend_ops {
-  size_t plan_bytes; /* sizeof(amla_plan) where it was built: a loaded backend of another build is refused */
+  size_t plan_bytes; /* sizeof(amla_plan) where it was built: a loaded backend of another build is
+                        refused */
   amla_backend id;
   const char *name;
   int32_t device_memory; /* takes tensors in device memory, and only those */
@@ -17,15 +19,18 @@ typedef struct amla_backend_ops {
   int32_t own_environment;
   const char *(*absent)(void);      /* why it cannot run on this machine; NULL when it can */
   const char *(*isa)(amla_isa cap); /* instruction set it would use; "" where that means nothing */
-  amla_status (*prepare)(amla_plan *plan, amla_detail *detail); /* fills the backend's part of the plan and scratch_bytes, or refuses */
-  void (*release)(amla_plan *plan);                             /* undoes prepare; NULL = nothing to undo */
+  amla_status (*prepare)(
+      amla_plan *plan,
+      amla_detail *detail); /* fills the backend's part of the plan and scratch_bytes, or refuses */
+  void (*release)(amla_plan *plan); /* undoes prepare; NULL = nothing to undo */
   /* What the backend alone knows of a plan; the rest of info is filled in already. */
   void (*query)(const amla_plan *plan, amla_plan_info *info);
   int (*describe)(const amla_plan *plan, char *text, size_t capacity_bytes); /* as snprintf */
   /* In the default floating-point environment, but for own_environment. Every argument has been
    * checked, so ref and cpu cannot fail; others may refuse a tensor they do not take, before any
    * work. */
-  amla_status (*run)(const amla_plan *plan, const amla_tensors *tensors, void *scratch, amla_detail *detail);
+  amla_status (*run)(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
+                     amla_detail *detail);
 } amla_backend_ops;
 
 extern const amla_backend_ops amla_backend_ref;

@@ -28,6 +28,7 @@ amla_status amla_check_overlap(const char *name, const void *at, uint64_t bytes,
 }
 
 amla_status amla_accept(amla_detail *detail) {
-  if (detail) detail->text[0] = '\0';
+  if (detail)
+    detail->text[0] = '\0';
   return AMLA_OK;
 }

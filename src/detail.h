@@ -10,7 +10,8 @@
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
-amla_status amla_refuse(amla_detail *detail, amla_status status, const char *format, ...);
+amla_status
+amla_refuse(amla_detail *detail, amla_status status, const char *format, ...);
 
 /* Refuses a buffer that lies in part or in whole where another does; NULL lies nowhere. */
 amla_status amla_check_overlap(const char *name, const void *at, uint64_t bytes,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The default floating-point environment around a piece of arithmetic, and the caller's own again behind it. Its rounding
- * mode or flush bits would change results; what it traps would raise a signal, as we count on inf and NaN.
+ * The default floating-point environment around a piece of arithmetic, and the caller's own again
+ * behind it. Its rounding mode or flush bits would change results; what it traps would raise a
+ * signal, as we count on inf and NaN.
  */
 #ifndef AMLA_FLOAT_ENVIRONMENT_H
 #define AMLA_FLOAT_ENVIRONMENT_H

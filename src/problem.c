@@ -17,27 +17,34 @@
 
 enum { MAX_D = 65536, MAX_ROWS = 1 << 24, MAX_THREADS = 1024 };
 
-/* Structs only grow: an older caller's is shorter than ours, a newer caller's longer and usable if the rest is zero. */
-static amla_status copy_struct(const char *name, const void *from, void *to, size_t our_bytes, size_t first_bytes,
-                               amla_detail *detail) {
+/* Structs only grow: an older caller's is shorter than ours, a newer caller's longer and usable if
+ * the rest is zero. */
+static amla_status copy_struct(const char *name, const void *from, void *to, size_t our_bytes,
+                               size_t first_bytes, amla_detail *detail) {
   uint32_t bytes;
   memset(to, 0, our_bytes);
-  if (!from) INVALID("%s=NULL: must point to a struct", name);
+  if (!from)
+    INVALID("%s=NULL: must point to a struct", name);
   memcpy(&bytes, from, sizeof bytes);
-  const int cut = bytes > first_bytes && bytes < our_bytes && bytes % sizeof(void *); /* a pointer */
+  const int cut =
+      bytes > first_bytes && bytes < our_bytes && bytes % sizeof(void *); /* a pointer */
   if (bytes < first_bytes || bytes > 4096 || cut)
-    INVALID("%s.struct_bytes=%u: must be sizeof the struct (>= %zu), use its INIT macro", name, bytes, first_bytes);
+    INVALID("%s.struct_bytes=%u: must be sizeof the struct (>= %zu), use its INIT macro", name,
+            bytes, first_bytes);
   for (size_t i = our_bytes; i < bytes; i++)
     if (((const unsigned char *)from)[i])
       UNSUPPORTED("%s.struct_bytes=%u: byte %zu is set, but this library (%s) knows %zu bytes",
-                         name, bytes, i, amla_version(), our_bytes);
+                  name, bytes, i, amla_version(), our_bytes);
   memcpy(to, from, bytes < our_bytes ? bytes : our_bytes);
   return AMLA_OK;
 }
 
-static amla_status check_range(const char *name, int64_t value, int64_t low, int64_t high, amla_detail *detail) {
-  if (value < low) INVALID("%s=%lld: must be >= %lld", name, (long long)value, (long long)low);
-  if (value > high) INVALID("%s=%lld: must be <= %lld", name, (long long)value, (long long)high);
+static amla_status check_range(const char *name, int64_t value, int64_t low, int64_t high,
+                               amla_detail *detail) {
+  if (value < low)
+    INVALID("%s=%lld: must be >= %lld", name, (long long)value, (long long)low);
+  if (value > high)
+    INVALID("%s=%lld: must be <= %lld", name, (long long)value, (long long)high);
   return AMLA_OK;
 }
 
@@ -48,29 +55,39 @@ typedef struct axis {
   int64_t n, stride;
 } axis;
 
-/* Elements from the first to one past the last, for axes of n >= 1 and a contiguous innermost run. -1: leaves int64. */
+/* Elements from the first to one past the last, for axes of n >= 1 and a contiguous innermost run.
+ * -1: leaves int64. */
 static int64_t extent_elems(const axis *axes, int n_axes, int64_t run) {
   int64_t total = run, span;
   for (int i = 0; i < n_axes; i++)
-    if (__builtin_mul_overflow(axes[i].n - 1, axes[i].stride, &span) || __builtin_add_overflow(total, span, &total)) return -1;
+    if (__builtin_mul_overflow(axes[i].n - 1, axes[i].stride, &span) ||
+        __builtin_add_overflow(total, span, &total))
+      return -1;
   return total;
 }
 
-static amla_status check_extent(const char *name, const axis *axes, int n_axes, int64_t run, amla_detail *detail) {
+static amla_status check_extent(const char *name, const axis *axes, int n_axes, int64_t run,
+                                amla_detail *detail) {
   const int64_t elems = extent_elems(axes, n_axes, run);
-  if (elems < 0 || elems > INT64_MAX / 4) INVALID("%s: its size in bytes overflows 64 bits", name);
+  if (elems < 0 || elems > INT64_MAX / 4)
+    INVALID("%s: its size in bytes overflows 64 bits", name);
   return AMLA_OK;
 }
 
 /* 0 becomes the packed stride; negative ones are refused. */
-static amla_status fill_stride(const char *name, int64_t *stride, int64_t n, int64_t inner_stride, amla_detail *detail) {
-  if (*stride < 0) INVALID("%s=%lld: must be >= 0 (0 = packed)", name, (long long)*stride);
-  if (*stride == 0 && __builtin_mul_overflow(n, inner_stride, stride)) INVALID("%s: the packed stride overflows 64 bits", name);
+static amla_status fill_stride(const char *name, int64_t *stride, int64_t n, int64_t inner_stride,
+                               amla_detail *detail) {
+  if (*stride < 0)
+    INVALID("%s=%lld: must be >= 0 (0 = packed)", name, (long long)*stride);
+  if (*stride == 0 && __builtin_mul_overflow(n, inner_stride, stride))
+    INVALID("%s: the packed stride overflows 64 bits", name);
   return AMLA_OK;
 }
 
-/* Rows of out must be disjoint: with the axes sorted by stride, each steps over all that lies inside it. */
-static amla_status check_disjoint(const char *name, axis *axes, int n_axes, int64_t run, amla_detail *detail) {
+/* Rows of out must be disjoint: with the axes sorted by stride, each steps over all that lies
+ * inside it. */
+static amla_status check_disjoint(const char *name, axis *axes, int n_axes, int64_t run,
+                                  amla_detail *detail) {
   for (int i = 1; i < n_axes; i++)
     for (int j = i; j > 0 && axes[j].stride < axes[j - 1].stride; j--) {
       const axis swap = axes[j];
@@ -79,8 +96,10 @@ static amla_status check_disjoint(const char *name, axis *axes, int n_axes, int6
     }
   for (int i = 0; i < n_axes; i++) {
     if (axes[i].n > 1 && axes[i].stride < run)
-      INVALID("%s=%lld: rows of %s would overlap, must be >= %lld", axes[i].name, (long long)axes[i].stride, name, (long long)run);
-    if (axes[i].n > 1) run += (axes[i].n - 1) * axes[i].stride;
+      INVALID("%s=%lld: rows of %s would overlap, must be >= %lld", axes[i].name,
+              (long long)axes[i].stride, name, (long long)run);
+    if (axes[i].n > 1)
+      run += (axes[i].n - 1) * axes[i].stride;
   }
   return AMLA_OK;
 }
@@ -93,7 +112,8 @@ static amla_status check_q_and_out(amla_problem *p, amla_detail *detail) {
   TRY(fill_stride("out_stride_query", &p->out_stride_query, p->h_q, p->out_stride_head, detail));
   TRY(fill_stride("out_stride_batch", &p->out_stride_batch, p->s_q, p->out_stride_query, detail));
   const int64_t b = p->b > 0 ? p->b : 1;
-  const axis q[] = {{"", b, p->q_stride_batch}, {"", p->s_q, p->q_stride_query}, {"", p->h_q, p->q_stride_head}};
+  const axis q[] = {
+      {"", b, p->q_stride_batch}, {"", p->s_q, p->q_stride_query}, {"", p->h_q, p->q_stride_head}};
   axis out[] = {{"out_stride_head", p->h_q, p->out_stride_head},
                 {"out_stride_query", p->s_q, p->out_stride_query},
                 {"out_stride_batch", b, p->out_stride_batch}};
@@ -104,18 +124,24 @@ static amla_status check_q_and_out(amla_problem *p, amla_detail *detail) {
 
 /* Quantised rows begin and end at blocks. */
 static amla_status check_blocks(const amla_problem *p, amla_detail *detail) {
-  const struct { const char *name; int64_t value; } sizes[] = {
-      {"d_qk", p->d_qk}, {"kv_stride_token", p->kv_stride_token}, {"kv_stride_page", p->kv_stride_page}};
+  const struct {
+    const char *name;
+    int64_t value;
+  } sizes[] = {{"d_qk", p->d_qk},
+               {"kv_stride_token", p->kv_stride_token},
+               {"kv_stride_page", p->kv_stride_page}};
   const int32_t block = amla_block_elems(p->kv_type);
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
     if (sizes[i].value % block != 0)
-      INVALID("%s=%lld: must be a multiple of %d for this kv_type", sizes[i].name, (long long)sizes[i].value, block);
+      INVALID("%s=%lld: must be a multiple of %d for this kv_type", sizes[i].name,
+              (long long)sizes[i].value, block);
   return AMLA_OK;
 }
 
 static amla_status check_mask(amla_problem *p, amla_detail *detail) {
   TRY(fill_stride("mask_stride_query", &p->mask_stride_query, p->sk, 1, detail));
-  TRY(fill_stride("mask_stride_batch", &p->mask_stride_batch, p->s_q, p->mask_stride_query, detail));
+  TRY(fill_stride("mask_stride_batch", &p->mask_stride_batch, p->s_q, p->mask_stride_query,
+                  detail));
   return AMLA_OK; /* its extent is checked if there is one */
 }
 
@@ -124,18 +150,24 @@ static amla_status check_kv(amla_problem *p, amla_detail *detail) {
   const int64_t tokens = paged ? p->page_size : p->sk, pages = paged ? p->n_pages : p->b;
   const int32_t needed = paged ? (int32_t)(((int64_t)p->sk + p->page_size - 1) / p->page_size) : 0;
   TRY(check_range("n_pages", p->n_pages, 0, INT64_MAX, detail));
-  if (!paged && p->n_pages != 0) INVALID("n_pages=%lld: must be 0 when page_size is 0 (contiguous)", (long long)p->n_pages);
-  if (!paged && p->max_pages != 0) INVALID("max_pages=%d: must be 0 when page_size is 0 (contiguous)", p->max_pages);
-  if (p->max_pages == 0) p->max_pages = needed;
+  if (!paged && p->n_pages != 0)
+    INVALID("n_pages=%lld: must be 0 when page_size is 0 (contiguous)", (long long)p->n_pages);
+  if (!paged && p->max_pages != 0)
+    INVALID("max_pages=%d: must be 0 when page_size is 0 (contiguous)", p->max_pages);
+  if (p->max_pages == 0)
+    p->max_pages = needed;
   if (p->max_pages < needed)
-    INVALID("max_pages=%d: must be >= %d to hold sk=%d tokens in pages of %d", p->max_pages, needed, p->sk, p->page_size);
+    INVALID("max_pages=%d: must be >= %d to hold sk=%d tokens in pages of %d", p->max_pages, needed,
+            p->sk, p->page_size);
   TRY(fill_stride("kv_stride_token", &p->kv_stride_token, p->d_qk, 1, detail));
   if (tokens > 1 && p->kv_stride_token < p->d_qk)
     INVALID("kv_stride_token=%lld: must be >= d_qk=%d", (long long)p->kv_stride_token, p->d_qk);
   TRY(fill_stride("kv_stride_page", &p->kv_stride_page, tokens, p->kv_stride_token, detail));
   TRY(check_blocks(p, detail));
-  if (p->kv_stride_token > INT64_MAX / 8) /* where it spans nothing (one token) the extent does not see it */
-    INVALID("kv_stride_token=%lld: its size in bytes overflows 64 bits", (long long)p->kv_stride_token);
+  if (p->kv_stride_token >
+      INT64_MAX / 8) /* where it spans nothing (one token) the extent does not see it */
+    INVALID("kv_stride_token=%lld: its size in bytes overflows 64 bits",
+            (long long)p->kv_stride_token);
   const axis kv[] = {{"", pages > 0 ? pages : 1, p->kv_stride_page},
                      {"", tokens > 0 ? tokens : 1, p->kv_stride_token}};
   TRY(check_extent("kv", kv, 2, p->d_qk, detail));
@@ -144,18 +176,23 @@ static amla_status check_kv(amla_problem *p, amla_detail *detail) {
 }
 
 amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, amla_detail *detail) {
-  static const size_t first_bytes = offsetof(amla_problem, mask_stride_query) + sizeof p->mask_stride_query; /* of 0.1 */
+  static const size_t first_bytes =
+      offsetof(amla_problem, mask_stride_query) + sizeof p->mask_stride_query; /* of 0.1 */
   TRY(copy_struct("problem", problem, p, sizeof *p, first_bytes, detail));
   TRY(check_range("b", p->b, 0, INT32_MAX, detail));
   TRY(check_range("s_q", p->s_q, 1, MAX_ROWS, detail));
   TRY(check_range("h_q", p->h_q, 1, MAX_ROWS, detail));
-  if ((int64_t)p->s_q * p->h_q > MAX_ROWS) INVALID("s_q=%d, h_q=%d: their product must be <= %d", p->s_q, p->h_q, MAX_ROWS);
-  if (p->h_kv != 0 && p->h_kv != 1) INVALID("h_kv=%d: MLA decode needs 1", p->h_kv);
+  if ((int64_t)p->s_q * p->h_q > MAX_ROWS)
+    INVALID("s_q=%d, h_q=%d: their product must be <= %d", p->s_q, p->h_q, MAX_ROWS);
+  if (p->h_kv != 0 && p->h_kv != 1)
+    INVALID("h_kv=%d: MLA decode needs 1", p->h_kv);
   p->h_kv = 1;
   TRY(check_range("sk", p->sk, 0, INT32_MAX, detail));
   TRY(check_range("d_qk", p->d_qk, 1, MAX_D, detail));
   TRY(check_range("d_v", p->d_v, 1, MAX_D, detail));
-  if (p->d_v > p->d_qk) INVALID("d_v=%d: must be <= d_qk=%d, the value is the first part of the KV row", p->d_v, p->d_qk);
+  if (p->d_v > p->d_qk)
+    INVALID("d_v=%d: must be <= d_qk=%d, the value is the first part of the KV row", p->d_v,
+            p->d_qk);
   TRY(check_range("page_size", p->page_size, 0, INT32_MAX, detail));
   TRY(check_range("max_pages", p->max_pages, 0, INT32_MAX, detail));
   TRY(check_range("q_type", p->q_type, AMLA_F32, AMLA_N_FLOAT_DTYPES - 1, detail));
@@ -163,7 +200,9 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, aml
   TRY(check_range("out_type", p->out_type, AMLA_F32, AMLA_N_FLOAT_DTYPES - 1, detail));
   TRY(check_range("causal", p->causal, 0, 1, detail));
   if (!isfinite(p->scale * 1.4426951f) || p->scale == 0.0f)
-    INVALID("scale=%g: must be finite and not 0, also times log2(e); models use d^-0.5 times a YaRN factor, set it", (double)p->scale);
+    INVALID("scale=%g: must be finite and not 0, also times log2(e); models use d^-0.5 times a "
+            "YaRN factor, set it",
+            (double)p->scale);
   TRY(check_range("memory", p->memory, AMLA_MEMORY_HOST, AMLA_MEMORY_DEVICE, detail));
   TRY(check_q_and_out(p, detail));
   TRY(check_mask(p, detail));
@@ -180,17 +219,20 @@ static amla_status threads_from_environment(int32_t *threads, amla_detail *detai
   }
   char *end;
   const long n = strtol(text, &end, 10);
-  if (*end || n < 1 || n > MAX_THREADS) INVALID("AMLA_NUM_THREADS=%.40s: must be a number in 1..%d", text, MAX_THREADS);
+  if (*end || n < 1 || n > MAX_THREADS)
+    INVALID("AMLA_NUM_THREADS=%.40s: must be a number in 1..%d", text, MAX_THREADS);
   *threads = (int32_t)n;
   return AMLA_OK;
 }
 
 static amla_status isa_from_environment(amla_isa *isa, amla_detail *detail) {
   const char *text = getenv("AMLA_ISA");
-  if (!text || !*text) return AMLA_OK;
+  if (!text || !*text)
+    return AMLA_OK;
   for (int i = AMLA_ISA_AUTO + 1; i < AMLA_N_ISAS; i++)
     if (strcmp(text, amla_isa_name((amla_isa)i)) == 0) {
-      if (*isa == AMLA_ISA_AUTO || i < (int)*isa) *isa = (amla_isa)i;
+      if (*isa == AMLA_ISA_AUTO || i < (int)*isa)
+        *isa = (amla_isa)i;
       return AMLA_OK;
     }
   char names[64] = "";
@@ -204,15 +246,18 @@ static amla_status isa_from_environment(amla_isa *isa, amla_detail *detail) {
 
 amla_status amla_options_check(const amla_options *options, amla_options *o, amla_detail *detail) {
   static const amla_options defaults = AMLA_OPTIONS_INIT;
-  TRY(copy_struct("options", options ? options : &defaults, o, sizeof *o, offsetof(amla_options, lse_base) + sizeof o->lse_base, detail));
+  TRY(copy_struct("options", options ? options : &defaults, o, sizeof *o,
+                  offsetof(amla_options, lse_base) + sizeof o->lse_base, detail));
   TRY(check_range("backend", o->backend, AMLA_BACKEND_AUTO, AMLA_BACKEND_NPU, detail));
   TRY(check_range("rescale", o->rescale, AMLA_RESCALE_DEFAULT, AMLA_RESCALE_FLASH, detail));
   TRY(check_range("threads", o->threads, 0, MAX_THREADS, detail));
   TRY(check_range("isa", o->isa, AMLA_ISA_AUTO, AMLA_N_ISAS - 1, detail));
   TRY(check_range("split_tokens", o->split_tokens, AMLA_SPLIT_AUTO, INT32_MAX, detail));
   TRY(check_range("lse_base", o->lse_base, AMLA_LSE_NATURAL, AMLA_LSE_BASE2, detail));
-  if (o->rescale == AMLA_RESCALE_DEFAULT) o->rescale = AMLA_RESCALE_LAZY;
-  if (o->threads == 0) TRY(threads_from_environment(&o->threads, detail));
+  if (o->rescale == AMLA_RESCALE_DEFAULT)
+    o->rescale = AMLA_RESCALE_LAZY;
+  if (o->threads == 0)
+    TRY(threads_from_environment(&o->threads, detail));
   return isa_from_environment(&o->isa, detail);
 }
 
@@ -228,32 +273,42 @@ typedef struct extent {
 } extent;
 
 static amla_status check_buffer(const extent *e, amla_detail *detail) {
-  if (e->used_bytes == 0) return AMLA_OK;
-  if (!e->at) INVALID("%s=NULL: must point to %lld bytes", e->name, (long long)e->used_bytes);
-  if ((uintptr_t)e->at % e->align) INVALID("%s=%p: must be aligned to %zu bytes", e->name, e->at, e->align);
+  if (e->used_bytes == 0)
+    return AMLA_OK;
+  if (!e->at)
+    INVALID("%s=NULL: must point to %lld bytes", e->name, (long long)e->used_bytes);
+  if ((uintptr_t)e->at % e->align)
+    INVALID("%s=%p: must be aligned to %zu bytes", e->name, e->at, e->align);
   if (e->capacity_bytes < (uint64_t)e->used_bytes)
     INVALID("%s_bytes=%zu: must be >= %lld", e->name, e->capacity_bytes, (long long)e->used_bytes);
   return AMLA_OK;
 }
 
 static amla_status check_unsupported(const amla_tensors *t, amla_detail *detail) {
-  const struct { const char *name; const void *pointer; } later[] = {{"q_rope", t->q_rope}, {"kv_rope", t->kv_rope}};
+  const struct {
+    const char *name;
+    const void *pointer;
+  } later[] = {{"q_rope", t->q_rope}, {"kv_rope", t->kv_rope}};
   for (size_t i = 0; i < sizeof later / sizeof *later; i++)
     if (later[i].pointer)
       UNSUPPORTED("%s=%p: must be NULL, not built yet", later[i].name, later[i].pointer);
   return AMLA_OK;
 }
 
-static amla_status check_lengths_and_pages(const amla_problem *p, const amla_tensors *t, amla_detail *detail) {
+static amla_status check_lengths_and_pages(const amla_problem *p, const amla_tensors *t,
+                                           amla_detail *detail) {
   for (int32_t i = 0; i < p->b; i++) {
     const int32_t n = amla_seqlen(p, t, i);
-    if (n < 0 || n > p->sk) INVALID("seqlens_k[%d]=%d: must be in [0, sk=%d]", i, n, p->sk);
-    if (p->page_size == 0) continue;
+    if (n < 0 || n > p->sk)
+      INVALID("seqlens_k[%d]=%d: must be in [0, sk=%d]", i, n, p->sk);
+    if (p->page_size == 0)
+      continue;
     const int32_t used = (int32_t)(((int64_t)n + p->page_size - 1) / p->page_size);
     for (int32_t j = 0; j < used; j++) {
       const int32_t id = t->block_table[(int64_t)i * p->max_pages + j];
       if (id < 0 || id >= p->n_pages)
-        INVALID("block_table[%d][%d]=%d: a used page id must be in [0, n_pages=%lld)", i, j, id, (long long)p->n_pages);
+        INVALID("block_table[%d][%d]=%d: a used page id must be in [0, n_pages=%lld)", i, j, id,
+                (long long)p->n_pages);
     }
   }
   return AMLA_OK;
@@ -262,8 +317,10 @@ static amla_status check_lengths_and_pages(const amla_problem *p, const amla_ten
 /* Elements touched: of kv, all pages that exist. Of no keys, none. */
 static int64_t kv_elems(const amla_problem *p) {
   const int paged = p->page_size > 0;
-  if (p->sk == 0) return 0;
-  const axis kv[] = {{"", paged ? p->n_pages : p->b, p->kv_stride_page}, {"", paged ? p->page_size : p->sk, p->kv_stride_token}};
+  if (p->sk == 0)
+    return 0;
+  const axis kv[] = {{"", paged ? p->n_pages : p->b, p->kv_stride_page},
+                     {"", paged ? p->page_size : p->sk, p->kv_stride_token}};
   return paged && p->n_pages == 0 ? 0 : extent_elems(kv, 2, p->d_qk);
 }
 
@@ -276,32 +333,48 @@ static amla_status check_overlap(const extent *a, const extent *b, amla_detail *
   return amla_check_overlap(a->name, a->at, a_bytes, b->name, b->at, b_bytes, detail);
 }
 
-amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensors, amla_tensors *t, amla_detail *detail) {
+amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensors, amla_tensors *t,
+                               amla_detail *detail) {
   static const size_t first_bytes = offsetof(amla_tensors, stream) + sizeof t->stream; /* of 0.1 */
   TRY(copy_struct("tensors", tensors, t, sizeof *t, first_bytes, detail));
   TRY(check_unsupported(t, detail));
-  if (p->memory == AMLA_MEMORY_HOST && t->stream) INVALID("stream=%p: must be NULL for tensors in host memory", t->stream);
-  if (p->b == 0) return AMLA_OK;
+  if (p->memory == AMLA_MEMORY_HOST && t->stream)
+    INVALID("stream=%p: must be NULL for tensors in host memory", t->stream);
+  if (p->b == 0)
+    return AMLA_OK;
 
-  const axis q[] = {{"", p->b, p->q_stride_batch}, {"", p->s_q, p->q_stride_query}, {"", p->h_q, p->q_stride_head}};
-  const axis out[] = {{"", p->b, p->out_stride_batch}, {"", p->s_q, p->out_stride_query}, {"", p->h_q, p->out_stride_head}};
+  const axis q[] = {{"", p->b, p->q_stride_batch},
+                    {"", p->s_q, p->q_stride_query},
+                    {"", p->h_q, p->q_stride_head}};
+  const axis out[] = {{"", p->b, p->out_stride_batch},
+                      {"", p->s_q, p->out_stride_query},
+                      {"", p->h_q, p->out_stride_head}};
   const axis mask[] = {{"", p->b, p->mask_stride_batch}, {"", p->s_q, p->mask_stride_query}};
-  if (t->mask) TRY(check_extent("mask", mask, 2, p->sk, detail));
+  if (t->mask)
+    TRY(check_extent("mask", mask, 2, p->sk, detail));
   const extent extents[] = {
-      {"out", t->out, t->out_bytes, amla_elems_bytes(p->out_type, extent_elems(out, 3, p->d_v)), amla_dtype_align(p->out_type)},
+      {"out", t->out, t->out_bytes, amla_elems_bytes(p->out_type, extent_elems(out, 3, p->d_v)),
+       amla_dtype_align(p->out_type)},
       {"lse", t->lse, t->lse_bytes, t->lse ? (int64_t)p->b * p->s_q * p->h_q * 4 : 0, 4},
-      {"q", t->q, t->q_bytes, amla_elems_bytes(p->q_type, extent_elems(q, 3, p->d_qk)), amla_dtype_align(p->q_type)},
-      {"kv", t->kv, t->kv_bytes, amla_elems_bytes(p->kv_type, kv_elems(p)), amla_dtype_align(p->kv_type)},
+      {"q", t->q, t->q_bytes, amla_elems_bytes(p->q_type, extent_elems(q, 3, p->d_qk)),
+       amla_dtype_align(p->q_type)},
+      {"kv", t->kv, t->kv_bytes, amla_elems_bytes(p->kv_type, kv_elems(p)),
+       amla_dtype_align(p->kv_type)},
       {"block_table", t->block_table, t->block_table_bytes, table_bytes(p), 4},
       {"seqlens_k", t->seqlens_k, t->seqlens_k_bytes, t->seqlens_k ? (int64_t)p->b * 4 : 0, 4},
       {"sinks", t->sinks, t->sinks_bytes, t->sinks ? (int64_t)p->h_q * 4 : 0, 4},
       {"mask", t->mask, t->mask_bytes, t->mask ? extent_elems(mask, 2, p->sk) * 2 : 0, 2}};
   const size_t n_extents = sizeof extents / sizeof *extents, n_outputs = 2;
   if (p->page_size == 0 && t->block_table)
-    INVALID("block_table=%p: must be NULL when page_size is 0 (contiguous)", (const void *)t->block_table);
-  for (size_t i = 0; i < n_extents; i++) TRY(check_buffer(&extents[i], detail));
+    INVALID("block_table=%p: must be NULL when page_size is 0 (contiguous)",
+            (const void *)t->block_table);
+  for (size_t i = 0; i < n_extents; i++)
+    TRY(check_buffer(&extents[i], detail));
   for (size_t i = 0; i < n_outputs; i++)
-    for (size_t j = n_outputs; j < n_extents; j++) TRY(check_overlap(&extents[i], &extents[j], detail));
+    for (size_t j = n_outputs; j < n_extents; j++)
+      TRY(check_overlap(&extents[i], &extents[j], detail));
   TRY(check_overlap(&extents[1], &extents[0], detail));
-  return p->memory == AMLA_MEMORY_DEVICE ? AMLA_OK : check_lengths_and_pages(p, t, detail); /* the device clamps them */
+  return p->memory == AMLA_MEMORY_DEVICE
+             ? AMLA_OK
+             : check_lengths_and_pages(p, t, detail); /* the device clamps them */
 }

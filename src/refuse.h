@@ -18,7 +18,8 @@
 #define TRY(call)                                                                                  \
   do {                                                                                             \
     const amla_status status_ = (call);                                                            \
-    if (status_ != AMLA_OK) return status_;                                                        \
+    if (status_ != AMLA_OK)                                                                        \
+      return status_;                                                                              \
   } while (0)
 
 #endif

@@ -15,39 +15,51 @@ static inline int32_t amla_seqlen(const amla_problem *p, const amla_tensors *t, 
 
 /* Keys that query `query` of a sequence of that length sees: [0, result). */
 static inline int32_t amla_visible(const amla_problem *p, int32_t length, int32_t query) {
-  if (!p->causal) return length;
+  if (!p->causal)
+    return length;
   const int64_t n = (int64_t)length - p->s_q + query + 1;
   return n > 0 ? (int32_t)n : 0;
 }
 
 /* Address of token j of a sequence. Neighbours on one page are kv_stride_token elements apart. */
-static inline const void *amla_token(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t j) {
+static inline const void *amla_token(const amla_problem *p, const amla_tensors *t, int32_t sequence,
+                                     int32_t j) {
   int64_t page = sequence, slot = j;
   if (p->page_size > 0) {
     page = t->block_table[(int64_t)sequence * p->max_pages + j / p->page_size];
     slot = j % p->page_size;
   }
-  return (const char *)t->kv + amla_elems_bytes(p->kv_type, page * p->kv_stride_page + slot * p->kv_stride_token);
+  return (const char *)t->kv +
+         amla_elems_bytes(p->kv_type, page * p->kv_stride_page + slot * p->kv_stride_token);
 }
 
 /* The mask's row for a query: [sk] f16; NULL without a mask. */
-static inline const uint16_t *amla_mask_row(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query) {
-  return t->mask ? (const uint16_t *)t->mask + sequence * p->mask_stride_batch + query * p->mask_stride_query : NULL;
+static inline const uint16_t *amla_mask_row(const amla_problem *p, const amla_tensors *t,
+                                            int32_t sequence, int32_t query) {
+  return t->mask ? (const uint16_t *)t->mask + sequence * p->mask_stride_batch +
+                       query * p->mask_stride_query
+                 : NULL;
 }
 
 enum { AMLA_MASK_HIDDEN = 0xfc00 }; /* -inf */
 
-/* One past the last key that any of the queries [first, last] of the sequence sees, mask included. */
-int32_t amla_seen_end(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t first, int32_t last);
+/* One past the last key that any of the queries [first, last] of the sequence sees, mask included.
+ */
+int32_t amla_seen_end(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t first,
+                      int32_t last);
 
 /* Address of query row (sequence, query, head). */
-static inline const void *amla_q_row(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query, int32_t head) {
-  const int64_t i = sequence * p->q_stride_batch + query * p->q_stride_query + head * p->q_stride_head;
+static inline const void *amla_q_row(const amla_problem *p, const amla_tensors *t, int32_t sequence,
+                                     int32_t query, int32_t head) {
+  const int64_t i =
+      sequence * p->q_stride_batch + query * p->q_stride_query + head * p->q_stride_head;
   return (const char *)t->q + amla_elems_bytes(p->q_type, i);
 }
 
-/* Ends a row of results: writes its LSE; the factor is the sink's share over `divisor`. lse2 is in log2 units. */
-amla_row_end amla_end_row(const amla_problem *p, const amla_options *options, const amla_tensors *t, int32_t sequence, int32_t query,
-                          int32_t head, double divisor, double lse2);
+/* Ends a row of results: writes its LSE; the factor is the sink's share over `divisor`. lse2 is in
+ * log2 units. */
+amla_row_end amla_end_row(const amla_problem *p, const amla_options *options, const amla_tensors *t,
+                          int32_t sequence, int32_t query, int32_t head, double divisor,
+                          double lse2);
 
 #endif

@@ -27,7 +27,8 @@ static long fail_at(void) {
 }
 
 static int fails(void) {
-  if (atomic_fetch_add(&allocations, 1) + 1 != fail_at()) return 0;
+  if (atomic_fetch_add(&allocations, 1) + 1 != fail_at())
+    return 0;
   errno = ENOMEM;
   return 1;
 }
@@ -37,5 +38,6 @@ void *calloc(size_t n, size_t bytes) { return fails() ? NULL : __libc_calloc(n, 
 void *realloc(void *memory, size_t bytes) { return fails() ? NULL : __libc_realloc(memory, bytes); }
 
 __attribute__((destructor)) static void report(void) {
-  if (fail_at() == 0) fprintf(stderr, "%ld\n", atomic_load(&allocations));
+  if (fail_at() == 0)
+    fprintf(stderr, "%ld\n", atomic_load(&allocations));
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A backend in a shared object that computes nothing and says how often it was asked. Built twice: as npu, and with
- * FAKE_PLAN_BYTES of another library's plan as cuda, which the loader must refuse.
+ * A backend in a shared object that computes nothing and says how often it was asked. Built twice:
+ * as npu, and with FAKE_PLAN_BYTES of another library's plan as cuda, which the loader must refuse.
  */
 #include <stdio.h>
 
@@ -49,9 +49,17 @@ const amla_backend_ops *amla_backend_entry_0(void);
 #if defined(__GNUC__)
 __attribute__((visibility("default")))
 #endif
-const amla_backend_ops *amla_backend_entry_0(void) {
-  static const amla_backend_ops ops = {
-      .plan_bytes = FAKE_PLAN_BYTES, .id = AMLA_BACKEND_NPU, .name = "npu", .absent = absent,
-      .isa = isa, .prepare = prepare, .release = release, .query = query, .describe = describe, .run = run};
+const amla_backend_ops *
+amla_backend_entry_0(void) {
+  static const amla_backend_ops ops = {.plan_bytes = FAKE_PLAN_BYTES,
+                                       .id = AMLA_BACKEND_NPU,
+                                       .name = "npu",
+                                       .absent = absent,
+                                       .isa = isa,
+                                       .prepare = prepare,
+                                       .release = release,
+                                       .query = query,
+                                       .describe = describe,
+                                       .run = run};
   return &ops;
 }

@@ -29,13 +29,28 @@ enum { N_KEPT = 8, MAX_CALLERS = 32, MAX_THREADS = 64, TEXT = 1024, GUARD = 0xA5
 /* ---- Counts and failures ---- */
 
 enum {
-  PROBLEMS, PLANS_DROPPED, RUNS, COMPARED, REFUSED, INJECTED, OUT_OF_MEMORY, WRITTEN, READ,
-  TRUNCATED, N_COUNTS
+  PROBLEMS,
+  PLANS_DROPPED,
+  RUNS,
+  COMPARED,
+  REFUSED,
+  INJECTED,
+  OUT_OF_MEMORY,
+  WRITTEN,
+  READ,
+  TRUNCATED,
+  N_COUNTS
 };
-static const char *const count_names[N_COUNTS] = {
-    "problems within the bound of fp64", "plans dropped", "runs", "results of threads compared",
-    "refusals, outputs untouched", "allocations failed", "calls refused for that", "files written",
-    "files read, same bits", "files truncated, refused"};
+static const char *const count_names[N_COUNTS] = {"problems within the bound of fp64",
+                                                  "plans dropped",
+                                                  "runs",
+                                                  "results of threads compared",
+                                                  "refusals, outputs untouched",
+                                                  "allocations failed",
+                                                  "calls refused for that",
+                                                  "files written",
+                                                  "files read, same bits",
+                                                  "files truncated, refused"};
 static atomic_llong counts[N_COUNTS];
 static atomic_int most_threads;
 
@@ -82,10 +97,12 @@ static _Thread_local int n_failed;
 
 static bool fails(void) {
   if (allocations_left != 0) {
-    if (allocations_left > 0) allocations_left--;
+    if (allocations_left > 0)
+      allocations_left--;
     return false;
   }
-  if (!all_further_fail) allocations_left = -1;
+  if (!all_further_fail)
+    allocations_left = -1;
   n_failed++;
   count(INJECTED);
   errno = ENOMEM;
@@ -120,14 +137,17 @@ static bool stop_failing(void) {
 
 /* A call that was refused while allocations failed: with a reason, and only if one did. */
 static void expect_out_of_memory(const char *what, bool failed, const char *reason) {
-  if (!failed) fail("%s: refused (%s), though no allocation failed", what, reason);
-  if (!*reason) fail("%s: out of memory, without a reason", what);
+  if (!failed)
+    fail("%s: refused (%s), though no allocation failed", what, reason);
+  if (!*reason)
+    fail("%s: out of memory, without a reason", what);
   count(OUT_OF_MEMORY);
 }
 
 static void *allocate(size_t bytes) {
   void *block = malloc(bytes ? bytes : 1);
-  if (!block) fail("no memory for %zu bytes", bytes);
+  if (!block)
+    fail("no memory for %zu bytes", bytes);
   return block;
 }
 
@@ -169,7 +189,8 @@ static void random_problem(uint64_t *state, char text[TEXT]) {
 static void run_in_reverse(void *context, int32_t n, void (*task)(void *argument, int32_t i),
                            void *argument) {
   (void)context;
-  while (n > 0) task(argument, --n);
+  while (n > 0)
+    task(argument, --n);
 }
 
 static amla_options random_options(uint64_t *state, amla_lse_base base) {
@@ -201,14 +222,16 @@ static void run_into(const kept *k, const amla_tensors *tensors) {
   char *scratch = allocate(bytes + 1);
   const amla_status status =
       amla_plan_run(k->plan, tensors, scratch + 1, bytes, &detail); /* of any alignment */
-  if (status != AMLA_OK) fail("%s: %s", k->problem, detail.text);
+  if (status != AMLA_OK)
+    fail("%s: %s", k->problem, detail.text);
   free(scratch);
   count(RUNS);
 }
 
 static void check_first_result(const kept *k) {
   harness_truth truth;
-  if (harness_truth_compute(&k->data, &truth) != 0) fail("%s: no memory for the truth", k->problem);
+  if (harness_truth_compute(&k->data, &truth) != 0)
+    fail("%s: no memory for the truth", k->problem);
   const harness_error error = harness_compare(&k->data, &truth);
   if (!error.ok)
     fail("%s rescale=%d isa=%d threads=%d split_tokens=%d: row %lld is %.3g of its bound away",
@@ -219,7 +242,8 @@ static void check_first_result(const kept *k) {
 }
 
 static void drop(kept *k) {
-  if (!k->plan) return;
+  if (!k->plan)
+    return;
   amla_plan_destroy(k->plan);
   harness_free(&k->data);
   k->plan = NULL;
@@ -232,17 +256,21 @@ static void generate(kept *k, const harness_case *c, uint64_t *state) {
   start_failing(state, 16);
   const int status = harness_generate(c, &k->data, error, sizeof error);
   const bool failed = stop_failing();
-  if (status == 0) return;
+  if (status == 0)
+    return;
   expect_out_of_memory("generate", failed, error);
-  if (harness_generate(c, &k->data, error, sizeof error) != 0) fail("%s: %s", k->problem, error);
+  if (harness_generate(c, &k->data, error, sizeof error) != 0)
+    fail("%s: %s", k->problem, error);
 }
 
 static void create_plan(kept *k, uint64_t *state) {
   amla_detail detail;
-  if (below(state, 2)) start_failing(state, 2);
+  if (below(state, 2))
+    start_failing(state, 2);
   const amla_status status = amla_plan_create(&k->plan, &k->data.problem, &k->options, &detail);
   const bool failed = stop_failing();
-  if (status == AMLA_OK) return;
+  if (status == AMLA_OK)
+    return;
   if (status != AMLA_OUT_OF_MEMORY || k->plan)
     fail("%s: %s: %s", k->problem, amla_status_name(status), detail.text);
   expect_out_of_memory("plan", failed, detail.text);
@@ -285,7 +313,8 @@ static bool spoil(uint64_t *state, const kept *k, amla_tensors *t, int32_t *leng
   case 5: return t->lse_bytes-- > 0;
   case 6: return t->q_rope = t->kv, t->q_rope != NULL;
   default:
-    if (p->b == 0) return false;
+    if (p->b == 0)
+      return false;
     lengths[below(state, p->b)] = below(state, 2) ? -1 - below(state, 1 << 30) : p->sk + 1;
     t->seqlens_k = lengths;
     return true;
@@ -301,14 +330,16 @@ static void refuse_spoilt(const kept *k, uint64_t *state) {
   int32_t *lengths = allocate(t.seqlens_k_bytes);
   memset(out, GUARD, t.out_bytes);
   memset(lse, GUARD, t.lse_bytes);
-  if (t.seqlens_k_bytes) memcpy(lengths, t.seqlens_k, t.seqlens_k_bytes);
+  if (t.seqlens_k_bytes)
+    memcpy(lengths, t.seqlens_k, t.seqlens_k_bytes);
   t.out = out;
   t.lse = lse;
   const amla_tensors whole = t;
   if (spoil(state, k, &t, lengths, &scratch_bytes)) {
     if (amla_plan_run(k->plan, &t, scratch, scratch_bytes, &detail) == AMLA_OK)
       fail("%s: a spoilt run was not refused", k->problem);
-    if (!*detail.text) fail("%s: refused without a reason", k->problem);
+    if (!*detail.text)
+      fail("%s: refused without a reason", k->problem);
     if (!is_filled(out, whole.out_bytes) || !is_filled(lse, whole.lse_bytes))
       fail("%s: refused (%s), but written", k->problem, detail.text);
     count(REFUSED);
@@ -349,7 +380,8 @@ static void expect_same_bits(const kept *k, harness_dataset *read) {
 static void read_back(const kept *k, const char *path, uint64_t *state) {
   harness_dataset read;
   char error[512] = "";
-  if (below(state, 2)) start_failing(state, 160);
+  if (below(state, 2))
+    start_failing(state, 160);
   const int status = harness_read_problem(path, &read, error, sizeof error);
   const bool failed = stop_failing();
   if (status != 0) {
@@ -364,13 +396,16 @@ static void truncate_and_read(const kept *k, const char *path, uint64_t *state) 
   harness_dataset read;
   struct stat about;
   char error[512] = "";
-  if (stat(path, &about) != 0) fail("%s: %s", path, strerror(errno));
+  if (stat(path, &about) != 0)
+    fail("%s: %s", path, strerror(errno));
   const int header = below(state, 2) ? 400 : INT32_MAX; /* half of the cuts are near the header */
   const int length = below(state, about.st_size < header ? (int)about.st_size : header);
-  if (truncate(path, length) != 0) fail("%s: %s", path, strerror(errno));
+  if (truncate(path, length) != 0)
+    fail("%s: %s", path, strerror(errno));
   if (harness_read_problem(path, &read, error, sizeof error) == 0)
     fail("%s: its file was read, cut to %d bytes", k->problem, length);
-  if (!*error) fail("%s: refused without a reason, cut to %d bytes", k->problem, length);
+  if (!*error)
+    fail("%s: refused without a reason, cut to %d bytes", k->problem, length);
   count(TRUNCATED);
 }
 
@@ -378,13 +413,17 @@ static void through_a_file(const kept *k, uint64_t *state) {
   char path[300], error[512] = "";
   const bool can_be_written = k->data.problem.kv_type != AMLA_Q8_0 && !k->data.mask;
   snprintf(path, sizeof path, "%s/problem.safetensors", folder);
-  if (below(state, 3) == 0) start_failing(state, 100);
+  if (below(state, 3) == 0)
+    start_failing(state, 100);
   const int status = harness_write_problem(path, &k->data, error, sizeof error);
   const bool failed = stop_failing();
   if (status != 0) {
-    if (!*error || (can_be_written && !failed)) fail("%s: not written: %s", k->problem, error);
-    if (access(path, F_OK) == 0) fail("%s: %s left behind", error, path);
-    if (failed) count(OUT_OF_MEMORY);
+    if (!*error || (can_be_written && !failed))
+      fail("%s: not written: %s", k->problem, error);
+    if (access(path, F_OK) == 0)
+      fail("%s: %s left behind", error, path);
+    if (failed)
+      count(OUT_OF_MEMORY);
     return;
   }
   count(WRITTEN);
@@ -430,10 +469,12 @@ static void *call(void *argument) {
 }
 
 static void start_callers(caller *callers, int n, const kept *not_this, uint64_t *state) {
-  if (n > atomic_load(&most_threads)) atomic_store(&most_threads, n);
+  if (n > atomic_load(&most_threads))
+    atomic_store(&most_threads, n);
   for (int i = 0; i < n; i++) {
     callers[i] = (caller){.state = harness_random(state), .not_this = not_this, .n_callers = n};
-    if (pthread_create(&callers[i].thread, NULL, call, &callers[i]) != 0) fail("no thread");
+    if (pthread_create(&callers[i].thread, NULL, call, &callers[i]) != 0)
+      fail("no thread");
   }
 }
 
@@ -451,18 +492,22 @@ static void run_round(int64_t number) {
   start_callers(callers, n_callers, k, &state);
   replace(k, &state);
   refuse_spoilt(k, &state);
-  if (k->data.problem.out_type == AMLA_F32) through_a_file(k, &state);
-  for (int i = 0; i < n_callers; i++) pthread_join(callers[i].thread, NULL);
+  if (k->data.problem.out_type == AMLA_F32)
+    through_a_file(k, &state);
+  for (int i = 0; i < n_callers; i++)
+    pthread_join(callers[i].thread, NULL);
 }
 
 static int report(bool all_needed) {
   int missing = 0;
   for (int i = 0; i < N_COUNTS; i++) {
     printf("%10lld %s\n", atomic_load(&counts[i]), count_names[i]);
-    if (all_needed && atomic_load(&counts[i]) == 0) missing++;
+    if (all_needed && atomic_load(&counts[i]) == 0)
+      missing++;
   }
   printf("%10d threads at a time, at most\n", atomic_load(&most_threads));
-  if (missing) printf("soak: FAILED: %d of these checked nothing\n", missing);
+  if (missing)
+    printf("soak: FAILED: %d of these checked nothing\n", missing);
   return missing > 0;
 }
 
@@ -487,11 +532,13 @@ int main(int argc, char **argv) {
     else
       minutes = number(argv[i]);
   }
-  if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(say_where);
+  if (__sanitizer_set_death_callback)
+    __sanitizer_set_death_callback(say_where);
   json_set_alloc_funcs(__wrap_malloc, free);
   const char *temporary = getenv("TMPDIR");
   snprintf(folder, sizeof folder, "%s/amla-soak-XXXXXX", temporary ? temporary : "/tmp");
-  if (!mkdtemp(folder)) fail("%s: %s", folder, strerror(errno));
+  if (!mkdtemp(folder))
+    fail("%s: %s", folder, strerror(errno));
   printf("soak: %g minutes, --seed %" PRIu64 "\n", minutes, seed);
   fflush(stdout);
 
@@ -500,9 +547,11 @@ int main(int argc, char **argv) {
   for (int64_t i = only < 0 ? 0 : only;; i++) {
     run_round(i);
     clock_gettime(CLOCK_MONOTONIC, &now);
-    if (only >= 0 || (double)(now.tv_sec - start.tv_sec) >= 60 * minutes) break;
+    if (only >= 0 || (double)(now.tv_sec - start.tv_sec) >= 60 * minutes)
+      break;
   }
-  for (int i = 0; i < N_KEPT; i++) drop(&plans[i]);
+  for (int i = 0; i < N_KEPT; i++)
+    drop(&plans[i]);
   rmdir(folder);
   return report(only < 0);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * amla_plan_run calls no allocator: every call to malloc and its kin is counted while it runs, after a first run in which the
- * thread runtime may form its team. Stands in front of glibc's allocator; skipped elsewhere and under sanitizers, which own malloc.
+ * amla_plan_run calls no allocator: every call to malloc and its kin is counted while it runs,
+ * after a first run in which the thread runtime may form its team. Stands in front of glibc's
+ * allocator; skipped elsewhere and under sanitizers, which own malloc.
  */
 #include "test_run.h"
 
@@ -19,16 +20,26 @@ void *__libc_memalign(size_t alignment, size_t bytes);
 static atomic_int counting, allocations, failing;
 
 static void count_one(void) {
-  if (atomic_load(&counting)) atomic_fetch_add(&allocations, 1);
+  if (atomic_load(&counting))
+    atomic_fetch_add(&allocations, 1);
 }
 
 void *malloc(size_t bytes) {
   count_one();
   return atomic_load(&failing) ? NULL : __libc_malloc(bytes);
 }
-void *calloc(size_t n, size_t bytes) { count_one(); return __libc_calloc(n, bytes); }
-void *realloc(void *block, size_t bytes) { count_one(); return __libc_realloc(block, bytes); }
-void *aligned_alloc(size_t alignment, size_t bytes) { count_one(); return __libc_memalign(alignment, bytes); }
+void *calloc(size_t n, size_t bytes) {
+  count_one();
+  return __libc_calloc(n, bytes);
+}
+void *realloc(void *block, size_t bytes) {
+  count_one();
+  return __libc_realloc(block, bytes);
+}
+void *aligned_alloc(size_t alignment, size_t bytes) {
+  count_one();
+  return __libc_memalign(alignment, bytes);
+}
 int posix_memalign(void **block, size_t alignment, size_t bytes) {
   count_one();
   *block = __libc_memalign(alignment, bytes);
@@ -53,7 +64,8 @@ static void set_failing(int value) { (void)value; }
 
 static void the_counter_counts(void **state) {
   (void)state;
-  if (!COUNTS_ALLOCATIONS) skip();
+  if (!COUNTS_ALLOCATIONS)
+    skip();
   start_counting();
   void *volatile block = malloc(100);
   const int count = stop_counting();
@@ -62,7 +74,8 @@ static void the_counter_counts(void **state) {
 }
 
 static void check_run(const amla_options *base) {
-  static const char *const problems[] = {"b=1,h=128,sk=2000,dqk=64,dv=48", "b=4,sq=2,h=70,sk=900,dqk=64,dv=48,len=ragged,sinks=1"};
+  static const char *const problems[] = {"b=1,h=128,sk=2000,dqk=64,dv=48",
+                                         "b=4,sq=2,h=70,sk=900,dqk=64,dv=48,len=ragged,sinks=1"};
   for (int p = 0; p < LENGTH(problems); p++) {
     amla_options options = *base;
     amla_plan *plan;
@@ -79,7 +92,9 @@ static void check_run(const amla_options *base) {
       const amla_status status = amla_plan_run(plan, &data.tensors, scratch, bytes, &detail);
       const int count = stop_counting();
       assert_int_equal(status, AMLA_OK);
-      if (i > 0 && count > 0) fail_msg("'%s' %s: %d allocations in run %d", problems[p], describe_options(&options), count, i);
+      if (i > 0 && count > 0)
+        fail_msg("'%s' %s: %d allocations in run %d", problems[p], describe_options(&options),
+                 count, i);
     }
     free(scratch);
     amla_plan_destroy(plan);
@@ -89,14 +104,16 @@ static void check_run(const amla_options *base) {
 
 static void run_allocates_nothing(void **state) {
   (void)state;
-  if (!COUNTS_ALLOCATIONS) skip();
+  if (!COUNTS_ALLOCATIONS)
+    skip();
   for_each_engine(check_run);
 }
 
 /* Refusals allocate nothing either. */
 static void refusals_allocate_nothing(void **state) {
   (void)state;
-  if (!COUNTS_ALLOCATIONS) skip();
+  if (!COUNTS_ALLOCATIONS)
+    skip();
   const amla_problem problem = AMLA_PROBLEM_INIT; /* no scale */
   amla_plan *plan;
   amla_detail detail;
@@ -110,7 +127,8 @@ static void refusals_allocate_nothing(void **state) {
 /* Without memory for the plan: refused, no plan, and what the backend has prepared is released. */
 static void a_plan_without_memory_is_refused(void **state) {
   (void)state;
-  if (!COUNTS_ALLOCATIONS) skip();
+  if (!COUNTS_ALLOCATIONS)
+    skip();
   static const amla_backend backends[] = {AMLA_BACKEND_REF, AMLA_BACKEND_CPU, AMLA_BACKEND_NPU};
   for (int i = 0; i < LENGTH(backends); i++) {
     amla_problem p = AMLA_PROBLEM_INIT;
@@ -130,7 +148,8 @@ static void a_plan_without_memory_is_refused(void **state) {
     assert_null(plan);
     assert_non_null(strstr(d.text, "plan: no memory for "));
     amla_plan_describe(good, text, sizeof text);
-    if (backends[i] == AMLA_BACKEND_NPU) assert_string_equal(text, "fake, 2 prepared, 1 released");
+    if (backends[i] == AMLA_BACKEND_NPU)
+      assert_string_equal(text, "fake, 2 prepared, 1 released");
     amla_plan_destroy(good);
   }
 }

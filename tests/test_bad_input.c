@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Everything the library refuses: each refusal has its status, names field, value and rule, and writes nothing. And what
- * looks wrong but is allowed. One line is one bad input and the words its detail must contain.
+ * Everything the library refuses: each refusal has its status, names field, value and rule, and
+ * writes nothing. And what looks wrong but is allowed. One line is one bad input and the words its
+ * detail must contain.
  */
 #include "test_run.h"
 
@@ -11,28 +12,37 @@
 
 enum { MAX_WORDS = 4 };
 
-/* The call on `what` gave `got` and a detail; it must have given `want`, and the detail must contain the words up to NULL. */
-static void expect_refusal(const char *what, amla_status got, amla_status want, const amla_detail *detail, const char *const *words) {
-  if (got != want) fail_msg("%s: %s ('%s'), want %s", what, amla_status_name(got), detail->text, amla_status_name(want));
+/* The call on `what` gave `got` and a detail; it must have given `want`, and the detail must
+ * contain the words up to NULL. */
+static void expect_refusal(const char *what, amla_status got, amla_status want,
+                           const amla_detail *detail, const char *const *words) {
+  if (got != want)
+    fail_msg("%s: %s ('%s'), want %s", what, amla_status_name(got), detail->text,
+             amla_status_name(want));
   for (int i = 0; words[i]; i++)
-    if (strstr(detail->text, words[i]) == NULL) fail_msg("%s: '%s' does not contain '%s'", what, detail->text, words[i]);
+    if (strstr(detail->text, words[i]) == NULL)
+      fail_msg("%s: '%s' does not contain '%s'", what, detail->text, words[i]);
 }
 
 #define WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-static const char *const paged = "b=3,sq=2,h=4,sk=100,dqk=24,dv=16,page=16,len=100/0/33,sinks=1,mask=1,q=f32,kv=f32,seed=3";
-static const char *const contiguous = "b=3,sq=2,h=4,sk=100,dqk=24,dv=16,page=0,len=100/0/33,q=f32,kv=f32,seed=3";
+static const char *const paged =
+    "b=3,sq=2,h=4,sk=100,dqk=24,dv=16,page=16,len=100/0/33,sinks=1,mask=1,q=f32,kv=f32,seed=3";
+static const char *const contiguous =
+    "b=3,sq=2,h=4,sk=100,dqk=24,dv=16,page=0,len=100/0/33,q=f32,kv=f32,seed=3";
 
-/* ---- Problems ----------------------------------------------------------------------------------------------------- */
+/* ---- Problems ---- */
 
 static amla_problem good_problem(const char *text) {
   harness_case c;
   char error[256];
-  if (harness_parse_problem(text, &c, error, sizeof error) != 0) fail_msg("%s", error);
+  if (harness_parse_problem(text, &c, error, sizeof error) != 0)
+    fail_msg("%s", error);
   return c.problem;
 }
 
-static void expect_problem_refused(const char *what, const amla_problem *p, amla_status want, const char *const *words) {
+static void expect_problem_refused(const char *what, const amla_problem *p, amla_status want,
+                                   const char *const *words) {
   char somewhere;
   amla_plan *plan = (amla_plan *)(void *)&somewhere; /* a refusal must clear it */
   amla_detail detail;
@@ -41,11 +51,11 @@ static void expect_problem_refused(const char *what, const amla_problem *p, amla
   assert_int_equal(amla_plan_create(&plan, p, NULL, NULL), want); /* detail may be NULL */
 }
 
-#define BAD(base, change, status, ...)                                                                                 \
-  do {                                                                                                                 \
-    amla_problem p = good_problem(base);                                                                               \
-    change;                                                                                                            \
-    expect_problem_refused(#change, &p, status, WORDS(__VA_ARGS__));                                                   \
+#define BAD(base, change, status, ...)                                                             \
+  do {                                                                                             \
+    amla_problem p = good_problem(base);                                                           \
+    change;                                                                                        \
+    expect_problem_refused(#change, &p, status, WORDS(__VA_ARGS__));                               \
   } while (0)
 #define INVALID AMLA_INVALID_ARGUMENT
 #define UNSUPPORTED AMLA_UNSUPPORTED
@@ -88,12 +98,15 @@ static void bad_types_and_numbers_are_refused(void **state) {
   BAD(paged, p.scale = INFINITY, INVALID, "scale=inf", "finite");
   BAD(paged, p.scale = -INFINITY, INVALID, "scale=-inf", "finite");
   BAD(paged, p.scale = 3e38f, INVALID, "scale=3e+38", "log2(e)");
-  BAD(paged, (p.page_size = 1, p.max_pages = p.sk, p.kv_stride_token = INT64_MAX), INVALID, "kv_stride_token=9223372036854775807", "overflow");
+  BAD(paged, (p.page_size = 1, p.max_pages = p.sk, p.kv_stride_token = INT64_MAX), INVALID,
+      "kv_stride_token=9223372036854775807", "overflow");
   BAD(paged, p.q_type = AMLA_Q8_0, INVALID, "q_type=3", "<= 2");
   BAD(paged, p.out_type = AMLA_Q8_0, INVALID, "out_type=3", "<= 2");
   BAD(paged, (p.kv_type = AMLA_Q8_0, p.d_qk = 24), INVALID, "d_qk=24", "multiple of 32");
-  BAD(paged, (p.kv_type = AMLA_Q8_0, p.d_qk = 32, p.kv_stride_token = 33), INVALID, "kv_stride_token=33", "multiple of 32");
-  BAD(paged, (p.kv_type = AMLA_Q8_0, p.d_qk = 32, p.kv_stride_token = 32, p.kv_stride_page = 8001), INVALID, "kv_stride_page=8001", "multiple of 32");
+  BAD(paged, (p.kv_type = AMLA_Q8_0, p.d_qk = 32, p.kv_stride_token = 33), INVALID,
+      "kv_stride_token=33", "multiple of 32");
+  BAD(paged, (p.kv_type = AMLA_Q8_0, p.d_qk = 32, p.kv_stride_token = 32, p.kv_stride_page = 8001),
+      INVALID, "kv_stride_page=8001", "multiple of 32");
   BAD(paged, p.memory = (amla_memory)2, INVALID, "memory=2", "<= 1");
   BAD(paged, p.mask_stride_batch = -16, INVALID, "mask_stride_batch=-16", ">= 0");
   BAD(paged, p.mask_stride_query = -1, INVALID, "mask_stride_query=-1", ">= 0");
@@ -123,19 +136,24 @@ static void bad_strides_are_refused(void **state) {
 static void products_beyond_64_bits_are_refused(void **state) {
   (void)state;
   BAD(paged, p.q_stride_batch = INT64_MAX, INVALID, "q", "overflow");
-  BAD(paged, p.q_stride_batch = INT64_MAX / 4, INVALID, "q", "overflow"); /* fits in elements, not in bytes */
-  BAD(paged, (p.q_stride_head = INT64_MAX / 2, p.q_stride_query = 0), INVALID, "q_stride_query", "overflow");
+  BAD(paged, p.q_stride_batch = INT64_MAX / 4, INVALID, "q",
+      "overflow"); /* fits in elements, not in bytes */
+  BAD(paged, (p.q_stride_head = INT64_MAX / 2, p.q_stride_query = 0), INVALID, "q_stride_query",
+      "overflow");
   BAD(paged, p.out_stride_batch = INT64_MAX / 2 + 1, INVALID, "out", "overflow");
-  BAD(paged, (p.out_stride_query = INT64_MAX / 2 + 1, p.out_stride_batch = 0), INVALID, "out_stride_batch", "overflow");
+  BAD(paged, (p.out_stride_query = INT64_MAX / 2 + 1, p.out_stride_batch = 0), INVALID,
+      "out_stride_batch", "overflow");
   BAD(paged, p.n_pages = INT64_MAX, INVALID, "kv", "overflow");
   BAD(paged, p.n_pages = INT64_MAX / 1000, INVALID, "kv", "overflow");
-  BAD(paged, (p.kv_stride_token = INT64_MAX / 4, p.kv_stride_page = 0), INVALID, "kv_stride_page", "overflow");
+  BAD(paged, (p.kv_stride_token = INT64_MAX / 4, p.kv_stride_page = 0), INVALID, "kv_stride_page",
+      "overflow");
   BAD(contiguous, p.kv_stride_page = INT64_MAX, INVALID, "kv", "overflow");
-  BAD(contiguous, (p.sk = INT32_MAX, p.kv_stride_token = 1LL << 40, p.kv_stride_page = 0), INVALID, "kv_stride_page", "overflow");
+  BAD(contiguous, (p.sk = INT32_MAX, p.kv_stride_token = 1LL << 40, p.kv_stride_page = 0), INVALID,
+      "kv_stride_page", "overflow");
   BAD(paged, (p.s_q = 1 << 20, p.h_q = 1 << 20), INVALID, "s_q=1048576", "h_q=1048576", "product");
 }
 
-/* ---- Struct sizes: they grow at their end only --------------------------------------------------------------------- */
+/* ---- Struct sizes: they grow at their end only ---- */
 
 static void struct_sizes_are_checked(void **state) {
   (void)state;
@@ -143,11 +161,15 @@ static void struct_sizes_are_checked(void **state) {
   BAD(paged, p.struct_bytes = 8, INVALID, "problem.struct_bytes=8", "INIT");
   BAD(paged, p.struct_bytes = UINT32_MAX, INVALID, "problem.struct_bytes=4294967295", "INIT");
 
-  struct { amla_problem known; unsigned char later[16]; } newer = {good_problem(paged), {0}};
+  struct {
+    amla_problem known;
+    unsigned char later[16];
+  } newer = {good_problem(paged), {0}};
   newer.known.struct_bytes = sizeof newer;
   amla_plan *plan;
   amla_detail detail;
-  assert_int_equal(amla_plan_create(&plan, &newer.known, NULL, &detail), AMLA_OK); /* a newer caller that asks for nothing new */
+  assert_int_equal(amla_plan_create(&plan, &newer.known, NULL, &detail),
+                   AMLA_OK); /* a newer caller that asks for nothing new */
   assert_string_equal(detail.text, "");
   amla_plan_destroy(plan);
   for (int i = 0; i < LENGTH(newer.later); i++) { /* the first and the last of them too */
@@ -160,9 +182,10 @@ static void struct_sizes_are_checked(void **state) {
   }
 }
 
-/* ---- Options ------------------------------------------------------------------------------------------------------ */
+/* ---- Options ---- */
 
-static void expect_options_refused(const char *what, const amla_options *o, amla_status want, const char *const *words) {
+static void expect_options_refused(const char *what, const amla_options *o, amla_status want,
+                                   const char *const *words) {
   const amla_problem p = good_problem(paged);
   char somewhere;
   amla_plan *plan = (amla_plan *)(void *)&somewhere;
@@ -171,11 +194,11 @@ static void expect_options_refused(const char *what, const amla_options *o, amla
   assert_null(plan);
 }
 
-#define BAD_OPTION(change, status, ...)                                                                                \
-  do {                                                                                                                 \
-    amla_options o = AMLA_OPTIONS_INIT;                                                                                \
-    change;                                                                                                            \
-    expect_options_refused(#change, &o, status, WORDS(__VA_ARGS__));                                                   \
+#define BAD_OPTION(change, status, ...)                                                            \
+  do {                                                                                             \
+    amla_options o = AMLA_OPTIONS_INIT;                                                            \
+    change;                                                                                        \
+    expect_options_refused(#change, &o, status, WORDS(__VA_ARGS__));                               \
   } while (0)
 
 static void bad_options_are_refused(void **state) {
@@ -198,7 +221,8 @@ static void bad_options_are_refused(void **state) {
 }
 
 /* With this environment variable set to each of these values. */
-static void expect_environment_refused(const char *name, const char *value, const char *const *words) {
+static void expect_environment_refused(const char *name, const char *value,
+                                       const char *const *words) {
   const amla_options o = AMLA_OPTIONS_INIT;
   assert_int_equal(setenv(name, value, 1), 0);
   expect_options_refused(name, &o, INVALID, words);
@@ -211,17 +235,35 @@ static void bad_environment_is_refused(void **state) {
   const harness_name_list isas = harness_list_names(harness_isas, " or ");
   expect_environment_refused("AMLA_ISA", "bogus", WORDS("AMLA_ISA=bogus", isas.text));
   expect_environment_refused("AMLA_ISA", "AVX2", WORDS("AMLA_ISA=AVX2", isas.text));
-  for (int i = 0; i < LENGTH(counts); i++) expect_environment_refused("AMLA_NUM_THREADS", counts[i], WORDS("AMLA_NUM_THREADS=", counts[i], "1.."));
+  for (int i = 0; i < LENGTH(counts); i++)
+    expect_environment_refused("AMLA_NUM_THREADS", counts[i],
+                               WORDS("AMLA_NUM_THREADS=", counts[i], "1.."));
 }
 
 static void environment_caps_isa_and_sets_threads(void **state) {
   (void)state;
   const amla_problem p = good_problem(paged);
-  static const struct { const char *isa, *threads; amla_options options; const char *words[2]; } rows[] = {
+  static const struct {
+    const char *isa, *threads;
+    amla_options options;
+    const char *words[2];
+  } rows[] = {
       {"c", "3", AMLA_OPTIONS_INIT, {"cpu c ", "3 threads"}},
-      {"c", "", {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_FLASH, 5, AMLA_ISA_AVX512, 0, AMLA_LSE_NATURAL, NULL, NULL}, {"cpu c flash", "5 threads"}},
-      {"avx512", "7", {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_AMLA, 1, AMLA_ISA_C, 0, AMLA_LSE_NATURAL, NULL, NULL}, {"cpu c amla", "1 thread"}},
-      {"", "2", {sizeof(amla_options), AMLA_BACKEND_REF, AMLA_RESCALE_LAZY, 0, 0, 0, AMLA_LSE_NATURAL, NULL, NULL}, {"ref lazy", ""}},
+      {"c",
+       "",
+       {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_FLASH, 5, AMLA_ISA_AVX512, 0,
+        AMLA_LSE_NATURAL, NULL, NULL},
+       {"cpu c flash", "5 threads"}},
+      {"avx512",
+       "7",
+       {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_AMLA, 1, AMLA_ISA_C, 0,
+        AMLA_LSE_NATURAL, NULL, NULL},
+       {"cpu c amla", "1 thread"}},
+      {"",
+       "2",
+       {sizeof(amla_options), AMLA_BACKEND_REF, AMLA_RESCALE_LAZY, 0, 0, 0, AMLA_LSE_NATURAL, NULL,
+        NULL},
+       {"ref lazy", ""}},
   };
   for (int i = 0; i < LENGTH(rows); i++) {
     amla_plan *plan;
@@ -231,14 +273,15 @@ static void environment_caps_isa_and_sets_threads(void **state) {
     assert_int_equal(amla_plan_create(&plan, &p, &rows[i].options, NULL), AMLA_OK);
     amla_plan_describe(plan, text, sizeof text);
     for (int w = 0; w < 2; w++)
-      if (strstr(text, rows[i].words[w]) == NULL) fail_msg("'%s' does not contain '%s'", text, rows[i].words[w]);
+      if (strstr(text, rows[i].words[w]) == NULL)
+        fail_msg("'%s' does not contain '%s'", text, rows[i].words[w]);
     amla_plan_destroy(plan);
   }
   unsetenv("AMLA_ISA");
   unsetenv("AMLA_NUM_THREADS");
 }
 
-/* ---- Tensors ------------------------------------------------------------------------------------------------------ */
+/* ---- Tensors ---- */
 
 typedef struct fixture {
   harness_dataset data;
@@ -264,22 +307,26 @@ static void fixture_free(fixture *f) {
 }
 
 static void expect_nothing_written(const char *what, const harness_dataset *d) {
-  if (!all_bytes_are(d->out, d->tensors.out_bytes, GUARD_PATTERN)) fail_msg("%s: refused, but out was written", what);
-  if (!all_bytes_are(d->lse, d->tensors.lse_bytes, GUARD_PATTERN)) fail_msg("%s: refused, but lse was written", what);
+  if (!all_bytes_are(d->out, d->tensors.out_bytes, GUARD_PATTERN))
+    fail_msg("%s: refused, but out was written", what);
+  if (!all_bytes_are(d->lse, d->tensors.lse_bytes, GUARD_PATTERN))
+    fail_msg("%s: refused, but lse was written", what);
 }
 
-static void expect_tensors_refused(const char *what, fixture *f, const amla_tensors *t, amla_status want, const char *const *words) {
+static void expect_tensors_refused(const char *what, fixture *f, const amla_tensors *t,
+                                   amla_status want, const char *const *words) {
   amla_detail detail;
-  expect_refusal(what, amla_plan_run(f->plan, t, f->scratch, f->scratch_bytes, &detail), want, &detail, words);
+  expect_refusal(what, amla_plan_run(f->plan, t, f->scratch, f->scratch_bytes, &detail), want,
+                 &detail, words);
   assert_int_equal(amla_plan_run(f->plan, t, f->scratch, f->scratch_bytes, NULL), want);
   expect_nothing_written(what, &f->data);
 }
 
-#define BAD_TENSORS(f, change, status, ...)                                                                            \
-  do {                                                                                                                 \
-    amla_tensors t = (f)->data.tensors;                                                                                \
-    change;                                                                                                            \
-    expect_tensors_refused(#change, f, &t, status, WORDS(__VA_ARGS__));                                                \
+#define BAD_TENSORS(f, change, status, ...)                                                        \
+  do {                                                                                             \
+    amla_tensors t = (f)->data.tensors;                                                            \
+    change;                                                                                        \
+    expect_tensors_refused(#change, f, &t, status, WORDS(__VA_ARGS__));                            \
   } while (0)
 
 /* A pointer of amla_tensors and its capacity. */
@@ -289,13 +336,18 @@ typedef struct buffer {
   int optional;
 } buffer;
 
-#define BUFFER(name, optional) {#name, offsetof(amla_tensors, name), offsetof(amla_tensors, name##_bytes), optional}
-static const buffer buffers[] = {BUFFER(q, 0),         BUFFER(kv, 0),    BUFFER(out, 0), BUFFER(block_table, 0),
-                                 BUFFER(seqlens_k, 1), BUFFER(sinks, 1), BUFFER(lse, 1),
-                                 BUFFER(mask, 1)};
+#define BUFFER(name, optional)                                                                     \
+  {#name, offsetof(amla_tensors, name), offsetof(amla_tensors, name##_bytes), optional}
+static const buffer buffers[] = {BUFFER(q, 0),           BUFFER(kv, 0),        BUFFER(out, 0),
+                                 BUFFER(block_table, 0), BUFFER(seqlens_k, 1), BUFFER(sinks, 1),
+                                 BUFFER(lse, 1),         BUFFER(mask, 1)};
 
-static char **pointer_of(amla_tensors *t, const buffer *b) { return (char **)(void *)((char *)t + b->pointer); }
-static size_t *bytes_of(amla_tensors *t, const buffer *b) { return (size_t *)(void *)((char *)t + b->bytes); }
+static char **pointer_of(amla_tensors *t, const buffer *b) {
+  return (char **)(void *)((char *)t + b->pointer);
+}
+static size_t *bytes_of(amla_tensors *t, const buffer *b) {
+  return (size_t *)(void *)((char *)t + b->bytes);
+}
 
 static void null_short_and_misaligned_buffers_are_refused(void **state) {
   (void)state;
@@ -307,14 +359,17 @@ static void null_short_and_misaligned_buffers_are_refused(void **state) {
     snprintf(name, sizeof name, "%s=", b->name);
     const size_t exact = *bytes_of(&f.data.tensors, b);
     snprintf(least, sizeof least, ">= %zu", exact);
-    if (!b->optional) BAD_TENSORS(&f, *pointer_of(&t, b) = NULL, INVALID, null, "must point to");
+    if (!b->optional)
+      BAD_TENSORS(&f, *pointer_of(&t, b) = NULL, INVALID, null, "must point to");
     static const size_t shorter[] = {1, 4, 100000000};
     for (int s = 0; s < LENGTH(shorter); s++) {
       const size_t left = shorter[s] < exact ? exact - shorter[s] : 0;
       snprintf(bytes, sizeof bytes, "%s_bytes=%zu", b->name, left);
       BAD_TENSORS(&f, *bytes_of(&t, b) = left, INVALID, bytes, least);
     }
-    for (int skew = 1; skew < 4; skew += b->pointer == offsetof(amla_tensors, mask) ? 2 : 1) BAD_TENSORS(&f, *pointer_of(&t, b) += skew, INVALID, name, b->pointer == offsetof(amla_tensors, mask) ? "aligned to 2" : "aligned to 4");
+    for (int skew = 1; skew < 4; skew += b->pointer == offsetof(amla_tensors, mask) ? 2 : 1)
+      BAD_TENSORS(&f, *pointer_of(&t, b) += skew, INVALID, name,
+                  b->pointer == offsetof(amla_tensors, mask) ? "aligned to 2" : "aligned to 4");
   }
   fixture_free(&f);
 }
@@ -322,7 +377,8 @@ static void null_short_and_misaligned_buffers_are_refused(void **state) {
 static void half_types_are_aligned_to_2(void **state) {
   (void)state;
   fixture f = fixture_create("b=1,h=4,sk=20,dqk=24,dv=16,q=f16,kv=bf16,out=bf16,page=0");
-  for (int i = 0; i < 3; i++) BAD_TENSORS(&f, *pointer_of(&t, &buffers[i]) += 1, INVALID, buffers[i].name, "aligned to 2");
+  for (int i = 0; i < 3; i++)
+    BAD_TENSORS(&f, *pointer_of(&t, &buffers[i]) += 1, INVALID, buffers[i].name, "aligned to 2");
   fixture_free(&f);
 }
 
@@ -359,7 +415,9 @@ static void bad_lengths_are_refused(void **state) {
 /* Sequence 0 uses 7 entries of its row, sequence 1 none, sequence 2 uses 3. */
 static void used_page_ids_must_exist_and_unused_ones_need_not(void **state) {
   (void)state;
-  static const struct { int sequence, entry; } used[] = {{0, 0}, {0, 6}, {2, 0}, {2, 2}}, unused[] = {{0, 7}, {1, 0}, {1, 7}, {2, 3}};
+  static const struct {
+    int sequence, entry;
+  } used[] = {{0, 0}, {0, 6}, {2, 0}, {2, 2}}, unused[] = {{0, 7}, {1, 0}, {1, 7}, {2, 3}};
   static const int32_t ids[] = {-1, INT32_MIN, INT32_MAX, 2147480000};
   fixture f = fixture_create(paged);
   const int32_t max_pages = f.data.problem.max_pages;
@@ -375,8 +433,10 @@ static void used_page_ids_must_exist_and_unused_ones_need_not(void **state) {
       BAD_TENSORS(&f, (void)t, INVALID, words, "[0, n_pages=");
       *entry = good;
     }
-    for (int e = 0; e < LENGTH(unused); e++) f.data.block_table[unused[e].sequence * max_pages + unused[e].entry] = id;
-    assert_int_equal(amla_plan_run(f.plan, &f.data.tensors, f.scratch, f.scratch_bytes, NULL), AMLA_OK);
+    for (int e = 0; e < LENGTH(unused); e++)
+      f.data.block_table[unused[e].sequence * max_pages + unused[e].entry] = id;
+    assert_int_equal(amla_plan_run(f.plan, &f.data.tensors, f.scratch, f.scratch_bytes, NULL),
+                     AMLA_OK);
     harness_reset_outputs(&f.data);
   }
   fixture_free(&f);
@@ -422,12 +482,17 @@ static void null_plan_struct_and_scratch_are_refused(void **state) {
   assert_true(f.scratch_bytes > 0);
   snprintf(short_by_one, sizeof short_by_one, "scratch_bytes=%zu", f.scratch_bytes - 1);
   snprintf(least, sizeof least, ">= %zu", f.scratch_bytes);
-  expect_refusal("short scratch", amla_plan_run(f.plan, t, f.scratch, f.scratch_bytes - 1, &d), INVALID, &d, WORDS(short_by_one, least));
-  expect_refusal("no scratch", amla_plan_run(f.plan, t, NULL, f.scratch_bytes, &d), INVALID, &d, WORDS("scratch=NULL", "must point to"));
-  expect_refusal("no plan", amla_plan_run(NULL, t, f.scratch, f.scratch_bytes, &d), INVALID, &d, WORDS("plan=NULL"));
-  expect_refusal("no tensors", amla_plan_run(f.plan, NULL, f.scratch, f.scratch_bytes, &d), INVALID, &d, WORDS("tensors=NULL"));
+  expect_refusal("short scratch", amla_plan_run(f.plan, t, f.scratch, f.scratch_bytes - 1, &d),
+                 INVALID, &d, WORDS(short_by_one, least));
+  expect_refusal("no scratch", amla_plan_run(f.plan, t, NULL, f.scratch_bytes, &d), INVALID, &d,
+                 WORDS("scratch=NULL", "must point to"));
+  expect_refusal("no plan", amla_plan_run(NULL, t, f.scratch, f.scratch_bytes, &d), INVALID, &d,
+                 WORDS("plan=NULL"));
+  expect_refusal("no tensors", amla_plan_run(f.plan, NULL, f.scratch, f.scratch_bytes, &d), INVALID,
+                 &d, WORDS("tensors=NULL"));
   expect_refusal("no place", amla_plan_create(NULL, &p, NULL, &d), INVALID, &d, WORDS("plan=NULL"));
-  expect_refusal("no problem", amla_plan_create(&plan, NULL, NULL, &d), INVALID, &d, WORDS("problem=NULL"));
+  expect_refusal("no problem", amla_plan_create(&plan, NULL, NULL, &d), INVALID, &d,
+                 WORDS("problem=NULL"));
   expect_nothing_written("null arguments", &f.data);
   assert_int_equal(amla_plan_scratch_bytes(NULL), 0);
   amla_plan_destroy(NULL);
@@ -454,7 +519,7 @@ static void scratch_has_room_for_alignment(void **state) {
   }
 }
 
-/* ---- What looks wrong and is allowed ------------------------------------------------------------------------------- */
+/* ---- What looks wrong and is allowed ---- */
 
 static void no_sequences_is_no_work(void **state) {
   (void)state;
@@ -478,9 +543,11 @@ static void check_no_keys(const amla_options *options) {
     d.tensors.kv_bytes = d.tensors.block_table_bytes = 0;
     for (int given = 0; given < 2; given++) {
       amla_detail detail;
-      if (!given) d.tensors.seqlens_k = NULL; /* all are sk */
+      if (!given)
+        d.tensors.seqlens_k = NULL; /* all are sk */
       harness_reset_outputs(&d);
-      if (try_run(&d, options, &detail) != AMLA_OK) fail_msg("%s", detail.text);
+      if (try_run(&d, options, &detail) != AMLA_OK)
+        fail_msg("%s", detail.text);
       for (int64_t row = 0; row < n_rows(&d); row++)
         assert_true(lse_at(&d, row) == -INFINITY && out_at(&d, row, 15) == 0.0f);
       d.tensors.seqlens_k = d.seqlens_k;
@@ -506,31 +573,44 @@ static void defaults_may_be_left_out(void **state) {
   f.data.problem.n_pages = 0;
   amla_plan_destroy(f.plan);
   assert_int_equal(amla_plan_create(&f.plan, &f.data.problem, NULL, NULL), AMLA_OK);
-  assert_int_equal(amla_plan_run(f.plan, &f.data.tensors, f.scratch, f.scratch_bytes, NULL), AMLA_OK);
-  for (int64_t row = 0; row < 8; row++) assert_true(lse_at(&f.data, row) == -INFINITY && out_at(&f.data, row, 0) == 0.0f);
+  assert_int_equal(amla_plan_run(f.plan, &f.data.tensors, f.scratch, f.scratch_bytes, NULL),
+                   AMLA_OK);
+  for (int64_t row = 0; row < 8; row++)
+    assert_true(lse_at(&f.data, row) == -INFINITY && out_at(&f.data, row, 0) == 0.0f);
   fixture_free(&f);
 
-  fixture full = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16"), none = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16");
+  fixture full = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16"),
+          none = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16");
   none.data.tensors.seqlens_k = NULL;
-  assert_int_equal(amla_plan_run(full.plan, &full.data.tensors, full.scratch, full.scratch_bytes, NULL), AMLA_OK);
-  assert_int_equal(amla_plan_run(none.plan, &none.data.tensors, none.scratch, none.scratch_bytes, NULL), AMLA_OK);
+  assert_int_equal(
+      amla_plan_run(full.plan, &full.data.tensors, full.scratch, full.scratch_bytes, NULL),
+      AMLA_OK);
+  assert_int_equal(
+      amla_plan_run(none.plan, &none.data.tensors, none.scratch, none.scratch_bytes, NULL),
+      AMLA_OK);
   assert_memory_equal(full.data.out, none.data.out, full.data.tensors.out_bytes);
   fixture_free(&full);
   fixture_free(&none);
 }
 
-/* q rows may be shared by sequences: a stride of one element's row for two axes. h_kv may be 0 or 1. */
+/* q rows may be shared by sequences: a stride of one element's row for two axes. h_kv may be 0
+ * or 1. */
 static void packed_and_shared_strides_are_allowed(void **state) {
   (void)state;
-  fixture f = fixture_create("b=2,sq=2,h=4,sk=20,dqk=24,dv=16,page=4,pad=0"), zero = fixture_create("b=2,sq=2,h=4,sk=20,dqk=24,dv=16,page=4,pad=0");
+  fixture f = fixture_create("b=2,sq=2,h=4,sk=20,dqk=24,dv=16,page=4,pad=0"),
+          zero = fixture_create("b=2,sq=2,h=4,sk=20,dqk=24,dv=16,page=4,pad=0");
   amla_problem *p = &zero.data.problem;
-  p->q_stride_batch = p->q_stride_query = p->q_stride_head = p->out_stride_batch = p->out_stride_query = p->out_stride_head = 0;
+  p->q_stride_batch = p->q_stride_query = p->q_stride_head = p->out_stride_batch =
+      p->out_stride_query = p->out_stride_head = 0;
   p->kv_stride_page = p->kv_stride_token = 0;
   p->h_kv = 0;
   amla_plan_destroy(zero.plan);
   assert_int_equal(amla_plan_create(&zero.plan, p, NULL, NULL), AMLA_OK);
-  assert_int_equal(amla_plan_run(f.plan, &f.data.tensors, f.scratch, f.scratch_bytes, NULL), AMLA_OK);
-  assert_int_equal(amla_plan_run(zero.plan, &zero.data.tensors, zero.scratch, zero.scratch_bytes, NULL), AMLA_OK);
+  assert_int_equal(amla_plan_run(f.plan, &f.data.tensors, f.scratch, f.scratch_bytes, NULL),
+                   AMLA_OK);
+  assert_int_equal(
+      amla_plan_run(zero.plan, &zero.data.tensors, zero.scratch, zero.scratch_bytes, NULL),
+      AMLA_OK);
   assert_memory_equal(f.data.out, zero.data.out, f.data.tensors.out_bytes);
   fixture_free(&f);
   fixture_free(&zero);
@@ -548,7 +628,8 @@ static void axes_of_out_may_stand_in_any_order(void **state) {
     p->out_stride_head = strides[i][2];
     amla_plan_destroy(other.plan);
     amla_detail d;
-    if (amla_plan_create(&other.plan, p, NULL, &d) != AMLA_OK) fail_msg("%s", d.text);
+    if (amla_plan_create(&other.plan, p, NULL, &d) != AMLA_OK)
+      fail_msg("%s", d.text);
     fixture *const both[] = {&packed, &other};
     for (int f = 0; f < 2; f++) {
       const amla_tensors *t = &both[f]->data.tensors;
@@ -562,7 +643,7 @@ static void axes_of_out_may_stand_in_any_order(void **state) {
   }
 }
 
-/* ---- Merge -------------------------------------------------------------------------------------------------------- */
+/* ---- Merge ---- */
 
 typedef struct merge_call {
   int32_t n_parts;
@@ -580,27 +661,30 @@ typedef struct merge_call {
 } merge_call;
 
 static amla_status merge(const merge_call *m, amla_detail *d) {
-  return amla_merge(m->n_parts, m->n_rows, m->d_v, m->base, m->o, m->o_bytes, m->parts, m->parts_bytes, m->out, m->out_bytes, m->lse,
-                    m->lse_bytes, d);
+  return amla_merge(m->n_parts, m->n_rows, m->d_v, m->base, m->o, m->o_bytes, m->parts,
+                    m->parts_bytes, m->out, m->out_bytes, m->lse, m->lse_bytes, d);
 }
 
-#define BAD_MERGE(change, ...)                                                                                         \
-  do {                                                                                                                 \
-    merge_call m = good;                                                                                               \
-    amla_detail d;                                                                                                     \
-    change;                                                                                                            \
-    expect_refusal(#change, merge(&m, &d), INVALID, &d, WORDS(__VA_ARGS__));                                           \
-    assert_true(all_bytes_are(out, sizeof out, GUARD_PATTERN) && all_bytes_are(lse, sizeof lse, GUARD_PATTERN));       \
+#define BAD_MERGE(change, ...)                                                                     \
+  do {                                                                                             \
+    merge_call m = good;                                                                           \
+    amla_detail d;                                                                                 \
+    change;                                                                                        \
+    expect_refusal(#change, merge(&m, &d), INVALID, &d, WORDS(__VA_ARGS__));                       \
+    assert_true(all_bytes_are(out, sizeof out, GUARD_PATTERN) &&                                   \
+                all_bytes_are(lse, sizeof lse, GUARD_PATTERN));                                    \
   } while (0)
 
 static void bad_merges_are_refused(void **state) {
   (void)state;
   float o[2 * 3 * 4], parts[2 * 3 + 12], out[3 * 4], lse[3]; /* parts has room for out */
   const size_t parts_bytes = 2 * 3 * sizeof(float);
-  const merge_call good = {2,           3,   4,          AMLA_LSE_NATURAL, o, sizeof o, parts,
-                           parts_bytes, out, sizeof out, lse,              sizeof lse};
-  for (int i = 0; i < LENGTH(o); i++) o[i] = 1.0f;
-  for (int i = 0; i < LENGTH(parts); i++) parts[i] = 0.0f;
+  const merge_call good = {2,     3,           4,   AMLA_LSE_NATURAL, o,   sizeof o,
+                           parts, parts_bytes, out, sizeof out,       lse, sizeof lse};
+  for (int i = 0; i < LENGTH(o); i++)
+    o[i] = 1.0f;
+  for (int i = 0; i < LENGTH(parts); i++)
+    parts[i] = 0.0f;
   memset(out, GUARD_PATTERN, sizeof out);
   memset(lse, GUARD_PATTERN, sizeof lse);
   BAD_MERGE(m.n_parts = 0, "n_parts=0", ">= 1");
@@ -609,7 +693,8 @@ static void bad_merges_are_refused(void **state) {
   BAD_MERGE(m.d_v = 0, "d_v=0", ">= 1");
   BAD_MERGE(m.base = (amla_lse_base)2, "base=2");
   BAD_MERGE(m.n_rows = INT64_MAX, "n_rows=9223372036854775807", "overflow");
-  BAD_MERGE((m.n_parts = INT32_MAX, m.n_rows = INT32_MAX, m.d_v = INT32_MAX), "n_parts=2147483647", "overflow");
+  BAD_MERGE((m.n_parts = INT32_MAX, m.n_rows = INT32_MAX, m.d_v = INT32_MAX), "n_parts=2147483647",
+            "overflow");
   BAD_MERGE(m.o = NULL, "o=NULL", "must point to 24 floats");
   BAD_MERGE(m.parts = NULL, "lse_parts=NULL", "must point to 6 floats");
   BAD_MERGE(m.out = NULL, "out=NULL", "must point to 12 floats");
@@ -632,7 +717,7 @@ static void bad_merges_are_refused(void **state) {
   assert_int_equal(merge(&empty, NULL), AMLA_OK);
 }
 
-/* ---- Names, versions, backends ------------------------------------------------------------------------------------ */
+/* ---- Names, versions, backends ---- */
 
 static void backends_are_described(void **state) {
   (void)state;
@@ -647,19 +732,24 @@ static void backends_are_described(void **state) {
     assert_int_equal(amla_backend_query(rows[i].id, &info, &d), AMLA_OK);
     assert_string_equal(info.name, amla_backend_name(rows[i].id));
     assert_int_equal(info.available, rows[i].available);
-    assert_int_equal(strlen(info.reason) > 0, !rows[i].available); /* a reason when it is absent, and only then */
+    assert_int_equal(strlen(info.reason) > 0,
+                     !rows[i].available); /* a reason when it is absent, and only then */
     assert_int_equal(strlen(info.isa) > 0, rows[i].id == AMLA_BACKEND_CPU);
   }
   amla_backend_info info = AMLA_BACKEND_INFO_INIT;
-  expect_refusal("auto", amla_backend_query(AMLA_BACKEND_AUTO, &info, &d), INVALID, &d, WORDS("backend=0"));
-  expect_refusal("unknown", amla_backend_query((amla_backend)9, &info, &d), INVALID, &d, WORDS("backend=9"));
-  expect_refusal("NULL", amla_backend_query(AMLA_BACKEND_CPU, NULL, &d), INVALID, &d, WORDS("info"));
+  expect_refusal("auto", amla_backend_query(AMLA_BACKEND_AUTO, &info, &d), INVALID, &d,
+                 WORDS("backend=0"));
+  expect_refusal("unknown", amla_backend_query((amla_backend)9, &info, &d), INVALID, &d,
+                 WORDS("backend=9"));
+  expect_refusal("NULL", amla_backend_query(AMLA_BACKEND_CPU, NULL, &d), INVALID, &d,
+                 WORDS("info"));
   info.struct_bytes = 4;
-  expect_refusal("short", amla_backend_query(AMLA_BACKEND_CPU, &info, &d), INVALID, &d, WORDS("info.struct_bytes=4"));
+  expect_refusal("short", amla_backend_query(AMLA_BACKEND_CPU, &info, &d), INVALID, &d,
+                 WORDS("info.struct_bytes=4"));
 }
 
-/* A caller that was built when the struct was longer: what we know of it is filled in, the rest left
- * alone. */
+/* A caller that was built when the struct was longer: what we know of it is filled in, the rest
+ * left alone. */
 static void longer_infos_are_filled_in(void **state) {
   (void)state;
   struct {
@@ -677,7 +767,8 @@ static void longer_infos_are_filled_in(void **state) {
 static void expect_names(const char *(*name)(int), int n, const char *first) {
   assert_string_equal(name(0), first);
   for (int i = 0; i < n; i++)
-    for (int j = 0; j < i; j++) assert_string_not_equal(name(i), name(j));
+    for (int j = 0; j < i; j++)
+      assert_string_not_equal(name(i), name(j));
   assert_null(name(n));
   assert_null(name(-1));
 }
@@ -716,12 +807,14 @@ static void plans_say_what_they_chose(void **state) {
   assert_int_equal(info.p_type, AMLA_F32);
   assert_int_equal(info.threads, 3);
   assert_int_equal(info.simulated, 0);
-  assert_true(info.block_rows >= 1 && info.tile_tokens >= 1 && info.split_tokens >= info.tile_tokens);
+  assert_true(info.block_rows >= 1 && info.tile_tokens >= 1 &&
+              info.split_tokens >= info.tile_tokens);
   assert_string_equal(info.kernel, "qk 4x8, pv 4x8");
   expect_refusal("no plan", amla_plan_query(NULL, &info, &d), INVALID, &d, WORDS("plan=NULL"));
   expect_refusal("no info", amla_plan_query(plan, NULL, &d), INVALID, &d, WORDS("info=NULL"));
   info.struct_bytes = 8;
-  expect_refusal("short", amla_plan_query(plan, &info, &d), INVALID, &d, WORDS("info.struct_bytes=8"));
+  expect_refusal("short", amla_plan_query(plan, &info, &d), INVALID, &d,
+                 WORDS("info.struct_bytes=8"));
   amla_plan_destroy(plan);
   fixture_free(&f);
 }
@@ -729,7 +822,8 @@ static void plans_say_what_they_chose(void **state) {
 static void names_and_version_are_pinned(void **state) {
   (void)state;
   char version[32];
-  snprintf(version, sizeof version, "%d.%d.%d", AMLA_VERSION_MAJOR, AMLA_VERSION_MINOR, AMLA_VERSION_PATCH);
+  snprintf(version, sizeof version, "%d.%d.%d", AMLA_VERSION_MAJOR, AMLA_VERSION_MINOR,
+           AMLA_VERSION_PATCH);
   assert_string_equal(amla_version(), version);
   assert_string_equal(amla_status_name(AMLA_OK), "ok");
   assert_string_equal(amla_status_name(AMLA_INVALID_ARGUMENT), "invalid argument");
@@ -737,7 +831,8 @@ static void names_and_version_are_pinned(void **state) {
   assert_string_equal(amla_status_name(AMLA_OUT_OF_MEMORY), "out of memory");
   assert_string_equal(amla_status_name(AMLA_BACKEND_FAILED), "backend failed");
   assert_non_null(amla_status_name((amla_status)99));
-  assert_true(AMLA_OK == 0 && AMLA_INVALID_ARGUMENT == 1 && AMLA_UNSUPPORTED == 2 && AMLA_OUT_OF_MEMORY == 3 && AMLA_BACKEND_FAILED == 4);
+  assert_true(AMLA_OK == 0 && AMLA_INVALID_ARGUMENT == 1 && AMLA_UNSUPPORTED == 2 &&
+              AMLA_OUT_OF_MEMORY == 3 && AMLA_BACKEND_FAILED == 4);
 }
 
 static void describe_behaves_as_snprintf(void **state) {
@@ -758,7 +853,7 @@ static void describe_behaves_as_snprintf(void **state) {
 
 int main(void) {
   setenv("AMLA_BACKEND_DIR", "nowhere", 1); /* cuda and npu are absent here, whatever was built */
-  unsetenv("AMLA_ISA"); /* the caller's would change what is tested here */
+  unsetenv("AMLA_ISA");                     /* the caller's would change what is tested here */
   unsetenv("AMLA_NUM_THREADS");
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(bad_shapes_are_refused),

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The CUDA backend against fp64, and its properties: every kernel and mode it has, over page sizes, lengths, heads, queries and types. Runs on
- * a GPU, or on the emulation (tests/cuda_emulator.hpp), which executes the same kernel sources thread by thread; skipped where neither is
- * there. AMLA_LONG=1, or a GPU: 1,000 random problem strings instead of a sample.
+ * The CUDA backend against fp64, and its properties: every kernel and mode it has, over page sizes,
+ * lengths, heads, queries and types. Runs on a GPU, or on the emulation (tests/cuda_emulator.hpp),
+ * which executes the same kernel sources thread by thread; skipped where neither is there.
+ * AMLA_LONG=1, or a GPU: 1,000 random problem strings instead of a sample.
  */
 #include "cuda_run.h"
 
@@ -11,7 +12,8 @@ static const int split_options[] = {AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, 64, 2
 
 static bool many(void) { return long_run() || !tools->emulated; }
 
-/* Each choice of every factor at least once, per kernel; the shapes that the kernels' cuts make special. */
+/* Each choice of every factor at least once, per kernel; the shapes that the kernels' cuts make
+ * special. */
 static const char *const problems[] = {
     "b=1,sq=1,h=16,sk=64,q=bf16,kv=bf16",
     "b=3,sq=1,h=16,sk=200,page=64,q=bf16,kv=bf16,out=bf16,len=ragged",
@@ -31,16 +33,22 @@ static void shapes_are_within_the_bound(void **state) {
   (void)state;
   for (int k = 0; k < LENGTH(kernels); k++)
     for (int i = 0; i < LENGTH(problems); i++) {
-      const amla_options options = cuda_options(modes[(i + k) % 2], split_options[(i + 2 * k) % LENGTH(split_options)]);
+      const amla_options options =
+          cuda_options(modes[(i + k) % 2], split_options[(i + 2 * k) % LENGTH(split_options)]);
       check_on_device(problems[i], &options, kernels[k]);
     }
 }
 
-static int random_size(uint64_t *seed, int most) { return (int)exp(harness_random_uniform(seed) * log(most + 0.99)); }
+static int random_size(uint64_t *seed, int most) {
+  return (int)exp(harness_random_uniform(seed) * log(most + 0.99));
+}
 
 static void random_problems_are_within_the_bound(void **state) {
-  static const char *const types[] = {"bf16", "f16"}, *const outs[] = {"f32", "bf16", "f16"}, *const lens[] = {"fixed", "uniform", "ragged"};
-  static const char *const dists[] = {"normal:1", "normal:0.01", "uniform:2", "rising", "rising:1000", "outlier", "onehot", "peaked", "zerov", "masked"};
+  static const char *const types[] = {"bf16", "f16"}, *const outs[] = {"f32", "bf16", "f16"},
+                           *const lens[] = {"fixed", "uniform", "ragged"};
+  static const char *const dists[] = {"normal:1",    "normal:0.01", "uniform:2", "rising",
+                                      "rising:1000", "outlier",     "onehot",    "peaked",
+                                      "zerov",       "masked"};
   static const int pages[] = {0, 1, 7, 16, 32, 48, 64, 128, 192};
   (void)state;
   const int count = many() ? 1000 : TEST_SLOW ? 6 : 30, most = many() ? 3000 : 260;
@@ -48,18 +56,25 @@ static void random_problems_are_within_the_bound(void **state) {
   for (int i = 0; i < count; i++) {
     char problem[512];
     const char *type = types[random_below(&seed, 2)];
-    const int rows_most = many() ? 128 : 70, sq = random_size(&seed, 16), h = random_size(&seed, rows_most / sq > 0 ? rows_most / sq : 1);
-    snprintf(problem, sizeof problem, "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,lse=%s,sinks=%d,pad=%d,dist=%s,len=%s,seed=%d",
-             1 + random_below(&seed, 3), sq, h, random_size(&seed, most), random_below(&seed, 3) ? 576 : 512, pages[random_below(&seed, LENGTH(pages))], type, type,
-             outs[random_below(&seed, 3)], random_below(&seed, 2), random_below(&seed, 2) ? "e" : "2", random_below(&seed, 4) == 0,
-             random_below(&seed, 3) ? 0 : 8 * random_below(&seed, 2) + random_below(&seed, 4), dists[random_below(&seed, LENGTH(dists))],
-             lens[random_below(&seed, 3)], random_below(&seed, 1000));
-    const amla_options options = cuda_options(modes[random_below(&seed, 2)], split_options[random_below(&seed, LENGTH(split_options))]);
+    const int rows_most = many() ? 128 : 70, sq = random_size(&seed, 16),
+              h = random_size(&seed, rows_most / sq > 0 ? rows_most / sq : 1);
+    snprintf(problem, sizeof problem,
+             "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,lse=%s,sinks=%d,pad="
+             "%d,dist=%s,len=%s,seed=%d",
+             1 + random_below(&seed, 3), sq, h, random_size(&seed, most),
+             random_below(&seed, 3) ? 576 : 512, pages[random_below(&seed, LENGTH(pages))], type,
+             type, outs[random_below(&seed, 3)], random_below(&seed, 2),
+             random_below(&seed, 2) ? "e" : "2", random_below(&seed, 4) == 0,
+             random_below(&seed, 3) ? 0 : 8 * random_below(&seed, 2) + random_below(&seed, 4),
+             dists[random_below(&seed, LENGTH(dists))], lens[random_below(&seed, 3)],
+             random_below(&seed, 1000));
+    const amla_options options = cuda_options(
+        modes[random_below(&seed, 2)], split_options[random_below(&seed, LENGTH(split_options))]);
     check_on_device(problem, &options, kernels[random_below(&seed, LENGTH(kernels))]);
   }
 }
 
-/* ---- Properties --------------------------------------------------------------------------------------------------- */
+/* ---- Properties ---- */
 
 /* The bits of a sequence are the same alone, in company, and twice. */
 static void company_does_not_change_bits(void **state) {
@@ -72,18 +87,20 @@ static void company_does_not_change_bits(void **state) {
     generate(&alone, problem);
     run_on_device(&data, problem, &options, kernels[k]);
     for (int s = 0; s < 4; s++) { /* sequence s only: the others have no keys */
-      for (int other = 0; other < 4; other++) alone.seqlens_k[other] = other == s ? data.seqlens_k[s] : 0;
+      for (int other = 0; other < 4; other++)
+        alone.seqlens_k[other] = other == s ? data.seqlens_k[s] : 0;
       run_on_device(&alone, problem, &options, kernels[k]);
       for (int64_t row = s * 72; row < (s + 1) * 72; row++)
-        if (!same_row(&data, row, &alone, row)) fail_msg("%s: row %lld has other bits alone", kernels[k], (long long)row);
+        if (!same_row(&data, row, &alone, row))
+          fail_msg("%s: row %lld has other bits alone", kernels[k], (long long)row);
     }
     harness_free(&data);
     harness_free(&alone);
   }
 }
 
-/* O is divided by the sum of the weights as the matrix unit saw them: a column that is 1 in every key comes back as 1, not as 1 within
- * the rounding of P. */
+/* O is divided by the sum of the weights as the matrix unit saw them: a column that is 1 in every
+ * key comes back as 1, not as 1 within the rounding of P. */
 static void equal_values_come_back_exactly(void **state) {
   (void)state;
   for (int k = 0; k < LENGTH(kernels); k++)
@@ -93,11 +110,13 @@ static void equal_values_come_back_exactly(void **state) {
       const char *problem = "b=2,sq=2,h=10,sk=150,page=16,q=bf16,kv=bf16,dist=peaked:3";
       generate(&data, problem);
       for (int32_t s = 0; s < 2; s++)
-        for (int64_t j = 0; j < 150; j++) harness_store(data.kv, AMLA_BF16, kv_token_offset(&data, s, j) + 300, 1.0f);
+        for (int64_t j = 0; j < 150; j++)
+          harness_store(data.kv, AMLA_BF16, kv_token_offset(&data, s, j) + 300, 1.0f);
       run_on_device(&data, problem, &options, kernels[k]);
       for (int64_t row = 0; row < n_rows(&data); row++)
         if (!(fabsf(out_at(&data, row, 300) - 1.0f) < 1e-5f))
-          fail_msg("%s: row %lld has %.9g where every key has 1", kernels[k], (long long)row, (double)out_at(&data, row, 300));
+          fail_msg("%s: row %lld has %.9g where every key has 1", kernels[k], (long long)row,
+                   (double)out_at(&data, row, 300));
       harness_free(&data);
     }
 }
@@ -111,7 +130,8 @@ static void pages_may_lie_anywhere(void **state) {
     const char *problem = "b=1,h=20,sk=150,page=16,q=bf16,kv=bf16";
     generate(&data, problem);
     generate(&moved, problem);
-    const int64_t page_elems = moved.problem.kv_stride_page ? moved.problem.kv_stride_page : 16 * 576;
+    const int64_t page_elems =
+        moved.problem.kv_stride_page ? moved.problem.kv_stride_page : 16 * 576;
     uint16_t *kv = moved.kv;
     uint16_t *swap = malloc((size_t)page_elems * 2);
     const int32_t a = moved.block_table[0], b = moved.block_table[5];
@@ -138,20 +158,24 @@ static void nan_stays_in_its_sequence(void **state) {
       harness_dataset data;
       const char *problem = "b=3,sq=2,h=10,sk=100,page=32,q=bf16,kv=bf16";
       generate(&data, problem);
-      ((uint16_t *)data.kv)[kv_token_offset(&data, 1, 70) + 540] = inf ? 0xff80 : 0x7fc0; /* -inf, NaN; in the part that is key only */
+      ((uint16_t *)data.kv)[kv_token_offset(&data, 1, 70) + 540] =
+          inf ? 0xff80 : 0x7fc0; /* -inf, NaN; in the part that is key only */
       ((uint16_t *)data.q)[q_row_offset(&data.problem, 3) + 5] = 0x7fc0;
       run_on_device(&data, problem, &options, kernels[k]);
       for (int64_t row = 0; row < 60; row++) {
         const bool poisoned = row / 20 == 1 || row == 3;
-        if (row_is_finite(&data, row) == poisoned || (poisoned && (isfinite(out_at(&data, row, 0)) || isfinite(lse_at(&data, row)))))
-          fail_msg("%s: row %lld is %s", kernels[k], (long long)row, poisoned ? "finite, in part at least" : "not finite");
+        if (row_is_finite(&data, row) == poisoned ||
+            (poisoned && (isfinite(out_at(&data, row, 0)) || isfinite(lse_at(&data, row)))))
+          fail_msg("%s: row %lld is %s", kernels[k], (long long)row,
+                   poisoned ? "finite, in part at least" : "not finite");
       }
       harness_free(&data);
     }
 }
 
-/* What only the device can see: a page id outside the cache gives NaN and a mark, a length outside [0, sk] is clamped and marked. Unused
- * entries may be anything (every generated problem has that). */
+/* What only the device can see: a page id outside the cache gives NaN and a mark, a length outside
+ * [0, sk] is clamped and marked. Unused entries may be anything (every generated problem has that).
+ */
 static void bad_pages_and_lengths_are_marked(void **state) {
   (void)state;
   static const int32_t ids[] = {-1, INT32_MIN, INT32_MAX};
@@ -163,14 +187,18 @@ static void bad_pages_and_lengths_are_marked(void **state) {
       const char *problem = "b=2,h=6,sk=100,page=32,q=bf16,kv=bf16";
       generate(&data, problem);
       generate(&right, problem);
-      data.block_table[1] = i < LENGTH(ids) ? ids[i] : (int32_t)data.problem.n_pages; /* sequence 0, tokens 32..63 */
+      data.block_table[1] =
+          i < LENGTH(ids) ? ids[i] : (int32_t)data.problem.n_pages; /* sequence 0, tokens 32..63 */
       data.seqlens_k[1] = i % 2 ? -5 : 101;
       right.seqlens_k[1] = i % 2 ? 0 : 100;
       assert_int_equal(device_run(&data, &options, kernels[k], &word, NULL), AMLA_OK);
       assert_int_equal(word, AMLA_CUDA_STATUS_PAGE | AMLA_CUDA_STATUS_LENGTH);
       run_on_device(&right, problem, &options, kernels[k]);
-      for (int64_t row = 0; row < 6; row++) assert_true(isnan(out_at(&data, row, 0)) && isnan(out_at(&data, row, 511)) && isnan(lse_at(&data, row)));
-      for (int64_t row = 6; row < 12; row++) assert_true(same_row(&data, row, &right, row));
+      for (int64_t row = 0; row < 6; row++)
+        assert_true(isnan(out_at(&data, row, 0)) && isnan(out_at(&data, row, 511)) &&
+                    isnan(lse_at(&data, row)));
+      for (int64_t row = 6; row < 12; row++)
+        assert_true(same_row(&data, row, &right, row));
       harness_free(&data);
       harness_free(&right);
     }
@@ -184,7 +212,8 @@ static void stages_are_used_again(void **state) {
   for (int k = 2; k < LENGTH(kernels); k++)
     for (int i = 0; i < (TEST_SANITIZED ? 4 : 12); i++) {
       check_on_device("b=1,h=3,sk=330,page=64,q=bf16,kv=bf16", &options, kernels[k]);
-      check_on_device("b=1,h=3,sk=330,page=64,q=bf16,kv=bf16,dist=rising:1000", &options, kernels[k]);
+      check_on_device("b=1,h=3,sk=330,page=64,q=bf16,kv=bf16,dist=rising:1000", &options,
+                      kernels[k]);
       check_on_device("b=2,sq=2,h=3,sk=400,page=32,dqk=512,q=f16,kv=f16", &options, kernels[k]);
     }
 }
@@ -194,13 +223,16 @@ static void slots_are_used_again(void **state) {
   (void)state;
   for (int k = TEST_SLOW ? 2 : 0; k < LENGTH(kernels); k++) {
     const amla_options options = cuda_options(AMLA_RESCALE_LAZY, 64);
-    check_on_device("b=12,h=4,sk=330,page=64,len=330/65/200/64/0/330/1/129/330/70/90/330,q=bf16,kv=bf16", &options, kernels[k]);
-    check_on_device("b=70,h=2,sk=130,dqk=512,len=uniform,q=bf16,kv=bf16", &options, kernels[k]); /* more sequences than lanes that look for them */
+    check_on_device(
+        "b=12,h=4,sk=330,page=64,len=330/65/200/64/0/330/1/129/330/70/90/330,q=bf16,kv=bf16",
+        &options, kernels[k]);
+    check_on_device("b=70,h=2,sk=130,dqk=512,len=uniform,q=bf16,kv=bf16", &options,
+                    kernels[k]); /* more sequences than lanes that look for them */
   }
 }
 
-/* A cache that the driver has no map for is computed by mma64, to its bits, with the plan's cuts. The
- * first test, so that no other one has prepared mma64. */
+/* A cache that the driver has no map for is computed by mma64, to its bits, with the plan's cuts.
+ * The first test, so that no other one has prepared mma64. */
 static void a_cache_without_a_map_takes_mma64(void **state) {
   (void)state;
   const char *problem = "b=3,sq=2,h=20,sk=210,page=64,q=bf16,kv=bf16,len=210/64/0";
@@ -222,30 +254,39 @@ static void a_cache_without_a_map_takes_mma64(void **state) {
     }
 }
 
-/* ---- Refusals ------------------------------------------------------------------------------------------------------ */
+/* ---- Refusals ---- */
 
-static void expect_refusal(const char *problem, const amla_options *options, amla_status status, const char *words) {
+static void expect_refusal(const char *problem, const amla_options *options, amla_status status,
+                           const char *words) {
   harness_dataset data;
   amla_detail detail = {""};
   generate(&data, problem);
   const amla_status got = device_run(&data, options, "wgmma3", NULL, &detail);
-  if (got != status || strstr(detail.text, words) == NULL) fail_msg("'%s': %s: '%s', not '%s'", problem, amla_status_name(got), detail.text, words);
+  if (got != status || strstr(detail.text, words) == NULL)
+    fail_msg("'%s': %s: '%s', not '%s'", problem, amla_status_name(got), detail.text, words);
   assert_true(all_bytes_are(data.out, data.tensors.out_bytes, GUARD_PATTERN));
   harness_free(&data);
 }
 
 static void what_it_has_not_is_refused_by_name(void **state) {
   (void)state;
-  const amla_options lazy = cuda_options(AMLA_RESCALE_LAZY, 0), amla = cuda_options(AMLA_RESCALE_AMLA, 0);
-  expect_refusal("h=4,sk=10,q=f32,kv=f32", &lazy, AMLA_UNSUPPORTED, "kv_type=f32: cuda has bf16 and f16");
-  expect_refusal("h=4,sk=10,q=bf16,kv=q8_0", &lazy, AMLA_UNSUPPORTED, "kv_type=q8_0: cuda has bf16 and f16");
-  expect_refusal("h=4,sk=10,q=f16,kv=bf16", &lazy, AMLA_UNSUPPORTED, "q_type=f16: cuda needs that of kv, bf16");
-  expect_refusal("h=4,sk=10,q=bf16,kv=bf16,dqk=192,dv=128", &lazy, AMLA_UNSUPPORTED, "d_qk=192, d_v=128: cuda has 576/512 and 512/512");
+  const amla_options lazy = cuda_options(AMLA_RESCALE_LAZY, 0),
+                     amla = cuda_options(AMLA_RESCALE_AMLA, 0);
+  expect_refusal("h=4,sk=10,q=f32,kv=f32", &lazy, AMLA_UNSUPPORTED,
+                 "kv_type=f32: cuda has bf16 and f16");
+  expect_refusal("h=4,sk=10,q=bf16,kv=q8_0", &lazy, AMLA_UNSUPPORTED,
+                 "kv_type=q8_0: cuda has bf16 and f16");
+  expect_refusal("h=4,sk=10,q=f16,kv=bf16", &lazy, AMLA_UNSUPPORTED,
+                 "q_type=f16: cuda needs that of kv, bf16");
+  expect_refusal("h=4,sk=10,q=bf16,kv=bf16,dqk=192,dv=128", &lazy, AMLA_UNSUPPORTED,
+                 "d_qk=192, d_v=128: cuda has 576/512 and 512/512");
   expect_refusal("h=4,sk=10,q=bf16,kv=bf16,mask=1", &lazy, AMLA_UNSUPPORTED, "mask=");
-  expect_refusal("h=4,sk=10,q=bf16,kv=bf16", &amla, AMLA_UNSUPPORTED, "rescale=amla: cuda has lazy and flash");
+  expect_refusal("h=4,sk=10,q=bf16,kv=bf16", &amla, AMLA_UNSUPPORTED,
+                 "rescale=amla: cuda has lazy and flash");
 }
 
-/* The environment's name is a cap: each emulated kernel is what ran, and a wrong name is no wish. */
+/* The environment's name is a cap: each emulated kernel is what ran, and a wrong name is no wish.
+ */
 static void kernels_are_chosen_by_name(void **state) {
   (void)state;
   static const char *const wrong[] = {"wgmma", "wgmma4", "MMA64", " mma64"};
@@ -257,7 +298,8 @@ static void kernels_are_chosen_by_name(void **state) {
   amla_problem problem = data.problem;
   problem.memory = AMLA_MEMORY_DEVICE;
   for (int k = 0; k < LENGTH(wrong); k++) {
-    snprintf(words, sizeof words, "AMLA_CUDA_KERNEL=%s: must be mma32, mma64, wgmma2 or wgmma3", wrong[k]);
+    snprintf(words, sizeof words, "AMLA_CUDA_KERNEL=%s: must be mma32, mma64, wgmma2 or wgmma3",
+             wrong[k]);
     assert_int_equal(device_run(&data, &options, wrong[k], NULL, &detail), AMLA_INVALID_ARGUMENT);
     assert_string_equal(detail.text, words);
   }
@@ -267,7 +309,8 @@ static void kernels_are_chosen_by_name(void **state) {
     assert_int_equal(amla_plan_create(&plan, &problem, &options, &detail), AMLA_OK);
     amla_plan_describe(plan, text, sizeof text);
     snprintf(words, sizeof words, "cuda %s ", k < LENGTH(kernels) ? kernels[k] : "wgmma3");
-    if (strncmp(text, words, strlen(words)) != 0) fail_msg("'%s', not '%s'", text, words);
+    if (strncmp(text, words, strlen(words)) != 0)
+      fail_msg("'%s', not '%s'", text, words);
     amla_plan_destroy(plan);
   }
   harness_free(&data);
@@ -287,15 +330,23 @@ static void host_memory_is_refused(void **state) {
 /* test_cuda_decode [PATTERN]: only the tests whose name matches, as "nan_*". */
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(a_cache_without_a_map_takes_mma64), cmocka_unit_test(shapes_are_within_the_bound),
-      cmocka_unit_test(company_does_not_change_bits),     cmocka_unit_test(equal_values_come_back_exactly),
+      cmocka_unit_test(a_cache_without_a_map_takes_mma64),
+      cmocka_unit_test(shapes_are_within_the_bound),
+      cmocka_unit_test(company_does_not_change_bits),
+      cmocka_unit_test(equal_values_come_back_exactly),
       cmocka_unit_test(pages_may_lie_anywhere),
-      cmocka_unit_test(nan_stays_in_its_sequence),        cmocka_unit_test(bad_pages_and_lengths_are_marked),
+      cmocka_unit_test(nan_stays_in_its_sequence),
+      cmocka_unit_test(bad_pages_and_lengths_are_marked),
       cmocka_unit_test(stages_are_used_again),
-      cmocka_unit_test(slots_are_used_again),             cmocka_unit_test(what_it_has_not_is_refused_by_name),
-      cmocka_unit_test(kernels_are_chosen_by_name),       cmocka_unit_test(host_memory_is_refused),
-      cmocka_unit_test(random_problems_are_within_the_bound)}; /* last: if the time ends, it is theirs */
-  if (!find_backend()) return 77; /* CTest: skipped; where the emulation is meant, a failure */
-  if (argc > 1) cmocka_set_test_filter(argv[1]);
+      cmocka_unit_test(slots_are_used_again),
+      cmocka_unit_test(what_it_has_not_is_refused_by_name),
+      cmocka_unit_test(kernels_are_chosen_by_name),
+      cmocka_unit_test(host_memory_is_refused),
+      cmocka_unit_test(
+          random_problems_are_within_the_bound)}; /* last: if the time ends, it is theirs */
+  if (!find_backend())
+    return 77; /* CTest: skipped; where the emulation is meant, a failure */
+  if (argc > 1)
+    cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

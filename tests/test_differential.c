@@ -1,27 +1,51 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Every backend, instruction set and rescale mode against fp64 within the bound of harness/truth.h, over shapes, types, page sizes and
- * lengths. The normal run takes a covering set, in which any two choices meet, and random problem strings; with
- * AMLA_LONG=1 the full cross product, which takes an hour or more. Unused slots are NaN, unused table entries 2147480000. A failure
- * prints the problem string and the options.
+ * Every backend, instruction set and rescale mode against fp64 within the bound of harness/truth.h,
+ * over shapes, types, page sizes and lengths. The normal run takes a covering set, in which any two
+ * choices meet, and random problem strings; with AMLA_LONG=1 the full cross product, which takes an
+ * hour or more. Unused slots are NaN, unused table entries 2147480000. A failure prints the problem
+ * string and the options.
  */
 #include "test_run.h"
 
-/* ---- The choices ------------------------------------------------------------------------------------------------- */
+/* ---- The choices ---- */
 
 enum { TYPES = AMLA_F16 + 1, KV_TYPES = AMLA_Q8_0 + 1 }; /* q8_0 is a type of kv only */
 static const int page_sizes[] = {0, 1, 3, 16, 64, 128};
-static const int lengths[] = {0, 1, 2, 63, 64, 65, 95, 96, 97, 251, 1000}; /* tiles have 64 or 96 tokens */
+static const int lengths[] = {0,  1,  2,  63,  64,  65,
+                              95, 96, 97, 251, 1000}; /* tiles have 64 or 96 tokens */
 static const int heads[] = {1, 3, 6, 9, 16, 63, 64, 126, 128};
 static const int queries[] = {1, 2, 4, 7};
-static const struct { int d_qk, d_v; } dims[] = {{576, 512}, {512, 512}, {64, 48}, {7, 3}, {1, 1}, {100, 100}};
-static const char *const dists[] = {"normal:1", "uniform:2", "rising", "outlier", "onehot", "peaked", "zerov", "masked"};
+static const struct {
+  int d_qk, d_v;
+} dims[] = {{576, 512}, {512, 512}, {64, 48}, {7, 3}, {1, 1}, {100, 100}};
+static const char *const dists[] = {"normal:1", "uniform:2", "rising", "outlier",
+                                    "onehot",   "peaked",    "zerov",  "masked"};
 static const int splits[] = {AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, 1, 200};
 static const int threads[] = {1, 2, 3};
-static const struct { int pad, sinks; const char *lse; } extras[] = {{0, 0, "e"}, {3, 0, "2"}, {1, 1, "e"}};
+static const struct {
+  int pad, sinks;
+  const char *lse;
+} extras[] = {{0, 0, "e"}, {3, 0, "2"}, {1, 1, "e"}};
 
 enum {
-  F_ENGINE, F_RESCALE, F_Q, F_KV, F_OUT, F_PAGE, F_LENGTH, F_HEADS, F_QUERIES, F_CAUSAL, F_DIMS, F_DIST, F_MASK, F_SPLIT, F_THREADS, F_EXTRA, FACTORS
+  F_ENGINE,
+  F_RESCALE,
+  F_Q,
+  F_KV,
+  F_OUT,
+  F_PAGE,
+  F_LENGTH,
+  F_HEADS,
+  F_QUERIES,
+  F_CAUSAL,
+  F_DIMS,
+  F_DIST,
+  F_MASK,
+  F_SPLIT,
+  F_THREADS,
+  F_EXTRA,
+  FACTORS
 };
 static const int levels[FACTORS] = {LENGTH(engines),
                                     LENGTH(rescales),
@@ -46,7 +70,8 @@ typedef int choice[FACTORS];
 static const char *type_name(int type) { return amla_dtype_name((amla_dtype)type); }
 
 static amla_options options_of(const choice c) {
-  return make_options(engines[c[F_ENGINE]].backend, rescales[c[F_RESCALE]], engines[c[F_ENGINE]].isa, threads[c[F_THREADS]], splits[c[F_SPLIT]]);
+  return make_options(engines[c[F_ENGINE]].backend, rescales[c[F_RESCALE]],
+                      engines[c[F_ENGINE]].isa, threads[c[F_THREADS]], splits[c[F_SPLIT]]);
 }
 
 /* Two sequences, so that neither is alone: the length in question, and a short one. */
@@ -65,31 +90,37 @@ static void problem_of(const choice c, int seed, char *text, size_t bytes) {
       extras[c[F_EXTRA]].pad * (blocks && whole ? 32 : 1), dists[c[F_DIST]], length, other, seed);
 }
 
-/* ---- A covering set: greedy, seeded ------------------------------------------------------------------------------- */
+/* ---- A covering set: greedy, seeded ---- */
 
-static bool met[FACTORS][MAX_LEVELS][FACTORS][MAX_LEVELS]; /* have these two choices been in one row? */
+static bool met[FACTORS][MAX_LEVELS][FACTORS]
+               [MAX_LEVELS]; /* have these two choices been in one row? */
 
 static int64_t count_missing_pairs(void) {
   int64_t missing = 0;
   for (int f = 0; f < FACTORS; f++)
     for (int g = 0; g < f; g++)
       for (int i = 0; i < levels[f]; i++)
-        for (int j = 0; j < levels[g]; j++) missing += !met[f][i][g][j];
+        for (int j = 0; j < levels[g]; j++)
+          missing += !met[f][i][g][j];
   return missing;
 }
 
-/* Pairs that choosing `level` for factor f would add to a row in which the factors with set[] are decided. */
+/* Pairs that choosing `level` for factor f would add to a row in which the factors with set[] are
+ * decided. */
 static int gain(const choice row, const bool *set, int f, int level) {
   int pairs = 0;
-  for (int g = 0; g < FACTORS; g++) pairs += set[g] && g != f && !met[f][level][g][row[g]];
+  for (int g = 0; g < FACTORS; g++)
+    pairs += set[g] && g != f && !met[f][level][g][row[g]];
   return pairs;
 }
 
-/* A row built factor by factor in random order, each at its best level. Returns how many new pairs it has. */
+/* A row built factor by factor in random order, each at its best level. Returns how many new pairs
+ * it has. */
 static int propose_row(choice row, uint64_t *seed) {
   bool set[FACTORS] = {false};
   int order[FACTORS], total = 0;
-  for (int f = 0; f < FACTORS; f++) order[f] = f;
+  for (int f = 0; f < FACTORS; f++)
+    order[f] = f;
   for (int f = FACTORS - 1; f > 0; f--) {
     const int other = random_below(seed, f + 1), swap = order[f];
     order[f] = order[other];
@@ -100,7 +131,8 @@ static int propose_row(choice row, uint64_t *seed) {
     int best = -1;
     for (int l = 0; l < levels[f]; l++) {
       const int level = (start + l) % levels[f], pairs = gain(row, set, f, level);
-      if (pairs > best) best = pairs, row[f] = level;
+      if (pairs > best)
+        best = pairs, row[f] = level;
     }
     set[f] = true;
     total += best;
@@ -110,10 +142,12 @@ static int propose_row(choice row, uint64_t *seed) {
 
 static void mark_pairs(const choice row) {
   for (int f = 0; f < FACTORS; f++)
-    for (int g = 0; g < FACTORS; g++) met[f][row[f]][g][row[g]] = true;
+    for (int g = 0; g < FACTORS; g++)
+      met[f][row[f]][g][row[g]] = true;
 }
 
-/* The best of some proposals; all pairs stay reachable because a random start level opens new rows. */
+/* The best of some proposals; all pairs stay reachable because a random start level opens new rows.
+ */
 static void next_row(choice row, uint64_t *seed) {
   int best = -1;
   for (int attempt = 0; attempt < 30; attempt++) {
@@ -136,8 +170,10 @@ static void covering_set_is_within_the_bound(void **state) {
     choice row;
     char problem[512];
     next_row(row, &seed);
-    if (++count > 2000) fail_msg("the covering set does not end");
-    if (!engine_runs_here(row[F_ENGINE])) continue;
+    if (++count > 2000)
+      fail_msg("the covering set does not end");
+    if (!engine_runs_here(row[F_ENGINE]))
+      continue;
     problem_of(row, count, problem, sizeof problem);
     const amla_options options = options_of(row);
     check_problem(problem, &options);
@@ -145,18 +181,23 @@ static void covering_set_is_within_the_bound(void **state) {
   printf("%d problems cover all pairs of %d factors\n", count, FACTORS);
 }
 
-/* ---- Random problem strings --------------------------------------------------------------------------------------- */
+/* ---- Random problem strings ---- */
 
 /* Log-uniform in [1, most]. */
-static int random_size(uint64_t *seed, int most) { return (int)exp(harness_random_uniform(seed) * log(most + 0.99)); }
+static int random_size(uint64_t *seed, int most) {
+  return (int)exp(harness_random_uniform(seed) * log(most + 0.99));
+}
 
 static void random_problem(uint64_t *seed, char *text, size_t bytes) {
-  static const char *const widths[] = {"normal:0.01", "normal:30", "uniform:0.5", "uniform:8", "rising:1000", "outlier:20", "peaked:3", "normal:1"};
+  static const char *const widths[] = {"normal:0.01", "normal:30",  "uniform:0.5", "uniform:8",
+                                       "rising:1000", "outlier:20", "peaked:3",    "normal:1"};
   static const char *const lens[] = {"fixed", "uniform", "ragged"};
   static const double scales[] = {0.1352, 0.0416667, 1.0, -0.2, 1e-6, 7.5};
   const bool tuned = random_below(seed, 3) == 0;
-  const int d_qk = tuned ? 576 : random_size(seed, 700), d_v = tuned ? 512 : 1 + random_below(seed, d_qk);
-  const int rows_of_head = random_size(seed, 8), h = random_size(seed, 140), b = random_below(seed, 5);
+  const int d_qk = tuned ? 576 : random_size(seed, 700),
+            d_v = tuned ? 512 : 1 + random_below(seed, d_qk);
+  const int rows_of_head = random_size(seed, 8), h = random_size(seed, 140),
+            b = random_below(seed, 5);
   const double budget = 1.5e7; /* elements of q k^T times d_qk: keeps a case in milliseconds */
   const double most = budget / ((double)h * rows_of_head * d_qk * (b ? b : 1));
   const int sk = random_size(seed, most < 2 ? 2 : most > 3000 ? 3000 : (int)most);
@@ -180,10 +221,13 @@ static void random_problem(uint64_t *seed, char *text, size_t bytes) {
 
 static amla_options random_options(uint64_t *seed) {
   int e;
-  do e = random_below(seed, LENGTH(engines));
+  do
+    e = random_below(seed, LENGTH(engines));
   while (!engine_runs_here(e));
-  const int split = random_below(seed, 4) == 0 ? random_size(seed, 500) : splits[random_below(seed, LENGTH(splits))];
-  return make_options(engines[e].backend, rescales[random_below(seed, LENGTH(rescales))], engines[e].isa, random_size(seed, 9), split);
+  const int split = random_below(seed, 4) == 0 ? random_size(seed, 500)
+                                               : splits[random_below(seed, LENGTH(splits))];
+  return make_options(engines[e].backend, rescales[random_below(seed, LENGTH(rescales))],
+                      engines[e].isa, random_size(seed, 9), split);
 }
 
 static void random_problems_are_within_the_bound(void **state) {
@@ -203,9 +247,11 @@ static void lse_may_be_left_out(void **state) {
   (void)state;
   const char *problem = "b=2,h=20,sk=300,dqk=64,dv=48,len=ragged";
   for (int e = 0; e < LENGTH(engines); e++) {
-    const amla_options options = make_options(engines[e].backend, AMLA_RESCALE_LAZY, engines[e].isa, 2, 0);
+    const amla_options options =
+        make_options(engines[e].backend, AMLA_RESCALE_LAZY, engines[e].isa, 2, 0);
     harness_dataset with, without;
-    if (!engine_runs_here(e)) continue;
+    if (!engine_runs_here(e))
+      continue;
     generate(&with, problem);
     generate(&without, problem);
     without.tensors.lse = NULL;
@@ -213,13 +259,14 @@ static void lse_may_be_left_out(void **state) {
     run(&with, problem, &options);
     run(&without, problem, &options);
     assert_memory_equal(with.out, without.out, with.tensors.out_bytes);
-    assert_true(all_bytes_are(without.lse, (size_t)n_rows(&without) * sizeof(float), GUARD_PATTERN));
+    assert_true(
+        all_bytes_are(without.lse, (size_t)n_rows(&without) * sizeof(float), GUARD_PATTERN));
     harness_free(&with);
     harness_free(&without);
   }
 }
 
-/* ---- The full cross product --------------------------------------------------------------------------------------- */
+/* ---- The full cross product ---- */
 
 /* Every engine and mode on one set of tensors. */
 static void check_engines(choice c, int seed) {
@@ -230,7 +277,8 @@ static void check_engines(choice c, int seed) {
   generate(&data, problem);
   compute_truth_of(&data, &truth);
   for (c[F_ENGINE] = 0; c[F_ENGINE] < LENGTH(engines); c[F_ENGINE]++)
-    for (c[F_RESCALE] = 0; c[F_RESCALE] < LENGTH(rescales) && engine_runs_here(c[F_ENGINE]); c[F_RESCALE]++) {
+    for (c[F_RESCALE] = 0; c[F_RESCALE] < LENGTH(rescales) && engine_runs_here(c[F_ENGINE]);
+         c[F_RESCALE]++) {
       const amla_options options = options_of(c);
       run(&data, problem, &options);
       expect_within_bound(&data, &truth, problem, &options);
@@ -239,14 +287,17 @@ static void check_engines(choice c, int seed) {
   harness_free(&data);
 }
 
-/* Engines x modes x types x pages x lengths x heads x queries x causal; dimensions, distributions and the rest take turns. */
+/* Engines x modes x types x pages x lengths x heads x queries x causal; dimensions, distributions
+ * and the rest take turns. */
 static void cross_product_is_within_the_bound(void **state) {
   (void)state;
   static const int crossed[] = {F_Q, F_KV, F_PAGE, F_LENGTH, F_HEADS, F_QUERIES, F_CAUSAL};
   static const int rotating[] = {F_OUT, F_DIMS, F_DIST, F_SPLIT, F_THREADS, F_EXTRA};
   int total = 1;
-  if (!long_run()) skip();
-  for (int i = 0; i < LENGTH(crossed); i++) total *= levels[crossed[i]];
+  if (!long_run())
+    skip();
+  for (int i = 0; i < LENGTH(crossed); i++)
+    total *= levels[crossed[i]];
   for (int n = 0; n < total; n++) {
     choice c = {0};
     uint64_t seed = (uint64_t)n;
@@ -254,7 +305,8 @@ static void cross_product_is_within_the_bound(void **state) {
       c[crossed[i]] = rest % levels[crossed[i]];
       rest /= levels[crossed[i]];
     }
-    for (int i = 0; i < LENGTH(rotating); i++) c[rotating[i]] = random_below(&seed, levels[rotating[i]]);
+    for (int i = 0; i < LENGTH(rotating); i++)
+      c[rotating[i]] = random_below(&seed, levels[rotating[i]]);
     check_engines(c, n);
   }
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a caller's floating-point environment and process may be: rounding modes and traps reach no result and are left as
- * they were, also where a callback never returns; a forked child computes, and gets the same bits.
+ * What a caller's floating-point environment and process may be: rounding modes and traps reach no
+ * result and are left as they were, also where a callback never returns; a forked child computes,
+ * and gets the same bits.
  */
 #define _GNU_SOURCE /* feenableexcept */
 #include "test_run.h"
@@ -10,14 +11,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static const char *const shared_out = "b=1,h=128,sk=3000,dqk=64,dv=48,page=16"; /* threads share its splits */
+static const char *const shared_out =
+    "b=1,h=128,sk=3000,dqk=64,dv=48,page=16"; /* threads share its splits */
 
 static void expect_same_bits(const harness_dataset *a, const harness_dataset *b, const char *what) {
   for (int64_t row = 0; row < n_rows(a); row++)
-    if (!same_row(a, row, b, row)) fail_msg("%s: row %lld has other bits", what, (long long)row);
+    if (!same_row(a, row, b, row))
+      fail_msg("%s: row %lld has other bits", what, (long long)row);
 }
 
-/* ---- Forks ----------------------------------------------------------------------------------------------------- */
+/* ---- Forks ---- */
 
 typedef struct job {
   harness_dataset data;
@@ -49,8 +52,10 @@ static amla_status job_run(job *j) {
 /* Of a process with one thread: it may form a team of its own. */
 static void a_child_of_one_thread_has_its_threads(void **state) {
   (void)state;
-  if (TEST_SANITIZED) skip();
-  const amla_options options = make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 2, 0);
+  if (TEST_SANITIZED)
+    skip();
+  const amla_options options =
+      make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 2, 0);
   harness_case c;
   amla_plan *plan = NULL;
   char error[256], text[256];
@@ -76,7 +81,8 @@ static bool says(const amla_plan *plan, const char *words) {
   return strstr(text, words) != NULL;
 }
 
-/* Runs the job in a forked child and compares with `want`: 0, or what went wrong. A child that hangs is killed. */
+/* Runs the job in a forked child and compares with `want`: 0, or what went wrong. A child that
+ * hangs is killed. */
 static int run_in_child(job *j, const harness_dataset *want, const char *words) {
   int status = -1;
   const pid_t child = fork();
@@ -84,9 +90,11 @@ static int run_in_child(job *j, const harness_dataset *want, const char *words) 
   if (child == 0) {
     alarm(60);
     harness_reset_outputs(&j->data);
-    if (job_run(j) != AMLA_OK) _exit(1);
+    if (job_run(j) != AMLA_OK)
+      _exit(1);
     for (int64_t row = 0; row < n_rows(want); row++)
-      if (!same_row(want, row, &j->data, row)) _exit(2);
+      if (!same_row(want, row, &j->data, row))
+        _exit(2);
     _exit(says(j->plan, words) ? 0 : 3);
   }
   assert_int_equal(waitpid(child, &status, 0), child);
@@ -95,15 +103,19 @@ static int run_in_child(job *j, const harness_dataset *want, const char *words) 
 
 static int32_t pool_calls;
 
-static void run_in_order(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument) {
+static void run_in_order(void *context, int32_t n, void (*task)(void *argument, int32_t i),
+                         void *argument) {
   ++*(int32_t *)context;
-  for (int32_t i = 0; i < n; i++) task(argument, i);
+  for (int32_t i = 0; i < n; i++)
+    task(argument, i);
 }
 
 static void a_forked_child_computes(void **state) {
   (void)state;
-  if (TEST_SANITIZED) skip(); /* ThreadSanitizer follows no fork of a process with threads */
-  const amla_options options = make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 2, 0);
+  if (TEST_SANITIZED)
+    skip(); /* ThreadSanitizer follows no fork of a process with threads */
+  const amla_options options =
+      make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 2, 0);
   amla_options pooled = options, single = options;
   pooled.parallel = run_in_order;
   pooled.parallel_context = &pool_calls;
@@ -122,7 +134,7 @@ static void a_forked_child_computes(void **state) {
   job_free(&pool);
 }
 
-/* ---- Rounding modes ----------------------------------------------------------------------------------------------- */
+/* ---- Rounding modes ---- */
 
 static void check_rounding_mode(const amla_options *base) {
   const char *problem = "b=1,h=17,sk=700,dqk=24,dv=16";
@@ -145,7 +157,8 @@ static void the_callers_rounding_mode_does_not_change_a_bit(void **state) {
 }
 
 /* A pool whose threads round upward: in both steps, and they still do behind each task. */
-static void run_upward(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument) {
+static void run_upward(void *context, int32_t n, void (*task)(void *argument, int32_t i),
+                       void *argument) {
   const int callers = fegetround();
   fesetround(FE_UPWARD);
   for (int32_t i = 0; i < n; i++) {
@@ -157,7 +170,8 @@ static void run_upward(void *context, int32_t n, void (*task)(void *argument, in
 }
 
 static void check_pool(const amla_options *base) {
-  if (base->backend != AMLA_BACKEND_CPU) return;
+  if (base->backend != AMLA_BACKEND_CPU)
+    return;
   harness_dataset ours, theirs;
   amla_options options = *base;
   int32_t calls = 0;
@@ -184,12 +198,15 @@ static void merge_has_one_rounding_mode(void **state) {
   static const int modes[] = {FE_TONEAREST, FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO};
   float o[3 * 5], lse_parts[3], out[LENGTH(modes)][5], lse[LENGTH(modes)];
   uint64_t seed = 5;
-  for (int i = 0; i < LENGTH(o); i++) o[i] = random_normal(&seed);
-  for (int i = 0; i < 3; i++) lse_parts[i] = random_normal(&seed);
+  for (int i = 0; i < LENGTH(o); i++)
+    o[i] = random_normal(&seed);
+  for (int i = 0; i < 3; i++)
+    lse_parts[i] = random_normal(&seed);
   for (int m = 0; m < LENGTH(modes); m++) {
     fesetround(modes[m]);
-    const amla_status status = amla_merge(3, 1, 5, AMLA_LSE_NATURAL, o, sizeof o, lse_parts, sizeof lse_parts,
-                                          out[m], sizeof out[m], &lse[m], sizeof lse[m], NULL);
+    const amla_status status =
+        amla_merge(3, 1, 5, AMLA_LSE_NATURAL, o, sizeof o, lse_parts, sizeof lse_parts, out[m],
+                   sizeof out[m], &lse[m], sizeof lse[m], NULL);
     const int after = fegetround();
     fesetround(FE_TONEAREST);
     assert_int_equal(status, AMLA_OK);
@@ -199,7 +216,7 @@ static void merge_has_one_rounding_mode(void **state) {
   }
 }
 
-/* ---- Traps -------------------------------------------------------------------------------------------------------- */
+/* ---- Traps ---- */
 
 /* Every function that computes, with every exception trapped: a signal ends this test. */
 static void check_traps(const amla_options *base) {
@@ -224,7 +241,8 @@ static void check_traps(const amla_options *base) {
   created = amla_plan_create(&plan, &d.problem, base, NULL);
   ran = amla_plan_run(plan, &d.tensors, scratch, 1 << 24, NULL);
   amla_plan_describe(plan, text, sizeof text);
-  merged = amla_merge(2, 1, 1, AMLA_LSE_NATURAL, o, sizeof o, parts, sizeof parts, &out, sizeof out, &lse, sizeof lse, NULL);
+  merged = amla_merge(2, 1, 1, AMLA_LSE_NATURAL, o, sizeof o, parts, sizeof parts, &out, sizeof out,
+                      &lse, sizeof lse, NULL);
   const int trapped = fegetexcept();
   fedisableexcept(FE_ALL_EXCEPT);
 
@@ -232,7 +250,8 @@ static void check_traps(const amla_options *base) {
   for (int i = 0; i < LENGTH(scales); i++)
     assert_int_equal(statuses[i], i % 3 == 0 ? AMLA_INVALID_ARGUMENT : AMLA_OK);
   assert_true(created == AMLA_OK && ran == AMLA_OK && merged == AMLA_OK);
-  for (int i = 0; i < LENGTH(scales); i++) amla_plan_destroy(plans[i]);
+  for (int i = 0; i < LENGTH(scales); i++)
+    amla_plan_destroy(plans[i]);
   amla_plan_destroy(plan);
   free(scratch);
   harness_free(&d);
@@ -240,23 +259,28 @@ static void check_traps(const amla_options *base) {
 
 static void nothing_springs_a_trap(void **state) {
   (void)state;
-  if (feenableexcept(0) < 0 || feenableexcept(FE_DIVBYZERO) < 0) skip(); /* not on this machine */
+  if (feenableexcept(0) < 0 || feenableexcept(FE_DIVBYZERO) < 0)
+    skip(); /* not on this machine */
   fedisableexcept(FE_ALL_EXCEPT);
   for_each_engine(check_traps);
 }
 
-/* ---- A callback that never returns -------------------------------------------------------------------------------- */
+/* ---- A callback that never returns ---- */
 
 static jmp_buf way_out;
 
 /* Leaves in call number *context, counted down. */
-static void run_away(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument) {
-  if (--*(int32_t *)context == 0) longjmp(way_out, 1);
-  for (int32_t i = 0; i < n; i++) task(argument, i);
+static void run_away(void *context, int32_t n, void (*task)(void *argument, int32_t i),
+                     void *argument) {
+  if (--*(int32_t *)context == 0)
+    longjmp(way_out, 1);
+  for (int32_t i = 0; i < n; i++)
+    task(argument, i);
 }
 
 static void check_jump(const amla_options *base) {
-  if (base->backend != AMLA_BACKEND_CPU) return;
+  if (base->backend != AMLA_BACKEND_CPU)
+    return;
   static job j;
   static int32_t countdown;
   amla_options options = *base;
@@ -268,7 +292,8 @@ static void check_jump(const amla_options *base) {
   for (volatile int call = 1; call <= 2; call++) {
     countdown = call;
     fesetround(FE_DOWNWARD);
-    if (setjmp(way_out) == 0) job_run(&j);
+    if (setjmp(way_out) == 0)
+      job_run(&j);
     const int after = fegetround();
     fesetround(FE_TONEAREST);
     assert_int_equal(countdown, 0);

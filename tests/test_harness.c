@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The instruments themselves: problem strings, generators, and the comparison that all other verdicts rest on. A comparison that
- * cannot fail proves nothing, so most of this file corrupts a right result in one place and demands that it shows.
+ * The instruments themselves: problem strings, generators, and the comparison that all other
+ * verdicts rest on. A comparison that cannot fail proves nothing, so most of this file corrupts a
+ * right result in one place and demands that it shows.
  */
 #include "test_run.h"
 
@@ -11,16 +12,18 @@
 #include "harness/rounds.h"
 #include "src/base/float16.h"
 
-/* ---- Problem strings ---------------------------------------------------------------------------------------------- */
+/* ---- Problem strings ---- */
 
 static void parse_must(const char *text, harness_case *c) {
   char error[256];
-  if (harness_parse_problem(text, c, error, sizeof error) != 0) fail_msg("'%s': %s", text, error);
+  if (harness_parse_problem(text, c, error, sizeof error) != 0)
+    fail_msg("'%s': %s", text, error);
 }
 
 static void defaults_are_documented_ones(void **state) {
   (void)state;
-  static const char all[] = "sk=4096,b=1,sq=1,dqk=576,dv=512,page=64,q=bf16,kv=bf16,out=f32,causal=1,scale=0.1352,lse=e,sinks=0,pad=0,"
+  static const char all[] = "sk=4096,b=1,sq=1,dqk=576,dv=512,page=64,q=bf16,kv=bf16,out=f32,causal="
+                            "1,scale=0.1352,lse=e,sinks=0,pad=0,"
                             "dist=normal:1,len=fixed,seed=7";
   static const char *const same[] = {"", "default", "h=128", all};
   char first[1024], text[1024];
@@ -30,18 +33,36 @@ static void defaults_are_documented_ones(void **state) {
     const int length = harness_format_problem(&c, text, sizeof text);
     assert_int_equal(length, strlen(text));
     assert_int_equal(harness_format_problem(&c, NULL, 0), length);
-    if (i == 0) memcpy(first, text, sizeof first);
+    if (i == 0)
+      memcpy(first, text, sizeof first);
     assert_string_equal(text, first);
   }
 }
 
 static void strings_round_trip(void **state) {
   (void)state;
-  static const char *const texts[] = {
-      "b=4,sq=2,h=128,sk=4096,page=64,q=bf16,kv=bf16,causal=1,scale=0.1352,dist=normal:1,len=uniform,seed=7",
-      "b=0", "b=3,sk=1000,len=3/0/1000", "len=5,sk=5", "dist=uniform:0.25", "dist=rising", "dist=rising:1234.5", "dist=outlier:7", "dist=onehot",
-      "dist=peaked:3", "dist=zerov", "dist=masked,sq=7,b=9", "len=ragged,b=7", "page=0", "page=1,sk=33", "pad=13,sinks=1,lse=2",
-      "scale=-0.3333333", "scale=1e-30", "seed=18446744073709551615", "q=f32,kv=f16,out=bf16", "dqk=1,dv=1,h=1,sk=1"};
+  static const char *const texts[] = {"b=4,sq=2,h=128,sk=4096,page=64,q=bf16,kv=bf16,causal=1,"
+                                      "scale=0.1352,dist=normal:1,len=uniform,seed=7",
+                                      "b=0",
+                                      "b=3,sk=1000,len=3/0/1000",
+                                      "len=5,sk=5",
+                                      "dist=uniform:0.25",
+                                      "dist=rising",
+                                      "dist=rising:1234.5",
+                                      "dist=outlier:7",
+                                      "dist=onehot",
+                                      "dist=peaked:3",
+                                      "dist=zerov",
+                                      "dist=masked,sq=7,b=9",
+                                      "len=ragged,b=7",
+                                      "page=0",
+                                      "page=1,sk=33",
+                                      "pad=13,sinks=1,lse=2",
+                                      "scale=-0.3333333",
+                                      "scale=1e-30",
+                                      "seed=18446744073709551615",
+                                      "q=f32,kv=f16,out=bf16",
+                                      "dqk=1,dv=1,h=1,sk=1"};
   for (int i = 0; i < LENGTH(texts); i++) {
     harness_case a, b;
     char once[1024], twice[1024];
@@ -52,11 +73,15 @@ static void strings_round_trip(void **state) {
     assert_string_equal(once, twice);
     assert_memory_equal(&a.problem, &b.problem, sizeof a.problem);
     assert_memory_equal(a.len_list, b.len_list, sizeof a.len_list);
-    assert_true(a.seed == b.seed && a.dist == b.dist && to_bits((float)a.dist_width) == to_bits((float)b.dist_width) && a.len == b.len);
-    for (const char *key = texts[i]; *key; key += strcspn(key, ",") + (key[strcspn(key, ",")] == ',')) { /* what was said is said again */
+    assert_true(a.seed == b.seed && a.dist == b.dist &&
+                to_bits((float)a.dist_width) == to_bits((float)b.dist_width) && a.len == b.len);
+    for (const char *key = texts[i]; *key;
+         key +=
+         strcspn(key, ",") + (key[strcspn(key, ",")] == ',')) { /* what was said is said again */
       char item[128];
       snprintf(item, sizeof item, "%.*s", (int)strcspn(key, ","), key);
-      if (strcmp(item, "dist=rising") != 0 && strstr(once, item) == NULL) fail_msg("'%s' lacks '%s'", once, item);
+      if (strcmp(item, "dist=rising") != 0 && strstr(once, item) == NULL)
+        fail_msg("'%s' lacks '%s'", once, item);
     }
   }
 }
@@ -64,20 +89,31 @@ static void strings_round_trip(void **state) {
 static void fields_get_their_values(void **state) {
   (void)state;
   harness_case c;
-  parse_must("len=3/0/70,sk=70,sq=2,h=5,dqk=24,dv=16,page=16,q=f32,kv=f16,out=bf16,causal=0,scale=0.5,lse=2,sinks=1,pad=3,dist=peaked:4,seed=99", &c);
+  parse_must("len=3/0/"
+             "70,sk=70,sq=2,h=5,dqk=24,dv=16,page=16,q=f32,kv=f16,out=bf16,causal=0,scale=0.5,lse="
+             "2,sinks=1,pad=3,dist=peaked:4,seed=99",
+             &c);
   const amla_problem *p = &c.problem;
-  assert_true(p->b == 3 && p->s_q == 2 && p->h_q == 5 && p->sk == 70 && p->d_qk == 24 && p->d_v == 16 && p->page_size == 16);
-  assert_true(p->q_type == AMLA_F32 && p->kv_type == AMLA_F16 && p->out_type == AMLA_BF16 && p->causal == 0 && c.lse_base == AMLA_LSE_BASE2);
-  assert_true(to_bits(p->scale) == to_bits(0.5f) && c.sinks == 1 && c.pad == 3 && c.dist == HARNESS_PEAKED && c.seed == 99);
-  assert_true(c.len == HARNESS_LEN_LIST && c.len_list[0] == 3 && c.len_list[1] == 0 && c.len_list[2] == 70);
-  assert_true(p->q_stride_head == 27 && p->out_stride_head == 19 && p->kv_stride_token == 27); /* pad behind every row */
-  assert_true(p->max_pages > 5 && p->n_pages > 15);                                            /* spare entries and pages */
-  assert_true(harness_dtype_bytes(AMLA_F32) == 4 && harness_dtype_bytes(AMLA_BF16) == 2 && harness_dtype_bytes(AMLA_F16) == 2);
+  assert_true(p->b == 3 && p->s_q == 2 && p->h_q == 5 && p->sk == 70 && p->d_qk == 24 &&
+              p->d_v == 16 && p->page_size == 16);
+  assert_true(p->q_type == AMLA_F32 && p->kv_type == AMLA_F16 && p->out_type == AMLA_BF16 &&
+              p->causal == 0 && c.lse_base == AMLA_LSE_BASE2);
+  assert_true(to_bits(p->scale) == to_bits(0.5f) && c.sinks == 1 && c.pad == 3 &&
+              c.dist == HARNESS_PEAKED && c.seed == 99);
+  assert_true(c.len == HARNESS_LEN_LIST && c.len_list[0] == 3 && c.len_list[1] == 0 &&
+              c.len_list[2] == 70);
+  assert_true(p->q_stride_head == 27 && p->out_stride_head == 19 &&
+              p->kv_stride_token == 27);            /* pad behind every row */
+  assert_true(p->max_pages > 5 && p->n_pages > 15); /* spare entries and pages */
+  assert_true(harness_dtype_bytes(AMLA_F32) == 4 && harness_dtype_bytes(AMLA_BF16) == 2 &&
+              harness_dtype_bytes(AMLA_F16) == 2);
 }
 
 static void refusals_name_key_value_and_rule(void **state) {
   (void)state;
-  static const struct { const char *text, *error; } rows[] = {
+  static const struct {
+    const char *text, *error;
+  } rows[] = {
       {"sk=-3", "sk=-3: must be >= 1"},
       {"sk=0", "sk=0: must be >= 1"},
       {"b=-1", "b=-1: must be >= 0"},
@@ -137,14 +173,16 @@ static void refusals_name_key_value_and_rule(void **state) {
     harness_case c, before;
     memset(&c, 0x5a, sizeof c);
     before = c;
-    if (harness_parse_problem(rows[i].text, &c, error, sizeof error) != -1) fail_msg("'%s' is accepted", rows[i].text);
-    if (strstr(error, rows[i].error) == NULL) fail_msg("'%s': '%s' does not contain '%s'", rows[i].text, error, rows[i].error);
+    if (harness_parse_problem(rows[i].text, &c, error, sizeof error) != -1)
+      fail_msg("'%s' is accepted", rows[i].text);
+    if (strstr(error, rows[i].error) == NULL)
+      fail_msg("'%s': '%s' does not contain '%s'", rows[i].text, error, rows[i].error);
     assert_memory_equal(&c, &before, sizeof c); /* out is untouched */
     assert_int_equal(harness_parse_problem(rows[i].text, &c, NULL, 0), -1);
   }
 }
 
-/* ---- Elements and random numbers ----------------------------------------------------------------------------------- */
+/* ---- Elements and random numbers ---- */
 
 /* The harness has conversions of its own, so that an error in the library's cannot hide. */
 static void elements_load_and_store_as_the_library(void **state) {
@@ -153,8 +191,10 @@ static void elements_load_and_store_as_the_library(void **state) {
   for (int code = 0; code < 65536; code++) {
     const uint16_t h = (uint16_t)code;
     uint16_t back;
-    assert_true(same_number(harness_load(&h, AMLA_BF16, 0), amla_bf16_to_f32(h)) && same_number(harness_load(&h, AMLA_F16, 0), amla_f16_to_f32(h)));
-    if (isnan(amla_f16_to_f32(h)) || isnan(amla_bf16_to_f32(h))) continue;
+    assert_true(same_number(harness_load(&h, AMLA_BF16, 0), amla_bf16_to_f32(h)) &&
+                same_number(harness_load(&h, AMLA_F16, 0), amla_f16_to_f32(h)));
+    if (isnan(amla_f16_to_f32(h)) || isnan(amla_bf16_to_f32(h)))
+      continue;
     harness_store(&back, AMLA_BF16, 0, amla_bf16_to_f32(h));
     assert_int_equal(back, h);
     harness_store(&back, AMLA_F16, 0, amla_f16_to_f32(h));
@@ -164,11 +204,13 @@ static void elements_load_and_store_as_the_library(void **state) {
     const float x = of_bits((uint32_t)harness_random(&seed));
     uint16_t h[2];
     float f;
-    if (isnan(x)) continue;
+    if (isnan(x))
+      continue;
     harness_store(h, AMLA_BF16, 0, x);
     harness_store(h, AMLA_F16, 1, x);
     harness_store(&f, AMLA_F32, 0, x);
-    if (h[0] != amla_f32_to_bf16(x) || h[1] != amla_f32_to_f16(x) || to_bits(f) != to_bits(x)) fail_msg("%a: stored as 0x%04x, 0x%04x, %a", (double)x, h[0], h[1], (double)f);
+    if (h[0] != amla_f32_to_bf16(x) || h[1] != amla_f32_to_f16(x) || to_bits(f) != to_bits(x))
+      fail_msg("%a: stored as 0x%04x, 0x%04x, %a", (double)x, h[0], h[1], (double)f);
   }
 }
 
@@ -194,43 +236,58 @@ static void random_numbers_have_their_distribution(void **state) {
   enum { N = 100000 };
   static double uniform[N], normal[N];
   uint64_t seed = 5, again = 5;
-  for (int i = 0; i < N; i++) uniform[i] = harness_random_uniform(&seed);
-  for (int i = 0; i < N; i++) normal[i] = harness_random_normal(&seed);
-  assert_true(to_bits((float)harness_random_uniform(&again)) == to_bits((float)uniform[0])); /* deterministic */
+  for (int i = 0; i < N; i++)
+    uniform[i] = harness_random_uniform(&seed);
+  for (int i = 0; i < N; i++)
+    normal[i] = harness_random_normal(&seed);
+  assert_true(to_bits((float)harness_random_uniform(&again)) ==
+              to_bits((float)uniform[0])); /* deterministic */
   const moments u = moments_of(uniform, N), n = moments_of(normal, N);
-  assert_true(u.least > 0 && u.most < 1 && fabs(u.mean - 0.5) < 0.005 && fabs(u.deviation - sqrt(1.0 / 12)) < 0.003);
+  assert_true(u.least > 0 && u.most < 1 && fabs(u.mean - 0.5) < 0.005 &&
+              fabs(u.deviation - sqrt(1.0 / 12)) < 0.003);
   assert_true(fabs(n.mean) < 0.02 && fabs(n.deviation - 1) < 0.01 && n.most > 3.5 && n.most < 6);
 }
 
-/* ---- Datasets: what must not be read is hostile --------------------------------------------------------------------- */
+/* ---- Datasets: what must not be read is hostile ---- */
 
-/* Marks the elements of rows [0, n) at offset(i), and demands: marked ones finite, all others NaN. */
-static void expect_nan_elsewhere(const void *buffer, amla_dtype type, int64_t elems, const unsigned char *used, const char *what) {
+/* Marks the elements of rows [0, n) at offset(i), and demands: marked ones finite, all others NaN.
+ */
+static void expect_nan_elsewhere(const void *buffer, amla_dtype type, int64_t elems,
+                                 const unsigned char *used, const char *what) {
   int64_t unused = 0;
   for (int64_t i = 0; i < elems; i++) {
     const float x = harness_load(buffer, type, i);
     unused += !used[i];
-    if (used[i] ? !isfinite(x) : !isnan(x)) fail_msg("%s: element %" PRId64 " is %g, %s", what, i, (double)x, used[i] ? "used" : "unused");
+    if (used[i] ? !isfinite(x) : !isnan(x))
+      fail_msg("%s: element %" PRId64 " is %g, %s", what, i, (double)x,
+               used[i] ? "used" : "unused");
   }
-  if (unused == 0) fail_msg("%s: nothing is unused", what);
+  if (unused == 0)
+    fail_msg("%s: nothing is unused", what);
 }
 
 static void unused_memory_is_hostile(void **state) {
   (void)state;
-  static const char *const problems[] = {"b=4,sq=3,h=5,sk=70,dqk=12,dv=8,page=16,len=70/0/17/33,pad=3", "b=3,h=2,sk=40,dqk=8,dv=8,page=0,len=40/1/0,q=f32,kv=f16,pad=1"};
+  static const char *const problems[] = {
+      "b=4,sq=3,h=5,sk=70,dqk=12,dv=8,page=16,len=70/0/17/33,pad=3",
+      "b=3,h=2,sk=40,dqk=8,dv=8,page=0,len=40/1/0,q=f32,kv=f16,pad=1"};
   for (int t = 0; t < LENGTH(problems); t++) {
     harness_dataset d;
     generate(&d, problems[t]);
     const amla_problem *p = &d.problem;
-    const int64_t q_elems = (int64_t)(d.tensors.q_bytes / harness_dtype_bytes(p->q_type)), kv_elems = (int64_t)(d.tensors.kv_bytes / harness_dtype_bytes(p->kv_type));
+    const int64_t q_elems = (int64_t)(d.tensors.q_bytes / harness_dtype_bytes(p->q_type)),
+                  kv_elems = (int64_t)(d.tensors.kv_bytes / harness_dtype_bytes(p->kv_type));
     unsigned char *q_used = calloc((size_t)q_elems, 1), *kv_used = calloc((size_t)kv_elems, 1);
     assert_true(q_used != NULL && kv_used != NULL);
-    for (int64_t row = 0; row < n_rows(&d); row++) memset(q_used + q_row_offset(p, row), 1, (size_t)p->d_qk);
+    for (int64_t row = 0; row < n_rows(&d); row++)
+      memset(q_used + q_row_offset(p, row), 1, (size_t)p->d_qk);
     for (int32_t s = 0; s < p->b; s++)
-      for (int64_t j = 0; j < d.seqlens_k[s]; j++) memset(kv_used + kv_token_offset(&d, s, j), 1, (size_t)p->d_qk);
+      for (int64_t j = 0; j < d.seqlens_k[s]; j++)
+        memset(kv_used + kv_token_offset(&d, s, j), 1, (size_t)p->d_qk);
     expect_nan_elsewhere(d.q, p->q_type, q_elems, q_used, "q");
     expect_nan_elsewhere(d.kv, p->kv_type, kv_elems, kv_used, "kv");
-    assert_true(all_bytes_are(d.out, d.tensors.out_bytes, GUARD_PATTERN) && all_bytes_are(d.lse, d.tensors.lse_bytes, GUARD_PATTERN));
+    assert_true(all_bytes_are(d.out, d.tensors.out_bytes, GUARD_PATTERN) &&
+                all_bytes_are(d.lse, d.tensors.lse_bytes, GUARD_PATTERN));
     free(q_used);
     free(kv_used);
     harness_free(&d);
@@ -284,7 +341,8 @@ static void lengths_are_what_len_says(void **state) {
   harness_free(&d);
   generate(&d, "b=6,h=1,sk=100,dqk=4,dv=4,len=ragged");
   assert_true(d.seqlens_k[0] == 100 && d.seqlens_k[1] == 0 && d.seqlens_k[2] == 1);
-  for (int s = 3; s < 6; s++) assert_in_range(d.seqlens_k[s], 0, 100);
+  for (int s = 3; s < 6; s++)
+    assert_in_range(d.seqlens_k[s], 0, 100);
   harness_free(&d);
   generate(&d, "b=64,h=1,sk=100,dqk=4,dv=4,len=uniform");
   int below_half = 0;
@@ -305,14 +363,16 @@ static void lengths_are_what_len_says(void **state) {
   harness_free(&d);
 }
 
-/* ---- Datasets: the distributions ------------------------------------------------------------------------------------ */
+/* ---- Datasets: the distributions ---- */
 
 static moments moments_of_buffer(const harness_dataset *d, bool of_q) {
   const amla_problem *p = &d->problem;
-  const int64_t n = (int64_t)(of_q ? d->tensors.q_bytes / harness_dtype_bytes(p->q_type) : d->tensors.kv_bytes / harness_dtype_bytes(p->kv_type));
+  const int64_t n = (int64_t)(of_q ? d->tensors.q_bytes / harness_dtype_bytes(p->q_type)
+                                   : d->tensors.kv_bytes / harness_dtype_bytes(p->kv_type));
   double *x = malloc((size_t)n * sizeof *x);
   assert_non_null(x);
-  for (int64_t i = 0; i < n; i++) x[i] = (double)harness_load(of_q ? d->q : d->kv, of_q ? p->q_type : p->kv_type, i);
+  for (int64_t i = 0; i < n; i++)
+    x[i] = (double)harness_load(of_q ? d->q : d->kv, of_q ? p->q_type : p->kv_type, i);
   const moments m = moments_of(x, n);
   free(x);
   return m;
@@ -320,17 +380,27 @@ static moments moments_of_buffer(const harness_dataset *d, bool of_q) {
 
 static void plain_distributions_have_their_width(void **state) {
   (void)state;
-  static const struct { const char *dist; double q_deviation, kv_deviation; } rows[] = {
-      {"normal:1", 1, 1}, {"normal:0.25", 0.25, 0.25}, {"uniform:3", 3 / 1.7320508, 3 / 1.7320508}, {"peaked:7", 7, 1}};
+  static const struct {
+    const char *dist;
+    double q_deviation, kv_deviation;
+  } rows[] = {{"normal:1", 1, 1},
+              {"normal:0.25", 0.25, 0.25},
+              {"uniform:3", 3 / 1.7320508, 3 / 1.7320508},
+              {"peaked:7", 7, 1}};
   for (int i = 0; i < LENGTH(rows); i++) {
     char problem[128];
     harness_dataset d;
-    snprintf(problem, sizeof problem, "h=200,sk=200,dqk=100,dv=100,page=0,dist=%s", rows[i].dist); /* no unused elements */
+    snprintf(problem, sizeof problem, "h=200,sk=200,dqk=100,dv=100,page=0,dist=%s",
+             rows[i].dist); /* no unused elements */
     generate(&d, problem);
     const moments q = moments_of_buffer(&d, true), kv = moments_of_buffer(&d, false);
-    if (!(fabs(q.mean) < 0.03 * q.deviation && fabs(q.deviation / rows[i].q_deviation - 1) < 0.02)) fail_msg("%s: q has mean %g, deviation %g", rows[i].dist, q.mean, q.deviation);
-    if (!(fabs(kv.mean) < 0.03 * kv.deviation && fabs(kv.deviation / rows[i].kv_deviation - 1) < 0.02)) fail_msg("%s: kv has mean %g, deviation %g", rows[i].dist, kv.mean, kv.deviation);
-    if (strncmp(rows[i].dist, "uniform", 7) == 0) assert_true(q.most <= 3 && q.least >= -3 && q.most > 2.9);
+    if (!(fabs(q.mean) < 0.03 * q.deviation && fabs(q.deviation / rows[i].q_deviation - 1) < 0.02))
+      fail_msg("%s: q has mean %g, deviation %g", rows[i].dist, q.mean, q.deviation);
+    if (!(fabs(kv.mean) < 0.03 * kv.deviation &&
+          fabs(kv.deviation / rows[i].kv_deviation - 1) < 0.02))
+      fail_msg("%s: kv has mean %g, deviation %g", rows[i].dist, kv.mean, kv.deviation);
+    if (strncmp(rows[i].dist, "uniform", 7) == 0)
+      assert_true(q.most <= 3 && q.least >= -3 && q.most > 2.9);
     harness_free(&d);
   }
 }
@@ -344,7 +414,8 @@ static double *logits_of(const harness_dataset *d, int64_t row) {
   for (int32_t j = 0; j < n; j++) {
     logits[j] = 0;
     for (int32_t c = 0; c < p->d_qk; c++)
-      logits[j] += (double)p->scale * 1.4426950408889634 * (double)harness_load(d->q, p->q_type, q_row_offset(p, row) + c) *
+      logits[j] += (double)p->scale * 1.4426950408889634 *
+                   (double)harness_load(d->q, p->q_type, q_row_offset(p, row) + c) *
                    (double)harness_load(d->kv, p->kv_type, kv_token_offset(d, 0, j) + c);
   }
   return logits;
@@ -352,7 +423,8 @@ static double *logits_of(const harness_dataset *d, int64_t row) {
 
 static double mean_of(const double *x, int32_t from, int32_t to) {
   double sum = 0;
-  for (int32_t i = from; i < to; i++) sum += x[i] / (to - from);
+  for (int32_t i = from; i < to; i++)
+    sum += x[i] / (to - from);
   return sum;
 }
 
@@ -362,9 +434,12 @@ static void rising_logits_rise_by_r(void **state) {
   generate(&d, "h=4,sk=1000,dqk=64,dv=48,dist=rising:300");
   for (int64_t row = 0; row < 4; row++) {
     double *x = logits_of(&d, row);
-    for (int32_t part = 1; part < 10; part++) assert_true(mean_of(x, part * 100, part * 100 + 100) > mean_of(x, part * 100 - 100, part * 100));
+    for (int32_t part = 1; part < 10; part++)
+      assert_true(mean_of(x, part * 100, part * 100 + 100) >
+                  mean_of(x, part * 100 - 100, part * 100));
     const double rise = (mean_of(x, 900, 1000) - mean_of(x, 0, 100)) / 0.9;
-    if (!(rise > 200 && rise < 400)) fail_msg("head %d rises by %g", (int)row, rise);
+    if (!(rise > 200 && rise < 400))
+      fail_msg("head %d rises by %g", (int)row, rise);
     free(x);
   }
   harness_free(&d);
@@ -378,10 +453,13 @@ static void one_late_token_is_an_outlier(void **state) {
     double *x = logits_of(&d, row), best = -INFINITY, second = -INFINITY;
     int32_t at = -1;
     for (int32_t j = 0; j < 1000; j++) {
-      if (x[j] > best) second = best, best = x[j], at = j;
-      else if (x[j] > second) second = x[j];
+      if (x[j] > best)
+        second = best, best = x[j], at = j;
+      else if (x[j] > second)
+        second = x[j];
     }
-    if (!(at > 500 && best - second > 250)) fail_msg("head %d: token %d is %g above the rest", (int)row, at, best - second);
+    if (!(at > 500 && best - second > 250))
+      fail_msg("head %d: token %d is %g above the rest", (int)row, at, best - second);
     free(x);
   }
   harness_free(&d);
@@ -389,18 +467,24 @@ static void one_late_token_is_an_outlier(void **state) {
 
 static void one_key_takes_all_in_onehot(void **state) {
   (void)state;
-  static const char *const problems[] = {"h=4,sk=1000,dqk=64,dv=48,dist=onehot", "h=3,sq=4,sk=70,dqk=576,dv=512,dist=onehot,scale=0.02", "h=5,sk=300,dqk=7,dv=3,dist=onehot,kv=f32"};
+  static const char *const problems[] = {"h=4,sk=1000,dqk=64,dv=48,dist=onehot",
+                                         "h=3,sq=4,sk=70,dqk=576,dv=512,dist=onehot,scale=0.02",
+                                         "h=5,sk=300,dqk=7,dv=3,dist=onehot,kv=f32"};
   for (int t = 0; t < LENGTH(problems); t++) {
     harness_dataset d;
     generate(&d, problems[t]);
     for (int64_t row = 0; row < n_rows(&d); row++) {
       double *x = logits_of(&d, row), best = -INFINITY, rest = 0;
-      const int32_t n = (int32_t)harness_visible(&d.problem, &d.tensors, 0, (int32_t)(row / d.problem.h_q));
+      const int32_t n =
+          (int32_t)harness_visible(&d.problem, &d.tensors, 0, (int32_t)(row / d.problem.h_q));
       int32_t at = -1;
       for (int32_t j = 0; j < n; j++)
-        if (x[j] > best) best = x[j], at = j;
-      for (int32_t j = 0; j < n; j++) rest += j == at ? 0 : exp2(x[j] - best);
-      if (!(rest < 1e-9)) fail_msg("'%s' row %d: the other keys have weight %g", problems[t], (int)row, rest);
+        if (x[j] > best)
+          best = x[j], at = j;
+      for (int32_t j = 0; j < n; j++)
+        rest += j == at ? 0 : exp2(x[j] - best);
+      if (!(rest < 1e-9))
+        fail_msg("'%s' row %d: the other keys have weight %g", problems[t], (int)row, rest);
       free(x);
     }
     harness_free(&d);
@@ -416,8 +500,10 @@ static void zerov_has_zero_columns(void **state) {
     for (int32_t c = 0; c < 32; c++) {
       const float x = harness_load(d.kv, d.problem.kv_type, kv_token_offset(&d, 0, j) + c);
       const bool zero = c < 24 && (c % 8 < 2 || (c % 8 < 4 && j < 50));
-      if (zero != (x == 0.0f)) fail_msg("token %d column %d is %g", j, c, (double)x);
-      if (zero) assert_int_equal(!!signbit(x), c % 2);
+      if (zero != (x == 0.0f))
+        fail_msg("token %d column %d is %g", j, c, (double)x);
+      if (zero)
+        assert_int_equal(!!signbit(x), c % 2);
     }
   harness_free(&d);
 }
@@ -427,21 +513,24 @@ static void sinks_are_drawn(void **state) {
   harness_dataset d;
   double x[128];
   generate(&d, "h=128,sk=10,dqk=4,dv=4,sinks=1");
-  for (int i = 0; i < 128; i++) x[i] = (double)d.sinks[i];
+  for (int i = 0; i < 128; i++)
+    x[i] = (double)d.sinks[i];
   const moments m = moments_of(x, 128);
   assert_true(fabs(m.mean) < 0.7 && m.deviation > 1.5 && m.deviation < 2.5);
   assert_true(d.tensors.sinks == d.sinks && d.tensors.sinks_bytes == 128 * sizeof(float));
   harness_free(&d);
 }
 
-/* ---- Comparison ----------------------------------------------------------------------------------------------------- */
+/* ---- Comparison ---- */
 
 /* The truth as a backend would give it: rounded to the output types. */
 static void store_truth(harness_dataset *d, const harness_truth *t) {
   const double unit = d->options.lse_base == AMLA_LSE_BASE2 ? log(2) : 1;
   harness_reset_outputs(d);
   for (int64_t row = 0; row < t->n_rows; row++) {
-    for (int32_t c = 0; c < t->d_v; c++) harness_store(d->out, d->problem.out_type, out_row_offset(&d->problem, row) + c, (float)t->out[row * t->d_v + c]);
+    for (int32_t c = 0; c < t->d_v; c++)
+      harness_store(d->out, d->problem.out_type, out_row_offset(&d->problem, row) + c,
+                    (float)t->out[row * t->d_v + c]);
     d->lse[lse_row_offset(&d->problem, row)] = (float)(t->lse[row] / unit);
   }
 }
@@ -466,13 +555,19 @@ static void specimen_free(specimen *s) {
 }
 
 static const char *const specimens[] = {
-    "b=3,sq=2,h=4,sk=90,dqk=24,dv=16,len=90/0/1,out=f32", "b=2,sq=3,h=5,sk=60,dqk=24,dv=16,len=60/2,out=bf16,lse=2,pad=2",
-    "b=1,h=7,sk=150,dqk=24,dv=24,out=f16,sinks=1,causal=0", "b=2,sq=2,h=3,sk=90,dqk=24,dv=16,dist=rising,out=f32"};
+    "b=3,sq=2,h=4,sk=90,dqk=24,dv=16,len=90/0/1,out=f32",
+    "b=2,sq=3,h=5,sk=60,dqk=24,dv=16,len=60/2,out=bf16,lse=2,pad=2",
+    "b=1,h=7,sk=150,dqk=24,dv=24,out=f16,sinks=1,causal=0",
+    "b=2,sq=2,h=3,sk=90,dqk=24,dv=16,dist=rising,out=f32"};
 
 static void expect_verdict(specimen *s, bool ok, const char *what) {
   const harness_error e = harness_compare(&s->data, &s->truth);
-  if (e.ok != ok) fail_msg("'%s': %s is %s (%.3g of the bound)", s->problem, what, e.ok ? "accepted" : "refused", e.worst_of_bound);
-  if (ok != (e.worst_of_bound <= 1)) fail_msg("'%s': %s: verdict and worst_of_bound=%g disagree", s->problem, what, e.worst_of_bound);
+  if (e.ok != ok)
+    fail_msg("'%s': %s is %s (%.3g of the bound)", s->problem, what, e.ok ? "accepted" : "refused",
+             e.worst_of_bound);
+  if (ok != (e.worst_of_bound <= 1))
+    fail_msg("'%s': %s: verdict and worst_of_bound=%g disagree", s->problem, what,
+             e.worst_of_bound);
 }
 
 static void rounded_truth_is_accepted(void **state) {
@@ -489,7 +584,8 @@ static void rounded_truth_is_accepted(void **state) {
 /* One number of the result replaced. */
 static void corrupt_out(specimen *s, int64_t row, int32_t column, float value) {
   store_truth(&s->data, &s->truth);
-  harness_store(s->data.out, s->data.problem.out_type, out_row_offset(&s->data.problem, row) + column, value);
+  harness_store(s->data.out, s->data.problem.out_type,
+                out_row_offset(&s->data.problem, row) + column, value);
 }
 static void corrupt_lse(specimen *s, int64_t row, float value) {
   store_truth(&s->data, &s->truth);
@@ -503,7 +599,8 @@ static void every_corrupted_element_is_found(void **state) {
     for (int64_t row = 0; row < s.truth.n_rows; row++)
       for (int32_t c = 0; c < s.truth.d_v; c++) {
         const float right = (float)s.truth.out[row * s.truth.d_v + c];
-        const float wrong[] = {right * 2.0f + 1e-3f, right + 0.06f, NAN, INFINITY, -INFINITY, of_bits(0xa5a5a5a5u) + 1.0f};
+        const float wrong[] = {right * 2.0f + 1e-3f,       right + 0.06f, NAN, INFINITY, -INFINITY,
+                               of_bits(0xa5a5a5a5u) + 1.0f};
         for (int k = 0; k < LENGTH(wrong); k++) {
           corrupt_out(&s, row, c, wrong[k]);
           expect_verdict(&s, false, "one wrong element");
@@ -520,7 +617,9 @@ static void every_corrupted_lse_is_found(void **state) {
     specimen s = specimen_create(specimens[i]);
     for (int64_t row = 0; row < s.truth.n_rows; row++) {
       const float right = lse_at(&s.data, row);
-      const float wrong[] = {right == -INFINITY ? -100.0f : right + 1e-3f * fmaxf(1.0f, fabsf(right)), right == -INFINITY ? INFINITY : -INFINITY, NAN, 0.0f};
+      const float wrong[] = {right == -INFINITY ? -100.0f
+                                                : right + 1e-3f * fmaxf(1.0f, fabsf(right)),
+                             right == -INFINITY ? INFINITY : -INFINITY, NAN, 0.0f};
       for (int k = 0; k < LENGTH(wrong); k++) {
         corrupt_lse(&s, row, wrong[k]);
         expect_verdict(&s, false, "one wrong LSE");
@@ -534,22 +633,29 @@ static void every_corrupted_lse_is_found(void **state) {
 static void swap_rows(specimen *s) {
   for (int32_t c = 0; c < s->truth.d_v; c++) {
     const float a = out_at(&s->data, 0, c), b = out_at(&s->data, 1, c);
-    harness_store(s->data.out, s->data.problem.out_type, out_row_offset(&s->data.problem, 0) + c, b);
-    harness_store(s->data.out, s->data.problem.out_type, out_row_offset(&s->data.problem, 1) + c, a);
+    harness_store(s->data.out, s->data.problem.out_type, out_row_offset(&s->data.problem, 0) + c,
+                  b);
+    harness_store(s->data.out, s->data.problem.out_type, out_row_offset(&s->data.problem, 1) + c,
+                  a);
   }
 }
 static void zero_a_row(specimen *s) {
-  for (int32_t c = 0; c < s->truth.d_v; c++) harness_store(s->data.out, s->data.problem.out_type, out_row_offset(&s->data.problem, 0) + c, 0.0f);
+  for (int32_t c = 0; c < s->truth.d_v; c++)
+    harness_store(s->data.out, s->data.problem.out_type, out_row_offset(&s->data.problem, 0) + c,
+                  0.0f);
 }
 static void leave_a_row(specimen *s) {
-  memset((char *)s->data.out, GUARD_PATTERN, (size_t)s->truth.d_v * harness_dtype_bytes(s->data.problem.out_type));
+  memset((char *)s->data.out, GUARD_PATTERN,
+         (size_t)s->truth.d_v * harness_dtype_bytes(s->data.problem.out_type));
 }
 static void mix_up_lse_base(specimen *s) {
-  for (int64_t row = 0; row < s->truth.n_rows; row++) s->data.lse[row] *= s->data.options.lse_base == AMLA_LSE_BASE2 ? 0.6931472f : 1.442695f;
+  for (int64_t row = 0; row < s->truth.n_rows; row++)
+    s->data.lse[row] *= s->data.options.lse_base == AMLA_LSE_BASE2 ? 0.6931472f : 1.442695f;
 }
 static void shift_columns(specimen *s) {
   for (int32_t c = 0; c + 1 < s->truth.d_v; c++)
-    harness_store(s->data.out, s->data.problem.out_type, out_row_offset(&s->data.problem, 0) + c, (float)s->truth.out[c + 1]);
+    harness_store(s->data.out, s->data.problem.out_type, out_row_offset(&s->data.problem, 0) + c,
+                  (float)s->truth.out[c + 1]);
 }
 static void lose_one_key(specimen *s) { /* the last one: as a kernel that stops at n - 1 */
   harness_truth other;
@@ -562,9 +668,11 @@ static void lose_one_key(specimen *s) { /* the last one: as a kernel that stops 
 static void ignore_causality(specimen *s) {
   harness_truth other;
   s->data.problem.causal ^= 1;
-  if (s->data.problem.s_q == 1) s->data.problem.scale *= 1.001f; /* no such error there: another one */
+  if (s->data.problem.s_q == 1)
+    s->data.problem.scale *= 1.001f; /* no such error there: another one */
   compute_truth_of(&s->data, &other);
-  if (s->data.problem.s_q == 1) s->data.problem.scale /= 1.001f;
+  if (s->data.problem.s_q == 1)
+    s->data.problem.scale /= 1.001f;
   s->data.problem.causal ^= 1;
   store_truth(&s->data, &other);
   harness_truth_free(&other);
@@ -572,9 +680,16 @@ static void ignore_causality(specimen *s) {
 
 static void errors_that_programs_make_are_found(void **state) {
   (void)state;
-  static const struct { const char *name; void (*corrupt)(specimen *s); } rows[] = {
-      {"rows swapped", swap_rows},       {"a row of zeros", zero_a_row},    {"a row not written", leave_a_row}, {"LSE in the other base", mix_up_lse_base},
-      {"columns shifted", shift_columns}, {"one key lost", lose_one_key}, {"causality ignored", ignore_causality}};
+  static const struct {
+    const char *name;
+    void (*corrupt)(specimen *s);
+  } rows[] = {{"rows swapped", swap_rows},
+              {"a row of zeros", zero_a_row},
+              {"a row not written", leave_a_row},
+              {"LSE in the other base", mix_up_lse_base},
+              {"columns shifted", shift_columns},
+              {"one key lost", lose_one_key},
+              {"causality ignored", ignore_causality}};
   for (int i = 0; i < LENGTH(specimens); i++)
     for (int k = 0; k < LENGTH(rows); k++) {
       specimen s = specimen_create(specimens[i]);
@@ -584,7 +699,8 @@ static void errors_that_programs_make_are_found(void **state) {
     }
 }
 
-/* The bound is tight enough to tell f32 from less: 1e-4 of the row's magnitude is too much, 1e-8 is not. */
+/* The bound is tight enough to tell f32 from less: 1e-4 of the row's magnitude is too much, 1e-8 is
+ * not. */
 static void bound_is_of_the_size_of_f32_rounding(void **state) {
   (void)state;
   specimen s = specimen_create(specimens[0]);
@@ -600,23 +716,28 @@ static void bound_is_of_the_size_of_f32_rounding(void **state) {
   specimen_free(&s);
 }
 
-/* amla.h: a row that sees a poison must show it; one from which causality hides it may; others must not. */
+/* amla.h: a row that sees a poison must show it; one from which causality hides it may; others must
+ * not. */
 static void poison_must_show_where_it_is_seen(void **state) {
   (void)state;
   specimen s = {.problem = "b=2,sq=3,h=2,sk=40,dqk=12,dv=8,len=40/40"};
   generate(&s.data, s.problem);
-  harness_store(s.data.kv, s.data.problem.kv_type, kv_token_offset(&s.data, 0, 38), NAN); /* seen by queries 1 and 2 of sequence 0 */
+  harness_store(s.data.kv, s.data.problem.kv_type, kv_token_offset(&s.data, 0, 38),
+                NAN); /* seen by queries 1 and 2 of sequence 0 */
   compute_truth_of(&s.data, &s.truth);
-  for (int64_t row = 0; row < 12; row++) assert_int_equal(s.truth.may_poison[row], row < 2);
+  for (int64_t row = 0; row < 12; row++)
+    assert_int_equal(s.truth.may_poison[row], row < 2);
   store_truth(&s.data, &s.truth);
   expect_verdict(&s, true, "the poisoned truth");
   for (int64_t row = 0; row < 12; row++) {
     const bool sees = row >= 2 && row < 6, hidden = row < 2;
     corrupt_out(&s, row, 3, sees ? 0.5f : NAN);
-    if (!hidden) expect_verdict(&s, false, sees ? "a finite element of a poisoned row" : "NaN in a clean row");
+    if (!hidden)
+      expect_verdict(&s, false, sees ? "a finite element of a poisoned row" : "NaN in a clean row");
   }
   store_truth(&s.data, &s.truth);
-  for (int32_t c = 0; c < 8; c++) harness_store(s.data.out, s.data.problem.out_type, out_row_offset(&s.data.problem, 0) + c, NAN);
+  for (int32_t c = 0; c < 8; c++)
+    harness_store(s.data.out, s.data.problem.out_type, out_row_offset(&s.data.problem, 0) + c, NAN);
   s.data.lse[0] = NAN;
   expect_verdict(&s, true, "a row that may be poisoned");
   specimen_free(&s);
@@ -637,7 +758,8 @@ static void what_is_not_judged_is_counted(void **state) {
   store_truth(&s.data, &s.truth);
   assert_int_equal(harness_compare(&s.data, &s.truth).unjudged, 0);
   expect_verdict(&s, true, "the truth");
-  for (int32_t c = 0; c < 2; c++) ((float *)s.data.out)[c] = NAN;
+  for (int32_t c = 0; c < 2; c++)
+    ((float *)s.data.out)[c] = NAN;
   s.data.lse[0] = NAN;
   expect_verdict(&s, true, "a row that may be infinite");
   assert_int_equal(harness_compare(&s.data, &s.truth).unjudged, 2 + 1);
@@ -655,7 +777,8 @@ static void infinities_are_accepted_without_headroom_only(void **state) {
   specimen s = {.problem = "b=1,h=1,sk=2,dqk=1,dv=1,q=f32,kv=f32,page=0,causal=0,scale=1"};
   generate(&s.data, s.problem);
   ((float *)s.data.q)[0] = 0.0f;
-  for (int j = 0; j < 2; j++) ((float *)s.data.kv)[j] = 3e38f;
+  for (int j = 0; j < 2; j++)
+    ((float *)s.data.kv)[j] = 3e38f;
   compute_truth_of(&s.data, &s.truth);
   store_truth(&s.data, &s.truth);
   expect_verdict(&s, true, "the truth");
@@ -683,17 +806,19 @@ static void lse_and_rows_without_keys_are_judged(void **state) {
   specimen_free(&s);
 }
 
-/* ---- References of a file ------------------------------------------------------------------------------------------- */
+/* ---- References of a file ---- */
 
 static void references_are_compared_and_checked(void **state) {
   (void)state;
   for (int i = 0; i < LENGTH(specimens); i++) {
     specimen s = specimen_create(specimens[i]);
     assert_int_equal(harness_set_refs(&s.data, &s.truth), 0);
-    assert_true(harness_compare_ref(&s.data, &s.truth).ok && harness_check_refs(&s.data, &s.truth).ok);
+    assert_true(harness_compare_ref(&s.data, &s.truth).ok &&
+                harness_check_refs(&s.data, &s.truth).ok);
     float *element = &s.data.out_ref[5];
     const float right = *element;
-    *element = right == 0.0f ? 1e-3f : of_bits(to_bits(right) ^ 1u << 24); /* one bit of the exponent */
+    *element =
+        right == 0.0f ? 1e-3f : of_bits(to_bits(right) ^ 1u << 24); /* one bit of the exponent */
     assert_false(harness_check_refs(&s.data, &s.truth).ok);
     assert_false(harness_compare_ref(&s.data, &s.truth).ok);
     *element = right;
@@ -704,7 +829,7 @@ static void references_are_compared_and_checked(void **state) {
   }
 }
 
-/* ---- Counting ------------------------------------------------------------------------------------------------------- */
+/* ---- Counting ---- */
 
 static void visible_keys_and_flops_are_counted(void **state) {
   (void)state;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Backends in shared objects: one of another build is refused by name, and one of this build is taken (fake_backend.c).
+ * Backends in shared objects: one of another build is refused by name, and one of this build is
+ * taken (fake_backend.c).
  */
 #include "test_run.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * From a problem string to a launch of the Ascend kernel on the simulated NPU, with what only white-box tests choose: schedule, split, chip.
+ * From a problem string to a launch of the Ascend kernel on the simulated NPU, with what only
+ * white-box tests choose: schedule, split, chip.
  */
 #ifndef AMLA_TEST_NPU_H
 #define AMLA_TEST_NPU_H
@@ -12,19 +13,27 @@
 
 static const char *const schedule_names[] = {"serial", "preload", "best"};
 enum { SERIAL, PRELOAD, BEST, SCHEDULES };
-enum { MODES = 3, UNGUARDED_AMLA = MODES, PROGRAMS }; /* the last is for study: not what backend npu runs */
+enum {
+  MODES = 3,
+  UNGUARDED_AMLA = MODES,
+  PROGRAMS
+}; /* the last is for study: not what backend npu runs */
 
 static inline const char *mode_name(int mode) {
   for (int r = AMLA_RESCALE_LAZY; r <= AMLA_RESCALE_FLASH; r++)
-    if ((int)ascend_mode_of((amla_rescale)r) == mode) return amla_rescale_name((amla_rescale)r);
+    if ((int)ascend_mode_of((amla_rescale)r) == mode)
+      return amla_rescale_name((amla_rescale)r);
   return "unguarded amla";
 }
 
 static inline ascend_tiling tiling_of(int schedule, const amla_problem *p) {
-  return schedule == SERIAL ? ascend_tiling_serial : schedule == PRELOAD ? ascend_tiling_preload : *ascend_tiling_best(ascend_tile_rows(p));
+  return schedule == SERIAL    ? ascend_tiling_serial
+         : schedule == PRELOAD ? ascend_tiling_preload
+                               : *ascend_tiling_best(ascend_tile_rows(p));
 }
 
-/* Defaults, which tests change: parts of 8 blocks, as the library's default is. mode: an ascend_mode, or UNGUARDED_AMLA. */
+/* Defaults, which tests change: parts of 8 blocks, as the library's default is. mode: an
+ * ascend_mode, or UNGUARDED_AMLA. */
 static inline ascend_launch make_launch(const harness_dataset *data, int mode, int schedule) {
   amla_options o = AMLA_OPTIONS_INIT;
   o.lse_base = data->options.lse_base;
@@ -52,8 +61,8 @@ static inline void set_random_costs(npu_chip *chip, uint64_t seed) {
   }
 }
 
-/* Launches on a chip of `cores` AI cores (0 = all of the two-die 910) into outputs that start as the
- * guard pattern. seed: of random costs; 0 = the table's. */
+/* Launches on a chip of `cores` AI cores (0 = all of the two-die 910) into outputs that start as
+ * the guard pattern. seed: of random costs; 0 = the table's. */
 static inline npu_report launch_at(harness_dataset *data, const char *problem, ascend_launch *l,
                                    int32_t cores, uint64_t seed) {
   const npu_preset *preset = npu_find_preset("910");
@@ -64,11 +73,14 @@ static inline npu_report launch_at(harness_dataset *data, const char *problem, a
   assert_non_null(chip);
   assert_int_equal(amla_problem_check(&data->problem, &p, &detail), AMLA_OK);
   harness_reset_outputs(data);
-  if (seed) set_random_costs(chip, seed);
+  if (seed)
+    set_random_costs(chip, seed);
   l->options.cores = cores;
-  const amla_status status = ascend_launch_run(chip, preset, NPU_FUNCTIONAL, &p, &data->tensors, l, &report, &detail);
+  const amla_status status =
+      ascend_launch_run(chip, preset, NPU_FUNCTIONAL, &p, &data->tensors, l, &report, &detail);
   npu_chip_destroy(chip);
-  if (status != AMLA_OK) fail_msg("'%s' %s: %s", problem, describe_launch(l), detail.text);
+  if (status != AMLA_OK)
+    fail_msg("'%s' %s: %s", problem, describe_launch(l), detail.text);
   return report;
 }
 
@@ -77,15 +89,19 @@ static inline npu_report launch_on(harness_dataset *data, const char *problem, a
   return launch_at(data, problem, l, cores, 0);
 }
 
-static inline void expect_clean(const npu_report *report, const char *problem, const ascend_launch *l) {
-  if (report->n_messages > 0) fail_msg("'%s' %s: %s", problem, describe_launch(l), report->message[0]);
+static inline void expect_clean(const npu_report *report, const char *problem,
+                                const ascend_launch *l) {
+  if (report->n_messages > 0)
+    fail_msg("'%s' %s: %s", problem, describe_launch(l), report->message[0]);
 }
 
-static inline void expect_npu_bound(const harness_dataset *data, const harness_truth *truth, const char *problem, const ascend_launch *l) {
+static inline void expect_npu_bound(const harness_dataset *data, const harness_truth *truth,
+                                    const char *problem, const ascend_launch *l) {
   const harness_error e = harness_compare_rounded_p(data, truth, AMLA_BF16);
   if (!e.ok)
-    fail_msg("'%s' %s: row %lld is %.3g times its bound away (relative %.3g, max %.3g, LSE %.3g)", problem, describe_launch(l), (long long)e.worst_row,
-             e.worst_of_bound, e.rel_error, e.max_abs_error, e.lse_max_abs_error);
+    fail_msg("'%s' %s: row %lld is %.3g times its bound away (relative %.3g, max %.3g, LSE %.3g)",
+             problem, describe_launch(l), (long long)e.worst_row, e.worst_of_bound, e.rel_error,
+             e.max_abs_error, e.lse_max_abs_error);
 }
 
 #endif

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The Ascend kernel's `amla` against spec/amla.c (bf16 P, same blocks), guarded and as published. On integer-valued inputs scores are exact in any order of
- * summation; then m, n, S16, P' and N of every row and block are the specification's, bit for bit, and l and O differ by the order of
- * their sums only: by at most L_ULPS ulps of l, and O_ULPS * 2^-24 of |O| + sum p |v| / l (|O|, because the published clamp of n's steps at
- * -30 leaves 2^-30 of an old O; guarded, the kernel does without it, so inputs are such that none is as large). The guarded add is spec_add, bit for bit, on hostile numbers. Then the hazard: what the unguarded add in memory makes of a V column
- * that is zero or tiny at first, and what a final clamp, as one published kernel has it, makes of that; all else is right there.
+ * The Ascend kernel's `amla` against spec/amla.c (bf16 P, same blocks), guarded and as published.
+ * On integer-valued inputs scores are exact in any order of summation; then m, n, S16, P' and N of
+ * every row and block are the specification's, bit for bit, and l and O differ by the order of
+ * their sums only: by at most L_ULPS ulps of l, and O_ULPS * 2^-24 of |O| + sum p |v| / l (|O|,
+ * because the published clamp of n's steps at -30 leaves 2^-30 of an old O; guarded, the kernel
+ * does without it, so inputs are such that none is as large). The guarded add is spec_add, bit for
+ * bit, on hostile numbers. Then the hazard: what the unguarded add in memory makes of a V column
+ * that is zero or tiny at first, and what a final clamp, as one published kernel has it, makes of
+ * that; all else is right there.
  */
 #include "test_npu.h"
 
@@ -20,20 +24,24 @@ static const spec_algo *algo_of(int mode) { return mode == UNGUARDED_AMLA ? &pub
 typedef struct comparison {
   harness_dataset data; /* one query per sequence, one sequence */
   int32_t rows, blocks;
-  float *probe;         /* what the kernel shows: [blocks][ASCEND_PROBES][256] */
-  uint16_t *probe_p;    /* [blocks][256][BLOCK] */
-  float *q, *kv;        /* as f32: [rows][D_QK], [sk][D_QK] */
+  float *probe;      /* what the kernel shows: [blocks][ASCEND_PROBES][256] */
+  uint16_t *probe_p; /* [blocks][256][BLOCK] */
+  float *q, *kv;     /* as f32: [rows][D_QK], [sk][D_QK] */
 } comparison;
 
-/* Small integers. Value column 0 is 1 in the first block and 0 later, so that PV leaves O alone there and N shows in its bits. */
+/* Small integers. Value column 0 is 1 in the first block and 0 later, so that PV leaves O alone
+ * there and N shows in its bits. */
 static void make_integers(comparison *c) {
   uint64_t seed = 11;
-  for (int32_t i = 0; i < c->rows * D_QK; i++) c->q[i] = (float)(random_below(&seed, 5) - 2);
+  for (int32_t i = 0; i < c->rows * D_QK; i++)
+    c->q[i] = (float)(random_below(&seed, 5) - 2);
   for (int64_t i = 0; i < (int64_t)c->data.problem.sk * D_QK; i++)
     c->kv[i] = i % D_QK ? (float)(random_below(&seed, 5) - 2) : i / D_QK < BLOCK ? 1.0f : 0.0f;
-  for (int32_t i = 0; i < c->rows * D_QK; i++) ((uint16_t *)c->data.q)[i] = amla_f32_to_bf16(c->q[i]);
+  for (int32_t i = 0; i < c->rows * D_QK; i++)
+    ((uint16_t *)c->data.q)[i] = amla_f32_to_bf16(c->q[i]);
   for (int64_t i = 0; i < (int64_t)c->data.problem.sk * D_QK; i++)
-    ((uint16_t *)c->data.kv)[kv_token_offset(&c->data, 0, i / D_QK) + i % D_QK] = amla_f32_to_bf16(c->kv[i]);
+    ((uint16_t *)c->data.kv)[kv_token_offset(&c->data, 0, i / D_QK) + i % D_QK] =
+        amla_f32_to_bf16(c->kv[i]);
 }
 
 static comparison prepare(const char *problem) {
@@ -64,10 +72,13 @@ static void free_comparison(comparison *c) {
 }
 
 static void expect_bits(const char *name, int32_t block, int32_t row, float got, float want) {
-  if (to_bits(got) != to_bits(want)) fail_msg("%s of row %d in block %d is %a, want %a", name, row, block, (double)got, (double)want);
+  if (to_bits(got) != to_bits(want))
+    fail_msg("%s of row %d in block %d is %a, want %a", name, row, block, (double)got,
+             (double)want);
 }
 
-static void compare_block(const comparison *c, const spec_row *s, int32_t block, int32_t r, int32_t keys, const float *p, uint32_t n_bits) {
+static void compare_block(const comparison *c, const spec_row *s, int32_t block, int32_t r,
+                          int32_t keys, const float *p, uint32_t n_bits) {
   const float *shown = c->probe + (int64_t)block * ASCEND_PROBES * ASCEND_TILE_ROWS + r;
   const uint16_t *shown_p = c->probe_p + ((int64_t)block * ASCEND_TILE_ROWS + r) * BLOCK;
   const float l = shown[3 * ASCEND_TILE_ROWS];
@@ -75,10 +86,14 @@ static void compare_block(const comparison *c, const spec_row *s, int32_t block,
   expect_bits("m", block, r, shown[0], s->m);
   expect_bits("n", block, r, shown[1 * ASCEND_TILE_ROWS], s->n);
   expect_bits("S16", block, r, shown[2 * ASCEND_TILE_ROWS], s->s16);
-  for (int32_t j = 0; j < keys; j++) expect_bits("P'", block, r, amla_bf16_to_f32(shown_p[j]), p[j]);
+  for (int32_t j = 0; j < keys; j++)
+    expect_bits("P'", block, r, amla_bf16_to_f32(shown_p[j]), p[j]);
   if (block > 0 && to_bits(shown[4 * ASCEND_TILE_ROWS]) != n_bits)
-    fail_msg("N of row %d in block %d is %d, want %d", r, block, (int32_t)to_bits(shown[4 * ASCEND_TILE_ROWS]), (int32_t)n_bits);
-  if (!(ulps <= L_ULPS)) fail_msg("l of row %d in block %d is %a, want %a: %g ulps", r, block, (double)l, (double)s->l, ulps);
+    fail_msg("N of row %d in block %d is %d, want %d", r, block,
+             (int32_t)to_bits(shown[4 * ASCEND_TILE_ROWS]), (int32_t)n_bits);
+  if (!(ulps <= L_ULPS))
+    fail_msg("l of row %d in block %d is %a, want %a: %g ulps", r, block, (double)l, (double)s->l,
+             ulps);
 }
 
 /* Returns in how many blocks n moved. */
@@ -88,7 +103,8 @@ static int compare_row(const comparison *c, const spec_algo *algo, const harness
   float p[BLOCK], o[D_V] = {0};
   int moves = 0;
   for (int32_t b = 0; b < c->blocks; b++) {
-    const int32_t begin = b * BLOCK, keys = c->data.problem.sk - begin < BLOCK ? c->data.problem.sk - begin : BLOCK;
+    const int32_t begin = b * BLOCK,
+                  keys = c->data.problem.sk - begin < BLOCK ? c->data.problem.sk - begin : BLOCK;
     const uint32_t before = to_bits(o[0]);
     const float n = s.n;
     spec_block(algo, &s, D_QK, D_V, c->data.problem.scale, c->q + r * D_QK,
@@ -99,10 +115,13 @@ static int compare_row(const comparison *c, const spec_algo *algo, const harness
     moves += b > 0 && to_bits(s.n) != to_bits(n);
   }
   const float lse = spec_finish(algo, &s, D_V, o);
-  if (!(fabs((double)lse_at(&c->data, r) - (double)lse) <= 0x1p-22 * fabs((double)lse))) fail_msg("LSE of row %d", r);
+  if (!(fabs((double)lse_at(&c->data, r) - (double)lse) <= 0x1p-22 * fabs((double)lse)))
+    fail_msg("LSE of row %d", r);
   for (int32_t d = 0; d < D_V; d++)
-    if (!(fabs((double)out_at(&c->data, r, d) - (double)o[d]) <= O_ULPS * 0x1p-24 * (truth->out_abs[r * D_V + d] + fabs((double)o[d]))))
-      fail_msg("O of row %d, column %d is %a, want %a", r, d, (double)out_at(&c->data, r, d), (double)o[d]);
+    if (!(fabs((double)out_at(&c->data, r, d) - (double)o[d]) <=
+          O_ULPS * 0x1p-24 * (truth->out_abs[r * D_V + d] + fabs((double)o[d]))))
+      fail_msg("O of row %d, column %d is %a, want %a", r, d, (double)out_at(&c->data, r, d),
+               (double)o[d]);
   return moves;
 }
 
@@ -111,8 +130,10 @@ static void check_exact(const char *problem, int mode, int schedule, int least_m
   harness_truth truth;
   int moves = 0;
   compute_truth_of(&c.data, &truth);
-  for (int32_t r = 0; r < c.rows; r++) moves += compare_row(&c, algo_of(mode), &truth, r);
-  if (moves < least_moves) fail_msg("'%s': n moved only %d times: too easy", problem, moves);
+  for (int32_t r = 0; r < c.rows; r++)
+    moves += compare_row(&c, algo_of(mode), &truth, r);
+  if (moves < least_moves)
+    fail_msg("'%s': n moved only %d times: too easy", problem, moves);
   harness_truth_free(&truth);
   free_comparison(&c);
 }
@@ -134,8 +155,10 @@ static bool has_tie(const comparison *c, float scale) {
   spec_block(&published, &s, D_QK, D_V, scale, c->q, c->kv, NULL, BLOCK, p, o);
   for (int32_t j = 0; j < BLOCK; j++) {
     float dot = 0;
-    for (int32_t d = 0; d < D_QK; d++) dot += c->q[d] * c->kv[(int64_t)j * D_QK + d];
-    if ((to_bits(expf(dot * scale - s.m) * s.s16) & 0x1ffff) == 0x8000) return true;
+    for (int32_t d = 0; d < D_QK; d++)
+      dot += c->q[d] * c->kv[(int64_t)j * D_QK + d];
+    if ((to_bits(expf(dot * scale - s.m) * s.s16) & 0x1ffff) == 0x8000)
+      return true;
   }
   return false;
 }
@@ -146,14 +169,17 @@ static void ties_of_p_round_away(void **state) {
   char problem[80] = "";
   for (int i = 0; i < 4000 && problem[0] == 0; i++) {
     const float scale = 0.02f + 1e-5f * (float)i;
-    if (has_tie(&c, scale)) snprintf(problem, sizeof problem, "h=1,sk=512,scale=%.9g", (double)scale);
+    if (has_tie(&c, scale))
+      snprintf(problem, sizeof problem, "h=1,sk=512,scale=%.9g", (double)scale);
   }
   free_comparison(&c);
-  if (problem[0] == 0) fail_msg("no tie found");
+  if (problem[0] == 0)
+    fail_msg("no tie found");
   check_exact(problem, ASCEND_AMLA, PRELOAD, 0);
 }
 
-/* Query 0 sees none of the last block, which query 1 sees one key of: its bits are those of a run without that block. */
+/* Query 0 sees none of the last block, which query 1 sees one key of: its bits are those of a run
+ * without that block. */
 static void a_hidden_block_changes_no_bit(void **state) {
   (void)state;
   const char *one = "sq=1,h=5,sk=512,page=0", *two = "sq=2,h=5,sk=513,page=0";
@@ -166,12 +192,13 @@ static void a_hidden_block_changes_no_bit(void **state) {
     const npu_report x = launch_on(&a, one, &l, 1), y = launch_on(&b, two, &m, 1);
     expect_clean(&x, one, &l), expect_clean(&y, two, &m);
     for (int64_t row = 0; row < 5; row++)
-      if (!same_row(&a, row, &b, row)) fail_msg("%s: row %lld", describe_launch(&m), (long long)row);
+      if (!same_row(&a, row, &b, row))
+        fail_msg("%s: row %lld", describe_launch(&m), (long long)row);
   }
   harness_free(&a), harness_free(&b);
 }
 
-/* ---- The guarded add --------------------------------------------------------------------------------------------------------------- */
+/* ---- The guarded add ---- */
 
 enum { SHIFTED_ROWS = 8, SHIFTED = SHIFTED_ROWS * ASCEND_WIDTH };
 typedef struct shift_args {
@@ -185,7 +212,8 @@ static void shift_kernel(const void *args) {
   ascend_vec x = NPU_UB_AT(float, 0), z = x + SHIFTED, y = z + SHIFTED;
   ascend_chunk_state c = {.add = NPU_UB_AT(int32_t, 3 * SHIFTED * 4)};
   c.spread = (ascend_vec)c.add + 16, c.work = c.spread + 128;
-  if (npu_subcore()) return;
+  if (npu_subcore())
+    return;
   npu_copy_gm_ub(x, a->x, 1, SHIFTED * 4, SHIFTED * 4, SHIFTED * 4);
   npu_copy_gm_ub(c.add, a->n, 1, 64, 64, 64);
   npu_notify(NPU_PIPE_MTE2, NPU_PIPE_V, 0), npu_wait(NPU_PIPE_MTE2, NPU_PIPE_V, 0);
@@ -237,14 +265,16 @@ static void the_guarded_add_is_the_specification_s(void **state) {
     check_shift(shifts, 0, seed), check_shift(shifts, 1, seed), check_shift(adds, 1, seed);
 }
 
-/* ---- The hazard ------------------------------------------------------------------------------------------------------------------ */
+/* ---- The hazard ---- */
 
 typedef struct damage {
-  int64_t wild, lost; /* elements that are not finite or beyond 1e10; that are 0 and should not be */
+  int64_t wild,
+      lost; /* elements that are not finite or beyond 1e10; that are 0 and should not be */
   int ok;
 } damage;
 
-static damage run_zerov(harness_dataset *data, const harness_truth *truth, const char *problem, int mode, float clamp) {
+static damage run_zerov(harness_dataset *data, const harness_truth *truth, const char *problem,
+                        int mode, float clamp) {
   damage d = {0, 0, 0};
   ascend_launch l = make_launch(data, mode, PRELOAD);
   l.clamp = clamp;
@@ -252,7 +282,8 @@ static damage run_zerov(harness_dataset *data, const harness_truth *truth, const
   expect_clean(&report, problem, &l);
   for (int64_t row = 0; row < n_rows(data); row++)
     for (int32_t c = 0; c < data->problem.d_v; c++) {
-      const double got = (double)out_at(data, row, c), want = truth->out[row * data->problem.d_v + c];
+      const double got = (double)out_at(data, row, c),
+                   want = truth->out[row * data->problem.d_v + c];
       d.wild += !(fabs(got) < 1e10);
       d.lost += got == 0 && fabs(want) > 1e-3;
     }
@@ -269,11 +300,15 @@ static void zeros_break_the_unguarded_add_only(void **state) {
   compute_truth_of(&data, &truth);
   const damage bare = run_zerov(&data, &truth, problem, UNGUARDED_AMLA, 0.0f),
                clamped = run_zerov(&data, &truth, problem, UNGUARDED_AMLA, 1e10f);
-  if (bare.wild == 0 || bare.ok) fail_msg("the unguarded add survived zeros: %lld wild", (long long)bare.wild);
-  if (clamped.wild != 0 || clamped.lost == 0 || clamped.ok) fail_msg("clamped: %lld wild, %lld lost", (long long)clamped.wild, (long long)clamped.lost);
-  if (bare.lost >= clamped.lost) fail_msg("the clamp should turn wild elements into lost ones");
+  if (bare.wild == 0 || bare.ok)
+    fail_msg("the unguarded add survived zeros: %lld wild", (long long)bare.wild);
+  if (clamped.wild != 0 || clamped.lost == 0 || clamped.ok)
+    fail_msg("clamped: %lld wild, %lld lost", (long long)clamped.wild, (long long)clamped.lost);
+  if (bare.lost >= clamped.lost)
+    fail_msg("the clamp should turn wild elements into lost ones");
   for (int mode = 0; mode < MODES; mode++)
-    if (!run_zerov(&data, &truth, problem, mode, 0.0f).ok) fail_msg("%s on zeros", mode_name(mode));
+    if (!run_zerov(&data, &truth, problem, mode, 0.0f).ok)
+      fail_msg("%s on zeros", mode_name(mode));
   print_message("%s, unguarded amla: %lld of %lld elements wild; with the clamp %lld lost\n",
                 problem, (long long)bare.wild, (long long)(n_rows(&data) * data.problem.d_v),
                 (long long)clamped.lost);

@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Every flag wait of the Ascend kernel is needed: with any single one left out, the race checker fires or a deadlock is reported, for at
- * least one of the shapes that have it; with all of them, nothing is. All rescale modes, amla guarded and as published, and schedules. Timing only: no data moves, but every
- * address and flag is real; lazy is told to shift rows in one block of each item.
+ * Every flag wait of the Ascend kernel is needed: with any single one left out, the race checker
+ * fires or a deadlock is reported, for at least one of the shapes that have it; with all of them,
+ * nothing is. All rescale modes, amla guarded and as published, and schedules. Timing only: no data
+ * moves, but every address and flag is real; lazy is told to shift rows in one block of each item.
  */
 #include "test_npu.h"
 
-/* Tiles of 256 rows: last blocks with all pieces of L1 in use, and with half of them, so that slots change roles. Tiles of 128 rows and less: items of
- * several blocks and of one; few rows, where few chunks leave little order between pipes. */
-static const char *const two_halves[] = {"b=2,sq=2,h=128,sk=1300,sinks=1", "b=2,sq=2,h=128,sk=1200", "b=2,sq=2,h=65,sk=1900"};
+/* Tiles of 256 rows: last blocks with all pieces of L1 in use, and with half of them, so that slots
+ * change roles. Tiles of 128 rows and less: items of several blocks and of one; few rows, where few
+ * chunks leave little order between pipes. */
+static const char *const two_halves[] = {"b=2,sq=2,h=128,sk=1300,sinks=1", "b=2,sq=2,h=128,sk=1200",
+                                         "b=2,sq=2,h=65,sk=1900"};
 static const char *const one_half[] = {"b=2,h=128,sk=1900", "b=3,h=128,sk=500", "b=2,h=20,sk=1900"};
 enum { SHAPES = 3, MAX_SITES = 96 };
-_Static_assert(LENGTH(two_halves) == SHAPES && LENGTH(one_half) == SHAPES, "as many shapes of each kind");
+_Static_assert(LENGTH(two_halves) == SHAPES && LENGTH(one_half) == SHAPES,
+               "as many shapes of each kind");
 
 typedef struct site {
   char name[160];
@@ -25,13 +29,16 @@ typedef struct site_list {
 
 static site *find_site(site_list *list, const char *name) {
   int i = 0;
-  while (i < list->n && strcmp(list->sites[i].name, name) != 0) i++;
+  while (i < list->n && strcmp(list->sites[i].name, name) != 0)
+    i++;
   assert_true(i < MAX_SITES);
-  if (i == list->n) snprintf(list->sites[list->n++].name, sizeof list->sites[i].name, "%s", name);
+  if (i == list->n)
+    snprintf(list->sites[list->n++].name, sizeof list->sites[i].name, "%s", name);
   return &list->sites[i];
 }
 
-static npu_report launch_without(npu_chip *chip, const harness_dataset *data, int mode, int schedule, int32_t drop_wait) {
+static npu_report launch_without(npu_chip *chip, const harness_dataset *data, int mode,
+                                 int schedule, int32_t drop_wait) {
   npu_report report;
   amla_detail detail;
   amla_problem p;
@@ -39,7 +46,9 @@ static npu_report launch_without(npu_chip *chip, const harness_dataset *data, in
   ascend_launch l = make_launch(data, mode, schedule);
   l.options.cores = 1, l.options.check_races = 1, l.options.drop_wait = drop_wait;
   assert_int_equal(amla_problem_check(&data->problem, &p, &detail), AMLA_OK);
-  if (ascend_launch_run(chip, npu_find_preset("910"), NPU_TIMING_ONLY, &p, &t, &l, &report, &detail) != AMLA_OK) fail_msg("%s", detail.text);
+  if (ascend_launch_run(chip, npu_find_preset("910"), NPU_TIMING_ONLY, &p, &t, &l, &report,
+                        &detail) != AMLA_OK)
+    fail_msg("%s", detail.text);
   return report;
 }
 
@@ -54,7 +63,8 @@ static void drop_each(const char *problem, int mode, int schedule, site_list *li
   for (int32_t i = 1; i <= whole.wait_sites; i++) {
     site *s = find_site(list, npu_wait_site(chip, i));
     const npu_report r = s->missed ? whole : launch_without(chip, &data, mode, schedule, i);
-    if (r.errors[NPU_ERROR_RACE] > 0 || r.errors[NPU_ERROR_DEADLOCK] > 0) s->missed = true;
+    if (r.errors[NPU_ERROR_RACE] > 0 || r.errors[NPU_ERROR_DEADLOCK] > 0)
+      s->missed = true;
   }
   npu_chip_destroy(chip);
   harness_free(&data);
@@ -63,24 +73,29 @@ static void drop_each(const char *problem, int mode, int schedule, site_list *li
 static void check_program(int mode, int schedule, bool two, bool one) {
   site_list list = {.n = 0};
   int unneeded = 0;
-  for (int i = 0; two && i < SHAPES; i++) drop_each(two_halves[i], mode, schedule, &list);
-  for (int i = 0; one && i < SHAPES; i++) drop_each(one_half[i], mode, schedule, &list);
+  for (int i = 0; two && i < SHAPES; i++)
+    drop_each(two_halves[i], mode, schedule, &list);
+  for (int i = 0; one && i < SHAPES; i++)
+    drop_each(one_half[i], mode, schedule, &list);
   for (int i = 0; i < list.n; i++)
     if (!list.sites[i].missed)
       print_error("%s %s: nobody misses '%s'\n", mode_name(mode), schedule_names[schedule],
                   list.sites[i].name),
           unneeded++;
-  if (unneeded > 0 || list.n < 20) fail_msg("%d of %d waits are not needed", unneeded, list.n);
+  if (unneeded > 0 || list.n < 20)
+    fail_msg("%d of %d waits are not needed", unneeded, list.n);
   print_message("%s %s: %d waits, each needed\n", mode_name(mode), schedule_names[schedule],
                 list.n);
 }
 
 static void every_wait_is_needed(void **state) {
   (void)state;
-  for (int mode = TEST_SLOW ? ASCEND_LAZY : 0; mode < (TEST_SLOW ? MODES : PROGRAMS); mode++) /* a sanitizer is slow */
+  for (int mode = TEST_SLOW ? ASCEND_LAZY : 0; mode < (TEST_SLOW ? MODES : PROGRAMS);
+       mode++) /* a sanitizer is slow */
     for (int schedule = 0; schedule < SCHEDULES; schedule++) {
       check_program(mode, schedule, true, schedule != BEST);
-      if (schedule == BEST) check_program(mode, schedule, false, true); /* another tiling */
+      if (schedule == BEST)
+        check_program(mode, schedule, false, true); /* another tiling */
     }
 }
 

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The Ascend kernel on the simulated NPU against fp64, within the bound of harness/truth.h for a P of bf16: modes x schedules over shapes, pages,
- * lengths, causality, splits, sinks and distributions; amla guarded and as published, which must agree where O stays normal. Every launch must also be free of races, deadlocks and leftover flags.
+ * The Ascend kernel on the simulated NPU against fp64, within the bound of harness/truth.h for a P
+ * of bf16: modes x schedules over shapes, pages, lengths, causality, splits, sinks and
+ * distributions; amla guarded and as published, which must agree where O stays normal. Every launch
+ * must also be free of races, deadlocks and leftover flags.
  */
 #include "test_npu.h"
 
@@ -28,8 +30,9 @@ static const launch_case cases[] = {
     {"b=1,sq=2,h=130,sk=530,causal=0", 8, 1},
 };
 static const launch_case hard[] = {
-    {"h=16,sk=2048,dist=rising,sq=2", 8, 1}, {"h=16,sk=1500,dist=outlier", 1, 3},   {"h=16,sk=600,dist=onehot", 8, 1},
-    {"h=9,sk=1111,dist=peaked", 8, 1},       {"h=16,sk=1100,dist=normal:10", 8, 1}, {"h=16,sk=700,dist=uniform:1", 8, 1},
+    {"h=16,sk=2048,dist=rising,sq=2", 8, 1}, {"h=16,sk=1500,dist=outlier", 1, 3},
+    {"h=16,sk=600,dist=onehot", 8, 1},       {"h=9,sk=1111,dist=peaked", 8, 1},
+    {"h=16,sk=1100,dist=normal:10", 8, 1},   {"h=16,sk=700,dist=uniform:1", 8, 1},
 };
 
 static void check_case(const launch_case *c) {
@@ -39,13 +42,16 @@ static void check_case(const launch_case *c) {
   compute_truth_of(&data, &truth);
   for (int mode = 0; mode < PROGRAMS; mode++)
     for (int schedule = 0; schedule < SCHEDULES; schedule++) {
-      if (TEST_SLOW && schedule == PRELOAD) continue; /* its tilings are those of the others; a sanitizer is slow */
+      if (TEST_SLOW && schedule == PRELOAD)
+        continue; /* its tilings are those of the others; a sanitizer is slow */
       ascend_launch l = make_launch(&data, mode, schedule);
       l.split_blocks = c->split_blocks;
       const npu_report report = launch_on(&data, c->problem, &l, c->cores);
       expect_clean(&report, c->problem, &l);
       expect_npu_bound(&data, &truth, c->problem, &l);
-      if (damaged_padding(&data)) fail_msg("'%s' %s: elements between the rows of out were written", c->problem, describe_launch(&l));
+      if (damaged_padding(&data))
+        fail_msg("'%s' %s: elements between the rows of out were written", c->problem,
+                 describe_launch(&l));
     }
   harness_truth_free(&truth);
   harness_free(&data);
@@ -53,12 +59,14 @@ static void check_case(const launch_case *c) {
 
 static void shapes_are_right(void **state) {
   (void)state;
-  for (int i = 0; i < LENGTH(cases); i++) check_case(&cases[i]);
+  for (int i = 0; i < LENGTH(cases); i++)
+    check_case(&cases[i]);
 }
 
 static void distributions_are_right(void **state) {
   (void)state;
-  for (int i = 0; i < LENGTH(hard); i++) check_case(&hard[i]);
+  for (int i = 0; i < LENGTH(hard); i++)
+    check_case(&hard[i]);
 }
 
 /* A run without errors says so; these are random costs. */
@@ -76,7 +84,8 @@ static void time_changes_no_bit(void **state) {
       for (uint64_t seed = 0; seed < 3; seed++) {
         const npu_report r = launch_at(&data, problem, &l, 2, seed);
         expect_clean(&r, problem, &l);
-        if (seed == 0) memcpy(first, data.out, data.tensors.out_bytes);
+        if (seed == 0)
+          memcpy(first, data.out, data.tensors.out_bytes);
         if (memcmp(first, data.out, data.tensors.out_bytes) != 0 || r.cycles == cycles)
           fail_msg("'%s' %s, costs %d", problem, describe_launch(&l), (int)seed);
         cycles = r.cycles;
@@ -87,7 +96,8 @@ static void time_changes_no_bit(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(shapes_are_right), cmocka_unit_test(distributions_are_right),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(shapes_are_right),
+                                     cmocka_unit_test(distributions_are_right),
                                      cmocka_unit_test(time_changes_no_bit)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

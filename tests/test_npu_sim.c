@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * amla_sim.h and backend npu from outside: the calibrated figure, that the best schedule beats the paper's where it says so, determinism,
- * refusals by name, and a run through libamla_npu.so.
+ * amla_sim.h and backend npu from outside: the calibrated figure, that the best schedule beats the
+ * paper's where it says so, determinism, refusals by name, and a run through libamla_npu.so.
  */
 #include "test_run.h"
 
@@ -17,18 +17,22 @@ static amla_problem decode_problem(int32_t b, int32_t s_q, int32_t sk) {
   return p;
 }
 
-static amla_sim_report simulate(const amla_problem *p, amla_rescale rescale, amla_sim_schedule schedule) {
+static amla_sim_report simulate(const amla_problem *p, amla_rescale rescale,
+                                amla_sim_schedule schedule) {
   amla_options o = AMLA_OPTIONS_INIT;
   amla_sim_options sim = defaults;
   amla_sim_report r = empty_report;
   amla_detail detail;
   o.rescale = rescale, sim.schedule = schedule, sim.unguarded_add = 1; /* amla as published */
-  if (amla_sim_run(p, &o, NULL, &sim, &r, &detail) != AMLA_OK) fail_msg("%s", detail.text);
-  if (r.races != 0 || r.other_errors != 0) fail_msg("%s: %s", r.description, r.message);
+  if (amla_sim_run(p, &o, NULL, &sim, &r, &detail) != AMLA_OK)
+    fail_msg("%s", detail.text);
+  if (r.races != 0 || r.other_errors != 0)
+    fail_msg("%s: %s", r.description, r.message);
   return r;
 }
 
-/* 614 TFLOPS = 86.8 % of 707.8 is published for this shape; one number of the cost table is set so that we get it (DESIGN.md). */
+/* 614 TFLOPS = 86.8 % of 707.8 is published for this shape; one number of the cost table is set so
+ * that we get it (DESIGN.md). */
 static void the_calibrated_figure_holds(void **state) {
   (void)state;
   const amla_problem p = decode_problem(96, 2, 16384);
@@ -43,18 +47,23 @@ static void best_beats_the_paper(void **state) {
   (void)state;
   for (int32_t s_q = 1; s_q <= 2; s_q++) {
     const amla_problem p = decode_problem(48, s_q, 16384);
-    const amla_sim_report preload = simulate(&p, AMLA_RESCALE_AMLA, AMLA_SIM_PRELOAD), best = simulate(&p, AMLA_RESCALE_AMLA, AMLA_SIM_BEST);
-    print_message("s_q=%d: preload %.2f %%, best %.2f %% (simulated)\n", s_q, 100 * preload.utilization, 100 * best.utilization);
+    const amla_sim_report preload = simulate(&p, AMLA_RESCALE_AMLA, AMLA_SIM_PRELOAD),
+                          best = simulate(&p, AMLA_RESCALE_AMLA, AMLA_SIM_BEST);
+    print_message("s_q=%d: preload %.2f %%, best %.2f %% (simulated)\n", s_q,
+                  100 * preload.utilization, 100 * best.utilization);
     assert_true(best.utilization > preload.utilization + 0.005);
-    if (s_q == 2) assert_true(best.utilization > 0.90);
+    if (s_q == 2)
+      assert_true(best.utilization > 0.90);
   }
 }
 
 static void same_launch_same_report(void **state) {
   (void)state;
   const amla_problem p = decode_problem(5, 2, 1500);
-  const amla_sim_report a = simulate(&p, AMLA_RESCALE_LAZY, AMLA_SIM_BEST), b = simulate(&p, AMLA_RESCALE_LAZY, AMLA_SIM_BEST);
-  assert_true(a.cycles == b.cycles && a.hbm_read_bytes == b.hbm_read_bytes && memcmp(a.pipe_busy, b.pipe_busy, sizeof a.pipe_busy) == 0);
+  const amla_sim_report a = simulate(&p, AMLA_RESCALE_LAZY, AMLA_SIM_BEST),
+                        b = simulate(&p, AMLA_RESCALE_LAZY, AMLA_SIM_BEST);
+  assert_true(a.cycles == b.cycles && a.hbm_read_bytes == b.hbm_read_bytes &&
+              memcmp(a.pipe_busy, b.pipe_busy, sizeof a.pipe_busy) == 0);
 }
 
 /* KV comes from HBM once, and the cube's useful products are no more than it does. */
@@ -75,7 +84,8 @@ static void amla_is_guarded_unless_asked(void **state) {
   amla_sim_report r = empty_report;
   amla_detail detail;
   o.rescale = AMLA_RESCALE_AMLA;
-  if (amla_sim_run(&p, &o, NULL, &defaults, &r, &detail) != AMLA_OK) fail_msg("%s", detail.text);
+  if (amla_sim_run(&p, &o, NULL, &defaults, &r, &detail) != AMLA_OK)
+    fail_msg("%s", detail.text);
   assert_non_null(strstr(r.description, "best guarded amla, 910"));
   const amla_sim_report study = simulate(&p, AMLA_RESCALE_AMLA, AMLA_SIM_BEST),
                         lazy = simulate(&p, AMLA_RESCALE_LAZY, AMLA_SIM_BEST);
@@ -84,13 +94,15 @@ static void amla_is_guarded_unless_asked(void **state) {
   assert_true(r.gm_ub_bytes > study.gm_ub_bytes && r.ub_gm_bytes == study.ub_gm_bytes);
 }
 
-/* ---- Refusals ----------------------------------------------------------------------------------------------------------------- */
+/* ---- Refusals ---- */
 
-static void expect_sim_refusal(amla_problem p, amla_sim_options sim, const int32_t *lengths, const char *text) {
+static void expect_sim_refusal(amla_problem p, amla_sim_options sim, const int32_t *lengths,
+                               const char *text) {
   amla_sim_report r = empty_report;
   amla_detail detail;
   assert_int_not_equal(amla_sim_run(&p, NULL, lengths, &sim, &r, &detail), AMLA_OK);
-  if (strstr(detail.text, text) == NULL) fail_msg("'%s' should say '%s'", detail.text, text);
+  if (strstr(detail.text, text) == NULL)
+    fail_msg("'%s' should say '%s'", detail.text, text);
 }
 
 static void refusals_name_field_value_and_rule(void **state) {
@@ -98,7 +110,8 @@ static void refusals_name_field_value_and_rule(void **state) {
   const amla_problem good = decode_problem(2, 1, 700);
   const int32_t too_long[] = {700, 701};
   const amla_sim_cost_change no_row = {"FIX/none", 1, 1, 1};
-  const amla_sim_tiling too_large = {1, 512, 576, 96, 512, 128, 3, 4, 2, 0, 0, 0}, deep = {3, 512, 288, 96, 256, 128, 3, 4, 2, 0, 0, 0};
+  const amla_sim_tiling too_large = {1, 512, 576, 96, 512, 128, 3, 4, 2, 0, 0, 0},
+                        deep = {3, 512, 288, 96, 256, 128, 3, 4, 2, 0, 0, 0};
   amla_problem p = good;
   amla_sim_options o = defaults;
   p.q_type = AMLA_F32;
@@ -123,10 +136,12 @@ static void refusals_name_field_value_and_rule(void **state) {
 static void expect_backend_refusal(const char *problem, const char *text) {
   harness_dataset data;
   amla_detail detail;
-  const amla_options o = make_options(AMLA_BACKEND_NPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, AMLA_SPLIT_BY_LENGTH);
+  const amla_options o =
+      make_options(AMLA_BACKEND_NPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, AMLA_SPLIT_BY_LENGTH);
   generate(&data, problem);
   assert_int_equal(try_run(&data, &o, &detail), AMLA_UNSUPPORTED);
-  if (strstr(detail.text, text) == NULL) fail_msg("'%s' should say '%s'", detail.text, text);
+  if (strstr(detail.text, text) == NULL)
+    fail_msg("'%s' should say '%s'", detail.text, text);
   assert_true(all_bytes_are(data.out, data.tensors.out_bytes, GUARD_PATTERN));
   harness_free(&data);
 }
@@ -134,7 +149,8 @@ static void expect_backend_refusal(const char *problem, const char *text) {
 static void the_loaded_backend_runs_and_refuses(void **state) {
   (void)state;
   static const char problem[] = "b=2,sq=2,h=16,sk=600,len=600/17";
-  const amla_options o = make_options(AMLA_BACKEND_NPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, AMLA_SPLIT_BY_LENGTH);
+  const amla_options o =
+      make_options(AMLA_BACKEND_NPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, AMLA_SPLIT_BY_LENGTH);
   harness_dataset data;
   harness_truth truth;
   generate(&data, problem);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * From a problem string to a checked result: generate, plan, run with guard bytes around the scratch, compare. Whatever
- * fails prints the problem string and the options on one line.
+ * From a problem string to a checked result: generate, plan, run with guard bytes around the
+ * scratch, compare. Whatever fails prints the problem string and the options on one line.
  */
 #ifndef AMLA_TEST_RUN_H
 #define AMLA_TEST_RUN_H
@@ -12,7 +12,8 @@
 #include "src/cpu/ukernels.h"
 
 /* An options struct with what tests vary. */
-static inline amla_options make_options(amla_backend backend, amla_rescale rescale, amla_isa isa, int32_t threads, int32_t split_tokens) {
+static inline amla_options make_options(amla_backend backend, amla_rescale rescale, amla_isa isa,
+                                        int32_t threads, int32_t split_tokens) {
   amla_options o = AMLA_OPTIONS_INIT;
   o.backend = backend;
   o.rescale = rescale;
@@ -31,18 +32,24 @@ typedef struct engine {
   amla_isa isa;
 } engine;
 
-static const engine engines[] = {
-    {AMLA_BACKEND_REF, AMLA_ISA_AUTO}, {AMLA_BACKEND_CPU, AMLA_ISA_C}, {AMLA_BACKEND_CPU, AMLA_ISA_AVX2}, {AMLA_BACKEND_CPU, AMLA_ISA_AVX512}};
+static const engine engines[] = {{AMLA_BACKEND_REF, AMLA_ISA_AUTO},
+                                 {AMLA_BACKEND_CPU, AMLA_ISA_C},
+                                 {AMLA_BACKEND_CPU, AMLA_ISA_AVX2},
+                                 {AMLA_BACKEND_CPU, AMLA_ISA_AVX512}};
 static const amla_rescale rescales[] = {AMLA_RESCALE_LAZY, AMLA_RESCALE_AMLA, AMLA_RESCALE_FLASH};
 
-static inline bool engine_runs_here(int e) { return engines[e].backend == AMLA_BACKEND_REF || can_run(engines[e].isa); }
+static inline bool engine_runs_here(int e) {
+  return engines[e].backend == AMLA_BACKEND_REF || can_run(engines[e].isa);
+}
 
 /* Calls check with each engine and rescale mode that can run here, on two threads. */
 static inline void for_each_engine(void (*check)(const amla_options *options)) {
   for (int e = 0; e < LENGTH(engines); e++)
     for (int r = 0; r < LENGTH(rescales); r++) {
-      const amla_options options = make_options(engines[e].backend, rescales[r], engines[e].isa, 2, AMLA_SPLIT_BY_LENGTH);
-      if (engine_runs_here(e)) check(&options);
+      const amla_options options =
+          make_options(engines[e].backend, rescales[r], engines[e].isa, 2, AMLA_SPLIT_BY_LENGTH);
+      if (engine_runs_here(e))
+        check(&options);
     }
 }
 
@@ -55,16 +62,20 @@ static inline const char *describe_options(const amla_options *o) {
   return text;
 }
 
-/* ---- Data -------------------------------------------------------------------------------------------------------- */
+/* ---- Data ---- */
 
 static inline void generate(harness_dataset *data, const char *problem) {
   char error[256];
   harness_case c;
-  if (harness_parse_problem(problem, &c, error, sizeof error) != 0) fail_msg("'%s': %s", problem, error);
-  if (harness_generate(&c, data, error, sizeof error) != 0) fail_msg("'%s': %s", problem, error);
+  if (harness_parse_problem(problem, &c, error, sizeof error) != 0)
+    fail_msg("'%s': %s", problem, error);
+  if (harness_generate(&c, data, error, sizeof error) != 0)
+    fail_msg("'%s': %s", problem, error);
 }
 
-static inline int64_t n_rows(const harness_dataset *d) { return (int64_t)d->problem.b * d->problem.s_q * d->problem.h_q; }
+static inline int64_t n_rows(const harness_dataset *d) {
+  return (int64_t)d->problem.b * d->problem.s_q * d->problem.h_q;
+}
 
 static inline int64_t out_row_offset(const amla_problem *p, int64_t row) {
   return harness_out_offset(p, row);
@@ -82,52 +93,64 @@ static inline int64_t kv_token_offset(const harness_dataset *d, int32_t sequence
 static inline float out_at(const harness_dataset *d, int64_t row, int32_t column) {
   return harness_load(d->out, d->problem.out_type, out_row_offset(&d->problem, row) + column);
 }
-static inline float lse_at(const harness_dataset *d, int64_t row) { return d->lse[lse_row_offset(&d->problem, row)]; }
+static inline float lse_at(const harness_dataset *d, int64_t row) {
+  return d->lse[lse_row_offset(&d->problem, row)];
+}
 
 static inline bool row_is_finite(const harness_dataset *d, int64_t row) {
   for (int32_t c = 0; c < d->problem.d_v; c++)
-    if (!isfinite(out_at(d, row, c))) return false;
+    if (!isfinite(out_at(d, row, c)))
+      return false;
   return isfinite(lse_at(d, row));
 }
 
 /* The same bits in O and LSE of a row of each; both of one type and width. */
-static inline bool same_row(const harness_dataset *a, int64_t row_a, const harness_dataset *b, int64_t row_b) {
+static inline bool same_row(const harness_dataset *a, int64_t row_a, const harness_dataset *b,
+                            int64_t row_b) {
   const size_t size = harness_dtype_bytes(a->problem.out_type);
   const char *x = (const char *)a->out + (size_t)out_row_offset(&a->problem, row_a) * size;
   const char *y = (const char *)b->out + (size_t)out_row_offset(&b->problem, row_b) * size;
-  return memcmp(x, y, (size_t)a->problem.d_v * size) == 0 && to_bits(lse_at(a, row_a)) == to_bits(lse_at(b, row_b));
+  return memcmp(x, y, (size_t)a->problem.d_v * size) == 0 &&
+         to_bits(lse_at(a, row_a)) == to_bits(lse_at(b, row_b));
 }
 
-/* Elements of out that belong to no row and do not hold the guard pattern any more. Destroys nothing. */
+/* Elements of out that belong to no row and do not hold the guard pattern any more. Destroys
+ * nothing. */
 static inline int64_t damaged_padding(const harness_dataset *d) {
   const size_t size = harness_dtype_bytes(d->problem.out_type);
   unsigned char *belongs = calloc(d->tensors.out_bytes + 1, 1);
   int64_t damaged = 0;
   assert_non_null(belongs);
   for (int64_t row = 0; row < n_rows(d); row++)
-    memset(belongs + (size_t)out_row_offset(&d->problem, row) * size, 1, (size_t)d->problem.d_v * size);
-  for (size_t i = 0; i < d->tensors.out_bytes; i++) damaged += !belongs[i] && ((unsigned char *)d->out)[i] != GUARD_PATTERN;
+    memset(belongs + (size_t)out_row_offset(&d->problem, row) * size, 1,
+           (size_t)d->problem.d_v * size);
+  for (size_t i = 0; i < d->tensors.out_bytes; i++)
+    damaged += !belongs[i] && ((unsigned char *)d->out)[i] != GUARD_PATTERN;
   free(belongs);
   return damaged;
 }
 
-/* ---- Runs -------------------------------------------------------------------------------------------------------- */
+/* ---- Runs ---- */
 
-/* Plans and runs; the scratch is exactly as long as asked for, at an odd address, between guard bytes, and all NaN. options'
- * lse_base is taken from the data. Returns the status; detail may be NULL. */
-static inline amla_status try_run(harness_dataset *data, const amla_options *options, amla_detail *detail) {
+/* Plans and runs; the scratch is exactly as long as asked for, at an odd address, between guard
+ * bytes, and all NaN. options' lse_base is taken from the data. Returns the status; detail may be
+ * NULL. */
+static inline amla_status try_run(harness_dataset *data, const amla_options *options,
+                                  amla_detail *detail) {
   amla_plan *plan = NULL;
   amla_options o = *options;
   o.lse_base = data->options.lse_base;
   amla_status status = amla_plan_create(&plan, &data->problem, &o, detail);
-  if (status != AMLA_OK) return status;
+  if (status != AMLA_OK)
+    return status;
   guarded scratch = guarded_create(amla_plan_scratch_bytes(plan), 1);
   memset(guarded_data(&scratch), 0xff, scratch.bytes);
   status = amla_plan_run(plan, &data->tensors, guarded_data(&scratch), scratch.bytes, detail);
   const int damage = guarded_damage(&scratch);
   guarded_free(&scratch);
   amla_plan_destroy(plan);
-  if (damage) fail_msg("%s: %d bytes written outside the scratch", describe_options(options), damage);
+  if (damage)
+    fail_msg("%s: %d bytes written outside the scratch", describe_options(options), damage);
   return status;
 }
 
@@ -136,19 +159,26 @@ static inline void run(harness_dataset *data, const char *problem, const amla_op
   amla_detail detail;
   harness_reset_outputs(data);
   const amla_status status = try_run(data, options, &detail);
-  if (status != AMLA_OK) fail_msg("'%s' %s: %s: %s", problem, describe_options(options), amla_status_name(status), detail.text);
-  if (damaged_padding(data)) fail_msg("'%s' %s: elements between the rows of out were written", problem, describe_options(options));
+  if (status != AMLA_OK)
+    fail_msg("'%s' %s: %s: %s", problem, describe_options(options), amla_status_name(status),
+             detail.text);
+  if (damaged_padding(data))
+    fail_msg("'%s' %s: elements between the rows of out were written", problem,
+             describe_options(options));
 }
 
 static inline void compute_truth_of(const harness_dataset *data, harness_truth *truth) {
-  if (harness_truth_compute(data, truth) != 0) fail_msg("truth: out of memory");
+  if (harness_truth_compute(data, truth) != 0)
+    fail_msg("truth: out of memory");
 }
 
-static inline void expect_within_bound(const harness_dataset *data, const harness_truth *truth, const char *problem, const amla_options *options) {
+static inline void expect_within_bound(const harness_dataset *data, const harness_truth *truth,
+                                       const char *problem, const amla_options *options) {
   const harness_error e = harness_compare(data, truth);
   if (!e.ok)
-    fail_msg("'%s' %s: row %lld is %.3g times its bound away (relative %.3g, max %.3g, LSE %.3g)", problem, describe_options(options),
-             (long long)e.worst_row, e.worst_of_bound, e.rel_error, e.max_abs_error, e.lse_max_abs_error);
+    fail_msg("'%s' %s: row %lld is %.3g times its bound away (relative %.3g, max %.3g, LSE %.3g)",
+             problem, describe_options(options), (long long)e.worst_row, e.worst_of_bound,
+             e.rel_error, e.max_abs_error, e.lse_max_abs_error);
 }
 
 /* All of the above for one problem and one set of options. */

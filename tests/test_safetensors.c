@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Problem files: what is written reads back bit for bit; truncated, lying and hostile files are refused with tensor, value and
- * rule; paths that cannot be read or written are refused, and a failed write leaves nothing behind.
+ * Problem files: what is written reads back bit for bit; truncated, lying and hostile files are
+ * refused with tensor, value and rule; paths that cannot be read or written are refused, and a
+ * failed write leaves nothing behind.
  */
 #include "test_run.h"
 
@@ -15,7 +16,7 @@
 
 enum { ERROR_BYTES = 512 };
 
-/* ---- A scratch folder ----------------------------------------------------------------------------------------------- */
+/* ---- A scratch folder ---- */
 
 static char folder[512];
 
@@ -33,10 +34,12 @@ static int list_folder(bool remove_them) {
   assert_non_null(directory);
   for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
     char path[1024];
-    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+      continue;
     snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
     count++;
-    if (remove_them && remove(path) != 0) fail_msg("cannot remove %s", path);
+    if (remove_them && remove(path) != 0)
+      fail_msg("cannot remove %s", path);
   }
   closedir(directory);
   return count;
@@ -77,49 +80,63 @@ static unsigned char *get_file(const char *path, size_t *n_bytes) {
   return bytes;
 }
 
-/* ---- Round trip ----------------------------------------------------------------------------------------------------- */
+/* ---- Round trip ---- */
 
 static void expect_same_bytes(const void *a, const void *b, size_t bytes, const char *what) {
-  if ((a == NULL) != (b == NULL)) fail_msg("%s: there in one only", what);
-  if (a != NULL && memcmp(a, b, bytes) != 0) fail_msg("%s: other bytes", what);
+  if ((a == NULL) != (b == NULL))
+    fail_msg("%s: there in one only", what);
+  if (a != NULL && memcmp(a, b, bytes) != 0)
+    fail_msg("%s: other bytes", what);
 }
 
 /* A file has packed strides: compares row by row. */
 static void expect_same_problem(const harness_dataset *a, const harness_dataset *b) {
   const amla_problem *p = &a->problem, *f = &b->problem;
   const size_t q = harness_dtype_bytes(p->q_type), kv = harness_dtype_bytes(p->kv_type);
-  assert_true(p->b == f->b && p->s_q == f->s_q && p->h_q == f->h_q && p->d_qk == f->d_qk && p->d_v == f->d_v && p->page_size == f->page_size);
-  assert_true(p->n_pages == f->n_pages && p->max_pages == f->max_pages && p->q_type == f->q_type && p->kv_type == f->kv_type);
+  assert_true(p->b == f->b && p->s_q == f->s_q && p->h_q == f->h_q && p->d_qk == f->d_qk &&
+              p->d_v == f->d_v && p->page_size == f->page_size);
+  assert_true(p->n_pages == f->n_pages && p->max_pages == f->max_pages && p->q_type == f->q_type &&
+              p->kv_type == f->kv_type);
   assert_true(p->causal == f->causal && to_bits(p->scale) == to_bits(f->scale));
   expect_same_bytes(a->seqlens_k, b->seqlens_k, (size_t)p->b * sizeof(int32_t), "seqlens_k");
   expect_same_bytes(a->block_table, b->block_table, a->tensors.block_table_bytes, "block_table");
   expect_same_bytes(a->sinks, b->sinks, (size_t)p->h_q * sizeof(float), "sinks");
-  expect_same_bytes(a->out_ref, b->out_ref, (size_t)(n_rows(a) * p->d_v) * sizeof(float), "out_ref");
+  expect_same_bytes(a->out_ref, b->out_ref, (size_t)(n_rows(a) * p->d_v) * sizeof(float),
+                    "out_ref");
   expect_same_bytes(a->lse_ref, b->lse_ref, (size_t)n_rows(a) * sizeof(float), "lse_ref");
   for (int64_t row = 0; row < n_rows(a); row++)
-    expect_same_bytes((char *)a->q + (size_t)q_row_offset(p, row) * q, (char *)b->q + (size_t)q_row_offset(f, row) * q, (size_t)p->d_qk * q, "q");
-  const int64_t pages = p->page_size ? p->n_pages : p->b, tokens = p->page_size ? p->page_size : p->sk;
+    expect_same_bytes((char *)a->q + (size_t)q_row_offset(p, row) * q,
+                      (char *)b->q + (size_t)q_row_offset(f, row) * q, (size_t)p->d_qk * q, "q");
+  const int64_t pages = p->page_size ? p->n_pages : p->b,
+                tokens = p->page_size ? p->page_size : p->sk;
   for (int64_t page = 0; page < pages; page++)
     for (int64_t j = 0; j < tokens; j++)
-      expect_same_bytes((char *)a->kv + (size_t)(page * p->kv_stride_page + j * p->kv_stride_token) * kv,
-                        (char *)b->kv + (size_t)(page * f->kv_stride_page + j * f->kv_stride_token) * kv, (size_t)p->d_qk * kv, "kv_cache");
+      expect_same_bytes(
+          (char *)a->kv + (size_t)(page * p->kv_stride_page + j * p->kv_stride_token) * kv,
+          (char *)b->kv + (size_t)(page * f->kv_stride_page + j * f->kv_stride_token) * kv,
+          (size_t)p->d_qk * kv, "kv_cache");
 }
 
 /* The file's problem gives the bits that the original gives. */
 static void expect_same_result(harness_dataset *a, harness_dataset *b) {
-  const amla_options options = make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, 0);
+  const amla_options options =
+      make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, 0);
   run(a, "the original", &options);
   run(b, "the file", &options);
   for (int64_t row = 0; row < n_rows(a); row++)
-    if (!same_row(a, row, b, row)) fail_msg("row %d of the file's problem has other bits", (int)row);
+    if (!same_row(a, row, b, row))
+      fail_msg("row %d of the file's problem has other bits", (int)row);
 }
 
 static void problems_round_trip(void **state) {
   (void)state;
   static const char *const problems[] = {
-      "b=3,sq=2,h=4,sk=50,dqk=12,dv=8,page=16,len=50/0/7,q=f32,kv=f32", "b=3,sq=2,h=4,sk=50,dqk=12,dv=8,page=16,len=50/0/7,q=bf16,kv=f16,pad=3",
-      "b=2,sq=1,h=3,sk=50,dqk=7,dv=7,page=0,q=f16,kv=bf16,sinks=1,causal=0", "b=2,sq=1,h=3,sk=50,dqk=7,dv=5,page=0,len=50/3,q=f32,kv=f16,pad=1,scale=-0.3333333",
-      "b=1,h=1,sk=1,dqk=1,dv=1,page=1,sinks=1,q=f16,kv=f16,scale=1e-30", "b=0,h=2,sk=8,dqk=4,dv=4,page=4"};
+      "b=3,sq=2,h=4,sk=50,dqk=12,dv=8,page=16,len=50/0/7,q=f32,kv=f32",
+      "b=3,sq=2,h=4,sk=50,dqk=12,dv=8,page=16,len=50/0/7,q=bf16,kv=f16,pad=3",
+      "b=2,sq=1,h=3,sk=50,dqk=7,dv=7,page=0,q=f16,kv=bf16,sinks=1,causal=0",
+      "b=2,sq=1,h=3,sk=50,dqk=7,dv=5,page=0,len=50/3,q=f32,kv=f16,pad=1,scale=-0.3333333",
+      "b=1,h=1,sk=1,dqk=1,dv=1,page=1,sinks=1,q=f16,kv=f16,scale=1e-30",
+      "b=0,h=2,sk=8,dqk=4,dv=4,page=4"};
   for (int i = 0; i < LENGTH(problems); i++)
     for (int refs = 0; refs < 2; refs++) {
       char error[ERROR_BYTES] = "";
@@ -128,9 +145,12 @@ static void problems_round_trip(void **state) {
       const char *path = in_folder("problem.safetensors");
       generate(&a, problems[i]);
       compute_truth_of(&a, &truth);
-      if (refs) assert_int_equal(harness_set_refs(&a, &truth), 0);
-      if (harness_write_problem(path, &a, error, sizeof error) != 0) fail_msg("'%s': %s", problems[i], error);
-      if (harness_read_problem(path, &b, error, sizeof error) != 0) fail_msg("'%s': %s", problems[i], error);
+      if (refs)
+        assert_int_equal(harness_set_refs(&a, &truth), 0);
+      if (harness_write_problem(path, &a, error, sizeof error) != 0)
+        fail_msg("'%s': %s", problems[i], error);
+      if (harness_read_problem(path, &b, error, sizeof error) != 0)
+        fail_msg("'%s': %s", problems[i], error);
       expect_same_problem(&a, &b);
       expect_same_result(&a, &b);
       harness_truth_free(&truth);
@@ -141,14 +161,17 @@ static void problems_round_trip(void **state) {
 }
 
 /* [begin, end) of a tensor in the data of a file. */
-static const unsigned char *find_tensor(const unsigned char *bytes, const char *name, const char *entry_start, size_t *n_bytes) {
+static const unsigned char *find_tensor(const unsigned char *bytes, const char *name,
+                                        const char *entry_start, size_t *n_bytes) {
   char key[64];
   long begin, end;
   uint64_t header = 0;
-  for (int i = 7; i >= 0; i--) header = header << 8 | bytes[i];
+  for (int i = 7; i >= 0; i--)
+    header = header << 8 | bytes[i];
   snprintf(key, sizeof key, "\"%s\":{%s", name, entry_start);
   const char *entry = strstr((const char *)bytes + 8, key);
-  if (entry == NULL) fail_msg("no %s in %s", key, bytes + 8);
+  if (entry == NULL)
+    fail_msg("no %s in %s", key, bytes + 8);
   const char *offsets = strstr(entry, "\"data_offsets\":[");
   assert_non_null(offsets);
   assert_int_equal(sscanf(offsets, "\"data_offsets\":[%ld,%ld]", &begin, &end), 2);
@@ -161,24 +184,28 @@ static void results_are_written(void **state) {
   char error[ERROR_BYTES];
   harness_dataset d;
   size_t file_bytes, bytes;
-  const amla_options options = make_options(AMLA_BACKEND_REF, AMLA_RESCALE_FLASH, AMLA_ISA_AUTO, 1, 0);
+  const amla_options options =
+      make_options(AMLA_BACKEND_REF, AMLA_RESCALE_FLASH, AMLA_ISA_AUTO, 1, 0);
   generate(&d, "b=2,sq=2,h=3,sk=20,dqk=8,dv=6,out=bf16,pad=1,len=20/0");
   run(&d, "a result", &options);
   assert_int_equal(harness_write_result(in_folder("out"), &d, error, sizeof error), 0);
   unsigned char *file = get_file(in_folder("out"), &file_bytes);
-  const unsigned char *lse = find_tensor(file, "lse", "\"dtype\":\"F32\",\"shape\":[2,3,2]", &bytes);
+  const unsigned char *lse =
+      find_tensor(file, "lse", "\"dtype\":\"F32\",\"shape\":[2,3,2]", &bytes);
   assert_int_equal(bytes, 12 * sizeof(float));
   assert_memory_equal(lse, d.lse, bytes);
-  const unsigned char *out = find_tensor(file, "out", "\"dtype\":\"BF16\",\"shape\":[2,2,3,6]", &bytes);
+  const unsigned char *out =
+      find_tensor(file, "out", "\"dtype\":\"BF16\",\"shape\":[2,2,3,6]", &bytes);
   assert_int_equal(bytes, 12 * 6 * 2);
-  for (int64_t row = 0; row < 12; row++) assert_memory_equal(out + row * 12, (char *)d.out + out_row_offset(&d.problem, row) * 2, 12);
+  for (int64_t row = 0; row < 12; row++)
+    assert_memory_equal(out + row * 12, (char *)d.out + out_row_offset(&d.problem, row) * 2, 12);
   assert_int_equal((uintptr_t)(out - file) % 2, 0);
   free(file);
   harness_free(&d);
   list_folder(true);
 }
 
-/* ---- Files built byte by byte --------------------------------------------------------------------------------------- */
+/* ---- Files built byte by byte ---- */
 
 static const char good_header[] =
     "{\"__metadata__\":{\"scale\":\"0.5\",\"causal\":\"1\",\"d_v\":\"2\"},"
@@ -194,7 +221,8 @@ typedef struct image {
 } image;
 
 static void store_u64(unsigned char *at, uint64_t x) {
-  for (int i = 0; i < 8; i++) at[i] = (unsigned char)(x >> 8 * i);
+  for (int i = 0; i < 8; i++)
+    at[i] = (unsigned char)(x >> 8 * i);
 }
 
 /* Header text and data_bytes of data: bf16 ones, page ids 2 and 0, length 3. */
@@ -204,8 +232,10 @@ static void build(image *f, const char *header, size_t data_bytes) {
   assert_true(8 + n + data_bytes <= MAX_FILE);
   store_u64(f->bytes, n);
   memcpy(f->bytes + 8, header, n);
-  for (size_t i = 0; i < data_bytes; i++) f->bytes[8 + n + i] = i % 2 ? 0x3f : 0x80;
-  if (data_bytes >= GOOD_DATA) memcpy(f->bytes + 8 + n + 64, ids_and_length, sizeof ids_and_length);
+  for (size_t i = 0; i < data_bytes; i++)
+    f->bytes[8 + n + i] = i % 2 ? 0x3f : 0x80;
+  if (data_bytes >= GOOD_DATA)
+    memcpy(f->bytes + 8 + n + 64, ids_and_length, sizeof ids_and_length);
   f->n_bytes = 8 + n + data_bytes;
 }
 
@@ -223,10 +253,13 @@ static int parse(const image *f, harness_dataset *d, char *error) {
 static void expect_refused(const image *f, const char *what, const char *const *words) {
   char error[ERROR_BYTES];
   harness_dataset d;
-  if (parse(f, &d, error) == 0) fail_msg("accepted: %s", what);
-  if (strstr(error, "FILE: ") == NULL) fail_msg("%s: '%s' does not name the file", what, error);
+  if (parse(f, &d, error) == 0)
+    fail_msg("accepted: %s", what);
+  if (strstr(error, "FILE: ") == NULL)
+    fail_msg("%s: '%s' does not name the file", what, error);
   for (int i = 0; i < 3 && words[i]; i++)
-    if (strstr(error, words[i]) == NULL) fail_msg("%s: '%s' does not contain '%s'", what, error, words[i]);
+    if (strstr(error, words[i]) == NULL)
+      fail_msg("%s: '%s' does not contain '%s'", what, error, words[i]);
   assert_true(all_bytes_are(&d, sizeof d, 0)); /* nothing is left to free */
 }
 
@@ -237,10 +270,14 @@ static void the_good_file_is_good(void **state) {
   char error[ERROR_BYTES];
   harness_dataset d;
   build(&file, good_header, GOOD_DATA);
-  if (parse(&file, &d, error) != 0) fail_msg("%s", error);
-  assert_true(d.problem.b == 1 && d.problem.h_q == 2 && d.problem.d_qk == 4 && d.problem.d_v == 2 && d.problem.page_size == 2);
-  assert_true(d.problem.n_pages == 3 && d.problem.max_pages == 2 && d.problem.causal == 1 && to_bits(d.problem.scale) == to_bits(0.5f));
-  assert_true(d.block_table[0] == 2 && d.block_table[1] == 0 && d.seqlens_k[0] == 3 && d.problem.sk == 3);
+  if (parse(&file, &d, error) != 0)
+    fail_msg("%s", error);
+  assert_true(d.problem.b == 1 && d.problem.h_q == 2 && d.problem.d_qk == 4 && d.problem.d_v == 2 &&
+              d.problem.page_size == 2);
+  assert_true(d.problem.n_pages == 3 && d.problem.max_pages == 2 && d.problem.causal == 1 &&
+              to_bits(d.problem.scale) == to_bits(0.5f));
+  assert_true(d.block_table[0] == 2 && d.block_table[1] == 0 && d.seqlens_k[0] == 3 &&
+              d.problem.sk == 3);
   assert_true(to_bits(harness_load(d.q, d.problem.q_type, 7)) == to_bits(1.0f));
   assert_int_equal(try_run(&d, &(amla_options)AMLA_OPTIONS_INIT, NULL), AMLA_OK);
   assert_float_equal(d.lse[0], 2.0f + logf(3.0f), 1e-6);
@@ -255,13 +292,23 @@ typedef struct lie {
 #define Q "\"q\":{\"dtype\":\"BF16\",\"shape\":[1,1,2,4],\"data_offsets\":[0,16]}"
 static const lie lies[] = {
     /* types */
-    {"\"q\":{\"dtype\":\"BF16\"", "\"q\":{\"dtype\":\"F4\"", {"tensor 'q'", "dtype \"F4\"", "must be a type of the format"}},
+    {"\"q\":{\"dtype\":\"BF16\"",
+     "\"q\":{\"dtype\":\"F4\"",
+     {"tensor 'q'", "dtype \"F4\"", "must be a type of the format"}},
     {"\"q\":{\"dtype\":\"BF16\"", "\"q\":{\"dtype\":16", {"tensor 'q'", "dtype 16"}},
     {"\"q\":{\"dtype\":\"BF16\",", "\"q\":{", {"tensor 'q'", "dtype (missing)"}},
-    {"\"q\":{\"dtype\":\"BF16\"", "\"q\":{\"dtype\":\"I16\"", {"tensor 'q'", "dtype I16", "F32, BF16 or F16"}},
-    {"\"block_table\":{\"dtype\":\"I32\"", "\"block_table\":{\"dtype\":\"F32\"", {"tensor 'block_table'", "dtype F32", "must be I32"}},
-    {"\"seqlens_k\":{\"dtype\":\"I32\"", "\"seqlens_k\":{\"dtype\":\"U32\"", {"tensor 'seqlens_k'", "dtype U32", "must be I32"}},
-    {"\"q\":{\"dtype\":\"BF16\"", "\"q\":{\"dtype\":\"F32\"", {"tensor 'q'", "needs 32 bytes of F32", "hold 16"}},
+    {"\"q\":{\"dtype\":\"BF16\"",
+     "\"q\":{\"dtype\":\"I16\"",
+     {"tensor 'q'", "dtype I16", "F32, BF16 or F16"}},
+    {"\"block_table\":{\"dtype\":\"I32\"",
+     "\"block_table\":{\"dtype\":\"F32\"",
+     {"tensor 'block_table'", "dtype F32", "must be I32"}},
+    {"\"seqlens_k\":{\"dtype\":\"I32\"",
+     "\"seqlens_k\":{\"dtype\":\"U32\"",
+     {"tensor 'seqlens_k'", "dtype U32", "must be I32"}},
+    {"\"q\":{\"dtype\":\"BF16\"",
+     "\"q\":{\"dtype\":\"F32\"",
+     {"tensor 'q'", "needs 32 bytes of F32", "hold 16"}},
     /* shapes */
     {"[1,1,2,4]", "[1,2,4]", {"tensor 'q'", "[1, 2, 4]", "4 dimensions"}},
     {"[1,1,2,4]", "[1,1,2,5]", {"tensor 'q'", "[1,1,2,5]", "needs 20 bytes"}},
@@ -274,9 +321,13 @@ static const lie lies[] = {
     {"\"shape\":[1,1,2,4],", "", {"tensor 'q'", "shape (missing)"}},
     {"[1,1,2,4]", "[1,1,1,1,1,1,1,2,4]", {"tensor 'q'", "more than 8 dimensions"}},
     {"[1,1,2,4]", "[9223372036854775807,9223372036854775807,2,4]", {"tensor 'q'", "leaves int64"}},
-    {"[1,1,2,4]", "[4294967296,4294967296,4294967296,4294967296]", {"tensor 'q'", "leaves int64"}}, /* 0 modulo 2^64 */
+    {"[1,1,2,4]",
+     "[4294967296,4294967296,4294967296,4294967296]",
+     {"tensor 'q'", "leaves int64"}}, /* 0 modulo 2^64 */
     {"[1,1,2,4]", "[18446744073709551615,1,2,4]", {"header", "JSON"}},
-    {"[1],\"data_offsets\":[72,76]", "[],\"data_offsets\":[72,76]", {"tensor 'seqlens_k'", "1 dimension"}},
+    {"[1],\"data_offsets\":[72,76]",
+     "[],\"data_offsets\":[72,76]",
+     {"tensor 'seqlens_k'", "1 dimension"}},
     /* offsets */
     {"[0,16]", "[0,17]", {"tensor 'q'", "needs 16 bytes", "hold 17"}},
     {"[72,76]", "[72,77]", {"tensor 'seqlens_k'", "[72,77]", "<= 76"}},
@@ -290,7 +341,9 @@ static const lie lies[] = {
     {"[0,16]", "[16,32]", {"data", "byte 0 of 76 belongs to no tensor"}},
     {"[16,64]", "[8,56]", {"tensor 'kv_cache'", "overlap", "'q'"}},
     {Q ",", "", {"byte 0 of 76 belongs to no tensor"}},
-    {",\"seqlens_k\":{\"dtype\":\"I32\",\"shape\":[1],\"data_offsets\":[72,76]}", "", {"byte 72 of 76 belongs to no tensor"}},
+    {",\"seqlens_k\":{\"dtype\":\"I32\",\"shape\":[1],\"data_offsets\":[72,76]}",
+     "",
+     {"byte 72 of 76 belongs to no tensor"}},
     /* names and entries */
     {"\"kv_cache\":{", "\"q\":{", {"header", "JSON", "duplicate"}},
     {"\"q\":{", "\"queries\":{", {"tensor 'q'", "missing"}},
@@ -314,8 +367,12 @@ static const lie lies[] = {
     {"\"d_v\":\"2\"", "\"d_v\":\"5\"", {"metadata 'd_v'", "\"5\"", "[1, 4]"}},
     {"\"d_v\":\"2\"", "\"d_v\":\"0\"", {"metadata 'd_v'", "\"0\"", "[1, 4]"}},
     {"\"d_v\":\"2\"", "\"d_v\":\"1.5\"", {"metadata 'd_v'", "1.5", "integer"}},
-    {"{\"scale\":\"0.5\",\"causal\":\"1\",\"d_v\":\"2\"}", "[]", {"__metadata__", "must be an object"}},
-    {"\"__metadata__\":{\"scale\":\"0.5\",\"causal\":\"1\",\"d_v\":\"2\"},", "", {"metadata 'scale'", "missing"}},
+    {"{\"scale\":\"0.5\",\"causal\":\"1\",\"d_v\":\"2\"}",
+     "[]",
+     {"__metadata__", "must be an object"}},
+    {"\"__metadata__\":{\"scale\":\"0.5\",\"causal\":\"1\",\"d_v\":\"2\"},",
+     "",
+     {"metadata 'scale'", "missing"}},
 };
 
 static void lying_headers_are_refused(void **state) {
@@ -323,8 +380,10 @@ static void lying_headers_are_refused(void **state) {
   for (int i = 0; i < LENGTH(lies); i++) {
     char header[2048];
     const char *at = strstr(good_header, lies[i].find);
-    if (at == NULL) fail_msg("the good header has no %s", lies[i].find);
-    snprintf(header, sizeof header, "%.*s%s%s", (int)(at - good_header), good_header, lies[i].replace, at + strlen(lies[i].find));
+    if (at == NULL)
+      fail_msg("the good header has no %s", lies[i].find);
+    snprintf(header, sizeof header, "%.*s%s%s", (int)(at - good_header), good_header,
+             lies[i].replace, at + strlen(lies[i].find));
     build(&file, header, GOOD_DATA);
     expect_refused(&file, header, lies[i].words);
   }
@@ -333,18 +392,37 @@ static void lying_headers_are_refused(void **state) {
 /* Optional tensors are checked as strictly as the others: each appended behind the good data. */
 static void bad_optional_tensors_are_refused(void **state) {
   (void)state;
-  static const struct { const char *entry; size_t bytes; const char *words[3]; } rows[] = {
-      {"\"sinks\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[76,88]}", 12, {"tensor 'sinks'", "[3]", "must be 2"}},
-      {"\"sinks\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[76,80]}", 4, {"tensor 'sinks'", "BF16", "must be F32"}},
-      {"\"out_ref\":{\"dtype\":\"F32\",\"shape\":[1,1,2,3],\"data_offsets\":[76,100]}", 24, {"tensor 'out_ref'", "[1, 1, 2, 3]", "must be 2"}},
-      {"\"out_ref\":{\"dtype\":\"F32\",\"shape\":[1,2,2],\"data_offsets\":[76,92]}", 16, {"tensor 'out_ref'", "[1, 2, 2]", "4 dimensions"}},
-      {"\"out_ref\":{\"dtype\":\"F64\",\"shape\":[1,1,2,2],\"data_offsets\":[76,108]}", 32, {"tensor 'out_ref'", "F64", "must be F32"}},
-      {"\"lse_ref\":{\"dtype\":\"F32\",\"shape\":[1,1,2],\"data_offsets\":[76,84]}", 8, {"tensor 'lse_ref'", "[1, 1, 2]", "must be 2"}},
-      {"\"anything\":{\"dtype\":\"F32\",\"shape\":[5],\"data_offsets\":[76,84]}", 8, {"tensor 'anything'", "needs 20 bytes"}},
+  static const struct {
+    const char *entry;
+    size_t bytes;
+    const char *words[3];
+  } rows[] = {
+      {"\"sinks\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[76,88]}",
+       12,
+       {"tensor 'sinks'", "[3]", "must be 2"}},
+      {"\"sinks\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[76,80]}",
+       4,
+       {"tensor 'sinks'", "BF16", "must be F32"}},
+      {"\"out_ref\":{\"dtype\":\"F32\",\"shape\":[1,1,2,3],\"data_offsets\":[76,100]}",
+       24,
+       {"tensor 'out_ref'", "[1, 1, 2, 3]", "must be 2"}},
+      {"\"out_ref\":{\"dtype\":\"F32\",\"shape\":[1,2,2],\"data_offsets\":[76,92]}",
+       16,
+       {"tensor 'out_ref'", "[1, 2, 2]", "4 dimensions"}},
+      {"\"out_ref\":{\"dtype\":\"F64\",\"shape\":[1,1,2,2],\"data_offsets\":[76,108]}",
+       32,
+       {"tensor 'out_ref'", "F64", "must be F32"}},
+      {"\"lse_ref\":{\"dtype\":\"F32\",\"shape\":[1,1,2],\"data_offsets\":[76,84]}",
+       8,
+       {"tensor 'lse_ref'", "[1, 1, 2]", "must be 2"}},
+      {"\"anything\":{\"dtype\":\"F32\",\"shape\":[5],\"data_offsets\":[76,84]}",
+       8,
+       {"tensor 'anything'", "needs 20 bytes"}},
   };
   for (int i = 0; i < LENGTH(rows); i++) {
     char header[2048];
-    snprintf(header, sizeof header, "%.*s,%s}", (int)strlen(good_header) - 1, good_header, rows[i].entry);
+    snprintf(header, sizeof header, "%.*s,%s}", (int)strlen(good_header) - 1, good_header,
+             rows[i].entry);
     build(&file, header, GOOD_DATA + rows[i].bytes);
     expect_refused(&file, rows[i].entry, rows[i].words);
   }
@@ -353,7 +431,20 @@ static void bad_optional_tensors_are_refused(void **state) {
 /* Headers that are no header. */
 static void hostile_headers_are_refused(void **state) {
   (void)state;
-  static const char *const headers[] = {"", " ", "{", "}", "[]", "3", "null", "\"q\"", "{\"q\":}", "{'q':1}", "{\"q\":1}{}", "{\"\\u0000\":1}", "{\"q\":\"\xff\xfe\"}", "{\"__metadata__\":3}"};
+  static const char *const headers[] = {"",
+                                        " ",
+                                        "{",
+                                        "}",
+                                        "[]",
+                                        "3",
+                                        "null",
+                                        "\"q\"",
+                                        "{\"q\":}",
+                                        "{'q':1}",
+                                        "{\"q\":1}{}",
+                                        "{\"\\u0000\":1}",
+                                        "{\"q\":\"\xff\xfe\"}",
+                                        "{\"__metadata__\":3}"};
   static char deep[200001];
   for (int i = 0; i < LENGTH(headers); i++) {
     build(&file, headers[i], 0);
@@ -367,14 +458,19 @@ static void hostile_headers_are_refused(void **state) {
 static void lying_header_lengths_are_refused(void **state) {
   (void)state;
   const uint64_t right = strlen(good_header);
-  const uint64_t wrong[] = {0, 1, right - 1, right + 1, right + GOOD_DATA, right + GOOD_DATA + 1, 100000001, INT64_MAX, 1ULL << 63, UINT64_MAX, UINT64_MAX - 7};
+  const uint64_t wrong[] = {
+      0,         1,         right - 1,  right + 1,  right + GOOD_DATA, right + GOOD_DATA + 1,
+      100000001, INT64_MAX, 1ULL << 63, UINT64_MAX, UINT64_MAX - 7};
   for (int i = 0; i < LENGTH(wrong); i++) {
     char what[64];
     build(&file, good_header, GOOD_DATA);
     store_u64(file.bytes, wrong[i]);
-    snprintf(what, sizeof what, "header length %llu of %llu", (unsigned long long)wrong[i], (unsigned long long)right);
+    snprintf(what, sizeof what, "header length %llu of %llu", (unsigned long long)wrong[i],
+             (unsigned long long)right);
     const bool beyond = wrong[i] > right + GOOD_DATA;
-    expect_refused(&file, what, (const char *const[3]){beyond ? "header length" : NULL, beyond ? "must be <=" : NULL});
+    expect_refused(
+        &file, what,
+        (const char *const[3]){beyond ? "header length" : NULL, beyond ? "must be <=" : NULL});
   }
 }
 
@@ -382,12 +478,15 @@ static void every_truncation_is_refused(void **state) {
   (void)state;
   build(&file, good_header, GOOD_DATA);
   const size_t whole = file.n_bytes;
-  for (file.n_bytes = 0; file.n_bytes < whole; file.n_bytes++) expect_refused(&file, "truncated", (const char *const[3]){NULL});
+  for (file.n_bytes = 0; file.n_bytes < whole; file.n_bytes++)
+    expect_refused(&file, "truncated", (const char *const[3]){NULL});
   file.n_bytes = whole + 1; /* and a byte too many */
-  expect_refused(&file, "a byte too many", (const char *const[3]){"byte 76 of 77 belongs to no tensor"});
+  expect_refused(&file, "a byte too many",
+                 (const char *const[3]){"byte 76 of 77 belongs to no tensor"});
 }
 
-/* Any byte of the header replaced: refused with a reason, or a problem that plan and run cope with. */
+/* Any byte of the header replaced: refused with a reason, or a problem that plan and run cope with.
+ */
 static void no_changed_byte_crashes(void **state) {
   (void)state;
   static const unsigned char values[] = {0, '"', '0', '9', '-', '[', '{', ',', 0xff};
@@ -414,36 +513,50 @@ static void no_changed_byte_crashes(void **state) {
 /* Lengths and page ids are data: the reader takes them, amla_plan_run refuses them by name. */
 static void bad_lengths_and_page_ids_are_refused_by_run(void **state) {
   (void)state;
-  static const struct { size_t offset; int32_t value; const char *words; } rows[] = {
-      {72, -1, "seqlens_k[0]=-1"}, {72, 5, "seqlens_k[0]=5"}, {72, INT32_MAX, "seqlens_k[0]=2147483647"}, {64, 3, "block_table[0][0]=3"}, {68, -9, "block_table[0][1]=-9"}};
+  static const struct {
+    size_t offset;
+    int32_t value;
+    const char *words;
+  } rows[] = {{72, -1, "seqlens_k[0]=-1"},
+              {72, 5, "seqlens_k[0]=5"},
+              {72, INT32_MAX, "seqlens_k[0]=2147483647"},
+              {64, 3, "block_table[0][0]=3"},
+              {68, -9, "block_table[0][1]=-9"}};
   for (int i = 0; i < LENGTH(rows); i++) {
     char error[ERROR_BYTES];
     harness_dataset d;
     amla_detail detail;
     build(&file, good_header, GOOD_DATA);
     memcpy(file.bytes + 8 + strlen(good_header) + rows[i].offset, &rows[i].value, 4);
-    if (parse(&file, &d, error) != 0) fail_msg("%s: %s", rows[i].words, error);
+    if (parse(&file, &d, error) != 0)
+      fail_msg("%s: %s", rows[i].words, error);
     assert_int_equal(try_run(&d, &(amla_options)AMLA_OPTIONS_INIT, &detail), AMLA_INVALID_ARGUMENT);
-    if (strstr(detail.text, rows[i].words) == NULL) fail_msg("'%s' does not contain '%s'", detail.text, rows[i].words);
+    if (strstr(detail.text, rows[i].words) == NULL)
+      fail_msg("'%s' does not contain '%s'", detail.text, rows[i].words);
     assert_true(all_bytes_are(d.out, d.tensors.out_bytes, GUARD_PATTERN));
     harness_free(&d);
   }
 }
 
-/* ---- Paths ---------------------------------------------------------------------------------------------------------- */
+/* ---- Paths ---- */
 
 static void unreadable_paths_are_refused(void **state) {
   (void)state;
   put_file(in_folder("empty"), "", 0);
-  const struct { const char *path, *words[2]; } rows[] = {
-      {"nonexistent.safetensors", {"nonexistent.safetensors", "No such file"}}, {"a/b/c", {"a/b/c: cannot open"}},
-      {folder, {folder, "not a directory"}}, {in_folder("empty"), {"empty", "0 bytes"}}, {"", {"cannot open"}}};
+  const struct {
+    const char *path, *words[2];
+  } rows[] = {{"nonexistent.safetensors", {"nonexistent.safetensors", "No such file"}},
+              {"a/b/c", {"a/b/c: cannot open"}},
+              {folder, {folder, "not a directory"}},
+              {in_folder("empty"), {"empty", "0 bytes"}},
+              {"", {"cannot open"}}};
   for (int i = 0; i < LENGTH(rows); i++) {
     char error[ERROR_BYTES] = "";
     harness_dataset d;
     assert_int_equal(harness_read_problem(rows[i].path, &d, error, sizeof error), -1);
     for (int w = 0; w < 2 && rows[i].words[w]; w++)
-      if (strstr(error, rows[i].words[w]) == NULL) fail_msg("'%s': '%s' does not contain '%s'", rows[i].path, error, rows[i].words[w]);
+      if (strstr(error, rows[i].words[w]) == NULL)
+        fail_msg("'%s': '%s' does not contain '%s'", rows[i].path, error, rows[i].words[w]);
     assert_true(all_bytes_are(&d, sizeof d, 0));
   }
   list_folder(true);
@@ -460,14 +573,17 @@ static void unwritable_paths_are_refused(void **state) {
   for (int i = 0; i < LENGTH(paths); i++)
     for (int w = 0; w < LENGTH(writers); w++) {
       char error[ERROR_BYTES] = "";
-      if (writers[w](paths[i], &d, error, sizeof error) != -1) fail_msg("'%s' could be written", paths[i]);
-      if (strstr(error, "cannot write: ") == NULL || strstr(error, paths[i]) != error) fail_msg("'%s': '%s'", paths[i], error);
+      if (writers[w](paths[i], &d, error, sizeof error) != -1)
+        fail_msg("'%s' could be written", paths[i]);
+      if (strstr(error, "cannot write: ") == NULL || strstr(error, paths[i]) != error)
+        fail_msg("'%s': '%s'", paths[i], error);
       assert_int_equal(list_folder(false), 0);
     }
   harness_free(&d);
 }
 
-/* A disk that fills up, played by a limit on the file size: no file, no temporary file, an existing file untouched. */
+/* A disk that fills up, played by a limit on the file size: no file, no temporary file, an existing
+ * file untouched. */
 static void a_failed_write_leaves_nothing_behind(void **state) {
   (void)state;
   harness_dataset d;
@@ -483,7 +599,8 @@ static void a_failed_write_leaves_nothing_behind(void **state) {
       assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
       const int status = writers[w / 2](path, &d, error, sizeof error);
       assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
-      if (status != -1) fail_msg("%s was written with a limit of %d bytes", path, (int)limit);
+      if (status != -1)
+        fail_msg("%s was written with a limit of %d bytes", path, (int)limit);
       assert_non_null(strstr(error, "cannot write: "));
       assert_int_equal(list_folder(false), 1);
     }

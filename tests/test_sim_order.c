@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the simulated NPU says about order: races in every memory, and none where synchronisation orders; deadlocks,
- * overflows, events left set; flags with two pipes at one end; reads of what nobody wrote; wait sites and dropped
- * waits; refusals with field, value and rule; values that do not depend on time. Each kernel here is a few
- * instructions; most are wrong on purpose.
+ * What the simulated NPU says about order: races in every memory, and none where synchronisation
+ * orders; deadlocks, overflows, events left set; flags with two pipes at one end; reads of what
+ * nobody wrote; wait sites and dropped waits; refusals with field, value and rule; values that do
+ * not depend on time. Each kernel here is a few instructions; most are wrong on purpose.
  */
 #include "test_sim_support.h"
 
@@ -21,8 +21,8 @@ static float *ub(uint32_t at) { return NPU_UB_AT(float, at); }
 static float *gm_f32(const memory *m, size_t at) { return (float *)(void *)(m->gm + at); }
 static int32_t *gm_s32(const memory *m, size_t at) { return (int32_t *)(void *)(m->gm + at); }
 
-static npu_report run_on(npu_mode mode, int cores, npu_kernel *aic, npu_kernel *aiv, int variant, int drop_wait,
-                         int *status) {
+static npu_report run_on(npu_mode mode, int cores, npu_kernel *aic, npu_kernel *aiv, int variant,
+                         int drop_wait, int *status) {
   npu_chip *chip = make_chip("910b2", mode);
   static char constant[4096];
   npu_report report;
@@ -37,9 +37,10 @@ static npu_report run_on(npu_mode mode, int cores, npu_kernel *aic, npu_kernel *
   return report;
 }
 
-/* Runs in both modes and wants exactly `count` errors of `kind` and no others, the first of which says `words`. */
-static void expect_error(int cores, npu_kernel *aic, npu_kernel *aiv, int variant, npu_error kind, int64_t count,
-                         const char *words) {
+/* Runs in both modes and wants exactly `count` errors of `kind` and no others, the first of which
+ * says `words`. */
+static void expect_error(int cores, npu_kernel *aic, npu_kernel *aiv, int variant, npu_error kind,
+                         int64_t count, const char *words) {
   static const npu_mode modes[] = {NPU_FUNCTIONAL, NPU_TIMING_ONLY};
   for (int mode = 0; mode < 2; mode++) {
     int status;
@@ -47,9 +48,11 @@ static void expect_error(int cores, npu_kernel *aic, npu_kernel *aiv, int varian
     assert_int_equal(status, 1);
     for (int e = 0; e < NPU_ERRORS; e++)
       if (r.errors[e] != ((int)kind == e ? count : 0))
-        fail_msg("variant %d: %lld errors of kind %d, want %lld of kind %d: %s", variant, (long long)r.errors[e], e,
-                 (long long)count, (int)kind, r.n_messages ? r.message[0] : "");
-    if (!strstr(r.message[0], words)) fail_msg("variant %d: \"%s\" does not say \"%s\"", variant, r.message[0], words);
+        fail_msg("variant %d: %lld errors of kind %d, want %lld of kind %d: %s", variant,
+                 (long long)r.errors[e], e, (long long)count, (int)kind,
+                 r.n_messages ? r.message[0] : "");
+    if (!strstr(r.message[0], words))
+      fail_msg("variant %d: \"%s\" does not say \"%s\"", variant, r.message[0], words);
   }
 }
 
@@ -58,19 +61,22 @@ static void expect_no_error(int cores, npu_kernel *aic, npu_kernel *aiv, int var
   for (int mode = 0; mode < 2; mode++) {
     int status;
     const npu_report r = run_on(modes[mode], cores, aic, aiv, variant, 0, &status);
-    if (status) fail_msg("variant %d: status %d: %s", variant, status, r.message[0]);
+    if (status)
+      fail_msg("variant %d: status %d: %s", variant, status, r.message[0]);
   }
 }
 
 /* ---- Races inside a core: two accesses of two pipes to one buffer; variant % 2 = 1: with the wait that orders them  */
 
 static void order(int variant, npu_pipe from, npu_pipe to) {
-  if (variant % 2) sync_pipes(from, to);
+  if (variant % 2)
+    sync_pipes(from, to);
 }
 
 static void cube_pairs(const void *args) {
   const memory *m = args;
-  npu_bf16 *l1 = NPU_L1_AT(npu_bf16, 0), *l0a = NPU_L0A_AT(npu_bf16, 0), *l0b = NPU_L0B_AT(npu_bf16, 0);
+  npu_bf16 *l1 = NPU_L1_AT(npu_bf16, 0), *l0a = NPU_L0A_AT(npu_bf16, 0),
+           *l0b = NPU_L0B_AT(npu_bf16, 0);
   float *l0c = NPU_L0C_AT(float, 0);
   switch (m->variant / 2) {
   case 0: /* L1: write, read */
@@ -109,7 +115,8 @@ static void cube_pairs(const void *args) {
 
 static void vector_pairs(const void *args) {
   const memory *m = args;
-  if (npu_subcore()) return;
+  if (npu_subcore())
+    return;
   switch (m->variant / 2) {
   case 0: /* UB: write, write, one byte in common */
     npu_copy_gm_ub(ub(0), m->gm, 1, 1025, 1056, 1025);
@@ -143,8 +150,8 @@ static void unordered_pairs_race_and_ordered_ones_do_not(void **state) {
   (void)state;
   static const char *const cube[] = {"L1 [0, 512)",  "L1 [0, 512)",   "L0A [0, 512)",
                                      "L0B [0, 512)", "L0C [0, 1024)", "GM work [992, 1024)"};
-  static const char *const vector[] = {"UB [1024, 1025)", "UB [0, 4)", "UB [32, 36)", "GM work [60, 64)",
-                                       "UB [32, 36)"};
+  static const char *const vector[] = {"UB [1024, 1025)", "UB [0, 4)", "UB [32, 36)",
+                                       "GM work [60, 64)", "UB [32, 36)"};
   for (int c = 0; c < LENGTH(cube); c++) {
     expect_error(1, cube_pairs, NULL, 2 * c, NPU_ERROR_RACE, 1, cube[c]);
     expect_no_error(1, cube_pairs, NULL, 2 * c + 1);
@@ -159,16 +166,18 @@ static void a_race_names_both_instructions(void **state) {
   (void)state;
   int status;
   const npu_report r = run_on(NPU_FUNCTIONAL, 1, cube_pairs, NULL, 0, 0, &status);
-  static const char *const words[] = {"AIC 0 MTE1 load_l0a_bf16 #1 (test_sim_order.c:", "reads L1 [0, 512)",
-                                      "AIC 0 MTE2 copy_gm_l1 #1 (test_sim_order.c:", "writes: nothing orders them"};
+  static const char *const words[] = {
+      "AIC 0 MTE1 load_l0a_bf16 #1 (test_sim_order.c:", "reads L1 [0, 512)",
+      "AIC 0 MTE2 copy_gm_l1 #1 (test_sim_order.c:", "writes: nothing orders them"};
   for (int w = 0; w < LENGTH(words); w++)
-    if (!strstr(r.message[0], words[w])) fail_msg("\"%s\" does not say \"%s\"", r.message[0], words[w]);
+    if (!strstr(r.message[0], words[w]))
+      fail_msg("\"%s\" does not say \"%s\"", r.message[0], words[w]);
 }
 
 /* ---- Races between cores ---- */
 
-static void
-write_own_or_shared(const void *args) { /* variant: bytes between the places that two AIVs write, and what they do */
+static void write_own_or_shared(const void *args) { /* variant: bytes between the places that two
+                                                       AIVs write, and what they do */
   const memory *m = args;
   const size_t at = (size_t)npu_subcore() * (size_t)(m->variant % 100);
   switch (m->variant / 100) {
@@ -200,39 +209,46 @@ static void races_between_cores(void **state) {
   expect_error(1, NULL, write_own_or_shared, 5, NPU_ERROR_RACE, 1, "GM work [5, 6)");
   expect_no_error(1, NULL, write_own_or_shared, 6);   /* next to each other in one word */
   expect_no_error(1, NULL, write_own_or_shared, 100); /* integer adds commute */
-  expect_error(1, NULL, write_own_or_shared, 200, NPU_ERROR_RACE, 1, "adds f32 to"); /* f32 adds do not */
+  expect_error(1, NULL, write_own_or_shared, 200, NPU_ERROR_RACE, 1,
+               "adds f32 to"); /* f32 adds do not */
   expect_no_error(1, NULL, write_own_or_shared, 264);
   expect_no_error(1, NULL, write_own_or_shared, 300); /* readers */
   expect_error(1, NULL, write_own_or_shared, 400, NPU_ERROR_RACE, 1, "GM work [0, 64)");
   expect_error(1, NULL, write_own_or_shared, 500, NPU_ERROR_RACE, 1, "GM work [0, 64)");
 }
 
-/* AIC writes S, AIVs read it and write P, AIC reads P, then writes S again: the ring of an attention kernel. variant
- * = what is left out. */
+/* AIC writes S, AIVs read it and write P, AIC reads P, then writes S again: the ring of an
+ * attention kernel. variant = what is left out. */
 enum { RING_WHOLE, NO_S_READY, NO_P_READY, NO_S_FREE };
 
 static void ring_cube(const void *args) {
   const memory *m = args;
   for (int i = 0; i < 6; i++) {
-    if (i > 0 && m->variant != NO_S_FREE) npu_cross_wait(NPU_PIPE_FIX, 2);
+    if (i > 0 && m->variant != NO_S_FREE)
+      npu_cross_wait(NPU_PIPE_FIX, 2);
     npu_copy_l0c_gm_f32(gm_f32(m, 0), NPU_L0C_AT(float, 0), 16, 16, 16, 16);
     npu_cross_set(NPU_PIPE_FIX, 0);
-    if (m->variant != NO_P_READY) npu_cross_wait(NPU_PIPE_MTE2, 1);
+    if (m->variant != NO_P_READY)
+      npu_cross_wait(NPU_PIPE_MTE2, 1);
     npu_copy_gm_l1(NPU_L1_AT(void, 0), m->gm + 4096, 1, 1024, 1024, 1024);
   }
   npu_cross_wait(NPU_PIPE_FIX, 2);
   if (m->variant == NO_S_FREE)
-    for (int i = 0; i < 5; i++) npu_cross_wait(NPU_PIPE_MTE1, 2);
+    for (int i = 0; i < 5; i++)
+      npu_cross_wait(NPU_PIPE_MTE1, 2);
   if (m->variant == NO_P_READY)
-    for (int i = 0; i < 6; i++) npu_cross_wait(NPU_PIPE_MTE1, 1);
+    for (int i = 0; i < 6; i++)
+      npu_cross_wait(NPU_PIPE_MTE1, 1);
 }
 
 static void ring_vector(const void *args) {
   const memory *m = args;
   const size_t half = 512 * (size_t)npu_subcore();
   for (int i = 0; i < 6; i++) {
-    if (m->variant != NO_S_READY) npu_cross_wait(NPU_PIPE_MTE2, 0);
-    if (i > 0) npu_wait(NPU_PIPE_MTE3, NPU_PIPE_MTE2, 0);
+    if (m->variant != NO_S_READY)
+      npu_cross_wait(NPU_PIPE_MTE2, 0);
+    if (i > 0)
+      npu_wait(NPU_PIPE_MTE3, NPU_PIPE_MTE2, 0);
     npu_copy_gm_ub(ub(0), m->gm + half, 1, 512, 512, 512);
     npu_cross_set(NPU_PIPE_MTE2, 2);
     npu_notify(NPU_PIPE_MTE2, NPU_PIPE_MTE3, 0), npu_wait(NPU_PIPE_MTE2, NPU_PIPE_MTE3, 0);
@@ -242,16 +258,18 @@ static void ring_vector(const void *args) {
   }
   npu_wait(NPU_PIPE_MTE3, NPU_PIPE_MTE2, 0);
   if (m->variant == NO_S_READY)
-    for (int i = 0; i < 6; i++) npu_cross_wait(NPU_PIPE_V, 0);
+    for (int i = 0; i < 6; i++)
+      npu_cross_wait(NPU_PIPE_V, 0);
 }
 
-/* As the ring is, P of round i may be overwritten while the AIC still reads P of round i - 1? No: V's next write of P
- * waits for S of round i + 1, which FIX writes without waiting for MTE2's read of P. So the whole ring has one race,
- * and ordering FIX after MTE2 mends it. */
+/* As the ring is, P of round i may be overwritten while the AIC still reads P of round i - 1? No:
+ * V's next write of P waits for S of round i + 1, which FIX writes without waiting for MTE2's read
+ * of P. So the whole ring has one race, and ordering FIX after MTE2 mends it. */
 static void mended_ring_cube(const void *args) {
   const memory *m = args;
   for (int i = 0; i < 6; i++) {
-    if (i > 0) npu_cross_wait(NPU_PIPE_FIX, 2), npu_wait(NPU_PIPE_MTE2, NPU_PIPE_FIX, 0);
+    if (i > 0)
+      npu_cross_wait(NPU_PIPE_FIX, 2), npu_wait(NPU_PIPE_MTE2, NPU_PIPE_FIX, 0);
     npu_copy_l0c_gm_f32(gm_f32(m, 0), NPU_L0C_AT(float, 0), 16, 16, 16, 16);
     npu_cross_set(NPU_PIPE_FIX, 0);
     npu_cross_wait(NPU_PIPE_MTE2, 1);
@@ -268,22 +286,25 @@ static void flags_between_cores_order_and_their_absence_races(void **state) {
   expect_no_error(1, mended_ring_cube, ring_vector, RING_WHOLE);
   for (int left_out = RING_WHOLE; left_out <= NO_S_FREE; left_out++) {
     const npu_report r = run_on(NPU_FUNCTIONAL, 1, ring_cube, ring_vector, left_out, 0, &status);
-    if (r.errors[NPU_ERROR_RACE] == 0) fail_msg("ring without %d: no race: %s", left_out, r.message[0]);
+    if (r.errors[NPU_ERROR_RACE] == 0)
+      fail_msg("ring without %d: no race: %s", left_out, r.message[0]);
   }
 }
 
-static void both_cores_barrier(
-    const void *args) { /* everyone writes its own, then reads the neighbour's; variant 1: with the barrier */
+static void both_cores_barrier(const void *args) { /* everyone writes its own, then reads the
+                                                      neighbour's; variant 1: with the barrier */
   const memory *m = args;
   const int me = npu_block_index() * 2 + npu_subcore(), n = npu_block_count() * 2;
   npu_copy_ub_gm(m->gm + 64 * me, ub(0), 1, 64, 64, 64);
-  if (m->variant == 1) npu_barrier_all();
+  if (m->variant == 1)
+    npu_barrier_all();
   npu_copy_gm_ub(ub(1024), m->gm + 64 * ((me + 1) % n), 1, 64, 64, 64);
 }
 
 static void only_barrier(const void *args) {
   const memory *m = args;
-  if (m->variant == 1) npu_barrier_all();
+  if (m->variant == 1)
+    npu_barrier_all();
 }
 
 static void the_barrier_of_all_cores_orders(void **state) {
@@ -292,9 +313,11 @@ static void the_barrier_of_all_cores_orders(void **state) {
   expect_error(3, only_barrier, both_cores_barrier, 0, NPU_ERROR_RACE, 6, "GM work");
 }
 
-static void drained_pipe(const void *args) { /* npu_barrier(ALL) orders pipes that have no event between them */
+static void
+drained_pipe(const void *args) { /* npu_barrier(ALL) orders pipes that have no event between them */
   const memory *m = args;
-  if (npu_subcore()) return;
+  if (npu_subcore())
+    return;
   npu_copy_gm_ub(ub(0), m->gm, 1, 256, 256, 256);
   npu_barrier(m->variant ? NPU_PIPE_ALL : NPU_PIPE_MTE2);
   npu_abs_f32(ub(0), ub(0), npu_vec_count(64));
@@ -308,17 +331,20 @@ static void a_full_pipe_barrier_orders_and_one_pipe_s_does_not(void **state) {
 
 /* ---- Two pipes at one end of a flag ---- */
 
-/* A token goes round: the AIC sets flag 0, an AIV takes it and sets flag 1, twice. On AIV 0 two pipes take it, one to
- * read gm[0] and one to write it: each order is enforced by the token, so nothing races, and time decides which it is. */
+/* A token goes round: the AIC sets flag 0, an AIV takes it and sets flag 1, twice. On AIV 0 two
+ * pipes take it, one to read gm[0] and one to write it: each order is enforced by the token, so
+ * nothing races, and time decides which it is. */
 static void token_cube(const void *args) {
   (void)args;
-  for (int i = 0; i < 2; i++) npu_cross_set(NPU_PIPE_FIX, 0), npu_cross_wait(NPU_PIPE_FIX, 1);
+  for (int i = 0; i < 2; i++)
+    npu_cross_set(NPU_PIPE_FIX, 0), npu_cross_wait(NPU_PIPE_FIX, 1);
 }
 
 static void token_vector(const void *args) {
   const memory *m = args;
   if (npu_subcore()) {
-    for (int i = 0; i < 2; i++) npu_cross_wait(NPU_PIPE_V, 0), npu_cross_set(NPU_PIPE_V, 1);
+    for (int i = 0; i < 2; i++)
+      npu_cross_wait(NPU_PIPE_V, 0), npu_cross_set(NPU_PIPE_V, 1);
     return;
   }
   npu_dup_f32(ub(1024), 7.0f, npu_vec_count(64));
@@ -364,7 +390,8 @@ enum { TWO_WAIT, TWO_SET, C_CODE_WAITS_TOO, ONE_EACH };
 static void ends_cube(const void *args) {
   (void)args;
   npu_cross_set(NPU_PIPE_FIX, 3), npu_cross_set(NPU_PIPE_FIX, 3);
-  for (int i = 0; i < 2; i++) npu_cross_wait(NPU_PIPE_MTE1, 4);
+  for (int i = 0; i < 2; i++)
+    npu_cross_wait(NPU_PIPE_MTE1, 4);
 }
 
 static void ends_vector(const void *args) {
@@ -394,7 +421,8 @@ static void a_flag_has_one_setting_and_one_waiting_pipe(void **state) {
 
 static void bad_sync(const void *args) {
   const memory *m = args;
-  if (npu_subcore() > 0) return;
+  if (npu_subcore() > 0)
+    return;
   switch (m->variant) {
   case 0: npu_wait(NPU_PIPE_MTE2, NPU_PIPE_V, 3); break;
   case 1: npu_wait(NPU_PIPE_V, NPU_PIPE_S, 1); break;
@@ -408,7 +436,8 @@ static void bad_sync(const void *args) {
     npu_wait(NPU_PIPE_V, NPU_PIPE_MTE3, 5);
     break;
   case 7:
-    for (int i = 0; i <= NPU_QUEUE_DEPTH; i++) npu_wait(NPU_PIPE_V, NPU_PIPE_MTE3, 0);
+    for (int i = 0; i <= NPU_QUEUE_DEPTH; i++)
+      npu_wait(NPU_PIPE_V, NPU_PIPE_MTE3, 0);
     break;
   default: break;
   }
@@ -418,11 +447,15 @@ static void deadlocks_say_who_waits_for_what(void **state) {
   (void)state;
   expect_error(1, NULL, bad_sync, 0, NPU_ERROR_DEADLOCK, 1,
                "deadlock: AIV 0.0 waits for: V: event MTE2->V 3 (test_sim_order.c:");
-  expect_error(1, NULL, bad_sync, 1, NPU_ERROR_DEADLOCK, 1, "deadlock: AIV 0.0 waits for: S: event V->S 1");
-  expect_error(1, NULL, bad_sync, 2, NPU_ERROR_DEADLOCK, 1, "deadlock: AIV 0.0 waits for: MTE2: flag 9");
+  expect_error(1, NULL, bad_sync, 1, NPU_ERROR_DEADLOCK, 1,
+               "deadlock: AIV 0.0 waits for: S: event V->S 1");
+  expect_error(1, NULL, bad_sync, 2, NPU_ERROR_DEADLOCK, 1,
+               "deadlock: AIV 0.0 waits for: MTE2: flag 9");
   expect_error(1, NULL, bad_sync, 3, NPU_ERROR_DEADLOCK, 1, "S: the barrier of all cores");
-  expect_error(1, NULL, bad_sync, 4, NPU_ERROR_DEADLOCK, 1, "S: its pipes to drain; MTE3: event V->MTE3 0");
-  expect_error(1, NULL, bad_sync, 7, NPU_ERROR_DEADLOCK, 1, "S: room in the queue of MTE3; MTE3: event V->MTE3 0");
+  expect_error(1, NULL, bad_sync, 4, NPU_ERROR_DEADLOCK, 1,
+               "S: its pipes to drain; MTE3: event V->MTE3 0");
+  expect_error(1, NULL, bad_sync, 7, NPU_ERROR_DEADLOCK, 1,
+               "S: room in the queue of MTE3; MTE3: event V->MTE3 0");
 }
 
 static void misused_events_are_reported(void **state) {
@@ -432,10 +465,12 @@ static void misused_events_are_reported(void **state) {
                "overflow: AIV 0.0, event V->MTE3 5: set 2 times without a wait, at most 1");
 }
 
-/* The C code is held up by a full queue until both events of MTE2 have come: the second finds the first not taken. */
+/* The C code is held up by a full queue until both events of MTE2 have come: the second finds the
+ * first not taken. */
 static void late_wait(const void *args) {
   const memory *m = args;
-  if (npu_subcore()) return;
+  if (npu_subcore())
+    return;
   npu_copy_ub_gm(m->gm, ub(0), 1, 65536, 65536, 65536);
   npu_notify(NPU_PIPE_MTE3, NPU_PIPE_V, 0);
   for (int i = 0; i < 2; i++) {
@@ -443,7 +478,8 @@ static void late_wait(const void *args) {
     npu_notify(NPU_PIPE_MTE2, NPU_PIPE_S, 0);
   }
   npu_wait(NPU_PIPE_MTE3, NPU_PIPE_V, 0);
-  for (int i = 0; i < NPU_QUEUE_DEPTH; i++) npu_dup_f32(ub(131072), 0, npu_vec_count(64));
+  for (int i = 0; i < NPU_QUEUE_DEPTH; i++)
+    npu_dup_f32(ub(131072), 0, npu_vec_count(64));
   npu_wait(NPU_PIPE_MTE2, NPU_PIPE_S, 0);
 }
 
@@ -454,14 +490,17 @@ static void a_wait_of_the_c_code_waits_for_its_turn(void **state) {
 
 static void set_flags(const void *args) {
   const memory *m = args;
-  for (int i = 0; i < m->variant; i++) npu_cross_set(NPU_PIPE_FIX, 4);
+  for (int i = 0; i < m->variant; i++)
+    npu_cross_set(NPU_PIPE_FIX, 4);
   npu_cross_wait(NPU_PIPE_MTE1, 5);
 }
 
 static void wait_flags(const void *args) {
   const memory *m = args;
-  for (int i = 0; i < 20000; i += 4) npu_dup_f32(ub(0), 0.0f, npu_vec_count(64)); /* not before all are set */
-  for (int i = 0; i < m->variant && i < NPU_FLAG_MAX; i++) npu_cross_wait(NPU_PIPE_V, 4);
+  for (int i = 0; i < 20000; i += 4)
+    npu_dup_f32(ub(0), 0.0f, npu_vec_count(64)); /* not before all are set */
+  for (int i = 0; i < m->variant && i < NPU_FLAG_MAX; i++)
+    npu_cross_wait(NPU_PIPE_V, 4);
   npu_cross_set(NPU_PIPE_V, 5);
 }
 
@@ -474,7 +513,8 @@ static void a_flag_counts_to_15(void **state) {
 
 static void one_aiv_sets(const void *args) {
   const memory *m = args;
-  if (npu_subcore() <= m->variant) npu_cross_set(NPU_PIPE_V, 5);
+  if (npu_subcore() <= m->variant)
+    npu_cross_set(NPU_PIPE_V, 5);
 }
 static void aic_waits(const void *args) {
   (void)args;
@@ -500,18 +540,23 @@ static void fresh_cube(const void *args) {
                             17, 17, 16);
   sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_MTE1);
   npu_load_l0a_bf16(l0a, l1 + (m->variant == 1 ? 512 : 0), rows, 17, 16);
-  if (m->variant != 2) npu_load_l0b_bf16(l0b, l1, 5, 17, 16);
+  if (m->variant != 2)
+    npu_load_l0b_bf16(l0b, l1, 5, 17, 16);
   sync_pipes(NPU_PIPE_MTE1, NPU_PIPE_M);
-  if (m->variant == 3) npu_mmad_bf16(l0c, l0a + 512, l0b, 5, 5, 17, 0);
-  if (m->variant != 4) npu_mmad_bf16(l0c, l0a, l0b, 5, 5, 17, m->variant == 5);
+  if (m->variant == 3)
+    npu_mmad_bf16(l0c, l0a + 512, l0b, 5, 5, 17, 0);
+  if (m->variant != 4)
+    npu_mmad_bf16(l0c, l0a, l0b, 5, 5, 17, m->variant == 5);
   sync_pipes(NPU_PIPE_M, NPU_PIPE_FIX);
   npu_copy_l0c_gm_f32(gm_f32(m, 4096), l0c, 5, 5, 5, 16);
-  if (m->variant == 7) npu_copy_l0c_gm_add_f32(gm_f32(m, 4096), l0c, 5, 5, 6, 16);
+  if (m->variant == 7)
+    npu_copy_l0c_gm_add_f32(gm_f32(m, 4096), l0c, 5, 5, 6, 16);
 }
 
 static void fresh_vector(const void *args) {
   const memory *m = args;
-  if (npu_subcore()) return;
+  if (npu_subcore())
+    return;
   npu_copy_gm_ub(ub(0), m->constant, 1, 100, 100, 100);
   sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_V);
   npu_abs_f32(ub(1024), ub(0), npu_vec_count(m->variant == 0 ? 26 : 25));
@@ -540,7 +585,8 @@ static void expect_unwritten(npu_mode mode, npu_kernel *aic, npu_kernel *aiv, in
   assert_int_equal(npu_gm_register_const(chip, given, sizeof given, "given"), 0);
   for (int launch = 0; launch < (words ? 1 : 2); launch++) { /* what a launch wrote stays written */
     const int status = npu_launch(chip, aic, aiv, &m, &o, &r);
-    if (!words) expect_clean("fresh", status, &r);
+    if (!words)
+      expect_clean("fresh", status, &r);
   }
   if (words &&
       (r.errors[NPU_ERROR_UNWRITTEN] != 1 || r.n_messages != 1 || !strstr(r.message[0], words)))
@@ -596,8 +642,10 @@ static void what_the_checker_did_not_see_counts_as_written(void **state) {
     npu_report r;
     assert_int_equal(npu_launch(chip, read_gm, NULL, &m, &looks, &r), 1);
     assert_int_equal(r.errors[NPU_ERROR_UNWRITTEN], 1);
-    if (by_host) npu_gm_written(chip, m.gm);
-    if (!by_host) expect_clean("blind", npu_launch(chip, NULL, write_gm, &m, &blind, &r), &r);
+    if (by_host)
+      npu_gm_written(chip, m.gm);
+    if (!by_host)
+      expect_clean("blind", npu_launch(chip, NULL, write_gm, &m, &blind, &r), &r);
     expect_clean("after", npu_launch(chip, read_gm, NULL, &m, &looks, &r), &r);
     npu_chip_destroy(chip);
   }
@@ -607,9 +655,11 @@ static void what_the_checker_did_not_see_counts_as_written(void **state) {
 
 static void chain(const void *args) {
   const memory *m = args;
-  if (npu_subcore()) return;
+  if (npu_subcore())
+    return;
   for (int i = 0; i < 4; i++) {
-    if (i) npu_wait(NPU_PIPE_MTE3, NPU_PIPE_MTE2, i % 2);
+    if (i)
+      npu_wait(NPU_PIPE_MTE3, NPU_PIPE_MTE2, i % 2);
     npu_copy_gm_ub(ub(0), m->gm, 1, 256, 256, 256);
     npu_notify(NPU_PIPE_MTE2, NPU_PIPE_V, 0), npu_wait(NPU_PIPE_MTE2, NPU_PIPE_V, 0);
     npu_abs_f32(ub(0), ub(0), npu_vec_count(64));
@@ -625,16 +675,20 @@ static void every_dropped_wait_races(void **state) {
   int status;
   const npu_report whole = run_on(NPU_FUNCTIONAL, 1, NULL, chain, 0, 0, &status);
   assert_int_equal(status, 0);
-  assert_int_equal(whole.wait_sites, 5); /* two ids at one line are two sites; the last wait is another line */
+  assert_int_equal(whole.wait_sites,
+                   5); /* two ids at one line are two sites; the last wait is another line */
   assert_int_equal(whole.waits, 12);
   for (int drop = 1; drop <= whole.wait_sites; drop++) {
     const npu_report r = run_on(NPU_FUNCTIONAL, 1, NULL, chain, 0, drop, &status);
     assert_int_equal(status, 1);
-    const bool last = r.errors[NPU_ERROR_RACE] == 0; /* the wait at the end only takes the event back */
-    if (last != (drop == 5)) fail_msg("dropped wait %d: %lld races", drop, (long long)r.errors[NPU_ERROR_RACE]);
+    const bool last =
+        r.errors[NPU_ERROR_RACE] == 0; /* the wait at the end only takes the event back */
+    if (last != (drop == 5))
+      fail_msg("dropped wait %d: %lld races", drop, (long long)r.errors[NPU_ERROR_RACE]);
     const int64_t unwaited = r.errors[NPU_ERROR_LEFT_SET] + r.errors[NPU_ERROR_OVERFLOW];
     assert_true(unwaited > 0);
-    if (drop == 1) assert_int_equal(unwaited, 4); /* all four executions of this site, and no other's */
+    if (drop == 1)
+      assert_int_equal(unwaited, 4); /* all four executions of this site, and no other's */
   }
 }
 
@@ -687,7 +741,9 @@ static void bad_vector(const void *args) {
   case 20: npu_copy_gm_ub(ub(0), "elsewhere", 1, 4, 32, 4); break;
   case 21: npu_copy_ub_gm((char *)(uintptr_t)m->constant, ub(0), 1, 32, 32, 32); break;
   case 22: npu_copy_ub_gm_add_f32(gm_f32(m, 0), ub(0), 1, 30, 32, 32); break;
-  case 23: npu_copy_ub_gm_add_s32((int32_t *)(uintptr_t)(m->gm + 2), NPU_UB_AT(int32_t, 0), 1, 32, 32, 32); break;
+  case 23:
+    npu_copy_ub_gm_add_s32((int32_t *)(uintptr_t)(m->gm + 2), NPU_UB_AT(int32_t, 0), 1, 32, 32, 32);
+    break;
   case 24: npu_mmad_bf16(NULL, NULL, NULL, 1, 1, 1, 0); break;
   case 25: npu_notify(NPU_PIPE_V, NPU_PIPE_FIX, 0); break;
   case 26: npu_wait(NPU_PIPE_V, NPU_PIPE_V, 0); break;
@@ -704,14 +760,17 @@ static void bad_vector(const void *args) {
     npu_adds_f32(ub(0), ub(NPU_UB_BYTES - 224), 1, v35);
     break;
   }
-  case 34: npu_block_max_f32(ub(0), ub(NPU_UB_BYTES - 512), npu_vec_rows(3, NPU_MASK_ALL, 1, 8, 0)); break;
+  case 34:
+    npu_block_max_f32(ub(0), ub(NPU_UB_BYTES - 512), npu_vec_rows(3, NPU_MASK_ALL, 1, 8, 0));
+    break;
   default: break;
   }
 }
 
 static void bad_cube(const void *args) {
   const memory *m = args;
-  npu_bf16 *l1 = NPU_L1_AT(npu_bf16, 0), *l0a = NPU_L0A_AT(npu_bf16, 0), *l0b = NPU_L0B_AT(npu_bf16, 0);
+  npu_bf16 *l1 = NPU_L1_AT(npu_bf16, 0), *l0a = NPU_L0A_AT(npu_bf16, 0),
+           *l0b = NPU_L0B_AT(npu_bf16, 0);
   const npu_bf16 *gm = (const npu_bf16 *)(const void *)m->gm;
   float *l0c = NPU_L0C_AT(float, 0);
   switch (m->variant) {
@@ -722,8 +781,12 @@ static void bad_cube(const void *args) {
   case 4: npu_copy_gm_l1_nd2nz_bf16(l1, gm, 16, 16, 15, 16); break;
   case 5: npu_copy_gm_l1_nd2nz_bf16(l1, gm, 17, 16, 16, 16); break;
   case 6: npu_copy_gm_l1_nd2nz_bf16(l1, gm, 17, 16, 16, 24); break;
-  case 7: npu_copy_gm_l1_nd2nz_bf16(NPU_L1_AT(npu_bf16, NPU_L1_BYTES - 512), gm, 16, 17, 32, 16); break;
-  case 8: npu_copy_gm_l1_nd2nz_bf16(l1, (const npu_bf16 *)(const void *)(m->gm + 1), 16, 16, 16, 16); break;
+  case 7:
+    npu_copy_gm_l1_nd2nz_bf16(NPU_L1_AT(npu_bf16, NPU_L1_BYTES - 512), gm, 16, 17, 32, 16);
+    break;
+  case 8:
+    npu_copy_gm_l1_nd2nz_bf16(l1, (const npu_bf16 *)(const void *)(m->gm + 1), 16, 16, 16, 16);
+    break;
   case 9: npu_fill_l1_bf16(l1, 0, 1, 16, 32); break;
   case 10: npu_load_l0a_bf16(l0a, l1, 0, 16, 16); break;
   case 11: npu_load_l0a_bf16(l0a, l1, 17, 16, 16); break;
@@ -766,7 +829,8 @@ static void operands_outside_the_rules_are_refused(void **state) {
       "n_bursts=0: 1 to 4095",
       "dst_stride_bytes=32: at least burst_bytes",
       "dst_stride_bytes=36: a multiple of 32",
-      "src=1048545: the offset in GM piece work, of 1048576 bytes; this touches 32 bytes from there",
+      "src=1048545: the offset in GM piece work, of 1048576 bytes; this touches 32 bytes from "
+      "there",
       "not in any piece of global memory",
       "dst=0: the offset in GM piece constant, which is read-only",
       "burst_bytes=30: a multiple of 4",
@@ -816,10 +880,13 @@ static void operands_outside_the_rules_are_refused(void **state) {
     int status;
     const npu_report r = run_on(NPU_FUNCTIONAL, 1, NULL, bad_vector, v, 0, &status);
     if (status != 1 || r.errors[NPU_ERROR_OPERAND] != 1 || !strstr(r.message[0], vector[v]))
-      fail_msg("vector %d: status %d, \"%s\" does not say \"%s\"", v, status, r.message[0], vector[v]);
-    if (!strstr(r.message[0], "AIV 0.")) fail_msg("vector %d: \"%s\" names no core", v, r.message[0]);
+      fail_msg("vector %d: status %d, \"%s\" does not say \"%s\"", v, status, r.message[0],
+               vector[v]);
+    if (!strstr(r.message[0], "AIV 0."))
+      fail_msg("vector %d: \"%s\" names no core", v, r.message[0]);
   }
-  for (int v = 0; v < LENGTH(cube); v++) expect_error(1, bad_cube, NULL, v, NPU_ERROR_OPERAND, 1, cube[v]);
+  for (int v = 0; v < LENGTH(cube); v++)
+    expect_error(1, bad_cube, NULL, v, NPU_ERROR_OPERAND, 1, cube[v]);
 }
 
 static void impossible_launches_and_memory_are_refused(void **state) {
@@ -847,11 +914,13 @@ static void impossible_launches_and_memory_are_refused(void **state) {
 
 /* ---- Time only observes; the trace ---- */
 
-static void work_a_bit(const void *args) { /* the ring, with values: S grows by what the AIVs make of it */
+static void
+work_a_bit(const void *args) { /* the ring, with values: S grows by what the AIVs make of it */
   const memory *m = args;
   const size_t base = (size_t)npu_block_index() * 8192, half = 512 * (size_t)npu_subcore();
   for (int i = 0; i < 6; i++) {
-    if (i) npu_wait(NPU_PIPE_MTE3, NPU_PIPE_MTE2, 0);
+    if (i)
+      npu_wait(NPU_PIPE_MTE3, NPU_PIPE_MTE2, 0);
     npu_copy_gm_ub(ub(0), m->gm + base + half, 1, 512, 512, 512);
     sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_V);
     npu_exp_f32(ub(0), ub(0), npu_vec_count(128));
@@ -872,23 +941,28 @@ static void work_a_bit(const void *args) { /* the ring, with values: S grows by 
 static void values_do_not_depend_on_time(void **state) {
   (void)state;
   static char first[GM_BYTES];
-  static const char *const presets[] = {"910b2", "910", "910b1", "910b4", "910b2", "910b2", "910b2"};
+  static const char *const presets[] = {"910b2", "910",   "910b1", "910b4",
+                                        "910b2", "910b2", "910b2"};
   uint64_t seed = 8;
   int64_t cycles[LENGTH(presets)];
   for (int p = 0; p < LENGTH(presets); p++) {
     npu_chip *chip = make_chip(presets[p], NPU_FUNCTIONAL);
     memory m = {make_gm(chip, GM_BYTES, "work"), NULL, 0};
-    for (int i = 0; i < GM_BYTES / 4; i++) gm_f32(&m, 0)[i] = (float)(i % 1000) / 999.0f;
+    for (int i = 0; i < GM_BYTES / 4; i++)
+      gm_f32(&m, 0)[i] = (float)(i % 1000) / 999.0f;
     for (int c = 0; p > 3 && c < npu_cost_count(); c++) {
       const npu_cost *cost = npu_chip_cost(chip, c);
-      assert_int_equal(npu_chip_set_cost(chip, cost->unit, cost->operation, random_below(&seed, 2000),
-                                         0.01 + random_below(&seed, 500), random_below(&seed, 2000)),
+      assert_int_equal(npu_chip_set_cost(chip, cost->unit, cost->operation,
+                                         random_below(&seed, 2000), 0.01 + random_below(&seed, 500),
+                                         random_below(&seed, 2000)),
                        0);
     }
     npu_launch_options o = {0};
     npu_report report;
     o.cores = 5;
-    expect_clean("work", npu_launch(chip, only_barrier, work_a_bit, &(memory){m.gm, NULL, 1}, &o, &report), &report);
+    expect_clean("work",
+                 npu_launch(chip, only_barrier, work_a_bit, &(memory){m.gm, NULL, 1}, &o, &report),
+                 &report);
     cycles[p] = report.cycles;
     if (p == 0)
       memcpy(first, m.gm, sizeof first);
@@ -924,10 +998,13 @@ static void the_trace_is_json_and_covers_what_ran(void **state) {
   int64_t busy = 0;
   for (int64_t e = 0; e < report.n_trace; e++) {
     const npu_trace_event *t = &report.trace[e];
-    assert_true(t->start_cycle < t->end_cycle && t->end_cycle <= report.cycles - report.launch_cycles);
-    if (t->pipe == NPU_PIPE_V) busy += t->end_cycle - t->start_cycle;
+    assert_true(t->start_cycle < t->end_cycle &&
+                t->end_cycle <= report.cycles - report.launch_cycles);
+    if (t->pipe == NPU_PIPE_V)
+      busy += t->end_cycle - t->start_cycle;
   }
-  const double share = (double)busy / (double)(report.cycles - report.launch_cycles) / 4; /* four AIVs */
+  const double share =
+      (double)busy / (double)(report.cycles - report.launch_cycles) / 4; /* four AIVs */
   assert_true(fabs(share - report.aiv_busy[NPU_PIPE_V]) < 1e-9);
 
   FILE *file = tmpfile();
@@ -936,12 +1013,14 @@ static void the_trace_is_json_and_covers_what_ran(void **state) {
   rewind(file);
   json_error_t error;
   json_t *root = json_loadf(file, 0, &error);
-  if (!root) fail_msg("trace: line %d: %s", error.line, error.text);
+  if (!root)
+    fail_msg("trace: line %d: %s", error.line, error.text);
   const json_t *events = json_object_get(root, "traceEvents");
   size_t spans = 0;
   for (size_t e = 0; e < json_array_size(events); e++) {
     const json_t *event = json_array_get(events, e);
-    if (strcmp(json_string_value(json_object_get(event, "ph")), "X")) continue;
+    if (strcmp(json_string_value(json_object_get(event, "ph")), "X"))
+      continue;
     spans++;
     assert_true(json_number_value(json_object_get(event, "dur")) > 0);
   }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the tests of the simulated NPU share: launching a small kernel, and its report in case of failure.
+ * What the tests of the simulated NPU share: launching a small kernel, and its report in case of
+ * failure.
  */
 #ifndef AMLA_TEST_SIM_SUPPORT_H
 #define AMLA_TEST_SIM_SUPPORT_H
@@ -25,14 +26,16 @@ static inline void *make_gm(npu_chip *chip, size_t bytes, const char *name) {
 }
 
 /* Launches on one AI core with options of 0 but the number of cores. */
-static inline int launch_one(npu_chip *chip, npu_kernel *aic, npu_kernel *aiv, const void *args, npu_report *report) {
+static inline int launch_one(npu_chip *chip, npu_kernel *aic, npu_kernel *aiv, const void *args,
+                             npu_report *report) {
   npu_launch_options o = {0};
   o.cores = 1;
   return npu_launch(chip, aic, aiv, args, &o, report);
 }
 
 static inline void expect_clean(const char *what, int status, const npu_report *report) {
-  if (status != 0) fail_msg("%s: status %d: %s", what, status, report->n_messages ? report->message[0] : "");
+  if (status != 0)
+    fail_msg("%s: status %d: %s", what, status, report->n_messages ? report->message[0] : "");
 }
 
 /* Event 0 of the pair, at once. */

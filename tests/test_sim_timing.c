@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The simulated NPU's clock. Every cost row is a gate, and each gate is tight: the next instruction starts at fixed +
- * ceil(work / rate), not before; who waits for the result goes on latency later, not before; and one cycle more in
- * the row is one cycle more in the trace. Then the shared resources: one transfer alone takes what the formula says,
- * all cores together get the peak and no more, and L2 keeps what was used last.
+ * The simulated NPU's clock. Every cost row is a gate, and each gate is tight: the next instruction
+ * starts at fixed + ceil(work / rate), not before; who waits for the result goes on latency later,
+ * not before; and one cycle more in the row is one cycle more in the trace. Then the shared
+ * resources: one transfer alone takes what the formula says, all cores together get the peak and no
+ * more, and L2 keeps what was used last.
  */
 #include "test_sim_support.h"
 
@@ -20,7 +21,8 @@ static npu_bf16 *l1(uint32_t at) { return NPU_L1_AT(npu_bf16, at); }
 static const npu_cost *find_cost(const npu_chip *chip, const char *unit, const char *operation) {
   for (int32_t i = 0; i < npu_cost_count(); i++) {
     const npu_cost *c = npu_chip_cost(chip, i);
-    if (!strcmp(c->unit, unit) && !strcmp(c->operation, operation)) return c;
+    if (!strcmp(c->unit, unit) && !strcmp(c->operation, operation))
+      return c;
   }
   fail_msg("no cost row %s %s", unit, operation);
   return NULL;
@@ -40,12 +42,21 @@ static void in_l1_nz(const memory *m) {
   npu_copy_gm_l1_nd2nz_bf16(l1(0), (const npu_bf16 *)(const void *)m->gm, 96, 64, 64, 96);
 }
 static void fill(const memory *m) { (void)m, npu_fill_l1_bf16(l1(0), 0, 1, WORK, WORK); }
-static void load_a(const memory *m) { (void)m, npu_load_l0a_bf16(NPU_L0A_AT(npu_bf16, 0), l1(0), 64, 96, 64); }
-static void load_a_t(const memory *m) { (void)m, npu_load_l0a_t_bf16(NPU_L0A_AT(npu_bf16, 0), l1(0), 64, 96, 96); }
-static void load_b(const memory *m) { (void)m, npu_load_l0b_bf16(NPU_L0B_AT(npu_bf16, 0), l1(0), 64, 96, 64); }
-static void load_b_t(const memory *m) { (void)m, npu_load_l0b_t_bf16(NPU_L0B_AT(npu_bf16, 0), l1(0), 64, 96, 96); }
+static void load_a(const memory *m) {
+  (void)m, npu_load_l0a_bf16(NPU_L0A_AT(npu_bf16, 0), l1(0), 64, 96, 64);
+}
+static void load_a_t(const memory *m) {
+  (void)m, npu_load_l0a_t_bf16(NPU_L0A_AT(npu_bf16, 0), l1(0), 64, 96, 96);
+}
+static void load_b(const memory *m) {
+  (void)m, npu_load_l0b_bf16(NPU_L0B_AT(npu_bf16, 0), l1(0), 64, 96, 64);
+}
+static void load_b_t(const memory *m) {
+  (void)m, npu_load_l0b_t_bf16(NPU_L0B_AT(npu_bf16, 0), l1(0), 64, 96, 96);
+}
 static void product(const memory *m) {
-  (void)m, npu_mmad_bf16(NPU_L0C_AT(float, 0), NPU_L0A_AT(npu_bf16, 0), NPU_L0B_AT(npu_bf16, 0), 100, 120, 90, 0);
+  (void)m, npu_mmad_bf16(NPU_L0C_AT(float, 0), NPU_L0A_AT(npu_bf16, 0), NPU_L0B_AT(npu_bf16, 0),
+                         100, 120, 90, 0);
 }
 static void out_c(const memory *m) {
   npu_copy_l0c_gm_f32((float *)(void *)m->gm, NPU_L0C_AT(float, 0), 48, 64, 64, 48);
@@ -68,10 +79,13 @@ static void out_ub_add_s(const memory *m) {
 static npu_vec rows48(void) { return npu_vec_rows(48, NPU_MASK_ALL, 8, 8, 8); }
 static void two(const memory *m) { (void)m, npu_add_f32(ub(0), ub(0), ub(0), rows48()); }
 static void two_s(const memory *m) {
-  (void)m, npu_or_s32(NPU_UB_AT(int32_t, 0), NPU_UB_AT(int32_t, 0), NPU_UB_AT(int32_t, 0), rows48());
+  (void)m,
+      npu_or_s32(NPU_UB_AT(int32_t, 0), NPU_UB_AT(int32_t, 0), NPU_UB_AT(int32_t, 0), rows48());
 }
 static void scalar(const memory *m) { (void)m, npu_muls_f32(ub(0), ub(0), 1, rows48()); }
-static void shift(const memory *m) { (void)m, npu_shl_s32(NPU_UB_AT(int32_t, 0), NPU_UB_AT(int32_t, 0), 1, rows48()); }
+static void shift(const memory *m) {
+  (void)m, npu_shl_s32(NPU_UB_AT(int32_t, 0), NPU_UB_AT(int32_t, 0), 1, rows48());
+}
 static void dup(const memory *m) { (void)m, npu_dup_f32(ub(0), 1, rows48()); }
 static void exponential(const memory *m) { (void)m, npu_exp_f32(ub(0), ub(0), rows48()); }
 static void quotient(const memory *m) { (void)m, npu_div_f32(ub(0), ub(0), ub(0), rows48()); }
@@ -79,13 +93,16 @@ static void reduce(const memory *m) {
   (void)m, npu_block_max_f32(ub(0), ub(32768), npu_vec_rows(48, NPU_MASK_ALL, 1, 8, 8));
 }
 static void cast(const memory *m) {
-  (void)m, npu_cast_f32_bf16_rna(NPU_UB_AT(npu_bf16, 0), ub(32768), npu_vec_rows(48, NPU_MASK_ALL, 4, 8, 8));
+  (void)m, npu_cast_f32_bf16_rna(NPU_UB_AT(npu_bf16, 0), ub(32768),
+                                 npu_vec_rows(48, NPU_MASK_ALL, 4, 8, 8));
 }
 static void brcb(const memory *m) { (void)m, npu_brcb_f32(ub(0), ub(32768), rows48()); }
 static void compare(const memory *m) {
   (void)m, npu_cmps_f32(NPU_UB_AT(uint8_t, 0), ub(32768), 0, NPU_CMP_LT, rows48());
 }
-static void select_(const memory *m) { (void)m, npu_sels_f32(ub(0), NPU_UB_AT(uint8_t, 32768), ub(0), 0, rows48()); }
+static void select_(const memory *m) {
+  (void)m, npu_sels_f32(ub(0), NPU_UB_AT(uint8_t, 32768), ub(0), 0, rows48());
+}
 
 typedef struct gate {
   const char *unit, *operation;
@@ -125,7 +142,8 @@ static const gate gates[] = {
     {"V", "compare select", select_, NPU_PIPE_V, true, 48},
 };
 
-static void marker(bool on_aiv, npu_pipe other_than, const memory *m) { /* something on a pipe that was idle */
+static void marker(bool on_aiv, npu_pipe other_than,
+                   const memory *m) { /* something on a pipe that was idle */
   if (!on_aiv && other_than != NPU_PIPE_M)
     product(m);
   else if (!on_aiv)
@@ -136,11 +154,12 @@ static void marker(bool on_aiv, npu_pipe other_than, const memory *m) { /* somet
     in_ub(m);
 }
 
-static void twice_and_marker(
-    const void *args) { /* once to warm L2, drained; twice; then wait for the result in the C code, and a marker */
+static void twice_and_marker(const void *args) { /* once to warm L2, drained; twice; then wait for
+                                                    the result in the C code, and a marker */
   const memory *m = args;
   const gate *g = &gates[m->variant];
-  if (npu_subcore()) return;
+  if (npu_subcore())
+    return;
   g->run(m);
   npu_barrier(NPU_PIPE_ALL);
   g->run(m);
@@ -150,7 +169,8 @@ static void twice_and_marker(
 }
 
 typedef struct measured {
-  int64_t hold, ready; /* of the second: how long the pipe was held; from its start to the marker's */
+  int64_t hold,
+      ready; /* of the second: how long the pipe was held; from its start to the marker's */
 } measured;
 
 static measured measure(npu_chip *chip, const memory *m) {
@@ -159,20 +179,26 @@ static measured measure(npu_chip *chip, const memory *m) {
   npu_report r;
   o.cores = 1, o.trace = 1, o.check_races = -1;
   expect_clean(g->operation,
-               npu_launch(chip, g->on_aiv ? NULL : twice_and_marker, g->on_aiv ? twice_and_marker : NULL, m, &o, &r),
+               npu_launch(chip, g->on_aiv ? NULL : twice_and_marker,
+                          g->on_aiv ? twice_and_marker : NULL, m, &o, &r),
                &r);
   assert_int_equal(r.n_trace, 4);
-  assert_int_equal(r.trace[2].end_cycle - r.trace[2].start_cycle, r.trace[2].start_cycle - r.trace[1].start_cycle);
-  return (measured){r.trace[2].start_cycle - r.trace[1].start_cycle, r.trace[3].start_cycle - r.trace[2].start_cycle};
+  assert_int_equal(r.trace[2].end_cycle - r.trace[2].start_cycle,
+                   r.trace[2].start_cycle - r.trace[1].start_cycle);
+  return (measured){r.trace[2].start_cycle - r.trace[1].start_cycle,
+                    r.trace[3].start_cycle - r.trace[2].start_cycle};
 }
 
-static void expect_gate(npu_chip *chip, const memory *m, const char *what, int64_t hold, int64_t latency) {
+static void expect_gate(npu_chip *chip, const memory *m, const char *what, int64_t hold,
+                        int64_t latency) {
   const gate *g = &gates[m->variant];
   const measured got = measure(chip, m);
-  const int64_t ready = hold + latency + latency_of(chip, "EVENT", "notify_to_wait") + fixed_of(chip, "S", "issue");
+  const int64_t ready =
+      hold + latency + latency_of(chip, "EVENT", "notify_to_wait") + fixed_of(chip, "S", "issue");
   if (got.hold != hold || got.ready != ready)
-    fail_msg("%s %s (row %d), %s: held %lld cycles, want %lld; ready after %lld, want %lld", g->unit, g->operation,
-             m->variant, what, (long long)got.hold, (long long)hold, (long long)got.ready, (long long)ready);
+    fail_msg("%s %s (row %d), %s: held %lld cycles, want %lld; ready after %lld, want %lld",
+             g->unit, g->operation, m->variant, what, (long long)got.hold, (long long)hold,
+             (long long)got.ready, (long long)ready);
 }
 
 static void every_instruction_s_gate_is_tight(void **state) {
@@ -185,13 +211,17 @@ static void every_instruction_s_gate_is_tight(void **state) {
     const int64_t fixed = (int64_t)row.fixed_cycles, latency = (int64_t)row.latency_cycles;
     const int64_t units = (int64_t)ceil((double)g->work / row.rate);
     expect_gate(chip, &m, "as it is", fixed + units, latency);
-    npu_chip_set_cost(chip, g->unit, g->operation, row.fixed_cycles + 1, row.rate, row.latency_cycles);
+    npu_chip_set_cost(chip, g->unit, g->operation, row.fixed_cycles + 1, row.rate,
+                      row.latency_cycles);
     expect_gate(chip, &m, "one more fixed", fixed + 1 + units, latency);
-    npu_chip_set_cost(chip, g->unit, g->operation, row.fixed_cycles, row.rate, row.latency_cycles + 1);
+    npu_chip_set_cost(chip, g->unit, g->operation, row.fixed_cycles, row.rate,
+                      row.latency_cycles + 1);
     expect_gate(chip, &m, "one more of latency", fixed + units, latency + 1);
-    npu_chip_set_cost(chip, g->unit, g->operation, row.fixed_cycles, (double)g->work / 1000, row.latency_cycles);
+    npu_chip_set_cost(chip, g->unit, g->operation, row.fixed_cycles, (double)g->work / 1000,
+                      row.latency_cycles);
     expect_gate(chip, &m, "work takes 1000", fixed + 1000, latency);
-    npu_chip_set_cost(chip, g->unit, g->operation, row.fixed_cycles, (double)g->work / 1000.001, row.latency_cycles);
+    npu_chip_set_cost(chip, g->unit, g->operation, row.fixed_cycles, (double)g->work / 1000.001,
+                      row.latency_cycles);
     expect_gate(chip, &m, "work takes 1000.001", fixed + 1001, latency);
     npu_chip_destroy(chip);
   }
@@ -200,39 +230,47 @@ static void every_instruction_s_gate_is_tight(void **state) {
 static void every_row_of_an_instruction_has_a_gate(void **state) {
   (void)state;
   npu_chip *chip = make_chip("910b2", NPU_TIMING_ONLY);
-  static const char *const others[] = {"launch", "barrier_all", "set_to_wait", "notify_to_wait", "miss",
-                                       "issue",  "read_ub",     "read_gm",     "counted mode"};
+  static const char *const others[] = {"launch",         "barrier_all", "set_to_wait",
+                                       "notify_to_wait", "miss",        "issue",
+                                       "read_ub",        "read_gm",     "counted mode"};
   for (int32_t i = 0; i < npu_cost_count(); i++) {
     const npu_cost *c = npu_chip_cost(chip, i);
     bool seen = false;
     for (int g = 0; g < LENGTH(gates); g++)
       seen |= !strcmp(gates[g].unit, c->unit) && !strcmp(gates[g].operation, c->operation);
-    for (int o = 0; o < LENGTH(others); o++) seen |= !strcmp(others[o], c->operation); /* tested below */
-    if (!seen) fail_msg("cost row %s %s is not tested", c->unit, c->operation);
+    for (int o = 0; o < LENGTH(others); o++)
+      seen |= !strcmp(others[o], c->operation); /* tested below */
+    if (!seen)
+      fail_msg("cost row %s %s is not tested", c->unit, c->operation);
     assert_true(strlen(c->source) > 4 && strlen(c->rate_unit) > 0);
-    assert_true(!strcmp(c->confidence, "low") || !strcmp(c->confidence, "medium") || !strcmp(c->confidence, "high"));
+    assert_true(!strcmp(c->confidence, "low") || !strcmp(c->confidence, "medium") ||
+                !strcmp(c->confidence, "high"));
   }
   npu_chip_destroy(chip);
 }
 
-static void documented_costs(void **state) { /* the facts of the machine, as numbers, where they are well known */
+static void documented_costs(
+    void **state) { /* the facts of the machine, as numbers, where they are well known */
   (void)state;
   npu_chip *chip = make_chip("910b2", NPU_TIMING_ONLY);
   assert_int_equal(fixed_of(chip, "M", "mmad"), 6);
   assert_true(find_cost(chip, "M", "mmad")->rate == 1); /* 4096 multiplications per cycle */
-  assert_true(find_cost(chip, "MTE1", "load_l0a")->rate == 256 && find_cost(chip, "MTE1", "load_l0b")->rate == 128);
+  assert_true(find_cost(chip, "MTE1", "load_l0a")->rate == 256 &&
+              find_cost(chip, "MTE1", "load_l0b")->rate == 128);
   npu_chip_destroy(chip);
   assert_true(fabs(npu_peak_flops(npu_find_preset("910")) / 707.8e12 - 1) < 1e-3);
   assert_true(fabs(npu_peak_flops(npu_find_preset("910b2")) / 353.9e12 - 1) < 1e-3);
   assert_int_equal(npu_find_preset("910b3")->cores_per_die, 20);
-  for (int i = 0; npu_preset_at(i); i++) assert_ptr_equal(npu_find_preset(npu_preset_at(i)->name), npu_preset_at(i));
+  for (int i = 0; npu_preset_at(i); i++)
+    assert_ptr_equal(npu_find_preset(npu_preset_at(i)->name), npu_preset_at(i));
 }
 
 /* ---- Gates that are not an instruction's own ---- */
 
 static void other_gates(const void *args) {
   const memory *m = args;
-  if (npu_subcore()) return;
+  if (npu_subcore())
+    return;
   switch (m->variant) {
   case 0: /* S issue: two pipes, one after the other */ dup(m), in_ub(m); break;
   case 1: /* S reads */ dup(m), npu_read_ub_s32(NPU_UB_AT(int32_t, 65536), 0), in_ub(m); break;
@@ -241,22 +279,28 @@ static void other_gates(const void *args) {
     npu_dup_f32(ub(0), 1, npu_vec_count(48 * 64 - 5));
     npu_dup_f32(ub(0), 1, npu_vec_count(1));
     break;
-  case 4: /* an event from pipe to pipe */ dup(m), sync_pipes(NPU_PIPE_V, NPU_PIPE_MTE2), in_ub(m); break;
+  case 4: /* an event from pipe to pipe */
+    dup(m), sync_pipes(NPU_PIPE_V, NPU_PIPE_MTE2), in_ub(m);
+    break;
   case 5: /* the barrier of all cores */ dup(m), npu_barrier_all(), in_ub(m); break;
   case 6: /* a flag */ npu_cross_wait(NPU_PIPE_MTE2, 7), in_ub(m); break;
   case 7: /* cold, then, when it is there, warm */
-    npu_copy_gm_ub(ub(0), m->gm + 32768, 1, 512, 512, 512), sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_V), dup(m);
+    npu_copy_gm_ub(ub(0), m->gm + 32768, 1, 512, 512, 512), sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_V),
+        dup(m);
     sync_pipes(NPU_PIPE_V, NPU_PIPE_MTE2);
-    npu_copy_gm_ub(ub(0), m->gm + 32768, 1, 512, 512, 512), sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_V), dup(m);
+    npu_copy_gm_ub(ub(0), m->gm + 32768, 1, 512, 512, 512), sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_V),
+        dup(m);
     break;
   case 9: /* S issues late: the C code is busy, V long since free */
     dup(m);
-    for (int i = 0; i < 20; i++) npu_read_gm_s32((const int32_t *)(const void *)m->gm);
+    for (int i = 0; i < 20; i++)
+      npu_read_gm_s32((const int32_t *)(const void *)m->gm);
     dup(m);
     break;
   case 10: /* results are there when the slowest of them is: a miss, then a hit that takes less */
     npu_copy_gm_ub(ub(0), m->gm, 1, 128, 128, 128), npu_barrier(NPU_PIPE_ALL);
-    npu_copy_gm_ub(ub(0), m->gm + 32768, 1, 128, 128, 128), npu_copy_gm_ub(ub(0), m->gm, 1, 128, 128, 128);
+    npu_copy_gm_ub(ub(0), m->gm + 32768, 1, 128, 128, 128),
+        npu_copy_gm_ub(ub(0), m->gm, 1, 128, 128, 128);
     sync_pipes(NPU_PIPE_MTE2, NPU_PIPE_V), dup(m);
     break;
   case 8: /* a barrier in one pipe */ in_ub(m), npu_barrier(NPU_PIPE_MTE2), in_ub(m); break;
@@ -266,8 +310,10 @@ static void other_gates(const void *args) {
 
 static void set_flag_7(const void *args) {
   const memory *m = args;
-  if (m->variant == 5) npu_barrier_all();
-  if (m->variant == 6) product(m), npu_cross_set(NPU_PIPE_M, 7);
+  if (m->variant == 5)
+    npu_barrier_all();
+  if (m->variant == 6)
+    product(m), npu_cross_set(NPU_PIPE_M, 7);
 }
 
 static void wait_flag_too(const void *args) { /* the other AIV takes its flag */
@@ -281,8 +327,8 @@ static void wait_flag_too(const void *args) { /* the other AIV takes its flag */
 }
 
 /* Cycles from an edge of trace event a to the start of event b. */
-static int64_t between(int variant, int a, bool from_end, int b, const char *unit, const char *operation,
-                       int64_t more) {
+static int64_t between(int variant, int a, bool from_end, int b, const char *unit,
+                       const char *operation, int64_t more) {
   npu_chip *chip = make_chip("910b2", NPU_TIMING_ONLY);
   const memory m = {make_gm(chip, 1 << 20, "gm"), variant};
   npu_launch_options o = {0};
@@ -290,12 +336,15 @@ static int64_t between(int variant, int a, bool from_end, int b, const char *uni
   o.cores = 1, o.trace = 1, o.check_races = -1;
   if (unit) {
     const npu_cost c = *find_cost(chip, unit, operation);
-    npu_chip_set_cost(chip, unit, operation, c.fixed_cycles + (double)more * (c.fixed_cycles > 0), c.rate,
-                      c.latency_cycles + (double)more * (c.latency_cycles > 0));
+    npu_chip_set_cost(chip, unit, operation, c.fixed_cycles + (double)more * (c.fixed_cycles > 0),
+                      c.rate, c.latency_cycles + (double)more * (c.latency_cycles > 0));
   }
-  expect_clean("gate", npu_launch(chip, variant == 5 || variant == 6 ? set_flag_7 : NULL, wait_flag_too, &m, &o, &r),
-               &r);
-  const int64_t cycles = r.trace[b].start_cycle - (from_end ? r.trace[a].end_cycle : r.trace[a].start_cycle);
+  expect_clean(
+      "gate",
+      npu_launch(chip, variant == 5 || variant == 6 ? set_flag_7 : NULL, wait_flag_too, &m, &o, &r),
+      &r);
+  const int64_t cycles =
+      r.trace[b].start_cycle - (from_end ? r.trace[a].end_cycle : r.trace[a].start_cycle);
   npu_chip_destroy(chip);
   return cycles;
 }
@@ -305,25 +354,29 @@ static void expect_between(int variant, int a, bool from_end, int b, int64_t wan
   const int64_t got = between(variant, a, from_end, b, NULL, NULL, 0),
                 more = between(variant, a, from_end, b, unit, operation, 7);
   if (got != want || more != want + 7)
-    fail_msg("%s %s: %lld cycles, want %lld; with 7 more in the row %lld", unit, operation, (long long)got,
-             (long long)want, (long long)more);
+    fail_msg("%s %s: %lld cycles, want %lld; with 7 more in the row %lld", unit, operation,
+             (long long)got, (long long)want, (long long)more);
 }
 
 static void other_gates_are_tight(void **state) {
   (void)state;
   npu_chip *chip = make_chip("910b2", NPU_TIMING_ONLY);
-  const int64_t issue = fixed_of(chip, "S", "issue"), hop = latency_of(chip, "EVENT", "notify_to_wait");
+  const int64_t issue = fixed_of(chip, "S", "issue"),
+                hop = latency_of(chip, "EVENT", "notify_to_wait");
   expect_between(0, 0, false, 1, issue, "S", "issue");
   expect_between(1, 0, false, 1, issue + fixed_of(chip, "S", "read_ub"), "S", "read_ub");
   expect_between(2, 0, false, 1, issue + fixed_of(chip, "S", "read_gm"), "S", "read_gm");
-  expect_between(3, 0, false, 1, 30 + 48 + fixed_of(chip, "V", "counted mode"), "V", "counted mode");
+  expect_between(3, 0, false, 1, 30 + 48 + fixed_of(chip, "V", "counted mode"), "V",
+                 "counted mode");
   expect_between(4, 0, true, 1, hop, "EVENT", "notify_to_wait");
-  expect_between(5, 0, true, 1, fixed_of(chip, "CHIP", "barrier_all") + issue, "CHIP", "barrier_all");
+  expect_between(5, 0, true, 1, fixed_of(chip, "CHIP", "barrier_all") + issue, "CHIP",
+                 "barrier_all");
   expect_between(6, 0, true, 1, latency_of(chip, "CROSS", "set_to_wait"), "CROSS", "set_to_wait");
   const int64_t warm = latency_of(chip, "MTE2", "copy_gm_ub") + hop;
   expect_between(7, 2, true, 3, warm, "EVENT", "notify_to_wait");
   expect_between(7, 0, true, 1, warm + latency_of(chip, "HBM", "miss"), "HBM", "miss");
-  expect_between(8, 0, true, 1, latency_of(chip, "MTE2", "copy_gm_ub") + latency_of(chip, "HBM", "miss"), "MTE2",
+  expect_between(8, 0, true, 1,
+                 latency_of(chip, "MTE2", "copy_gm_ub") + latency_of(chip, "HBM", "miss"), "MTE2",
                  "copy_gm_ub");
   expect_between(9, 0, false, 1, issue + 20 * fixed_of(chip, "S", "read_gm"), "S", "issue");
   expect_between(10, 1, true, 3, warm + latency_of(chip, "HBM", "miss"), "HBM", "miss");
@@ -347,25 +400,29 @@ static void launch_overhead_is_added_once(void **state) {
 
 /* ---- The queue is 32 deep ---- */
 
-static void
-fill_queue(const void *args) { /* V waits for a slow copy; then `variant` instructions for V, then one for MTE2 */
+static void fill_queue(const void *args) { /* V waits for a slow copy; then `variant` instructions
+                                              for V, then one for MTE2 */
   const memory *m = args;
-  if (npu_subcore()) return;
+  if (npu_subcore())
+    return;
   npu_copy_ub_gm(m->gm, ub(0), 1, 65536, 65536, 65536);
   sync_pipes(NPU_PIPE_MTE3, NPU_PIPE_V); /* the wait is the first of the queue */
-  for (int i = 0; i < m->variant; i++) npu_dup_f32(ub(131072), 0, rows48());
+  for (int i = 0; i < m->variant; i++)
+    npu_dup_f32(ub(131072), 0, rows48());
   npu_copy_gm_ub(ub(65536), m->gm + 131072, 1, 512, 512, 512);
 }
 
-static void
-signal_after_full_queue(const void *args) { /* the C code's own notify comes after what it had to say before */
+static void signal_after_full_queue(
+    const void *args) { /* the C code's own notify comes after what it had to say before */
   const memory *m = args;
-  if (npu_subcore()) return;
+  if (npu_subcore())
+    return;
   npu_wait(NPU_PIPE_S, NPU_PIPE_MTE2, 0);
   npu_copy_gm_ub(ub(65536), m->gm + 131072, 1, 512, 512, 512);
   npu_copy_ub_gm(m->gm, ub(0), 1, 65536, 65536, 65536);
   sync_pipes(NPU_PIPE_MTE3, NPU_PIPE_V);
-  for (int i = 0; i < NPU_QUEUE_DEPTH; i++) npu_dup_f32(ub(131072), 0, rows48());
+  for (int i = 0; i < NPU_QUEUE_DEPTH; i++)
+    npu_dup_f32(ub(131072), 0, rows48());
   npu_notify(NPU_PIPE_S, NPU_PIPE_MTE2, 0);
 }
 
@@ -397,8 +454,10 @@ static void the_scalar_unit_stalls_at_the_33rd_instruction(void **state) {
     expect_clean("queue", npu_launch(chip, NULL, fill_queue, &m, &o, &r), &r);
     int64_t mte2 = -1, waited = -1;
     for (int64_t e = 0; e < r.n_trace; e++) {
-      if (r.trace[e].pipe == NPU_PIPE_MTE2) mte2 = r.trace[e].start_cycle;
-      if (r.trace[e].pipe == NPU_PIPE_V && waited < 0) waited = r.trace[e].start_cycle;
+      if (r.trace[e].pipe == NPU_PIPE_MTE2)
+        mte2 = r.trace[e].start_cycle;
+      if (r.trace[e].pipe == NPU_PIPE_V && waited < 0)
+        waited = r.trace[e].start_cycle;
     }
     if (fillers < NPU_QUEUE_DEPTH)
       assert_int_equal(mte2, issue * (3 + fillers + 1));
@@ -416,8 +475,8 @@ static void stream_own(const void *args) { /* every AIC its own megabytes, each 
   const memory *m = args;
   const size_t share = (size_t)GM_BYTES / (size_t)npu_block_count() / TRANSFER * TRANSFER;
   for (size_t at = 0; at < share; at += TRANSFER)
-    npu_copy_gm_l1(l1((uint32_t)(at % (4 * TRANSFER))), m->gm + (size_t)npu_block_index() * share + at, 1, TRANSFER,
-                   TRANSFER, TRANSFER);
+    npu_copy_gm_l1(l1((uint32_t)(at % (4 * TRANSFER))),
+                   m->gm + (size_t)npu_block_index() * share + at, 1, TRANSFER, TRANSFER, TRANSFER);
 }
 
 static void read_same(const void *args) {
@@ -442,7 +501,8 @@ static void everything_once(const void *args) {
 
 static void everything_once_aiv(const void *args) {
   const memory *m = args;
-  if (npu_subcore()) return;
+  if (npu_subcore())
+    return;
   in_ub(m), out_ub(m), out_ub_add_s(m);
 }
 
@@ -469,7 +529,8 @@ static void bytes_are_counted_by_level(void **state) {
 static void multiply_often(const void *args) {
   (void)args;
   for (int i = 0; i < 400; i++)
-    npu_mmad_bf16(NPU_L0C_AT(float, 0), NPU_L0A_AT(npu_bf16, 0), NPU_L0B_AT(npu_bf16, 0), 128, 128, 256, 1);
+    npu_mmad_bf16(NPU_L0C_AT(float, 0), NPU_L0A_AT(npu_bf16, 0), NPU_L0B_AT(npu_bf16, 0), 128, 128,
+                  256, 1);
 }
 
 static void expect_rate(const char *what, double got, double want, double tolerance) {
@@ -498,28 +559,31 @@ static void sustained_rates_are_the_peaks(void **state) {
   expect_rate("24 cores from HBM", (double)r.gm_l1_bytes / (double)r.cycles, 1.6e12 / clock, 0.01);
   assert_int_equal(r.hbm_read_bytes, r.gm_l1_bytes);
   r = run_all(chip, 24, read_same, NULL);
-  expect_rate("24 cores from L2: their own pipes", (double)r.gm_l1_bytes / (double)r.cycles, 24 * 86, 0.02);
+  expect_rate("24 cores from L2: their own pipes", (double)r.gm_l1_bytes / (double)r.cycles,
+              24 * 86, 0.02);
   r = run_all(chip, 1, multiply_often, NULL);
-  expect_rate("the cube, 4096 multiplications less 6 cycles of 1024 + 6", r.products * 4096 / (double)r.cycles,
-              4096 * 1024.0 / 1030.0, 0.001);
+  expect_rate("the cube, 4096 multiplications less 6 cycles of 1024 + 6",
+              r.products * 4096 / (double)r.cycles, 4096 * 1024.0 / 1030.0, 0.001);
   npu_chip_set_cost(chip, "MTE2", "copy_gm_l1", 0, 1000, 200); /* pipes that are no limit */
   r = run_all(chip, 24, read_same, NULL);
   expect_rate("24 cores from L2", (double)r.gm_l1_bytes / (double)r.cycles, 5e12 / clock, 0.01);
   npu_chip_set_cost(chip, "MTE2", "copy_gm_ub", 0, 1000, 200);
   npu_chip_set_cost(chip, "MTE3", "copy_ub_gm", 0, 1000, 200);
   r = run_all(chip, 24, NULL, read_and_write_same);
-  expect_rate("48 cores to and from L2", (double)(r.gm_ub_bytes + r.ub_gm_bytes) / (double)r.cycles, 7e12 / clock,
-              0.01);
+  expect_rate("48 cores to and from L2", (double)(r.gm_ub_bytes + r.ub_gm_bytes) / (double)r.cycles,
+              7e12 / clock, 0.01);
   npu_chip_destroy(chip);
 
   npu_chip *slow = make_chip("910b4", NPU_TIMING_ONLY); /* another clock, half the HBM, 20 cores */
   r = run_all(slow, 20, stream_own, NULL);
-  expect_rate("20 cores from a slower HBM", (double)r.gm_l1_bytes / (double)r.cycles, 0.8e12 / 1.65e9, 0.01);
+  expect_rate("20 cores from a slower HBM", (double)r.gm_l1_bytes / (double)r.cycles,
+              0.8e12 / 1.65e9, 0.01);
   npu_chip_destroy(slow);
 
   npu_chip *both = make_chip("910", NPU_TIMING_ONLY); /* two dies have two HBMs */
   r = run_all(both, 48, stream_own, NULL);
-  expect_rate("48 cores from two HBMs", (double)r.gm_l1_bytes / (double)r.cycles, 3.2e12 / clock, 0.02);
+  expect_rate("48 cores from two HBMs", (double)r.gm_l1_bytes / (double)r.cycles, 3.2e12 / clock,
+              0.02);
   npu_chip_destroy(both);
 }
 
@@ -527,7 +591,8 @@ static void sustained_rates_are_the_peaks(void **state) {
 
 enum { L2_BYTES = 1 << 20 };
 
-static void cycle_through(const void *args) { /* variant: KB read three times in order, then written once */
+static void
+cycle_through(const void *args) { /* variant: KB read three times in order, then written once */
   const memory *m = args;
   for (int pass = 0; pass < 3; pass++)
     for (size_t at = 0; at < (size_t)m->variant * 1024; at += 16384)
@@ -538,7 +603,8 @@ static void cycle_through(const void *args) { /* variant: KB read three times in
 }
 
 static void first_aiv_cycles(const void *args) {
-  if (npu_subcore() == 0) cycle_through(args);
+  if (npu_subcore() == 0)
+    cycle_through(args);
 }
 
 static void l2_keeps_what_was_used_last(void **state) {
@@ -562,8 +628,9 @@ static void l2_keeps_what_was_used_last(void **state) {
     npu_report r;
     expect_clean("L2", launch_one(chip, NULL, first_aiv_cycles, &m, &r), &r);
     if (r.hbm_read_bytes != cases[c].read || r.hbm_write_bytes != cases[c].written)
-      fail_msg("%d KB: %lld bytes read and %lld written, want %lld and %lld", cases[c].kb, (long long)r.hbm_read_bytes,
-               (long long)r.hbm_write_bytes, (long long)cases[c].read, (long long)cases[c].written);
+      fail_msg("%d KB: %lld bytes read and %lld written, want %lld and %lld", cases[c].kb,
+               (long long)r.hbm_read_bytes, (long long)r.hbm_write_bytes, (long long)cases[c].read,
+               (long long)cases[c].written);
     npu_chip_destroy(chip);
   }
 }
@@ -571,7 +638,8 @@ static void l2_keeps_what_was_used_last(void **state) {
 static void keep_half(const void *args) { /* A, B, A again, C: LRU drops B */
   const memory *m = args;
   static const size_t quarter[] = {0, 1, 2, 3, 0, 1, 4, 5, 0, 1}; /* of 1 MB */
-  if (npu_subcore()) return;
+  if (npu_subcore())
+    return;
   for (int q = 0; q < LENGTH(quarter); q++)
     for (size_t at = 0; at < 262144; at += 65536)
       npu_copy_gm_ub(ub(0), m->gm + quarter[q] * 262144 + at, 1, 65536, 65536, 65536);
@@ -579,8 +647,10 @@ static void keep_half(const void *args) { /* A, B, A again, C: LRU drops B */
 
 static void write_megabytes(const void *args) {
   const memory *m = args;
-  if (npu_subcore()) return;
-  for (size_t at = 0; at < 4 << 20; at += 65536) npu_copy_ub_gm(m->gm + at, ub(0), 1, 65536, 65536, 65536);
+  if (npu_subcore())
+    return;
+  for (size_t at = 0; at < 4 << 20; at += 65536)
+    npu_copy_ub_gm(m->gm + at, ub(0), 1, 65536, 65536, 65536);
 }
 
 static void l2_drops_the_oldest_and_writes_back_behind(void **state) {
@@ -595,8 +665,8 @@ static void l2_drops_the_oldest_and_writes_back_behind(void **state) {
   assert_int_equal(r.hbm_read_bytes, 6 * 262144); /* each quarter once */
   expect_clean("write back", launch_one(chip, NULL, write_megabytes, &m, &r), &r);
   assert_int_equal(r.hbm_write_bytes, (4 << 20) - L2_BYTES);
-  const int64_t cycles =
-      64 * ((65536 + 108) / 109) + latency_of(chip, "MTE3", "copy_ub_gm"); /* at the pipe's own rate */
+  const int64_t cycles = 64 * ((65536 + 108) / 109) +
+                         latency_of(chip, "MTE3", "copy_ub_gm"); /* at the pipe's own rate */
   assert_int_equal(r.cycles - r.launch_cycles, cycles + fixed_of(chip, "S", "issue"));
   npu_chip_destroy(chip);
 }
@@ -604,7 +674,8 @@ static void l2_drops_the_oldest_and_writes_back_behind(void **state) {
 static void read_rows(const void *args) { /* rows of 576 bytes, 1152 apart, from offset `variant` */
   const memory *m = args;
   for (int pass = 0; pass < 2; pass++)
-    npu_copy_gm_l1_nd2nz_bf16(l1(0), (const npu_bf16 *)(const void *)(m->gm + m->variant), 128, 288, 576, 128);
+    npu_copy_gm_l1_nd2nz_bf16(l1(0), (const npu_bf16 *)(const void *)(m->gm + m->variant), 128, 288,
+                              576, 128);
 }
 
 static void transfers_move_pieces_of_128_bytes(void **state) {
@@ -621,9 +692,11 @@ static void transfers_move_pieces_of_128_bytes(void **state) {
     npu_report r;
     o.cores = 1, o.trace = 1;
     expect_clean("rows", npu_launch(chip, read_rows, NULL, &m, &o, &r), &r);
-    const int64_t held = r.trace[1].end_cycle - r.trace[1].start_cycle, want = (cases[c].bytes + 85) / 86;
+    const int64_t held = r.trace[1].end_cycle - r.trace[1].start_cycle,
+                  want = (cases[c].bytes + 85) / 86;
     if (held != want)
-      fail_msg("rows from offset %d: %lld cycles, want %lld", cases[c].offset, (long long)held, (long long)want);
+      fail_msg("rows from offset %d: %lld cycles, want %lld", cases[c].offset, (long long)held,
+               (long long)want);
     assert_int_equal(r.gm_l1_bytes, 2 * 128 * 576); /* what the kernel asked for */
   }
   npu_chip_destroy(chip);

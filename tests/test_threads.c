@@ -1,21 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What threads may not change and may not break: the bits of a result for any number of threads, and one const plan run by
- * several threads at a time, each with its own scratch and outputs. Also built with ThreadSanitizer.
+ * What threads may not change and may not break: the bits of a result for any number of threads,
+ * and one const plan run by several threads at a time, each with its own scratch and outputs. Also
+ * built with ThreadSanitizer.
  */
 #include "test_run.h"
 
 #include <pthread.h>
 
-/* ---- Thread counts ------------------------------------------------------------------------------------------------ */
+/* ---- Thread counts ---- */
 
 static const char *const problems[] = {
-    "b=1,h=128,sk=3000,dqk=64,dv=48,page=16",                            /* one sequence: threads share its splits */
-    "b=3,sq=3,h=60,sk=1500,dqk=48,dv=40,page=64,len=ragged",             /* two blocks of rows, an empty sequence */
-    "b=9,h=16,sk=700,dqk=576,dv=512,page=0,len=uniform,dist=rising",     /* more sequences than threads */
+    "b=1,h=128,sk=3000,dqk=64,dv=48,page=16", /* one sequence: threads share its splits */
+    "b=3,sq=3,h=60,sk=1500,dqk=48,dv=40,page=64,len=ragged",         /* two blocks of rows, an empty
+                                                                        sequence */
+    "b=9,h=16,sk=700,dqk=576,dv=512,page=0,len=uniform,dist=rising", /* more sequences than threads
+                                                                      */
     "b=2,sq=2,h=31,sk=1203,dqk=100,dv=100,page=3,dist=outlier,sinks=1",
-    "b=1,sq=900,h=2,sk=900,dqk=24,dv=16,page=0",                         /* prefill: blocks see 64 to 900 keys, or 16 to 900 */
-    "b=1,sq=5,h=30,sk=800,dqk=64,dv=64,page=0,mask=1,causal=0",          /* blocks of 128 rows, or of 32 across queries */
+    "b=1,sq=900,h=2,sk=900,dqk=24,dv=16,page=0", /* prefill: blocks see 64 to 900 keys, or 16 to 900
+                                                  */
+    "b=1,sq=5,h=30,sk=800,dqk=64,dv=64,page=0,mask=1,causal=0", /* blocks of 128 rows, or of 32
+                                                                   across queries */
 };
 
 /* Under a sanitizer, a run takes ten times as long: the first two problems and three counts. */
@@ -33,7 +38,9 @@ static void expect_same_bits(const char *problem, const amla_options *base) {
     options.threads = threads[i];
     run(i == 0 ? &one : &many, problem, &options);
     for (int64_t row = 0; i > 0 && row < n_rows(&one); row++)
-      if (!same_row(&one, row, &many, row)) fail_msg("'%s' %s: row %lld has other bits than on one thread", problem, describe_options(&options), (long long)row);
+      if (!same_row(&one, row, &many, row))
+        fail_msg("'%s' %s: row %lld has other bits than on one thread", problem,
+                 describe_options(&options), (long long)row);
   }
   harness_free(&one);
   harness_free(&many);
@@ -48,41 +55,56 @@ static void check_thread_counts(const amla_options *base) {
     }
 }
 
-static void thread_count_does_not_change_a_bit(void **state) { (void)state; for_each_engine(check_thread_counts); }
+static void thread_count_does_not_change_a_bit(void **state) {
+  (void)state;
+  for_each_engine(check_thread_counts);
+}
 
-/* The share of a thread that leaves most behind. Six sequences of 125, 128, 128, 128, 125 and 128 splits for three threads of
- * 254 each: the second has all but the first split of one sequence and all but the last of another, 7 nodes of the merge
- * tree each. They must fit its part of the scratch: run() has guard bytes behind all of it, and bits show when threads overlap. */
+/* The share of a thread that leaves most behind. Six sequences of 125, 128, 128, 128, 125 and 128
+ * splits for three threads of 254 each: the second has all but the first split of one sequence and
+ * all but the last of another, 7 nodes of the merge tree each. They must fit its part of the
+ * scratch: run() has guard bytes behind all of it, and bits show when threads overlap. */
 static void the_worst_share_fits_the_scratch(void **state) {
   (void)state;
   static const int leaves[] = {125, 128, 128, 128, 125, 128};
   for (int e = 0; e < LENGTH(engines); e++) {
-    if (engines[e].backend != AMLA_BACKEND_CPU || !engine_runs_here(e)) continue;
+    if (engines[e].backend != AMLA_BACKEND_CPU || !engine_runs_here(e))
+      continue;
     const int tile = amla_ukernels_select(engines[e].isa)->tile_tokens;
     char problem[256];
-    int used = snprintf(problem, sizeof problem, "b=6,h=16,sk=%d,dqk=8,dv=8,page=0,causal=0,len=", 128 * tile);
-    for (int i = 0; i < 6; i++) used += snprintf(problem + used, sizeof problem - (size_t)used, i ? "/%d" : "%d", leaves[i] * tile);
-    expect_same_bits(problem, &(amla_options){sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, 1, engines[e].isa, 1, AMLA_LSE_NATURAL, NULL, NULL});
+    int used = snprintf(problem, sizeof problem,
+                        "b=6,h=16,sk=%d,dqk=8,dv=8,page=0,causal=0,len=", 128 * tile);
+    for (int i = 0; i < 6; i++)
+      used += snprintf(problem + used, sizeof problem - (size_t)used, i ? "/%d" : "%d",
+                       leaves[i] * tile);
+    expect_same_bits(problem,
+                     &(amla_options){sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, 1,
+                                     engines[e].isa, 1, AMLA_LSE_NATURAL, NULL, NULL});
   }
 }
 
-/* A token that is not finite reaches the same rows whatever the threads: in the last key, which causality hides from the first query, and in
- * a tile that the mask hides from all. */
+/* A token that is not finite reaches the same rows whatever the threads: in the last key, which
+ * causality hides from the first query, and in a tile that the mask hides from all. */
 static void check_poison(const amla_options *base) {
-  static const char *const shapes[] = {"b=1,sq=2,h=64,sk=90,page=0,kv=f32", "b=1,sq=2,h=128,sk=90,page=0,kv=f32", "b=1,h=128,sk=4096,page=0,kv=f32,dqk=64,dv=48"};
+  static const char *const shapes[] = {"b=1,sq=2,h=64,sk=90,page=0,kv=f32",
+                                       "b=1,sq=2,h=128,sk=90,page=0,kv=f32",
+                                       "b=1,h=128,sk=4096,page=0,kv=f32,dqk=64,dv=48"};
   for (int p = 0; p < LENGTH(shapes) && base->backend == AMLA_BACKEND_CPU; p++) {
     harness_dataset one, many;
     uint16_t *mask = calloc(4096, sizeof *mask);
     generate(&one, shapes[p]);
     generate(&many, shapes[p]);
     assert_non_null(mask);
-    for (int j = 480; j < 512; j++) mask[j] = 0xfc00; /* -inf */
+    for (int j = 480; j < 512; j++)
+      mask[j] = 0xfc00; /* -inf */
     harness_dataset *const both[] = {&one, &many};
     for (int i = 0; i < 2; i++) {
       const amla_problem *problem = &both[i]->problem;
       float *kv = both[i]->kv;
-      for (int64_t d = 0; d < problem->d_qk; d++) kv[(problem->sk == 4096 ? 490 : problem->sk - 1) * problem->d_qk + d] = NAN;
-      if (problem->sk != 4096) continue;
+      for (int64_t d = 0; d < problem->d_qk; d++)
+        kv[(problem->sk == 4096 ? 490 : problem->sk - 1) * problem->d_qk + d] = NAN;
+      if (problem->sk != 4096)
+        continue;
       both[i]->tensors.mask = mask;
       both[i]->tensors.mask_bytes = 4096 * sizeof *mask;
     }
@@ -91,7 +113,9 @@ static void check_poison(const amla_options *base) {
       options.threads = n;
       run(n == 1 ? &one : &many, shapes[p], &options);
       for (int64_t row = 0; n > 1 && row < n_rows(&one); row++)
-        if (!same_row(&one, row, &many, row)) fail_msg("'%s' %s: poison reaches row %lld or not, by threads", shapes[p], describe_options(&options), (long long)row);
+        if (!same_row(&one, row, &many, row))
+          fail_msg("'%s' %s: poison reaches row %lld or not, by threads", shapes[p],
+                   describe_options(&options), (long long)row);
     }
     harness_free(&one);
     harness_free(&many);
@@ -99,19 +123,24 @@ static void check_poison(const amla_options *base) {
   }
 }
 
-static void poison_reaches_the_same_rows(void **state) { (void)state; for_each_engine(check_poison); }
+static void poison_reaches_the_same_rows(void **state) {
+  (void)state;
+  for_each_engine(check_poison);
+}
 
 /* A thread pool of the caller: here its one thread, which takes the tasks in reverse order. */
 typedef struct pool {
   int32_t calls, tasks, most; /* most tasks allowed */
 } pool;
 
-static void run_in_reverse(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument) {
+static void run_in_reverse(void *context, int32_t n, void (*task)(void *argument, int32_t i),
+                           void *argument) {
   pool *p = context;
   p->calls++;
   p->tasks += n;
   assert_in_range(n, 2, p->most);
-  for (int32_t i = n - 1; i >= 0; i--) task(argument, i);
+  for (int32_t i = n - 1; i >= 0; i--)
+    task(argument, i);
 }
 
 static void check_callers_threads(const amla_options *base) {
@@ -129,14 +158,19 @@ static void check_callers_threads(const amla_options *base) {
       run(&theirs, problems[p], &options);
       assert_in_range(caller.calls, threads[i] > 1, threads[i] > 1 ? 2 : 0);
       for (int64_t row = 0; row < n_rows(&ours); row++)
-        if (!same_row(&ours, row, &theirs, row)) fail_msg("'%s' %s: row %lld on the caller's threads", problems[p], describe_options(&options), (long long)row);
+        if (!same_row(&ours, row, &theirs, row))
+          fail_msg("'%s' %s: row %lld on the caller's threads", problems[p],
+                   describe_options(&options), (long long)row);
     }
     harness_free(&ours);
     harness_free(&theirs);
   }
 }
 
-static void tasks_run_on_the_callers_threads(void **state) { (void)state; for_each_engine(check_callers_threads); }
+static void tasks_run_on_the_callers_threads(void **state) {
+  (void)state;
+  for_each_engine(check_callers_threads);
+}
 
 /* AMLA_SPLIT_AUTO cuts by occupancy: other bits, same bound. */
 static void check_auto_splits(const amla_options *base) {
@@ -157,12 +191,16 @@ static void check_auto_splits(const amla_options *base) {
   }
 }
 
-static void automatic_splits_are_within_the_bound(void **state) { (void)state; for_each_engine(check_auto_splits); }
+static void automatic_splits_are_within_the_bound(void **state) {
+  (void)state;
+  for_each_engine(check_auto_splits);
+}
 
 /* The same run again and again: no bit depends on who was faster. */
 static void repeated_runs_have_the_same_bits(void **state) {
   (void)state;
-  const amla_options options = make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 4, 0);
+  const amla_options options =
+      make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 4, 0);
   harness_dataset first, again;
   generate(&first, problems[1]);
   generate(&again, problems[1]);
@@ -170,13 +208,14 @@ static void repeated_runs_have_the_same_bits(void **state) {
   for (int i = 0; i < 20; i++) {
     run(&again, problems[1], &options);
     for (int64_t row = 0; row < n_rows(&first); row++)
-      if (!same_row(&first, row, &again, row)) fail_msg("repetition %d: row %lld", i, (long long)row);
+      if (!same_row(&first, row, &again, row))
+        fail_msg("repetition %d: row %lld", i, (long long)row);
   }
   harness_free(&first);
   harness_free(&again);
 }
 
-/* ---- One plan, many threads --------------------------------------------------------------------------------------- */
+/* ---- One plan, many threads ---- */
 
 enum { CALLERS = 4, REPEATS = 5 };
 
@@ -192,7 +231,8 @@ static void *run_repeatedly(void *argument) {
   const size_t bytes = amla_plan_scratch_bytes(c->plan);
   void *scratch = malloc(bytes);
   c->status = scratch ? AMLA_OK : AMLA_OUT_OF_MEMORY;
-  for (int i = 0; i < REPEATS && c->status == AMLA_OK; i++) c->status = amla_plan_run(c->plan, &c->data.tensors, scratch, bytes, NULL);
+  for (int i = 0; i < REPEATS && c->status == AMLA_OK; i++)
+    c->status = amla_plan_run(c->plan, &c->data.tensors, scratch, bytes, NULL);
   free(scratch);
   return NULL;
 }
@@ -212,19 +252,26 @@ static void check_concurrent_runs(const amla_options *base) {
     callers[i].plan = plan;
     generate(&callers[i].data, problem);
   }
-  for (int i = 0; i < CALLERS; i++) assert_int_equal(pthread_create(&callers[i].thread, NULL, run_repeatedly, &callers[i]), 0);
-  for (int i = 0; i < CALLERS; i++) assert_int_equal(pthread_join(callers[i].thread, NULL), 0);
+  for (int i = 0; i < CALLERS; i++)
+    assert_int_equal(pthread_create(&callers[i].thread, NULL, run_repeatedly, &callers[i]), 0);
+  for (int i = 0; i < CALLERS; i++)
+    assert_int_equal(pthread_join(callers[i].thread, NULL), 0);
   for (int i = 0; i < CALLERS; i++) {
     assert_int_equal(callers[i].status, AMLA_OK);
     for (int64_t row = 0; row < n_rows(&alone); row++)
-      if (!same_row(&alone, row, &callers[i].data, row)) fail_msg("%s: caller %d: row %lld has other bits than alone", describe_options(&options), i, (long long)row);
+      if (!same_row(&alone, row, &callers[i].data, row))
+        fail_msg("%s: caller %d: row %lld has other bits than alone", describe_options(&options), i,
+                 (long long)row);
     harness_free(&callers[i].data);
   }
   amla_plan_destroy(plan);
   harness_free(&alone);
 }
 
-static void a_plan_runs_concurrently(void **state) { (void)state; for_each_engine(check_concurrent_runs); }
+static void a_plan_runs_concurrently(void **state) {
+  (void)state;
+  for_each_engine(check_concurrent_runs);
+}
 
 int main(void) {
   const struct CMUnitTest tests[] = {

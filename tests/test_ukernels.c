@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Every micro-kernel of every instruction set that this CPU can run, checkasm style: hostile input, fp64 oracle written
- * here, guard bytes around the output, NaN in all that must not be read. And the property that batch-invariant bits rest
- * on: an element's bits depend on its own operands only, not on where it stands or what stands beside it. shift and
- * load are compared bit by bit in test_expshift.c. A failure prints isa, kernel, parameters and seed.
+ * Every micro-kernel of every instruction set that this CPU can run, checkasm style: hostile input,
+ * fp64 oracle written here, guard bytes around the output, NaN in all that must not be read. And
+ * the property that batch-invariant bits rest on: an element's bits depend on its own operands
+ * only, not on where it stands or what stands beside it. shift and load are compared bit by bit in
+ * test_expshift.c. A failure prints isa, kernel, parameters and seed.
  */
 #include "test_support.h"
 
@@ -19,26 +20,28 @@ typedef struct subject {
   uint64_t seed;
 } subject;
 
-#define FAIL_AT(s, kernel, ...)                                                                                        \
-  do {                                                                                                                 \
-    char what_[400];                                                                                                   \
-    snprintf(what_, sizeof what_, __VA_ARGS__);                                                                        \
-    fail_msg("isa=%s kernel=%s rows=%d seed=%llu: %s", amla_isa_name((s)->ukr->isa), kernel, (s)->panel->rows,                       \
-             (unsigned long long)(s)->seed, what_);                                                                    \
+#define FAIL_AT(s, kernel, ...)                                                                    \
+  do {                                                                                             \
+    char what_[400];                                                                               \
+    snprintf(what_, sizeof what_, __VA_ARGS__);                                                    \
+    fail_msg("isa=%s kernel=%s rows=%d seed=%llu: %s", amla_isa_name((s)->ukr->isa), kernel,       \
+             (s)->panel->rows, (unsigned long long)(s)->seed, what_);                              \
   } while (0)
 
 /* Calls check for each row that runs here, with the wide and the narrow panel. */
 static void for_each_subject(void (*check)(subject *s)) {
   for (int i = 0; amla_ukernels_all[i]; i++) {
     const amla_ukernels *ukr = amla_ukernels_all[i];
-    if (amla_ukernels_select(ukr->isa) != ukr) continue;
+    if (amla_ukernels_select(ukr->isa) != ukr)
+      continue;
     check(&(subject){ukr, &ukr->wide, 11});
     check(&(subject){ukr, &ukr->narrow, 12});
   }
 }
 
 static void expect_guards(const subject *s, const char *kernel, guarded *g) {
-  if (guarded_damage(g)) FAIL_AT(s, kernel, "wrote outside its output");
+  if (guarded_damage(g))
+    FAIL_AT(s, kernel, "wrote outside its output");
   guarded_free(g);
 }
 
@@ -49,14 +52,15 @@ static int tile_lengths(const subject *s, int32_t n[8]) {
   return LENGTH(all);
 }
 
-/* ---- The table itself -------------------------------------------------------------------------------------------- */
+/* ---- The table itself ---- */
 
 /* Every row that this build contains, whether it runs here or not. */
 static void table_keeps_its_contract(void **state) {
   (void)state;
   for (int i = 0; amla_ukernels_all[i]; i++) {
     const char *flaw = amla_ukernels_flaw(amla_ukernels_all[i]);
-    if (flaw) fail_msg("isa=%s: %s", amla_isa_name(amla_ukernels_all[i]->isa), flaw);
+    if (flaw)
+      fail_msg("isa=%s: %s", amla_isa_name(amla_ukernels_all[i]->isa), flaw);
   }
 }
 
@@ -65,7 +69,8 @@ static void contract_sees_flaws(void **state) {
   static const amla_ukr_panel none = {0};
   amla_ukernels bad[10];
   (void)state;
-  for (int i = 0; i < LENGTH(bad); i++) bad[i] = amla_ukernels__c;
+  for (int i = 0; i < LENGTH(bad); i++)
+    bad[i] = amla_ukernels__c;
   bad[0].tile_tokens = AMLA_UKR_MAX_TILE_TOKENS + 4;
   bad[1].tile_tokens = bad[1].wide.tokens + 1;
   bad[2].narrow.rows = 4;
@@ -77,7 +82,8 @@ static void contract_sees_flaws(void **state) {
   bad[8].wide = none;
   bad[9].merge = NULL;
   for (int i = 0; i < LENGTH(bad); i++)
-    if (!amla_ukernels_flaw(&bad[i])) fail_msg("flaw %d goes unnoticed", i);
+    if (!amla_ukernels_flaw(&bad[i]))
+      fail_msg("flaw %d goes unnoticed", i);
 }
 
 static void select_obeys_the_cap(void **state) {
@@ -86,42 +92,54 @@ static void select_obeys_the_cap(void **state) {
   for (int cap = AMLA_ISA_C; cap <= AMLA_ISA_AVX512; cap++)
     assert_true(amla_ukernels_select((amla_isa)cap)->isa <= (amla_isa)cap);
   int last = 0;
-  while (amla_ukernels_all[last + 1] && amla_ukernels_select(amla_ukernels_all[last + 1]->isa) == amla_ukernels_all[last + 1])
+  while (amla_ukernels_all[last + 1] &&
+         amla_ukernels_select(amla_ukernels_all[last + 1]->isa) == amla_ukernels_all[last + 1])
     last++;
   assert_ptr_equal(amla_ukernels_select(AMLA_ISA_AUTO), amla_ukernels_all[last]);
 }
 
-/* ---- pack -------------------------------------------------------------------------------------------------------- */
+/* ---- pack ---- */
 
 /* Where column i of row r stands in Q^T of d columns. */
 static int64_t qt_at(const subject *s, int32_t d, int32_t i, int32_t r) {
   const int32_t depth = s->panel->depth, rows = s->panel->rows;
-  return i < d / depth * depth ? (int64_t)(i / depth * rows + r) * depth + i % depth : (int64_t)i * rows + r;
+  return i < d / depth * depth ? (int64_t)(i / depth * rows + r) * depth + i % depth
+                               : (int64_t)i * rows + r;
 }
 
 static int has_even_odd_type(const subject *s) {
   for (int type = 0; type < AMLA_N_DTYPES; type++)
-    if (s->ukr->even_odd[type]) return 1;
+    if (s->ukr->even_odd[type])
+      return 1;
   return 0;
 }
 
-/* The transpose is exact but for one rounding of the product, rows from n on are 0; nothing is written past d columns. */
+/* The transpose is exact but for one rounding of the product, rows from n on are 0; nothing is
+ * written past d columns. */
 static void check_pack_of(subject *s, int32_t n, int32_t d, amla_dtype type, int even_odd) {
   const int32_t rows = s->panel->rows;
   const size_t size = harness_dtype_bytes(type), row_bytes = (size_t)(d + 1) * size;
   const float factor = 0.195f;
   const void *q[AMLA_UKR_MAX_ROWS];
-  char *bytes = malloc((size_t)n * row_bytes + size); /* exactly as long as read: overruns are a sanitizer's to find */
+  char *bytes = malloc((size_t)n * row_bytes +
+                       size); /* exactly as long as read: overruns are a sanitizer's to find */
   guarded qt = guarded_create((size_t)(d * rows) * sizeof(float), 0);
   assert_non_null(bytes);
-  for (int64_t i = 0; i < (int64_t)n * (d + 1) + 1; i++) harness_store(bytes, type, i, i % 11 ? random_normal(&s->seed) : random_hostile(&s->seed));
-  for (int32_t r = 0; r < n; r++) q[r] = bytes + (size_t)r * row_bytes + size; /* aligned to the element only */
+  for (int64_t i = 0; i < (int64_t)n * (d + 1) + 1; i++)
+    harness_store(bytes, type, i, i % 11 ? random_normal(&s->seed) : random_hostile(&s->seed));
+  for (int32_t r = 0; r < n; r++)
+    q[r] = bytes + (size_t)r * row_bytes + size; /* aligned to the element only */
   s->panel->pack(n, d, type, q, factor, even_odd, guarded_data(&qt));
   const float *got = guarded_data(&qt);
   for (int32_t i = 0; i < d; i++)
     for (int32_t r = 0; r < rows; r++) {
-      const float want = r < n ? factor * harness_load(q[r], type, even_odd ? split_column(d, i) : i) : 0.0f, x = got[qt_at(s, d, i, r)];
-      if (!same_number(x, want)) FAIL_AT(s, "pack", "n=%d d=%d type=%d even_odd=%d: column %d row %d is %a, want %a", n, d, (int)type, even_odd, i, r, (double)x, (double)want);
+      const float want = r < n
+                             ? factor * harness_load(q[r], type, even_odd ? split_column(d, i) : i)
+                             : 0.0f,
+                  x = got[qt_at(s, d, i, r)];
+      if (!same_number(x, want))
+        FAIL_AT(s, "pack", "n=%d d=%d type=%d even_odd=%d: column %d row %d is %a, want %a", n, d,
+                (int)type, even_odd, i, r, (double)x, (double)want);
     }
   expect_guards(s, "pack", &qt);
   free(bytes);
@@ -132,12 +150,16 @@ static void check_pack(subject *s) {
   for (int i = 0; i < LENGTH(ds); i++)
     for (int32_t n = 1; n <= s->panel->rows; n += n == 1 || n >= s->panel->rows - 1 ? 1 : 5)
       for (int type = AMLA_F32; type <= AMLA_F16; type++)
-        for (int even_odd = 0; even_odd <= has_even_odd_type(s); even_odd++) check_pack_of(s, n, ds[i], (amla_dtype)type, even_odd);
+        for (int even_odd = 0; even_odd <= has_even_odd_type(s); even_odd++)
+          check_pack_of(s, n, ds[i], (amla_dtype)type, even_odd);
 }
 
-static void pack_transposes_exactly(void **state) { (void)state; for_each_subject(check_pack); }
+static void pack_transposes_exactly(void **state) {
+  (void)state;
+  for_each_subject(check_pack);
+}
 
-/* ---- qk ---------------------------------------------------------------------------------------------------------- */
+/* ---- qk ---- */
 
 static const amla_ukr_stage no_stage;
 
@@ -152,8 +174,10 @@ static qk_buffers qk_create(subject *s, int32_t d_qk, int64_t ldk) {
   const int32_t tokens = s->panel->tokens, rows = s->panel->rows;
   qk_buffers b = {d_qk, ldk, alloc_floats(tokens * ldk), alloc_floats((int64_t)d_qk * rows),
                   guarded_create((size_t)(tokens * rows) * sizeof(float), 0)};
-  for (int64_t i = 0; i < tokens * ldk; i++) b.k[i] = i % ldk < d_qk ? random_normal(&s->seed) : NAN;
-  for (int64_t i = 0; i < (int64_t)d_qk * rows; i++) b.qt[i] = random_normal(&s->seed);
+  for (int64_t i = 0; i < tokens * ldk; i++)
+    b.k[i] = i % ldk < d_qk ? random_normal(&s->seed) : NAN;
+  for (int64_t i = 0; i < (int64_t)d_qk * rows; i++)
+    b.qt[i] = random_normal(&s->seed);
   return b;
 }
 
@@ -164,7 +188,8 @@ static void qk_free(const subject *s, qk_buffers *b) {
 }
 
 /* fp64 product and the sum of its terms' magnitudes. */
-static double exact_score(const subject *s, const qk_buffers *b, int32_t i, int32_t r, double *sum_abs) {
+static double exact_score(const subject *s, const qk_buffers *b, int32_t i, int32_t r,
+                          double *sum_abs) {
   double sum = 0;
   *sum_abs = 0;
   for (int32_t d = 0; d < b->d_qk; d++) {
@@ -180,24 +205,33 @@ static void expect_scores_near_fp64(const subject *s, const qk_buffers *b) {
   for (int32_t i = 0; i < s->panel->tokens; i++)
     for (int32_t r = 0; r < s->panel->rows; r++) {
       double sum_abs;
-      const double want = exact_score(s, b, i, r, &sum_abs), x = (double)got[i * s->panel->rows + r];
+      const double want = exact_score(s, b, i, r, &sum_abs),
+                   x = (double)got[i * s->panel->rows + r];
       if (!(fabs(x - want) <= (b->d_qk + 1) * (U * sum_abs + 0x1p-149)))
-        FAIL_AT(s, "qk", "d_qk=%d ldk=%lld token %d row %d: %a, want %a", b->d_qk, (long long)b->ldk, i, r, x, want);
+        FAIL_AT(s, "qk", "d_qk=%d ldk=%lld token %d row %d: %a, want %a", b->d_qk,
+                (long long)b->ldk, i, r, x, want);
     }
 }
 
-/* Operands of test number `hostile`: as created; every kind of finite number; subnormal. Token 1 is +-0. */
+/* Operands of test number `hostile`: as created; every kind of finite number; subnormal. Token 1 is
+ * +-0. */
 static void make_keys_hostile(subject *s, qk_buffers *b, int hostile) {
   for (int32_t d = 0; d < b->d_qk; d++) {
-    const float any = ldexpf(random_hostile(&s->seed), -20), tiny = random_normal(&s->seed) * 0x1p-140f;
-    if (hostile > 0) b->k[d] = hostile == 1 ? any : tiny;
-    if (hostile > 0) b->k[b->ldk + d] = d % 2 ? 0.0f : -0.0f;
+    const float any = ldexpf(random_hostile(&s->seed), -20),
+                tiny = random_normal(&s->seed) * 0x1p-140f;
+    if (hostile > 0)
+      b->k[d] = hostile == 1 ? any : tiny;
+    if (hostile > 0)
+      b->k[b->ldk + d] = d % 2 ? 0.0f : -0.0f;
   }
 }
 
 static void check_qk_values(subject *s) {
-  static const struct { int32_t d_qk; int64_t ldk; } shapes[] = {{1, 1},   {1, 16},    {2, 2},     {3, 5},     {7, 7},
-                                                                 {64, 64}, {127, 128}, {575, 576}, {576, 576}, {576, 593}};
+  static const struct {
+    int32_t d_qk;
+    int64_t ldk;
+  } shapes[] = {{1, 1},   {1, 16},    {2, 2},     {3, 5},     {7, 7},
+                {64, 64}, {127, 128}, {575, 576}, {576, 576}, {576, 593}};
   for (int i = 0; i < LENGTH(shapes); i++)
     for (int hostile = 0; hostile < 3; hostile++) {
       qk_buffers b = qk_create(s, shapes[i].d_qk, shapes[i].ldk);
@@ -208,29 +242,40 @@ static void check_qk_values(subject *s) {
     }
 }
 
-static void qk_is_near_fp64(void **state) { (void)state; for_each_subject(check_qk_values); }
+static void qk_is_near_fp64(void **state) {
+  (void)state;
+  for_each_subject(check_qk_values);
+}
 
 static void check_qk_position(subject *s) {
   const int32_t d_qk = 75, rows = s->panel->rows;
   float key[75], query[75], first = 0;
-  for (int32_t d = 0; d < d_qk; d++) key[d] = random_normal(&s->seed), query[d] = random_normal(&s->seed);
+  for (int32_t d = 0; d < d_qk; d++)
+    key[d] = random_normal(&s->seed), query[d] = random_normal(&s->seed);
   for (int32_t i = 0; i < s->panel->tokens; i++)
     for (int32_t r = 0; r < rows; r++) { /* the same two vectors, in other company each time */
       qk_buffers b = qk_create(s, d_qk, d_qk + i);
       memcpy(b.k + i * b.ldk, key, sizeof key);
-      for (int32_t d = 0; d < d_qk; d++) b.qt[qt_at(s, d_qk, d, r)] = query[d];
+      for (int32_t d = 0; d < d_qk; d++)
+        b.qt[qt_at(s, d_qk, d, r)] = query[d];
       s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), &no_stage);
       const float x = ((const float *)guarded_data(&b.s))[i * rows + r];
-      if (i == 0 && r == 0) first = x;
+      if (i == 0 && r == 0)
+        first = x;
       if (to_bits(x) != to_bits(first))
-        FAIL_AT(s, "qk", "token %d row %d: %a, but %a at token 0 row 0", i, r, (double)x, (double)first);
+        FAIL_AT(s, "qk", "token %d row %d: %a, but %a at token 0 row 0", i, r, (double)x,
+                (double)first);
       qk_free(s, &b);
     }
 }
 
-static void qk_bits_do_not_depend_on_position(void **state) { (void)state; for_each_subject(check_qk_position); }
+static void qk_bits_do_not_depend_on_position(void **state) {
+  (void)state;
+  for_each_subject(check_qk_position);
+}
 
-/* Fewer tokens than the register tile: the same bits for those asked for, nothing behind the tile. */
+/* Fewer tokens than the register tile: the same bits for those asked for, nothing behind the tile.
+ */
 static void check_qk_tails(subject *s) {
   const int32_t rows = s->panel->rows, tokens = s->panel->tokens;
   for (int32_t n = 1; n <= tokens; n++) {
@@ -240,21 +285,27 @@ static void check_qk_tails(subject *s) {
     memcpy(whole, guarded_data(&b.s), (size_t)(tokens * rows) * sizeof *whole);
     memset(guarded_data(&b.s), 0x77, (size_t)(tokens * rows) * sizeof *whole);
     s->panel->qk(n, b.d_qk, b.k, b.ldk, b.qt, guarded_data(&b.s), &no_stage);
-    if (memcmp(guarded_data(&b.s), whole, (size_t)(n * rows) * sizeof *whole) != 0) FAIL_AT(s, "qk", "n=%d: other bits than with all tokens", n);
+    if (memcmp(guarded_data(&b.s), whole, (size_t)(n * rows) * sizeof *whole) != 0)
+      FAIL_AT(s, "qk", "n=%d: other bits than with all tokens", n);
     qk_free(s, &b);
   }
 }
 
-static void qk_tails_have_the_same_bits(void **state) { (void)state; for_each_subject(check_qk_tails); }
+static void qk_tails_have_the_same_bits(void **state) {
+  (void)state;
+  for_each_subject(check_qk_tails);
+}
 
-/* Poison in key i0 reaches token i0 of every row, poison in query r0 reaches row r0 of every token, and nothing else. */
+/* Poison in key i0 reaches token i0 of every row, poison in query r0 reaches row r0 of every token,
+ * and nothing else. */
 static void check_qk_poison(subject *s) {
   static const float poisons[] = {NAN, INFINITY, -INFINITY};
   const int32_t d_qk = 19, rows = s->panel->rows, tokens = s->panel->tokens;
   for (int t = 0; t < 30; t++) {
     qk_buffers b = qk_create(s, d_qk, d_qk);
     float *got = guarded_data(&b.s), clean[64 * AMLA_UKR_MAX_ROWS];
-    const int32_t i0 = t % 2 ? random_below(&s->seed, tokens) : -1, r0 = t % 2 ? -1 : random_below(&s->seed, rows);
+    const int32_t i0 = t % 2 ? random_below(&s->seed, tokens) : -1,
+                  r0 = t % 2 ? -1 : random_below(&s->seed, rows);
     assert_true(tokens <= 64);
     s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, got, &no_stage);
     memcpy(clean, got, (size_t)(tokens * rows) * sizeof *got);
@@ -264,59 +315,81 @@ static void check_qk_poison(subject *s) {
     for (int32_t i = 0; i < tokens; i++)
       for (int32_t r = 0; r < rows; r++) {
         const bool hit = i == i0 || r == r0;
-        if (hit ? isfinite(got[i * rows + r]) : to_bits(got[i * rows + r]) != to_bits(clean[i * rows + r]))
-          FAIL_AT(s, "qk", "poison in token %d / row %d, element d=%d: token %d row %d is %a", i0, r0, d0, i, r,
-                  (double)got[i * rows + r]);
+        if (hit ? isfinite(got[i * rows + r])
+                : to_bits(got[i * rows + r]) != to_bits(clean[i * rows + r]))
+          FAIL_AT(s, "qk", "poison in token %d / row %d, element d=%d: token %d row %d is %a", i0,
+                  r0, d0, i, r, (double)got[i * rows + r]);
       }
     qk_free(s, &b);
   }
 }
 
-static void qk_contains_poison(void **state) { (void)state; for_each_subject(check_qk_poison); }
+static void qk_contains_poison(void **state) {
+  (void)state;
+  for_each_subject(check_qk_poison);
+}
 
 static void check_qk_overflow(subject *s) {
   qk_buffers b = qk_create(s, 1, 1);
   const int32_t rows = s->panel->rows, count = s->panel->tokens * rows;
   const float *got = guarded_data(&b.s);
-  for (int32_t i = 0; i < s->panel->tokens; i++) b.k[i] = i % 2 ? -3e38f : 3e38f;
-  for (int32_t r = 0; r < rows; r++) b.qt[r] = 2.0f;
+  for (int32_t i = 0; i < s->panel->tokens; i++)
+    b.k[i] = i % 2 ? -3e38f : 3e38f;
+  for (int32_t r = 0; r < rows; r++)
+    b.qt[r] = 2.0f;
   s->panel->qk(s->panel->tokens, 1, b.k, b.ldk, b.qt, guarded_data(&b.s), &no_stage);
   for (int32_t i = 0; i < count; i++)
-    if (got[i] != (i / rows % 2 ? -INFINITY : INFINITY)) FAIL_AT(s, "qk", "an overflow gives %a", (double)got[i]);
+    if (got[i] != (i / rows % 2 ? -INFINITY : INFINITY))
+      FAIL_AT(s, "qk", "an overflow gives %a", (double)got[i]);
   qk_free(s, &b);
 }
 
-static void qk_overflows_to_signed_infinity(void **state) { (void)state; for_each_subject(check_qk_overflow); }
+static void qk_overflows_to_signed_infinity(void **state) {
+  (void)state;
+  for_each_subject(check_qk_overflow);
+}
 
-/* Rows that qk converts, n_rows of its own or others: each element exactly, nothing outside [n_rows][d_qk], and the scores are right. */
+/* Rows that qk converts, n_rows of its own or others: each element exactly, nothing outside
+ * [n_rows][d_qk], and the scores are right. */
 static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, amla_dtype type) {
   const int32_t tokens = s->panel->tokens, rows = s->panel->rows;
   const int64_t ld = (d + 15) / 16 * 16 + 16;
-  const size_t size = type == AMLA_Q8_0 ? 2 : harness_dtype_bytes(type), row_bytes = (size_t)harness_bytes(type, d) + size;
+  const size_t size = type == AMLA_Q8_0 ? 2 : harness_dtype_bytes(type),
+               row_bytes = (size_t)harness_bytes(type, d) + size;
   amla_ukr_move moves[2 * 64];
   qk_buffers b = qk_create(s, d, ld);
   guarded staged = guarded_create((size_t)(tokens * ld) * sizeof(float), 0);
-  char *bytes = malloc((size_t)n_rows * row_bytes + size); /* exactly as long as read: overruns are a sanitizer's to find */
+  char *bytes = malloc((size_t)n_rows * row_bytes +
+                       size); /* exactly as long as read: overruns are a sanitizer's to find */
   float want[64 * AMLA_UKR_MAX_ROWS];
   assert_true(bytes != NULL && tokens <= 64);
-  for (size_t i = 0; type == AMLA_Q8_0 && i < (size_t)n_rows * row_bytes + size; i++) bytes[i] = (char)random_below(&s->seed, 256);
-  for (int64_t i = 0; type != AMLA_Q8_0 && i < n_rows * (d + 1) + 1; i++) harness_store(bytes, type, i, random_hostile(&s->seed));
+  for (size_t i = 0; type == AMLA_Q8_0 && i < (size_t)n_rows * row_bytes + size; i++)
+    bytes[i] = (char)random_below(&s->seed, 256);
+  for (int64_t i = 0; type != AMLA_Q8_0 && i < n_rows * (d + 1) + 1; i++)
+    harness_store(bytes, type, i, random_hostile(&s->seed));
   for (int32_t i = 0; i < 2 * tokens; i++) {
-    moves[i].from = bytes + (size_t)(i % n_rows) * row_bytes + size; /* aligned to the element only */
+    moves[i].from =
+        bytes + (size_t)(i % n_rows) * row_bytes + size; /* aligned to the element only */
     moves[i].to = (float *)guarded_data(&staged) + i % tokens * ld;
   }
-  const float *k = s->panel->ahead ? b.k : guarded_data(&staged), *scores = guarded_data(&b.s), *got = guarded_data(&staged);
+  const float *k = s->panel->ahead ? b.k : guarded_data(&staged), *scores = guarded_data(&b.s),
+              *got = guarded_data(&staged);
   s->panel->qk(n, d, k, ld, b.qt, guarded_data(&b.s), &(amla_ukr_stage){type, n_rows, moves});
   for (int64_t i = 0; i < tokens * ld; i++) {
-    const int32_t column = (int32_t)(i % ld), from = s->ukr->even_odd[type] ? split_column(d, column) : column;
-    if (i / ld < n_rows && column < d ? !same_number(got[i], harness_load(moves[i / ld].from, type, from)) : to_bits(got[i]) != 0xa5a5a5a5u)
-      FAIL_AT(s, "qk", "n=%d d=%d type=%d stage of %d: row %d element %d is %a", n, d, (int)type, n_rows, (int)(i / ld), column, (double)got[i]);
+    const int32_t column = (int32_t)(i % ld),
+                  from = s->ukr->even_odd[type] ? split_column(d, column) : column;
+    if (i / ld < n_rows && column < d
+            ? !same_number(got[i], harness_load(moves[i / ld].from, type, from))
+            : to_bits(got[i]) != 0xa5a5a5a5u)
+      FAIL_AT(s, "qk", "n=%d d=%d type=%d stage of %d: row %d element %d is %a", n, d, (int)type,
+              n_rows, (int)(i / ld), column, (double)got[i]);
   }
   memcpy(want, scores, (size_t)(n * rows) * sizeof *want);
   s->panel->qk(n, d, k, ld, b.qt, guarded_data(&b.s), &no_stage);
   for (int32_t i = 0; i < n * rows; i++)
     if (!same_number(scores[i], want[i]))
-      FAIL_AT(s, "qk", "n=%d d=%d type=%d stage of %d: score %d is %a, without a stage %a", n, d, (int)type, n_rows, i, (double)want[i], (double)scores[i]);
+      FAIL_AT(s, "qk", "n=%d d=%d type=%d stage of %d: score %d is %a, without a stage %a", n, d,
+              (int)type, n_rows, i, (double)want[i], (double)scores[i]);
   expect_guards(s, "qk", &staged);
   free(bytes);
   qk_free(s, &b);
@@ -327,28 +400,37 @@ static void check_stage(subject *s) {
   for (int32_t n = 1; n <= s->panel->tokens; n++)
     for (int i = 0; i < LENGTH(ds); i++)
       for (int type = AMLA_F32; type < AMLA_N_DTYPES; type++) {
-        if (type == AMLA_Q8_0 && ds[i] % 32 != 0) continue;
-        check_stage_of(s, n, s->panel->ahead ? 1 + (n + i + type) % s->panel->tokens : n, ds[i], (amla_dtype)type);
-        if (s->panel->ahead && n == s->panel->tokens) check_stage_of(s, n, 1 + (i + type) % n, ds[i], (amla_dtype)type);
+        if (type == AMLA_Q8_0 && ds[i] % 32 != 0)
+          continue;
+        check_stage_of(s, n, s->panel->ahead ? 1 + (n + i + type) % s->panel->tokens : n, ds[i],
+                       (amla_dtype)type);
+        if (s->panel->ahead && n == s->panel->tokens)
+          check_stage_of(s, n, 1 + (i + type) % n, ds[i], (amla_dtype)type);
       }
 }
 
-static void qk_converts_its_stage_exactly(void **state) { (void)state; for_each_subject(check_stage); }
+static void qk_converts_its_stage_exactly(void **state) {
+  (void)state;
+  for_each_subject(check_stage);
+}
 
 enum { MAX_STORE_COLS = 64 };
 
-/* ---- store --------------------------------------------------------------------------------------------------------- */
+/* ---- store ---- */
 
-/* The bits of portable C, on numbers that round, overflow, vanish or are none; a row without `out` is left out. */
+/* The bits of portable C, on numbers that round, overflow, vanish or are none; a row without `out`
+ * is left out. */
 static void check_store_of(subject *s, amla_dtype type, int32_t cols, int even_odd) {
   static const float factors[] = {1.0f, 0.37f, -2.5e-7f, 0.0f, 3e38f};
   enum { ROWS = 5, BEFORE = 3 };
   const int32_t pv_cols = s->ukr->pv_cols;
-  const size_t bytes = (size_t)harness_bytes(type, BEFORE + cols), before = (size_t)harness_bytes(type, BEFORE);
+  const size_t bytes = (size_t)harness_bytes(type, BEFORE + cols),
+               before = (size_t)harness_bytes(type, BEFORE);
   float *o = alloc_floats(ROWS * pv_cols);
   guarded got[ROWS], want = guarded_create(bytes, 0);
   amla_row_end ends[ROWS];
-  for (int32_t i = 0; i < ROWS * pv_cols; i++) o[i] = i % 2 ? random_hostile(&s->seed) : random_normal(&s->seed);
+  for (int32_t i = 0; i < ROWS * pv_cols; i++)
+    o[i] = i % 2 ? random_hostile(&s->seed) : random_normal(&s->seed);
   for (int r = 0; r < ROWS; r++) {
     got[r] = guarded_create(bytes, 0);
     ends[r] = (amla_row_end){r == 2 ? NULL : guarded_data(&got[r]), factors[r]};
@@ -356,13 +438,16 @@ static void check_store_of(subject *s, amla_dtype type, int32_t cols, int even_o
   s->ukr->store(type, ROWS, cols, o, even_odd, ends, BEFORE);
   for (int r = 0; r < ROWS; r++) {
     float row[MAX_STORE_COLS];
-    for (int32_t i = 0; i < pv_cols; i++) row[even_odd ? split_column(pv_cols, i) : i] = o[r * pv_cols + i];
+    for (int32_t i = 0; i < pv_cols; i++)
+      row[even_odd ? split_column(pv_cols, i) : i] = o[r * pv_cols + i];
     memset(guarded_data(&want), 0xa5, bytes);
-    if (ends[r].out) amla_store_row(type, cols, row, factors[r], (char *)guarded_data(&want) + before);
+    if (ends[r].out)
+      amla_store_row(type, cols, row, factors[r], (char *)guarded_data(&want) + before);
     for (int32_t i = 0; i < BEFORE + cols; i++)
-      if (!same_number(harness_load(guarded_data(&got[r]), type, i), harness_load(guarded_data(&want), type, i)))
-        FAIL_AT(s, "store", "type=%d cols=%d even_odd=%d: row %d element %d is %a", (int)type, cols, even_odd, r, i,
-                (double)harness_load(guarded_data(&got[r]), type, i));
+      if (!same_number(harness_load(guarded_data(&got[r]), type, i),
+                       harness_load(guarded_data(&want), type, i)))
+        FAIL_AT(s, "store", "type=%d cols=%d even_odd=%d: row %d element %d is %a", (int)type, cols,
+                even_odd, r, i, (double)harness_load(guarded_data(&got[r]), type, i));
     expect_guards(s, "store", &got[r]);
   }
   guarded_free(&want);
@@ -374,13 +459,17 @@ static void check_store(subject *s) {
   for (int type = AMLA_F32; type <= AMLA_F16; type++)
     for (int t = 0; t < 100; t++) {
       check_store_of(s, (amla_dtype)type, 1 + t % s->ukr->pv_cols, 0);
-      if (has_even_odd_type(s)) check_store_of(s, (amla_dtype)type, s->ukr->pv_cols, 1);
+      if (has_even_odd_type(s))
+        check_store_of(s, (amla_dtype)type, s->ukr->pv_cols, 1);
     }
 }
 
-static void store_rounds_as_portable_c(void **state) { (void)state; for_each_subject(check_store); }
+static void store_rounds_as_portable_c(void **state) {
+  (void)state;
+  for_each_subject(check_store);
+}
 
-/* ---- max and exp: a tile of scores and how many tokens each row sees ---------------------------------------------- */
+/* ---- max and exp: a tile of scores and how many tokens each row sees ---- */
 
 typedef struct score_tile {
   int32_t n;
@@ -393,7 +482,9 @@ static const int32_t extreme_visible[] = {INT32_MIN, -1, 0, 1, INT32_MAX};
 static score_tile tile_create(subject *s, int32_t n) {
   score_tile t = {n, alloc_floats((int64_t)n * s->panel->rows), {0}};
   for (int32_t r = 0; r < s->panel->rows; r++)
-    t.visible[r] = r % 3 == 0 ? n : r % 3 == 1 ? extreme_visible[r / 3 % 5] : random_below(&s->seed, n + 3);
+    t.visible[r] = r % 3 == 0   ? n
+                   : r % 3 == 1 ? extreme_visible[r / 3 % 5]
+                                : random_below(&s->seed, n + 3);
   return t;
 }
 
@@ -413,8 +504,11 @@ static void expect_max(subject *s, const score_tile *t) {
   for (int32_t r = 0; r < rows; r++) {
     float want = -INFINITY;
     for (int32_t j = 0; j < t->n; j++)
-      if (sees(t, j, r) && t->s[j * rows + r] > want) want = t->s[j * rows + r];
-    if (!(got[r] == want)) FAIL_AT(s, "max", "n=%d visible=%d row %d: %a, want %a", t->n, t->visible[r], r, (double)got[r], (double)want);
+      if (sees(t, j, r) && t->s[j * rows + r] > want)
+        want = t->s[j * rows + r];
+    if (!(got[r] == want))
+      FAIL_AT(s, "max", "n=%d visible=%d row %d: %a, want %a", t->n, t->visible[r], r,
+              (double)got[r], (double)want);
   }
   expect_guards(s, "max", &out);
 }
@@ -426,15 +520,21 @@ static void check_max(subject *s) {
     for (int repeat = 0; repeat < 20; repeat++) {
       score_tile t = tile_create(s, n[i]);
       for (int32_t e = 0; e < t.n * s->panel->rows; e++)
-        t.s[e] = repeat % 3 == 0 ? any_score(s) : repeat % 3 == 1 ? random_normal(&s->seed) : repeat % 2 ? NAN : -INFINITY;
+        t.s[e] = repeat % 3 == 0   ? any_score(s)
+                 : repeat % 3 == 1 ? random_normal(&s->seed)
+                 : repeat % 2      ? NAN
+                                   : -INFINITY;
       expect_max(s, &t);
       free(t.s);
     }
 }
 
-static void max_is_exact_and_ignores_nan_and_hidden(void **state) { (void)state; for_each_subject(check_max); }
+static void max_is_exact_and_ignores_nan_and_hidden(void **state) {
+  (void)state;
+  for_each_subject(check_max);
+}
 
-/* ---- exp --------------------------------------------------------------------------------------------------------- */
+/* ---- exp ---- */
 
 static double ulps_from(float got, double want) {
   int exponent;
@@ -445,7 +545,8 @@ static double ulps_from(float got, double want) {
 /* Weight of score x under reference ref, wrong by more than 2 ulp or in kind? */
 static bool weight_is_wrong(float got, float x, float ref) {
   const float t = x - ref;
-  if (!isfinite(x) || isnan(t)) return !isnan(got);
+  if (!isfinite(x) || isnan(t))
+    return !isnan(got);
   return t < AMLA_EXP2_MIN ? got != 0.0f : !(ulps_from(got, exp2((double)t)) <= 2.0);
 }
 
@@ -454,7 +555,8 @@ static void expect_weights(subject *s, const score_tile *t, const float *ref, co
   const size_t bytes = (size_t)t->n * (size_t)rows * sizeof(float);
   static const float ones[AMLA_UKR_MAX_ROWS] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                                 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-  guarded plain = guarded_create(bytes, 0), times = guarded_create(bytes, 0), sums = guarded_create((size_t)rows * sizeof(float), 4);
+  guarded plain = guarded_create(bytes, 0), times = guarded_create(bytes, 0),
+          sums = guarded_create((size_t)rows * sizeof(float), 4);
   float *p = guarded_data(&plain), *pm = guarded_data(&times), *sum = guarded_data(&sums);
   memcpy(p, t->s, bytes);
   memcpy(pm, t->s, bytes);
@@ -465,12 +567,14 @@ static void expect_weights(subject *s, const score_tile *t, const float *ref, co
     for (int32_t j = 0; j < t->n; j++) {
       const float x = t->s[j * rows + r], got = p[j * rows + r];
       if (sees(t, j, r) ? weight_is_wrong(got, x, ref[r]) : got != 0.0f)
-        FAIL_AT(s, "exp", "n=%d visible=%d token %d row %d: s=%a ref=%a gives %a", t->n, t->visible[r], j, r, (double)x,
-                (double)ref[r], (double)got);
-      if (!same_number(pm[j * rows + r], got * mul[r])) FAIL_AT(s, "exp", "n=%d token %d row %d: mul=%a", t->n, j, r, (double)mul[r]);
+        FAIL_AT(s, "exp", "n=%d visible=%d token %d row %d: s=%a ref=%a gives %a", t->n,
+                t->visible[r], j, r, (double)x, (double)ref[r], (double)got);
+      if (!same_number(pm[j * rows + r], got * mul[r]))
+        FAIL_AT(s, "exp", "n=%d token %d row %d: mul=%a", t->n, j, r, (double)mul[r]);
       exact_sum += (double)got;
     }
-    if (isnan(exact_sum) ? !isnan(sum[r]) : !(fabs((double)sum[r] - exact_sum) <= t->n * U * exact_sum))
+    if (isnan(exact_sum) ? !isnan(sum[r])
+                         : !(fabs((double)sum[r] - exact_sum) <= t->n * U * exact_sum))
       FAIL_AT(s, "exp", "n=%d row %d: sum=%a, want %a", t->n, r, (double)sum[r], exact_sum);
   }
   expect_guards(s, "exp", &plain);
@@ -486,21 +590,29 @@ static void check_exp(subject *s) {
       score_tile t = tile_create(s, n[i]);
       float ref[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS];
       for (int32_t r = 0; r < s->panel->rows; r++) {
-        ref[r] = repeat % 2 ? (float)random_below(&s->seed, 200) - 100.0f : 3e38f; /* amla: any; lazy: integers */
+        ref[r] = repeat % 2 ? (float)random_below(&s->seed, 200) - 100.0f
+                            : 3e38f; /* amla: any; lazy: integers */
         mul[r] = 0.7071f + 0.01f * (float)r;
       }
       for (int32_t e = 0; e < t.n * s->panel->rows; e++) {
-        const float below = 16.0f - (float)(harness_random_uniform(&s->seed) * (repeat % 3 ? 40.0 : 160.0));
-        t.s[e] = repeat % 4 == 0 && e % 5 == 0 ? any_score(s) : repeat % 2 ? ref[e % s->panel->rows] + below : ldexpf(below, 120);
+        const float below =
+            16.0f - (float)(harness_random_uniform(&s->seed) * (repeat % 3 ? 40.0 : 160.0));
+        t.s[e] = repeat % 4 == 0 && e % 5 == 0 ? any_score(s)
+                 : repeat % 2                  ? ref[e % s->panel->rows] + below
+                                               : ldexpf(below, 120);
       }
       for (int32_t e = 0; e < t.n * s->panel->rows; e++) /* the contract: s - ref <= 16 */
-        if (isfinite(t.s[e]) && t.s[e] - ref[e % s->panel->rows] > 16.0f) t.s[e] = ref[e % s->panel->rows];
+        if (isfinite(t.s[e]) && t.s[e] - ref[e % s->panel->rows] > 16.0f)
+          t.s[e] = ref[e % s->panel->rows];
       expect_weights(s, &t, ref, mul);
       free(t.s);
     }
 }
 
-static void exp_weights_and_sums_are_right(void **state) { (void)state; for_each_subject(check_exp); }
+static void exp_weights_and_sums_are_right(void **state) {
+  (void)state;
+  for_each_subject(check_exp);
+}
 
 /* A row that sees nothing: weights 0, whatever stands in the scores and in the reference. */
 static void check_exp_hidden(subject *s) {
@@ -512,24 +624,32 @@ static void check_exp_hidden(subject *s) {
     ones[r] = 1.0f;
     t.visible[r] = r % 2 ? 0 : -7;
   }
-  for (int32_t e = 0; e < n * rows; e++) t.s[e] = any_score(s);
+  for (int32_t e = 0; e < n * rows; e++)
+    t.s[e] = any_score(s);
   s->panel->exp(n, t.s, ref, ones, t.visible, sum);
   for (int32_t e = 0; e < n * rows; e++)
-    if (t.s[e] != 0.0f || sum[e % rows] != 0.0f) FAIL_AT(s, "exp", "hidden row %d has weight %a", e % rows, (double)t.s[e]);
+    if (t.s[e] != 0.0f || sum[e % rows] != 0.0f)
+      FAIL_AT(s, "exp", "hidden row %d has weight %a", e % rows, (double)t.s[e]);
   free(t.s);
 }
 
-static void exp_of_hidden_tokens_is_zero(void **state) { (void)state; for_each_subject(check_exp_hidden); }
+static void exp_of_hidden_tokens_is_zero(void **state) {
+  (void)state;
+  for_each_subject(check_exp_hidden);
+}
 
 /* Weights of `count` scores x against reference 0, through whole tiles. */
 static void exp_of_many(const subject *s, const float *x, float *p, int64_t count) {
   const int32_t rows = s->panel->rows, tile = s->ukr->tile_tokens * rows;
-  float zeros[AMLA_UKR_MAX_ROWS] = {0}, ones[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS], *buffer = alloc_floats(tile);
+  float zeros[AMLA_UKR_MAX_ROWS] = {0}, ones[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS],
+        *buffer = alloc_floats(tile);
   int32_t visible[AMLA_UKR_MAX_ROWS];
-  for (int32_t r = 0; r < rows; r++) ones[r] = 1.0f, visible[r] = s->ukr->tile_tokens;
+  for (int32_t r = 0; r < rows; r++)
+    ones[r] = 1.0f, visible[r] = s->ukr->tile_tokens;
   for (int64_t at = 0; at < count; at += tile) {
     const int64_t part = count - at < tile ? count - at : tile;
-    for (int32_t i = 0; i < tile; i++) buffer[i] = i < part ? x[at + i] : 0.0f;
+    for (int32_t i = 0; i < tile; i++)
+      buffer[i] = i < part ? x[at + i] : 0.0f;
     s->panel->exp(s->ukr->tile_tokens, buffer, zeros, ones, visible, sum);
     memcpy(p + at, buffer, (size_t)part * sizeof *p);
   }
@@ -543,14 +663,17 @@ static void check_exp_accuracy(subject *s) {
   float *x = alloc_floats(count), *p = alloc_floats(count);
   const double least = (double)AMLA_EXP2_MIN;
   double worst = 0;
-  for (int64_t i = 0; i <= steps; i++) x[i] = (float)(least + (double)i / 4096.0);
+  for (int64_t i = 0; i <= steps; i++)
+    x[i] = (float)(least + (double)i / 4096.0);
   for (int64_t i = 0; i < steps; i++)
     x[steps + 1 + i] = (float)(least + (16.0 - least) * harness_random_uniform(&s->seed));
   exp_of_many(s, x, p, count);
   for (int64_t i = 0; i < count; i++) {
     const double ulps = ulps_from(p[i], exp2((double)x[i]));
-    if (!(ulps <= 2.0)) FAIL_AT(s, "exp", "2^%a gives %a: %.2f ulp", (double)x[i], (double)p[i], ulps);
-    if (x[i] == floorf(x[i]) && ulps != 0.0) FAIL_AT(s, "exp", "2^%g gives %a, must be exact", (double)x[i], (double)p[i]);
+    if (!(ulps <= 2.0))
+      FAIL_AT(s, "exp", "2^%a gives %a: %.2f ulp", (double)x[i], (double)p[i], ulps);
+    if (x[i] == floorf(x[i]) && ulps != 0.0)
+      FAIL_AT(s, "exp", "2^%g gives %a, must be exact", (double)x[i], (double)p[i]);
     worst = fmax(worst, ulps);
   }
   printf("exp: isa=%s rows=%d: at most %.3f ulp on [%g, 16]\n", amla_isa_name(s->ukr->isa),
@@ -559,35 +682,51 @@ static void check_exp_accuracy(subject *s) {
   free(p);
 }
 
-static void exp_is_within_2_ulp(void **state) { (void)state; for_each_subject(check_exp_accuracy); }
+static void exp_is_within_2_ulp(void **state) {
+  (void)state;
+  for_each_subject(check_exp_accuracy);
+}
 
-/* A lane's weights and sum depend on that lane only: the same lane among others, and among poison. */
+/* A lane's weights and sum depend on that lane only: the same lane among others, and among poison.
+ */
 static void check_exp_lanes(subject *s) {
   const int32_t rows = s->panel->rows, n = 61;
-  float lane[61], ref[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS], max[AMLA_UKR_MAX_ROWS], first_p[61];
+  float lane[61], ref[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS],
+      max[AMLA_UKR_MAX_ROWS], first_p[61];
   float first_sum = 0, first_max = 0;
-  for (int32_t j = 0; j < n; j++) lane[j] = random_normal(&s->seed) * 5.0f;
+  for (int32_t j = 0; j < n; j++)
+    lane[j] = random_normal(&s->seed) * 5.0f;
   for (int32_t r0 = 0; r0 < rows; r0++) {
     score_tile t = tile_create(s, n);
-    for (int32_t e = 0; e < n * rows; e++) t.s[e] = e % rows == r0 ? lane[e / rows] : any_score(s);
-    for (int32_t r = 0; r < rows; r++) ref[r] = r == r0 ? 3.0f : random_normal(&s->seed), mul[r] = 1.25f;
+    for (int32_t e = 0; e < n * rows; e++)
+      t.s[e] = e % rows == r0 ? lane[e / rows] : any_score(s);
+    for (int32_t r = 0; r < rows; r++)
+      ref[r] = r == r0 ? 3.0f : random_normal(&s->seed), mul[r] = 1.25f;
     t.visible[r0] = 57;
     s->panel->max(n, t.s, t.visible, max);
     s->panel->exp(n, t.s, ref, mul, t.visible, sum);
     for (int32_t j = 0; j < n; j++) {
-      if (r0 == 0) first_p[j] = t.s[j * rows];
-      if (to_bits(t.s[j * rows + r0]) != to_bits(first_p[j])) FAIL_AT(s, "exp", "lane %d token %d differs from lane 0", r0, j);
+      if (r0 == 0)
+        first_p[j] = t.s[j * rows];
+      if (to_bits(t.s[j * rows + r0]) != to_bits(first_p[j]))
+        FAIL_AT(s, "exp", "lane %d token %d differs from lane 0", r0, j);
     }
-    if (r0 == 0) first_sum = sum[0], first_max = max[0];
-    if (to_bits(sum[r0]) != to_bits(first_sum)) FAIL_AT(s, "exp", "lane %d: the sum differs from lane 0", r0);
-    if (to_bits(max[r0]) != to_bits(first_max)) FAIL_AT(s, "max", "lane %d differs from lane 0", r0);
+    if (r0 == 0)
+      first_sum = sum[0], first_max = max[0];
+    if (to_bits(sum[r0]) != to_bits(first_sum))
+      FAIL_AT(s, "exp", "lane %d: the sum differs from lane 0", r0);
+    if (to_bits(max[r0]) != to_bits(first_max))
+      FAIL_AT(s, "max", "lane %d differs from lane 0", r0);
     free(t.s);
   }
 }
 
-static void lanes_do_not_see_each_other(void **state) { (void)state; for_each_subject(check_exp_lanes); }
+static void lanes_do_not_see_each_other(void **state) {
+  (void)state;
+  for_each_subject(check_exp_lanes);
+}
 
-/* ---- pv ---------------------------------------------------------------------------------------------------------- */
+/* ---- pv ---- */
 
 enum { MAX_PV_ROWS = 16, MAX_PV_COLS = 64, MAX_MERGES = 4 };
 
@@ -596,31 +735,44 @@ static const amla_ukr_merge none;
 typedef struct pv_buffers {
   int32_t n;
   int64_t ldp, ldv;
-  float *p, *v;                            /* [n][ldp], [n][ldv]: NaN but for the columns in use */
-  float start[MAX_PV_ROWS * MAX_PV_COLS];  /* O before */
-  guarded o;                               /* [pv_rows][pv_cols] */
+  float *p, *v;                           /* [n][ldp], [n][ldv]: NaN but for the columns in use */
+  float start[MAX_PV_ROWS * MAX_PV_COLS]; /* O before */
+  guarded o;                              /* [pv_rows][pv_cols] */
 } pv_buffers;
 
 /* V's columns stand behind one other column block, as they do in a tile. */
-static float *used_v(const subject *s, const pv_buffers *b) { return b->v + (b->ldv > s->ukr->pv_cols ? s->ukr->pv_cols : 0); }
+static float *used_v(const subject *s, const pv_buffers *b) {
+  return b->v + (b->ldv > s->ukr->pv_cols ? s->ukr->pv_cols : 0);
+}
 
 static pv_buffers pv_create(subject *s, int32_t n, int64_t ldv) {
   const int32_t rows = s->ukr->pv_rows, cols = s->ukr->pv_cols;
-  pv_buffers b = {n, s->panel->rows, ldv, NULL, NULL, {0}, guarded_create((size_t)(rows * cols) * sizeof(float), 0)};
+  pv_buffers b = {n,
+                  s->panel->rows,
+                  ldv,
+                  NULL,
+                  NULL,
+                  {0},
+                  guarded_create((size_t)(rows * cols) * sizeof(float), 0)};
   assert_true(rows <= MAX_PV_ROWS && cols <= MAX_PV_COLS);
   b.p = alloc_floats(n * b.ldp);
   b.v = alloc_floats(n * ldv);
-  for (int64_t i = 0; i < n * b.ldp; i++) b.p[i] = i % b.ldp < rows ? exp2f(-8.0f * fabsf(random_normal(&s->seed))) : NAN;
-  for (int64_t i = 0; i < n * ldv; i++) b.v[i] = NAN;
+  for (int64_t i = 0; i < n * b.ldp; i++)
+    b.p[i] = i % b.ldp < rows ? exp2f(-8.0f * fabsf(random_normal(&s->seed))) : NAN;
+  for (int64_t i = 0; i < n * ldv; i++)
+    b.v[i] = NAN;
   for (int32_t j = 0; j < n; j++)
-    for (int32_t c = 0; c < cols; c++) used_v(s, &b)[j * ldv + c] = random_normal(&s->seed);
-  for (int32_t i = 0; i < rows * cols; i++) b.start[i] = i % 7 ? random_normal(&s->seed) : 0.0f;
+    for (int32_t c = 0; c < cols; c++)
+      used_v(s, &b)[j * ldv + c] = random_normal(&s->seed);
+  for (int32_t i = 0; i < rows * cols; i++)
+    b.start[i] = i % 7 ? random_normal(&s->seed) : 0.0f;
   return b;
 }
 
 static const float *pv_run(subject *s, pv_buffers *b) {
   memcpy(guarded_data(&b->o), b->start, b->o.bytes);
-  s->ukr->pv(b->n, b->p, b->ldp, used_v(s, b), b->ldv, 0, guarded_data(&b->o), 0, &none, guarded_data(&b->o));
+  s->ukr->pv(b->n, b->p, b->ldp, used_v(s, b), b->ldv, 0, guarded_data(&b->o), 0, &none,
+             guarded_data(&b->o));
   return guarded_data(&b->o);
 }
 
@@ -636,12 +788,14 @@ static void expect_outputs_near_fp64(subject *s, pv_buffers *b) {
   for (int32_t i = 0; i < s->ukr->pv_rows * cols; i++) {
     double want = (double)b->start[i], sum_abs = fabs(want);
     for (int32_t j = 0; j < b->n; j++) {
-      const double x = (double)b->p[j * b->ldp + i / cols] * (double)used_v(s, b)[j * b->ldv + i % cols];
+      const double x =
+          (double)b->p[j * b->ldp + i / cols] * (double)used_v(s, b)[j * b->ldv + i % cols];
       want += x;
       sum_abs += fabs(x);
     }
     if (!(fabs((double)got[i] - want) <= (b->n + 2) * (U * sum_abs + 0x1p-149)))
-      FAIL_AT(s, "pv", "n=%d ldv=%lld row %d column %d: %a, want %a", b->n, (long long)b->ldv, i / cols, i % cols, (double)got[i], want);
+      FAIL_AT(s, "pv", "n=%d ldv=%lld row %d column %d: %a, want %a", b->n, (long long)b->ldv,
+              i / cols, i % cols, (double)got[i], want);
   }
 }
 
@@ -650,16 +804,22 @@ static void check_pv_values(subject *s) {
   const int count = tile_lengths(s, n);
   for (int i = 0; i < count; i++)
     for (int hostile = 0; hostile < 2; hostile++) {
-      pv_buffers b = pv_create(s, n[i], hostile ? 640 : 192); /* multiples of 16: rows stay aligned */
+      pv_buffers b =
+          pv_create(s, n[i], hostile ? 640 : 192); /* multiples of 16: rows stay aligned */
       for (int32_t j = 0; hostile && j < b.n; j++)
-        for (int32_t c = 0; c < s->ukr->pv_cols; c++) used_v(s, &b)[j * b.ldv + c] = ldexpf(random_hostile(&s->seed), -20);
-      for (int32_t j = 0; hostile && j < b.n; j++) b.p[j * b.ldp] = j % 2 ? 0.0f : 256.0f;
+        for (int32_t c = 0; c < s->ukr->pv_cols; c++)
+          used_v(s, &b)[j * b.ldv + c] = ldexpf(random_hostile(&s->seed), -20);
+      for (int32_t j = 0; hostile && j < b.n; j++)
+        b.p[j * b.ldp] = j % 2 ? 0.0f : 256.0f;
       expect_outputs_near_fp64(s, &b);
       pv_free(s, &b);
     }
 }
 
-static void pv_is_near_fp64(void **state) { (void)state; for_each_subject(check_pv_values); }
+static void pv_is_near_fp64(void **state) {
+  (void)state;
+  for_each_subject(check_pv_values);
+}
 
 /* With `first`, O is not read: it may hold NaN, and the result is that of O = 0. */
 static void check_pv_first(subject *s) {
@@ -668,14 +828,20 @@ static void check_pv_first(subject *s) {
   const int32_t count = s->ukr->pv_rows * s->ukr->pv_cols;
   memset(b.start, 0, sizeof b.start);
   memcpy(sum, pv_run(s, &b), b.o.bytes);
-  for (int32_t i = 0; i < count; i++) ((float *)guarded_data(&b.o))[i] = NAN;
-  s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, 1, guarded_data(&b.o), 0, &none, guarded_data(&b.o));
   for (int32_t i = 0; i < count; i++)
-    if (to_bits(((float *)guarded_data(&b.o))[i]) != to_bits(sum[i])) FAIL_AT(s, "pv", "first: element %d", i);
+    ((float *)guarded_data(&b.o))[i] = NAN;
+  s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, 1, guarded_data(&b.o), 0, &none,
+             guarded_data(&b.o));
+  for (int32_t i = 0; i < count; i++)
+    if (to_bits(((float *)guarded_data(&b.o))[i]) != to_bits(sum[i]))
+      FAIL_AT(s, "pv", "first: element %d", i);
   pv_free(s, &b);
 }
 
-static void pv_may_start_from_nothing(void **state) { (void)state; for_each_subject(check_pv_first); }
+static void pv_may_start_from_nothing(void **state) {
+  (void)state;
+  for_each_subject(check_pv_first);
+}
 
 /* Merges on the way out: the bits of merging afterwards, one after the other, into the last one. */
 static void check_pv_merges(subject *s) {
@@ -684,12 +850,16 @@ static void check_pv_merges(subject *s) {
     for (int first = 0; first < 2; first++) {
       pv_buffers b = pv_create(s, 31, 192);
       amla_ukr_merge merges[MAX_MERGES];
-      float *a[MAX_MERGES], of_a[MAX_MERGES][MAX_PV_ROWS], of_b[MAX_MERGES][MAX_PV_ROWS], *want = alloc_floats(count);
+      float *a[MAX_MERGES], of_a[MAX_MERGES][MAX_PV_ROWS], of_b[MAX_MERGES][MAX_PV_ROWS],
+          *want = alloc_floats(count);
       memcpy(guarded_data(&b.o), b.start, b.o.bytes);
       for (int m = 0; m < n_merges; m++) {
         a[m] = alloc_floats(count);
-        for (int32_t i = 0; i < count; i++) a[m][i] = random_normal(&s->seed);
-        for (int32_t r = 0; r < rows; r++) of_a[m][r] = r % 2 ? 0.37f : ldexpf(1.0f, -random_below(&s->seed, 9)), of_b[m][r] = r % 3 ? 0.81f : -0.0f;
+        for (int32_t i = 0; i < count; i++)
+          a[m][i] = random_normal(&s->seed);
+        for (int32_t r = 0; r < rows; r++)
+          of_a[m][r] = r % 2 ? 0.37f : ldexpf(1.0f, -random_below(&s->seed, 9)),
+          of_b[m][r] = r % 3 ? 0.81f : -0.0f;
         merges[m] = (amla_ukr_merge){a[m], of_a[m], of_b[m]};
       }
       s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, first, guarded_data(&b.o), 0, &none, want);
@@ -702,34 +872,48 @@ static void check_pv_merges(subject *s) {
         free(sum);
       }
       float *out = n_merges > 0 ? a[n_merges - 1] : guarded_data(&b.o);
-      s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, first, guarded_data(&b.o), n_merges, merges, out);
+      s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, first, guarded_data(&b.o), n_merges, merges,
+                 out);
       for (int32_t i = 0; i < count; i++)
-        if (to_bits(out[i]) != to_bits(want[i])) FAIL_AT(s, "pv", "%d merges, first=%d: element %d is %a, want %a", n_merges, first, i, (double)out[i], (double)want[i]);
-      for (int m = 0; m < n_merges; m++) free(a[m]);
+        if (to_bits(out[i]) != to_bits(want[i]))
+          FAIL_AT(s, "pv", "%d merges, first=%d: element %d is %a, want %a", n_merges, first, i,
+                  (double)out[i], (double)want[i]);
+      for (int m = 0; m < n_merges; m++)
+        free(a[m]);
       free(want);
       pv_free(s, &b);
     }
 }
 
-static void pv_merges_as_merge_does(void **state) { (void)state; for_each_subject(check_pv_merges); }
+static void pv_merges_as_merge_does(void **state) {
+  (void)state;
+  for_each_subject(check_pv_merges);
+}
 
 static void check_pv_position(subject *s) {
   const int32_t n = 31, rows = s->ukr->pv_rows, cols = s->ukr->pv_cols;
   float weight[31], value[31], first = 0;
-  for (int32_t j = 0; j < n; j++) weight[j] = fabsf(random_normal(&s->seed)), value[j] = random_normal(&s->seed);
+  for (int32_t j = 0; j < n; j++)
+    weight[j] = fabsf(random_normal(&s->seed)), value[j] = random_normal(&s->seed);
   for (int32_t i = 0; i < rows * cols; i++) {
     pv_buffers b = pv_create(s, n, 192);
-    for (int32_t j = 0; j < n; j++) b.p[j * b.ldp + i / cols] = weight[j], used_v(s, &b)[j * b.ldv + i % cols] = value[j];
+    for (int32_t j = 0; j < n; j++)
+      b.p[j * b.ldp + i / cols] = weight[j], used_v(s, &b)[j * b.ldv + i % cols] = value[j];
     b.start[i] = 0.375f;
     const float x = pv_run(s, &b)[i];
-    if (i == 0) first = x;
+    if (i == 0)
+      first = x;
     if (to_bits(x) != to_bits(first))
-      FAIL_AT(s, "pv", "row %d column %d: %a, but %a at row 0 column 0", i / cols, i % cols, (double)x, (double)first);
+      FAIL_AT(s, "pv", "row %d column %d: %a, but %a at row 0 column 0", i / cols, i % cols,
+              (double)x, (double)first);
     pv_free(s, &b);
   }
 }
 
-static void pv_bits_do_not_depend_on_position(void **state) { (void)state; for_each_subject(check_pv_position); }
+static void pv_bits_do_not_depend_on_position(void **state) {
+  (void)state;
+  for_each_subject(check_pv_position);
+}
 
 /* A NaN weight reaches its row, a NaN value its column. */
 static void check_pv_poison(subject *s) {
@@ -737,32 +921,43 @@ static void check_pv_poison(subject *s) {
   for (int t = 0; t < 30; t++) {
     pv_buffers b = pv_create(s, n, 192);
     float clean[MAX_PV_ROWS * MAX_PV_COLS];
-    const int32_t r0 = t % 2 ? random_below(&s->seed, rows) : -1, c0 = t % 2 ? -1 : random_below(&s->seed, cols), j0 = t % n;
+    const int32_t r0 = t % 2 ? random_below(&s->seed, rows) : -1,
+                  c0 = t % 2 ? -1 : random_below(&s->seed, cols), j0 = t % n;
     memcpy(clean, pv_run(s, &b), b.o.bytes);
     *(r0 >= 0 ? &b.p[j0 * b.ldp + r0] : &used_v(s, &b)[j0 * b.ldv + c0]) = NAN;
     const float *got = pv_run(s, &b);
     for (int32_t i = 0; i < rows * cols; i++)
       if (i / cols == r0 || i % cols == c0 ? !isnan(got[i]) : to_bits(got[i]) != to_bits(clean[i]))
-        FAIL_AT(s, "pv", "NaN in row %d / column %d: row %d column %d is %a", r0, c0, i / cols, i % cols, (double)got[i]);
+        FAIL_AT(s, "pv", "NaN in row %d / column %d: row %d column %d is %a", r0, c0, i / cols,
+                i % cols, (double)got[i]);
     pv_free(s, &b);
   }
 }
 
-static void pv_contains_poison(void **state) { (void)state; for_each_subject(check_pv_poison); }
+static void pv_contains_poison(void **state) {
+  (void)state;
+  for_each_subject(check_pv_poison);
+}
 
 /* The last columns' tile: the bits of pv, and no other column. */
 static void check_pv_end(subject *s) {
   const amla_ukernels *u = s->ukr;
   const amla_ukr_pv_end *end = &u->pv_end;
-  if (!end->pv) return;
+  if (!end->pv)
+    return;
   const int32_t n = 31, cols = u->pv_cols, count = end->rows * cols, ldp = s->panel->rows;
   const int64_t ldv = 192;
-  float *p = alloc_floats(n * ldp), *v = alloc_floats(n * ldv), *o = alloc_floats(count), *got = alloc_floats(count), *want = alloc_floats(count);
+  float *p = alloc_floats(n * ldp), *v = alloc_floats(n * ldv), *o = alloc_floats(count),
+        *got = alloc_floats(count), *want = alloc_floats(count);
   float *a = alloc_floats(count), of_a[AMLA_UKR_MAX_ROWS], of_b[AMLA_UKR_MAX_ROWS];
-  for (int32_t i = 0; i < n * ldp; i++) p[i] = fabsf(random_normal(&s->seed));
-  for (int64_t i = 0; i < n * ldv; i++) v[i] = i % ldv < end->cols ? random_normal(&s->seed) : NAN;
-  for (int32_t i = 0; i < count; i++) o[i] = random_normal(&s->seed), a[i] = random_normal(&s->seed);
-  for (int32_t r = 0; r < end->rows; r++) of_a[r] = 0.37f * (float)(r + 1), of_b[r] = r % 3 ? 0.81f : -0.0f;
+  for (int32_t i = 0; i < n * ldp; i++)
+    p[i] = fabsf(random_normal(&s->seed));
+  for (int64_t i = 0; i < n * ldv; i++)
+    v[i] = i % ldv < end->cols ? random_normal(&s->seed) : NAN;
+  for (int32_t i = 0; i < count; i++)
+    o[i] = random_normal(&s->seed), a[i] = random_normal(&s->seed);
+  for (int32_t r = 0; r < end->rows; r++)
+    of_a[r] = 0.37f * (float)(r + 1), of_b[r] = r % 3 ? 0.81f : -0.0f;
   for (int first = 0; first < 2; first++)
     for (int n_merges = 0; n_merges < 2; n_merges++) {
       for (int32_t r = 0; r < end->rows; r += u->pv_rows) {
@@ -775,7 +970,8 @@ static void check_pv_end(subject *s) {
       for (int32_t i = 0; i < count; i++) {
         const float x = i % cols < end->cols ? want[i] : o[i];
         if (to_bits(got[i]) != to_bits(x))
-          FAIL_AT(s, "pv_end", "first=%d %d merges row %d column %d: %a, want %a", first, n_merges, i / cols, i % cols, (double)got[i], (double)x);
+          FAIL_AT(s, "pv_end", "first=%d %d merges row %d column %d: %a, want %a", first, n_merges,
+                  i / cols, i % cols, (double)got[i], (double)x);
       }
     }
   free(p);
@@ -786,28 +982,38 @@ static void check_pv_end(subject *s) {
   free(a);
 }
 
-static void pv_end_has_the_bits_of_pv(void **state) { (void)state; for_each_subject(check_pv_end); }
+static void pv_end_has_the_bits_of_pv(void **state) {
+  (void)state;
+  for_each_subject(check_pv_end);
+}
 
-/* ---- scale and merge: every rounding is known, so bit by bit ------------------------------------------------------ */
+/* ---- scale and merge: every rounding is known, so bit by bit ---- */
 
 static void check_elementwise(subject *s, int32_t rows) {
   const int32_t cols = s->ukr->pv_cols, count = rows * cols;
-  guarded scaled = guarded_create((size_t)count * sizeof(float), 0), added = guarded_create((size_t)count * sizeof(float), 0);
-  float *a = alloc_floats(count), *b = alloc_floats(count), *f = alloc_floats(rows), *g = alloc_floats(rows);
-  for (int32_t i = 0; i < count; i++) a[i] = any_score(s), b[i] = any_score(s);
-  for (int32_t r = 0; r < rows; r++) f[r] = any_score(s), g[r] = any_score(s);
+  guarded scaled = guarded_create((size_t)count * sizeof(float), 0),
+          added = guarded_create((size_t)count * sizeof(float), 0);
+  float *a = alloc_floats(count), *b = alloc_floats(count), *f = alloc_floats(rows),
+        *g = alloc_floats(rows);
+  for (int32_t i = 0; i < count; i++)
+    a[i] = any_score(s), b[i] = any_score(s);
+  for (int32_t r = 0; r < rows; r++)
+    f[r] = any_score(s), g[r] = any_score(s);
   memcpy(guarded_data(&scaled), a, scaled.bytes);
   memcpy(guarded_data(&added), a, added.bytes);
   s->ukr->scale(rows, guarded_data(&scaled), f);
   s->ukr->merge(rows, guarded_data(&added), f, b, g);
   for (int32_t i = 0; i < count; i++) {
-    const float times = ((const float *)guarded_data(&scaled))[i], plus = ((const float *)guarded_data(&added))[i];
+    const float times = ((const float *)guarded_data(&scaled))[i],
+                plus = ((const float *)guarded_data(&added))[i];
     if (!same_number(times, a[i] * f[i / cols]))
-      FAIL_AT(s, "scale", "n=%d row %d: %a * %a gives %a", rows, i / cols, (double)a[i], (double)f[i / cols], (double)times);
+      FAIL_AT(s, "scale", "n=%d row %d: %a * %a gives %a", rows, i / cols, (double)a[i],
+              (double)f[i / cols], (double)times);
     const float scaled_a = f[i / cols] * a[i], by = g[i / cols];
     const float want = s->ukr->isa == AMLA_ISA_C ? scaled_a + by * b[i] : fmaf(by, b[i], scaled_a);
     if (!same_number(plus, want))
-      FAIL_AT(s, "merge", "n=%d: %a + %a * %a gives %a, want %a", rows, (double)scaled_a, (double)by, (double)b[i], (double)plus, (double)want);
+      FAIL_AT(s, "merge", "n=%d: %a + %a * %a gives %a, want %a", rows, (double)scaled_a,
+              (double)by, (double)b[i], (double)plus, (double)want);
   }
   expect_guards(s, "scale", &scaled);
   expect_guards(s, "merge", &added);
@@ -820,10 +1026,14 @@ static void check_elementwise(subject *s, int32_t rows) {
 static void check_all_elementwise(subject *s) {
   const int32_t rows[] = {0, 1, 2, 7, s->ukr->pv_rows, s->panel->rows, 128};
   for (int i = 0; i < LENGTH(rows); i++)
-    for (int repeat = 0; repeat < 10; repeat++) check_elementwise(s, rows[i]);
+    for (int repeat = 0; repeat < 10; repeat++)
+      check_elementwise(s, rows[i]);
 }
 
-static void scale_and_merge_are_exact(void **state) { (void)state; for_each_subject(check_all_elementwise); }
+static void scale_and_merge_are_exact(void **state) {
+  (void)state;
+  for_each_subject(check_all_elementwise);
+}
 
 int main(void) {
   const struct CMUnitTest tests[] = {

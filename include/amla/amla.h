@@ -6,9 +6,9 @@
  *
  *     S_j = scale * q . k_j      O = sum_j softmax(S)_j * v_j      LSE = log sum_j exp(S_j)
  *
- * in MLA's absorbed form: all heads share one KV row per token. The key is the whole row (d_qk = 512
- * latent + 64 rope), the value its first d_v = 512 elements. Source: arXiv 2509.25224 (AMLA), arXiv
- * 2405.04434 (MLA).
+ * in MLA's absorbed form: all heads share one KV row per token. The key is the whole row (d_qk =
+ * 512 latent + 64 rope), the value its first d_v = 512 elements. Source: arXiv 2509.25224 (AMLA),
+ * arXiv 2405.04434 (MLA).
  *
  * Use: fill a problem and options, and create a plan. Every refusal of a shape or an option happens
  * there. Ask the plan for its scratch size, then run it as often as you like with other data,
@@ -49,10 +49,12 @@ extern "C" {
 /* Values are pinned: they never change meaning. */
 typedef enum amla_status {
   AMLA_OK = 0,
-  AMLA_INVALID_ARGUMENT = 1, /* a field, pointer, length or page id breaks a rule; the detail says which */
-  AMLA_UNSUPPORTED = 2,      /* well-formed, but not built or not on this machine; the detail says what */
-  AMLA_OUT_OF_MEMORY = 3,    /* amla_plan_create could not allocate the plan (a few kB) */
-  AMLA_BACKEND_FAILED = 4    /* a driver or device reported an error; the detail has its words */
+  AMLA_INVALID_ARGUMENT =
+      1, /* a field, pointer, length or page id breaks a rule; the detail says which */
+  AMLA_UNSUPPORTED =
+      2, /* well-formed, but not built or not on this machine; the detail says what */
+  AMLA_OUT_OF_MEMORY = 3, /* amla_plan_create could not allocate the plan (a few kB) */
+  AMLA_BACKEND_FAILED = 4 /* a driver or device reported an error; the detail has its words */
 } amla_status;
 
 /* Why a call was refused: field, value and rule, for example "h_kv=3: MLA decode needs 1". Always
@@ -99,9 +101,9 @@ typedef enum amla_rescale {
 
 /* Caps the instruction set; the environment variable AMLA_ISA (c, avx2, avx512) caps it further. */
 typedef enum amla_isa {
-  AMLA_ISA_AUTO = 0, /* the best that CPU and operating system offer */
-  AMLA_ISA_C = 1,    /* portable C */
-  AMLA_ISA_AVX2 = 2, /* AVX2 + FMA + F16C */
+  AMLA_ISA_AUTO = 0,  /* the best that CPU and operating system offer */
+  AMLA_ISA_C = 1,     /* portable C */
+  AMLA_ISA_AVX2 = 2,  /* AVX2 + FMA + F16C */
   AMLA_ISA_AVX512 = 3 /* AVX-512F */
 } amla_isa;
 
@@ -141,33 +143,63 @@ typedef struct amla_problem {
   int32_t page_size; /* tokens per page of the KV cache; 0 = contiguous, kv is [b][sk][d_qk] */
   int32_t max_pages; /* entries per row of the block table; 0 = ceil(sk / page_size) */
   int64_t n_pages;   /* pages in the KV cache; page ids must be in [0, n_pages). Contiguous: 0 */
-  amla_dtype q_type;   /* f32, bf16, f16 */
+  amla_dtype q_type; /* f32, bf16, f16 */
   amla_dtype kv_type;  /* f32, bf16, f16, q8_0 (d_qk and the kv strides are then multiples of 32) */
   amla_dtype out_type; /* f32, bf16, f16; rounded to nearest even */
-  int32_t causal;    /* 1: query i of a sequence of length n sees keys [0, n - s_q + i + 1)
-                        (bottom-right aligned) */
-  float scale;       /* factor of q . k, not 0, and finite also times log2(e). It has no default:
-                        models use 1/sqrt(192) times YaRN's mscale^2 */
+  int32_t causal;      /* 1: query i of a sequence of length n sees keys [0, n - s_q + i + 1)
+                          (bottom-right aligned) */
+  float scale;         /* factor of q . k, not 0, and finite also times log2(e). It has no default:
+                          models use 1/sqrt(192) times YaRN's mscale^2 */
   amla_memory memory;
-  int64_t q_stride_batch, q_stride_query, q_stride_head;       /* q [b][s_q][h_q][d_qk], last one contiguous */
-  int64_t out_stride_batch, out_stride_query, out_stride_head; /* out [b][s_q][h_q][d_v], last one contiguous */
-  int64_t kv_stride_page;  /* between pages (paged) or sequences (contiguous) */
-  int64_t kv_stride_token; /* between tokens of one page or sequence, >= d_qk unless page_size is 1 */
+  int64_t q_stride_batch, q_stride_query,
+      q_stride_head; /* q [b][s_q][h_q][d_qk], last one contiguous */
+  int64_t out_stride_batch, out_stride_query,
+      out_stride_head;    /* out [b][s_q][h_q][d_v], last one contiguous */
+  int64_t kv_stride_page; /* between pages (paged) or sequences (contiguous) */
+  int64_t
+      kv_stride_token; /* between tokens of one page or sequence, >= d_qk unless page_size is 1 */
   int64_t mask_stride_batch, mask_stride_query; /* mask [b][s_q][sk], last one contiguous */
 } amla_problem;
 
-#define AMLA_PROBLEM_INIT                                                                                              \
-  { (uint32_t)sizeof(amla_problem), 1, 1, 128, 1, 0, 576, 512, 0, 0, 0, AMLA_BF16, AMLA_BF16, AMLA_BF16, 0, 0.0f,       \
-    AMLA_MEMORY_HOST, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define AMLA_PROBLEM_INIT                                                                          \
+  {(uint32_t)sizeof(amla_problem),                                                                 \
+   1,                                                                                              \
+   1,                                                                                              \
+   128,                                                                                            \
+   1,                                                                                              \
+   0,                                                                                              \
+   576,                                                                                            \
+   512,                                                                                            \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   AMLA_BF16,                                                                                      \
+   AMLA_BF16,                                                                                      \
+   AMLA_BF16,                                                                                      \
+   0,                                                                                              \
+   0.0f,                                                                                           \
+   AMLA_MEMORY_HOST,                                                                               \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0}
 
 /* ---- Options: how, never what ---- */
 
-#define AMLA_SPLIT_BY_LENGTH 0 /* a function of the rows and the sequence's own length: batch-invariant bits */
-#define AMLA_SPLIT_AUTO (-1)   /* by occupancy of the threads: not batch-invariant */
+#define AMLA_SPLIT_BY_LENGTH                                                                       \
+  0 /* a function of the rows and the sequence's own length: batch-invariant bits */
+#define AMLA_SPLIT_AUTO (-1) /* by occupancy of the threads: not batch-invariant */
 
 /* Runs task(argument, i) once for each i in [0, n), in any order, on any threads, and returns
  * when all have returned. */
-typedef void (*amla_parallel)(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument);
+typedef void (*amla_parallel)(void *context, int32_t n, void (*task)(void *argument, int32_t i),
+                              void *argument);
 
 typedef struct amla_options {
   uint32_t struct_bytes;
@@ -177,11 +209,11 @@ typedef struct amla_options {
    * OpenMP's may be among those, and it would wait for them for ever. The bits are the same, and
    * amla_plan_describe says so. The caller's own pool, `parallel`, is left alone. Forks are
    * noticed from the first plan on. */
-  int32_t threads; /* 0 = AMLA_NUM_THREADS if set, else the OpenMP default. No number changes a bit of
-                      the result */
+  int32_t threads; /* 0 = AMLA_NUM_THREADS if set, else the OpenMP default. No number changes a bit
+                      of the result */
   amla_isa isa;
-  int32_t split_tokens; /* most keys per split: AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number >= 1,
-                           rounded up to key tiles */
+  int32_t split_tokens; /* most keys per split: AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number
+                           >= 1, rounded up to key tiles */
   amla_lse_base lse_base;
   /* cpu: NULL = OpenMP. For engines with a thread pool of their own, so that no second one competes
    * with it. It is called at most twice per run, never with n < 2 or n > threads, in the caller's
@@ -191,8 +223,16 @@ typedef struct amla_options {
   void *parallel_context;
 } amla_options;
 
-#define AMLA_OPTIONS_INIT                                                                                              \
-  { (uint32_t)sizeof(amla_options), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, 0, AMLA_ISA_AUTO, 0, AMLA_LSE_NATURAL, NULL, NULL }
+#define AMLA_OPTIONS_INIT                                                                          \
+  {(uint32_t)sizeof(amla_options),                                                                 \
+   AMLA_BACKEND_AUTO,                                                                              \
+   AMLA_RESCALE_DEFAULT,                                                                           \
+   0,                                                                                              \
+   AMLA_ISA_AUTO,                                                                                  \
+   0,                                                                                              \
+   AMLA_LSE_NATURAL,                                                                               \
+   NULL,                                                                                           \
+   NULL}
 
 /* ---- Tensors: pointers and run-time data ---- */
 
@@ -210,8 +250,9 @@ typedef struct amla_tensors {
   size_t block_table_bytes;
   const int32_t *seqlens_k; /* [b], each in [0, sk]; NULL = all sk */
   size_t seqlens_k_bytes;
-  const float *sinks; /* [h_q] logits in natural-log units, or NULL. Scales out by
-                         exp(LSE) / (exp(LSE) + exp(sink)), leaves LSE alone, as FlashMLA's attn_sink */
+  const float
+      *sinks; /* [h_q] logits in natural-log units, or NULL. Scales out by
+                 exp(LSE) / (exp(LSE) + exp(sink)), leaves LSE alone, as FlashMLA's attn_sink */
   size_t sinks_bytes;
   void *out; /* [b][s_q][h_q][d_v] out_type; rows that see no key are 0 */
   size_t out_bytes;
@@ -219,16 +260,36 @@ typedef struct amla_tensors {
   size_t lse_bytes;
   const void *q_rope;  /* separate rope part of q: not built yet, must be NULL (packed rows) */
   const void *kv_rope; /* separate rope part of kv: not built yet, must be NULL */
-  const void *mask;    /* [b][s_q][sk] f16, added to scale * q . k of every head; -inf hides the key;
-                          NULL = none */
+  const void *mask; /* [b][s_q][sk] f16, added to scale * q . k of every head; -inf hides the key;
+                       NULL = none */
   size_t q_rope_bytes, kv_rope_bytes, mask_bytes;
-  void *stream;        /* device memory: the CUstream to run on, NULL = the default stream. Host
-                          memory: must be NULL */
+  void *stream; /* device memory: the CUstream to run on, NULL = the default stream. Host
+                   memory: must be NULL */
 } amla_tensors;
 
-#define AMLA_TENSORS_INIT                                                                                              \
-  { (uint32_t)sizeof(amla_tensors), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, NULL, NULL,   \
-    0, 0, 0, NULL }
+#define AMLA_TENSORS_INIT                                                                          \
+  {(uint32_t)sizeof(amla_tensors),                                                                 \
+   NULL,                                                                                           \
+   0,                                                                                              \
+   NULL,                                                                                           \
+   0,                                                                                              \
+   NULL,                                                                                           \
+   0,                                                                                              \
+   NULL,                                                                                           \
+   0,                                                                                              \
+   NULL,                                                                                           \
+   0,                                                                                              \
+   NULL,                                                                                           \
+   0,                                                                                              \
+   NULL,                                                                                           \
+   0,                                                                                              \
+   NULL,                                                                                           \
+   NULL,                                                                                           \
+   NULL,                                                                                           \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   NULL}
 
 /* ---- Plan ---- */
 
@@ -236,8 +297,8 @@ typedef struct amla_plan amla_plan; /* immutable: share it between threads freel
 
 /* Checks problem and options and chooses backend, micro-kernels and splits. On success *plan is
  * owned by the caller; on a refusal it is NULL. */
-AMLA_API amla_status amla_plan_create(amla_plan **plan, const amla_problem *problem, const amla_options *options,
-                                      amla_detail *detail);
+AMLA_API amla_status amla_plan_create(amla_plan **plan, const amla_problem *problem,
+                                      const amla_options *options, amla_detail *detail);
 
 /* Bytes of scratch that run needs, of any alignment (device memory: as cudaMalloc aligns).
  * Depends on threads, rows and log2(sk), not on b * sk. 0 for NULL. */
@@ -263,8 +324,17 @@ typedef struct amla_plan_info {
 } amla_plan_info;
 
 #define AMLA_PLAN_INFO_INIT                                                                        \
-  { (uint32_t)sizeof(amla_plan_info), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, AMLA_ISA_AUTO,      \
-    AMLA_F32, 0, 0, 0, 0, 0, {0} }
+  {(uint32_t)sizeof(amla_plan_info),                                                               \
+   AMLA_BACKEND_AUTO,                                                                              \
+   AMLA_RESCALE_DEFAULT,                                                                           \
+   AMLA_ISA_AUTO,                                                                                  \
+   AMLA_F32,                                                                                       \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   {0}}
 
 /* Fills info, as much of it as its struct_bytes says. */
 AMLA_API amla_status amla_plan_query(const amla_plan *plan, amla_plan_info *info,
@@ -286,15 +356,14 @@ AMLA_API amla_status amla_plan_query(const amla_plan *plan, amla_plan_info *info
  * weight is below 2^-86 of the largest (60 nats).
  *
  * Non-finite numbers: a non-finite element of q makes its own row non-finite and no other. A
- * non-finite element of kv makes every row non-finite that sees its token. It may also reach queries
- * of the same sequence that causality or the mask hides it from, but never another sequence. An
- * infinite score gives a NaN row. A score counts as infinite, in either sign and mask included,
- *   from FLT_MAX / log2(e) = 2.36e38 on;
- *   if one of its scaled products or partial sums does;
- *   if an element of scale * log2(e) * q beyond f32 takes part in it.
- * ref may be right for some of them. */
-AMLA_API amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
-                                   size_t scratch_bytes, amla_detail *detail);
+ * non-finite element of kv makes every row non-finite that sees its token. It may also reach
+ * queries of the same sequence that causality or the mask hides it from, but never another
+ * sequence. An infinite score gives a NaN row. A score counts as infinite, in either sign and mask
+ * included, from FLT_MAX / log2(e) = 2.36e38 on; if one of its scaled products or partial sums
+ * does; if an element of scale * log2(e) * q beyond f32 takes part in it. ref may be right for some
+ * of them. */
+AMLA_API amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors,
+                                   void *scratch, size_t scratch_bytes, amla_detail *detail);
 
 /* NULL is allowed. */
 AMLA_API void amla_plan_destroy(amla_plan *plan);
@@ -307,26 +376,29 @@ AMLA_API void amla_plan_destroy(amla_plan *plan);
  * in the order of the parts, in f32. Parts with LSE = -inf are left out, whatever their O holds;
  * if all are, O = 0 and LSE = -inf. A part whose LSE is NaN or +inf makes its row NaN. out and
  * lse may be the first part itself; any other overlap is refused.
- *   o   [n_parts][n_rows][d_v], lse_parts [n_parts][n_rows], out [n_rows][d_v], lse [n_rows] or NULL; capacities in bytes.
- * Source: FlashDecoding; arXiv 2205.14135, section 3. Sinks: apply them once, after the merge. */
-AMLA_API amla_status amla_merge(int32_t n_parts, int64_t n_rows, int32_t d_v, amla_lse_base base, const float *o,
-                                size_t o_bytes, const float *lse_parts, size_t lse_parts_bytes, float *out,
-                                size_t out_bytes, float *lse, size_t lse_bytes, amla_detail *detail);
+ *   o   [n_parts][n_rows][d_v], lse_parts [n_parts][n_rows], out [n_rows][d_v], lse [n_rows] or
+ * NULL; capacities in bytes. Source: FlashDecoding; arXiv 2205.14135, section 3. Sinks: apply them
+ * once, after the merge. */
+AMLA_API amla_status amla_merge(int32_t n_parts, int64_t n_rows, int32_t d_v, amla_lse_base base,
+                                const float *o, size_t o_bytes, const float *lse_parts,
+                                size_t lse_parts_bytes, float *out, size_t out_bytes, float *lse,
+                                size_t lse_bytes, amla_detail *detail);
 
 /* ---- Backends ---- */
 
 typedef struct amla_backend_info {
   uint32_t struct_bytes;
-  int32_t available;  /* 1 or 0 */
-  char name[16];      /* "ref", "cpu", "cuda", "npu" */
-  char isa[16];       /* instruction set that a plan without cap would use; "" where that means nothing */
-  char reason[160];   /* why it is absent; "" when available */
+  int32_t available; /* 1 or 0 */
+  char name[16];     /* "ref", "cpu", "cuda", "npu" */
+  char isa[16]; /* instruction set that a plan without cap would use; "" where that means nothing */
+  char reason[160]; /* why it is absent; "" when available */
 } amla_backend_info;
 
-#define AMLA_BACKEND_INFO_INIT { (uint32_t)sizeof(amla_backend_info), 0, {0}, {0}, {0} }
+#define AMLA_BACKEND_INFO_INIT {(uint32_t)sizeof(amla_backend_info), 0, {0}, {0}, {0}}
 
 /* Fills info for REF, CPU, CUDA or NPU (AUTO is refused). */
-AMLA_API amla_status amla_backend_query(amla_backend backend, amla_backend_info *info, amla_detail *detail);
+AMLA_API amla_status amla_backend_query(amla_backend backend, amla_backend_info *info,
+                                        amla_detail *detail);
 
 #ifdef __cplusplus
 }

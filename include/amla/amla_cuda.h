@@ -17,16 +17,19 @@ extern "C" {
  * see, it writes to the first four bytes of scratch (device memory, aligned to 4 bytes), set to 0
  * when the run starts: read them after synchronising. */
 #define AMLA_CUDA_STATUS_LENGTH 1u /* a length outside [0, sk] was clamped */
-#define AMLA_CUDA_STATUS_PAGE 2u   /* a used page id outside [0, n_pages): rows of that sequence that could see it are NaN */
+#define AMLA_CUDA_STATUS_PAGE                                                                      \
+  2u /* a used page id outside [0, n_pages): rows of that sequence that could see it are NaN */
 
 /* Exported by libamla_cuda as AMLA_CUDA_TOOLS; find it with dlsym once amla_backend_query has
  * loaded the object. Every function that can fail returns NULL, or the driver's words. */
 #define AMLA_CUDA_TOOLS "amla_cuda_tools_0"
 typedef struct amla_cuda_tools {
   uint32_t struct_bytes;
-  int32_t emulated;         /* 1: kernels run on this CPU through an emulation of the instructions they use: slow, and no figure of speed */
+  int32_t emulated; /* 1: kernels run on this CPU through an emulation of the instructions they use:
+                       slow, and no figure of speed */
   const char *(*device_name)(void);
-  void *(*allocate)(size_t bytes); /* device memory, aligned to 256 bytes; NULL when there is none */
+  void *(*allocate)(
+      size_t bytes); /* device memory, aligned to 256 bytes; NULL when there is none */
   void (*release)(void *device);
   const char *(*upload)(void *device, const void *host, size_t bytes);
   const char *(*download)(void *host, const void *device, size_t bytes);
@@ -34,7 +37,8 @@ typedef struct amla_cuda_tools {
   /* Seconds on the device of each of n calls run(argument, i), which enqueue a plan's run on the
    * default stream: seconds[2 i] from begin to end, seconds[2 i + 1] of the kernel alone. Before
    * each one, and not timed, `cold_bytes` of other memory are written, to empty L2. */
-  const char *(*time)(int32_t n, size_t cold_bytes, const char *(*run)(void *argument, int32_t i), void *argument, double *seconds);
+  const char *(*time)(int32_t n, size_t cold_bytes, const char *(*run)(void *argument, int32_t i),
+                      void *argument, double *seconds);
   /* The limits, best of five: FLOP/s of a kernel that only multiplies bf16 matrices (wgmma from
    * shared memory; mma = 1: mma.sync from registers), and bytes/s of a device copy, read plus
    * written. 0 when not available here. */

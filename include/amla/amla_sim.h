@@ -28,9 +28,10 @@ typedef struct amla_sim_tiling {
   int32_t pv_l1, pv_l0;       /* P V: the same, in keys */
   int32_t kv_slots, qp_slots; /* pieces that L1 holds of K or V, and of Q or P */
   int32_t l0_slots;           /* tiles that L0A and L0B hold */
-  int32_t order;              /* of the two halves of the rows: 0 as published, 1 sharing tiles in L0B, 2 staggered */
-  int32_t in_turns;           /* 1: column tiles of the two products alternate; needs lag 2 and keep_q */
-  int32_t keep_q;             /* 1: Q stays in L1 for all blocks; tiles of at most 128 rows */
+  int32_t order;    /* of the two halves of the rows: 0 as published, 1 sharing tiles in L0B, 2
+                       staggered */
+  int32_t in_turns; /* 1: column tiles of the two products alternate; needs lag 2 and keep_q */
+  int32_t keep_q;   /* 1: Q stays in L1 for all blocks; tiles of at most 128 rows */
 } amla_sim_tiling;
 
 /* What a pipe did. Pipes are named; subcore -1 is the cube core, 0 and 1 the vector cores of AI
@@ -50,13 +51,16 @@ typedef struct amla_sim_cost_change {
 typedef struct amla_sim_options {
   uint32_t struct_bytes;
   amla_sim_schedule schedule;
-  const amla_sim_tiling *tiling;  /* NULL = the schedule's */
-  const char *chip;               /* "910" (two dies, the default), "910b1" .. "910b4"; NULL = default */
-  int32_t cores;                  /* AI cores to use; 0 = all */
-  int32_t assume_bumps;           /* lazy: blocks of a work item in which every row's reference moves. Default 1 */
-  int32_t check_races;            /* 1: also here, where no data moves; functional runs always do. Slow for large problems */
-  const char *trace_path;         /* writes a Chrome trace there (Perfetto opens it); NULL = none */
-  void (*event)(void *context, const amla_sim_event *event); /* called for each after the run; NULL = none */
+  const amla_sim_tiling *tiling; /* NULL = the schedule's */
+  const char *chip;     /* "910" (two dies, the default), "910b1" .. "910b4"; NULL = default */
+  int32_t cores;        /* AI cores to use; 0 = all */
+  int32_t assume_bumps; /* lazy: blocks of a work item in which every row's reference moves. Default
+                           1 */
+  int32_t check_races;  /* 1: also here, where no data moves; functional runs always do. Slow for
+                           large problems */
+  const char *trace_path; /* writes a Chrome trace there (Perfetto opens it); NULL = none */
+  void (*event)(void *context,
+                const amla_sim_event *event); /* called for each after the run; NULL = none */
   void *context;
   const amla_sim_cost_change *costs; /* [n_costs] */
   int32_t n_costs;
@@ -65,8 +69,20 @@ typedef struct amla_sim_options {
   int32_t unguarded_add;
 } amla_sim_options;
 
-#define AMLA_SIM_OPTIONS_INIT                                                                                          \
-  { (uint32_t)sizeof(amla_sim_options), AMLA_SIM_BEST, NULL, NULL, 0, 1, 0, NULL, NULL, NULL, NULL, 0, 0 }
+#define AMLA_SIM_OPTIONS_INIT                                                                      \
+  {(uint32_t)sizeof(amla_sim_options),                                                             \
+   AMLA_SIM_BEST,                                                                                  \
+   NULL,                                                                                           \
+   NULL,                                                                                           \
+   0,                                                                                              \
+   1,                                                                                              \
+   0,                                                                                              \
+   NULL,                                                                                           \
+   NULL,                                                                                           \
+   NULL,                                                                                           \
+   NULL,                                                                                           \
+   0,                                                                                              \
+   0}
 
 /* What the report names as pipes. Cube core: cube (M), mte1, mte2, fix; vector cores: vector (V),
  * aiv_mte2, aiv_mte3; shared: l2, hbm. */
@@ -77,10 +93,11 @@ typedef struct amla_sim_report {
   int32_t cores;
   int64_t cycles, launch_cycles; /* whole launch; of that before the first instruction */
   int64_t instructions;
-  double seconds, flops;         /* flops: useful ones, visible keys only */
+  double seconds, flops; /* flops: useful ones, visible keys only */
   double flops_per_second, peak_flops_per_second, utilization;
   const char *pipe_name[AMLA_SIM_PIPES];
-  double pipe_busy[AMLA_SIM_PIPES]; /* share of the cycles after launch, mean of the cores; l2, hbm: of their bandwidth */
+  double pipe_busy[AMLA_SIM_PIPES]; /* share of the cycles after launch, mean of the cores; l2, hbm:
+                                       of their bandwidth */
   int64_t gm_l1_bytes, gm_ub_bytes, l1_l0a_bytes, l1_l0b_bytes, l0c_gm_bytes, ub_gm_bytes;
   int64_t l2_read_bytes, l2_write_bytes, hbm_read_bytes, hbm_write_bytes;
   int32_t races_checked;
@@ -90,19 +107,47 @@ typedef struct amla_sim_report {
   char message[480];     /* the first error in words; "" = none */
 } amla_sim_report;
 
-#define AMLA_SIM_REPORT_INIT                                                                                           \
-  { (uint32_t)sizeof(amla_sim_report), 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, {0}, {0}, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,             \
-    {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {0}, {0} }
+#define AMLA_SIM_REPORT_INIT                                                                       \
+  {(uint32_t)sizeof(amla_sim_report),                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0.0,                                                                                            \
+   0.0,                                                                                            \
+   0.0,                                                                                            \
+   0.0,                                                                                            \
+   0.0,                                                                                            \
+   {0},                                                                                            \
+   {0},                                                                                            \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   0,                                                                                              \
+   {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},                                                           \
+   {0},                                                                                            \
+   {0}}
 
 /* Times one run of the problem. Only rescale of options (NULL = defaults) matters; keys are split
  * by equal shares of the cores. seqlens_k [b], NULL = all sk. Refusals as amla_plan_create's.
  * Allocates. */
-AMLA_API amla_status amla_sim_run(const amla_problem *problem, const amla_options *options, const int32_t *seqlens_k,
-                                  const amla_sim_options *sim, amla_sim_report *report, amla_detail *detail);
+AMLA_API amla_status amla_sim_run(const amla_problem *problem, const amla_options *options,
+                                  const int32_t *seqlens_k, const amla_sim_options *sim,
+                                  amla_sim_report *report, amla_detail *detail);
 
 /* Candidate i of a search over tilings for the problem; all fit the buffers. 0 past the last one,
  * else 1. */
-AMLA_API int32_t amla_sim_candidate(const amla_problem *problem, int32_t i, amla_sim_tiling *tiling);
+AMLA_API int32_t amla_sim_candidate(const amla_problem *problem, int32_t i,
+                                    amla_sim_tiling *tiling);
 
 /* Line i of the cost table: "MTE1 load_l0a 40 + work/256 B per cycle, latency 0; medium; source".
  * NULL past the last. Valid until the next call. */

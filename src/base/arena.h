@@ -21,7 +21,10 @@ typedef struct amla_arena {
 
 static inline amla_arena amla_arena_create(void *scratch) {
   const uintptr_t at = (uintptr_t)scratch;
-  amla_arena a = {scratch ? (char *)scratch + (AMLA_ARENA_ALIGN - at % AMLA_ARENA_ALIGN) % AMLA_ARENA_ALIGN : NULL, 0};
+  amla_arena a = {scratch ? (char *)scratch +
+                                (AMLA_ARENA_ALIGN - at % AMLA_ARENA_ALIGN) % AMLA_ARENA_ALIGN
+                          : NULL,
+                  0};
   return a;
 }
 
@@ -29,7 +32,8 @@ static inline amla_arena amla_arena_create(void *scratch) {
  * do not overflow. */
 static inline void *amla_arena_take(amla_arena *a, int64_t n, size_t elem_bytes) {
   void *p = a->base ? a->base + a->used_bytes : NULL;
-  a->used_bytes += ((size_t)n * elem_bytes + AMLA_ARENA_ALIGN - 1) / AMLA_ARENA_ALIGN * AMLA_ARENA_ALIGN;
+  a->used_bytes +=
+      ((size_t)n * elem_bytes + AMLA_ARENA_ALIGN - 1) / AMLA_ARENA_ALIGN * AMLA_ARENA_ALIGN;
   return p;
 }
 

@@ -9,7 +9,10 @@
 
 #include <amla/amla.h>
 
-enum { AMLA_Q8_0_ELEMS = 32, AMLA_Q8_0_BYTES = 34 }; /* f16 scale, 32 int8. Source: ggml's block_q8_0 */
+enum {
+  AMLA_Q8_0_ELEMS = 32,
+  AMLA_Q8_0_BYTES = 34
+}; /* f16 scale, 32 int8. Source: ggml's block_q8_0 */
 
 /* X(id, name, elements per block, bytes per block, alignment in bytes), by rising id. Offsets and
  * sizes are multiples of a block. */
@@ -27,7 +30,8 @@ enum {
 #undef AMLA_COUNT_DTYPE
 
 static inline int32_t amla_block_elems(amla_dtype type) {
-#define AMLA_CASE(id, name, elems, bytes, align) case id: return elems;
+#define AMLA_CASE(id, name, elems, bytes, align)                                                   \
+  case id: return elems;
   switch (type) { AMLA_DTYPES(AMLA_CASE) }
 #undef AMLA_CASE
   return 1;
@@ -35,7 +39,8 @@ static inline int32_t amla_block_elems(amla_dtype type) {
 
 /* Bytes of n elements, n a multiple of the block. */
 static inline int64_t amla_elems_bytes(amla_dtype type, int64_t n) {
-#define AMLA_CASE(id, name, elems, bytes, align) case id: return n / (elems) * (bytes);
+#define AMLA_CASE(id, name, elems, bytes, align)                                                   \
+  case id: return n / (elems) * (bytes);
   switch (type) { AMLA_DTYPES(AMLA_CASE) }
 #undef AMLA_CASE
   return 0;
@@ -43,7 +48,8 @@ static inline int64_t amla_elems_bytes(amla_dtype type, int64_t n) {
 
 /* Alignment in bytes. */
 static inline size_t amla_dtype_align(amla_dtype type) {
-#define AMLA_CASE(id, name, elems, bytes, align) case id: return align;
+#define AMLA_CASE(id, name, elems, bytes, align)                                                   \
+  case id: return align;
   switch (type) { AMLA_DTYPES(AMLA_CASE) }
 #undef AMLA_CASE
   return 1;

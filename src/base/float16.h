@@ -25,7 +25,8 @@ static inline float amla_bf16_to_f32(uint16_t h) { return amla_f32_from_bits((ui
 
 static inline uint16_t amla_f32_to_bf16(float x) {
   const uint32_t u = amla_f32_bits(x);
-  if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x0040u);
+  if ((u & 0x7fffffffu) > 0x7f800000u)
+    return (uint16_t)(u >> 16 | 0x0040u);
   return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
 }
 
@@ -33,17 +34,22 @@ static inline uint16_t amla_f32_to_bf16(float x) {
  * holds exactly. */
 static inline float amla_f16_to_f32(uint16_t h) {
   const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, a = h & 0x7fffu;
-  if (a >= 0x7c00u) return amla_f32_from_bits(sign | 0x7f800000u | (a & 0x3ffu) << 13);
-  if (a < 0x0400u) return amla_f32_from_bits(sign | amla_f32_bits((float)a * 0x1p-24f));
+  if (a >= 0x7c00u)
+    return amla_f32_from_bits(sign | 0x7f800000u | (a & 0x3ffu) << 13);
+  if (a < 0x0400u)
+    return amla_f32_from_bits(sign | amla_f32_bits((float)a * 0x1p-24f));
   return amla_f32_from_bits(sign | ((a << 13) + (112u << 23)));
 }
 
 static inline uint16_t amla_f32_to_f16(float x) {
   const uint32_t u = amla_f32_bits(x), a = u & 0x7fffffffu;
   const uint16_t sign = (uint16_t)(u >> 16 & 0x8000u);
-  if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (a >> 13 & 0x3ffu));
-  if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* >= 65520 rounds to inf */
-  if (a < 0x38800000u) /* below 2^-14: adding 0.5 leaves the result, rounded to a multiple of 2^-24, in the low bits */
+  if (a > 0x7f800000u)
+    return (uint16_t)(sign | 0x7e00u | (a >> 13 & 0x3ffu));
+  if (a >= 0x477ff000u)
+    return (uint16_t)(sign | 0x7c00u); /* >= 65520 rounds to inf */
+  if (a < 0x38800000u) /* below 2^-14: adding 0.5 leaves the result, rounded to a multiple of 2^-24,
+                          in the low bits */
     return (uint16_t)(sign | (amla_f32_bits(amla_f32_from_bits(a) + 0.5f) - 0x3f000000u));
   return (uint16_t)(sign | ((a - (112u << 23) + 0x0fffu + (a >> 13 & 1u)) >> 13));
 }
@@ -54,7 +60,8 @@ static inline void amla_q8_0_to_f32(int32_t n, const void *src, float *dst) {
   const unsigned char *block = (const unsigned char *)src; /* the cast is for C++ */
   for (int32_t i = 0; i < n; i += 32, block += 34) {
     const float d = amla_f16_to_f32((uint16_t)(block[0] | block[1] << 8));
-    for (int32_t j = 0; j < 32; j++) dst[i + j] = d * (float)(int8_t)block[2 + j];
+    for (int32_t j = 0; j < 32; j++)
+      dst[i + j] = d * (float)(int8_t)block[2 + j];
   }
 }
 

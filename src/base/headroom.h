@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Headroom of O. P is multiplied by 2^-bits on its way to PV, and the divisor at the end by the
- * same. That is exact, and no sum over a sequence's keys leaves f32, whatever finite values V holds.
- * What it costs is at the other end: |V| 2^-bits should be normal.
+ * same. That is exact, and no sum over a sequence's keys leaves f32, whatever finite values V
+ * holds. What it costs is at the other end: |V| 2^-bits should be normal.
  */
 #ifndef AMLA_BASE_HEADROOM_H
 #define AMLA_BASE_HEADROOM_H
@@ -19,9 +19,12 @@ enum {
  * for the roundings of the sum. */
 static inline int32_t amla_headroom(amla_rescale mode, int32_t keys) {
   int32_t bits = 1;
-  if (mode == AMLA_RESCALE_LAZY) bits += AMLA_LAZY_TAU;
-  if (mode == AMLA_RESCALE_AMLA) bits += 1;
-  for (; keys > 0; keys /= 2) bits++;
+  if (mode == AMLA_RESCALE_LAZY)
+    bits += AMLA_LAZY_TAU;
+  if (mode == AMLA_RESCALE_AMLA)
+    bits += 1;
+  for (; keys > 0; keys /= 2)
+    bits++;
   return bits;
 }
 

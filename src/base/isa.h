@@ -10,8 +10,8 @@
 
 /* X(id, name), by rising id: a cap allows what is not above it. */
 #define AMLA_ISAS(X)                                                                               \
-  X(AMLA_ISA_C, "c")       /* portable C */                                                        \
-  X(AMLA_ISA_AVX2, "avx2") /* AVX2, FMA and F16C */                                                \
+  X(AMLA_ISA_C, "c")           /* portable C */                                                    \
+  X(AMLA_ISA_AVX2, "avx2")     /* AVX2, FMA and F16C */                                            \
   X(AMLA_ISA_AVX512, "avx512") /* AVX-512F beside these */
 
 #define AMLA_COUNT_ISA(id, name) +1

@@ -14,10 +14,12 @@ static inline void amla_load_row(amla_dtype type, int32_t n, const void *src, fl
   switch (type) {
   case AMLA_F32: memcpy(dst, src, (size_t)n * sizeof *dst); return;
   case AMLA_BF16:
-    for (int32_t i = 0; i < n; i++) dst[i] = amla_bf16_to_f32(h[i]);
+    for (int32_t i = 0; i < n; i++)
+      dst[i] = amla_bf16_to_f32(h[i]);
     return;
   case AMLA_F16:
-    for (int32_t i = 0; i < n; i++) dst[i] = amla_f16_to_f32(h[i]);
+    for (int32_t i = 0; i < n; i++)
+      dst[i] = amla_f16_to_f32(h[i]);
     return;
   case AMLA_Q8_0: amla_q8_0_to_f32(n, src, dst); return;
   }

@@ -17,16 +17,20 @@ typedef struct amla_row_end {
 /* out [n] = o [n] * factor, rounded to nearest even. */
 typedef void amla_store_row_fn(amla_dtype type, int32_t n, const float *o, float factor, void *out);
 
-static inline void amla_store_row(amla_dtype type, int32_t n, const float *o, float factor, void *out) {
+static inline void amla_store_row(amla_dtype type, int32_t n, const float *o, float factor,
+                                  void *out) {
   switch (type) {
   case AMLA_BF16:
-    for (int32_t d = 0; d < n; d++) ((uint16_t *)out)[d] = amla_f32_to_bf16(o[d] * factor);
+    for (int32_t d = 0; d < n; d++)
+      ((uint16_t *)out)[d] = amla_f32_to_bf16(o[d] * factor);
     return;
   case AMLA_F16:
-    for (int32_t d = 0; d < n; d++) ((uint16_t *)out)[d] = amla_f32_to_f16(o[d] * factor);
+    for (int32_t d = 0; d < n; d++)
+      ((uint16_t *)out)[d] = amla_f32_to_f16(o[d] * factor);
     return;
   default:
-    for (int32_t d = 0; d < n; d++) ((float *)out)[d] = o[d] * factor;
+    for (int32_t d = 0; d < n; d++)
+      ((float *)out)[d] = o[d] * factor;
   }
 }
 

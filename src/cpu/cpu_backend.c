@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The CPU backend around the loop: each thread takes an equal share of the line of all splits, merges what it can of the fixed
- * binary tree as it goes, and leaves the rest; then all threads finish the groups that were shared, each its own
- * slice of rows. A node of the tree has the same children whoever computes it, hence the same bits.
+ * The CPU backend around the loop: each thread takes an equal share of the line of all splits,
+ * merges what it can of the fixed binary tree as it goes, and leaves the rest; then all threads
+ * finish the groups that were shared, each its own slice of rows. A node of the tree has the same
+ * children whoever computes it, hence the same bits.
  */
 #include <math.h>
 #include <omp.h>
@@ -41,15 +42,18 @@ static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state 
   w.slots = amla_arena_take(arena, cpu->schedule.max_slots, sizeof *w.slots);
   w.qt = amla_arena_take(arena, (int64_t)plan->problem.d_qk * l->rows_padded, tile_elem_bytes);
   w.tiles[0] = w.tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, tile_elem_bytes);
-  if (u->wide.ahead) w.tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, tile_elem_bytes);
+  if (u->wide.ahead)
+    w.tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, tile_elem_bytes);
   w.s = amla_arena_take(arena, (int64_t)u->tile_tokens * l->rows_padded, sizeof *w.s);
   for (int32_t i = 0; i < cpu->schedule.max_slots; i++) {
     float *o = amla_arena_take(arena, o_elems, sizeof *o);
     float *ref = amla_arena_take(arena, l->rows_padded, sizeof *ref);
     float *sum = amla_arena_take(arena, l->rows_padded, sizeof *sum);
-    if (w.slots) w.slots[i] = (amla_partial){o, ref, sum, 0, 0};
+    if (w.slots)
+      w.slots[i] = (amla_partial){o, ref, sum, 0, 0};
   }
-  if (t) *t = (thread_state){.worker = w};
+  if (t)
+    *t = (thread_state){.worker = w};
 }
 
 static amla_status prepare(amla_plan *plan, amla_detail *detail) {
@@ -68,7 +72,8 @@ static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   amla_arena common = amla_arena_create(NULL), of_thread = amla_arena_create(NULL);
   amla_arena_take(&common, threads, sizeof(thread_state));
   carve_thread(plan, &of_thread, NULL);
-  plan->scratch_bytes = AMLA_ARENA_ALIGN + common.used_bytes + of_thread.used_bytes * (size_t)threads;
+  plan->scratch_bytes =
+      AMLA_ARENA_ALIGN + common.used_bytes + of_thread.used_bytes * (size_t)threads;
   return AMLA_OK;
 }
 
@@ -76,10 +81,11 @@ static void release(amla_plan *plan) { free(plan->state); }
 
 /* ---- The tree ---- */
 
-/* Whether the two nodes on top of a stack of n are siblings: of equal size and the left one at an even place, or the right one cut short by
- * the end of the leaves. */
+/* Whether the two nodes on top of a stack of n are siblings: of equal size and the left one at an
+ * even place, or the right one cut short by the end of the leaves. */
 static int are_siblings(const amla_worker *w, const amla_partial *stack, int32_t n) {
-  if (n < 2) return 0;
+  if (n < 2)
+    return 0;
   const amla_partial *a = &stack[n - 2], *b = &stack[n - 1];
   const int whole = b->n == a->n || (b->n < a->n && b->first + b->n == w->group.n_splits);
   return whole && a->first % (2 * a->n) == 0;
@@ -103,19 +109,24 @@ static amla_partial *next_node(cursor *c) {
   return node;
 }
 
-/* The tree node over n leaves from `first`: either it exists, or its two children do. Only rows [begin, end) are merged. */
-static amla_partial *collect(const amla_worker *w, cursor *c, int64_t first, int64_t n, int32_t begin, int32_t end) {
+/* The tree node over n leaves from `first`: either it exists, or its two children do. Only rows
+ * [begin, end) are merged. */
+static amla_partial *collect(const amla_worker *w, cursor *c, int64_t first, int64_t n,
+                             int32_t begin, int32_t end) {
   const pending *p = &c->threads[c->thread].left[c->left];
-  if (p->nodes[c->node].first == first && p->nodes[c->node].n == n) return next_node(c);
+  if (p->nodes[c->node].first == first && p->nodes[c->node].n == n)
+    return next_node(c);
   const int64_t left = amla_tree_left(n);
-  amla_partial *a = collect(w, c, first, left, begin, end), *b = collect(w, c, first + left, n - left, begin, end);
+  amla_partial *a = collect(w, c, first, left, begin, end),
+               *b = collect(w, c, first + left, n - left, begin, end);
   amla_partial_merge(w, a, b, begin, end);
   return a;
 }
 
 /* ---- A thread's share ---- */
 
-/* Splits [from, to) of the group: computed, merged as far as the tree allows, stored if that is all of it, else left over. */
+/* Splits [from, to) of the group: computed, merged as far as the tree allows, stored if that is all
+ * of it, else left over. */
 static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64_t to) {
   amla_worker *w = &t->worker;
   amla_partial *stack = w->slots + t->n_slots_used;
@@ -127,10 +138,13 @@ static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64
     leaf->first = i;
     leaf->n = 1;
     int32_t n_merges = 0;
-    for (; are_siblings(w, stack, n) && n_merges < AMLA_MAX_MERGES; n_merges++, n--) stack[n - 2].n += stack[n - 1].n;
+    for (; are_siblings(w, stack, n) && n_merges < AMLA_MAX_MERGES; n_merges++, n--)
+      stack[n - 2].n += stack[n - 1].n;
     const int more = are_siblings(w, stack, n), whole = !more && stack[0].n == g->n_splits;
-    amla_worker_accumulate(w, amla_split_begin(g, i), amla_split_begin(g, i + 1), limit, leaf, n_merges, whole);
-    if (whole) return;
+    amla_worker_accumulate(w, amla_split_begin(g, i), amla_split_begin(g, i + 1), limit, leaf,
+                           n_merges, whole);
+    if (whole)
+      return;
     for (; more && are_siblings(w, stack, n); n--) {
       amla_partial_merge(w, &stack[n - 2], &stack[n - 1], 0, g->row_end - g->row_begin);
       stack[n - 2].n += stack[n - 1].n;
@@ -152,9 +166,12 @@ static void run_share(thread_state *t, int32_t i, int32_t n, double total, int64
   double start = 0.0;
   for (int32_t sequence = 0; sequence < plan->problem.b; sequence++)
     for (int32_t block = 0; block < schedule->n_blocks; block++) {
-      const amla_group g = amla_group_get(schedule, &plan->problem, t->worker.tensors, sequence, block, auto_tokens);
-      const int64_t from = amla_splits_before(&g, start, begin), to = amla_splits_before(&g, start, end);
-      if (from < to) run_splits(t, &g, from, to);
+      const amla_group g =
+          amla_group_get(schedule, &plan->problem, t->worker.tensors, sequence, block, auto_tokens);
+      const int64_t from = amla_splits_before(&g, start, begin),
+                    to = amla_splits_before(&g, start, end);
+      if (from < to)
+        run_splits(t, &g, from, to);
       start += g.split_cost * (double)g.n_splits;
     }
 }
@@ -165,10 +182,13 @@ static void finish_shared(thread_state *threads, int32_t i, int32_t n) {
   for (int32_t thread = 0; thread < n; thread++)
     for (int32_t left = 0; left < threads[thread].n_left; left++) {
       const pending *p = &threads[thread].left[left];
-      if (p->nodes[0].first != 0) continue; /* the group began on an earlier thread */
+      if (p->nodes[0].first != 0)
+        continue; /* the group began on an earlier thread */
       const int32_t rows = p->group.row_end - p->group.row_begin;
-      const int32_t begin = (int32_t)((int64_t)rows * i / n), end = (int32_t)((int64_t)rows * (i + 1) / n);
-      if (begin == end) continue;
+      const int32_t begin = (int32_t)((int64_t)rows * i / n),
+                    end = (int32_t)((int64_t)rows * (i + 1) / n);
+      if (begin == end)
+        continue;
       cursor c = {threads, thread, n, left, 0};
       const amla_partial *root = collect(w, &c, 0, p->group.n_splits, begin, end);
       amla_partial_store(w, &p->group, root, begin, end);
@@ -198,10 +218,12 @@ static void finish_task(void *argument, int32_t i) {
   amla_leave_environment(&threads_own);
 }
 
-static void openmp_parallel(void *context, int32_t n, void (*task)(void *argument, int32_t i), void *argument) {
+static void openmp_parallel(void *context, int32_t n, void (*task)(void *argument, int32_t i),
+                            void *argument) {
   (void)context;
 #pragma omp parallel for schedule(static, 1) num_threads(n)
-  for (int32_t i = 0; i < n; i++) task(argument, i);
+  for (int32_t i = 0; i < n; i++)
+    task(argument, i);
 }
 
 #ifndef AMLA_MIN_THREAD_FLOPS /* fuzz_run and soak set less: threads share small problems too */
@@ -238,7 +260,8 @@ static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void 
                        amla_detail *detail) {
   const amla_options *o = &plan->options;
   (void)detail;
-  if (plan->problem.b == 0) return AMLA_OK;
+  if (plan->problem.b == 0)
+    return AMLA_OK;
   const fenv_t callers = amla_enter_environment();
   job j = share_out(plan, tensors, scratch);
   amla_leave_environment(&callers);
@@ -249,8 +272,10 @@ static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void 
   const amla_parallel parallel = o->parallel ? o->parallel : openmp_parallel;
   parallel(o->parallel_context, j.n, share_task, &j);
   int32_t n_left = 0;
-  for (int32_t i = 0; i < j.n; i++) n_left += j.threads[i].n_left;
-  if (n_left > 0) parallel(o->parallel_context, j.n, finish_task, &j);
+  for (int32_t i = 0; i < j.n; i++)
+    n_left += j.threads[i].n_left;
+  if (n_left > 0)
+    parallel(o->parallel_context, j.n, finish_task, &j);
   return AMLA_OK;
 }
 
@@ -266,8 +291,8 @@ static void query(const amla_plan *plan, amla_plan_info *info) {
   const amla_ukernels *u = cpu->ukernels;
   const amla_ukr_panel *panel = first_panel(cpu);
   const int is_auto = cpu->schedule.split_tokens == AMLA_SPLIT_AUTO;
-  const int64_t split = is_auto ? AMLA_SPLIT_AUTO
-                                : amla_split_tokens(&cpu->schedule, plan->problem.sk, 0);
+  const int64_t split =
+      is_auto ? AMLA_SPLIT_AUTO : amla_split_tokens(&cpu->schedule, plan->problem.sk, 0);
   info->isa = u->isa;
   info->p_type = u->p_type;
   info->threads = is_alone(&plan->options) ? 1 : plan->options.threads;
@@ -291,14 +316,20 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   return snprintf(text, capacity_bytes,
                   "cpu %s %s, %d rows x %d tokens, qk %dx%d, pv %dx%d, split %s of %d, %s",
                   amla_isa_name(u->isa), amla_rescale_name(plan->options.rescale), s->block_rows,
-                  u->tile_tokens, panel->tokens,
-                  panel->rows, u->pv_rows, u->pv_cols, split, plan->problem.sk,
-                  is_alone(&plan->options) ? "one thread: forked" : threads);
+                  u->tile_tokens, panel->tokens, panel->rows, u->pv_rows, u->pv_cols, split,
+                  plan->problem.sk, is_alone(&plan->options) ? "one thread: forked" : threads);
 }
 
 static const char *absent(void) { return NULL; }
 
-const amla_backend_ops amla_backend_cpu = {
-    .plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_CPU, .name = "cpu", .own_environment = 1,
-    .absent = absent, .isa = isa, .prepare = prepare, .release = release, .query = query, .describe = describe,
-    .run = run};
+const amla_backend_ops amla_backend_cpu = {.plan_bytes = sizeof(amla_plan),
+                                           .id = AMLA_BACKEND_CPU,
+                                           .name = "cpu",
+                                           .own_environment = 1,
+                                           .absent = absent,
+                                           .isa = isa,
+                                           .prepare = prepare,
+                                           .release = release,
+                                           .query = query,
+                                           .describe = describe,
+                                           .run = run};

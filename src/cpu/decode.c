@@ -35,20 +35,23 @@ static void list_keys(const amla_worker *w, int32_t begin, int32_t n, int32_t li
     const char *from = amla_token(p, w->tensors, w->group.sequence, begin + j);
     const int32_t on_page = p->page_size > 0 ? p->page_size - (begin + j) % p->page_size : known;
     const int32_t end = j + min(known - j, on_page);
-    for (; j < end; j++, from += token_bytes, to += row_bytes) list[j] = (amla_ukr_move){from, to};
+    for (; j < end; j++, from += token_bytes, to += row_bytes)
+      list[j] = (amla_ukr_move){from, to};
   }
-  for (int32_t j = known > 0 ? known : 0; j < n; j++) list[j] = list[j - 1];
+  for (int32_t j = known > 0 ? known : 0; j < n; j++)
+    list[j] = list[j - 1];
 }
 
-/* S^T of panels [first, last), which are of one kind, for the tile's n keys. If they are the block's
- * first, they convert keys on the way, of which `upcoming` has n_keys: a score tile's own in its
- * first panel, or those of the score tile `ahead` in all panels in equal parts. */
+/* S^T of panels [first, last), which are of one kind, for the tile's n keys. If they are the
+ * block's first, they convert keys on the way, of which `upcoming` has n_keys: a score tile's own
+ * in its first panel, or those of the score tile `ahead` in all panels in equal parts. */
 static void panel_scores(amla_worker *w, const amla_panel *first, const amla_panel *last, int32_t n,
                          const amla_ukr_move *upcoming, int32_t n_keys) {
   const amla_problem *p = &w->plan->problem;
   const amla_ukernels *u = w->cpu->ukernels;
   const int32_t n_panels = (int32_t)(last - first);
-  if (n_panels == 0) return;
+  if (n_panels == 0)
+    return;
   const int32_t rows = first->kernels->rows, ahead = first->kernels->ahead;
   const int32_t tokens = first->kernels->tokens, parts = ahead ? n_panels : 1;
   for (int32_t j = 0, next; j < n; j = next) {
@@ -66,8 +69,8 @@ static void panel_scores(amla_worker *w, const amla_panel *first, const amla_pan
   }
 }
 
-/* S^T of the tile of n keys from `begin` on; keys [next, limit) will be asked for after it. Keys are
- * converted while the FMAs run: this tile's, or this tile's and the first of the next one. */
+/* S^T of the tile of n keys from `begin` on; keys [next, limit) will be asked for after it. Keys
+ * are converted while the FMAs run: this tile's, or this tile's and the first of the next one. */
 static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32_t limit) {
   const amla_ukernels *u = w->cpu->ukernels;
   const amla_problem *p = &w->plan->problem;
@@ -87,7 +90,8 @@ static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32
 
 /* ---- The mask: hidden before the maximum, forgiven after it ---- */
 
-/* The score of a key that the mask hides: below the domain, so that P = 0 whatever the reference. */
+/* The score of a key that the mask hides: below the domain, so that P = 0 whatever the reference.
+ */
 static const float hidden = -FLT_MAX, lowest = -0x1.fffffcp127f; /* lowest: the next number above */
 
 /* Does some query of the group see a key of the tile? */
@@ -97,7 +101,8 @@ static int tile_is_seen(const amla_worker *w, int32_t begin, int32_t n) {
   for (int32_t query = w->group.row_begin / p->h_q; query <= last; query++) {
     const uint16_t *mask = amla_mask_row(p, w->tensors, w->group.sequence, query);
     for (int32_t j = begin; j < begin + n; j++)
-      if (mask[j] != AMLA_MASK_HIDDEN) return 1;
+      if (mask[j] != AMLA_MASK_HIDDEN)
+        return 1;
   }
   return 0;
 }
@@ -105,13 +110,16 @@ static int tile_is_seen(const amla_worker *w, int32_t begin, int32_t n) {
 /* The first tile from `begin` on, in steps of whole tiles, that some row sees; `limit` if none. */
 static int32_t next_tile(const amla_worker *w, int32_t begin, int32_t limit) {
   const int32_t tokens = w->cpu->ukernels->tile_tokens;
-  if (!w->tensors->mask) return min(begin, limit);
-  while (begin < limit && !tile_is_seen(w, begin, min(limit - begin, tokens))) begin += tokens;
+  if (!w->tensors->mask)
+    return min(begin, limit);
+  while (begin < limit && !tile_is_seen(w, begin, min(limit - begin, tokens)))
+    begin += tokens;
   return min(begin, limit);
 }
 
 /* s [n][rows] += mask * log2 e, in log2 units as the scores are; hidden where it is -inf. */
-static void hide(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n, float *s) {
+static void hide(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
+                 float *s) {
   const amla_problem *p = &w->plan->problem;
   const int32_t rows = panel->kernels->rows, h_q = p->h_q;
   const int32_t first = w->group.row_begin + panel->row, end = min(rows, w->group.row_end - first);
@@ -122,15 +130,17 @@ static void hide(const amla_worker *w, const amla_panel *panel, int32_t begin, i
     for (int32_t j = 0; j < n; j++) {
       const float bias = amla_f16_to_f32(mask[j]) * 1.44269504f;
       float *row = s + j * rows;
-      for (int32_t i = r; bias == -INFINITY && i < stop; i++) row[i] = hidden;
-      for (int32_t i = r; bias != -INFINITY && bias != 0.0f && i < stop; i++) row[i] += bias;
+      for (int32_t i = r; bias == -INFINITY && i < stop; i++)
+        row[i] = hidden;
+      for (int32_t i = r; bias != -INFINITY && bias != 0.0f && i < stop; i++)
+        row[i] += bias;
     }
   }
 }
 
-/* The largest score of row r of the panel, in whose n keys nothing above `hidden` was found. A score
- * of -FLT_MAX that the mask leaves visible is raised by its last bit, which tells it from hidden
- * ones. Without any, the row has seen nothing, but for NaN and -inf, which its P keeps. */
+/* The largest score of row r of the panel, in whose n keys nothing above `hidden` was found. A
+ * score of -FLT_MAX that the mask leaves visible is raised by its last bit, which tells it from
+ * hidden ones. Without any, the row has seen nothing, but for NaN and -inf, which its P keeps. */
 static float raise_lowest(const amla_worker *w, const amla_panel *panel, int32_t r, int32_t begin,
                           int32_t n, float *s) {
   const amla_problem *p = &w->plan->problem;
@@ -139,7 +149,8 @@ static float raise_lowest(const amla_worker *w, const amla_panel *panel, int32_t
   float max = -INFINITY;
   for (int32_t j = 0; j < n; j++) {
     float *score = &s[j * panel->kernels->rows + r];
-    if (*score == hidden && mask[j] != AMLA_MASK_HIDDEN) *score = max = lowest;
+    if (*score == hidden && mask[j] != AMLA_MASK_HIDDEN)
+      *score = max = lowest;
   }
   return max;
 }
@@ -148,7 +159,8 @@ static float raise_lowest(const amla_worker *w, const amla_panel *panel, int32_t
 static void forgive(const amla_worker *w, const amla_panel *panel, int32_t begin,
                     const int32_t *visible, float *s, float *max) {
   for (int32_t r = 0; r < panel->kernels->rows; r++)
-    if (max[r] == hidden) max[r] = raise_lowest(w, panel, r, begin, visible[r], s);
+    if (max[r] == hidden)
+      max[r] = raise_lowest(w, panel, r, begin, visible[r], s);
 }
 
 /* ---- Weights ---- */
@@ -180,16 +192,19 @@ static int panel_weights(amla_worker *w, const amla_panel *panel, int32_t begin,
   float *s = w->s + panel->row * w->cpu->ukernels->tile_tokens;
   float *ref = acc->ref + panel->row, *l = acc->l + panel->row;
   visible_keys(w, panel, begin, n, visible);
-  if (masked) hide(w, panel, begin, n, s);
+  if (masked)
+    hide(w, panel, begin, n, s);
   kernels->max(n, s, visible, max);
-  if (masked) forgive(w, panel, begin, visible, s, max);
+  if (masked)
+    forgive(w, panel, begin, visible, s, max);
   const int moved = amla_rescale_rows(mode, rows, ref, max, steps);
   for (int32_t r = 0; r < rows; r++) {
     base[r] = masked && ref[r] == -INFINITY ? 0.0f : ref[r]; /* any will do for hidden keys */
     mul[r] = room * amla_rescale_p(mode, ref[r]);
   }
   kernels->exp(n, s, base, mul, visible, sum);
-  for (int32_t r = 0; r < rows; r++) l[r] = steps[r].l_factor * l[r] + sum[r];
+  for (int32_t r = 0; r < rows; r++)
+    l[r] = steps[r].l_factor * l[r] + sum[r];
   return moved;
 }
 
@@ -345,7 +360,8 @@ static void panel_pv(const amla_worker *w, const amla_panel *panel, int32_t c, i
       merges[i] = (amla_ukr_merge){out, m->of_a + r, m->of_b + r};
     }
     pv(n, p, ldp, v, ldv, plan->first, o + at, plan->n_merges, merges, out);
-    if (plan->ends) store_tile(w, out, min(step, n_rows - r), c, plan->ends + r);
+    if (plan->ends)
+      store_tile(w, out, min(step, n_rows - r), c, plan->ends + r);
   }
 }
 
@@ -374,7 +390,8 @@ static void clear_partial(const amla_worker *w, amla_partial *acc) {
   for (int32_t r = 0; r < rows; r++, o += u->pv_cols) {
     acc->ref[r] = -INFINITY;
     acc->l[r] = 0.0f;
-    for (int32_t i = 0; i < unused; i++) o[i] = 0.0f;
+    for (int32_t i = 0; i < unused; i++)
+      o[i] = 0.0f;
   }
 }
 
@@ -385,7 +402,8 @@ static void end_empty(const amla_worker *w, amla_partial *acc, int32_t n_merges,
   memset(acc->o, 0, (size_t)elems * sizeof *acc->o);
   for (int32_t i = 0; i < n_merges; i++)
     amla_partial_merge(w, acc - i - 1, acc - i, 0, w->n_pv_rows);
-  if (!whole) return;
+  if (!whole)
+    return;
   amla_partial_store(w, &w->group, acc - n_merges, 0, w->group.row_end - w->group.row_begin);
 }
 
@@ -405,17 +423,20 @@ void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t 
     const int last = next >= end;
     scores(w, j, n, last ? next_tile(w, end, limit) : next, limit);
     const int moved = weights(w, j, n, acc, steps);
-    if (moved && !plan.first) rescale_rows(w, acc->o, w->n_pv_rows, steps);
+    if (moved && !plan.first)
+      rescale_rows(w, acc->o, w->n_pv_rows, steps);
     for (; last && plan.n_merges < n_merges; plan.n_merges++) {
       amla_partial *b = acc - plan.n_merges;
       merges[plan.n_merges] = merge_sums(w, b - 1, b, 0, w->cpu->layout.rows_padded);
     }
-    if (last && whole) end_rows(w, &w->group, acc - n_merges, 0, rows, ends), plan.ends = ends;
+    if (last && whole)
+      end_rows(w, &w->group, acc - n_merges, 0, rows, ends), plan.ends = ends;
     add_pv(w, n, acc->o, &plan);
     swap_tiles(w);
     plan.first = 0;
   }
-  if (plan.first) end_empty(w, acc, n_merges, whole);
+  if (plan.first)
+    end_empty(w, acc, n_merges, whole);
 }
 
 /* ---- Around the loop ---- */

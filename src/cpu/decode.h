@@ -17,8 +17,8 @@ enum { AMLA_MAX_PANELS = AMLA_MAX_BLOCK_ROWS / 8, AMLA_MAX_MERGES = 4 };
 typedef struct amla_layout {
   int32_t rows_padded; /* rows of a full block, padded to whole panels */
   int32_t n_col_tiles; /* d_v in tiles of pv_cols */
-  int64_t ld;          /* elements per token of the tile: d_qk and the column tiles fit, an odd number
-                          of cache lines */
+  int64_t ld; /* elements per token of the tile: d_qk and the column tiles fit, an odd number
+                 of cache lines */
 } amla_layout;
 
 /* What the backend makes of a problem and options when a plan is created. */
@@ -69,13 +69,14 @@ amla_layout amla_layout_create(const amla_problem *p, const amla_ukernels *u, in
 void amla_worker_begin_group(amla_worker *w, const amla_group *group);
 
 /* Starts `acc` from nothing and accumulates keys [begin, end) of the group into it. Keys up to
- * `limit` will be asked for next. Then merges it into the n_merges <= AMLA_MAX_MERGES partial results
- * before it: acc[-1] += acc[0], acc[-2] += acc[-1], ... If `whole`, the last of these is the group's
- * result, and is written. */
+ * `limit` will be asked for next. Then merges it into the n_merges <= AMLA_MAX_MERGES partial
+ * results before it: acc[-1] += acc[0], acc[-2] += acc[-1], ... If `whole`, the last of these is
+ * the group's result, and is written. */
 void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit,
                             amla_partial *acc, int32_t n_merges, int whole);
 
-/* a += b for rows [row_begin, row_end) of the block: brings both to the larger reference and adds. */
+/* a += b for rows [row_begin, row_end) of the block: brings both to the larger reference and adds.
+ */
 void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partial *b,
                         int32_t row_begin, int32_t row_end);
 

@@ -7,37 +7,48 @@
 #include "../rows.h"
 
 enum {
-  SPLITS_BY_LENGTH = 8,   /* splits of a sequence, within the bounds below */
-  MIN_SPLIT_TILES = 3,    /* a merge costs about 1.5 % of a split of three tiles */
+  SPLITS_BY_LENGTH = 8, /* splits of a sequence, within the bounds below */
+  MIN_SPLIT_TILES = 3,  /* a merge costs about 1.5 % of a split of three tiles */
   MAX_SPLIT_TILES = 10,
   MAX_AUTO_SPLITS = 64,
   MIN_BLOCK_ROWS = 32, /* a wide panel */
-  GRAIN_TOKENS = 4, /* splits begin at multiples: score kernels have register tiles of so many tokens */
+  GRAIN_TOKENS =
+      4, /* splits begin at multiples: score kernels have register tiles of so many tokens */
   SPLIT_OVERHEAD_TOKENS = 32 /* cost of starting and merging a split, in tokens */
 };
 
 static int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-static int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
+static int64_t clamp(int64_t x, int64_t low, int64_t high) {
+  return x < low ? low : x > high ? high : x;
+}
 
 int64_t amla_split_tokens(const amla_schedule *s, int32_t length, int64_t auto_tokens) {
   const int64_t tile = s->tile_tokens;
-  if (s->split_tokens > 0) return s->split_tokens;
+  if (s->split_tokens > 0)
+    return s->split_tokens;
   if (s->split_tokens == AMLA_SPLIT_AUTO) {
     const int64_t least = round_up(length / MAX_AUTO_SPLITS + 1, tile);
     return auto_tokens > least ? auto_tokens : least;
   }
-  return clamp(round_up(((int64_t)length + SPLITS_BY_LENGTH - 1) / SPLITS_BY_LENGTH, tile), MIN_SPLIT_TILES * tile, MAX_SPLIT_TILES * tile);
+  return clamp(round_up(((int64_t)length + SPLITS_BY_LENGTH - 1) / SPLITS_BY_LENGTH, tile),
+               MIN_SPLIT_TILES * tile, MAX_SPLIT_TILES * tile);
 }
 
-static int64_t count_blocks(int32_t rows, int32_t block_rows) { return (rows + block_rows - 1) / block_rows; }
+static int64_t count_blocks(int32_t rows, int32_t block_rows) {
+  return (rows + block_rows - 1) / block_rows;
+}
 
-/* Rows per block: 64 where only that gives every thread a group of its own, hence no merge across threads; fewer where threads would be
- * without a split. 64 rows are as fast as 128, 32 are 1 to 2 % slower: the keys are converted for each block. */
-static int32_t choose_block_rows(const amla_problem *p, int32_t rows, int64_t splits, int32_t threads) {
+/* Rows per block: 64 where only that gives every thread a group of its own, hence no merge across
+ * threads; fewer where threads would be without a split. 64 rows are as fast as 128, 32 are 1 to 2
+ * % slower: the keys are converted for each block. */
+static int32_t choose_block_rows(const amla_problem *p, int32_t rows, int64_t splits,
+                                 int32_t threads) {
   int32_t block_rows = AMLA_MAX_BLOCK_ROWS;
   for (int32_t fewer = block_rows; fewer >= 2 * MIN_BLOCK_ROWS; fewer /= 2)
-    if (p->b * count_blocks(rows, fewer) >= threads) return fewer;
-  while (block_rows > MIN_BLOCK_ROWS && p->b * count_blocks(rows, block_rows) * splits < threads) block_rows /= 2;
+    if (p->b * count_blocks(rows, fewer) >= threads)
+      return fewer;
+  while (block_rows > MIN_BLOCK_ROWS && p->b * count_blocks(rows, block_rows) * splits < threads)
+    block_rows /= 2;
   return block_rows;
 }
 
@@ -50,40 +61,54 @@ static int64_t count_splits(const amla_schedule *s, int32_t length, int64_t auto
 
 static int64_t max_splits(const amla_schedule *s, int32_t sk) {
   const int64_t tile = s->tile_tokens;
-  if (s->split_tokens > 0) return ((int64_t)sk + s->split_tokens - 1) / s->split_tokens;
-  if (s->split_tokens == AMLA_SPLIT_AUTO) return MAX_AUTO_SPLITS;
-  return clamp(((int64_t)sk + MAX_SPLIT_TILES * tile - 1) / (MAX_SPLIT_TILES * tile), SPLITS_BY_LENGTH, INT32_MAX);
+  if (s->split_tokens > 0)
+    return ((int64_t)sk + s->split_tokens - 1) / s->split_tokens;
+  if (s->split_tokens == AMLA_SPLIT_AUTO)
+    return MAX_AUTO_SPLITS;
+  return clamp(((int64_t)sk + MAX_SPLIT_TILES * tile - 1) / (MAX_SPLIT_TILES * tile),
+               SPLITS_BY_LENGTH, INT32_MAX);
 }
 
 int64_t amla_tree_left(int64_t n) {
   int64_t left = 1;
-  while (left * 2 < n) left *= 2;
+  while (left * 2 < n)
+    left *= 2;
   return left;
 }
 
-amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *options, int32_t tile_tokens) {
+amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *options,
+                                   int32_t tile_tokens) {
   amla_schedule s = {0};
   s.rows = p->s_q * p->h_q;
   s.tile_tokens = tile_tokens;
-  s.split_tokens = options->split_tokens > 0 ? round_up(options->split_tokens, tile_tokens) : options->split_tokens;
-  const int64_t splits = s.split_tokens == AMLA_SPLIT_AUTO ? MAX_AUTO_SPLITS : count_splits(&s, p->sk, 0);
-  const int one_query = p->s_q == 1 || p->h_q % AMLA_MAX_BLOCK_ROWS == 0; /* per block, whatever its size: 0 * NaN reaches as far */
-  const int32_t block_rows = one_query ? choose_block_rows(p, s.rows, splits, options->threads) : AMLA_MAX_BLOCK_ROWS;
+  s.split_tokens = options->split_tokens > 0 ? round_up(options->split_tokens, tile_tokens)
+                                             : options->split_tokens;
+  const int64_t splits =
+      s.split_tokens == AMLA_SPLIT_AUTO ? MAX_AUTO_SPLITS : count_splits(&s, p->sk, 0);
+  const int one_query =
+      p->s_q == 1 ||
+      p->h_q % AMLA_MAX_BLOCK_ROWS == 0; /* per block, whatever its size: 0 * NaN reaches as far */
+  const int32_t block_rows =
+      one_query ? choose_block_rows(p, s.rows, splits, options->threads) : AMLA_MAX_BLOCK_ROWS;
   s.n_blocks = (int32_t)count_blocks(s.rows, block_rows);
   s.block_rows = s.n_blocks == 1 ? s.rows : block_rows;
 
-  /* A thread's contiguous range of leaves is covered by at most two tree nodes per level, plus the leaf in progress. */
+  /* A thread's contiguous range of leaves is covered by at most two tree nodes per level, plus the
+   * leaf in progress. */
   s.max_slots = 3;
-  for (int64_t n = max_splits(&s, p->sk); n > 1; n = (n + 1) / 2) s.max_slots += 2;
+  for (int64_t n = max_splits(&s, p->sk); n > 1; n = (n + 1) / 2)
+    s.max_slots += 2;
   return s;
 }
 
 static int32_t cut(const amla_group *g, int64_t i) {
-  return (int32_t)round_up(i * g->length / g->n_cuts, GRAIN_TOKENS); /* up: no split is longer than asked for, a multiple of the grain */
+  return (int32_t)round_up(
+      i * g->length / g->n_cuts,
+      GRAIN_TOKENS); /* up: no split is longer than asked for, a multiple of the grain */
 }
 
-amla_group amla_group_get(const amla_schedule *s, const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t block,
-                          int64_t auto_tokens) {
+amla_group amla_group_get(const amla_schedule *s, const amla_problem *p, const amla_tensors *t,
+                          int32_t sequence, int32_t block, int64_t auto_tokens) {
   amla_group g;
   g.sequence = sequence;
   g.row_begin = block * s->block_rows;
@@ -91,20 +116,27 @@ amla_group amla_group_get(const amla_schedule *s, const amla_problem *p, const a
   g.length = amla_seqlen(p, t, sequence);
   g.visible = amla_seen_end(p, t, sequence, g.row_begin / p->h_q, (g.row_end - 1) / p->h_q);
   g.n_cuts = count_splits(s, g.length, auto_tokens);
-  for (g.n_splits = 1; g.n_splits < g.n_cuts && cut(&g, g.n_splits) < g.visible;) g.n_splits++;
-  g.split_cost = (double)(g.row_end - g.row_begin) * ((double)g.visible / (double)g.n_splits + SPLIT_OVERHEAD_TOKENS);
+  for (g.n_splits = 1; g.n_splits < g.n_cuts && cut(&g, g.n_splits) < g.visible;)
+    g.n_splits++;
+  g.split_cost = (double)(g.row_end - g.row_begin) *
+                 ((double)g.visible / (double)g.n_splits + SPLIT_OVERHEAD_TOKENS);
   return g;
 }
 
-int32_t amla_split_begin(const amla_group *g, int64_t i) { return i < g->n_splits ? cut(g, i) : g->visible; }
+int32_t amla_split_begin(const amla_group *g, int64_t i) {
+  return i < g->n_splits ? cut(g, i) : g->visible;
+}
 
-int64_t amla_auto_split_tokens(const amla_schedule *s, const amla_problem *p, const amla_tensors *t, int32_t threads) {
+int64_t amla_auto_split_tokens(const amla_schedule *s, const amla_problem *p, const amla_tensors *t,
+                               int32_t threads) {
   int64_t tokens = 0;
-  for (int32_t i = 0; i < p->b; i++) tokens += (int64_t)amla_seqlen(p, t, i) * s->n_blocks;
+  for (int32_t i = 0; i < p->b; i++)
+    tokens += (int64_t)amla_seqlen(p, t, i) * s->n_blocks;
   return round_up(tokens / threads + 1, s->tile_tokens);
 }
 
-double amla_total_cost(const amla_schedule *s, const amla_problem *p, const amla_tensors *t, int64_t auto_tokens) {
+double amla_total_cost(const amla_schedule *s, const amla_problem *p, const amla_tensors *t,
+                       int64_t auto_tokens) {
   double cost = 0.0;
   for (int32_t i = 0; i < p->b; i++)
     for (int32_t block = 0; block < s->n_blocks; block++) {

@@ -23,8 +23,8 @@ typedef struct amla_ukr_move {
 } amla_ukr_move;
 
 /* The rows that qk converts on the side: loads, shifts and stores fill the slots that its FMAs
- * leave. The row `tokens` moves later, with the panel's tokens, is fetched into cache meanwhile. The
- * panel's `ahead` says whether these are k's own rows (moves[i].to is its row i) or others. */
+ * leave. The row `tokens` moves later, with the panel's tokens, is fetched into cache meanwhile.
+ * The panel's `ahead` says whether these are k's own rows (moves[i].to is its row i) or others. */
 typedef struct amla_ukr_stage {
   amla_dtype type;
   int32_t n_rows;
@@ -58,9 +58,9 @@ typedef struct amla_ukr_panel {
   void (*pack)(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
                int even_odd, void *qt);
 
-  /* s [n][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * column d of row r; 1 <= n <= tokens. Up to
-   * `tokens` rows may be read and written. Does the stage too.
-   *   k [tokens][ldk] and qt of tile_type, 64-byte aligned like s */
+  /* s [n][rows] = K Q^T: s[i][r] = sum_d k[i * ldk + d] * column d of row r; 1 <= n <= tokens. Up
+   * to `tokens` rows may be read and written. Does the stage too. k [tokens][ldk] and qt of
+   * tile_type, 64-byte aligned like s */
   void (*qk)(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt, float *s,
              const amla_ukr_stage *stage);
 
@@ -125,11 +125,12 @@ typedef struct amla_ukernels {
 } amla_ukernels;
 
 /* A `store` of rows that are not even_odd, by one that stores a row. */
-static inline __attribute__((always_inline)) void amla_ukr_store_rows(amla_store_row_fn *store_row, amla_dtype type, int32_t rows,
-                                       int32_t cols, const float *o, int32_t pv_cols,
-                                       const amla_row_end *ends, int32_t d) {
+static inline __attribute__((always_inline)) void
+amla_ukr_store_rows(amla_store_row_fn *store_row, amla_dtype type, int32_t rows, int32_t cols,
+                    const float *o, int32_t pv_cols, const amla_row_end *ends, int32_t d) {
   for (int32_t r = 0; r < rows; r++) {
-    if (!ends[r].out) continue;
+    if (!ends[r].out)
+      continue;
     char *out = (char *)ends[r].out + amla_elems_bytes(type, d);
     store_row(type, cols, o + r * pv_cols, ends[r].factor, out);
   }
@@ -142,8 +143,8 @@ extern const amla_ukernels *const amla_ukernels_all[];
 /* The best row that the CPU can run and the cap allows. */
 const amla_ukernels *amla_ukernels_select(amla_isa cap);
 
-/* Does the row keep what decode.c counts on? NULL, or the first rule that it breaks. Tests ask it of
- * every row; builds with assertions of the row that is selected. */
+/* Does the row keep what decode.c counts on? NULL, or the first rule that it breaks. Tests ask it
+ * of every row; builds with assertions of the row that is selected. */
 const char *amla_ukernels_flaw(const amla_ukernels *u);
 
 extern const amla_ukernels amla_ukernels__c;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * AVX2 + FMA + F16C micro-kernels. Register budget of 16 ymm: scores 6 tokens x 16 rows = 12 accumulators + 2 of Q^T + 2
- * broadcasts; output 4 rows x 24 columns = 12 accumulators + 3 of V + 1 broadcast. Loads per FMA: (6 + 2) / 12 and (4 + 3) / 12.
- * The last 8 of 512 columns: 8 rows, (8 + 1) / 8.
+ * AVX2 + FMA + F16C micro-kernels. Register budget of 16 ymm: scores 6 tokens x 16 rows = 12
+ * accumulators + 2 of Q^T + 2 broadcasts; output 4 rows x 24 columns = 12 accumulators + 3 of V + 1
+ * broadcast. Loads per FMA: (6 + 2) / 12 and (4 + 3) / 12. The last 8 of 512 columns: 8 rows, (8 +
+ * 1) / 8.
  */
 #include "ukernels.h"
 
@@ -12,12 +13,24 @@
 #include "../base/load.h"
 #include "exp2_poly.h"
 
-enum { QK_TOKENS = 6, NARROW_TOKENS = 12, PV_ROWS = 4, PV_COLS = 24, PV_END_ROWS = 8, PV_END_COLS = 8, TILE_TOKENS = 96, FETCH_COLUMNS = 128, UNROLL = 4 };
+enum {
+  QK_TOKENS = 6,
+  NARROW_TOKENS = 12,
+  PV_ROWS = 4,
+  PV_COLS = 24,
+  PV_END_ROWS = 8,
+  PV_END_COLS = 8,
+  TILE_TOKENS = 96,
+  FETCH_COLUMNS = 128,
+  UNROLL = 4
+};
 
 /* 8 elements, by a load that fills both halves and one shuffle that puts each under zeros. */
 static inline __m256 widen_bf16(const void *src) {
-  const __m256i high = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
-  return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(src)), high));
+  const __m256i high = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1,
+                                        -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
+  return _mm256_castsi256_ps(
+      _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(src)), high));
 }
 
 /* Of the block that element i is in. */
@@ -27,20 +40,26 @@ static inline __m256 scale_q8_0(const void *src, int32_t i) {
   return _mm256_set1_ps(_cvtsh_ss(d));
 }
 
-/* 8 elements from i on, i a multiple of 8; of q8_0 times the block's scale: 11 + 7 significant bits, an exact product. */
+/* 8 elements from i on, i a multiple of 8; of q8_0 times the block's scale: 11 + 7 significant
+ * bits, an exact product. */
 static inline __m256 load_8(amla_dtype type, const void *src, int32_t i, __m256 scale) {
   if (type == AMLA_Q8_0) {
-    const char *q = (const char *)src + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES + 2 + i % AMLA_Q8_0_ELEMS;
-    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)q))), scale);
+    const char *q =
+        (const char *)src + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES + 2 + i % AMLA_Q8_0_ELEMS;
+    return _mm256_mul_ps(
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)q))),
+        scale);
   }
-  if (type == AMLA_F32) return _mm256_loadu_ps((const float *)src + i);
+  if (type == AMLA_F32)
+    return _mm256_loadu_ps((const float *)src + i);
   const __m128i *h = (const __m128i *)(const void *)((const uint16_t *)src + i);
   return type == AMLA_BF16 ? widen_bf16(h) : _mm256_cvtph_ps(_mm_loadu_si128(h));
 }
 
 static inline void load_rest(amla_dtype type, int32_t n, const void *src, int32_t i, float *dst) {
   const void *rest = (const char *)src + amla_elems_bytes(type, i);
-  if (i < n) amla_load_row(type, n - i, rest, dst + i);
+  if (i < n)
+    amla_load_row(type, n - i, rest, dst + i);
 }
 
 /* q8_0 has whole blocks only: no rest. */
@@ -49,36 +68,42 @@ static inline __attribute__((always_inline)) void load_row(amla_dtype type, int3
   __m256 scale = _mm256_setzero_ps();
   int32_t i = 0;
   for (; i + 8 <= n; i += 8) {
-    if (type == AMLA_Q8_0 && i % AMLA_Q8_0_ELEMS == 0) scale = scale_q8_0(src, i);
+    if (type == AMLA_Q8_0 && i % AMLA_Q8_0_ELEMS == 0)
+      scale = scale_q8_0(src, i);
     _mm256_storeu_ps(dst + i, load_8(type, src, i, scale));
   }
   load_rest(type, n, src, i, dst);
 }
 
 static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
-#define CASE(id, ...) case id: load_row(id, n, src, dst); return;
+#define CASE(id, ...)                                                                              \
+  case id: load_row(id, n, src, dst); return;
   switch (type) { AMLA_DTYPES(CASE) }
 #undef CASE
 }
 
 /* base/float16.h on 8 lanes. */
 static inline __m128i narrow_bf16(__m256 x) {
-  const __m256i u = _mm256_castps_si256(x), high = _mm256_srli_epi32(u, 16), odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i u = _mm256_castps_si256(x), high = _mm256_srli_epi32(u, 16),
+                odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+  const __m256i rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
   const __m256i nan = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
-  const __m256i y = _mm256_blendv_epi8(rounded, nan, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+  const __m256i y =
+      _mm256_blendv_epi8(rounded, nan, _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
   return _mm_packus_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
 }
 
-static inline __m128i narrow_f16(__m256 x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline __m128i narrow_f16(__m256 x) {
+  return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 
 static inline __m128i narrow_8(amla_dtype type, __m256 x) {
   return type == AMLA_BF16 ? narrow_bf16(x) : narrow_f16(x);
 }
 
-static inline __attribute__((always_inline)) void store_row(amla_dtype type, int32_t n,
-                                                            const float *o, float factor,
-                                                            void *out) {
+static inline __attribute__((always_inline)) void
+store_row(amla_dtype type, int32_t n, const float *o, float factor, void *out) {
   const __m256 f = _mm256_set1_ps(factor);
   uint16_t *h = out;
   int32_t i = 0;
@@ -90,7 +115,8 @@ static inline __attribute__((always_inline)) void store_row(amla_dtype type, int
     const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(o + i), f);
     _mm_storeu_si128((__m128i *)(void *)(h + i), narrow_8(type, x));
   }
-  if (i < n) amla_store_row(type, n - i, o + i, factor, h + i);
+  if (i < n)
+    amla_store_row(type, n - i, o + i, factor, h + i);
 }
 
 /* 8 x 8 transpose: merges of elements, pairs, halves. */
@@ -115,22 +141,27 @@ static inline void transpose_8x8(__m256 x[8]) {
     y[4 + i] = _mm256_permute2f128_ps(x[i], x[4 + i], 0x31);
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; i++) x[i] = y[i];
+  for (int i = 0; i < 8; i++)
+    x[i] = y[i];
 }
 
 /* n <= 8 rows in a panel of `rows`, through chunks of columns that stay in L1. */
-static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int rows, float *qt) {
+static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void *const *q,
+                              float factor, int rows, float *qt) {
   enum { CHUNK = 64 };
   float chunk[8][CHUNK + 8] __attribute__((aligned(32))) = {{0}};
   __m256 x[8];
   for (int32_t at = 0; at < d; at += CHUNK) {
     const int32_t some = d - at < CHUNK ? d - at : CHUNK;
-    for (int r = 0; r < 8 && r < n; r++) load(type, some, (const char *)q[r] + amla_elems_bytes(type, at), chunk[r]);
+    for (int r = 0; r < 8 && r < n; r++)
+      load(type, some, (const char *)q[r] + amla_elems_bytes(type, at), chunk[r]);
     for (int32_t i = 0; i < some; i += 8, qt += 8 * rows) {
 #pragma GCC unroll 8
-      for (int r = 0; r < 8; r++) x[r] = _mm256_mul_ps(_mm256_load_ps(chunk[r] + i), _mm256_set1_ps(factor));
+      for (int r = 0; r < 8; r++)
+        x[r] = _mm256_mul_ps(_mm256_load_ps(chunk[r] + i), _mm256_set1_ps(factor));
       transpose_8x8(x);
-      for (int c = 0; c < 8 && c < some - i; c++) _mm256_store_ps(qt + c * rows, x[c]);
+      for (int c = 0; c < 8 && c < some - i; c++)
+        _mm256_store_ps(qt + c * rows, x[c]);
     }
   }
 }
@@ -161,7 +192,8 @@ static void run_stage(int32_t d, const amla_ukr_stage *stage, int32_t tokens) {
 typedef __m256 score_tile[QK_TOKENS][2];
 
 /* Column d. Three K rows a pointer. */
-static inline __attribute__((always_inline)) void qk_step(score_tile acc, const float *k, const float *k3, int64_t ldk, int32_t d, const float *q) {
+static inline __attribute__((always_inline)) void
+qk_step(score_tile acc, const float *k, const float *k3, int64_t ldk, int32_t d, const float *q) {
   const __m256 q0 = _mm256_load_ps(q), q1 = _mm256_load_ps(q + 8);
 #pragma GCC unroll 6
   for (int i = 0; i < QK_TOKENS; i++) {
@@ -171,10 +203,13 @@ static inline __attribute__((always_inline)) void qk_step(score_tile acc, const 
   }
 }
 
-static inline __attribute__((always_inline)) void qk_end(score_tile acc, int32_t d_qk, int32_t d, const float *k, int64_t ldk, const float *qt, float *s) {
+static inline __attribute__((always_inline)) void qk_end(score_tile acc, int32_t d_qk, int32_t d,
+                                                         const float *k, int64_t ldk,
+                                                         const float *qt, float *s) {
   const float *k3 = k + 3 * ldk;
 #pragma GCC unroll 2
-  for (; d < d_qk; d++) qk_step(acc, k, k3, ldk, d, qt + d * 16);
+  for (; d < d_qk; d++)
+    qk_step(acc, k, k3, ldk, d, qt + d * 16);
 #pragma GCC unroll 6
   for (int i = 0; i < QK_TOKENS; i++) {
     _mm256_store_ps(s + i * 16, acc[i][0]);
@@ -182,10 +217,11 @@ static inline __attribute__((always_inline)) void qk_end(score_tile acc, int32_t
   }
 }
 
-/* Converting its own 6 rows, 8 columns ahead of the product, one row a column, as a burst of conversions would hold up the FMAs; the cache lines
- * that come FETCH_COLUMNS later are fetched. */
-static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s,
-                                                             const amla_ukr_move *moves) {
+/* Converting its own 6 rows, 8 columns ahead of the product, one row a column, as a burst of
+ * conversions would hold up the FMAs; the cache lines that come FETCH_COLUMNS later are fetched. */
+static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int32_t d_qk,
+                                                             float *k, int64_t ldk, const float *qt,
+                                                             float *s, const amla_ukr_move *moves) {
   float *k3 = k + 3 * ldk;
   const int32_t line = type == AMLA_F32 ? 16 : 32; /* columns; those of q8_0 are half a line */
   score_tile acc;
@@ -195,38 +231,45 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
   for (int i = 0; i < QK_TOKENS; i++) {
     acc[i][0] = acc[i][1] = _mm256_setzero_ps();
     scale[i] = type == AMLA_Q8_0 ? scale_q8_0(moves[i].from, 0) : _mm256_setzero_ps();
-    _mm256_store_ps(i < 3 ? k + i * ldk : k3 + (i - 3) * ldk, load_8(type, moves[i].from, 0, scale[i]));
+    _mm256_store_ps(i < 3 ? k + i * ldk : k3 + (i - 3) * ldk,
+                    load_8(type, moves[i].from, 0, scale[i]));
   }
   for (; d + 8 < d_qk; d += 8) {
     if (d % line == 0) {
       const int32_t ahead = d + FETCH_COLUMNS;
       const amla_ukr_move *fetch = ahead < d_qk ? moves : moves + QK_TOKENS;
       const int64_t at = amla_elems_bytes(type, ahead < d_qk ? ahead : ahead - d_qk);
-      for (int i = 0; i < QK_TOKENS; i++) _mm_prefetch((const char *)fetch[i].from + at, _MM_HINT_T0);
+      for (int i = 0; i < QK_TOKENS; i++)
+        _mm_prefetch((const char *)fetch[i].from + at, _MM_HINT_T0);
     }
-    for (int i = 0; type == AMLA_Q8_0 && (d + 8) % AMLA_Q8_0_ELEMS == 0 && i < QK_TOKENS; i++) scale[i] = scale_q8_0(moves[i].from, d + 8);
+    for (int i = 0; type == AMLA_Q8_0 && (d + 8) % AMLA_Q8_0_ELEMS == 0 && i < QK_TOKENS; i++)
+      scale[i] = scale_q8_0(moves[i].from, d + 8);
 #pragma GCC unroll 8
     for (int t = 0; t < 8; t++) {
-      if (t < QK_TOKENS) _mm256_store_ps((t < 3 ? k + t * ldk : k3 + (t - 3) * ldk) + d + 8, load_8(type, moves[t].from, d + 8, scale[t]));
+      if (t < QK_TOKENS)
+        _mm256_store_ps((t < 3 ? k + t * ldk : k3 + (t - 3) * ldk) + d + 8,
+                        load_8(type, moves[t].from, d + 8, scale[t]));
       qk_step(acc, k, k3, ldk, d + t, qt + (d + t) * 16);
     }
   }
   qk_end(acc, d_qk, d, k, ldk, qt, s);
 }
 
-static void qk_6x16(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const void *qt, float *s,
-                    const amla_ukr_stage *stage) {
+static void qk_6x16(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const void *qt,
+                    float *s, const amla_ukr_stage *stage) {
   const amla_ukr_move *moves = stage->moves;
   score_tile acc;
   (void)n;
   if (stage->n_rows == QK_TOKENS && d_qk % 8 == 0) {
-#define CASE(id, ...) case id: qk_staging(id, d_qk, moves->to, ldk, qt, s, moves); return;
+#define CASE(id, ...)                                                                              \
+  case id: qk_staging(id, d_qk, moves->to, ldk, qt, s, moves); return;
     switch (stage->type) { AMLA_DTYPES(CASE) }
 #undef CASE
   }
   run_stage(d_qk, stage, QK_TOKENS);
 #pragma GCC unroll 6
-  for (int i = 0; i < QK_TOKENS; i++) acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+  for (int i = 0; i < QK_TOKENS; i++)
+    acc[i][0] = acc[i][1] = _mm256_setzero_ps();
   qk_end(acc, d_qk, 0, keys, ldk, qt, s);
 }
 
@@ -237,7 +280,8 @@ static void qk_12x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, cons
   (void)n;
   run_stage(d_qk, stage, NARROW_TOKENS);
 #pragma GCC unroll 12
-  for (int i = 0; i < NARROW_TOKENS; i++) acc[i] = _mm256_setzero_ps();
+  for (int i = 0; i < NARROW_TOKENS; i++)
+    acc[i] = _mm256_setzero_ps();
   for (int32_t d = 0; d < d_qk; d++) {
     const __m256 q0 = _mm256_load_ps(qt + d * 8);
 #pragma GCC unroll 12
@@ -245,32 +289,42 @@ static void qk_12x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, cons
       acc[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(k + i * ldk + d), q0, acc[i]);
   }
 #pragma GCC unroll 12
-  for (int i = 0; i < NARROW_TOKENS; i++) _mm256_store_ps(s + i * 8, acc[i]);
+  for (int i = 0; i < NARROW_TOKENS; i++)
+    _mm256_store_ps(s + i * 8, acc[i]);
 }
 
 static inline __m256 seen_lanes(int32_t j, __m256i visible) {
   return _mm256_castsi256_ps(_mm256_cmpgt_epi32(visible, _mm256_set1_epi32(j)));
 }
 
-/* 8 rows of a panel of `rows`. Tokens UNROLL at a time: chains that the window of reordering would not reach. */
+/* 8 rows of a panel of `rows`. Tokens UNROLL at a time: chains that the window of reordering would
+ * not reach. */
 static inline int32_t all_seen(int32_t n, __m256i visible) {
-  return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), visible))) ? 0 : n / UNROLL * UNROLL;
+  return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), visible)))
+             ? 0
+             : n / UNROLL * UNROLL;
 }
 
-static inline void max_lanes(int32_t n, const float *s, int rows, const int32_t *visible, float *max) {
+static inline void max_lanes(int32_t n, const float *s, int rows, const int32_t *visible,
+                             float *max) {
   const __m256i vis = _mm256_loadu_si256((const __m256i *)visible);
   const __m256 none = _mm256_set1_ps(-__builtin_inff());
   const int32_t all = all_seen(n, vis);
   __m256 m[UNROLL];
   int32_t j = 0;
 #pragma GCC unroll 4
-  for (int i = 0; i < UNROLL; i++) m[i] = none;
+  for (int i = 0; i < UNROLL; i++)
+    m[i] = none;
   for (; j < all; j += UNROLL)
 #pragma GCC unroll 4
-    for (int i = 0; i < UNROLL; i++) m[i] = _mm256_max_ps(_mm256_load_ps(s + (j + i) * rows), m[i]); /* m[i] where s is NaN */
-  for (; j < n; j++) m[0] = _mm256_max_ps(_mm256_blendv_ps(none, _mm256_load_ps(s + j * rows), seen_lanes(j, vis)), m[0]);
+    for (int i = 0; i < UNROLL; i++)
+      m[i] = _mm256_max_ps(_mm256_load_ps(s + (j + i) * rows), m[i]); /* m[i] where s is NaN */
+  for (; j < n; j++)
+    m[0] = _mm256_max_ps(_mm256_blendv_ps(none, _mm256_load_ps(s + j * rows), seen_lanes(j, vis)),
+                         m[0]);
 #pragma GCC unroll 4
-  for (int i = 1; i < UNROLL; i++) m[0] = _mm256_max_ps(m[i], m[0]);
+  for (int i = 1; i < UNROLL; i++)
+    m[0] = _mm256_max_ps(m[i], m[0]);
   _mm256_storeu_ps(max, m[0]);
 }
 
@@ -279,11 +333,16 @@ static void max_16(int32_t n, const float *s, const int32_t *visible, float *max
   max_lanes(n, s + 8, 16, visible + 8, max + 8);
 }
 
-static void max_8(int32_t n, const float *s, const int32_t *visible, float *max) { max_lanes(n, s, 8, visible, max); }
+static void max_8(int32_t n, const float *s, const int32_t *visible, float *max) {
+  max_lanes(n, s, 8, visible, max);
+}
 
 /* P of `tokens` tokens from s on, step by step side by side; of those that are seen if `masked`. */
-static inline __attribute__((always_inline)) void exp_tokens(int tokens, float *s, int rows, __m256 ref, __m256 mul, int masked, __m256 seen, __m256 *sum) {
-  static const float c[] = {AMLA_EXP2_C5, AMLA_EXP2_C4, AMLA_EXP2_C3, AMLA_EXP2_C2, AMLA_EXP2_C1, 1.0f};
+static inline __attribute__((always_inline)) void exp_tokens(int tokens, float *s, int rows,
+                                                             __m256 ref, __m256 mul, int masked,
+                                                             __m256 seen, __m256 *sum) {
+  static const float c[] = {AMLA_EXP2_C5, AMLA_EXP2_C4, AMLA_EXP2_C3,
+                            AMLA_EXP2_C2, AMLA_EXP2_C1, 1.0f};
   const __m256 magic = _mm256_set1_ps(AMLA_ROUND_MAGIC);
   __m256 x[UNROLL], t[UNROLL], y[UNROLL];
 #pragma GCC unroll 4
@@ -296,64 +355,81 @@ static inline __attribute__((always_inline)) void exp_tokens(int tokens, float *
 #pragma GCC unroll 6
   for (int k = 0; k < 6; k++)
 #pragma GCC unroll 4
-    for (int i = 0; i < tokens; i++) y[i] = _mm256_fmadd_ps(y[i], x[i], _mm256_set1_ps(c[k]));
+    for (int i = 0; i < tokens; i++)
+      y[i] = _mm256_fmadd_ps(y[i], x[i], _mm256_set1_ps(c[k]));
 #pragma GCC unroll 4
   for (int i = 0; i < tokens; i++) {
     const __m256 score = _mm256_load_ps(s + i * rows);
-    const __m256 nonzero = _mm256_cmp_ps(_mm256_sub_ps(score, ref), _mm256_set1_ps(AMLA_EXP2_MIN), _CMP_GE_OQ);
-    const __m256i r = _mm256_add_epi32(_mm256_castps_si256(y[i]), _mm256_slli_epi32(_mm256_castps_si256(t[i]), 23));
-    __m256 p = _mm256_fmadd_ps(score, _mm256_setzero_ps(), _mm256_and_ps(nonzero, _mm256_castsi256_ps(r)));
-    if (masked) p = _mm256_and_ps(seen, p);
+    const __m256 nonzero =
+        _mm256_cmp_ps(_mm256_sub_ps(score, ref), _mm256_set1_ps(AMLA_EXP2_MIN), _CMP_GE_OQ);
+    const __m256i r = _mm256_add_epi32(_mm256_castps_si256(y[i]),
+                                       _mm256_slli_epi32(_mm256_castps_si256(t[i]), 23));
+    __m256 p =
+        _mm256_fmadd_ps(score, _mm256_setzero_ps(), _mm256_and_ps(nonzero, _mm256_castsi256_ps(r)));
+    if (masked)
+      p = _mm256_and_ps(seen, p);
     *sum = _mm256_add_ps(*sum, p);
     _mm256_store_ps(s + i * rows, _mm256_mul_ps(p, mul));
   }
 }
 
-static inline void exp_lanes(int32_t n, float *s, int rows, const float *ref, const float *mul, const int32_t *visible, float *sum) {
+static inline void exp_lanes(int32_t n, float *s, int rows, const float *ref, const float *mul,
+                             const int32_t *visible, float *sum) {
   const __m256i vis = _mm256_loadu_si256((const __m256i *)visible);
   const __m256 e = _mm256_loadu_ps(ref), m = _mm256_loadu_ps(mul);
   const int32_t all = all_seen(n, vis);
   __m256 l = _mm256_setzero_ps();
   int32_t j = 0;
-  for (; j < all; j += UNROLL) exp_tokens(UNROLL, s + j * rows, rows, e, m, 0, l, &l);
-  for (; j < n; j++) exp_tokens(1, s + j * rows, rows, e, m, 1, seen_lanes(j, vis), &l);
+  for (; j < all; j += UNROLL)
+    exp_tokens(UNROLL, s + j * rows, rows, e, m, 0, l, &l);
+  for (; j < n; j++)
+    exp_tokens(1, s + j * rows, rows, e, m, 1, seen_lanes(j, vis), &l);
   _mm256_storeu_ps(sum, l);
 }
 
-static void exp_16(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible, float *sum) {
+static void exp_16(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible,
+                   float *sum) {
   exp_lanes(n, s, 16, ref, mul, visible, sum);
   exp_lanes(n, s + 8, 16, ref + 8, mul + 8, visible + 8, sum + 8);
 }
 
-static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible, float *sum) {
+static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible,
+                  float *sum) {
   exp_lanes(n, s, 8, ref, mul, visible, sum);
 }
 
 /* rows x vecs vectors of an output tile [rows][PV_COLS]. */
-static inline __attribute__((always_inline)) void pv_tile(int rows, int vecs, int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv, int first,
-                                                          const float *o, int32_t n_merges, const amla_ukr_merge *merges, float *out) {
+static inline __attribute__((always_inline)) void
+pv_tile(int rows, int vecs, int32_t n, const float *p, int64_t ldp, const float *v, int64_t ldv,
+        int first, const float *o, int32_t n_merges, const amla_ukr_merge *merges, float *out) {
   __m256 acc[12];
 #pragma GCC unroll 12
-  for (int i = 0; i < rows * vecs; i++) acc[i] = _mm256_setzero_ps();
+  for (int i = 0; i < rows * vecs; i++)
+    acc[i] = _mm256_setzero_ps();
 #pragma GCC unroll 2
   for (int32_t j = 0; j < n; j++, p += ldp, v += ldv) {
     __m256 x[3];
 #pragma GCC unroll 3
-    for (int c = 0; c < vecs; c++) x[c] = _mm256_load_ps(v + c * 8);
+    for (int c = 0; c < vecs; c++)
+      x[c] = _mm256_load_ps(v + c * 8);
 #pragma GCC unroll 12
-    for (int i = 0; i < rows * vecs; i++) acc[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(p + i / vecs), x[i % vecs], acc[i]);
+    for (int i = 0; i < rows * vecs; i++)
+      acc[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(p + i / vecs), x[i % vecs], acc[i]);
   }
   if (!first)
 #pragma GCC unroll 12
-    for (int i = 0; i < rows * vecs; i++) acc[i] = _mm256_add_ps(_mm256_load_ps(o + i / vecs * PV_COLS + i % vecs * 8), acc[i]);
+    for (int i = 0; i < rows * vecs; i++)
+      acc[i] = _mm256_add_ps(_mm256_load_ps(o + i / vecs * PV_COLS + i % vecs * 8), acc[i]);
   for (const amla_ukr_merge *m = merges; m < merges + n_merges; m++)
 #pragma GCC unroll 12
     for (int i = 0; i < rows * vecs; i++) {
-      const __m256 a = _mm256_mul_ps(_mm256_set1_ps(m->of_a[i / vecs]), _mm256_load_ps(m->a + i / vecs * PV_COLS + i % vecs * 8));
+      const __m256 a = _mm256_mul_ps(_mm256_set1_ps(m->of_a[i / vecs]),
+                                     _mm256_load_ps(m->a + i / vecs * PV_COLS + i % vecs * 8));
       acc[i] = _mm256_fmadd_ps(_mm256_set1_ps(m->of_b[i / vecs]), acc[i], a);
     }
 #pragma GCC unroll 12
-  for (int i = 0; i < rows * vecs; i++) _mm256_store_ps(out + i / vecs * PV_COLS + i % vecs * 8, acc[i]);
+  for (int i = 0; i < rows * vecs; i++)
+    _mm256_store_ps(out + i / vecs * PV_COLS + i % vecs * 8, acc[i]);
 }
 
 static void pv_4x24(int32_t n, const void *p, int64_t ldp, const void *v, int64_t ldv, int first,
@@ -374,7 +450,9 @@ static void store(amla_dtype type, int32_t rows, int32_t cols, const float *o, i
                   const amla_row_end *ends, int32_t d) {
   (void)even_odd;
   switch (type) {
-  case AMLA_BF16: amla_ukr_store_rows(store_row, AMLA_BF16, rows, cols, o, PV_COLS, ends, d); return;
+  case AMLA_BF16:
+    amla_ukr_store_rows(store_row, AMLA_BF16, rows, cols, o, PV_COLS, ends, d);
+    return;
   case AMLA_F16: amla_ukr_store_rows(store_row, AMLA_F16, rows, cols, o, PV_COLS, ends, d); return;
   default: amla_ukr_store_rows(store_row, AMLA_F32, rows, cols, o, PV_COLS, ends, d);
   }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * AVX-512F micro-kernels. Register budget of 32 zmm: scores 12 tokens x 32 rows = 24 accumulators + 2 of Q^T + broadcasts;
- * output 8 rows x 32 columns = 16 accumulators + 2 of V + broadcasts. Loads per FMA: (12 + 2) / 24 and (8 + 2) / 16, below the
- * two load ports' limit of 1. For few heads, scores of 12 tokens x 16 rows x 2 columns at a time: the same loads per FMA.
+ * AVX-512F micro-kernels. Register budget of 32 zmm: scores 12 tokens x 32 rows = 24 accumulators +
+ * 2 of Q^T + broadcasts; output 8 rows x 32 columns = 16 accumulators + 2 of V + broadcasts. Loads
+ * per FMA: (12 + 2) / 24 and (8 + 2) / 16, below the two load ports' limit of 1. For few heads,
+ * scores of 12 tokens x 16 rows x 2 columns at a time: the same loads per FMA.
  */
 #include "ukernels.h"
 
@@ -14,7 +15,15 @@
 
 typedef double float_pair __attribute__((may_alias, aligned(4)));
 
-enum { QK_TOKENS = 12, PV_ROWS = 8, PV_COLS = 32, TILE_TOKENS = 96, PAIRS = 32, FETCH_COLUMNS = 128, UNROLL = 8 };
+enum {
+  QK_TOKENS = 12,
+  PV_ROWS = 8,
+  PV_COLS = 32,
+  TILE_TOKENS = 96,
+  PAIRS = 32,
+  FETCH_COLUMNS = 128,
+  UNROLL = 8
+};
 
 /* Half a block of q8_0: 11 + 7 significant bits, an exact product. */
 static inline __m512 load_16_q8_0(const void *src, int32_t i) {
@@ -27,28 +36,34 @@ static inline __m512 load_16_q8_0(const void *src, int32_t i) {
 
 /* 16 elements of a KV or q row as f32, i a multiple of 16. */
 static inline __m512 load_16(amla_dtype type, const void *src, int32_t i) {
-  if (type == AMLA_Q8_0) return load_16_q8_0(src, i);
-  if (type == AMLA_F32) return _mm512_loadu_ps((const float *)src + i);
+  if (type == AMLA_Q8_0)
+    return load_16_q8_0(src, i);
+  if (type == AMLA_F32)
+    return _mm512_loadu_ps((const float *)src + i);
   const __m256i h = _mm256_loadu_si256((const __m256i *)((const uint16_t *)src + i));
-  return type == AMLA_BF16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)) : _mm512_cvtph_ps(h);
+  return type == AMLA_BF16 ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))
+                           : _mm512_cvtph_ps(h);
 }
 
 /* The last n < 16 elements of a row. */
 static inline void load_tail(amla_dtype type, const void *src, int32_t i, int32_t n, float *dst) {
   float tail[16] = {0}; /* of either width */
   if (type == AMLA_F32)
-    for (int32_t t = 0; t < n; t++) tail[t] = ((const float *)src)[i + t];
+    for (int32_t t = 0; t < n; t++)
+      tail[t] = ((const float *)src)[i + t];
   else
     memcpy(tail, (const uint16_t *)src + i, (size_t)n * sizeof(uint16_t));
   _mm512_mask_storeu_ps(dst + i, (__mmask16)((1u << n) - 1u), load_16(type, tail, 0));
 }
 
 /* Which types are even_odd is in the table at the end. */
-static inline __attribute__((always_inline)) void load_32(amla_dtype type, const void *src, int32_t i, float *dst) {
+static inline __attribute__((always_inline)) void load_32(amla_dtype type, const void *src,
+                                                          int32_t i, float *dst) {
   if (type == AMLA_BF16) {
     const __m512i pairs = _mm512_loadu_si512((const uint16_t *)src + i);
     _mm512_store_si512(dst + i, _mm512_slli_epi32(pairs, 16));
-    _mm512_store_si512(dst + i + PAIRS / 2, _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
+    _mm512_store_si512(dst + i + PAIRS / 2,
+                       _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
   } else {
     _mm512_store_ps(dst + i, load_16(type, src, i));
     _mm512_store_ps(dst + i + 16, load_16(type, src, i + 16));
@@ -57,22 +72,29 @@ static inline __attribute__((always_inline)) void load_32(amla_dtype type, const
 
 static inline void load_row(amla_dtype type, int32_t n, const void *src, float *dst) {
   int32_t i = 0;
-  for (; i + 32 <= n; i += 32) load_32(type, src, i, dst);
-  if (n - i >= 16) _mm512_store_ps(dst + i, load_16(type, src, i)), i += 16;
-  if (i < n) load_tail(type, src, i, n - i, dst);
+  for (; i + 32 <= n; i += 32)
+    load_32(type, src, i, dst);
+  if (n - i >= 16)
+    _mm512_store_ps(dst + i, load_16(type, src, i)), i += 16;
+  if (i < n)
+    load_tail(type, src, i, n - i, dst);
 }
 
 static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
-#define CASE(id, ...) case id: load_row(id, n, src, dst); return;
+#define CASE(id, ...)                                                                              \
+  case id: load_row(id, n, src, dst); return;
   switch (type) { AMLA_DTYPES(CASE) }
 #undef CASE
 }
 
 /* base/float16.h on 16 lanes. */
 static inline __m256i narrow_16(amla_dtype type, __m512 x) {
-  if (type == AMLA_F16) return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512i u = _mm512_castps_si512(x), high = _mm512_srli_epi32(u, 16), odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  if (type == AMLA_F16)
+    return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512i u = _mm512_castps_si512(x), high = _mm512_srli_epi32(u, 16),
+                odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
   const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
   return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
 }
@@ -86,18 +108,18 @@ static inline void store_16(amla_dtype type, int32_t n, __m512 x, void *out) {
     return;
   }
   _mm256_storeu_si256(n >= 16 ? out : (void *)half, narrow_16(type, x));
-  if (n < 16) memcpy(out, half, (size_t)n * sizeof *half);
+  if (n < 16)
+    memcpy(out, half, (size_t)n * sizeof *half);
 }
 
-static inline __attribute__((always_inline)) void store_rows_of(amla_dtype type, int32_t rows,
-                                                                int32_t cols, const float *o,
-                                                                int even_odd,
-                                                                const amla_row_end *ends,
-                                                                int32_t d) {
+static inline __attribute__((always_inline)) void
+store_rows_of(amla_dtype type, int32_t rows, int32_t cols, const float *o, int even_odd,
+              const amla_row_end *ends, int32_t d) {
   const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
   for (int32_t r = 0; r < rows; r++, o += PV_COLS) {
-    if (!ends[r].out) continue;
+    if (!ends[r].out)
+      continue;
     char *out = (char *)ends[r].out + amla_elems_bytes(type, d);
     const __m512 factor = _mm512_set1_ps(ends[r].factor);
     __m512 x = _mm512_mul_ps(_mm512_load_ps(o), factor);
@@ -108,7 +130,8 @@ static inline __attribute__((always_inline)) void store_rows_of(amla_dtype type,
       y = _mm512_permutex2var_ps(even, high, y);
     }
     store_16(type, cols, x, out);
-    if (cols > 16) store_16(type, cols - 16, y, out + amla_elems_bytes(type, 16));
+    if (cols > 16)
+      store_16(type, cols - 16, y, out + amla_elems_bytes(type, 16));
   }
 }
 
@@ -139,19 +162,23 @@ static inline void transpose_16x16(__m512 x[16]) {
     }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) { /* x[4g + i]: rows 4g..4g+3 of columns i, 4 + i, 8 + i, 12 + i */
-    const __m512 low = _mm512_shuffle_f32x4(x[i], x[4 + i], 0x88), high = _mm512_shuffle_f32x4(x[i], x[4 + i], 0xdd);
-    const __m512 low2 = _mm512_shuffle_f32x4(x[8 + i], x[12 + i], 0x88), high2 = _mm512_shuffle_f32x4(x[8 + i], x[12 + i], 0xdd);
+    const __m512 low = _mm512_shuffle_f32x4(x[i], x[4 + i], 0x88),
+                 high = _mm512_shuffle_f32x4(x[i], x[4 + i], 0xdd);
+    const __m512 low2 = _mm512_shuffle_f32x4(x[8 + i], x[12 + i], 0x88),
+                 high2 = _mm512_shuffle_f32x4(x[8 + i], x[12 + i], 0xdd);
     y[i] = _mm512_shuffle_f32x4(low, low2, 0x88);
     y[4 + i] = _mm512_shuffle_f32x4(high, high2, 0x88);
     y[8 + i] = _mm512_shuffle_f32x4(low, low2, 0xdd);
     y[12 + i] = _mm512_shuffle_f32x4(high, high2, 0xdd);
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) x[i] = y[i];
+  for (int i = 0; i < 16; i++)
+    x[i] = y[i];
 }
 
 /* Columns `at` and at + 1 of 16 rows, in a panel of `rows`: side by side where depth is 2. */
-static inline __attribute__((always_inline)) void put_columns(float *qt, int rows, int32_t at, __m512 a, __m512 b) {
+static inline __attribute__((always_inline)) void put_columns(float *qt, int rows, int32_t at,
+                                                              __m512 a, __m512 b) {
   const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
   _mm512_store_ps(qt + at * rows, rows == 32 ? a : _mm512_permutex2var_ps(a, low, b));
@@ -161,11 +188,13 @@ static inline __attribute__((always_inline)) void put_columns(float *qt, int row
 /* bf16 of the lower or the upper half of each lane, as f32. */
 static inline __m512 upper_half(__m512 pair, int upper) {
   const __m512i x = _mm512_castps_si512(pair);
-  return _mm512_castsi512_ps(upper ? _mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(x, 16));
+  return _mm512_castsi512_ps(upper ? _mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000))
+                                   : _mm512_slli_epi32(x, 16));
 }
 
 /* Columns i to i + 31 of 16 rows of bf16, transposed two at a time. */
-static inline void pack_pairs(int32_t i, const void *const *q, __m512 factor, int even_odd, int rows, float *qt) {
+static inline void pack_pairs(int32_t i, const void *const *q, __m512 factor, int even_odd,
+                              int rows, float *qt) {
   __m512 x[16];
 #pragma GCC unroll 16
   for (int r = 0; r < 16; r++) {
@@ -175,15 +204,20 @@ static inline void pack_pairs(int32_t i, const void *const *q, __m512 factor, in
   transpose_16x16(x);
 #pragma GCC unroll 8
   for (int c = 0; c < 16; c += 2) { /* columns 2c, 2c + 1, 2c + 2, 2c + 3 */
-    const __m512 even0 = _mm512_mul_ps(upper_half(x[c], 0), factor), odd0 = _mm512_mul_ps(upper_half(x[c], 1), factor);
-    const __m512 even1 = _mm512_mul_ps(upper_half(x[c + 1], 0), factor), odd1 = _mm512_mul_ps(upper_half(x[c + 1], 1), factor);
+    const __m512 even0 = _mm512_mul_ps(upper_half(x[c], 0), factor),
+                 odd0 = _mm512_mul_ps(upper_half(x[c], 1), factor);
+    const __m512 even1 = _mm512_mul_ps(upper_half(x[c + 1], 0), factor),
+                 odd1 = _mm512_mul_ps(upper_half(x[c + 1], 1), factor);
     put_columns(qt, rows, even_odd ? i + c : i + 2 * c, even0, even_odd ? even1 : odd0);
-    put_columns(qt, rows, even_odd ? i + PAIRS / 2 + c : i + 2 * c + 2, even_odd ? odd0 : even1, odd1);
+    put_columns(qt, rows, even_odd ? i + PAIRS / 2 + c : i + 2 * c + 2, even_odd ? odd0 : even1,
+                odd1);
   }
 }
 
 /* Columns i to i + 15 of n <= 16 rows of any type, fewer at the end. */
-static inline void pack_columns(int32_t n, int32_t i, int32_t d, amla_dtype type, const void *const *q, __m512 factor, int even_odd, int rows, float *qt) {
+static inline void pack_columns(int32_t n, int32_t i, int32_t d, amla_dtype type,
+                                const void *const *q, __m512 factor, int even_odd, int rows,
+                                float *qt) {
   float tail[16];
   __m512 x[16];
   for (int r = 0; r < 16; r++) {
@@ -203,15 +237,20 @@ static inline void pack_columns(int32_t n, int32_t i, int32_t d, amla_dtype type
     put_columns(qt, rows, i - i % PAIRS / 2 + PAIRS / 2 + c / 2, x[c + 1], x[c + 3]);
   }
   int c = 0;
-  for (; !apart && c < 16 && c + 2 <= d - i; c += 2) put_columns(qt, rows, i + c, x[c], x[c + 1]);
-  if (!apart && c < d - i && c < 16) _mm512_store_ps(qt + (i + c) * rows, x[c]);
+  for (; !apart && c < 16 && c + 2 <= d - i; c += 2)
+    put_columns(qt, rows, i + c, x[c], x[c + 1]);
+  if (!apart && c < d - i && c < 16)
+    _mm512_store_ps(qt + (i + c) * rows, x[c]);
 }
 
-static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor, int even_odd, int rows, float *qt) {
+static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void *const *q,
+                              float factor, int even_odd, int rows, float *qt) {
   const __m512 f = _mm512_set1_ps(factor);
   int32_t i = 0;
-  for (; type == AMLA_BF16 && n >= 16 && i + 32 <= d; i += 32) pack_pairs(i, q, f, even_odd, rows, qt);
-  for (; i < d; i += 16) pack_columns(n, i, d, type, q, f, even_odd, rows, qt);
+  for (; type == AMLA_BF16 && n >= 16 && i + 32 <= d; i += 32)
+    pack_pairs(i, q, f, even_odd, rows, qt);
+  for (; i < d; i += 16)
+    pack_columns(n, i, d, type, q, f, even_odd, rows, qt);
 }
 
 static void pack_32(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
@@ -230,57 +269,73 @@ static void pack_16(int32_t n, int32_t d, amla_dtype type, const void *const *q,
 typedef __m512 score_tile[QK_TOKENS][2];
 
 /* The next `depth` columns from d on. Three K rows a pointer, through two index registers. */
-static inline __attribute__((always_inline)) void qk_step(score_tile acc, int tokens, int depth, const float *const rows[QK_TOKENS / 3],
+static inline __attribute__((always_inline)) void qk_step(score_tile acc, int tokens, int depth,
+                                                          const float *const rows[QK_TOKENS / 3],
                                                           int64_t ldk, int32_t d, const float *q) {
   const __m512 q0 = _mm512_load_ps(q), q1 = _mm512_load_ps(q + 16);
 #pragma GCC unroll 12
   for (int i = 0; i < tokens; i++) {
     const float *k = rows[i / 3] + i % 3 * ldk + d;
-    const __m512 x = depth == 1 ? _mm512_set1_ps(*k) : _mm512_castpd_ps(_mm512_set1_pd(*(const float_pair *)(const void *)k));
+    const __m512 x = depth == 1
+                         ? _mm512_set1_ps(*k)
+                         : _mm512_castpd_ps(_mm512_set1_pd(*(const float_pair *)(const void *)k));
     acc[i][0] = _mm512_fmadd_ps(x, q0, acc[i][0]);
     acc[i][1] = _mm512_fmadd_ps(x, q1, acc[i][1]);
   }
 }
 
-static inline __attribute__((always_inline)) void qk_begin(score_tile acc, int tokens, const float *k, int64_t ldk,
+static inline __attribute__((always_inline)) void qk_begin(score_tile acc, int tokens,
+                                                           const float *k, int64_t ldk,
                                                            const float *rows[QK_TOKENS / 3]) {
 #pragma GCC unroll 4
-  for (int i = 0; 3 * i < tokens; i++) rows[i] = k + 3 * i * ldk;
+  for (int i = 0; 3 * i < tokens; i++)
+    rows[i] = k + 3 * i * ldk;
 #pragma GCC unroll 12
-  for (int i = 0; i < tokens; i++) acc[i][0] = acc[i][1] = _mm512_setzero_ps();
+  for (int i = 0; i < tokens; i++)
+    acc[i][0] = acc[i][1] = _mm512_setzero_ps();
 }
 
 /* Columns from d on, and what the lanes' columns add up to. */
-static inline __attribute__((always_inline)) void qk_end(score_tile acc, int tokens, int depth, const float *const rows[QK_TOKENS / 3],
-                                                         int32_t d_qk, int32_t d, int64_t ldk, const float *qt, float *s) {
+static inline __attribute__((always_inline)) void qk_end(score_tile acc, int tokens, int depth,
+                                                         const float *const rows[QK_TOKENS / 3],
+                                                         int32_t d_qk, int32_t d, int64_t ldk,
+                                                         const float *qt, float *s) {
   const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
 #pragma GCC unroll 2
-  for (; d + depth <= d_qk; d += depth) qk_step(acc, tokens, depth, rows, ldk, d, qt + d * (32 / depth));
+  for (; d + depth <= d_qk; d += depth)
+    qk_step(acc, tokens, depth, rows, ldk, d, qt + d * (32 / depth));
 #pragma GCC unroll 12
   for (int i = 0; i < tokens; i++) {
     if (depth == 1) {
       _mm512_store_ps(s + i * 32, acc[i][0]);
       _mm512_store_ps(s + i * 32 + 16, acc[i][1]);
     } else {
-      __m512 sum = _mm512_add_ps(_mm512_permutex2var_ps(acc[i][0], even, acc[i][1]), _mm512_permutex2var_ps(acc[i][0], odd, acc[i][1]));
-      if (d < d_qk) sum = _mm512_fmadd_ps(_mm512_set1_ps(rows[i / 3][i % 3 * ldk + d]), _mm512_load_ps(qt + d * 16), sum);
+      __m512 sum = _mm512_add_ps(_mm512_permutex2var_ps(acc[i][0], even, acc[i][1]),
+                                 _mm512_permutex2var_ps(acc[i][0], odd, acc[i][1]));
+      if (d < d_qk)
+        sum = _mm512_fmadd_ps(_mm512_set1_ps(rows[i / 3][i % 3 * ldk + d]),
+                              _mm512_load_ps(qt + d * 16), sum);
       _mm512_store_ps(s + i * 16, sum);
     }
   }
 }
 
-static inline __attribute__((always_inline)) void qk_tile(int tokens, int depth, int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s) {
+static inline __attribute__((always_inline)) void qk_tile(int tokens, int depth, int32_t d_qk,
+                                                          const float *k, int64_t ldk,
+                                                          const float *qt, float *s) {
   const float *rows[QK_TOKENS / 3];
   score_tile acc;
   qk_begin(acc, tokens, k, ldk, rows);
   qk_end(acc, tokens, depth, rows, d_qk, 0, ldk, qt, s);
 }
 
-/* The stage of a wide panel, a line of 32 elements every so many columns: straight-line code, for a loop around a conversion costs more than the
- * conversion hides. */
-static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int every, int32_t d_qk, const float *k, int64_t ldk,
-                                                             const float *qt, float *s, const amla_ukr_stage *stage) {
+/* The stage of a wide panel, a line of 32 elements every so many columns: straight-line code, for a
+ * loop around a conversion costs more than the conversion hides. */
+static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int every,
+                                                             int32_t d_qk, const float *k,
+                                                             int64_t ldk, const float *qt, float *s,
+                                                             const amla_ukr_stage *stage) {
   const amla_ukr_move *move = stage->moves;
   const float *rows[QK_TOKENS / 3], *q = qt;
   score_tile acc;
@@ -289,28 +344,34 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
   for (int32_t lines = stage->n_rows * (d_qk / 32); lines > 0; lines--) {
     const char *fetch = (const char *)move[QK_TOKENS].from + amla_elems_bytes(type, column);
     _mm_prefetch(fetch, _MM_HINT_T1);
-    if (type == AMLA_F32) _mm_prefetch(fetch + 64, _MM_HINT_T1);
+    if (type == AMLA_F32)
+      _mm_prefetch(fetch + 64, _MM_HINT_T1);
     load_32(type, move->from, column, move->to);
     column += 32;
-    if (column == d_qk) column = 0, move++;
+    if (column == d_qk)
+      column = 0, move++;
 #pragma GCC unroll 8
-    for (int t = 0; t < every; t++) qk_step(acc, QK_TOKENS, 1, rows, ldk, d + t, q + t * 32);
+    for (int t = 0; t < every; t++)
+      qk_step(acc, QK_TOKENS, 1, rows, ldk, d + t, q + t * 32);
     d += every;
     q += every * 32;
   }
   qk_end(acc, QK_TOKENS, 1, rows, d_qk, d, ldk, qt, s);
 }
 
-/* The stage of a narrow panel, 12 rows of its own: 32 columns are converted while those before them are multiplied, three rows to 8 columns.
- * With so few FMAs to a row, cache lines that go through L1 once instead of twice are worth the bother; FETCH_COLUMNS later ones are fetched
- * into it. */
-static inline __attribute__((always_inline)) void qk_staging_own(amla_dtype type, int32_t d_qk, float *k, int64_t ldk, const float *qt, float *s,
+/* The stage of a narrow panel, 12 rows of its own: 32 columns are converted while those before them
+ * are multiplied, three rows to 8 columns. With so few FMAs to a row, cache lines that go through
+ * L1 once instead of twice are worth the bother; FETCH_COLUMNS later ones are fetched into it. */
+static inline __attribute__((always_inline)) void qk_staging_own(amla_dtype type, int32_t d_qk,
+                                                                 float *k, int64_t ldk,
+                                                                 const float *qt, float *s,
                                                                  const amla_ukr_move *moves) {
   const float *rows[QK_TOKENS / 3];
   score_tile acc;
   int32_t d = 0;
   qk_begin(acc, QK_TOKENS, k, ldk, rows);
-  for (int i = 0; i < QK_TOKENS; i++) load_32(type, moves[i].from, 0, k + i * ldk);
+  for (int i = 0; i < QK_TOKENS; i++)
+    load_32(type, moves[i].from, 0, k + i * ldk);
   for (int32_t next = 32; next < d_qk; next += 32) {
     const int32_t ahead = next + FETCH_COLUMNS;
     const amla_ukr_move *fetch = ahead < d_qk ? moves : moves + QK_TOKENS;
@@ -319,11 +380,13 @@ static inline __attribute__((always_inline)) void qk_staging_own(amla_dtype type
 #pragma GCC unroll 3
       for (int t = 0; t < 3; t++) {
         _mm_prefetch((const char *)fetch[i + t].from + at, _MM_HINT_T0);
-        if (type == AMLA_F32) _mm_prefetch((const char *)fetch[i + t].from + at + 64, _MM_HINT_T0);
+        if (type == AMLA_F32)
+          _mm_prefetch((const char *)fetch[i + t].from + at + 64, _MM_HINT_T0);
         load_32(type, moves[i + t].from, next, k + (i + t) * ldk);
       }
 #pragma GCC unroll 4
-      for (int t = 0; t < 4; t++, d += 2) qk_step(acc, QK_TOKENS, 2, rows, ldk, d, qt + d * 16);
+      for (int t = 0; t < 4; t++, d += 2)
+        qk_step(acc, QK_TOKENS, 2, rows, ldk, d, qt + d * 16);
     }
   }
   qk_end(acc, QK_TOKENS, 2, rows, d_qk, d, ldk, qt, s);
@@ -349,7 +412,8 @@ static inline __attribute__((always_inline)) void qk_tokens(int depth, int32_t n
 static inline __attribute__((always_inline)) void qk_every(int every, int32_t d_qk, const float *k,
                                                            int64_t ldk, const float *qt, float *s,
                                                            const amla_ukr_stage *stage) {
-#define CASE(id, ...) case id: qk_staging(id, every, d_qk, k, ldk, qt, s, stage); return;
+#define CASE(id, ...)                                                                              \
+  case id: qk_staging(id, every, d_qk, k, ldk, qt, s, stage); return;
   switch (stage->type) { AMLA_DTYPES(CASE) }
 #undef CASE
 }
@@ -369,7 +433,8 @@ static void qk_12x32(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const 
   }
 }
 
-/* One function a type: in one for all of them, the loop keeps 16 instructions more in 32 columns. */
+/* One function a type: in one for all of them, the loop keeps 16 instructions more in 32 columns.
+ */
 typedef void qk_own(int32_t d_qk, const float *qt, int64_t ldk, float *s,
                     const amla_ukr_move *moves);
 #define QK_OWN(id, ...)                                                                            \
@@ -393,23 +458,28 @@ static void qk_12x16(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const 
   qk_tokens(2, n, d_qk, k, ldk, qt, s);
 }
 
-/* 16 rows of a panel of `rows`. Tokens UNROLL at a time: independent chains, longer than the latency of an addition. */
-static inline void max_lanes(int32_t n, const float *s, int rows, const int32_t *visible, float *max) {
+/* 16 rows of a panel of `rows`. Tokens UNROLL at a time: independent chains, longer than the
+ * latency of an addition. */
+static inline void max_lanes(int32_t n, const float *s, int rows, const int32_t *visible,
+                             float *max) {
   const __m512i vis = _mm512_loadu_si512(visible);
   const int32_t all = _mm512_cmplt_epi32_mask(vis, _mm512_set1_epi32(n)) ? 0 : n / UNROLL * UNROLL;
   __m512 m[UNROLL];
 #pragma GCC unroll 8
-  for (int i = 0; i < UNROLL; i++) m[i] = _mm512_set1_ps(-__builtin_inff());
+  for (int i = 0; i < UNROLL; i++)
+    m[i] = _mm512_set1_ps(-__builtin_inff());
   int32_t j = 0;
   for (; j < all; j += UNROLL)
 #pragma GCC unroll 8
-    for (int i = 0; i < UNROLL; i++) m[i] = _mm512_max_ps(_mm512_load_ps(s + (j + i) * rows), m[i]); /* m[i] where s is NaN */
+    for (int i = 0; i < UNROLL; i++)
+      m[i] = _mm512_max_ps(_mm512_load_ps(s + (j + i) * rows), m[i]); /* m[i] where s is NaN */
   for (; j < n; j++) {
     const __mmask16 seen = _mm512_cmplt_epi32_mask(_mm512_set1_epi32(j), vis);
     m[0] = _mm512_mask_max_ps(m[0], seen, _mm512_load_ps(s + j * rows), m[0]);
   }
 #pragma GCC unroll 8
-  for (int i = 1; i < UNROLL; i++) m[0] = _mm512_max_ps(m[i], m[0]);
+  for (int i = 1; i < UNROLL; i++)
+    m[0] = _mm512_max_ps(m[i], m[0]);
   _mm512_storeu_ps(max, m[0]);
 }
 
@@ -418,13 +488,17 @@ static void max_32(int32_t n, const float *s, const int32_t *visible, float *max
   max_lanes(n, s + 16, 32, visible + 16, max + 16);
 }
 
-static void max_16(int32_t n, const float *s, const int32_t *visible, float *max) { max_lanes(n, s, 16, visible, max); }
+static void max_16(int32_t n, const float *s, const int32_t *visible, float *max) {
+  max_lanes(n, s, 16, visible, max);
+}
 
-/* P of `count` tokens, 16 rows, in steps that are independent over tokens: exp2_poly.h has the polynomial. */
+/* P of `count` tokens, 16 rows, in steps that are independent over tokens: exp2_poly.h has the
+ * polynomial. */
 static inline __attribute__((always_inline)) void exp_tokens(int count, float *s, int rows,
                                                              __m512 ref, __m512 mul,
                                                              const __mmask16 *seen, __m512 *sum) {
-  static const float c[] = {AMLA_EXP2_C5, AMLA_EXP2_C4, AMLA_EXP2_C3, AMLA_EXP2_C2, AMLA_EXP2_C1, 1.0f};
+  static const float c[] = {AMLA_EXP2_C5, AMLA_EXP2_C4, AMLA_EXP2_C3,
+                            AMLA_EXP2_C2, AMLA_EXP2_C1, 1.0f};
   __m512 x[UNROLL], n[UNROLL], y[UNROLL];
   __mmask16 nonzero[UNROLL];
 #pragma GCC unroll 8
@@ -438,17 +512,22 @@ static inline __attribute__((always_inline)) void exp_tokens(int count, float *s
     n[i] = _mm512_roundscale_ps(x[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < count; i++) x[i] = _mm512_sub_ps(x[i], n[i]);
+  for (int i = 0; i < count; i++)
+    x[i] = _mm512_sub_ps(x[i], n[i]);
 #pragma GCC unroll 8
-  for (int i = 0; i < count; i++) y[i] = _mm512_set1_ps(AMLA_EXP2_C6);
+  for (int i = 0; i < count; i++)
+    y[i] = _mm512_set1_ps(AMLA_EXP2_C6);
 #pragma GCC unroll 6
   for (int k = 0; k < 6; k++)
 #pragma GCC unroll 8
-    for (int i = 0; i < count; i++) y[i] = _mm512_fmadd_ps(y[i], x[i], _mm512_set1_ps(c[k]));
+    for (int i = 0; i < count; i++)
+      y[i] = _mm512_fmadd_ps(y[i], x[i], _mm512_set1_ps(c[k]));
 #pragma GCC unroll 8
-  for (int i = 0; i < count; i++) y[i] = _mm512_maskz_scalef_ps(nonzero[i], y[i], n[i]);
+  for (int i = 0; i < count; i++)
+    y[i] = _mm512_maskz_scalef_ps(nonzero[i], y[i], n[i]);
 #pragma GCC unroll 8
-  for (int i = 0; i < count; i++) y[i] = _mm512_maskz_fmadd_ps(seen[i], _mm512_load_ps(s + i * rows), _mm512_setzero_ps(), y[i]);
+  for (int i = 0; i < count; i++)
+    y[i] = _mm512_maskz_fmadd_ps(seen[i], _mm512_load_ps(s + i * rows), _mm512_setzero_ps(), y[i]);
 #pragma GCC unroll 8
   for (int i = 0; i < count; i++) {
     *sum = _mm512_add_ps(*sum, y[i]);
@@ -457,13 +536,15 @@ static inline __attribute__((always_inline)) void exp_tokens(int count, float *s
 }
 
 static inline __m512 exp_whole(int32_t n, float *s, int rows, __m512 ref, __m512 mul, __m512 sum) {
-  static const __mmask16 seen[UNROLL] = {0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff};
+  static const __mmask16 seen[UNROLL] = {0xffff, 0xffff, 0xffff, 0xffff,
+                                         0xffff, 0xffff, 0xffff, 0xffff};
   for (int32_t j = 0; j < n; j += UNROLL)
     exp_tokens(UNROLL, s + j * rows, rows, ref, mul, seen, &sum);
   return sum;
 }
 
-static inline void exp_lanes(int32_t n, float *s, int rows, const float *ref, const float *mul, const int32_t *visible, float *sum) {
+static inline void exp_lanes(int32_t n, float *s, int rows, const float *ref, const float *mul,
+                             const int32_t *visible, float *sum) {
   const __m512i vis = _mm512_loadu_si512(visible);
   const int32_t all = _mm512_cmplt_epi32_mask(vis, _mm512_set1_epi32(n)) ? 0 : n / UNROLL * UNROLL;
   const __m512 e = _mm512_loadu_ps(ref), m = _mm512_loadu_ps(mul);
@@ -475,17 +556,20 @@ static inline void exp_lanes(int32_t n, float *s, int rows, const float *ref, co
   _mm512_storeu_ps(sum, l);
 }
 
-static void exp_32(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible, float *sum) {
+static void exp_32(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible,
+                   float *sum) {
   exp_lanes(n, s, 32, ref, mul, visible, sum);
   exp_lanes(n, s + 16, 32, ref + 16, mul + 16, visible + 16, sum + 16);
 }
 
-static void exp_16(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible, float *sum) {
+static void exp_16(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible,
+                   float *sum) {
   exp_lanes(n, s, 16, ref, mul, visible, sum);
 }
 
 /* One token of an output tile. */
-static inline __attribute__((always_inline)) void pv_step(__m512 acc[PV_ROWS][2], const float *p, const float *v) {
+static inline __attribute__((always_inline)) void pv_step(__m512 acc[PV_ROWS][2], const float *p,
+                                                          const float *v) {
   const __m512 v0 = _mm512_load_ps(v), v1 = _mm512_load_ps(v + 16);
 #pragma GCC unroll 8
   for (int r = 0; r < PV_ROWS; r++) {
@@ -502,14 +586,18 @@ static void pv_8x32(int32_t n, const void *weights, int64_t ldp, const void *val
   __m512 acc[PV_ROWS][2];
   int32_t j = 0;
 #pragma GCC unroll 8
-  for (int r = 0; r < PV_ROWS; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+  for (int r = 0; r < PV_ROWS; r++)
+    acc[r][0] = acc[r][1] = _mm512_setzero_ps();
   for (; j + 12 <= n; j += 12)
 #pragma GCC unroll 12
-    for (int t = 0; t < 12; t++, p += ldp, v += ldv) pv_step(acc, p, v);
-  for (; j < n; j++, p += ldp, v += ldv) pv_step(acc, p, v);
+    for (int t = 0; t < 12; t++, p += ldp, v += ldv)
+      pv_step(acc, p, v);
+  for (; j < n; j++, p += ldp, v += ldv)
+    pv_step(acc, p, v);
   if (!first)
 #pragma GCC unroll 16
-    for (int i = 0; i < 2 * PV_ROWS; i++) acc[i / 2][i % 2] = _mm512_add_ps(_mm512_load_ps(o + i * 16), acc[i / 2][i % 2]);
+    for (int i = 0; i < 2 * PV_ROWS; i++)
+      acc[i / 2][i % 2] = _mm512_add_ps(_mm512_load_ps(o + i * 16), acc[i / 2][i % 2]);
   for (const amla_ukr_merge *m = merges; m < merges + n_merges; m++)
 #pragma GCC unroll 16
     for (int i = 0; i < 2 * PV_ROWS; i++) {
@@ -517,7 +605,8 @@ static void pv_8x32(int32_t n, const void *weights, int64_t ldp, const void *val
       acc[i / 2][i % 2] = _mm512_fmadd_ps(_mm512_set1_ps(m->of_b[i / 2]), acc[i / 2][i % 2], a);
     }
 #pragma GCC unroll 16
-  for (int i = 0; i < 2 * PV_ROWS; i++) _mm512_store_ps(out + i * 16, acc[i / 2][i % 2]);
+  for (int i = 0; i < 2 * PV_ROWS; i++)
+    _mm512_store_ps(out + i * 16, acc[i / 2][i % 2]);
 }
 
 static inline float multiply_add(float x, float y, float z) { return __builtin_fmaf(x, y, z); }

@@ -24,7 +24,8 @@ static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, 
   for (int r = 0; r < ROWS; r++)
     for (int32_t i = 0; i < d; i++) {
       float x = 0.0f;
-      if (r < n) amla_load_row(type, 1, (const char *)q[r] + amla_elems_bytes(type, i), &x);
+      if (r < n)
+        amla_load_row(type, 1, (const char *)q[r] + amla_elems_bytes(type, i), &x);
       qt[i * ROWS + r] = factor * x;
     }
 }
@@ -38,12 +39,14 @@ static void qk_4x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const
     amla_load_row(stage->type, d_qk, stage->moves[i].from, stage->moves[i].to);
   for (int32_t d = 0; d < d_qk; d++)
     for (int i = 0; i < QK_TOKENS; i++)
-      for (int r = 0; r < ROWS; r++) acc[i][r] += k[i * ldk + d] * qt[d * ROWS + r];
+      for (int r = 0; r < ROWS; r++)
+        acc[i][r] += k[i * ldk + d] * qt[d * ROWS + r];
   memcpy(s, acc, sizeof acc);
 }
 
 static void max_8(int32_t n, const float *s, const int32_t *visible, float *max) {
-  for (int r = 0; r < ROWS; r++) max[r] = -INFINITY;
+  for (int r = 0; r < ROWS; r++)
+    max[r] = -INFINITY;
   for (int32_t j = 0; j < n; j++)
     for (int r = 0; r < ROWS; r++) {
       const float x = j < visible[r] ? s[j * ROWS + r] : -INFINITY;
@@ -52,20 +55,22 @@ static void max_8(int32_t n, const float *s, const int32_t *visible, float *max)
 }
 
 static float exp2_poly(float x) {
-  static const float c[] = {AMLA_EXP2_C5, AMLA_EXP2_C4, AMLA_EXP2_C3, AMLA_EXP2_C2, AMLA_EXP2_C1,
-                            1.0f};
+  static const float c[] = {AMLA_EXP2_C5, AMLA_EXP2_C4, AMLA_EXP2_C3,
+                            AMLA_EXP2_C2, AMLA_EXP2_C1, 1.0f};
   const int zero = !(x >= AMLA_EXP2_MIN);
   x = x < AMLA_EXP2_MAX ? x : AMLA_EXP2_MAX;
   x = zero ? 0.0f : x;
   const float t = x + AMLA_ROUND_MAGIC, f = x - (t - AMLA_ROUND_MAGIC);
   float y = AMLA_EXP2_C6;
-  for (int i = 0; i < 6; i++) y = y * f + c[i];
+  for (int i = 0; i < 6; i++)
+    y = y * f + c[i];
   return zero ? 0.0f : amla_f32_from_bits(amla_f32_bits(y) + (amla_f32_bits(t) << 23));
 }
 
 static void exp_8(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible,
                   float *sum) {
-  for (int r = 0; r < ROWS; r++) sum[r] = 0.0f;
+  for (int r = 0; r < ROWS; r++)
+    sum[r] = 0.0f;
   for (int32_t j = 0; j < n; j++)
     for (int r = 0; r < ROWS; r++) {
       const float x = s[j * ROWS + r];
@@ -82,7 +87,8 @@ static void pv_4x8(int32_t n, const void *weights, int64_t ldp, const void *valu
   float acc[PV_ROWS][PV_COLS] = {{0}};
   for (int32_t j = 0; j < n; j++)
     for (int r = 0; r < PV_ROWS; r++)
-      for (int c = 0; c < PV_COLS; c++) acc[r][c] += p[j * ldp + r] * v[j * ldv + c];
+      for (int c = 0; c < PV_COLS; c++)
+        acc[r][c] += p[j * ldp + r] * v[j * ldv + c];
   for (int r = 0; r < PV_ROWS; r++)
     for (int c = 0; c < PV_COLS; c++) {
       const int at = r * PV_COLS + c;

@@ -24,7 +24,8 @@
 static void scale_rows(int32_t rows, float *restrict o, const float *f) {
   UKR_ROW_LOOP
   for (int32_t r = 0; r < rows; r++, o += PV_COLS)
-    for (int c = 0; c < PV_COLS; c++) o[c] *= f[r];
+    for (int c = 0; c < PV_COLS; c++)
+      o[c] *= f[r];
 }
 
 /* base/expshift.h in 32 bits: e = exponent field; e + k outside 1..254 gives signed zero or inf. */
@@ -41,9 +42,11 @@ static void shift_rows(int32_t rows, float *restrict o, const int32_t *k) {
   uint32_t u[PV_COLS];
   UKR_ROW_LOOP
   for (int32_t r = 0; r < rows; r++, o += PV_COLS) {
-    if (k[r] == 0) continue;
+    if (k[r] == 0)
+      continue;
     memcpy(u, o, sizeof u);
-    for (int c = 0; c < PV_COLS; c++) u[c] = shift_bits(u[c], k[r]);
+    for (int c = 0; c < PV_COLS; c++)
+      u[c] = shift_bits(u[c], k[r]);
     memcpy(o, u, sizeof u);
   }
 }
@@ -52,7 +55,8 @@ static void merge_rows(int32_t rows, float *restrict o, const float *f, const fl
                        const float *g) {
   UKR_ROW_LOOP
   for (int32_t r = 0; r < rows; r++, o += PV_COLS, b += PV_COLS)
-    for (int c = 0; c < PV_COLS; c++) o[c] = multiply_add(g[r], b[c], f[r] * o[c]);
+    for (int c = 0; c < PV_COLS; c++)
+      o[c] = multiply_add(g[r], b[c], f[r] * o[c]);
 }
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the backend needs of a device: what it is, and to run one kernel. cuda_device.cu is the CUDA runtime's; the tests have another, which
- * runs the same kernels in an emulation on the CPU. Plain C, no CUDA headers.
+ * What the backend needs of a device: what it is, and to run one kernel. cuda_device.cu is the CUDA
+ * runtime's; the tests have another, which runs the same kernels in an emulation on the CPU. Plain
+ * C, no CUDA headers.
  */
 #ifndef AMLA_CUDA_DEVICE_H
 #define AMLA_CUDA_DEVICE_H
@@ -15,8 +16,8 @@ extern "C" {
 #endif
 
 typedef enum amla_cuda_kernel {
-  AMLA_CUDA_MMA32 = 0, /* 32 rows x 16 keys: 99 KB of shared memory, any GPU since Ampere */
-  AMLA_CUDA_MMA64 = 1, /* 64 rows x 32 keys: 163 KB */
+  AMLA_CUDA_MMA32 = 0,  /* 32 rows x 16 keys: 99 KB of shared memory, any GPU since Ampere */
+  AMLA_CUDA_MMA64 = 1,  /* 64 rows x 32 keys: 163 KB */
   AMLA_CUDA_WGMMA2 = 2, /* 64 rows x 64 keys, two tiles deep: Hopper */
   AMLA_CUDA_WGMMA3 = 3  /* the same three tiles deep; the better one by the model */
 } amla_cuda_kernel;

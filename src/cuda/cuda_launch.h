@@ -14,7 +14,8 @@
 
 /* Any GPU since Ampere. block_rows 64 or 32 chooses the shape. */
 cudaError_t amla_cuda_prepare_mma(int32_t block_rows, int32_t f16, int32_t d_qk);
-cudaError_t amla_cuda_launch_mma(const amla_cuda_params *p, int32_t f16, int32_t grid, cudaStream_t stream);
+cudaError_t amla_cuda_launch_mma(const amla_cuda_params *p, int32_t f16, int32_t grid,
+                                 cudaStream_t stream);
 
 /* Hopper, `stages` (2 or 3) key tiles deep: kv is the map of the cache in boxes of 64 elements x
  * min(page, 64) tokens. block_rows is 64, tile_tokens 64. */
@@ -22,7 +23,8 @@ cudaError_t amla_cuda_prepare_wgmma(int32_t stages, int32_t f16, int32_t d_qk);
 cudaError_t amla_cuda_launch_wgmma(const amla_cuda_params *p, const CUtensorMap *kv, int32_t stages,
                                    int32_t f16, int32_t grid, cudaStream_t stream);
 
-/* Kernels that do nothing but multiply, for the limits of a benchmark: FLOP of one launch of `grid` thread blocks. */
+/* Kernels that do nothing but multiply, for the limits of a benchmark: FLOP of one launch of `grid`
+ * thread blocks. */
 cudaError_t amla_cuda_launch_peak_mma(int32_t grid, float *sink, double *flops);
 cudaError_t amla_cuda_launch_peak_wgmma(int32_t grid, float *sink, double *flops);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the kernels share: finding work, the reference of a row, storing a row, leaving partial results and merging them. Everything is
- * written with the functions of cuda_machine.cuh, so that it runs on a GPU and in the emulation.
+ * What the kernels share: finding work, the reference of a row, storing a row, leaving partial
+ * results and merging them. Everything is written with the functions of cuda_machine.cuh, so that
+ * it runs on a GPU and in the emulation.
  */
 #ifndef AMLA_DECODE_COMMON_CUH
 #define AMLA_DECODE_COMMON_CUH
@@ -16,7 +17,7 @@ namespace amla_kernel {
 
 using namespace machine;
 
-/* ---- Work -------------------------------------------------------------------------------------------------------- */
+/* ---- Work ---- */
 
 struct item {
   int32_t sequence, block, split, n_splits; /* n_splits 0: no work is left */
@@ -26,28 +27,33 @@ struct item {
 
 /* The keys of an item. */
 struct span {
-  int32_t first_row, n_rows;  /* of the sequence's rows */
-  int32_t end;                /* no row of the block sees a key from here on */
-  int32_t common;             /* every row sees the keys before */
+  int32_t first_row, n_rows; /* of the sequence's rows */
+  int32_t end;               /* no row of the block sees a key from here on */
+  int32_t common;            /* every row sees the keys before */
   int32_t tile_begin, tile_end;
 };
 
-/* What a block knows of its work, in shared memory: the item, its span, and the finder. Registers are O's. */
+/* What a block knows of its work, in shared memory: the item, its span, and the finder. Registers
+ * are O's. */
 enum { ITEM_AT = 0, SPAN_AT = 24, FINDER_AT = 48, WORK_BYTES = 64 };
 
-/* The block's place in the line of items: tickets only grow, so it looks forward only. Kept in shared memory: registers are O's. */
+/* The block's place in the line of items: tickets only grow, so it looks forward only. Kept in
+ * shared memory: registers are O's. */
 struct finder {
   int32_t sequence, items, places; /* items and places of all sequences before */
   int32_t base_tokens;
 };
 
-AMLA_DEVICE int32_t raw_length(const amla_cuda_params &p, int32_t sequence) { return p.seqlens_k ? p.seqlens_k[sequence] : p.sk; }
+AMLA_DEVICE int32_t raw_length(const amla_cuda_params &p, int32_t sequence) {
+  return p.seqlens_k ? p.seqlens_k[sequence] : p.sk;
+}
 
 AMLA_DEVICE int32_t sum_over_warp(int32_t x) { /* inclusive prefix sum over lanes */
   const int32_t lane = thread_id() & 31;
   for (int32_t by = 1; by < 32; by *= 2) {
     const int32_t left = shuffle_up(x, by);
-    if (lane >= by) x += left;
+    if (lane >= by)
+      x += left;
   }
   return x;
 }
@@ -58,7 +64,10 @@ AMLA_DEVICE void write_finder(uint32_t at, const finder &f) {
   sts_u32(at + 8, (uint32_t)f.places);
   sts_u32(at + 12, (uint32_t)f.base_tokens);
 }
-AMLA_DEVICE finder read_finder(uint32_t at) { return {(int32_t)lds_u32(at), (int32_t)lds_u32(at + 4), (int32_t)lds_u32(at + 8), (int32_t)lds_u32(at + 12)}; }
+AMLA_DEVICE finder read_finder(uint32_t at) {
+  return {(int32_t)lds_u32(at), (int32_t)lds_u32(at + 4), (int32_t)lds_u32(at + 8),
+          (int32_t)lds_u32(at + 12)};
+}
 
 /* By a whole warp, once; `at` as for take_item. */
 AMLA_DEVICE void start_finding(const amla_cuda_params &p, uint32_t at) {
@@ -68,11 +77,13 @@ AMLA_DEVICE void start_finding(const amla_cuda_params &p, uint32_t at) {
     for (int32_t first = 0; first < p.b; first += 32) {
       const int32_t sequence = first + (thread_id() & 31);
       const int32_t n = sequence < p.b ? amla_cuda_clamp_length(raw_length(p, sequence), p.sk) : 0;
-      tokens += shuffle(sum_over_warp(n >> 5), 31) * INT64_C(32); /* in units of 32: 32 lengths may leave int32 */
+      tokens += shuffle(sum_over_warp(n >> 5), 31) *
+                INT64_C(32); /* in units of 32: 32 lengths may leave int32 */
     }
     f.base_tokens = amla_cuda_auto_base(tokens * p.n_blocks, p.auto_items, p.tile_tokens);
   }
-  if ((thread_id() & 31) == 0) write_finder(at + FINDER_AT, f);
+  if ((thread_id() & 31) == 0)
+    write_finder(at + FINDER_AT, f);
   sync_warp();
 }
 
@@ -82,14 +93,18 @@ AMLA_DEVICE item find_item(const amla_cuda_params &p, finder &f, int32_t ticket)
   const int32_t lane = thread_id() & 31;
   for (; f.sequence < p.b; f.sequence += 32) {
     const int32_t sequence = f.sequence + lane;
-    const int32_t length = sequence < p.b ? amla_cuda_clamp_length(raw_length(p, sequence), p.sk) : 0;
-    const int32_t n_splits = sequence < p.b ? amla_cuda_n_splits(length, f.base_tokens, p.max_splits) : 0;
+    const int32_t length =
+        sequence < p.b ? amla_cuda_clamp_length(raw_length(p, sequence), p.sk) : 0;
+    const int32_t n_splits =
+        sequence < p.b ? amla_cuda_n_splits(length, f.base_tokens, p.max_splits) : 0;
     const int32_t items = n_splits * p.n_blocks, places = n_splits > 1 ? items : 0;
-    const int32_t items_to = f.items + sum_over_warp(items), places_to = f.places + sum_over_warp(places);
+    const int32_t items_to = f.items + sum_over_warp(items),
+                  places_to = f.places + sum_over_warp(places);
     const uint32_t beyond = vote(ticket < items_to);
     if (beyond) {
       int32_t at = 0;
-      while (!(beyond >> at & 1u)) at++;
+      while (!(beyond >> at & 1u))
+        at++;
       const int32_t within = ticket - shuffle(items_to - items, at);
       w.sequence = f.sequence + at;
       w.split = within / p.n_blocks;
@@ -110,21 +125,25 @@ AMLA_DEVICE span span_of(const amla_cuda_params &p, const item &w) {
   s.first_row = w.block * p.block_rows;
   s.n_rows = amla_cuda_min(p.rows - s.first_row, p.block_rows);
   s.end = amla_cuda_visible(w.length, p.s_q, (s.first_row + s.n_rows - 1) / p.h_q, p.causal);
-  s.common = amla_cuda_visible(w.length, p.s_q, s.first_row / p.h_q, p.causal); /* the first row sees least */
+  s.common = amla_cuda_visible(w.length, p.s_q, s.first_row / p.h_q,
+                               p.causal); /* the first row sees least */
   const int32_t n_tiles = amla_cuda_ceil_div(s.end, p.tile_tokens);
   s.tile_begin = w.n_splits > 0 ? amla_cuda_split_begin(n_tiles, w.n_splits, w.split) : 0;
   s.tile_end = w.n_splits > 0 ? amla_cuda_split_begin(n_tiles, w.n_splits, w.split + 1) : 0;
   return s;
 }
 
-/* By one warp: takes a ticket and leaves the item in shared memory at `at`, to be read after a barrier. */
+/* By one warp: takes a ticket and leaves the item in shared memory at `at`, to be read after a
+ * barrier. */
 AMLA_DEVICE void take_item(const amla_cuda_params &p, uint32_t at) {
   const int32_t lane = thread_id() & 31;
   int32_t ticket = 0;
   finder f = read_finder(at + FINDER_AT);
-  if (lane == 0) ticket = (int32_t)atomic_add(p.ticket, 1u);
+  if (lane == 0)
+    ticket = (int32_t)atomic_add(p.ticket, 1u);
   const item w = find_item(p, f, shuffle(ticket, 0));
-  if (lane != 0) return;
+  if (lane != 0)
+    return;
   write_finder(at + FINDER_AT, f);
   sts_u32(at, (uint32_t)w.sequence);
   sts_u32(at + 4, (uint32_t)w.block);
@@ -144,13 +163,14 @@ AMLA_DEVICE void take_item(const amla_cuda_params &p, uint32_t at) {
 }
 
 AMLA_DEVICE item read_item(uint32_t at) {
-  return {(int32_t)lds_u32(at), (int32_t)lds_u32(at + 4), (int32_t)lds_u32(at + 8), (int32_t)lds_u32(at + 12), (int32_t)lds_u32(at + 16),
-          (int32_t)lds_u32(at + 20)};
+  return {(int32_t)lds_u32(at),      (int32_t)lds_u32(at + 4),  (int32_t)lds_u32(at + 8),
+          (int32_t)lds_u32(at + 12), (int32_t)lds_u32(at + 16), (int32_t)lds_u32(at + 20)};
 }
 
 AMLA_DEVICE span read_span(uint32_t at) {
   at += SPAN_AT;
-  return {(int32_t)lds_u32(at), (int32_t)lds_u32(at + 4), (int32_t)lds_u32(at + 8), (int32_t)lds_u32(at + 12), (int32_t)lds_u32(at + 16), (int32_t)lds_u32(at + 20)};
+  return {(int32_t)lds_u32(at),      (int32_t)lds_u32(at + 4),  (int32_t)lds_u32(at + 8),
+          (int32_t)lds_u32(at + 12), (int32_t)lds_u32(at + 16), (int32_t)lds_u32(at + 20)};
 }
 
 /* Keys that row r of the block sees; rows past the last see none. */
@@ -160,17 +180,20 @@ AMLA_DEVICE int32_t row_limit(const amla_cuda_params &p, int32_t length, const s
 
 /* An entry of the table, or -1 with a mark in the status word when there is no such page. */
 AMLA_DEVICE int32_t valid_page(const amla_cuda_params &p, int32_t page) {
-  if (page >= 0 && page < p.n_pages) return page;
+  if (page >= 0 && page < p.n_pages)
+    return page;
   atomic_or(p.status, AMLA_CUDA_STATUS_PAGE);
   return -1;
 }
 
 /* The page that holds a token of a sequence. */
 AMLA_DEVICE int32_t page_of(const amla_cuda_params &p, int32_t sequence, int32_t token) {
-  return p.page_size == 0 ? sequence : valid_page(p, p.block_table[(int64_t)sequence * p.max_pages + token / p.page_size]);
+  return p.page_size == 0
+             ? sequence
+             : valid_page(p, p.block_table[(int64_t)sequence * p.max_pages + token / p.page_size]);
 }
 
-/* ---- The reference of a row and its two sums ---------------------------------------------------------------------- */
+/* ---- The reference of a row and its two sums ---- */
 
 struct row_state {
   float ref, sum, sum_rounded; /* log2 units; sum of P; sum of P as the matrix unit sees it */
@@ -178,15 +201,18 @@ struct row_state {
 AMLA_DEVICE row_state empty_row() { return {-INFINITY, 0.0f, 0.0f}; }
 
 AMLA_DEVICE amla_cuda_factor factor_of(float shift, bool flash) {
-  if (flash) return {exp2_approx(shift), 1.0f};
+  if (flash)
+    return {exp2_approx(shift), 1.0f};
   return amla_cuda_shift_factor(shift);
 }
 
-/* Step 2: the next reference, given the largest visible score in log2 units. What O must be shifted by: 0, or a negative number of
- * powers of two (integers unless flash). */
+/* Step 2: the next reference, given the largest visible score in log2 units. What O must be shifted
+ * by: 0, or a negative number of powers of two (integers unless flash). */
 template <bool F16> AMLA_DEVICE float advance(row_state &r, float max, bool flash) {
-  const float next = flash ? fmaxf(r.ref, max) : amla_cuda_next_reference(r.ref, max, ceilf(max), F16);
-  if (next == r.ref) return 0.0f;
+  const float next =
+      flash ? fmaxf(r.ref, max) : amla_cuda_next_reference(r.ref, max, ceilf(max), F16);
+  if (next == r.ref)
+    return 0.0f;
   const float shift = r.ref - next;
   const amla_cuda_factor f = factor_of(shift, flash);
   r.sum = r.sum * f.a * f.b;
@@ -195,7 +221,8 @@ template <bool F16> AMLA_DEVICE float advance(row_state &r, float max, bool flas
   return shift;
 }
 
-/* Step 3, one element: t is a score in log2 units. A score that is not finite poisons the row; a hidden one is selected away. */
+/* Step 3, one element: t is a score in log2 units. A score that is not finite poisons the row; a
+ * hidden one is selected away. */
 AMLA_DEVICE float weight(float t, float ref, bool visible) {
   const float p = fmaf(0.0f, t, exp2_approx(t - ref));
   return visible ? p : 0.0f;
@@ -208,15 +235,18 @@ struct row_result {
 
 AMLA_DEVICE row_result finish_row(const amla_cuda_params &p, int32_t head, const row_state &r) {
   const float log2e = 1.44269504f, ln2 = 0.69314718f;
-  if (r.sum == 0.0f) return {0.0f, -INFINITY};
+  if (r.sum == 0.0f)
+    return {0.0f, -INFINITY};
   const float lse2 = r.ref + log2f(r.sum);
   const float sink = p.sinks ? 1.0f / (1.0f + exp2f(p.sinks[head] * log2e - lse2)) : 1.0f;
   return {sink / r.sum_rounded, p.lse_base2 ? lse2 : lse2 * ln2};
 }
 
-/* ---- Rows of results --------------------------------------------------------------------------------------------- */
+/* ---- Rows of results ---- */
 
-AMLA_DEVICE float times(float o, float factor) { return factor == 0.0f ? 0.0f : o * factor; } /* a row without keys is 0 even if a hidden V was NaN */
+AMLA_DEVICE float times(float o, float factor) {
+  return factor == 0.0f ? 0.0f : o * factor;
+} /* a row without keys is 0 even if a hidden V was NaN */
 
 /* Elements at, at + 1 of out. */
 AMLA_DEVICE void store_pair(const amla_cuda_params &p, int64_t at, float x, float y) {
@@ -236,60 +266,76 @@ AMLA_DEVICE void store_pair(const amla_cuda_params &p, int64_t at, float x, floa
 }
 
 AMLA_DEVICE void store_lse(const amla_cuda_params &p, const item &w, int32_t row, float lse) {
-  if (p.lse) p.lse[amla_cuda_lse_offset(&p, w.sequence, row)] = lse;
+  if (p.lse)
+    p.lse[amla_cuda_lse_offset(&p, w.sequence, row)] = lse;
 }
 
-/* ---- Partial results ---------------------------------------------------------------------------------------------- */
+/* ---- Partial results ---- */
 
 AMLA_DEVICE int32_t slot_of(const amla_cuda_params &p, int32_t place) { return place % p.n_slots; }
 AMLA_DEVICE float *slot_o(const amla_cuda_params &p, int32_t slot, int32_t row) {
   return p.partial_o + ((int64_t)slot * p.block_rows + row) * AMLA_CUDA_D_V;
 }
-AMLA_DEVICE float *slot_refs(const amla_cuda_params &p, int32_t slot) { return p.partial_ref + (int64_t)slot * 3 * p.block_rows; }
-
-/* Waits until the slot's last tenant has left. No deadlock: that tenant stands n_slots places earlier, so all splits of its group have
- * been taken, in order, by thread blocks that run; n_slots is at least the places of a whole sequence. */
-AMLA_DEVICE void wait_for_slot(const amla_cuda_params &p, int32_t place) {
-  if (place < p.n_slots) return;
-  const uint32_t wanted = (uint32_t)(place - p.n_slots + 1);
-  const uint32_t *freed = &p.freed[slot_of(p, place)];
-  for (uint32_t now = load_acquire(freed); now != wanted; now = load_acquire(freed)) pause_while(freed, now);
+AMLA_DEVICE float *slot_refs(const amla_cuda_params &p, int32_t slot) {
+  return p.partial_ref + (int64_t)slot * 3 * p.block_rows;
 }
 
-/* Row r of the group: its splits in ascending order, whoever wrote them. Lane l of the warp has columns 128 i + 4 l .. + 3. */
+/* Waits until the slot's last tenant has left. No deadlock: that tenant stands n_slots places
+ * earlier, so all splits of its group have been taken, in order, by thread blocks that run; n_slots
+ * is at least the places of a whole sequence. */
+AMLA_DEVICE void wait_for_slot(const amla_cuda_params &p, int32_t place) {
+  if (place < p.n_slots)
+    return;
+  const uint32_t wanted = (uint32_t)(place - p.n_slots + 1);
+  const uint32_t *freed = &p.freed[slot_of(p, place)];
+  for (uint32_t now = load_acquire(freed); now != wanted; now = load_acquire(freed))
+    pause_while(freed, now);
+}
+
+/* Row r of the group: its splits in ascending order, whoever wrote them. Lane l of the warp has
+ * columns 128 i + 4 l .. + 3. */
 AMLA_DEVICE void merge_row(const amla_cuda_params &p, const item &w, const span &s, int32_t r) {
   const int32_t lane = thread_id() & 31, first_place = w.place - w.split * p.n_blocks;
   row_state total = empty_row();
   float o[16];
-  for (int32_t i = 0; i < w.n_splits; i++) total.ref = fmaxf(total.ref, slot_refs(p, slot_of(p, first_place + i * p.n_blocks))[r]);
+  for (int32_t i = 0; i < w.n_splits; i++)
+    total.ref = fmaxf(total.ref, slot_refs(p, slot_of(p, first_place + i * p.n_blocks))[r]);
 #pragma unroll
-  for (int32_t i = 0; i < 16; i++) o[i] = 0.0f;
+  for (int32_t i = 0; i < 16; i++)
+    o[i] = 0.0f;
   for (int32_t i = 0; i < w.n_splits; i++) {
     const int32_t slot = slot_of(p, first_place + i * p.n_blocks);
     const float *refs = slot_refs(p, slot), *part = slot_o(p, slot, r) + 4 * lane;
     const float sum = refs[p.block_rows + r], sum_rounded = refs[2 * p.block_rows + r];
-    if (sum == 0.0f) continue; /* the row sees no key of this split */
+    if (sum == 0.0f)
+      continue; /* the row sees no key of this split */
     const float shift = refs[r] == total.ref ? 0.0f : refs[r] - total.ref;
     const amla_cuda_factor f = factor_of(shift, p.flash != 0);
     total.sum += sum * f.a * f.b;
     total.sum_rounded += sum_rounded * f.a * f.b;
     float x[16];
 #pragma unroll
-    for (int32_t c = 0; c < 16; c += 4) load_f32x4(part + c / 4 * 128, x + c);
+    for (int32_t c = 0; c < 16; c += 4)
+      load_f32x4(part + c / 4 * 128, x + c);
 #pragma unroll
-    for (int32_t c = 0; c < 16; c++) o[c] += x[c] * f.a * f.b;
+    for (int32_t c = 0; c < 16; c++)
+      o[c] += x[c] * f.a * f.b;
   }
   const int32_t row = s.first_row + r;
   const row_result result = finish_row(p, row % p.h_q, total);
   const int64_t at = amla_cuda_out_offset(&p, w.sequence, row) + 4 * lane;
 #pragma unroll
-  for (int32_t c = 0; c < 16; c += 2) store_pair(p, at + c / 4 * 128 + c % 4, times(o[c], result.factor), times(o[c + 1], result.factor));
-  if (lane == 0) store_lse(p, w, row, result.lse);
+  for (int32_t c = 0; c < 16; c += 2)
+    store_pair(p, at + c / 4 * 128 + c % 4, times(o[c], result.factor),
+               times(o[c + 1], result.factor));
+  if (lane == 0)
+    store_lse(p, w, row, result.lse);
 }
 
-/* By the whole block, after all its threads have written the item's partial result: says so, and whoever is last merges the group.
- * `flag` is a word of shared memory. */
-AMLA_DEVICE void arrive_and_merge(const amla_cuda_params &p, const item &w, const span &s, uint32_t flag, int32_t n_threads) {
+/* By the whole block, after all its threads have written the item's partial result: says so, and
+ * whoever is last merges the group. `flag` is a word of shared memory. */
+AMLA_DEVICE void arrive_and_merge(const amla_cuda_params &p, const item &w, const span &s,
+                                  uint32_t flag, int32_t n_threads) {
   fence_device();
   sync_block();
   if (thread_id() == 0) {
@@ -297,9 +343,11 @@ AMLA_DEVICE void arrive_and_merge(const amla_cuda_params &p, const item &w, cons
     sts_u32(flag, before == (uint32_t)w.n_splits - 1);
   }
   sync_block();
-  if (lds_u32(flag) == 0) return;
+  if (lds_u32(flag) == 0)
+    return;
   fence_device();
-  for (int32_t r = thread_id() >> 5; r < s.n_rows; r += n_threads >> 5) merge_row(p, w, s, r);
+  for (int32_t r = thread_id() >> 5; r < s.n_rows; r += n_threads >> 5)
+    merge_row(p, w, s, r);
   sync_block(); /* all have read; the slots are free */
   for (int32_t i = thread_id(); i < w.n_splits; i += n_threads) {
     const int32_t place = w.place + (i - w.split) * p.n_blocks;
@@ -307,5 +355,5 @@ AMLA_DEVICE void arrive_and_merge(const amla_cuda_params &p, const item &w, cons
   }
 }
 
-}  // namespace amla_kernel
+} // namespace amla_kernel
 #endif

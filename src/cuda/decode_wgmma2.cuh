@@ -43,8 +43,9 @@ template <bool F16_, int D_QK> struct wgmma2 : wgmma_shape<F16_, D_QK, 2, 3 * D_
                                       uint32_t tile, int32_t n) {
     float s0[32], s1[32];
 #pragma unroll
-    for (int32_t i = 0; i < 32; i++) s0[i] = s1[i] = 0.0f;
-    auto finish = [&](float (&s)[32], int32_t j) {
+    for (int32_t i = 0; i < 32; i++)
+      s0[i] = s1[i] = 0.0f;
+    auto finish = [&](float(&s)[32], int32_t j) {
       pin(s);
       make_p<S>(p, s, r, shared, tile + (uint32_t)j, j); /* 2. reference, 3. P */
     };
@@ -90,5 +91,5 @@ template <bool F16_, int D_QK> struct wgmma2 : wgmma_shape<F16_, D_QK, 2, 3 * D_
 
 static_assert(wgmma2<false, 576>::SHARED_BYTES == 222164, "docs/cuda-kernel.md");
 
-}  // namespace amla_kernel
+} // namespace amla_kernel
 #endif

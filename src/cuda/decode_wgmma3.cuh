@@ -11,8 +11,8 @@
  * beside it; the tensor cores have one kind of product after the other and no gap. Shared memory
  * holds three tiles because Q is in registers: Q_STEPS of its 36 columns of 16. The others, one
  * column and the rope part, have places of their own. P of a tile lies where the rope part of its
- * keys was, which PV does not read. The next keys come there when both warpgroups have read P. Where
- * there is no rope part (512), P has its own place.
+ * keys was, which PV does not read. The next keys come there when both warpgroups have read P.
+ * Where there is no rope part (512), P has its own place.
  */
 #ifndef AMLA_DECODE_WGMMA3_CUH
 #define AMLA_DECODE_WGMMA3_CUH
@@ -58,7 +58,8 @@ struct wgmma3 : wgmma_shape<F16_, D_QK, 3, wgmma3_large_bytes(D_QK / 64)> {
                                       uint32_t tile, int32_t n) {
     float s[32];
 #pragma unroll
-    for (int32_t i = 0; i < 32; i++) s[i] = 0.0f;
+    for (int32_t i = 0; i < 32; i++)
+      s[i] = 0.0f;
 #pragma unroll 1
     for (int32_t j = 0; j < n; j++, tile++) {
       issue_scores<S>(s, q, shared, tile); /* 1. scores */
@@ -66,7 +67,7 @@ struct wgmma3 : wgmma_shape<F16_, D_QK, 3, wgmma3_large_bytes(D_QK / 64)> {
       pin(s);
       mbarrier_arrive(scored<S>(shared, tile));
       mbarrier_wait(scored<S>(shared, tile), parity_of<S>(tile)); /* P may lie on the rope part */
-      make_p<S>(p, s, r, shared, tile, j); /* 2. reference, 3. P */
+      make_p<S>(p, s, r, shared, tile, j);                        /* 2. reference, 3. P */
     }
   }
 
@@ -80,10 +81,11 @@ struct wgmma3 : wgmma_shape<F16_, D_QK, 3, wgmma3_large_bytes(D_QK / 64)> {
     for (; tile != last; tile++, visible -= S::TILE) {
       wait_for_values<S>(shared, tile, warpgroup);
       /* Scores go first. Both at once would end together, and the tensor cores wait for P. */
-      if (tile + 1 != last) mbarrier_wait(scored<S>(shared, tile + 1), parity_of<S>(tile + 1));
+      if (tile + 1 != last)
+        mbarrier_wait(scored<S>(shared, tile + 1), parity_of<S>(tile + 1));
       clear_hidden<S>(shared, tile, warpgroup, visible);
-      rescale<S>(p, o, shared, tile);              /* 4. rescale O */
-      add_values<S>(o, shared, tile, warpgroup);   /* 5. PV */
+      rescale<S>(p, o, shared, tile);            /* 4. rescale O */
+      add_values<S>(o, shared, tile, warpgroup); /* 5. PV */
       leave_tile<S>(p, map, shared, tile, warpgroup);
     }
   }
@@ -91,5 +93,5 @@ struct wgmma3 : wgmma_shape<F16_, D_QK, 3, wgmma3_large_bytes(D_QK / 64)> {
 
 static_assert(wgmma3<false, 576>::SHARED_BYTES == 232436, "docs/cuda-kernel.md");
 
-}  // namespace amla_kernel
+} // namespace amla_kernel
 #endif

@@ -26,8 +26,10 @@ static void die(const char *where, cudaError_t e) {
 }
 static void finish(const char *name) {
   cudaError_t e = cudaGetLastError();
-  if (e == cudaSuccess) e = cudaDeviceSynchronize();
-  if (e != cudaSuccess) die(name, e);
+  if (e == cudaSuccess)
+    e = cudaDeviceSynchronize();
+  if (e != cudaSuccess)
+    die(name, e);
   fflush(stdout);
 }
 static void report(const char *name, long wrong, long first, double got, double want) {
@@ -54,19 +56,23 @@ __global__ void __launch_bounds__(128, 1)
     product(const uint32_t *image, uint32_t bytes, float *out, uint32_t leading, uint32_t stride,
             uint32_t *base) {
   const uint32_t shared = shared_base(), t = threadIdx.x;
-  for (uint32_t i = t; i < bytes / 4; i += 128) sts_u32(shared + 4 * i, image[i]);
+  for (uint32_t i = t; i < bytes / 4; i += 128)
+    sts_u32(shared + 4 * i, image[i]);
   fence_async_shared();
   __syncthreads();
-  if (t == 0) *base = shared;
+  if (t == 0)
+    *base = shared;
   if constexpr (KIND < 2 || KIND == 3) { /* s[64][64] = a[64][64] b[64][64]^T; a at 0, b at PIECE */
     float s[32];
     uint32_t q[16];
-    for (int i = 0; i < 32; i++) s[i] = 1000.0f; /* must be overwritten by the first product */
+    for (int i = 0; i < 32; i++)
+      s[i] = 1000.0f; /* must be overwritten by the first product */
     for (int k = 0; k < 4; k++) {
       uint32_t part[4];
       ldmatrix(part, shared + amla_cuda_swizzle(16 * (t >> 5) + (t & 15),
                                                 (uint32_t)k * 2 + (t >> 4 & 1), 128));
-      for (int j = 0; j < 4; j++) q[4 * k + j] = part[j];
+      for (int j = 0; j < 4; j++)
+        q[4 * k + j] = part[j];
     }
     pin(s);
     wgmma_fence();
@@ -83,10 +89,12 @@ __global__ void __launch_bounds__(128, 1)
     wgmma_commit();
     wgmma_wait<0>();
     pin(s);
-    for (int i = 0; i < 32; i++) out[t * 32 + i] = s[i];
+    for (int i = 0; i < 32; i++)
+      out[t * 32 + i] = s[i];
   } else { /* o[64][256] = p[64][64] v[64][256]; p at 0, v at PIECE in four pieces */
     float o[128];
-    for (int i = 0; i < 128; i++) o[i] = 0.0f;
+    for (int i = 0; i < 128; i++)
+      o[i] = 0.0f;
     pin(o);
     wgmma_fence();
 #pragma unroll
@@ -96,7 +104,8 @@ __global__ void __launch_bounds__(128, 1)
     wgmma_commit();
     wgmma_wait<0>();
     pin(o);
-    for (int i = 0; i < 128; i++) out[t * 128 + i] = o[i];
+    for (int i = 0; i < 128; i++)
+      out[t * 128 + i] = o[i];
   }
 }
 
@@ -112,7 +121,8 @@ static long run_product(const char *name, uint32_t leading, uint32_t stride, boo
                                     : amla_cuda_swizzle(r, k / 8, 128);
       image[at / 2 + k % 8] = bf16(a[r * 64 + k] = small_integer(r * 64 + k));
     }
-  for (int i = 0; i < 64 * n; i++) b[i] = small_integer(777 + i);
+  for (int i = 0; i < 64 * n; i++)
+    b[i] = small_integer(777 + i);
   if (scores) /* b[key][k] */
     for (int r = 0; r < 64; r++)
       for (int k = 0; k < 64; k++)
@@ -147,7 +157,8 @@ static long run_product(const char *name, uint32_t leading, uint32_t stride, boo
       if (got[t * per + i] != want && wrong++ == 0)
         first = t * per + i, x = got[t * per + i], y = want;
     }
-  if (!quiet) report(name, wrong, first, x, y);
+  if (!quiet)
+    report(name, wrong, first, x, y);
   if (!quiet && base % 1024 != 0)
     printf("FAIL dynamic shared memory begins at %u, no multiple of 1024\n", base), failures++;
   return wrong;
@@ -184,7 +195,8 @@ __global__ void warp_instructions(const uint16_t *q, const uint16_t *v, float *o
 static void check_warp_instructions() {
   std::vector<uint16_t> q(256), v(256), stored(256);
   std::vector<float> o(256);
-  for (int i = 0; i < 256; i++) q[i] = bf16(small_integer(i)), v[i] = bf16(small_integer(i + 999));
+  for (int i = 0; i < 256; i++)
+    q[i] = bf16(small_integer(i)), v[i] = bf16(small_integer(i + 999));
   uint16_t *dq, *dv, *ds;
   float *dout;
   cudaMalloc(&dq, 512), cudaMalloc(&dv, 512), cudaMalloc(&ds, 512), cudaMalloc(&dout, 1024);
@@ -201,9 +213,11 @@ static void check_warp_instructions() {
       float want = 0;
       for (int k = 0; k < 16; k++)
         want += small_integer(r * 16 + k) * small_integer(k * 16 + c + 999);
-      if (o[r * 16 + c] != want && wrong++ == 0) first = r * 16 + c, x = o[r * 16 + c], y = want;
+      if (o[r * 16 + c] != want && wrong++ == 0)
+        first = r * 16 + c, x = o[r * 16 + c], y = want;
     }
-  for (int i = 0; i < 256; i++) bad += stored[i] != q[i];
+  for (int i = 0; i < 256; i++)
+    bad += stored[i] != q[i];
   report("mma.sync m16n8k16, ldmatrix, ldmatrix.trans", wrong, first, x, y);
   report("stmatrix undoes ldmatrix", bad, 0, 0, 0);
 }
@@ -244,7 +258,8 @@ __global__ void __launch_bounds__(128, 1)
     mbarrier_init(barrier, 1);
     mbarrier_init_fence();
   }
-  for (uint32_t i = threadIdx.x; i < PIECE / 4; i += 128) sts_u32(shared + 4 * i, 0x7fc07fc0u);
+  for (uint32_t i = threadIdx.x; i < PIECE / 4; i += 128)
+    sts_u32(shared + 4 * i, 0x7fc07fc0u);
   fence_async_shared();
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -253,14 +268,16 @@ __global__ void __launch_bounds__(128, 1)
       tma_load(shared + (uint32_t)(i * box) * 128, &map, barrier, column, token, pages[i]);
   }
   mbarrier_wait(barrier, 0);
-  for (uint32_t i = threadIdx.x; i < PIECE / 4; i += 128) out[i] = lds_u32(shared + 4 * i);
+  for (uint32_t i = threadIdx.x; i < PIECE / 4; i += 128)
+    out[i] = lds_u32(shared + 4 * i);
 }
 
 static void check_tma(int box, int tokens, uint64_t token_elements, uint64_t page_pad) {
   const int n_pages = 5;
   const uint64_t page = tokens * token_elements + page_pad;
   std::vector<uint16_t> kv(n_pages * page), got(PIECE / 2);
-  for (size_t i = 0; i < kv.size(); i++) kv[i] = (uint16_t)(i * 40503u >> 3 & 0x3fff);
+  for (size_t i = 0; i < kv.size(); i++)
+    kv[i] = (uint16_t)(i * 40503u >> 3 & 0x3fff);
   void *dkv, *dout;
   int *dpages, pages[] = {3, -1, 0, 2};
   CUtensorMap map;
@@ -272,7 +289,8 @@ static void check_tma(int box, int tokens, uint64_t token_elements, uint64_t pag
       cudaMalloc((void **)&dpages, sizeof pages);
   cudaMemcpy(dkv, kv.data(), kv.size() * 2, cudaMemcpyHostToDevice),
       cudaMemcpy(dpages, pages, sizeof pages, cudaMemcpyHostToDevice);
-  if (!make_map(&map, dkv, 576, tokens, n_pages, token_elements * 2, page * 2, box)) return;
+  if (!make_map(&map, dkv, 576, tokens, n_pages, token_elements * 2, page * 2, box))
+    return;
   load_boxes<<<1, 128, PIECE + 64>>>(map, (uint32_t *)dout, box, 512, 0, dpages);
   finish(name);
   cudaMemcpy(got.data(), dout, PIECE, cudaMemcpyDeviceToHost);
@@ -284,7 +302,8 @@ static void check_tma(int box, int tokens, uint64_t token_elements, uint64_t pag
       const uint16_t want =
                          p < 0 || at >= tokens ? 0 : kv[p * page + at * token_elements + 512 + c],
                      have = got[amla_cuda_swizzle(t, c / 8, 128) / 2 + c % 8];
-      if (have != want && wrong++ == 0) first = t * 64 + c, x = have, y = want;
+      if (have != want && wrong++ == 0)
+        first = t * 64 + c, x = have, y = want;
     }
   report(name, wrong, first, x, y);
   cudaFree(dkv), cudaFree(dout), cudaFree(dpages);
@@ -323,7 +342,8 @@ __global__ void __launch_bounds__(384, 1) race(uint32_t *out, int mode, uint32_t
     registers_up<184>();
     float s[32];
     for (int round = 0; round < 2; round++) {
-      for (int i = 0; i < 32; i++) s[i] = 0;
+      for (int i = 0; i < 32; i++)
+        s[i] = 0;
       __syncthreads();
       const uint32_t start = now();
       uint32_t early = 0;
@@ -336,23 +356,28 @@ __global__ void __launch_bounds__(384, 1) race(uint32_t *out, int mode, uint32_t
           for (int k = 0; k < 4; k++)
             wgmma_scores<false>(s, matrix_descriptor(shared + i * PIECE + 32 * k, 16, 1024),
                                 matrix_descriptor(shared + (9 + i) * PIECE + 32 * k, 16, 1024), 1);
-          if (!ONCE) wgmma_commit();
+          if (!ONCE)
+            wgmma_commit();
         }
-        if (ONCE) wgmma_commit();
+        if (ONCE)
+          wgmma_commit();
         early = now() - start; /* issued */
         wgmma_wait<0>();
         pin(s);
       }
       const uint32_t done = now() - start;
       float sum = 0;
-      for (int i = 0; i < 32; i++) sum += s[i];
-      if (threadIdx.x == 256) out[2] = done, out[3] = early, out[8] = __float_as_uint(sum);
+      for (int i = 0; i < 32; i++)
+        sum += s[i];
+      if (threadIdx.x == 256)
+        out[2] = done, out[3] = early, out[8] = __float_as_uint(sum);
     }
   } else {
     registers_down<160>();
     float o[128];
     for (int round = 0; round < 2; round++) {
-      for (int i = 0; i < 128; i++) o[i] = 0;
+      for (int i = 0; i < 128; i++)
+        o[i] = 0;
       __syncthreads();
       const uint32_t start = now();
       if (mode & 2) {
@@ -370,8 +395,10 @@ __global__ void __launch_bounds__(384, 1) race(uint32_t *out, int mode, uint32_t
       }
       const uint32_t done = now() - start;
       float sum = 0;
-      for (int i = 0; i < 128; i++) sum += o[i];
-      if (threadIdx.x % 128 == 0) out[w] = done, out[6 + w] = __float_as_uint(sum);
+      for (int i = 0; i < 128; i++)
+        sum += o[i];
+      if (threadIdx.x % 128 == 0)
+        out[w] = done, out[6 + w] = __float_as_uint(sum);
     }
   }
 }
@@ -419,10 +446,12 @@ __global__ void __launch_bounds__(128, 1)
                  (int)((uint64_t)page * n_pages >> 32));
     };
     const uint32_t start = now();
-    for (int i = 0; i < depth; i++) ask(i);
+    for (int i = 0; i < depth; i++)
+      ask(i);
     for (int i = 0; i < rounds; i++) {
       mbarrier_wait(barriers + 8 * (i & 1), i >> 1 & 1);
-      if (i + depth < rounds) ask(i + depth);
+      if (i + depth < rounds)
+        ask(i + depth);
     }
     cycles[blockIdx.x] = now() - start;
   }
@@ -437,7 +466,8 @@ static void time_tma() {
   CUtensorMap map;
   cudaMalloc(&kv, (size_t)many * 64 * 1152), cudaMalloc(&d, 4 * sms);
   cudaMemset(kv, 0x3c, (size_t)many * 64 * 1152);
-  if (!make_map(&map, kv, 576, 64, many, 1152, 64 * 1152, 64)) return;
+  if (!make_map(&map, kv, 576, 64, many, 1152, 64 * 1152, 64))
+    return;
   cudaFuncSetAttribute(stream, cudaFuncAttributeMaxDynamicSharedMemorySize, 2 * 9 * PIECE + 64);
   const struct {
     int grid, depth, pages, share;
@@ -456,7 +486,8 @@ static void time_tma() {
     finish("stream");
     cudaMemcpy(h.data(), d, 4 * sms, cudaMemcpyDeviceToHost);
     uint32_t most = 0;
-    for (int i = 0; i < r.grid; i++) most = h[i] > most ? h[i] : most;
+    for (int i = 0; i < r.grid; i++)
+      most = h[i] > most ? h[i] : most;
     printf("clock   TMA %-48s %6.0f cycles per tile of 73,728 bytes: %5.1f B/cycle and SM\n",
            r.what, (double)most / rounds, 73728.0 * rounds / most);
   }
@@ -466,7 +497,8 @@ static void time_tma() {
 int main() {
   cudaDeviceProp p;
   const cudaError_t e = cudaGetDeviceProperties(&p, 0);
-  if (e != cudaSuccess) die("device", e);
+  if (e != cudaSuccess)
+    die("device", e);
   printf("device %s, %d multiprocessors, %zu bytes of shared memory a block\n", p.name,
          p.multiProcessorCount, p.sharedMemPerBlockOptin);
   run_product<0>("wgmma scores: a, b in shared memory, K-major, 128-byte swizzle", 16, 1024, false);
@@ -477,7 +509,8 @@ int main() {
       for (uint32_t s : {16u, 128u, 1024u, 2048u, 8192u})
         printf("     leading %u, stride %u: %ld wrong\n", l, s, run_product<2>("", l, s, true));
   check_warp_instructions();
-  for (int box : {16, 32, 64}) check_tma(box, box, 576, 0);
+  for (int box : {16, 32, 64})
+    check_tma(box, box, 576, 0);
   check_tma(64, 20, 576, 0); /* fewer tokens than the box */
   check_tma(64, 64, 584,
             8); /* padded rows and pages: the page stride is no multiple of the token stride */

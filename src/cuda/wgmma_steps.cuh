@@ -30,16 +30,16 @@ template <bool F16_, int D_QK, int STAGES_, int SMALL> struct wgmma_shape {
   static constexpr int PIECES = D_QK / 64, STEPS = D_QK / 16; /* steps: 16 columns, one product */
   static constexpr int PIECE_BYTES = TILE * 128, STAGE_BYTES = PIECES * PIECE_BYTES;
   /* mbarriers */
-  static constexpr int KV_FULL = SMALL;                   /* [STAGES][2]: halves of the columns */
-  static constexpr int P_FULL = KV_FULL + STAGES * 2 * 8; /* [STAGES] */
-  static constexpr int SCORED = P_FULL + STAGES * 8;      /* [STAGES]: Q K is done */
+  static constexpr int KV_FULL = SMALL;                    /* [STAGES][2]: halves of the columns */
+  static constexpr int P_FULL = KV_FULL + STAGES * 2 * 8;  /* [STAGES] */
+  static constexpr int SCORED = P_FULL + STAGES * 8;       /* [STAGES]: Q K is done */
   static constexpr int SHIFTS_EMPTY = SCORED + STAGES * 8; /* [2] */
   /* words */
-  static constexpr int SHIFTS = SHIFTS_EMPTY + 2 * 8;     /* [2][64] f32, of the rows */
-  static constexpr int FACTORS = SHIFTS;                  /* [64] f32, after the last shift */
-  static constexpr int SHIFTED = SHIFTS + 2 * ROWS * 4;   /* [2][4] flags, of the warps */
-  static constexpr int LIMITS = SHIFTED + 2 * 16;         /* [64]: keys that the row sees */
-  static constexpr int CURSORS = LIMITS + ROWS * 4;       /* [2] {table index, token, page} */
+  static constexpr int SHIFTS = SHIFTS_EMPTY + 2 * 8;   /* [2][64] f32, of the rows */
+  static constexpr int FACTORS = SHIFTS;                /* [64] f32, after the last shift */
+  static constexpr int SHIFTED = SHIFTS + 2 * ROWS * 4; /* [2][4] flags, of the warps */
+  static constexpr int LIMITS = SHIFTED + 2 * 16;       /* [64]: keys that the row sees */
+  static constexpr int CURSORS = LIMITS + ROWS * 4;     /* [2] {table index, token, page} */
   static constexpr int ITEM = CURSORS + 2 * 12, FLAG = ITEM + WORK_BYTES, BAD_PAGE = FLAG + 4;
   static constexpr int FIRST_TILE = BAD_PAGE + 4, SHARED_BYTES = FIRST_TILE + 4;
   static_assert(SHARED_BYTES <= 227 * 1024, "");
@@ -51,9 +51,7 @@ enum { BARRIER_VALUES = 1 }; /* named barriers of warpgroups 0 and 1: BARRIER_VA
 template <class S> AMLA_DEVICE int32_t stage_of(uint32_t tile) {
   return (int32_t)(tile % S::STAGES);
 }
-template <class S> AMLA_DEVICE uint32_t parity_of(uint32_t tile) {
-  return tile / S::STAGES & 1;
-}
+template <class S> AMLA_DEVICE uint32_t parity_of(uint32_t tile) { return tile / S::STAGES & 1; }
 
 template <class S> AMLA_DEVICE uint32_t kv_piece(uint32_t shared, int32_t stage, int32_t piece) {
   return shared + (uint32_t)(stage * S::STAGE_BYTES + piece * S::PIECE_BYTES);
@@ -101,12 +99,13 @@ AMLA_DEVICE uint32_t fragment_at(const position &at, int32_t step) {
                            (uint32_t)(2 * step + (at.lane >> 4)), 128);
 }
 
-/* ---- Loads of keys: one thread of warpgroup 0 and one of warpgroup 1, each its columns ------ */
+/* ---- Loads of keys: one thread of warpgroup 0 and one of warpgroup 1, each its columns ---- */
 
 /* The table's entry of the next box on its way to the cursor, where boxes are tiles: none waits. */
 template <class S>
 AMLA_DEVICE void look_ahead(const amla_cuda_params &p, uint32_t shared, uint32_t cursor) {
-  if (p.page_size == 0 || p.page_size % 64 != 0) return;
+  if (p.page_size == 0 || p.page_size % 64 != 0)
+    return;
   const int32_t index = amla_cuda_min((int32_t)lds_u32(cursor), p.max_pages - 1);
   const int64_t row = (int64_t)item_word<S>(shared, SEQUENCE) * p.max_pages;
   copy_async4(cursor + 8, p.block_table + row + index);
@@ -129,12 +128,14 @@ template <class S>
 AMLA_DEVICE int32_t cursor_page(const amla_cuda_params &p, uint32_t shared, uint32_t cursor,
                                 int32_t box) {
   const int32_t sequence = item_word<S>(shared, SEQUENCE);
-  if (p.page_size == 0) return sequence;
+  if (p.page_size == 0)
+    return sequence;
   copy_async_wait<0>();
   const int32_t *row = p.block_table + (int64_t)sequence * p.max_pages;
   const int32_t entry = box == 64 ? (int32_t)lds_u32(cursor + 8) : row[(int32_t)lds_u32(cursor)];
   const int32_t page = valid_page(p, entry);
-  if (page < 0) sts_u32(shared + S::BAD_PAGE, 1);
+  if (page < 0)
+    sts_u32(shared + S::BAD_PAGE, 1);
   return page;
 }
 
@@ -144,7 +145,8 @@ AMLA_DEVICE void load_pieces(const amla_cuda_params &p, const tensor_map *map, u
                              uint32_t tile, int32_t warpgroup) {
   const int32_t of_item = (int32_t)(tile - lds_u32(shared + S::FIRST_TILE));
   const int32_t at = item_word<S>(shared, TILE_BEGIN) + of_item;
-  if (at >= item_word<S>(shared, TILE_END)) return;
+  if (at >= item_word<S>(shared, TILE_END))
+    return;
   const int32_t box = amla_cuda_box_tokens(p.page_size); /* 16, 32 or 64 */
   const int32_t keys = amla_cuda_min(item_word<S>(shared, END) - at * S::TILE, S::TILE);
   const int32_t first = 4 * warpgroup, last = warpgroup == 0 ? 4 : S::PIECES;
@@ -161,23 +163,27 @@ AMLA_DEVICE void load_pieces(const amla_cuda_params &p, const tensor_map *map, u
       tma_load(to + (uint32_t)(i - first) * S::PIECE_BYTES, map, full, 64 * i, slot, page);
     const bool next = p.page_size > 0 && slot + box == p.page_size;
     sts_u32(cursor + 4, (uint32_t)(next ? 0 : slot + box));
-    if (next) sts_u32(cursor, lds_u32(cursor) + 1);
+    if (next)
+      sts_u32(cursor, lds_u32(cursor) + 1);
   }
   look_ahead<S>(p, shared, cursor);
 }
 
-/* ---- Beginning and end of an item, by all threads ------------------------------------------- */
+/* ---- Beginning and end of an item, by all threads ---- */
 
 template <class S> AMLA_DEVICE void init_barriers(const amla_cuda_params &p, uint32_t shared) {
-  if (thread_id() < 32) start_finding(p, shared + S::ITEM);
+  if (thread_id() < 32)
+    start_finding(p, shared + S::ITEM);
   if (thread_id() == 0) {
     sts_u32(shared + S::FIRST_TILE, 0);
-    for (uint32_t i = 0; i < S::STAGES * 2; i++) mbarrier_init(shared + S::KV_FULL + 8 * i, 1);
+    for (uint32_t i = 0; i < S::STAGES * 2; i++)
+      mbarrier_init(shared + S::KV_FULL + 8 * i, 1);
     for (uint32_t i = 0; i < S::STAGES; i++) {
       mbarrier_init(shared + S::P_FULL + 8 * i, 128);
       mbarrier_init(shared + S::SCORED + 8 * i, 128);
     }
-    for (uint32_t i = 0; i < 2; i++) mbarrier_init(shared + S::SHIFTS_EMPTY + 8 * i, 2);
+    for (uint32_t i = 0; i < 2; i++)
+      mbarrier_init(shared + S::SHIFTS_EMPTY + 8 * i, 2);
     mbarrier_init_fence();
   }
   sync_block();
@@ -185,7 +191,8 @@ template <class S> AMLA_DEVICE void init_barriers(const amla_cuda_params &p, uin
 
 /* Eight elements of any alignment. */
 AMLA_DEVICE vec4 load_eight(const amla_cuda_params &p, const uint16_t *from) {
-  if (p.vector_q) return load_global(from);
+  if (p.vector_q)
+    return load_global(from);
   return {from[0] | (uint32_t)from[1] << 16, from[2] | (uint32_t)from[3] << 16,
           from[4] | (uint32_t)from[5] << 16, from[6] | (uint32_t)from[7] << 16};
 }
@@ -213,11 +220,14 @@ template <class S>
 AMLA_DEVICE bool begin_item(const amla_cuda_params &p, const tensor_map *map, uint32_t shared,
                             int32_t warpgroup) {
   sync_block(); /* all have done with the item before */
-  if (thread_id() < 32) take_item(p, shared + S::ITEM);
-  if (thread_id() == 32) sts_u32(shared + S::BAD_PAGE, 0);
+  if (thread_id() < 32)
+    take_item(p, shared + S::ITEM);
+  if (thread_id() == 32)
+    sts_u32(shared + S::BAD_PAGE, 0);
   sync_block();
   const item w = read_item(shared + S::ITEM);
-  if (w.n_splits == 0) return false;
+  if (w.n_splits == 0)
+    return false;
   const span s = read_span(shared + S::ITEM);
   if (warpgroup < 2 && (thread_id() & 127) == 0) {
     start_cursor<S>(p, shared, warpgroup);
@@ -235,15 +245,17 @@ AMLA_DEVICE bool begin_item(const amla_cuda_params &p, const tensor_map *map, ui
 template <class S> AMLA_DEVICE void end_item(const amla_cuda_params &p, uint32_t shared) {
   const item w = read_item(shared + S::ITEM);
   const span s = read_span(shared + S::ITEM);
-  if (w.n_splits > 1) arrive_and_merge(p, w, s, shared + S::FLAG, S::THREADS);
+  if (w.n_splits > 1)
+    arrive_and_merge(p, w, s, shared + S::FLAG, S::THREADS);
 }
 
 /* Where Q lies in a stage of the keys, everybody waits until it is in registers. */
 template <class S> AMLA_DEVICE void sync_if_queries_in_stage() {
-  if constexpr (S::EARLY_TILES < S::STAGES) sync_block();
+  if constexpr (S::EARLY_TILES < S::STAGES)
+    sync_block();
 }
 
-/* ---- Warpgroup 2: scores, reference, P ------------------------------------------------------ */
+/* ---- Warpgroup 2: scores, reference, P ---- */
 
 /* 1. Scores of a tile, issued as two groups, one for each half of the columns. No branch stands
  * between the products of a group: ptxas would end the group there, and so wait for too much. */
@@ -261,8 +273,10 @@ AMLA_DEVICE void issue_scores(float (&s)[32], const uint32_t (&q)[S::Q_STEPS * 4
       const uint32_t at = kv_piece<S>(shared, stage, i / 4) + 32 * (uint32_t)(i % 4);
       const uint64_t keys = rows_descriptor(at);
       const uint32_t *a = q + 4 * (i < S::Q_STEPS ? i : 0);
-      if (i < S::Q_STEPS) wgmma_scores_reg<S::F16>(s, a, keys, i != 0);
-      else wgmma_scores<S::F16>(s, S::query_step(shared, i), keys, 1);
+      if (i < S::Q_STEPS)
+        wgmma_scores_reg<S::F16>(s, a, keys, i != 0);
+      else
+        wgmma_scores<S::F16>(s, S::query_step(shared, i), keys, 1);
     }
     wgmma_commit();
   }
@@ -275,7 +289,8 @@ AMLA_DEVICE void scale_and_hide(const amla_cuda_params &p, float (&s)[32], row_s
                                 uint32_t shared, int32_t j) {
   const int32_t first_key = (item_word<S>(shared, TILE_BEGIN) + j) * S::TILE;
 #pragma unroll
-  for (int32_t i = 0; i < 32; i++) s[i] *= p.scale_log2;
+  for (int32_t i = 0; i < 32; i++)
+    s[i] *= p.scale_log2;
   if (first_key + S::TILE > item_word<S>(shared, COMMON)) { /* rare */
     const position at = where();
     int32_t limit[2];
@@ -288,7 +303,8 @@ AMLA_DEVICE void scale_and_hide(const amla_cuda_params &p, float (&s)[32], row_s
       row_state &row = r[i >> 1 & 1];
       const bool visible = amla_cuda_fragment_column(0, i / 2) + (i & 1) < limit[i >> 1 & 1];
       row.sum_rounded = fmaf(0.0f, visible ? s[i] : 0.0f, row.sum_rounded);
-      if (!visible) s[i] = -INFINITY;
+      if (!visible)
+        s[i] = -INFINITY;
     }
   } else {
 #pragma unroll
@@ -304,7 +320,8 @@ AMLA_DEVICE float max_of_row(const float (&s)[32], int32_t h) {
   for (int32_t i = 0; i < 2; i++) {
     m[i] = fmaxf(s[2 * h + i], s[2 * h + 4 + i]);
 #pragma unroll
-    for (int32_t k = 2; k < 8; k++) m[i] = fmaxf(m[i], s[4 * k + 2 * h + i]);
+    for (int32_t k = 2; k < 8; k++)
+      m[i] = fmaxf(m[i], s[4 * k + 2 * h + i]);
   }
   m[0] = fmaxf(m[0], m[1]);
   m[0] = fmaxf(m[0], shuffle_xor(m[0], 1));
@@ -322,10 +339,12 @@ AMLA_DEVICE void advance_rows(const amla_cuda_params &p, const float (&s)[32], r
     const float shift = advance<S::F16>(r[h], max_of_row(s, h), p.flash != 0);
     const uint32_t row = (tile & 1) * S::ROWS + (uint32_t)row_of(at, h);
     shifted = shifted || shift != 0.0f;
-    if ((at.lane & 3) == 0) sts_f32(shared + S::SHIFTS + 4 * row, shift);
+    if ((at.lane & 3) == 0)
+      sts_f32(shared + S::SHIFTS + 4 * row, shift);
   }
   shifted = vote(shifted) != 0;
-  if (at.lane == 0) sts_u32(shifted_at<S>(shared, tile, at.warp), shifted);
+  if (at.lane == 0)
+    sts_u32(shifted_at<S>(shared, tile, at.warp), shifted);
 }
 
 /* 3. P, to its place of the tile's stage. */
@@ -376,9 +395,11 @@ AMLA_DEVICE void finish_rows(const amla_cuda_params &p, const row_state (&r)[2],
     state.sum_rounded += shuffle_xor(state.sum_rounded, 1);
     state.sum_rounded += shuffle_xor(state.sum_rounded, 2);
     state.sum = bad ? NAN : fmaf(0.0f, state.sum_rounded, state.sum); /* poisoned together */
-    if (bad) state.sum_rounded = NAN;
+    if (bad)
+      state.sum_rounded = NAN;
     const int32_t at = row_of(here, h), row = s.first_row + at;
-    if ((here.lane & 3) != 0 || at >= s.n_rows) continue;
+    if ((here.lane & 3) != 0 || at >= s.n_rows)
+      continue;
     if (w.n_splits > 1) {
       float *refs = slot_refs(p, slot_of(p, w.place));
       refs[at] = state.ref;
@@ -404,20 +425,24 @@ template <class S> AMLA_DEVICE void score_item(const amla_cuda_params &p, uint32
     uint32_t part[4];
     ldmatrix(part, S::query_piece(shared, tile, i / 4) + fragment_at(at, i % 4));
 #pragma unroll
-    for (int32_t j = 0; j < 4; j++) q[4 * i + j] = part[j];
+    for (int32_t j = 0; j < 4; j++)
+      q[4 * i + j] = part[j];
   }
   sync_if_queries_in_stage<S>();
   const int32_t n = item_word<S>(shared, TILE_END) - item_word<S>(shared, TILE_BEGIN);
-  if (n > 0) S::score_tiles(p, r, q, shared, tile, n);
+  if (n > 0)
+    S::score_tiles(p, r, q, shared, tile, n);
   sync_block(); /* every page has been looked up, every shift is done */
-  if (thread_id() % 128 == 0) sts_u32(shared + S::FIRST_TILE, tile + (uint32_t)n);
-  if (item_word<S>(shared, N_SPLITS) > 1) wait_for_slot(p, item_word<S>(shared, PLACE));
+  if (thread_id() % 128 == 0)
+    sts_u32(shared + S::FIRST_TILE, tile + (uint32_t)n);
+  if (item_word<S>(shared, N_SPLITS) > 1)
+    wait_for_slot(p, item_word<S>(shared, PLACE));
   finish_rows<S>(p, r, shared);
   sync_block();
   end_item<S>(p, shared);
 }
 
-/* ---- Warpgroups 0 and 1: rescale O, PV ------------------------------------------------------ */
+/* ---- Warpgroups 0 and 1: rescale O, PV ---- */
 
 /* A tile's keys in this warpgroup's columns, and its P. Of the last tile the keys that no row sees
  * become zero: their weight 0 must not meet a NaN. */
@@ -429,7 +454,8 @@ AMLA_DEVICE void wait_for_values(uint32_t shared, uint32_t tile, int32_t warpgro
 }
 template <class S>
 AMLA_DEVICE void clear_hidden(uint32_t shared, uint32_t tile, int32_t warpgroup, int32_t visible) {
-  if (visible >= S::TILE) return;
+  if (visible >= S::TILE)
+    return;
   for (int32_t i = visible * 8 + (thread_id() & 127); i < S::TILE * 8; i += 128)
 #pragma unroll
     for (int32_t j = 4 * warpgroup; j < 4 * warpgroup + 4; j++)
@@ -443,14 +469,16 @@ template <class S>
 AMLA_DEVICE void rescale(const amla_cuda_params &p, float (&o)[128], uint32_t shared,
                          uint32_t tile) {
   const position at = where();
-  if (lds_u32(shifted_at<S>(shared, tile, at.warp)) == 0) return;
+  if (lds_u32(shifted_at<S>(shared, tile, at.warp)) == 0)
+    return;
 #pragma unroll
   for (int32_t h = 0; h < 2; h++) {
     const uint32_t row = (tile & 1) * S::ROWS + (uint32_t)row_of(at, h);
     const amla_cuda_factor f = factor_of(lds_f32(shared + S::SHIFTS + row * 4), p.flash != 0);
 #pragma unroll
     for (int32_t i = 0; i < 128; i++)
-      if ((i >> 1 & 1) == h) o[i] = o[i] * f.a * f.b;
+      if ((i >> 1 & 1) == h)
+        o[i] = o[i] * f.a * f.b;
   }
 }
 
@@ -471,13 +499,15 @@ AMLA_DEVICE void add_values(float (&o)[128], uint32_t shared, uint32_t tile, int
   pin(o);
 }
 
-/* The tile's place is the next one's, once all four warps have read V and P. Where P lies on the keys,
- * warpgroup 1 brings the piece that it lies on, and the other warpgroup must have read P too. */
+/* The tile's place is the next one's, once all four warps have read V and P. Where P lies on the
+ * keys, warpgroup 1 brings the piece that it lies on, and the other warpgroup must have read P too.
+ */
 template <class S>
 AMLA_DEVICE void leave_tile(const amla_cuda_params &p, const tensor_map *map, uint32_t shared,
                             uint32_t tile, int32_t warpgroup) {
   sync_named(BARRIER_VALUES + warpgroup, 128);
-  if ((thread_id() & 127) != 0) return;
+  if ((thread_id() & 127) != 0)
+    return;
   mbarrier_arrive(shared + S::SHIFTS_EMPTY + 8 * (tile & 1));
   if (S::P < S::STAGES * S::STAGE_BYTES && warpgroup == 1)
     mbarrier_wait(shared + S::SHIFTS_EMPTY + 8 * (tile & 1), tile >> 1 & 1);
@@ -511,7 +541,8 @@ AMLA_DEVICE void store_values(const amla_cuda_params &p, const float (&o)[128], 
   for (int32_t h = 0; h < 2; h++) {
     const int32_t r = row_of(at, h);
     const int32_t column = 256 * warpgroup + amla_cuda_fragment_column(at.lane, h);
-    if (r < item_word<S>(shared, N_ROWS)) store_row<S>(p, o, shared, r, column, h);
+    if (r < item_word<S>(shared, N_ROWS))
+      store_row<S>(p, o, shared, r, column, h);
   }
 }
 
@@ -526,16 +557,18 @@ AMLA_DEVICE void value_item(const amla_cuda_params &p, const tensor_map *map, ui
       load_pieces<S>(p, map, shared, tile + i, warpgroup);
   float o[128];
 #pragma unroll
-  for (int32_t i = 0; i < 128; i++) o[i] = 0.0f;
+  for (int32_t i = 0; i < 128; i++)
+    o[i] = 0.0f;
   S::value_tiles(p, map, o, shared, tile, warpgroup);
   sync_block();
-  if (item_word<S>(shared, N_SPLITS) > 1) wait_for_slot(p, item_word<S>(shared, PLACE));
+  if (item_word<S>(shared, N_SPLITS) > 1)
+    wait_for_slot(p, item_word<S>(shared, PLACE));
   sync_block();
   store_values<S>(p, o, shared, warpgroup);
   end_item<S>(p, shared);
 }
 
-/* ---- The kernel ----------------------------------------------------------------------------- */
+/* ---- The kernel ---- */
 
 template <class S> AMLA_DEVICE void decode_wgmma(const amla_cuda_params &p, const tensor_map *map) {
   const uint32_t shared = shared_base();
@@ -543,12 +576,14 @@ template <class S> AMLA_DEVICE void decode_wgmma(const amla_cuda_params &p, cons
   init_barriers<S>(p, shared);
   if (warpgroup == 2) {
     registers_up<184>();
-    while (begin_item<S>(p, map, shared, warpgroup)) score_item<S>(p, shared);
+    while (begin_item<S>(p, map, shared, warpgroup))
+      score_item<S>(p, shared);
   } else {
     registers_down<160>();
-    while (begin_item<S>(p, map, shared, warpgroup)) value_item<S>(p, map, shared, warpgroup);
+    while (begin_item<S>(p, map, shared, warpgroup))
+      value_item<S>(p, map, shared, warpgroup);
   }
 }
 
-}  // namespace amla_kernel
+} // namespace amla_kernel
 #endif

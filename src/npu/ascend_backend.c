@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Backend npu: the Ascend kernel on a SIMULATED two-die 910, in functional mode. To study the kernel, not to serve with it: it is some
- * thousand times slower than the chip. A shared object of its own, libamla_npu.so. Unlike the CPU backend, run allocates (the simulator's memory).
+ * Backend npu: the Ascend kernel on a SIMULATED two-die 910, in functional mode. To study the
+ * kernel, not to serve with it: it is some thousand times slower than the chip. A shared object of
+ * its own, libamla_npu.so. Unlike the CPU backend, run allocates (the simulator's memory).
  */
 #include <stdio.h>
 
@@ -16,21 +17,29 @@ static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   return ascend_check(&plan->problem, detail);
 }
 
-static amla_status run_on(npu_chip *chip, const npu_preset *preset, const amla_plan *plan, const amla_tensors *tensors, amla_detail *detail) {
+static amla_status run_on(npu_chip *chip, const npu_preset *preset, const amla_plan *plan,
+                          const amla_tensors *tensors, amla_detail *detail) {
   npu_report report;
   const ascend_launch launch = ascend_launch_of(&plan->problem, &plan->options);
-  const amla_status status = ascend_launch_run(chip, preset, NPU_FUNCTIONAL, &plan->problem, tensors, &launch, &report, detail);
-  if (status == AMLA_OK && report.n_messages > 0) return amla_refuse(detail, AMLA_BACKEND_FAILED, "simulated NPU: %.200s", report.message[0]);
+  const amla_status status = ascend_launch_run(chip, preset, NPU_FUNCTIONAL, &plan->problem,
+                                               tensors, &launch, &report, detail);
+  if (status == AMLA_OK && report.n_messages > 0)
+    return amla_refuse(detail, AMLA_BACKEND_FAILED, "simulated NPU: %.200s", report.message[0]);
   return status;
 }
 
-static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, amla_detail *detail) {
+static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
+                       amla_detail *detail) {
   (void)scratch;
-  if (tensors->mask) UNSUPPORTED("mask=%p: backend npu takes none", tensors->mask);
-  if (plan->problem.b == 0) return AMLA_OK;
+  if (tensors->mask)
+    UNSUPPORTED("mask=%p: backend npu takes none", tensors->mask);
+  if (plan->problem.b == 0)
+    return AMLA_OK;
   const npu_preset *preset = npu_find_preset(chip_name);
   npu_chip *chip = preset ? npu_chip_create(preset, NPU_FUNCTIONAL) : NULL;
-  if (!chip) return amla_refuse(detail, AMLA_OUT_OF_MEMORY, "npu: no memory for the simulated chip %s", chip_name);
+  if (!chip)
+    return amla_refuse(detail, AMLA_OUT_OF_MEMORY, "npu: no memory for the simulated chip %s",
+                       chip_name);
   const amla_status status = run_on(chip, preset, plan, tensors, detail);
   npu_chip_destroy(chip);
   return status;
@@ -62,8 +71,15 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
                   l.tiling.lag, l.mode == ASCEND_AMLA ? ", guarded add" : "");
 }
 
-static const amla_backend_ops ops = {.plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_NPU, .name = "npu", .absent = absent,
-                                     .isa = isa, .prepare = prepare, .query = query, .describe = describe, .run = run};
+static const amla_backend_ops ops = {.plan_bytes = sizeof(amla_plan),
+                                     .id = AMLA_BACKEND_NPU,
+                                     .name = "npu",
+                                     .absent = absent,
+                                     .isa = isa,
+                                     .prepare = prepare,
+                                     .query = query,
+                                     .describe = describe,
+                                     .run = run};
 
 AMLA_API const amla_backend_ops *amla_backend_entry_0(void);
 const amla_backend_ops *amla_backend_entry_0(void) { return &ops; }

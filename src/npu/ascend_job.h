@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the two programs of the Ascend kernel are given, and what they share: arguments, workspace, cross-core flags, and the walk over a
- * core's blocks. Common subset of C and C++.
+ * What the two programs of the Ascend kernel are given, and what they share: arguments, workspace,
+ * cross-core flags, and the walk over a core's blocks. Common subset of C and C++.
  */
 #ifndef ASCEND_JOB_H
 #define ASCEND_JOB_H
@@ -34,18 +34,20 @@ typedef struct ascend_job {
   int32_t n_merges;
 
   /* Workspace, per core; rings of lag + 1. All of it fits L2. */
-  NPU_GM float *s;        /* [cores][lag + 1][256][512] scores */
-  NPU_GM npu_bf16 *p;     /* [cores][lag + 1][256][512] */
-  NPU_GM float *o;        /* [cores][lag + 1][256][512] amla, lazy: O of an item; flash: PV of a block */
+  NPU_GM float *s;    /* [cores][lag + 1][256][512] scores */
+  NPU_GM npu_bf16 *p; /* [cores][lag + 1][256][512] */
+  NPU_GM float *o; /* [cores][lag + 1][256][512] amla, lazy: O of an item; flash: PV of a block */
   NPU_GM float *o_flash;  /* [cores][2][128][512] flash: O, by vector core */
   NPU_GM float *part_o;   /* [parts][256][512] normalised O of parts */
   NPU_GM float *part_lse; /* [parts][256] their natural-log LSE */
 
-  int32_t unguarded;    /* amla: adds N in memory, as published: wrong where O is 0 or tiny. Study */
-  float clamp;          /* > 0: |O| beyond it becomes 0 before the division, as one published kernel does. For study; 0 = off */
-  NPU_GM float *probe;      /* for tests, NULL = off: what V1 leaves per row, [blocks of the only core][ASCEND_PROBES][256] */
+  int32_t unguarded; /* amla: adds N in memory, as published: wrong where O is 0 or tiny. Study */
+  float clamp; /* > 0: |O| beyond it becomes 0 before the division, as one published kernel does.
+                  For study; 0 = off */
+  NPU_GM float *probe;      /* for tests, NULL = off: what V1 leaves per row, [blocks of the only
+                               core][ASCEND_PROBES][256] */
   NPU_GM npu_bf16 *probe_p; /* and P, [blocks][256][512] */
-  int32_t assume_bumps; /* timing only: in how many blocks of an item lazy shifts all rows */
+  int32_t assume_bumps;     /* timing only: in how many blocks of an item lazy shifts all rows */
 } ascend_job;
 
 /* The two programs. args: ascend_job. */
@@ -55,31 +57,38 @@ void ascend_vector(const void *args);
 /* Numbers per row that a probe shows: m, n, S16, l, and the bits of N. */
 enum { ASCEND_PROBES = 5 };
 
-/* Cross-core flags. Each is set at most once per block by one side and waited for as often by the other. */
+/* Cross-core flags. Each is set at most once per block by one side and waited for as often by the
+ * other. */
 enum {
-  ASCEND_S_READY,  /* AIC -> AIV: C1 has written S */
-  ASCEND_P_READY,  /* AIV -> AIC: V1 has written P */
-  ASCEND_PV_DONE,  /* AIC -> AIV: C2 has added PV to O, and more blocks follow */
-  ASCEND_O_DONE,   /* AIC -> AIV: the same, of an item's last block. A flag of its own, as another pipe may wait for it */
-  ASCEND_O_READY   /* AIV -> AIC: O is rescaled for this block, C2 may add to it. Serial flash: V2 is done, C1 may overwrite PV */
+  ASCEND_S_READY, /* AIC -> AIV: C1 has written S */
+  ASCEND_P_READY, /* AIV -> AIC: V1 has written P */
+  ASCEND_PV_DONE, /* AIC -> AIV: C2 has added PV to O, and more blocks follow */
+  ASCEND_O_DONE,  /* AIC -> AIV: the same, of an item's last block. A flag of its own, as another
+                     pipe may wait for it */
+  ASCEND_O_READY  /* AIV -> AIC: O is rescaled for this block, C2 may add to it. Serial flash: V2 is
+                     done, C1 may overwrite PV */
 };
 
-/* ---- A core's blocks, in order ------------------------------------------------------------------------------------------ */
+/* ---- A core's blocks, in order ---- */
 
 typedef struct ascend_block {
-  int32_t item;          /* of this core, counted from 0 */
+  int32_t item; /* of this core, counted from 0 */
   int32_t sequence, row_begin, rows, part;
   int32_t key_begin, keys; /* keys that any row of the tile sees */
   int32_t length;
   int32_t block_of_item, first, last;
 } ascend_block;
 
-/* Is PV_DONE of a block that is not the last of its item set and waited for? With lag 0, S_READY of the next block comes later and tells as much, but
- * flash does not wait for that. */
-static inline int ascend_tells_pv_done(const ascend_job *j) { return j->tiling.lag > 0 || j->mode == ASCEND_FLASH; }
+/* Is PV_DONE of a block that is not the last of its item set and waited for? With lag 0, S_READY of
+ * the next block comes later and tells as much, but flash does not wait for that. */
+static inline int ascend_tells_pv_done(const ascend_job *j) {
+  return j->tiling.lag > 0 || j->mode == ASCEND_FLASH;
+}
 
 /* Serial flash keeps S and PV in the same memory: nothing of a block may overlap the next. */
-static inline int ascend_shares_s_and_pv(const ascend_job *j) { return j->tiling.lag == 0 && j->mode == ASCEND_FLASH; }
+static inline int ascend_shares_s_and_pv(const ascend_job *j) {
+  return j->tiling.lag == 0 && j->mode == ASCEND_FLASH;
+}
 
 /* The blocks around the one at work: schedules look ahead and behind. */
 enum { ASCEND_WINDOW = 8 };
@@ -96,21 +105,26 @@ static inline int32_t ascend_item_blocks(const ascend_job *j, int32_t item) {
 
 /* Blocks of this core. */
 static inline int32_t ascend_count_blocks(const ascend_job *j) {
-  const int32_t begin = npu_read_gm_s32(j->core_items + npu_block_index()), end = npu_read_gm_s32(j->core_items + npu_block_index() + 1);
+  const int32_t begin = npu_read_gm_s32(j->core_items + npu_block_index()),
+                end = npu_read_gm_s32(j->core_items + npu_block_index() + 1);
   int32_t n = 0;
-  for (int32_t i = begin; i < end; i++) n += ascend_item_blocks(j, i);
+  for (int32_t i = begin; i < end; i++)
+    n += ascend_item_blocks(j, i);
   return n;
 }
 
 static inline void ascend_read_block(const ascend_job *j, ascend_walk *w, ascend_block *b) {
   const int32_t first_item = npu_read_gm_s32(j->core_items + npu_block_index());
   NPU_GM const ascend_item *it = j->items + first_item + w->item;
-  const int32_t block = npu_read_gm_s32(&it->block_begin) + w->block, end = npu_read_gm_s32(&it->block_end);
+  const int32_t block = npu_read_gm_s32(&it->block_begin) + w->block,
+                end = npu_read_gm_s32(&it->block_end);
   b->item = w->item;
-  b->sequence = npu_read_gm_s32(&it->sequence), b->part = npu_read_gm_s32(&it->part), b->length = npu_read_gm_s32(&it->length);
+  b->sequence = npu_read_gm_s32(&it->sequence), b->part = npu_read_gm_s32(&it->part),
+  b->length = npu_read_gm_s32(&it->length);
   b->row_begin = npu_read_gm_s32(&it->row_begin), b->rows = npu_read_gm_s32(&it->rows);
   b->key_begin = block * j->tiling.block_keys;
-  const int32_t seen = ascend_visible(j->causal, j->s_q, b->length, (b->row_begin + b->rows - 1) / j->h_q);
+  const int32_t seen =
+      ascend_visible(j->causal, j->s_q, b->length, (b->row_begin + b->rows - 1) / j->h_q);
   b->keys = ascend_min(seen - b->key_begin, j->tiling.block_keys);
   b->block_of_item = w->block, b->first = w->block == 0, b->last = block + 1 == end;
   w->block = b->last ? 0 : w->block + 1;
@@ -119,7 +133,8 @@ static inline void ascend_read_block(const ascend_job *j, ascend_walk *w, ascend
 
 /* Block i of this core, i at most ASCEND_WINDOW behind the furthest asked for. */
 static inline const ascend_block *ascend_block_at(const ascend_job *j, ascend_walk *w, int32_t i) {
-  for (; w->known <= i; w->known++) ascend_read_block(j, w, &w->window[w->known % ASCEND_WINDOW]);
+  for (; w->known <= i; w->known++)
+    ascend_read_block(j, w, &w->window[w->known % ASCEND_WINDOW]);
   return &w->window[i % ASCEND_WINDOW];
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Places tensors, work list and workspace in the chip's global memory, and launches. See ascend_launch.h.
+ * Places tensors, work list and workspace in the chip's global memory, and launches. See
+ * ascend_launch.h.
  */
 #include "ascend_launch.h"
 
@@ -10,37 +11,55 @@
 #include "../refuse.h"
 
 amla_status ascend_check(const amla_problem *p, amla_detail *detail) {
-  if (p->q_type != AMLA_BF16) UNSUPPORTED("q_type=%s: backend npu needs bf16, the type of its cube", amla_dtype_name(p->q_type));
-  if (p->kv_type != AMLA_BF16) UNSUPPORTED("kv_type=%s: backend npu needs bf16, the type of its cube", amla_dtype_name(p->kv_type));
-  if (p->out_type == AMLA_F16) UNSUPPORTED("out_type=f16: backend npu writes f32 or bf16");
-  if (p->d_qk > ASCEND_MAX_QK) UNSUPPORTED("d_qk=%d: backend npu needs <= %d, its L1 tiles", p->d_qk, ASCEND_MAX_QK);
-  if (p->d_v > ASCEND_MAX_V) UNSUPPORTED("d_v=%d: backend npu needs <= %d, its L1 tiles", p->d_v, ASCEND_MAX_V);
-  const struct { const char *name; int64_t value; } strides[] = {
-      {"q_stride_head", p->q_stride_head}, {"kv_stride_token", p->kv_stride_token}, {"out_stride_head", p->out_stride_head}};
+  if (p->q_type != AMLA_BF16)
+    UNSUPPORTED("q_type=%s: backend npu needs bf16, the type of its cube",
+                amla_dtype_name(p->q_type));
+  if (p->kv_type != AMLA_BF16)
+    UNSUPPORTED("kv_type=%s: backend npu needs bf16, the type of its cube",
+                amla_dtype_name(p->kv_type));
+  if (p->out_type == AMLA_F16)
+    UNSUPPORTED("out_type=f16: backend npu writes f32 or bf16");
+  if (p->d_qk > ASCEND_MAX_QK)
+    UNSUPPORTED("d_qk=%d: backend npu needs <= %d, its L1 tiles", p->d_qk, ASCEND_MAX_QK);
+  if (p->d_v > ASCEND_MAX_V)
+    UNSUPPORTED("d_v=%d: backend npu needs <= %d, its L1 tiles", p->d_v, ASCEND_MAX_V);
+  const struct {
+    const char *name;
+    int64_t value;
+  } strides[] = {{"q_stride_head", p->q_stride_head},
+                 {"kv_stride_token", p->kv_stride_token},
+                 {"out_stride_head", p->out_stride_head}};
   for (size_t i = 0; i < sizeof strides / sizeof *strides; i++)
     if (strides[i].value > INT32_MAX / 4)
-      UNSUPPORTED("%s=%lld: backend npu needs <= %d, its copies count in int32", strides[i].name, (long long)strides[i].value, INT32_MAX / 4);
+      UNSUPPORTED("%s=%lld: backend npu needs <= %d, its copies count in int32", strides[i].name,
+                  (long long)strides[i].value, INT32_MAX / 4);
   return AMLA_OK;
 }
 
 ascend_mode ascend_mode_of(amla_rescale rescale) {
-  return rescale == AMLA_RESCALE_FLASH ? ASCEND_FLASH : rescale == AMLA_RESCALE_AMLA ? ASCEND_AMLA : ASCEND_LAZY;
+  return rescale == AMLA_RESCALE_FLASH  ? ASCEND_FLASH
+         : rescale == AMLA_RESCALE_AMLA ? ASCEND_AMLA
+                                        : ASCEND_LAZY;
 }
 
-int32_t ascend_tile_rows(const amla_problem *p) { return ascend_min(ASCEND_TILE_ROWS, p->s_q * p->h_q); }
+int32_t ascend_tile_rows(const amla_problem *p) {
+  return ascend_min(ASCEND_TILE_ROWS, p->s_q * p->h_q);
+}
 
 ascend_launch ascend_launch_of(const amla_problem *problem, const amla_options *options) {
   ascend_launch l;
   memset(&l, 0, sizeof l);
   l.tiling = *ascend_tiling_best(ascend_tile_rows(problem));
   l.mode = ascend_mode_of(options->rescale);
-  l.split_blocks = options->split_tokens == AMLA_SPLIT_AUTO ? 0 : ascend_split_blocks(options->split_tokens, l.tiling.block_keys);
+  l.split_blocks = options->split_tokens == AMLA_SPLIT_AUTO
+                       ? 0
+                       : ascend_split_blocks(options->split_tokens, l.tiling.block_keys);
   l.lse_base2 = options->lse_base == AMLA_LSE_BASE2;
   l.assume_bumps = 1;
   return l;
 }
 
-/* ---- Global memory --------------------------------------------------------------------------------------------------------- */
+/* ---- Global memory ---- */
 
 typedef struct memory {
   npu_chip *chip;
@@ -51,10 +70,15 @@ typedef struct memory {
 /* A piece of the chip's own, for kernels to write, or with the contents of `from` if that is given;
  * NULL for 0 bytes. */
 static void *place(memory *m, const char *name, int64_t bytes, const void *from) {
-  if (m->status != AMLA_OK || bytes == 0) return NULL;
+  if (m->status != AMLA_OK || bytes == 0)
+    return NULL;
   void *at = npu_gm_alloc(m->chip, (size_t)bytes, name);
-  if (!at) m->status = amla_refuse(m->detail, AMLA_OUT_OF_MEMORY, "%s: no memory for %lld bytes of the simulated NPU", name, (long long)bytes);
-  if (at && from) memcpy(at, from, (size_t)bytes), npu_gm_written(m->chip, at);
+  if (!at)
+    m->status =
+        amla_refuse(m->detail, AMLA_OUT_OF_MEMORY,
+                    "%s: no memory for %lld bytes of the simulated NPU", name, (long long)bytes);
+  if (at && from)
+    memcpy(at, from, (size_t)bytes), npu_gm_written(m->chip, at);
   return at;
 }
 
@@ -62,49 +86,66 @@ static void *place(memory *m, const char *name, int64_t bytes, const void *from)
 static const void *lend(memory *m, const char *name, const void *at, int64_t bytes) {
   if (!at || bytes == 0) {
     const void *own = place(m, name, bytes, NULL);
-    if (own) npu_gm_written(m->chip, own);
+    if (own)
+      npu_gm_written(m->chip, own);
     return own;
   }
   if (m->status == AMLA_OK && npu_gm_register_const(m->chip, at, (size_t)bytes, name) != 0)
-    m->status = amla_refuse(m->detail, AMLA_UNSUPPORTED, "%s=%p: backend npu needs memory that no other tensor overlaps", name, at);
+    m->status =
+        amla_refuse(m->detail, AMLA_UNSUPPORTED,
+                    "%s=%p: backend npu needs memory that no other tensor overlaps", name, at);
   return at;
 }
 static void *lend_output(memory *m, const char *name, void *at, int64_t bytes) {
-  if (!at || bytes == 0) return place(m, name, bytes, NULL);
+  if (!at || bytes == 0)
+    return place(m, name, bytes, NULL);
   if (m->status == AMLA_OK && npu_gm_register(m->chip, at, (size_t)bytes, name, 1) != 0)
-    m->status = amla_refuse(m->detail, AMLA_UNSUPPORTED, "%s=%p: backend npu needs memory that no other tensor overlaps", name, at);
+    m->status =
+        amla_refuse(m->detail, AMLA_UNSUPPORTED,
+                    "%s=%p: backend npu needs memory that no other tensor overlaps", name, at);
   return at;
 }
 
 /* Bytes from the first to the last element of rows of `run` elements. */
-static int64_t extent(int64_t n0, int64_t stride0, int64_t n1, int64_t stride1, int64_t n2, int64_t stride2, int64_t run, int64_t elem_bytes) {
-  return n0 < 1 || n1 < 1 || n2 < 1 ? 0 : ((n0 - 1) * stride0 + (n1 - 1) * stride1 + (n2 - 1) * stride2 + run) * elem_bytes;
+static int64_t extent(int64_t n0, int64_t stride0, int64_t n1, int64_t stride1, int64_t n2,
+                      int64_t stride2, int64_t run, int64_t elem_bytes) {
+  return n0 < 1 || n1 < 1 || n2 < 1
+             ? 0
+             : ((n0 - 1) * stride0 + (n1 - 1) * stride1 + (n2 - 1) * stride2 + run) * elem_bytes;
 }
 
 static void place_tensors(memory *m, const amla_problem *p, const amla_tensors *t, ascend_job *j) {
   const int paged = p->page_size > 0, with_data = t->q != NULL;
   const int64_t pages = paged ? p->n_pages : p->b, tokens = paged ? p->page_size : p->sk;
-  const int64_t q_bytes = extent(p->b, p->q_stride_batch, p->s_q, p->q_stride_query, p->h_q, p->q_stride_head, p->d_qk, 2);
-  const int64_t kv_bytes = extent(pages, p->kv_stride_page, tokens, p->kv_stride_token, 1, 0, p->d_qk, 2);
-  const int64_t out_bytes =
-      extent(p->b, p->out_stride_batch, p->s_q, p->out_stride_query, p->h_q, p->out_stride_head, p->d_v, p->out_type == AMLA_BF16 ? 2 : 4);
+  const int64_t q_bytes = extent(p->b, p->q_stride_batch, p->s_q, p->q_stride_query, p->h_q,
+                                 p->q_stride_head, p->d_qk, 2);
+  const int64_t kv_bytes =
+      extent(pages, p->kv_stride_page, tokens, p->kv_stride_token, 1, 0, p->d_qk, 2);
+  const int64_t out_bytes = extent(p->b, p->out_stride_batch, p->s_q, p->out_stride_query, p->h_q,
+                                   p->out_stride_head, p->d_v, p->out_type == AMLA_BF16 ? 2 : 4);
   j->q = lend(m, "q", t->q, q_bytes);
   j->kv = lend(m, "kv", t->kv, kv_bytes);
-  j->block_table = paged ? lend(m, "block_table", t->block_table, (int64_t)p->b * p->max_pages * 4) : NULL;
+  j->block_table =
+      paged ? lend(m, "block_table", t->block_table, (int64_t)p->b * p->max_pages * 4) : NULL;
   j->sinks = t->sinks ? lend(m, "sinks", t->sinks, (int64_t)p->h_q * 4) : NULL;
   j->out = lend_output(m, "out", t->out, out_bytes);
-  j->lse = !with_data || t->lse ? lend_output(m, "lse", t->lse, (int64_t)p->b * p->s_q * p->h_q * 4) : NULL;
+  j->lse = !with_data || t->lse ? lend_output(m, "lse", t->lse, (int64_t)p->b * p->s_q * p->h_q * 4)
+                                : NULL;
 }
 
 /* Timing only: pages in order, as many as sequences need. */
 static void invent_block_table(const amla_problem *p, int32_t *table) {
-  for (int64_t i = 0; i < (int64_t)p->b * p->max_pages; i++) table[i] = (int32_t)(i % (p->n_pages > 0 ? p->n_pages : 1));
+  for (int64_t i = 0; i < (int64_t)p->b * p->max_pages; i++)
+    table[i] = (int32_t)(i % (p->n_pages > 0 ? p->n_pages : 1));
 }
 
-static void place_work(memory *m, const ascend_work *w, int32_t cores, const ascend_tiling *t, ascend_job *j) {
-  const int64_t tile = (int64_t)ASCEND_TILE_ROWS * ASCEND_BLOCK_KEYS, ring = (int64_t)cores * (t->lag + 1) * tile;
+static void place_work(memory *m, const ascend_work *w, int32_t cores, const ascend_tiling *t,
+                       ascend_job *j) {
+  const int64_t tile = (int64_t)ASCEND_TILE_ROWS * ASCEND_BLOCK_KEYS,
+                ring = (int64_t)cores * (t->lag + 1) * tile;
   j->items = place(m, "items", w->n_items * (int64_t)sizeof *w->items, w->items);
-  j->core_items = place(m, "core_items", (cores + 1) * (int64_t)sizeof *w->core_items, w->core_items);
+  j->core_items =
+      place(m, "core_items", (cores + 1) * (int64_t)sizeof *w->core_items, w->core_items);
   j->merges = place(m, "merges", w->n_merges * (int64_t)sizeof *w->merges, w->merges);
   j->n_merges = w->n_merges;
   j->s = place(m, "S", ring * 4, NULL);
@@ -119,17 +160,20 @@ static void describe_job(const amla_problem *p, const ascend_launch *l, ascend_j
   j->mode = l->mode, j->tiling = l->tiling;
   j->s_q = p->s_q, j->h_q = p->h_q, j->d_qk = p->d_qk, j->d_v = p->d_v, j->causal = p->causal;
   j->scale = p->scale;
-  j->q_stride_batch = p->q_stride_batch, j->q_stride_query = p->q_stride_query, j->q_stride_head = (int32_t)p->q_stride_head;
+  j->q_stride_batch = p->q_stride_batch, j->q_stride_query = p->q_stride_query,
+  j->q_stride_head = (int32_t)p->q_stride_head;
   j->kv_stride_page = p->kv_stride_page, j->kv_stride_token = (int32_t)p->kv_stride_token;
-  j->out_stride_batch = p->out_stride_batch, j->out_stride_query = p->out_stride_query, j->out_stride_head = (int32_t)p->out_stride_head;
+  j->out_stride_batch = p->out_stride_batch, j->out_stride_query = p->out_stride_query,
+  j->out_stride_head = (int32_t)p->out_stride_head;
   j->page_size = p->page_size > 0 ? p->page_size : p->sk, j->max_pages = p->max_pages;
   j->out_is_bf16 = p->out_type == AMLA_BF16, j->lse_base2 = l->lse_base2;
   j->unguarded = l->unguarded, j->clamp = l->clamp, j->assume_bumps = l->assume_bumps;
 }
 
-/* ---- Launch ------------------------------------------------------------------------------------------------------------------ */
+/* ---- Launch ---- */
 
-static amla_status launch_work(npu_chip *chip, npu_mode mode, const amla_problem *p, const amla_tensors *t, const ascend_launch *l, const ascend_work *w,
+static amla_status launch_work(npu_chip *chip, npu_mode mode, const amla_problem *p,
+                               const amla_tensors *t, const ascend_launch *l, const ascend_work *w,
                                int32_t cores, npu_report *report, amla_detail *detail) {
   memory m = {chip, detail, AMLA_OK};
   ascend_job j;
@@ -138,33 +182,48 @@ static amla_status launch_work(npu_chip *chip, npu_mode mode, const amla_problem
   npu_gm_forget_all(chip);
   place_tensors(&m, p, t, &j);
   if (m.status == AMLA_OK && mode == NPU_TIMING_ONLY && j.block_table && !t->block_table) {
-    union { const int32_t *lent; int32_t *own; } table = {j.block_table}; /* place() made it */
+    union {
+      const int32_t *lent;
+      int32_t *own;
+    } table = {j.block_table}; /* place() made it */
     invent_block_table(p, table.own);
   }
   place_work(&m, w, cores, &l->tiling, &j);
-  if (l->probe) j.probe = lend_output(&m, "probe", l->probe, (int64_t)l->probe_blocks * ASCEND_PROBES * ASCEND_TILE_ROWS * 4);
-  if (l->probe) j.probe_p = lend_output(&m, "probe_p", l->probe_p, (int64_t)l->probe_blocks * ASCEND_TILE_ROWS * ASCEND_BLOCK_KEYS * 2);
-  if (m.status == AMLA_OK && npu_launch(chip, ascend_cube, ascend_vector, &j, &l->options, report) < 0)
-    m.status = amla_refuse(detail, AMLA_BACKEND_FAILED, "simulated NPU: %.200s", report->message[0]);
+  if (l->probe)
+    j.probe = lend_output(&m, "probe", l->probe,
+                          (int64_t)l->probe_blocks * ASCEND_PROBES * ASCEND_TILE_ROWS * 4);
+  if (l->probe)
+    j.probe_p = lend_output(&m, "probe_p", l->probe_p,
+                            (int64_t)l->probe_blocks * ASCEND_TILE_ROWS * ASCEND_BLOCK_KEYS * 2);
+  if (m.status == AMLA_OK &&
+      npu_launch(chip, ascend_cube, ascend_vector, &j, &l->options, report) < 0)
+    m.status =
+        amla_refuse(detail, AMLA_BACKEND_FAILED, "simulated NPU: %.200s", report->message[0]);
   npu_gm_forget_all(chip);
   return m.status;
 }
 
-amla_status ascend_launch_run(npu_chip *chip, const npu_preset *preset, npu_mode mode, const amla_problem *p, const amla_tensors *t, const ascend_launch *l,
+amla_status ascend_launch_run(npu_chip *chip, const npu_preset *preset, npu_mode mode,
+                              const amla_problem *p, const amla_tensors *t, const ascend_launch *l,
                               npu_report *report, amla_detail *detail) {
-  const int32_t cores = l->options.cores > 0 ? l->options.cores : preset->dies * preset->cores_per_die;
-  ascend_shape shape = {p->b, p->s_q, p->h_q, p->causal, cores, l->tiling.block_keys, l->split_blocks, t->seqlens_k};
+  const int32_t cores =
+      l->options.cores > 0 ? l->options.cores : preset->dies * preset->cores_per_die;
+  ascend_shape shape = {
+      p->b, p->s_q, p->h_q, p->causal, cores, l->tiling.block_keys, l->split_blocks, t->seqlens_k};
   ascend_work work;
   int32_t *all_sk = NULL;
   const char *wrong = ascend_tiling_error(&l->tiling);
-  if (wrong) INVALID("tiling: %s", wrong);
+  if (wrong)
+    INVALID("tiling: %s", wrong);
   if (!t->seqlens_k) {
     shape.seqlens_k = all_sk = malloc((size_t)p->b * sizeof *all_sk + 1);
-    for (int32_t i = 0; all_sk && i < p->b; i++) all_sk[i] = p->sk;
+    for (int32_t i = 0; all_sk && i < p->b; i++)
+      all_sk[i] = p->sk;
   }
   if (!shape.seqlens_k || ascend_work_create(&shape, &work) != 0) {
     free(all_sk);
-    return amla_refuse(detail, AMLA_OUT_OF_MEMORY, "npu: no memory for the work list of %d sequences", p->b);
+    return amla_refuse(detail, AMLA_OUT_OF_MEMORY,
+                       "npu: no memory for the work list of %d sequences", p->b);
   }
   const amla_status status = launch_work(chip, mode, p, t, l, &work, cores, report, detail);
   ascend_work_free(&work);

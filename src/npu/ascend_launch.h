@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The host's side of the Ascend kernel: from a checked problem to a launch on a simulated chip. Used by the backend (functional) and by
- * amla_sim (timing).
+ * The host's side of the Ascend kernel: from a checked problem to a launch on a simulated chip.
+ * Used by the backend (functional) and by amla_sim (timing).
  */
 #ifndef ASCEND_LAUNCH_H
 #define ASCEND_LAUNCH_H
@@ -11,7 +11,8 @@
 #include "../../sim/npu_run.h"
 #include "ascend_job.h"
 
-/* Of what the library takes, what this kernel does not: AMLA_UNSUPPORTED with field, value and rule. */
+/* Of what the library takes, what this kernel does not: AMLA_UNSUPPORTED with field, value and
+ * rule. */
 amla_status ascend_check(const amla_problem *problem, amla_detail *detail);
 
 typedef struct ascend_launch {
@@ -19,10 +20,10 @@ typedef struct ascend_launch {
   ascend_mode mode;
   int32_t split_blocks; /* as in ascend_shape */
   int32_t lse_base2, assume_bumps;
-  int32_t unguarded;    /* as in ascend_job */
+  int32_t unguarded; /* as in ascend_job */
   float clamp;
   npu_launch_options options;
-  float *probe;         /* as in ascend_job, for probe_blocks blocks; NULL = off */
+  float *probe; /* as in ascend_job, for probe_blocks blocks; NULL = off */
   uint16_t *probe_p;
   int32_t probe_blocks;
 } ascend_launch;
@@ -33,10 +34,12 @@ ascend_launch ascend_launch_of(const amla_problem *problem, const amla_options *
 ascend_mode ascend_mode_of(amla_rescale rescale);
 int32_t ascend_tile_rows(const amla_problem *problem); /* of the largest tile */
 
-/* One launch. Functional chip: tensors as amla_plan_run takes them, checked. Timing only: tensors may be NULL but for seqlens_k, which
- * may be NULL too (all sk); contents do not matter. Whatever is wrong with the launch stands in the report; the status
- * says whether there was one. The chip's global memory is forgotten before and after. */
-amla_status ascend_launch_run(npu_chip *chip, const npu_preset *preset, npu_mode mode, const amla_problem *problem, const amla_tensors *tensors,
+/* One launch. Functional chip: tensors as amla_plan_run takes them, checked. Timing only: tensors
+ * may be NULL but for seqlens_k, which may be NULL too (all sk); contents do not matter. Whatever
+ * is wrong with the launch stands in the report; the status says whether there was one. The chip's
+ * global memory is forgotten before and after. */
+amla_status ascend_launch_run(npu_chip *chip, const npu_preset *preset, npu_mode mode,
+                              const amla_problem *problem, const amla_tensors *tensors,
                               const ascend_launch *launch, npu_report *report, amla_detail *detail);
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A ring of buffers between two pipes of a core, one filling, one using: four calls around each use, and events for both directions.
- * Slots are used in turn. The one place where in-core flags are set and waited for.
+ * A ring of buffers between two pipes of a core, one filling, one using: four calls around each
+ * use, and events for both directions. Slots are used in turn. The one place where in-core flags
+ * are set and waited for.
  *
  *     filler:  acquire, fill, commit          user:  take, use, release
  */
@@ -18,11 +19,13 @@ typedef struct ascend_ring {
 } ascend_ring;
 
 /* All slots start free: their credits are set in advance. */
-static inline ascend_ring ascend_ring_open(npu_pipe filler, npu_pipe user, int32_t slots, int32_t event) {
+static inline ascend_ring ascend_ring_open(npu_pipe filler, npu_pipe user, int32_t slots,
+                                           int32_t event) {
   ascend_ring r;
   r.filler = filler, r.user = user, r.slots = slots, r.event = event;
   r.acquired = r.filled = r.taken = r.released = 0;
-  for (int32_t i = 0; i < slots; i++) npu_notify(user, filler, event + i);
+  for (int32_t i = 0; i < slots; i++)
+    npu_notify(user, filler, event + i);
   return r;
 }
 
@@ -32,7 +35,9 @@ static inline int32_t ascend_ring_acquire(ascend_ring *r) {
   npu_wait(r->user, r->filler, r->event + slot);
   return slot;
 }
-static inline void ascend_ring_commit(ascend_ring *r) { npu_notify(r->filler, r->user, r->event + r->filled++ % r->slots); }
+static inline void ascend_ring_commit(ascend_ring *r) {
+  npu_notify(r->filler, r->user, r->event + r->filled++ % r->slots);
+}
 
 /* Index of the slot to use. */
 static inline int32_t ascend_ring_take(ascend_ring *r) {
@@ -40,11 +45,14 @@ static inline int32_t ascend_ring_take(ascend_ring *r) {
   npu_wait(r->filler, r->user, r->event + slot);
   return slot;
 }
-static inline void ascend_ring_release(ascend_ring *r) { npu_notify(r->user, r->filler, r->event + r->released++ % r->slots); }
+static inline void ascend_ring_release(ascend_ring *r) {
+  npu_notify(r->user, r->filler, r->event + r->released++ % r->slots);
+}
 
 /* Takes the credits back, so that no event stays set. */
 static inline void ascend_ring_close(ascend_ring *r) {
-  for (int32_t i = 0; i < r->slots; i++) (void)ascend_ring_acquire(r);
+  for (int32_t i = 0; i < r->slots; i++)
+    (void)ascend_ring_acquire(r);
 }
 
 #endif

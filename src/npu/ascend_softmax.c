@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The three softmax steps, in the order and with the roundings of spec/amla.c (arXiv 2509.25224, Algorithm 2, for flash and amla). RNA = round
- * half away from zero. A score that is not there is the most negative number, and its P is set to 0. See ascend_softmax.h.
+ * The three softmax steps, in the order and with the roundings of spec/amla.c (arXiv 2509.25224,
+ * Algorithm 2, for flash and amla). RNA = round half away from zero. A score that is not there is
+ * the most negative number, and its P is set to 0. See ascend_softmax.h.
  */
 #include "ascend_softmax.h"
 
@@ -12,11 +13,13 @@ static const float log2e = 1.44269504088896340736f, ln2 = 0.69314718055994530942
 
 static void hide(ascend_vec chunk, const ascend_sight *sight, float value) {
   for (int32_t i = 0; i < sight->runs; i++)
-    ascend_fill_from(chunk + sight->row[i] * ASCEND_WIDTH, sight->keys[i], sight->row[i + 1] - sight->row[i], value);
+    ascend_fill_from(chunk + sight->row[i] * ASCEND_WIDTH, sight->keys[i],
+                     sight->row[i + 1] - sight->row[i], value);
 }
 
 /* poison = 0, or NaN where a score is not finite; max = row maximum. */
-static void look(const ascend_chunk_state *c, ascend_vec s, const ascend_sight *sight, ascend_vec poison, ascend_vec max, int32_t rows) {
+static void look(const ascend_chunk_state *c, ascend_vec s, const ascend_sight *sight,
+                 ascend_vec poison, ascend_vec max, int32_t rows) {
   hide(s, sight, 0.0f);
   ascend_row_poison(poison, s, c->work, rows);
   hide(s, sight, ASCEND_NONE);
@@ -24,8 +27,9 @@ static void look(const ascend_chunk_state *c, ascend_vec s, const ascend_sight *
 }
 
 /* s = exp(s - reference), sum = its row sums + poison. */
-static void exponentials(const ascend_chunk_state *c, ascend_vec s, const ascend_sight *sight, NPU_UB const float *reference, NPU_UB const float *poison,
-                         ascend_vec sum, int32_t rows) {
+static void exponentials(const ascend_chunk_state *c, ascend_vec s, const ascend_sight *sight,
+                         NPU_UB const float *reference, NPU_UB const float *poison, ascend_vec sum,
+                         int32_t rows) {
   ascend_spread(c->spread, reference);
   ascend_sub_rows(s, c->spread, rows);
   npu_exp_f32(s, s, ascend_chunk(rows));
@@ -35,13 +39,15 @@ static void exponentials(const ascend_chunk_state *c, ascend_vec s, const ascend
 }
 
 /* l = factor * l + sum */
-static void accumulate(ascend_vec l, NPU_UB const float *factor, NPU_UB const float *sum, int32_t rows) {
+static void accumulate(ascend_vec l, NPU_UB const float *factor, NPU_UB const float *sum,
+                       int32_t rows) {
   npu_mul_f32(l, factor, l, ascend_per_row(rows));
   npu_add_f32(l, l, sum, ascend_per_row(rows));
 }
 
 /* m = max(m, row maximum), factor = exp(m_old - m). */
-static void running_max(const ascend_chunk_state *c, ascend_vec max, ascend_vec factor, int32_t rows) {
+static void running_max(const ascend_chunk_state *c, ascend_vec max, ascend_vec factor,
+                        int32_t rows) {
   const npu_vec v = ascend_per_row(rows);
   ascend_vec m = c->stat[ASCEND_M];
   npu_max_f32(max, m, max, v);
@@ -50,9 +56,12 @@ static void running_max(const ascend_chunk_state *c, ascend_vec max, ascend_vec 
   npu_adds_f32(m, max, 0.0f, v);
 }
 
-static npu_vec to_bf16(int32_t rows) { return npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 4, 8, 0); }
+static npu_vec to_bf16(int32_t rows) {
+  return npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 4, 8, 0);
+}
 
-void ascend_softmax_flash(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, int32_t rows) {
+void ascend_softmax_flash(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
+                          const ascend_sight *sight, int32_t rows) {
   ascend_vec poison = c->temp[0], max = c->temp[1], sum = c->temp[2];
   look(c, s, sight, poison, max, rows);
   running_max(c, max, c->factor, rows);
@@ -61,12 +70,13 @@ void ascend_softmax_flash(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_
   npu_cast_f32_bf16_rne(p, s, to_bf16(rows));
 }
 
-/* n, S16, c and N from m. N = 2^23 (max(n - n_old, least) + eps + 1e-6), eps = 1.5 (c_old / c - 1), in integers but for the last rounding, so
- * that it is what exact arithmetic gives. */
+/* n, S16, c and N from m. N = 2^23 (max(n - n_old, least) + eps + 1e-6), eps = 1.5 (c_old / c - 1),
+ * in integers but for the last rounding, so that it is what exact arithmetic gives. */
 static void exponent_step(const ascend_chunk_state *c, float least, int32_t rows) {
   const npu_vec v = ascend_per_row(rows);
   ascend_vec n = c->stat[ASCEND_N], c_old = c->stat[ASCEND_C], s16 = c->stat[ASCEND_S16];
-  ascend_vec q = c->temp[3], n_new = c->temp[4], s32 = c->temp[5], whole = c->temp[6], k = c->temp[7];
+  ascend_vec q = c->temp[3], n_new = c->temp[4], s32 = c->temp[5], whole = c->temp[6],
+             k = c->temp[7];
   NPU_UB int32_t *add = c->add, *k_int = (NPU_UB int32_t *)k;
   npu_div_f32(q, c->stat[ASCEND_M], c->ln2, v);
   npu_muls_f32(n_new, q, -1.0f, v);
@@ -112,8 +122,10 @@ void ascend_softmax_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_b
   npu_cast_f32_bf16_rna(p, s, to_bf16(rows));
 }
 
-/* e = ceil(max) where max > e + 8, both in log2 units; add, moved and factor (the exact power of two) follow. */
-static void move_reference(const ascend_chunk_state *c, ascend_vec max, ascend_vec factor, int32_t rows) {
+/* e = ceil(max) where max > e + 8, both in log2 units; add, moved and factor (the exact power of
+ * two) follow. */
+static void move_reference(const ascend_chunk_state *c, ascend_vec max, ascend_vec factor,
+                           int32_t rows) {
   const npu_vec v = ascend_per_row(rows);
   ascend_vec e = c->stat[ASCEND_M], e_new = c->temp[4], t = c->temp[5], k = c->temp[6];
   NPU_UB int32_t *bits = (NPU_UB int32_t *)factor;
@@ -138,8 +150,10 @@ static void move_reference(const ascend_chunk_state *c, ascend_vec max, ascend_v
   npu_shl_s32(bits, bits, 23, v); /* 2^k, or 0 below 2^-126 */
 }
 
-void ascend_softmax_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, int32_t rows) {
-  ascend_vec poison = c->temp[0], max = c->temp[1], sum = c->temp[2], factor = c->temp[3], reference = c->temp[7];
+void ascend_softmax_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
+                         const ascend_sight *sight, int32_t rows) {
+  ascend_vec poison = c->temp[0], max = c->temp[1], sum = c->temp[2], factor = c->temp[3],
+             reference = c->temp[7];
   look(c, s, sight, poison, max, rows);
   move_reference(c, max, factor, rows);
   npu_muls_f32(reference, c->stat[ASCEND_M], ln2, ascend_per_row(rows));
@@ -152,7 +166,8 @@ void ascend_softmax_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_b
   accumulate(c->stat[ASCEND_L_OUT], factor, sum, rows);
 }
 
-void ascend_divisor(const ascend_chunk_state *c, ascend_mode mode, ascend_vec divisor, ascend_vec lse, int32_t rows) {
+void ascend_divisor(const ascend_chunk_state *c, ascend_mode mode, ascend_vec divisor,
+                    ascend_vec lse, int32_t rows) {
   const npu_vec v = ascend_per_row(rows);
   NPU_UB const float *l = c->stat[ASCEND_L];
   npu_ln_f32(lse, l, v);
@@ -170,7 +185,8 @@ void ascend_divisor(const ascend_chunk_state *c, ascend_mode mode, ascend_vec di
 static NPU_UB uint8_t *add_to_bits(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x,
                                    ascend_vec z, int32_t rows) {
   NPU_UB uint8_t *finite = (NPU_UB uint8_t *)c->work;
-  NPU_UB const int32_t *x_bits = (NPU_UB const int32_t *)x, *add = (NPU_UB const int32_t *)c->spread;
+  NPU_UB const int32_t *x_bits = (NPU_UB const int32_t *)x,
+                       *add = (NPU_UB const int32_t *)c->spread;
   NPU_UB int32_t *y_bits = (NPU_UB int32_t *)y, *z_bits = (NPU_UB int32_t *)z;
   ascend_spread(c->spread, (NPU_UB const float *)c->add);
   npu_abs_f32(z, x, ascend_chunk(rows));
@@ -189,8 +205,9 @@ void ascend_guarded_shift(const ascend_chunk_state *c, ascend_vec y, NPU_UB cons
                           ascend_vec z, int32_t rows) {
   NPU_UB uint8_t *finite = add_to_bits(c, y, x, z, rows), *normal = finite + CHUNK_BITS_BYTES;
   const npu_vec all = ascend_chunk(rows);
-  npu_cmps_f32(normal, z, FLT_MIN, NPU_CMP_GE, all); /* as integers: not below 2^23; what wrapped compares as negative or NaN */
-  npu_muls_f32(z, x, 0.0f, all);                     /* zero of x's sign */
+  npu_cmps_f32(normal, z, FLT_MIN, NPU_CMP_GE,
+               all); /* as integers: not below 2^23; what wrapped compares as negative or NaN */
+  npu_muls_f32(z, x, 0.0f, all); /* zero of x's sign */
   npu_sel_f32(y, normal, y, z, all);
   npu_sel_f32(y, finite, y, x, all);
 }
@@ -219,7 +236,8 @@ void ascend_guarded_add(const ascend_chunk_state *c, ascend_vec y, NPU_UB const 
   npu_sel_f32(y, finite, y, x, all);
 }
 
-void ascend_clamp(const ascend_chunk_state *c, ascend_vec x, ascend_vec work, float limit, int32_t rows) {
+void ascend_clamp(const ascend_chunk_state *c, ascend_vec x, ascend_vec work, float limit,
+                  int32_t rows) {
   npu_abs_f32(work, x, ascend_chunk(rows));
   npu_cmps_f32((NPU_UB uint8_t *)c->work, work, limit, NPU_CMP_LE, ascend_chunk(rows));
   npu_sels_f32(x, (NPU_UB const uint8_t *)c->work, x, 0.0f, ascend_chunk(rows));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * V1's arithmetic: a chunk of scores becomes a chunk of P, and the numbers kept per row move on. One function per rescale mode; which
- * formula comes from where is in ascend_softmax.c.
+ * V1's arithmetic: a chunk of scores becomes a chunk of P, and the numbers kept per row move on.
+ * One function per rescale mode; which formula comes from where is in ascend_softmax.c.
  */
 #ifndef ASCEND_SOFTMAX_H
 #define ASCEND_SOFTMAX_H
@@ -11,8 +11,9 @@
 
 /* Numbers per row of an item, [ASCEND_HALF_ROWS] each. */
 enum {
-  ASCEND_M,     /* flash, amla: running maximum of the scores; lazy: the reference e, an integer in log2 units */
-  ASCEND_L,     /* sum of P before rounding */
+  ASCEND_M, /* flash, amla: running maximum of the scores; lazy: the reference e, an integer in log2
+               units */
+  ASCEND_L, /* sum of P before rounding */
   ASCEND_L_OUT, /* lazy: sum of the rounded P */
   ASCEND_N,     /* amla: n, S16 and c = S32 / S16 */
   ASCEND_S16,
@@ -23,21 +24,23 @@ enum {
 /* Where a chunk's numbers are: pointers into the unified buffer, at the chunk's first row. */
 typedef struct ascend_chunk_state {
   ascend_vec stat[ASCEND_STATS];
-  ascend_vec factor;        /* flash: what O is multiplied by in this block */
-  NPU_UB int32_t *add;      /* amla: N; lazy: what the shift adds to the bits of O */
-  ascend_vec moved;         /* lazy: > 0 in rows whose reference moved although they had one */
-  ascend_vec work, spread;  /* [16][72] and [16][8] of work space */
-  ascend_vec temp[8];       /* [16] each */
-  NPU_UB npu_bf16 *temp16;  /* [16] */
-  NPU_UB uint8_t *bits;     /* [8] */
-  NPU_UB const float *ln2;  /* [16] = ln 2 */
-  NPU_UB const float *one;  /* [16] = 1 */
+  ascend_vec factor;       /* flash: what O is multiplied by in this block */
+  NPU_UB int32_t *add;     /* amla: N; lazy: what the shift adds to the bits of O */
+  ascend_vec moved;        /* lazy: > 0 in rows whose reference moved although they had one */
+  ascend_vec work, spread; /* [16][72] and [16][8] of work space */
+  ascend_vec temp[8];      /* [16] each */
+  NPU_UB npu_bf16 *temp16; /* [16] */
+  NPU_UB uint8_t *bits;    /* [8] */
+  NPU_UB const float *ln2; /* [16] = ln 2 */
+  NPU_UB const float *one; /* [16] = 1 */
 } ascend_chunk_state;
 
-/* Columns of a chunk that its rows see, where that is not all: `runs` of rows, each with its number of keys. */
+/* Columns of a chunk that its rows see, where that is not all: `runs` of rows, each with its number
+ * of keys. */
 typedef struct ascend_sight {
   int32_t runs;
-  int32_t row[ASCEND_CHUNK_ROWS + 1], keys[ASCEND_CHUNK_ROWS]; /* run i: rows [row[i], row[i + 1]) */
+  int32_t row[ASCEND_CHUNK_ROWS + 1],
+      keys[ASCEND_CHUNK_ROWS]; /* run i: rows [row[i], row[i + 1]) */
 } ascend_sight;
 
 /* amla: the most that n falls by in one block. As published, which leaves 2^-30 of an old O; and
@@ -46,24 +49,29 @@ typedef struct ascend_sight {
 #define ASCEND_LEAST (-254.0f)
 
 /* s: scaled scores [rows][512], destroyed; p [rows][512]. */
-void ascend_softmax_flash(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, int32_t rows);
+void ascend_softmax_flash(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
+                          const ascend_sight *sight, int32_t rows);
 void ascend_softmax_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
                          const ascend_sight *sight, float least, int32_t rows);
-void ascend_softmax_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p, const ascend_sight *sight, int32_t rows);
+void ascend_softmax_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
+                         const ascend_sight *sight, int32_t rows);
 
 /* O's divisor and the natural-log LSE of the rows; a row that has seen no key: 1 and -inf. */
-void ascend_divisor(const ascend_chunk_state *c, ascend_mode mode, ascend_vec divisor, ascend_vec lse, int32_t rows);
+void ascend_divisor(const ascend_chunk_state *c, ascend_mode mode, ascend_vec divisor,
+                    ascend_vec lse, int32_t rows);
 
 /* y = x with add, per row <= 0, added to its bits, except that zero, subnormals and what would
  * become one give zero of x's sign; inf and NaN stay. For add = k * 2^23 that is x * 2^k. x, y, z:
  * [rows][512]; z is work space. rows <= 8. */
-void ascend_guarded_shift(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x, ascend_vec z, int32_t rows);
+void ascend_guarded_shift(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x,
+                          ascend_vec z, int32_t rows);
 
 /* The same for an add of either sign, at most 2^23: what would overflow becomes inf of x's sign. */
 void ascend_guarded_add(const ascend_chunk_state *c, ascend_vec y, NPU_UB const float *x,
                         ascend_vec z, int32_t rows);
 
 /* What one published kernel does at the end: |x| > limit, and NaN, become 0. work: a chunk. */
-void ascend_clamp(const ascend_chunk_state *c, ascend_vec x, ascend_vec work, float limit, int32_t rows);
+void ascend_clamp(const ascend_chunk_state *c, ascend_vec x, ascend_vec work, float limit,
+                  int32_t rows);
 
 #endif

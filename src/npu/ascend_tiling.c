@@ -10,35 +10,53 @@
 enum { L1_BYTES = 512 * 1024, L0_BYTES = 64 * 1024 };
 
 /* As published: L1 4 x 72 KB + 3 x 72 KB = 504 KB, L0A and L0B 2 x 32 KB. */
-const ascend_tiling ascend_tiling_serial = {0, 512, 288, 96, 256, 128, 3, 4, 2, ASCEND_BY_PIECE, 0, 0};
-const ascend_tiling ascend_tiling_preload = {1, 512, 288, 96, 256, 128, 3, 4, 2, ASCEND_BY_PIECE, 0, 0};
+const ascend_tiling ascend_tiling_serial = {0, 512, 288, 96, 256, 128, 3, 4, 2, ASCEND_BY_PIECE,
+                                            0, 0};
+const ascend_tiling ascend_tiling_preload = {1, 512, 288, 96, 256, 128, 3, 4, 2, ASCEND_BY_PIECE,
+                                             0, 0};
 
 static const ascend_tiling best_256 = {2, 512, 288, 96, 256, 128, 3, 4, 2, ASCEND_STAGGER, 0, 0};
 static const ascend_tiling best_128 = {2, 512, 288, 96, 256, 128, 3, 2, 2, ASCEND_BY_PIECE, 1, 1};
 
-const ascend_tiling *ascend_tiling_best(int32_t tile_rows) { return tile_rows > ASCEND_HALF_ROWS ? &best_256 : &best_128; }
+const ascend_tiling *ascend_tiling_best(int32_t tile_rows) {
+  return tile_rows > ASCEND_HALF_ROWS ? &best_256 : &best_128;
+}
 
 const char *ascend_tiling_error(const ascend_tiling *t) {
-  if (t->lag < 0 || t->lag > ASCEND_MAX_LAG) return "lag: must be in 0..2";
-  if (t->block_keys < 128 || t->block_keys > ASCEND_BLOCK_KEYS || t->block_keys % 128) return "block_keys: must be a multiple of 128 up to 512";
-  if (t->qk_l1 < 16 || t->qk_l1 % 16 || t->qk_l0 < 16 || t->qk_l0 % 16) return "qk_l1, qk_l0: must be multiples of 16";
-  if (t->pv_l1 < 16 || t->pv_l1 % 16 || t->pv_l0 < 16 || t->pv_l0 % 16) return "pv_l1, pv_l0: must be multiples of 16";
-  if (t->in_turns && (t->lag != 2 || !t->keep_q)) return "in_turns: needs lag=2 and keep_q=1, slots for Q and P at a time";
-  if (t->order < ASCEND_BY_PIECE || t->order > ASCEND_STAGGER) return "order: must be in 0..2";
-  const int32_t pieces = ascend_max(ascend_parts(ASCEND_MAX_QK, t->qk_l1), ascend_parts(t->block_keys, t->pv_l1));
-  if (pieces > 4 || t->kv_slots < pieces || t->kv_slots > 8) return "kv_slots: must hold all pieces of a column tile, at most 4, and be at most 8 (events)";
-  const int32_t q_pieces = 2 * ascend_parts(ASCEND_MAX_QK, t->qk_l1), p_pieces = 2 * ascend_parts(t->block_keys, t->pv_l1);
+  if (t->lag < 0 || t->lag > ASCEND_MAX_LAG)
+    return "lag: must be in 0..2";
+  if (t->block_keys < 128 || t->block_keys > ASCEND_BLOCK_KEYS || t->block_keys % 128)
+    return "block_keys: must be a multiple of 128 up to 512";
+  if (t->qk_l1 < 16 || t->qk_l1 % 16 || t->qk_l0 < 16 || t->qk_l0 % 16)
+    return "qk_l1, qk_l0: must be multiples of 16";
+  if (t->pv_l1 < 16 || t->pv_l1 % 16 || t->pv_l0 < 16 || t->pv_l0 % 16)
+    return "pv_l1, pv_l0: must be multiples of 16";
+  if (t->in_turns && (t->lag != 2 || !t->keep_q))
+    return "in_turns: needs lag=2 and keep_q=1, slots for Q and P at a time";
+  if (t->order < ASCEND_BY_PIECE || t->order > ASCEND_STAGGER)
+    return "order: must be in 0..2";
+  const int32_t pieces =
+      ascend_max(ascend_parts(ASCEND_MAX_QK, t->qk_l1), ascend_parts(t->block_keys, t->pv_l1));
+  if (pieces > 4 || t->kv_slots < pieces || t->kv_slots > 8)
+    return "kv_slots: must hold all pieces of a column tile, at most 4, and be at most 8 (events)";
+  const int32_t q_pieces = 2 * ascend_parts(ASCEND_MAX_QK, t->qk_l1),
+                p_pieces = 2 * ascend_parts(t->block_keys, t->pv_l1);
   const int32_t needed = t->keep_q ? p_pieces / 2 : ascend_max(q_pieces, p_pieces);
-  if (t->qp_slots < needed || t->qp_slots > 8) return "qp_slots: must hold all pieces of Q or P of a tile, and be at most 8 (events)";
-  if (ascend_l1_bytes(t) > L1_BYTES) return "L1: needs more than 512 KB";
-  if (t->l0_slots < 2 || t->l0_slots > 8) return "l0_slots: must be in 2..8 (events)";
-  if (t->l0_slots * ascend_l0_slot_bytes(t) > L0_BYTES) return "L0A, L0B: their slots need more than 64 KB";
+  if (t->qp_slots < needed || t->qp_slots > 8)
+    return "qp_slots: must hold all pieces of Q or P of a tile, and be at most 8 (events)";
+  if (ascend_l1_bytes(t) > L1_BYTES)
+    return "L1: needs more than 512 KB";
+  if (t->l0_slots < 2 || t->l0_slots > 8)
+    return "l0_slots: must be in 2..8 (events)";
+  if (t->l0_slots * ascend_l0_slot_bytes(t) > L0_BYTES)
+    return "L0A, L0B: their slots need more than 64 KB";
   return NULL;
 }
 
 /* Varies one list of choices per field, like the digits of a number. */
 int32_t ascend_tiling_candidate(int32_t tile_rows, int32_t i, ascend_tiling *t) {
-  static const int32_t lags[] = {1, 2}, qk_l0[] = {48, 64, 96, 112}, pv_l0[] = {64, 96, 128}, kv_slots[] = {2, 3, 4}, l0_slots[] = {2, 3, 4};
+  static const int32_t lags[] = {1, 2}, qk_l0[] = {48, 64, 96, 112}, pv_l0[] = {64, 96, 128},
+                       kv_slots[] = {2, 3, 4}, l0_slots[] = {2, 3, 4};
   for (int32_t code = 0;; code++) {
     int32_t digits = code;
     const int32_t two = tile_rows > ASCEND_HALF_ROWS;
@@ -52,9 +70,12 @@ int32_t ascend_tiling_candidate(int32_t tile_rows, int32_t i, ascend_tiling *t) 
       c.order = digits % 3, digits /= 3;
     else
       c.keep_q = digits % 2, digits /= 2, c.in_turns = digits % 2, digits /= 2;
-    if (digits > 0) return 0;
-    if (!c.keep_q && !two) c.qp_slots = 4;
-    if (ascend_tiling_error(&c)) continue;
+    if (digits > 0)
+      return 0;
+    if (!c.keep_q && !two)
+      c.qp_slots = 4;
+    if (ascend_tiling_error(&c))
+      continue;
     if (i-- == 0) {
       *t = c;
       return 1;
@@ -62,10 +83,11 @@ int32_t ascend_tiling_candidate(int32_t tile_rows, int32_t i, ascend_tiling *t) 
   }
 }
 
-/* ---- Work list -------------------------------------------------------------------------------------------------------- */
+/* ---- Work list ---- */
 
 int32_t ascend_split_blocks(int32_t split_tokens, int32_t block_keys) {
-  return split_tokens > 0 ? (int32_t)(((int64_t)split_tokens + block_keys - 1) / block_keys) : 8 * ASCEND_BLOCK_KEYS / block_keys;
+  return split_tokens > 0 ? (int32_t)(((int64_t)split_tokens + block_keys - 1) / block_keys)
+                          : 8 * ASCEND_BLOCK_KEYS / block_keys;
 }
 
 /* A tile of a sequence. */
@@ -73,14 +95,18 @@ typedef struct tile {
   int32_t sequence, row_begin, rows, blocks;
 } tile;
 
-static int32_t tiles_per_sequence(const ascend_shape *s) { return ascend_parts(s->s_q * s->h_q, ASCEND_TILE_ROWS); }
+static int32_t tiles_per_sequence(const ascend_shape *s) {
+  return ascend_parts(s->s_q * s->h_q, ASCEND_TILE_ROWS);
+}
 
 /* Tiles of a sequence are as equal as multiples of 16 rows can be. */
 static tile tile_at(const ascend_shape *s, int64_t i) {
   const int32_t rows = s->s_q * s->h_q, n = tiles_per_sequence(s), sequence = (int32_t)(i / n);
-  const int32_t step = ascend_min(ASCEND_TILE_ROWS, ascend_ceil(ascend_parts(rows, n), 16)), begin = (int32_t)(i % n) * step;
+  const int32_t step = ascend_min(ASCEND_TILE_ROWS, ascend_ceil(ascend_parts(rows, n), 16)),
+                begin = (int32_t)(i % n) * step;
   const int32_t end = ascend_min(rows, begin + step);
-  const int32_t seen = ascend_visible(s->causal, s->s_q, s->seqlens_k[sequence], (end - 1) / s->h_q);
+  const int32_t seen =
+      ascend_visible(s->causal, s->s_q, s->seqlens_k[sequence], (end - 1) / s->h_q);
   const tile t = {sequence, begin, end - begin, ascend_parts(seen, s->block_keys)};
   return t;
 }
@@ -90,14 +116,19 @@ static void add_merge(ascend_work *w, const tile *t, int32_t part_begin, int32_t
   w->merges[w->n_merges++] = m;
 }
 
-/* The next cut of a tile behind block `at`: where its part ends, or where the core's share of the line does. */
-static int32_t next_cut(const ascend_shape *s, const tile *t, int32_t at, int64_t line, int64_t share_end) {
-  if (s->split_blocks == 0) return (int32_t)(share_end - line < t->blocks - at ? at + (share_end - line) : t->blocks);
-  const int32_t parts = ascend_parts(t->blocks, s->split_blocks), part = (int32_t)(((int64_t)at * parts + t->blocks - 1) / t->blocks);
+/* The next cut of a tile behind block `at`: where its part ends, or where the core's share of the
+ * line does. */
+static int32_t next_cut(const ascend_shape *s, const tile *t, int32_t at, int64_t line,
+                        int64_t share_end) {
+  if (s->split_blocks == 0)
+    return (int32_t)(share_end - line < t->blocks - at ? at + (share_end - line) : t->blocks);
+  const int32_t parts = ascend_parts(t->blocks, s->split_blocks),
+                part = (int32_t)(((int64_t)at * parts + t->blocks - 1) / t->blocks);
   return (int32_t)((int64_t)(part + 1) * t->blocks / parts);
 }
 
-/* Walks the line of all blocks; core i takes those whose item starts in the i-th equal share of it. */
+/* Walks the line of all blocks; core i takes those whose item starts in the i-th equal share of it.
+ */
 static void lay_out(const ascend_shape *s, int64_t n_tiles, int64_t total, ascend_work *w) {
   int64_t line = 0;
   int32_t core = 0;
@@ -106,15 +137,24 @@ static void lay_out(const ascend_shape *s, int64_t n_tiles, int64_t total, ascen
     const tile t = tile_at(s, i);
     const int32_t part_begin = w->n_parts, first = w->n_items;
     for (int32_t at = 0; at < t.blocks;) {
-      while (line >= (core + 1) * total / s->cores) w->core_items[++core] = w->n_items;
+      while (line >= (core + 1) * total / s->cores)
+        w->core_items[++core] = w->n_items;
       const int32_t end = next_cut(s, &t, at, line, (core + 1) * total / s->cores);
-      const ascend_item item = {t.sequence, t.row_begin, t.rows, s->seqlens_k[t.sequence], at, end, at == 0 && end == t.blocks ? -1 : w->n_parts++};
+      const ascend_item item = {t.sequence,
+                                t.row_begin,
+                                t.rows,
+                                s->seqlens_k[t.sequence],
+                                at,
+                                end,
+                                at == 0 && end == t.blocks ? -1 : w->n_parts++};
       w->items[w->n_items++] = item;
       line += end - at, at = end;
     }
-    if (w->n_items - first != 1) add_merge(w, &t, part_begin, w->n_parts - part_begin);
+    if (w->n_items - first != 1)
+      add_merge(w, &t, part_begin, w->n_parts - part_begin);
   }
-  while (core < s->cores) w->core_items[++core] = w->n_items;
+  while (core < s->cores)
+    w->core_items[++core] = w->n_items;
 }
 
 int ascend_work_create(const ascend_shape *s, ascend_work *w) {

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * How the Ascend kernel is cut: tile sizes, what they take of every buffer, and which core computes what. Pure arithmetic, no instruction
- * and no data. Used by the host (it checks a tiling and makes the work list) and by both programs (they place their buffers with it).
+ * How the Ascend kernel is cut: tile sizes, what they take of every buffer, and which core computes
+ * what. Pure arithmetic, no instruction and no data. Used by the host (it checks a tiling and makes
+ * the work list) and by both programs (they place their buffers with it).
  *
- * One sequence's rows (query-major: row = query * h_q + head) form tiles of at most 256; its keys form blocks of 512; per block and tile
- *     C1: S = Q K^T (cube)    V1: P = softmax part of S (vector)    C2: O += P V (cube)
- * A work item is one tile and a run of its blocks: all of them, or, where the keys are split, one part. */
+ * One sequence's rows (query-major: row = query * h_q + head) form tiles of at most 256; its keys
+ * form blocks of 512; per block and tile C1: S = Q K^T (cube)    V1: P = softmax part of S (vector)
+ * C2: O += P V (cube) A work item is one tile and a run of its blocks: all of them, or, where the
+ * keys are split, one part. */
 #ifndef ASCEND_TILING_H
 #define ASCEND_TILING_H
 
@@ -16,25 +18,28 @@ extern "C" {
 #endif
 
 enum {
-  ASCEND_MAX_QK = 576,   /* d_qk: Q takes two L1 pieces of 288 */
-  ASCEND_MAX_V = 512,    /* d_v: width of a row of O in global memory */
+  ASCEND_MAX_QK = 576, /* d_qk: Q takes two L1 pieces of 288 */
+  ASCEND_MAX_V = 512,  /* d_v: width of a row of O in global memory */
   ASCEND_TILE_ROWS = 256,
   ASCEND_BLOCK_KEYS = 512, /* most keys of a block: width of a row of S and P in global memory */
-  ASCEND_HALF_ROWS = 128, /* of an L0C accumulator, and of what one vector core does */
-  ASCEND_TILE_COLS = 128, /* of an L0C accumulator */
-  ASCEND_CHUNK_ROWS = 16, /* of a vector core at a time */
+  ASCEND_HALF_ROWS = 128,  /* of an L0C accumulator, and of what one vector core does */
+  ASCEND_TILE_COLS = 128,  /* of an L0C accumulator */
+  ASCEND_CHUNK_ROWS = 16,  /* of a vector core at a time */
   ASCEND_MAX_LAG = 2,
   ASCEND_MAX_TILES = 4 /* column tiles of a product */
 };
 
 /* How the two halves of a tile's rows take turns on a column tile. */
 enum ascend_order {
-  ASCEND_BY_PIECE, /* piece of depth by piece: half 0, half 1; as published: both accumulators end together */
+  ASCEND_BY_PIECE, /* piece of depth by piece: half 0, half 1; as published: both accumulators end
+                      together */
   ASCEND_SHARE_B,  /* L0 tile by L0 tile: both use a B tile in L0B before the next is loaded */
-  ASCEND_STAGGER   /* half 0 through all depths, then half 1: one accumulator drains while the other fills */
+  ASCEND_STAGGER   /* half 0 through all depths, then half 1: one accumulator drains while the other
+                      fills */
 };
 
-/* A schedule with its tiling. Lag: how many C1 run ahead of C2 on the cube; 0 = serial, 1 = the Preload Pipeline. */
+/* A schedule with its tiling. Lag: how many C1 run ahead of C2 on the cube; 0 = serial, 1 = the
+ * Preload Pipeline. */
 typedef struct ascend_tiling {
   int32_t lag;
   int32_t block_keys;         /* 128, 256 or 512 */
@@ -43,8 +48,10 @@ typedef struct ascend_tiling {
   int32_t kv_slots, qp_slots; /* pieces that L1 holds of K or V, and of Q or P */
   int32_t l0_slots;           /* tiles that L0A and L0B hold */
   int32_t order;              /* ascend_order */
-  int32_t in_turns;           /* 1: column tiles of C1(t) and C2(t - lag) alternate; lag must be 2, as P must be there from the start */
-  int32_t keep_q;             /* 1: Q stays in L1 for all blocks of an item, in slots of its own; tiles have one half then */
+  int32_t in_turns; /* 1: column tiles of C1(t) and C2(t - lag) alternate; lag must be 2, as P must
+                       be there from the start */
+  int32_t keep_q; /* 1: Q stays in L1 for all blocks of an item, in slots of its own; tiles have one
+                     half then */
 } ascend_tiling;
 
 extern const ascend_tiling ascend_tiling_serial, ascend_tiling_preload;
@@ -52,14 +59,16 @@ extern const ascend_tiling ascend_tiling_serial, ascend_tiling_preload;
 /* The best known for tiles of so many rows. */
 const ascend_tiling *ascend_tiling_best(int32_t tile_rows);
 
-/* ---- Budgets, in bytes ------------------------------------------------------------------------------------------------ */
+/* ---- Budgets, in bytes ---- */
 
 static inline int32_t ascend_ceil(int32_t n, int32_t to) { return (n + to - 1) / to * to; }
 static inline int32_t ascend_parts(int32_t n, int32_t of) { return (n + of - 1) / of; }
 static inline int32_t ascend_min(int32_t a, int32_t b) { return a < b ? a : b; }
 static inline int32_t ascend_max(int32_t a, int32_t b) { return a > b ? a : b; }
 
-static inline int32_t ascend_kv_slot_bytes(const ascend_tiling *t) { return ASCEND_TILE_COLS * ascend_max(t->qk_l1, t->pv_l1) * 2; }
+static inline int32_t ascend_kv_slot_bytes(const ascend_tiling *t) {
+  return ASCEND_TILE_COLS * ascend_max(t->qk_l1, t->pv_l1) * 2;
+}
 static inline int32_t ascend_qp_slot_bytes(const ascend_tiling *t) {
   return ASCEND_HALF_ROWS * ascend_max(t->keep_q ? 0 : t->qk_l1, t->pv_l1) * 2;
 }
@@ -67,30 +76,34 @@ static inline int32_t ascend_kept_q_bytes(const ascend_tiling *t) {
   return t->keep_q ? ascend_parts(ASCEND_MAX_QK, t->qk_l1) * ASCEND_HALF_ROWS * t->qk_l1 * 2 : 0;
 }
 static inline int32_t ascend_l1_bytes(const ascend_tiling *t) {
-  return t->kv_slots * ascend_kv_slot_bytes(t) + t->qp_slots * ascend_qp_slot_bytes(t) + ascend_kept_q_bytes(t);
+  return t->kv_slots * ascend_kv_slot_bytes(t) + t->qp_slots * ascend_qp_slot_bytes(t) +
+         ascend_kept_q_bytes(t);
 }
 /* L0A and L0B alike: tiles of 128 rows or columns. */
 static inline int32_t ascend_l0_slot_bytes(const ascend_tiling *t) {
   return ASCEND_TILE_COLS * ascend_ceil(ascend_max(t->qk_l0, t->pv_l0), 16) * 2;
 }
 
-/* Candidate i of a search for tiles of so many rows; all fit the buffers. 0 past the last, else 1. */
+/* Candidate i of a search for tiles of so many rows; all fit the buffers. 0 past the last, else 1.
+ */
 int32_t ascend_tiling_candidate(int32_t tile_rows, int32_t i, ascend_tiling *t);
 
 /* What is wrong with a tiling, or NULL. */
 const char *ascend_tiling_error(const ascend_tiling *t);
 
-/* ---- Work list -------------------------------------------------------------------------------------------------------- */
+/* ---- Work list ---- */
 
 /* All numbers are int32 because cores read them from global memory one by one. */
 typedef struct ascend_item {
   int32_t sequence, row_begin, rows; /* of the sequence's rows */
   int32_t length;                    /* of the sequence */
   int32_t block_begin, block_end;    /* blocks of keys; at least one */
-  int32_t part;                      /* where its partial result goes; -1 = it has all keys and writes the result itself */
+  int32_t
+      part; /* where its partial result goes; -1 = it has all keys and writes the result itself */
 } ascend_item;
 
-/* Tiles whose result is made of parts [part_begin, part_begin + parts); parts = 0: no row sees a key. */
+/* Tiles whose result is made of parts [part_begin, part_begin + parts); parts = 0: no row sees a
+ * key. */
 typedef struct ascend_merge {
   int32_t sequence, row_begin, rows, part_begin, parts;
 } ascend_merge;
@@ -99,7 +112,8 @@ typedef struct ascend_shape {
   int32_t b, s_q, h_q, causal;
   int32_t cores;
   int32_t block_keys;
-  int32_t split_blocks;     /* most blocks per part; 0 = cut by equal shares of the cores: depends on the whole batch */
+  int32_t split_blocks; /* most blocks per part; 0 = cut by equal shares of the cores: depends on
+                           the whole batch */
   const int32_t *seqlens_k; /* [b] */
 } ascend_shape;
 
@@ -120,7 +134,8 @@ static inline int32_t ascend_visible(int32_t causal, int32_t s_q, int32_t length
 int ascend_work_create(const ascend_shape *shape, ascend_work *work);
 void ascend_work_free(ascend_work *work);
 
-/* Blocks per part when the length alone decides: parts of 8 blocks are long enough to hide their start. */
+/* Blocks per part when the length alone decides: parts of 8 blocks are long enough to hide their
+ * start. */
 int32_t ascend_split_blocks(int32_t split_tokens, int32_t block_keys);
 
 #ifdef __cplusplus

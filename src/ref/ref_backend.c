@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Adapter from a plan to the executable specification: gathers a query row and blocks of KV rows as f32 and lets
- * spec/amla.c do the rest. One thread, one row at a time. Always built, always right, slow.
+ * Adapter from a plan to the executable specification: gathers a query row and blocks of KV rows as
+ * f32 and lets spec/amla.c do the rest. One thread, one row at a time. Always built, always right,
+ * slow.
  */
 #include <math.h>
 #include <stdio.h>
@@ -45,19 +46,24 @@ static spec_algo algo(amla_rescale mode, int32_t length) {
   return (spec_algo){.mode = modes[mode], .p = SPEC_P_F32, .headroom = headroom};
 }
 
-/* The next block of keys from *j on that the mask leaves: their rows and what is added to their scores. Returns how many. */
-static int32_t gather(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query, int32_t visible, const buffers *b, int32_t *j) {
+/* The next block of keys from *j on that the mask leaves: their rows and what is added to their
+ * scores. Returns how many. */
+static int32_t gather(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query,
+                      int32_t visible, const buffers *b, int32_t *j) {
   const uint16_t *mask = amla_mask_row(p, t, sequence, query);
   int32_t n = 0;
   for (; *j < visible && n < BLOCK_TOKENS; ++*j) {
-    if (mask && mask[*j] == AMLA_MASK_HIDDEN) continue;
-    amla_load_row(p->kv_type, p->d_qk, amla_token(p, t, sequence, *j), b->kv + (int64_t)n * p->d_qk);
+    if (mask && mask[*j] == AMLA_MASK_HIDDEN)
+      continue;
+    amla_load_row(p->kv_type, p->d_qk, amla_token(p, t, sequence, *j),
+                  b->kv + (int64_t)n * p->d_qk);
     b->bias[n++] = mask ? amla_f16_to_f32(mask[*j]) : 0.0f;
   }
   return n;
 }
 
-static void run_row(const amla_plan *plan, const amla_tensors *t, const buffers *b, int32_t sequence, int32_t query, int32_t head) {
+static void run_row(const amla_plan *plan, const amla_tensors *t, const buffers *b,
+                    int32_t sequence, int32_t query, int32_t head) {
   const amla_problem *p = &plan->problem;
   const int32_t length = amla_seqlen(p, t, sequence), visible = amla_visible(p, length, query);
   const spec_algo a = algo(plan->options.rescale, length);
@@ -68,17 +74,21 @@ static void run_row(const amla_plan *plan, const amla_tensors *t, const buffers 
     spec_block(&a, &row, p->d_qk, p->d_v, p->scale, b->q, b->kv, b->bias, n, b->p, b->o);
   }
   const double lse = (double)spec_finish(&a, &row, p->d_v, b->o);
-  const amla_row_end end = amla_end_row(p, &plan->options, t, sequence, query, head, 1.0, lse * 1.4426950408889634);
-  if (end.out) amla_store_row(p->out_type, p->d_v, b->o, end.factor, end.out);
+  const amla_row_end end =
+      amla_end_row(p, &plan->options, t, sequence, query, head, 1.0, lse * 1.4426950408889634);
+  if (end.out)
+    amla_store_row(p->out_type, p->d_v, b->o, end.factor, end.out);
 }
 
-static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch, amla_detail *detail) {
+static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
+                       amla_detail *detail) {
   const amla_problem *p = &plan->problem;
   amla_arena arena = amla_arena_create(scratch);
   const buffers b = carve(p, &arena);
   for (int32_t i = 0; i < p->b; i++)
     for (int32_t query = 0; query < p->s_q; query++)
-      for (int32_t head = 0; head < p->h_q; head++) run_row(plan, tensors, &b, i, query, head);
+      for (int32_t head = 0; head < p->h_q; head++)
+        run_row(plan, tensors, &b, i, query, head);
   (void)detail;
   return AMLA_OK;
 }
@@ -95,11 +105,18 @@ static void query(const amla_plan *plan, amla_plan_info *info) {
 }
 
 static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
-  return snprintf(text, capacity_bytes, "ref %s, blocks of %d tokens, 1 thread", amla_rescale_name(plan->options.rescale), BLOCK_TOKENS);
+  return snprintf(text, capacity_bytes, "ref %s, blocks of %d tokens, 1 thread",
+                  amla_rescale_name(plan->options.rescale), BLOCK_TOKENS);
 }
 
 static const char *absent(void) { return NULL; }
 
-const amla_backend_ops amla_backend_ref = {
-    .plan_bytes = sizeof(amla_plan), .id = AMLA_BACKEND_REF, .name = "ref", .absent = absent,
-    .isa = isa, .prepare = prepare, .query = query, .describe = describe, .run = run};
+const amla_backend_ops amla_backend_ref = {.plan_bytes = sizeof(amla_plan),
+                                           .id = AMLA_BACKEND_REF,
+                                           .name = "ref",
+                                           .absent = absent,
+                                           .isa = isa,
+                                           .prepare = prepare,
+                                           .query = query,
+                                           .describe = describe,
+                                           .run = run};

@@ -46,9 +46,11 @@ uint32_t random_delay() {
 static void fiber_main();
 
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
-/* Saves the registers that a call preserves on the old stack and takes those of the new one: swapcontext without its system calls. */
+/* Saves the registers that a call preserves on the old stack and takes those of the new one:
+ * swapcontext without its system calls. */
 extern "C" void amla_switch_stacks(void **save, void *to);
-asm(".text\n.globl amla_switch_stacks\n.hidden amla_switch_stacks\n.type amla_switch_stacks,@function\namla_switch_stacks:\n"
+asm(".text\n.globl amla_switch_stacks\n.hidden amla_switch_stacks\n.type "
+    "amla_switch_stacks,@function\namla_switch_stacks:\n"
     "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\n"
     "mov %rsp, (%rdi)\nmov %rsi, %rsp\n"
     "pop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n"
@@ -161,12 +163,14 @@ static bool run_warp(warp &w, uint32_t rounds) {
   const uint32_t start = (uint32_t)random_bits() & 31;
   for (uint32_t i = 0; i < 32; i++) {
     fiber &f = *w.lanes[(start + i) & 31];
-    if (f.done || (f.waits_for && *f.waits_for == f.waits_while)) continue;
+    if (f.done || (f.waits_for && *f.waits_for == f.waits_while))
+      continue;
     current = &f;
     enter(f);
     ran = true;
   }
-  if (random_bits() % 64 == 0) w.sleeps = random_delay();
+  if (random_bits() % 64 == 0)
+    w.sleeps = random_delay();
   return ran;
 }
 
@@ -189,13 +193,16 @@ static bool run_loads(block &b, uint32_t rounds) {
 /* Will something happen by itself in this block? */
 static bool is_pending(const block &b) {
   bool pending = !b.loads.empty();
-  for (const warp &w : b.warps) pending |= w.sleeps > 0;
+  for (const warp &w : b.warps)
+    pending |= w.sleeps > 0;
   return pending;
 }
 
-void run_grid(int32_t grid, int32_t threads, size_t shared_bytes, uint64_t seed, const std::function<void()> &body) {
+void run_grid(int32_t grid, int32_t threads, size_t shared_bytes, uint64_t seed,
+              const std::function<void()> &body) {
   std::vector<std::unique_ptr<block>> blocks;
-  if (threads % 32 != 0) fail("%d threads are not whole warps", threads);
+  if (threads % 32 != 0)
+    fail("%d threads are not whole warps", threads);
   random_state = seed;
   body_of_fibers = &body;
   for (int32_t i = 0; i < grid; i++) {
@@ -209,19 +216,22 @@ void run_grid(int32_t grid, int32_t threads, size_t shared_bytes, uint64_t seed,
     bool ran = false, pending = false;
     alive = 0;
     for (auto &b : blocks) {
-      if (b->alive == 0) continue;
+      if (b->alive == 0)
+        continue;
       alive++;
       if (b->sleeps > 0) {
         b->sleeps--;
         continue;
       }
-      if (b->index == slow && random_bits() % 256 == 0) b->sleeps = (uint32_t)random_bits() % 65536; /* others get ahead by whole items */
-      if (random_bits() % 8 == 0) { /* all drift apart a little */
+      if (b->index == slow && random_bits() % 256 == 0)
+        b->sleeps = (uint32_t)random_bits() % 65536; /* others get ahead by whole items */
+      if (random_bits() % 8 == 0) {                  /* all drift apart a little */
         ran = true;
         continue;
       }
       const size_t n = b->warps.size(), start = random_bits() % n;
-      for (size_t i = 0; i < n; i++) ran |= run_warp(b->warps[(start + i) % n], rounds);
+      for (size_t i = 0; i < n; i++)
+        ran |= run_warp(b->warps[(start + i) % n], rounds);
       ran |= run_loads(*b, rounds);
       pending |= is_pending(*b);
     }
@@ -234,7 +244,8 @@ void run_grid(int32_t grid, int32_t threads, size_t shared_bytes, uint64_t seed,
       ran |= b->sleeps > 0;
       b->sleeps = 0;
     }
-    if (!ran && alive > 0 && ++idle > 1000) fail("deadlock: %lld thread blocks wait", (long long)alive);
+    if (!ran && alive > 0 && ++idle > 1000)
+      fail("deadlock: %lld thread blocks wait", (long long)alive);
   }
 #if !(defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__))
   contexts.clear();
@@ -245,8 +256,10 @@ void run_grid(int32_t grid, int32_t threads, size_t shared_bytes, uint64_t seed,
 
 unsigned char *shared_at(uint32_t address, uint32_t bytes) {
   block &b = *current->home;
-  if ((uint64_t)address + bytes > b.shared.size()) fail("%u bytes at %u of %zu of shared memory", bytes, address, b.shared.size());
-  if (bytes == 0 || address % (bytes >= 16 ? 16 : bytes) != 0) fail("%u bytes of shared memory at %u: misaligned", bytes, address);
+  if ((uint64_t)address + bytes > b.shared.size())
+    fail("%u bytes at %u of %zu of shared memory", bytes, address, b.shared.size());
+  if (bytes == 0 || address % (bytes >= 16 ? 16 : bytes) != 0)
+    fail("%u bytes of shared memory at %u: misaligned", bytes, address);
   return b.shared.data() + address;
 }
 
@@ -259,13 +272,15 @@ void mark_unfenced(uint32_t address, uint32_t bytes) {
 
 void check_fenced(uint32_t address, uint32_t bytes) {
   for (uint32_t i = address / 16; i <= (address + bytes - 1) / 16; i++)
-    if (current->home->unfenced[i]) fail("the tensor core reads shared memory at %u, written without fence.proxy.async", i * 16);
+    if (current->home->unfenced[i])
+      fail("the tensor core reads shared memory at %u, written without fence.proxy.async", i * 16);
 }
 
 void complete_phase_if_done(mbarrier &b) {
-  if (b.pending != 0 || b.bytes != 0) return;
+  if (b.pending != 0 || b.bytes != 0)
+    return;
   b.pending = b.expected;
   b.phases++;
 }
 
-}  // namespace emulator
+} // namespace emulator

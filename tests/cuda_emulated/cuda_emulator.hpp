@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A grid of CUDA threads on one CPU thread: every thread is a fiber that runs until it waits. Nothing of a GPU's speed is modelled. What
- * is: barriers, warp collectives, shared memory that starts as NaN, and asynchronous copies and products that happen as early or as late as
- * they may, chosen at random, so that a missing wait shows. Warps and thread blocks run in random order, and now and
- * then one sleeps or a load takes for so long that all others who do not wait for it get far ahead.
- * An error of the kernel (divergent collective, address outside shared memory, unfenced read, deadlock) ends the program with a message.
+ * A grid of CUDA threads on one CPU thread: every thread is a fiber that runs until it waits.
+ * Nothing of a GPU's speed is modelled. What is: barriers, warp collectives, shared memory that
+ * starts as NaN, and asynchronous copies and products that happen as early or as late as they may,
+ * chosen at random, so that a missing wait shows. Warps and thread blocks run in random order, and
+ * now and then one sleeps or a load takes for so long that all others who do not wait for it get
+ * far ahead. An error of the kernel (divergent collective, address outside shared memory, unfenced
+ * read, deadlock) ends the program with a message.
  */
 #ifndef AMLA_CUDA_EMULATOR_H
 #define AMLA_CUDA_EMULATOR_H
@@ -40,7 +42,8 @@ struct fiber {
   uint32_t waits_while = 0;
   std::deque<std::vector<deferred>> copy_groups; /* cp.async, committed */
   std::vector<deferred> copies;                  /* not yet */
-  std::vector<uint32_t> unfenced;                /* 16-byte units of shared memory that it wrote and no proxy fence has covered */
+  std::vector<uint32_t>
+      unfenced; /* 16-byte units of shared memory that it wrote and no proxy fence has covered */
 };
 
 struct warp {
@@ -85,11 +88,12 @@ struct block {
 extern fiber *current;
 
 /* Runs body in grid x threads fibers. */
-void run_grid(int32_t grid, int32_t threads, size_t shared_bytes, uint64_t seed, const std::function<void()> &body);
+void run_grid(int32_t grid, int32_t threads, size_t shared_bytes, uint64_t seed,
+              const std::function<void()> &body);
 
 uint64_t random_bits();
 uint32_t random_delay(); /* in rounds: often short, now and then longer than anything else takes */
-void yield(); /* back to the scheduler */
+void yield();            /* back to the scheduler */
 void wait_while(const uint32_t *at, uint32_t value);
 
 unsigned char *shared_at(uint32_t address, uint32_t bytes);
@@ -100,8 +104,10 @@ void complete_phase_if_done(mbarrier &b);
 /* All 32 lanes come here with their arguments; the last one runs the operation for all. */
 template <class A> void collective(const char *operation, A &arguments, void (*execute)(A **)) {
   warp &w = *current->mates;
-  if (w.arrived == 0) w.operation = operation;
-  if (strcmp(w.operation, operation) != 0) fail("thread %d is at %s while its warp is at %s", current->thread, operation, w.operation);
+  if (w.arrived == 0)
+    w.operation = operation;
+  if (strcmp(w.operation, operation) != 0)
+    fail("thread %d is at %s while its warp is at %s", current->thread, operation, w.operation);
   w.arguments[current->thread & 31] = &arguments;
   const uint32_t generation = w.generation;
   if (++w.arrived < 32) {
@@ -113,5 +119,5 @@ template <class A> void collective(const char *operation, A &arguments, void (*e
   w.generation++;
 }
 
-}  // namespace emulator
+} // namespace emulator
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The functions of src/cuda/cuda_machine.cuh as plain C++ on emulated threads (cuda_emulator.hpp). Products accumulate in f32 in ascending
- * order; tensor cores round otherwise, so bits differ from a GPU's and bounds do not.
+ * The functions of src/cuda/cuda_machine.cuh as plain C++ on emulated threads (cuda_emulator.hpp).
+ * Products accumulate in f32 in ascending order; tensor cores round otherwise, so bits differ from
+ * a GPU's and bounds do not.
  */
 #ifndef AMLA_CUDA_MACHINE_EMULATED_HPP
 #define AMLA_CUDA_MACHINE_EMULATED_HPP
@@ -28,8 +29,16 @@ inline uint32_t shared_base() { return 0; }
 
 /* ---- Shared memory ---- */
 
-inline float lds_f32(uint32_t at) { float x; memcpy(&x, emulator::shared_at(at, 4), 4); return x; }
-inline uint32_t lds_u32(uint32_t at) { uint32_t x; memcpy(&x, emulator::shared_at(at, 4), 4); return x; }
+inline float lds_f32(uint32_t at) {
+  float x;
+  memcpy(&x, emulator::shared_at(at, 4), 4);
+  return x;
+}
+inline uint32_t lds_u32(uint32_t at) {
+  uint32_t x;
+  memcpy(&x, emulator::shared_at(at, 4), 4);
+  return x;
+}
 inline void lds_f32x4(uint32_t at, float *x) { memcpy(x, emulator::shared_at(at, 16), 16); }
 inline void write_shared(uint32_t at, const void *from, uint32_t bytes) {
   memcpy(emulator::shared_at(at, bytes), from, bytes);
@@ -37,8 +46,14 @@ inline void write_shared(uint32_t at, const void *from, uint32_t bytes) {
 }
 inline void sts_f32(uint32_t at, float x) { write_shared(at, &x, 4); }
 inline void sts_u32(uint32_t at, uint32_t x) { write_shared(at, &x, 4); }
-inline void sts_f32x2(uint32_t at, float x, float y) { const float both[] = {x, y}; write_shared(at, both, 8); }
-inline void sts_u32x2(uint32_t at, uint32_t x, uint32_t y) { const uint32_t both[] = {x, y}; write_shared(at, both, 8); }
+inline void sts_f32x2(uint32_t at, float x, float y) {
+  const float both[] = {x, y};
+  write_shared(at, both, 8);
+}
+inline void sts_u32x2(uint32_t at, uint32_t x, uint32_t y) {
+  const uint32_t both[] = {x, y};
+  write_shared(at, both, 8);
+}
 inline void sts_vec4(uint32_t at, vec4 v) { write_shared(at, &v, 16); }
 
 /* ---- Threads together ---- */
@@ -68,28 +83,39 @@ inline const exchange exchange_words(const char *operation, uint32_t x) {
   exchange e = {x, {}};
   emulator::collective<exchange>(operation, e, [](exchange **lanes) {
     for (int i = 0; i < 32; i++)
-      for (int j = 0; j < 32; j++) lanes[i]->all[j] = lanes[j]->in;
+      for (int j = 0; j < 32; j++)
+        lanes[i]->all[j] = lanes[j]->in;
   });
   return e;
 }
 inline void sync_warp() { exchange_words("syncwarp", 0); }
-inline float shuffle_xor(float x, int32_t mask) { return amla_f32_from_bits(exchange_words("shfl.bfly", amla_f32_bits(x)).all[(thread_id() & 31) ^ mask]); }
+inline float shuffle_xor(float x, int32_t mask) {
+  return amla_f32_from_bits(
+      exchange_words("shfl.bfly", amla_f32_bits(x)).all[(thread_id() & 31) ^ mask]);
+}
 inline int32_t shuffle_up(int32_t x, int32_t by) {
   const exchange e = exchange_words("shfl.up", (uint32_t)x);
   const int32_t lane = thread_id() & 31;
   return (int32_t)e.all[lane >= by ? lane - by : lane];
 }
-inline int32_t shuffle(int32_t x, int32_t lane) { return (int32_t)exchange_words("shfl.idx", (uint32_t)x).all[lane & 31]; }
+inline int32_t shuffle(int32_t x, int32_t lane) {
+  return (int32_t)exchange_words("shfl.idx", (uint32_t)x).all[lane & 31];
+}
 inline uint32_t vote(bool x) {
   const exchange e = exchange_words("vote", x);
   uint32_t bits = 0;
-  for (int i = 0; i < 32; i++) bits |= e.all[i] << i;
+  for (int i = 0; i < 32; i++)
+    bits |= e.all[i] << i;
   return bits;
 }
 
 /* ---- Global memory ---- */
 
-inline uint32_t atomic_add(uint32_t *at, uint32_t x) { const uint32_t before = *at; *at += x; return before; }
+inline uint32_t atomic_add(uint32_t *at, uint32_t x) {
+  const uint32_t before = *at;
+  *at += x;
+  return before;
+}
 inline void atomic_or(uint32_t *at, uint32_t x) { *at |= x; }
 inline void fence_device() {}
 inline uint32_t load_acquire(const uint32_t *at) { return *at; }
@@ -97,37 +123,46 @@ inline void store_release(uint32_t *at, uint32_t x) { *at = x; }
 inline void pause_while(const uint32_t *at, uint32_t value) { emulator::wait_while(at, value); }
 inline vec4 load_global(const void *at) {
   vec4 v;
-  if ((uintptr_t)at % 16) emulator::fail("16 bytes of global memory at %p: misaligned", at);
+  if ((uintptr_t)at % 16)
+    emulator::fail("16 bytes of global memory at %p: misaligned", at);
   memcpy(&v, at, 16);
   return v;
 }
 
 inline void load_f32x4(const float *at, float *x) {
-  if ((uintptr_t)at % 16) emulator::fail("four floats at %p: misaligned", (const void *)at);
+  if ((uintptr_t)at % 16)
+    emulator::fail("four floats at %p: misaligned", (const void *)at);
   memcpy(x, at, 16);
 }
 inline void store_f32x2(float *at, float x, float y) {
-  if ((uintptr_t)at % 8) emulator::fail("two floats to %p: misaligned", (void *)at);
+  if ((uintptr_t)at % 8)
+    emulator::fail("two floats to %p: misaligned", (void *)at);
   at[0] = x, at[1] = y;
 }
 
 /* ---- cp.async ---- */
 
 inline void copy_async16(uint32_t to, const void *from, int32_t bytes) {
-  if ((uintptr_t)from % 16) emulator::fail("cp.async from %p: misaligned", from);
+  if ((uintptr_t)from % 16)
+    emulator::fail("cp.async from %p: misaligned", from);
   unsigned char *at = emulator::shared_at(to, 16);
   auto copy = [at, from, bytes] {
     memset(at, 0, 16);
-    if (bytes > 0) memcpy(at, from, (size_t)bytes);
+    if (bytes > 0)
+      memcpy(at, from, (size_t)bytes);
   };
-  if (emulator::random_bits() & 1) copy();
-  else current->copies.push_back(copy);
+  if (emulator::random_bits() & 1)
+    copy();
+  else
+    current->copies.push_back(copy);
 }
 inline void copy_async4(uint32_t to, const void *from) {
   unsigned char *at = emulator::shared_at(to, 4);
   auto copy = [at, from] { memcpy(at, from, 4); };
-  if (emulator::random_bits() & 1) copy();
-  else current->copies.push_back(copy);
+  if (emulator::random_bits() & 1)
+    copy();
+  else
+    current->copies.push_back(copy);
 }
 inline void copy_async_commit() {
   current->copy_groups.push_back(std::move(current->copies));
@@ -135,14 +170,17 @@ inline void copy_async_commit() {
 }
 template <int N> void copy_async_wait() {
   while (current->copy_groups.size() > N) {
-    for (auto &copy : current->copy_groups.front()) copy();
+    for (auto &copy : current->copy_groups.front())
+      copy();
     current->copy_groups.pop_front();
   }
 }
 
 /* ---- Warp matrices ---- */
 
-template <bool F16> float widen(uint32_t half) { return F16 ? amla_f16_to_f32((uint16_t)half) : amla_bf16_to_f32((uint16_t)half); }
+template <bool F16> float widen(uint32_t half) {
+  return F16 ? amla_f16_to_f32((uint16_t)half) : amla_bf16_to_f32((uint16_t)half);
+}
 
 struct matrices {
   uint32_t at;
@@ -151,20 +189,24 @@ struct matrices {
 inline void ldmatrix_lanes(matrices **lanes, bool transposed) {
   for (int m = 0; m < 4; m++) {
     uint16_t x[8][8];
-    for (int row = 0; row < 8; row++) memcpy(x[row], emulator::shared_at(lanes[8 * m + row]->at, 16), 16);
+    for (int row = 0; row < 8; row++)
+      memcpy(x[row], emulator::shared_at(lanes[8 * m + row]->at, 16), 16);
     for (int lane = 0; lane < 32; lane++) {
       const int a = lane / 4, b = 2 * (lane % 4);
-      lanes[lane]->r[m] = transposed ? x[b][a] | (uint32_t)x[b + 1][a] << 16 : x[a][b] | (uint32_t)x[a][b + 1] << 16;
+      lanes[lane]->r[m] = transposed ? x[b][a] | (uint32_t)x[b + 1][a] << 16
+                                     : x[a][b] | (uint32_t)x[a][b + 1] << 16;
     }
   }
 }
 inline void ldmatrix(uint32_t (&r)[4], uint32_t at) {
   matrices m = {at, r};
-  emulator::collective<matrices>("ldmatrix", m, [](matrices **lanes) { ldmatrix_lanes(lanes, false); });
+  emulator::collective<matrices>("ldmatrix", m,
+                                 [](matrices **lanes) { ldmatrix_lanes(lanes, false); });
 }
 inline void ldmatrix_trans(uint32_t (&r)[4], uint32_t at) {
   matrices m = {at, r};
-  emulator::collective<matrices>("ldmatrix.trans", m, [](matrices **lanes) { ldmatrix_lanes(lanes, true); });
+  emulator::collective<matrices>("ldmatrix.trans", m,
+                                 [](matrices **lanes) { ldmatrix_lanes(lanes, true); });
 }
 struct stored_matrices {
   uint32_t at;
@@ -177,13 +219,15 @@ inline void stmatrix(uint32_t at, const uint32_t (&r)[4]) {
     for (int i = 0; i < 4; i++)
       for (int row = 0; row < 8; row++) {
         uint32_t x[4];
-        for (int c = 0; c < 4; c++) x[c] = lanes[4 * row + c]->r[i];
+        for (int c = 0; c < 4; c++)
+          x[c] = lanes[4 * row + c]->r[i];
         memcpy(emulator::shared_at(lanes[8 * i + row]->at, 16), x, 16);
       }
   });
 }
 
-/* A 16 x 16 operand from the registers of a warp: rows lane / 4 and + 8, columns 2 (lane % 4) and + 8. */
+/* A 16 x 16 operand from the registers of a warp: rows lane / 4 and + 8, columns 2 (lane % 4) and
+ * + 8. */
 template <bool F16> void gather_a(float (&a)[16][16], int lane, const uint32_t *r) {
   for (int i = 0; i < 4; i++) {
     const int row = lane / 4 + 8 * (i & 1), column = 2 * (lane % 4) + 8 * (i >> 1);
@@ -203,15 +247,20 @@ template <bool F16> void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
     for (int lane = 0; lane < 32; lane++) {
       gather_a<F16>(x, lane, lanes[lane]->a);
       const int k = 2 * (lane % 4), n = lane / 4;
-      y[k][n] = widen<F16>(lanes[lane]->b0 & 0xffff), y[k + 1][n] = widen<F16>(lanes[lane]->b0 >> 16);
-      y[k + 8][n] = widen<F16>(lanes[lane]->b1 & 0xffff), y[k + 9][n] = widen<F16>(lanes[lane]->b1 >> 16);
-      for (int i = 0; i < 4; i++) z[lane / 4 + 8 * (i >> 1)][2 * (lane % 4) + (i & 1)] = lanes[lane]->c[i];
+      y[k][n] = widen<F16>(lanes[lane]->b0 & 0xffff),
+      y[k + 1][n] = widen<F16>(lanes[lane]->b0 >> 16);
+      y[k + 8][n] = widen<F16>(lanes[lane]->b1 & 0xffff),
+            y[k + 9][n] = widen<F16>(lanes[lane]->b1 >> 16);
+      for (int i = 0; i < 4; i++)
+        z[lane / 4 + 8 * (i >> 1)][2 * (lane % 4) + (i & 1)] = lanes[lane]->c[i];
     }
     for (int r = 0; r < 16; r++)
       for (int k = 0; k < 16; k++)
-        for (int n = 0; n < 8; n++) z[r][n] += x[r][k] * y[k][n];
+        for (int n = 0; n < 8; n++)
+          z[r][n] += x[r][k] * y[k][n];
     for (int lane = 0; lane < 32; lane++)
-      for (int i = 0; i < 4; i++) lanes[lane]->c[i] = z[lane / 4 + 8 * (i >> 1)][2 * (lane % 4) + (i & 1)];
+      for (int i = 0; i < 4; i++)
+        lanes[lane]->c[i] = z[lane / 4 + 8 * (i >> 1)][2 * (lane % 4) + (i & 1)];
   });
 }
 
@@ -222,7 +271,8 @@ inline float exp2_approx(float x) {
   return y < 0x1p-126f ? 0.0f : y;
 }
 template <bool F16> uint32_t pack(float low, float high) {
-  return F16 ? amla_f32_to_f16(low) | (uint32_t)amla_f32_to_f16(high) << 16 : amla_f32_to_bf16(low) | (uint32_t)amla_f32_to_bf16(high) << 16;
+  return F16 ? amla_f32_to_f16(low) | (uint32_t)amla_f32_to_f16(high) << 16
+             : amla_f32_to_bf16(low) | (uint32_t)amla_f32_to_bf16(high) << 16;
 }
 template <bool F16> float unpack_low(uint32_t r) { return widen<F16>(r & 0xffff); }
 template <bool F16> float unpack_high(uint32_t r) { return widen<F16>(r >> 16); }
@@ -233,7 +283,8 @@ inline int32_t warpgroup_id() { return current->thread >> 7; }
 
 inline emulator::mbarrier &mbarrier_at(uint32_t at) {
   auto found = current->home->mbarriers.find(at);
-  if (found == current->home->mbarriers.end()) emulator::fail("no mbarrier at %u", at);
+  if (found == current->home->mbarriers.end())
+    emulator::fail("no mbarrier at %u", at);
   return found->second;
 }
 inline void mbarrier_init(uint32_t at, uint32_t arrivals) {
@@ -245,7 +296,8 @@ inline void mbarrier_init(uint32_t at, uint32_t arrivals) {
 inline void mbarrier_init_fence() {}
 inline void mbarrier_arrive(uint32_t at) {
   emulator::mbarrier &b = mbarrier_at(at);
-  if (b.pending == 0) emulator::fail("too many arrivals at the mbarrier at %u", at);
+  if (b.pending == 0)
+    emulator::fail("too many arrivals at the mbarrier at %u", at);
   b.pending--;
   emulator::complete_phase_if_done(b);
 }
@@ -255,19 +307,23 @@ inline void mbarrier_expect(uint32_t at, uint32_t bytes) {
 }
 inline void mbarrier_wait(uint32_t at, uint32_t parity) {
   emulator::mbarrier &b = mbarrier_at(at);
-  while ((b.phases & 1) == parity) emulator::wait_while(&b.phases, b.phases);
+  while ((b.phases & 1) == parity)
+    emulator::wait_while(&b.phases, b.phases);
 }
 
-/* A tensor of 16-bit elements with three axes, its boxes of 64 x box_tokens x 1, and zeros outside. */
+/* A tensor of 16-bit elements with three axes, its boxes of 64 x box_tokens x 1, and zeros outside.
+ */
 struct tensor_map {
   const uint16_t *base;
-  int64_t columns, tokens, pages;               /* extents */
+  int64_t columns, tokens, pages; /* extents */
   int64_t token_stride_bytes, page_stride_bytes;
   int32_t box_tokens;
 };
-inline void tma_load(uint32_t to, const tensor_map *map, uint32_t barrier, int32_t column, int32_t token, int32_t page) {
+inline void tma_load(uint32_t to, const tensor_map *map, uint32_t barrier, int32_t column,
+                     int32_t token, int32_t page) {
   const uint32_t box_bytes = (uint32_t)map->box_tokens * 128;
-  if (to % 1024 != 0) emulator::fail("TMA to %u: not a multiple of 1024", to);
+  if (to % 1024 != 0)
+    emulator::fail("TMA to %u: not a multiple of 1024", to);
   emulator::shared_at(to, 16);
   emulator::shared_at(to + box_bytes - 16, 16);
   unsigned char *shared = current->home->shared.data();
@@ -277,20 +333,28 @@ inline void tma_load(uint32_t to, const tensor_map *map, uint32_t barrier, int32
   auto load = [=] {
     for (int32_t t = 0; t < m.box_tokens; t++)
       for (int32_t c = 0; c < 64; c++) {
-        const bool inside = column + c >= 0 && column + c < m.columns && token + t >= 0 && token + t < m.tokens && page >= 0 && page < m.pages;
+        const bool inside = column + c >= 0 && column + c < m.columns && token + t >= 0 &&
+                            token + t < m.tokens && page >= 0 && page < m.pages;
         uint16_t x = 0;
-        if (inside) memcpy(&x, (const char *)m.base + page * m.page_stride_bytes + (token + t) * m.token_stride_bytes + 2 * (column + c), 2);
+        if (inside)
+          memcpy(&x,
+                 (const char *)m.base + page * m.page_stride_bytes +
+                     (token + t) * m.token_stride_bytes + 2 * (column + c),
+                 2);
         memcpy(shared + amla_cuda_swizzle_address(to + (uint32_t)t * 128 + (uint32_t)c * 2), &x, 2);
       }
     memset(unfenced + to / 16, 0, box_bytes / 16);
     b->bytes -= box_bytes;
     emulator::complete_phase_if_done(*b);
   };
-  if (emulator::random_bits() & 1) load();
-  else current->home->loads.push_back({load, emulator::random_delay()});
+  if (emulator::random_bits() & 1)
+    load();
+  else
+    current->home->loads.push_back({load, emulator::random_delay()});
 }
 inline void fence_async_shared() {
-  for (uint32_t i : current->unfenced) current->home->unfenced[i] = 0;
+  for (uint32_t i : current->unfenced)
+    current->home->unfenced[i] = 0;
   current->unfenced.clear();
 }
 template <int N> void registers_up() {}
@@ -299,19 +363,29 @@ template <int N> void registers_down() {}
 /* ---- wgmma: each warp computes its 16 of the 64 rows ---- */
 
 inline uint64_t matrix_descriptor(uint32_t at, uint32_t leading, uint32_t stride) {
-  if (at % 16 || leading % 16 || stride % 16 || at >= 1u << 18) emulator::fail("a matrix at %u, %u, %u", at, leading, stride);
-  return (uint64_t)(at >> 4) | (uint64_t)(leading >> 4) << 16 | (uint64_t)(stride >> 4) << 32 | UINT64_C(1) << 62;
+  if (at % 16 || leading % 16 || stride % 16 || at >= 1u << 18)
+    emulator::fail("a matrix at %u, %u, %u", at, leading, stride);
+  return (uint64_t)(at >> 4) | (uint64_t)(leading >> 4) << 16 | (uint64_t)(stride >> 4) << 32 |
+         UINT64_C(1) << 62;
 }
 
-inline uint64_t plain_descriptor(uint32_t at, uint32_t leading, uint32_t stride) { return matrix_descriptor(at, leading, stride) & ~(UINT64_C(3) << 62); }
+inline uint64_t plain_descriptor(uint32_t at, uint32_t leading, uint32_t stride) {
+  return matrix_descriptor(at, leading, stride) & ~(UINT64_C(3) << 62);
+}
 
 /* Element (m or n, k) of an operand with the 128-byte swizzle, or K-major without. */
 template <bool F16> float operand(uint64_t descriptor, bool k_major, uint32_t mn, uint32_t k) {
-  const uint32_t at = (uint32_t)(descriptor & 0x3fff) << 4, leading = (uint32_t)(descriptor >> 16 & 0x3fff) << 4, stride = (uint32_t)(descriptor >> 32 & 0x3fff) << 4;
-  const uint32_t linear = k_major ? at + mn / 8 * stride + mn % 8 * 128 + k * 2 : at + mn / 64 * leading + k / 8 * stride + k % 8 * 128 + mn % 64 * 2;
+  const uint32_t at = (uint32_t)(descriptor & 0x3fff) << 4,
+                 leading = (uint32_t)(descriptor >> 16 & 0x3fff) << 4,
+                 stride = (uint32_t)(descriptor >> 32 & 0x3fff) << 4;
+  const uint32_t linear = k_major
+                              ? at + mn / 8 * stride + mn % 8 * 128 + k * 2
+                              : at + mn / 64 * leading + k / 8 * stride + k % 8 * 128 + mn % 64 * 2;
   const bool plain = descriptor >> 62 == 0;
-  if (plain && !k_major) emulator::fail("MN-major without swizzle");
-  const uint32_t address = plain ? at + k / 8 * leading + mn / 8 * stride + mn % 8 * 16 + k % 8 * 2 : amla_cuda_swizzle_address(linear);
+  if (plain && !k_major)
+    emulator::fail("MN-major without swizzle");
+  const uint32_t address = plain ? at + k / 8 * leading + mn / 8 * stride + mn % 8 * 16 + k % 8 * 2
+                                 : amla_cuda_swizzle_address(linear);
   uint16_t x;
   emulator::check_fenced(address & ~15u, 16);
   memcpy(&x, emulator::shared_at(address, 2), 2);
@@ -325,39 +399,57 @@ struct wgmma_arguments {
   int32_t accumulate, n;
 };
 
-template <bool F16> void wgmma_execute(const std::vector<wgmma_arguments> &lanes, int32_t warp_in_group, bool b_k_major) {
+template <bool F16>
+void wgmma_execute(const std::vector<wgmma_arguments> &lanes, int32_t warp_in_group,
+                   bool b_k_major) {
   const int32_t n = lanes[0].n;
   float a[16][16];
   std::vector<float> b((size_t)n * 16), d((size_t)n * 16);
-  for (int lane = 0; lane < 32 && lanes[0].a_registers; lane++) gather_a<F16>(a, lane, lanes[(size_t)lane].a_registers);
+  for (int lane = 0; lane < 32 && lanes[0].a_registers; lane++)
+    gather_a<F16>(a, lane, lanes[(size_t)lane].a_registers);
   for (uint32_t k = 0; k < 16; k++) {
-    for (uint32_t r = 0; r < 16 && !lanes[0].a_registers; r++) a[r][k] = operand<F16>(lanes[0].a, true, (uint32_t)warp_in_group * 16 + r, k);
-    for (int32_t c = 0; c < n; c++) b[k * (size_t)n + (size_t)c] = operand<F16>(lanes[0].b, b_k_major, (uint32_t)c, k);
+    for (uint32_t r = 0; r < 16 && !lanes[0].a_registers; r++)
+      a[r][k] = operand<F16>(lanes[0].a, true, (uint32_t)warp_in_group * 16 + r, k);
+    for (int32_t c = 0; c < n; c++)
+      b[k * (size_t)n + (size_t)c] = operand<F16>(lanes[0].b, b_k_major, (uint32_t)c, k);
   }
   for (int lane = 0; lane < 32; lane++)
     for (int pair = 0; pair < n / 4; pair++)
       for (int i = 0; i < 2; i++)
-        d[(size_t)(amla_cuda_fragment_row(lane, pair) * n + amla_cuda_fragment_column(lane, pair) + i)] = lanes[0].accumulate ? lanes[(size_t)lane].d[2 * pair + i] : 0.0f;
+        d[(size_t)(amla_cuda_fragment_row(lane, pair) * n + amla_cuda_fragment_column(lane, pair) +
+                   i)] = lanes[0].accumulate ? lanes[(size_t)lane].d[2 * pair + i] : 0.0f;
   for (int r = 0; r < 16; r++)
     for (int k = 0; k < 16; k++)
-      for (int32_t c = 0; c < n; c++) d[(size_t)(r * n + c)] += a[r][k] * b[(size_t)(k * n + c)];
+      for (int32_t c = 0; c < n; c++)
+        d[(size_t)(r * n + c)] += a[r][k] * b[(size_t)(k * n + c)];
   for (int lane = 0; lane < 32; lane++)
     for (int pair = 0; pair < n / 4; pair++)
       for (int i = 0; i < 2; i++)
-        lanes[(size_t)lane].d[2 * pair + i] = d[(size_t)(amla_cuda_fragment_row(lane, pair) * n + amla_cuda_fragment_column(lane, pair) + i)];
+        lanes[(size_t)lane].d[2 * pair + i] =
+            d[(size_t)(amla_cuda_fragment_row(lane, pair) * n +
+                       amla_cuda_fragment_column(lane, pair) + i)];
 }
 
 template <bool F16, bool B_K_MAJOR> void wgmma_issue(wgmma_arguments m) {
   emulator::collective<wgmma_arguments>("wgmma", m, [](wgmma_arguments **lanes) {
     std::vector<wgmma_arguments> copy;
-    for (int i = 0; i < 32; i++) copy.push_back(*lanes[i]);
+    for (int i = 0; i < 32; i++)
+      copy.push_back(*lanes[i]);
     const int32_t warp_in_group = current->thread >> 5 & 3;
-    current->mates->products.push_back([copy, warp_in_group] { wgmma_execute<F16>(copy, warp_in_group, B_K_MAJOR); });
+    current->mates->products.push_back(
+        [copy, warp_in_group] { wgmma_execute<F16>(copy, warp_in_group, B_K_MAJOR); });
   });
 }
-template <bool F16> void wgmma_scores(float (&d)[32], uint64_t a, uint64_t b, int32_t accumulate) { wgmma_issue<F16, true>({d, nullptr, a, b, accumulate, 64}); }
-template <bool F16> void wgmma_scores_reg(float (&d)[32], const uint32_t *a, uint64_t b, int32_t accumulate) { wgmma_issue<F16, true>({d, a, 0, b, accumulate, 64}); }
-template <bool F16> void wgmma_output(float (&d)[128], uint64_t a, uint64_t b) { wgmma_issue<F16, false>({d, nullptr, a, b, 1, 256}); }
+template <bool F16> void wgmma_scores(float (&d)[32], uint64_t a, uint64_t b, int32_t accumulate) {
+  wgmma_issue<F16, true>({d, nullptr, a, b, accumulate, 64});
+}
+template <bool F16>
+void wgmma_scores_reg(float (&d)[32], const uint32_t *a, uint64_t b, int32_t accumulate) {
+  wgmma_issue<F16, true>({d, a, 0, b, accumulate, 64});
+}
+template <bool F16> void wgmma_output(float (&d)[128], uint64_t a, uint64_t b) {
+  wgmma_issue<F16, false>({d, nullptr, a, b, 1, 256});
+}
 
 struct nothing {};
 template <int N> void wgmma_wait() {
@@ -365,13 +457,15 @@ template <int N> void wgmma_wait() {
   emulator::collective<nothing>("wgmma.wait", none, [](nothing **) {
     emulator::warp &w = *current->mates;
     while (w.product_groups.size() > N) {
-      for (auto &product : w.product_groups.front()) product();
+      for (auto &product : w.product_groups.front())
+        product();
       w.product_groups.pop_front();
     }
   });
 }
 inline void wgmma_fence() { exchange_words("wgmma.fence", 0); }
-inline void wgmma_commit() { /* at once, now and then: a reader of shared memory that is overwritten too early would not notice otherwise */
+inline void wgmma_commit() { /* at once, now and then: a reader of shared memory that is overwritten
+                                too early would not notice otherwise */
   nothing none;
   emulator::collective<nothing>("wgmma.commit", none, [](nothing **) {
     emulator::warp &w = *current->mates;
@@ -379,10 +473,11 @@ inline void wgmma_commit() { /* at once, now and then: a reader of shared memory
     w.products.clear();
     if (emulator::random_bits() & 1)
       for (; !w.product_groups.empty(); w.product_groups.pop_front())
-        for (auto &product : w.product_groups.front()) product();
+        for (auto &product : w.product_groups.front())
+          product();
   });
 }
 template <int N> void pin(float (&)[N]) {}
 
-}  // namespace machine
+} // namespace machine
 #endif

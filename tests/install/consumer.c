@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The smallest user of the installed library, in the common subset of C11 and C++11: one sequence, two keys, and a
- * result that is known without computing. Prints the version and "ok".
+ * The smallest user of the installed library, in the common subset of C11 and C++11: one sequence,
+ * two keys, and a result that is known without computing. Prints the version and "ok".
  */
 #include <amla/amla.h>
 
@@ -44,8 +44,10 @@ int main(void) {
     fprintf(stderr, "run: %s\n", detail.text);
     return 1;
   }
-  for (int i = 0; i < HEADS * D_V; i++) ok &= near(out[i], 2.0f * (float)(i % D_V + 1));
-  for (int h = 0; h < HEADS; h++) ok &= near(lse[h], 0.69314718f); /* log 2 */
+  for (int i = 0; i < HEADS * D_V; i++)
+    ok &= near(out[i], 2.0f * (float)(i % D_V + 1));
+  for (int h = 0; h < HEADS; h++)
+    ok &= near(lse[h], 0.69314718f); /* log 2 */
   ok &= amla_backend_query(AMLA_BACKEND_CPU, &info, NULL) == AMLA_OK && info.available;
   free(scratch);
   amla_plan_destroy(plan);
