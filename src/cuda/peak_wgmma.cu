@@ -114,7 +114,8 @@ template <int KIND> static cudaError_t launch(int32_t grid, float *sink, double 
       amla_peak_wgmma<KIND>, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED);
   if (error != cudaSuccess)
     return error;
-  amla_peak_wgmma<KIND> < <<grid, KIND<0 || KIND >= 10 ? 256 : 384, SHARED>>>(sink);
+  const unsigned threads = KIND < 0 || KIND >= 10 ? 256 : 384;
+  amla_peak_wgmma<KIND><<<grid, threads, SHARED>>>(sink);
   return cudaGetLastError();
 }
 
