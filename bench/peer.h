@@ -4,9 +4,10 @@
  * is with what people have and not with a straw man. A peer is a library and a form:
  *
  *   unfused   whole KV of a sequence to f32 (pages gathered), S^T = K Q^T, softmax, O = P V; two
- * sgemm calls a sequence blocked   the same by 256 tokens with an online softmax: KV tile, scores
- * and O stay in L2 bare      two sgemm calls and softmax on q and KV that are f32 and contiguous
- * already: no conversion at all
+ *             sgemm calls a sequence
+ *   blocked   the same by 256 tokens with an online softmax: KV tile, scores and O stay in L2
+ *   bare      two sgemm calls and softmax on q and KV that are f32 and contiguous already: no
+ *             conversion at all
  *
  * Scores are computed transposed, [token][row]: both libraries are faster with the long side as
  * rows (measured, 16 and 128 rows: up to 1.5x), and the softmax then has no horizontal step.

@@ -2,7 +2,7 @@
  *
  * One problem string everywhere: program, tests, fuzzers, benchmarks and failure messages.
  *
- *     b=4,sq=2,h=128,sk=4096,page=64,q=bf16,kv=bf16,causal=1,scale=0.1352,dist=normal:1,len=uniform,seed=7
+ *     b=4,sq=2,h=128,sk=4096,page=64,q=bf16,kv=bf16,causal=1,scale=0.1352,dist=normal:1,len=uniform
  *
  * Keys and defaults:
  *   b=1 sq=1 h=128 sk=4096 dqk=576 dv=512     sizes
@@ -11,11 +11,15 @@
  *   causal=1 scale=0.1352                     scale of DeepSeek-V3: 192^-0.5 times YaRN's mscale^2
  *   lse=e                                     e or 2
  *   sinks=0                                   1: attention sinks, drawn from N(0, 2)
- *   mask=0                                    1: an additive mask with hidden tiles, hidden keys
- * and finite values pad=0                                     elements added to every stride (q,
- * out, kv, mask), filled with NaN dist=normal:1                             see harness_dist
- *   len=fixed                                 fixed (all sk), uniform (1..sk), ragged (sk, 0, 1,
- * then random), or a list such as 3/0/1000, which also sets b seed=7
+ *   mask=0                                    1: an additive mask with hidden tiles, hidden
+ *                                             keys and finite values
+ *   pad=0                                     elements added to every stride (q, out, kv,
+ *                                             mask), filled with NaN
+ *   dist=normal:1                             see harness_dist
+ *   len=fixed                                 fixed (all sk), uniform (1..sk), ragged (sk, 0,
+ *                                             1, then random), or a list such as 3/0/1000,
+ *                                             which also sets b
+ *   seed=7
  */
 #ifndef AMLA_HARNESS_PROBLEM_STRING_H
 #define AMLA_HARNESS_PROBLEM_STRING_H

@@ -344,7 +344,7 @@ void npu_clock_join_pipe(npu_core *core, npu_pipe pipe, const npu_core *other, n
 void npu_race_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges,
                     int32_t n);
 
-/* ---- npu_written.c: nothing but begin and forget is called when npu_chip.checks_written is false ---- */
+/* ---- npu_written.c. Without npu_chip.checks_written only begin and forget are called ---- */
 void npu_written_begin(npu_chip *chip);
 void npu_written_forget_core(npu_core *core);
 void npu_written_forget(npu_region *region);

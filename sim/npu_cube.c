@@ -13,7 +13,10 @@ enum { F = 16, FRACTAL = F * F };
 
 static int64_t fractals(int64_t x) { return (x + F - 1) / F; }
 
-/* ---- Loads: fractal (outer, inner) of L0 from an NZ matrix of height h, where fractals of a column are contiguous  */
+/* ---- Loads ---- */
+
+/* Fractal (outer, inner) of L0 comes from an NZ matrix of height h, where fractals of a column are
+   contiguous. */
 
 enum { MN, K, SRC_ROWS };
 

@@ -39,7 +39,7 @@
 extern "C" {
 #endif
 
-/* ---- Address spaces: empty here, qualifiers of the vendor's compiler in a build for silicon ---- */
+/* ---- Address spaces: empty here, qualifiers of the vendor's compiler on silicon ---- */
 
 #ifndef NPU_GM
 #define NPU_GM  /* global memory: HBM behind the L2 cache */

@@ -66,7 +66,9 @@ static void expect_no_error(int cores, npu_kernel *aic, npu_kernel *aiv, int var
   }
 }
 
-/* ---- Races inside a core: two accesses of two pipes to one buffer; variant % 2 = 1: with the wait that orders them  */
+/* ---- Races inside a core: two accesses of two pipes to one buffer ---- */
+
+/* variant % 2 = 1: with the wait that orders them. */
 
 static void order(int variant, npu_pipe from, npu_pipe to) {
   if (variant % 2)

@@ -376,9 +376,9 @@ AMLA_API void amla_plan_destroy(amla_plan *plan);
  * in the order of the parts, in f32. Parts with LSE = -inf are left out, whatever their O holds;
  * if all are, O = 0 and LSE = -inf. A part whose LSE is NaN or +inf makes its row NaN. out and
  * lse may be the first part itself; any other overlap is refused.
- *   o   [n_parts][n_rows][d_v], lse_parts [n_parts][n_rows], out [n_rows][d_v], lse [n_rows] or
- * NULL; capacities in bytes. Source: FlashDecoding; arXiv 2205.14135, section 3. Sinks: apply them
- * once, after the merge. */
+ *   o   [n_parts][n_rows][d_v], lse_parts [n_parts][n_rows], out [n_rows][d_v],
+ *       lse [n_rows] or NULL; capacities in bytes.
+ * Source: FlashDecoding; arXiv 2205.14135, section 3. Sinks: apply them once, after the merge. */
 AMLA_API amla_status amla_merge(int32_t n_parts, int64_t n_rows, int32_t d_v, amla_lse_base base,
                                 const float *o, size_t o_bytes, const float *lse_parts,
                                 size_t lse_parts_bytes, float *out, size_t out_bytes, float *lse,

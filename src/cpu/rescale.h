@@ -6,9 +6,10 @@
  *
  *     mode    reference        P           O holds               a new maximum multiplies O by
  *     lazy    integer e        2^(t-e)     sum 2^(t-e) v         2^(e-e'), an exponent shift, only
- * when max t > e + 8 amla    max m            2^(t-m)     sum 2^(t+n) v         2^(n'-n), an
- * exponent shift; n = round(-m); P' = P * 2^(m+n) flash   max m            2^(t-m)     sum 2^(t-m)
- * v         2^(m-m'), a multiplication
+ *                                                                when max t > e + 8
+ *     amla    max m            2^(t-m)     sum 2^(t+n) v         2^(n'-n), an exponent shift;
+ *                                                                n = round(-m); P' = P * 2^(m+n)
+ *     flash   max m            2^(t-m)     sum 2^(t-m) v         2^(m-m'), a multiplication
  *
  * A reference of -inf means: no key seen yet. O is also multiplied by 2^-headroom throughout.
  */

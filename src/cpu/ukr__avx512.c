@@ -264,7 +264,10 @@ static void pack_16(int32_t n, int32_t d, amla_dtype type, const void *const *q,
   pack_lanes(n, d, type, q, factor, even_odd, 16, qt);
 }
 
-/* ---- Scores. depth 1: lanes are 32 rows. depth 2: lanes are 16 rows x 2 columns, so that there too a broadcast, of 64 bits, feeds two FMAs ---- */
+/* ---- Scores ---- */
+
+/* Depth 1: lanes are 32 rows. Depth 2: lanes are 16 rows x 2 columns, so that there too a
+   broadcast, of 64 bits, feeds two FMAs. */
 
 typedef __m512 score_tile[QK_TOKENS][2];
 

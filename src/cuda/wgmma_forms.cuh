@@ -5,8 +5,10 @@
  * descriptors: PTX ISA, "Asynchronous warpgroup matrix instructions".
  *
  *     wgmma_scores      s[64][64]  (+)= a[64][16] b[64][16]^T   a and b in shared memory, both
- * K-major wgmma_scores_reg  the same with a in registers wgmma_output      o[64][256]  += a[64][16]
- * b[16][256]     a K-major, b MN-major: V as it is stored
+ *                                                               K-major
+ *     wgmma_scores_reg  the same with a in registers
+ *     wgmma_output      o[64][256]  += a[64][16] b[16][256]     a K-major, b MN-major: V as it is
+ *                                                               stored
  */
 
 /* A matrix in shared memory with the 128-byte swizzle. K-major: `stride` bytes from eight rows to

@@ -45,7 +45,9 @@ inline NPU_L0C void *npu_l0c(uint32_t offset_bytes) {
 }
 inline NPU_UB void *npu_ub(uint32_t offset_bytes) { return (NPU_UB void *)(uintptr_t)offset_bytes; }
 
-/* ---- Synchronisation: the vendor wants pipes as constants, so each pair that the kernel uses has its line ---- */
+/* ---- Synchronisation ---- */
+
+/* The vendor wants pipes as constants, so each pair that the kernel uses has its line. */
 
 #define ASC_EACH_PAIR(call)                                                                        \
   if (from == NPU_PIPE_MTE2 && to == NPU_PIPE_MTE1)                                                \
@@ -209,7 +211,10 @@ inline void npu_copy_ub_gm_add_s32(NPU_GM int32_t *dst, NPU_UB const int32_t *sr
   asc_set_atomic_none();
 }
 
-/* ---- Vector core: arithmetic. The unit needs a barrier between dependent instructions, which pipe order gives in the simulator ---- */
+/* ---- Vector core: arithmetic ---- */
+
+/* The unit needs a barrier between dependent instructions, which pipe order gives in the
+   simulator. */
 
 inline void asc_adapter_begin(const npu_vec *v) {
   asc_sync_pipe(PIPE_V);

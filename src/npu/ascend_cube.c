@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The cube program: what every AIC does. Two products per block and tile, of the same form C[m][n]
- * = A[m][k] B[k][n]:
+ * The cube program: what every AIC does. Two products per block and tile, of the same form
+ * C[m][n] = A[m][k] B[k][n]:
  *
- *     C1: S = Q K^T      A = Q [rows][d_qk]    B = K [keys][d_qk], taken transposed     to global
- * memory C2: O += P V       A = P [rows][keys]    B = V [keys][d_v]                        added to
- * O in global memory
+ *     C1: S = Q K^T    A = Q [rows][d_qk]   B = K [keys][d_qk], transposed   to global memory
+ *     C2: O += P V     A = P [rows][keys]   B = V [keys][d_v]                added to O there
  *
  * Order on this core, with lag 1 (Preload Pipeline): C1(0), C1(1) C2(0), C1(2) C2(1), ..., C2(n-1);
  * with lag 0 (serial): C1(0) C2(0) C1(1) ... With in_turns, the column tiles of a trip's two

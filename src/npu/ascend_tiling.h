@@ -5,9 +5,10 @@
  * the work list) and by both programs (they place their buffers with it).
  *
  * One sequence's rows (query-major: row = query * h_q + head) form tiles of at most 256; its keys
- * form blocks of 512; per block and tile C1: S = Q K^T (cube)    V1: P = softmax part of S (vector)
- * C2: O += P V (cube) A work item is one tile and a run of its blocks: all of them, or, where the
- * keys are split, one part. */
+ * form blocks of 512; per block and tile
+ *     C1: S = Q K^T (cube)    V1: P = softmax part of S (vector)    C2: O += P V (cube)
+ * A work item is one tile and a run of its blocks: all of them, or, where the keys are split, one
+ * part. */
 #ifndef ASCEND_TILING_H
 #define ASCEND_TILING_H
 

@@ -7,12 +7,13 @@
  *     rescale  O of the blocks before, in global memory, follows the reference of this one: amla
  *              adds N to its bits, guarded, or as published (for study) with an int32 atomic;
  *              lazy does nothing, or shifts the rows whose reference moved
- *     V2       flash: O = O * factor + PV, in every block. At an item's last block, all modes: O /
- * l, LSE, out
+ *     V2       flash: O = O * factor + PV, in every block. At an item's last block, all modes:
+ *              O / l, LSE, out
  *
  * Order, with lag 1: V1(t), rescale(t), V2(t - 1). O in global memory sees W(PV0), N1, PV1, N2,
- * PV2, ... Rows are worked on in chunks of 16: MTE2 brings them to the ring `in`, V computes, MTE3
- * takes them away from `out` or `p`. */
+ * PV2, ...
+ * Rows are worked on in chunks of 16: MTE2 brings them to the ring `in`, V computes, MTE3 takes
+ * them away from `out` or `p`. */
 #include <math.h>
 
 #include "ascend_job.h"
