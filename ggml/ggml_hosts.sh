@@ -1,19 +1,20 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Fetches unmodified, prebuilt llama.cpp and ggml from PyPI, npm and Debian into FOLDER, for tests and
-# bench, and a Python environment that drives them. What is there already is kept.
+# Fetches unmodified, prebuilt llama.cpp and ggml from PyPI, npm and Debian into FOLDER, for tests
+# and bench, and a Python environment that drives them. What is there already is kept.
 #
 #     ggml_hosts.sh FOLDER
 #
 #     FOLDER/venv               Python with ggml_requirements.txt
-#     FOLDER/new/lib            llama.cpp of September 2026 (ggml 0.25.1): backends as shared objects, threads of its own
+#     FOLDER/new/lib            llama.cpp of September 2026 (ggml 0.25.1): backends as shared
+#                               objects, threads of its own
 #     FOLDER/old/lib            llama.cpp of October 2025 (ggml 0.9.4): the oldest that is supported
 #     FOLDER/pypi/lib           ggml 0.20.2, with the CPU backend linked in
 #     FOLDER/node               node-llama-cpp, a program that uses the new one
-#     FOLDER/sid/run PROGRAM    Debian sid's llama.cpp, its programs and tests, on sid's own C library;
-#                               without root or chroot. Where Debian's archive is not at hand,
-#                               FOLDER/sid/why_not says so, and its tests are skipped
+#     FOLDER/sid/run PROGRAM    Debian sid's llama.cpp, its programs and tests, on sid's own C
+#                               library; without root or chroot. Where Debian's archive is not at
+#                               hand, FOLDER/sid/why_not says so, and its tests are skipped
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
@@ -53,7 +54,8 @@ unpack_npm old 3.14.2 "3 of 6: llama.cpp of October 2025 (11 MB)"
 [ -e pypi/ready ] || {
   say "4 of 6: ggml of August 2026 (6 MB)"
   rm -rf pypi
-  venv/bin/pip install -q --disable-pip-version-check --no-deps --target pypi/package libggml-python==0.20.2.post1
+  venv/bin/pip install -q --disable-pip-version-check --no-deps --target pypi/package \
+    libggml-python==0.20.2.post1
   ln -s package/libggml/lib64 pypi/lib
   touch pypi/ready
 }
@@ -65,7 +67,8 @@ unpack_npm old 3.14.2 "3 of 6: llama.cpp of October 2025 (11 MB)"
   (
     cd node
     npm init -y > /dev/null
-    npm install --silent --no-audit --no-fund --ignore-scripts --omit=optional node-llama-cpp@3.22.1 @node-llama-cpp/linux-x64@3.22.1
+    npm install --silent --no-audit --no-fund --ignore-scripts --omit=optional \
+      node-llama-cpp@3.22.1 @node-llama-cpp/linux-x64@3.22.1
     touch ready
   )
 }

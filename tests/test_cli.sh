@@ -1,10 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The program amla as a user or a script meets it: help, exit codes (0 good, 1 error, 2 usage, 3 mismatch), messages,
-# JSON, files in and out. Every check prints what it ran when it fails; all run before the verdict.
+# The program amla as a user or a script meets it: help, exit codes (0 good, 1 error, 2 usage,
+# 3 mismatch), messages, JSON, files in and out. Every check prints what it ran when it fails; all
+# run before the verdict.
 #
-#     test_cli.sh AMLA SOURCE_DIR [FAIL_MALLOC]     fail_malloc.c as a shared object, to let allocations fail
+#     test_cli.sh AMLA SOURCE_DIR [FAIL_MALLOC]
+#
+# FAIL_MALLOC is fail_malloc.c as a shared object, to let allocations fail.
 set -u
 export LC_ALL=C
 amla=$1 source_dir=$2 fail_malloc=${3-}
@@ -30,16 +33,19 @@ expect() {
   "$amla" "$@" > "$out" 2> "$err"
   status=$?
   [ $status = "$want" ] || { fail "amla $*: exit $status, want $want"; return; }
-  [ -z "$word" ] || grep -qF -e "$word" "$out" "$err" || { fail "amla $*: '$word' is not in its output"; return; }
+  [ -z "$word" ] || grep -qF -e "$word" "$out" "$err" ||
+    { fail "amla $*: '$word' is not in its output"; return; }
   if [ "$want" = 0 ]; then
     # The address sanitizer warns of the simulator's coroutines, whatever they do.
-    ! grep -qv "ASan doesn't fully support makecontext" "$err" || fail "amla $*: good, but writes to stderr"
+    ! grep -qv "ASan doesn't fully support makecontext" "$err" ||
+      fail "amla $*: good, but writes to stderr"
   else
     [ -s "$err" ] || [ "$want" = 3 ] || fail "amla $*: exit $want without a word on stderr"
   fi
 }
 
-# expect_json EXPRESSION ARGUMENT...: the output is JSON, and EXPRESSION is true of it as Python's `j`.
+# expect_json EXPRESSION ARGUMENT...: the output is JSON, and EXPRESSION is true of it as Python's
+# `j`.
 expect_json() {
   expression=$1
   shift
@@ -47,7 +53,8 @@ expect_json() {
   python3 -m json.tool "$out" > /dev/null 2> "$err" || { fail "amla $*: no JSON"; return; }
   python3 -c 'import json, sys
 j = json.load(open(sys.argv[1]))
-if not eval(sys.argv[2]): sys.exit("not true: " + sys.argv[2])' "$out" "$expression" 2> "$err" || fail "amla $*"
+if not eval(sys.argv[2]): sys.exit("not true: " + sys.argv[2])' "$out" "$expression" 2> "$err" ||
+    fail "amla $*"
 }
 
 # ---- Help and usage ----
@@ -100,10 +107,10 @@ unset AMLA_BACKEND_DIR
 
 # Every command tells what the library says of its environment; none reads it its own way.
 expect_refused_environment() {
-  for arguments in "info" "info --json" "gen $small -o $scratch/none" "run $small" "run $small --threads 1" \
-    "check $small" "check $small --json" "check $small --backend ref" "bench $small --for 0.1" \
-    "bench --backend cuda" "accuracy --lengths 64 --heads 1" "sim b=2,h=16,sk=100" "sim --costs" \
-    "sim --table=paper" "doctor $source_dir"; do
+  for arguments in "info" "info --json" "gen $small -o $scratch/none" "run $small" \
+    "run $small --threads 1" "check $small" "check $small --json" "check $small --backend ref" \
+    "bench $small --for 0.1" "bench --backend cuda" "accuracy --lengths 64 --heads 1" \
+    "sim b=2,h=16,sk=100" "sim --costs" "sim --table=paper" "doctor $source_dir"; do
     # shellcheck disable=SC2086
     expect 1 "$1" $arguments
   done
@@ -131,14 +138,18 @@ expect 0 '' run b=0 --no-check
 
 # ---- The main job ----
 
-run_keys='all(k in j for k in "rel_error max_abs_error lse_max_abs_error ok seconds gflops peak_gflops utilization isa backend rescale threads".split())'
+run_keys="all(k in j for k in 'rel_error max_abs_error lse_max_abs_error ok seconds gflops \
+  peak_gflops utilization isa backend rescale threads'.split())"
 for name in deepseek_v3_decode deepseek_v2_lite_decode; do
   file=$source_dir/examples/$name.safetensors
   expect 0 'GFLOP/s' run "$file"
-  expect_json "$run_keys and j['ok'] is True and j['reference'] == 'file' and j['rel_error'] < 1e-5 and j['lse_max_abs_error'] < 1e-4" run "$file" --json
-  expect_json "len(j) == 3 and all(r['ok'] and r['rel_error'] < 1e-5 for r in j)" check "$file" --backend cpu --json
+  expect_json "$run_keys and j['ok'] is True and j['reference'] == 'file' and \
+    j['rel_error'] < 1e-5 and j['lse_max_abs_error'] < 1e-4" run "$file" --json
+  expect_json "len(j) == 3 and all(r['ok'] and r['rel_error'] < 1e-5 for r in j)" \
+    check "$file" --backend cpu --json
 done
-expect_json "$run_keys and j['ok'] is True and j['reference'] == 'fp64'" run b=2,sq=2,h=6,sk=300,len=ragged --json
+expect_json "$run_keys and j['ok'] is True and j['reference'] == 'fp64'" \
+  run b=2,sq=2,h=6,sk=300,len=ragged --json
 expect_json "j['backend'] == 'ref' and j['ok'] is True" run $small --backend ref --json
 expect_json "j['ok'] is None and 'rel_error' not in j" run $small --no-check --json
 expect_json "j['ok'] and j['rel_error'] < 1e-2" run $small --out bf16 --json
@@ -148,20 +159,36 @@ export AMLA_ISA=c AMLA_NUM_THREADS=2
 expect_json "j['ok'] and j['isa'] == 'c' and j['threads'] == 2" run $small --isa avx512 --json
 expect_json "j['isa'] == 'c'" info --json
 unset AMLA_ISA AMLA_NUM_THREADS
-expect_json "{b['name'] for b in j['backends']} >= {'ref', 'cpu', 'cuda', 'npu'} and all(b['available'] or b['reason'] for b in j['backends'])" info --json
+expect_json "{b['name'] for b in j['backends']} >= {'ref', 'cpu', 'cuda', 'npu'} and \
+  all(b['available'] or b['reason'] for b in j['backends'])" info --json
 
 # ---- Measuring commands ----
 
-bench_keys='all(k in r for r in j for k in "gflops peak_gflops utilization median_utilization seconds bytes_per_second limit threads isa backend rescale".split())'
-expect_json "len(j) == 6 and $bench_keys and all(r['limit'] in ('compute', 'memory', 'fma', 'FMA') for r in j)" bench $small h=3,sk=50,dqk=8,dv=8 --rescale all --for 0.1 --json
+bench_keys="all(k in r for r in j for k in 'gflops peak_gflops utilization median_utilization \
+  seconds bytes_per_second limit threads isa backend rescale'.split())"
+expect_json "len(j) == 6 and $bench_keys and \
+  all(r['limit'] in ('compute', 'memory', 'fma', 'FMA') for r in j)" \
+  bench $small h=3,sk=50,dqk=8,dv=8 --rescale all --for 0.1 --json
 expect 0 GFLOP/s bench $small --for 0.1
-expect_json "all(r['ok'] for r in j) and {r['rescale'] for r in j} == {'lazy', 'amla', 'flash'} and {r['backend'] for r in j} >= {'ref', 'cpu'} and all(k in r for r in j for k in 'rel_error max_abs_error lse_max_abs_error ok'.split())" check $small b=2,h=5,sk=99,len=ragged --json
+expect_json "all(r['ok'] for r in j) and \
+  {r['rescale'] for r in j} == {'lazy', 'amla', 'flash'} and \
+  {r['backend'] for r in j} >= {'ref', 'cpu'} and \
+  all(k in r for r in j for k in 'rel_error max_abs_error lse_max_abs_error ok'.split())" \
+  check $small b=2,h=5,sk=99,len=ragged --json
 expect 0 yes check $small
-expect_json "j['backend'] == 'npu' and j['ok'] and j['simulated']" run h=16,sk=300 --backend npu --json
+expect_json "j['backend'] == 'npu' and j['ok'] and j['simulated']" \
+  run h=16,sk=300 --backend npu --json
 expect_json "len(j) == 3 and all(r['ok'] for r in j)" check h=16,sk=300,sq=2 --backend npu --json
-expect_json "j['simulated'] and j['races'] == 0 and j['cycles'] > 11000 and 0 < j['utilization'] < 1 and j['tflops'] > 0 and {'cube', 'mte1', 'mte2', 'fix', 'vector'} <= set(j['pipes'])" sim b=4,sq=2,sk=2000,len=ragged --json
-expect 0 'races: 0' sim b=2,h=16,sk=600 --schedule serial --rescale flash --races --trace "$scratch/trace.json"
-python3 -c "import json, sys; t = json.load(open(sys.argv[1])); assert any(e.get('ph') == 'X' and 'mmad' in e['name'] for e in t['traceEvents'])" "$scratch/trace.json" || fail "the trace of amla sim"
+expect_json "j['simulated'] and j['races'] == 0 and j['cycles'] > 11000 and \
+  0 < j['utilization'] < 1 and j['tflops'] > 0 and \
+  {'cube', 'mte1', 'mte2', 'fix', 'vector'} <= set(j['pipes'])" \
+  sim b=4,sq=2,sk=2000,len=ragged --json
+expect 0 'races: 0' sim b=2,h=16,sk=600 --schedule serial --rescale flash --races \
+  --trace "$scratch/trace.json"
+python3 -c "import json, sys
+t = json.load(open(sys.argv[1]))
+assert any(e.get('ph') == 'X' and 'mmad' in e['name'] for e in t['traceEvents'])" \
+  "$scratch/trace.json" || fail "the trace of amla sim"
 expect 0 'calibrated' sim --costs
 expect 2 'must go with a PROBLEM alone' sim --costs --json
 expect 2 'must go with a PROBLEM alone' sim --table=paper --json
@@ -174,16 +201,22 @@ expect 1 'q_type=f32: backend npu' sim b=2,q=f32
 expect 0 'published unguarded add' sim b=2,sk=300 --rescale amla
 expect 0 'guarded amla' sim b=2,sk=300 --rescale amla --guard
 expect 1 'no such row' sim b=2,sk=600 --cost NONE/none=1,1,1
-expect_json "{r['p'] for r in j} == {'f32', 'bf16', 'f16'} and all('rescales_per_row' in r and 'rel_error' in r for r in j)" accuracy --lengths 256 --heads 1 --json
+expect_json "{r['p'] for r in j} == {'f32', 'bf16', 'f16'} and \
+  all('rescales_per_row' in r and 'rel_error' in r for r in j)" \
+  accuracy --lengths 256 --heads 1 --json
 
 # ---- Files: a round trip ----
 
-expect 0 '' gen b=3,sq=2,h=5,sk=70,dqk=24,dv=16,len=ragged,kv=f16,sinks=1,pad=3 -o "$scratch/plain.safetensors"
+expect 0 '' gen b=3,sq=2,h=5,sk=70,dqk=24,dv=16,len=ragged,kv=f16,sinks=1,pad=3 \
+  -o "$scratch/plain.safetensors"
 expect_json "j['ok'] and j['reference'] == 'fp64'" run "$scratch/plain.safetensors" --json
-expect 0 '' gen b=3,sq=2,h=5,sk=70,dqk=24,dv=16,len=ragged,q=f32,kv=f32 --ref -o "$scratch/ref.safetensors"
-expect_json "j['ok'] and j['reference'] == 'file' and j['refs_ok']" run "$scratch/ref.safetensors" --json
+expect 0 '' gen b=3,sq=2,h=5,sk=70,dqk=24,dv=16,len=ragged,q=f32,kv=f32 --ref \
+  -o "$scratch/ref.safetensors"
+expect_json "j['ok'] and j['reference'] == 'file' and j['refs_ok']" \
+  run "$scratch/ref.safetensors" --json
 expect 0 '' run "$scratch/ref.safetensors" -o "$scratch/result.safetensors"
-python3 - "$scratch/result.safetensors" "$scratch/ref.safetensors" > "$out" 2> "$err" << 'PYTHON' || fail "the result file differs from the reference"
+python3 - "$scratch/result.safetensors" "$scratch/ref.safetensors" > "$out" 2> "$err" \
+  << 'PYTHON' || fail "the result file differs from the reference"
 import json, struct, sys
 
 def load(path, name):
@@ -205,7 +238,8 @@ leftover=$(find "$scratch" -name '*.safetensors.*')
 
 # ---- Files: corrupted ----
 
-# corrupt IN OUT TENSOR BIT WHICH: flips one exponent bit of the non-zero element nearest to the fraction WHICH of the tensor.
+# corrupt IN OUT TENSOR BIT WHICH: flips one exponent bit of the non-zero element nearest to the
+# fraction WHICH of the tensor.
 corrupt() {
   python3 - "$@" << 'PYTHON'
 import json, struct, sys
@@ -228,7 +262,8 @@ PYTHON
 bad=$scratch/bad.safetensors
 for name in deepseek_v3_decode deepseek_v2_lite_decode; do
   file=$source_dir/examples/$name.safetensors
-  for what in 'q 0 0' 'q 3 0.37' 'q 0 1' 'out_ref 0 0' 'out_ref 0 0.6' 'out_ref 3 1' 'lse_ref 0 0.5'; do
+  for what in 'q 0 0' 'q 3 0.37' 'q 0 1' 'out_ref 0 0' 'out_ref 0 0.6' 'out_ref 3 1' \
+    'lse_ref 0 0.5'; do
     # shellcheck disable=SC2086
     set -- $what
     corrupt "$file" "$bad" "$1" "$2" "$3" || fail "cannot corrupt $what"
@@ -237,7 +272,8 @@ for name in deepseek_v3_decode deepseek_v2_lite_decode; do
 done
 expect 3 '"ok": false' run "$bad" --json
 expect 3 '' run "$bad" --json --rescale flash
-corrupt "$scratch/ref.safetensors" "$bad" kv_cache 2 0.5 # a page in use or NaN of an unused one: never a crash
+# A page in use or NaN of an unused one: never a crash.
+corrupt "$scratch/ref.safetensors" "$bad" kv_cache 2 0.5
 "$amla" run "$bad" > "$out" 2> "$err"
 case $? in 0 | 3) ;; *) fail "a corrupted kv_cache: neither good nor a mismatch" ;; esac
 
@@ -255,7 +291,8 @@ expect 1 'No such file' bench "$scratch/nothing.safetensors" --for 0.1
 
 # ---- Pipes ----
 
-# expect_pipe STATUS WORD COMMAND: reads what COMMAND writes, perhaps for ever, in 2 GB of addresses.
+# expect_pipe STATUS WORD COMMAND: reads what COMMAND writes, perhaps for ever, in 2 GB of
+# addresses.
 expect_pipe() {
   checks=$((checks + 1))
   sh -c "$3" 2> /dev/null |
@@ -270,7 +307,8 @@ header() {
 t = sys.argv[1].encode()
 sys.stdout.buffer.write(len(t).to_bytes(8, "little") + t)' "$1" > "$scratch/header"
 }
-if case $(ldd "$amla" 2> /dev/null) in *lib?san*) false ;; esac; then # sanitizers want terabytes of addresses
+# Sanitizers want terabytes of addresses.
+if case $(ldd "$amla" 2> /dev/null) in *lib?san*) false ;; esac; then
   expect_pipe 0 'ok' "cat '$scratch/ref.safetensors'"
   expect_pipe 1 'header length 754645927544294009: must be <= 100000000' "yes y"
   expect_pipe 1 'belongs to no tensor' "cat '$scratch/ref.safetensors' /dev/zero"
@@ -278,7 +316,8 @@ if case $(ldd "$amla" 2> /dev/null) in *lib?san*) false ;; esac; then # sanitize
   header '{"q":{"dtype":"U8","shape":[4611686018427387904],"data_offsets":[0,4611686018427387904]}}'
   expect_pipe 1 "half of this machine's memory" "cat '$scratch/header' /dev/zero"
   header '{"q":{"dtype":"U8","shape":[4000000000],"data_offsets":[0,4000000000]}}'
-  expect_pipe 1 '4000000' "cat '$scratch/header' /dev/zero" # 4 GB: out of addresses, or half the memory
+  # 4 GB: out of addresses, or half the memory.
+  expect_pipe 1 '4000000' "cat '$scratch/header' /dev/zero"
 fi
 
 # ---- Output that cannot be written ----
@@ -288,8 +327,9 @@ expect 1 'cannot write' gen $small -o "$scratch"
 expect 1 'cannot write' run $small -o "$scratch/no/such/folder"
 if [ -w /dev/full ]; then
   expect 1 'cannot write' gen $small -o /dev/full
-  for arguments in "--help" "run --help" "run $small" "run $small --json" "check $small" "check $small --json" "bench $small --for 0.1" \
-    "bench $small --for 0.1 --json" "accuracy --lengths 64 --heads 1" "info --json"; do
+  for arguments in "--help" "run --help" "run $small" "run $small --json" "check $small" \
+    "check $small --json" "bench $small --for 0.1" "bench $small --for 0.1 --json" \
+    "accuracy --lengths 64 --heads 1" "info --json"; do
     checks=$((checks + 1))
     # shellcheck disable=SC2086
     "$amla" $arguments > /dev/full 2> "$err"
@@ -334,10 +374,12 @@ for output in "$input" "$scratch/symbolic" "$scratch/hard" "$scratch/folder/../i
   expect 1 "--output=$output: must not be the file $input" run "$input" -o "$output"
 done
 expect 1 "must not be the file $scratch/symbolic" run "$scratch/symbolic" -o "$input"
-"$amla" run /dev/stdin -o "$input" < "$input" > "$out" 2> "$err" && fail "run /dev/stdin -o its file: good"
+"$amla" run /dev/stdin -o "$input" < "$input" > "$out" 2> "$err" &&
+  fail "run /dev/stdin -o its file: good"
 cmp -s "$input" "$scratch/kept" || fail "run -o wrote over its input"
 if command -v gnuplot > /dev/null; then
-  expect 1 'must not be the file' bench "$small" "$scratch/picture.svg" --plot "$scratch/picture.svg"
+  expect 1 'must not be the file' bench "$small" "$scratch/picture.svg" \
+    --plot "$scratch/picture.svg"
   cmp -s "$scratch/picture.svg" "$scratch/kept" || fail "bench --plot wrote over its input"
   both=$scratch/both.svg
   expect 1 'must not be the file' sim b=2,h=16,sk=100 --trace "$both" --plot "$both"
@@ -345,7 +387,8 @@ if command -v gnuplot > /dev/null; then
 fi
 for arguments in "run $small --output" "sim b=2,h=16,sk=100 --trace"; do
   # shellcheck disable=SC2086
-  "$amla" $arguments "$scratch/report" > "$scratch/report" 2> "$err" && fail "amla $arguments onto its report: good"
+  "$amla" $arguments "$scratch/report" > "$scratch/report" 2> "$err" &&
+    fail "amla $arguments onto its report: good"
   [ ! -s "$scratch/report" ] || fail "amla $arguments onto its report: wrote it"
 done
 expect 0 '' run "$input" -o "$scratch/other"
@@ -356,7 +399,8 @@ odd=$scratch/$(printf 'odd\377name')
 cp "$input" "$odd"
 for command in "run" "check" "bench --for 0.1"; do
   # shellcheck disable=SC2086
-  expect_json "'\ufffdname' in (j if isinstance(j, dict) else j[0])['problem']" $command "$odd" --json
+  expect_json "'\ufffdname' in (j if isinstance(j, dict) else j[0])['problem']" \
+    $command "$odd" --json
 done
 
 mkdir "$odd.folder"
@@ -374,7 +418,10 @@ if [ -n "$fail_malloc" ]; then
     checks=$((checks + 1))
     AMLA_FAIL_AT=$n LD_PRELOAD=$fail_malloc "$amla" "$@" > "$out" 2> "$err"
     case $? in
-    0) cmp -s "$out" "$scratch/whole.json" || fail "amla $*: allocation $n of $total fails: good, but not whole" ;;
+    0)
+      cmp -s "$out" "$scratch/whole.json" ||
+        fail "amla $*: allocation $n of $total fails: good, but not whole"
+      ;;
     1 | 127) [ -s "$err" ] || fail "amla $*: allocation $n of $total fails: no word" ;;
     *) fail "amla $*: allocation $n of $total fails: a crash" ;;
     esac

@@ -1,9 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# What ptxas said of the CUDA kernels when they were compiled: every kernel for every target, no spills, no serialised wgmma. What it
-# made of Hopper's kernels: as many groups of products as the source commits, so that a wait for the last but one is not a wait for the
-# last. And that the object loads, or says why not, without a driver. Skipped (77) where nvcc was not found.
+# What ptxas said of the CUDA kernels when they were compiled: every kernel for every target, no
+# spills, no serialised wgmma. What it made of Hopper's kernels: as many groups of products as the
+# source commits, so that a wait for the last but one is not a wait for the last. And that the
+# object loads, or says why not, without a driver. Skipped (77) where nvcc was not found.
 #
 #     test_cuda_build.sh BUILD_DIR PROGRAM [CUOBJDUMP]
 set -eu
@@ -20,9 +21,11 @@ fail() { echo "FAIL: $*"; exit 1; }
 # check LOG KERNELS TARGETS: that many functions, of that many at least, none spilling
 check() {
   functions=$(grep -c 'Function properties' "$1") || fail "$1 names no function"
-  [ "$functions" -ge $(($2 * $3)) ] || fail "$1: $functions functions, not $2 for each of $3 targets"
+  [ "$functions" -ge $(($2 * $3)) ] ||
+    fail "$1: $functions functions, not $2 for each of $3 targets"
   clean=$(grep -c ' 0 bytes spill stores, 0 bytes spill loads' "$1") || clean=0
-  [ "$functions" = "$clean" ] || { grep spill "$1"; fail "$1: $((functions - clean)) of $functions functions spill"; }
+  [ "$functions" = "$clean" ] ||
+    { grep spill "$1"; fail "$1: $((functions - clean)) of $functions functions spill"; }
   ! grep -E 'C75[0-9][0-9]|setmaxnreg.*ignored|warning' "$1" || fail "$1: see above"
   echo "ok: $functions functions in $(basename "$1"), no spills"
 }
@@ -41,19 +44,31 @@ plant() { # LOG CHANGE: a copy of the log with a fault
   sed "$2" "$logs/$1" > "$scratch/log"
   ! cmp -s "$logs/$1" "$scratch/log" || fail "nothing to change: $2"
 }
-for change in 's/ 0 bytes spill stores/ 16 bytes spill stores/' 's/ 0 bytes spill loads/ 4 bytes spill loads/' \
-  '0,/Function properties/s/Function properties/nothing/' '$a ptxas info : (C7514) serialized' '$a ptxas info : (C7507) setmaxnreg ignored'; do
+for change in 's/ 0 bytes spill stores/ 16 bytes spill stores/' \
+  's/ 0 bytes spill loads/ 4 bytes spill loads/' \
+  '0,/Function properties/s/Function properties/nothing/' \
+  '$a ptxas info : (C7514) serialized' '$a ptxas info : (C7507) setmaxnreg ignored'; do
   plant kernel_wgmma.log "$change"
   must_fail "$change" check "$scratch/log" 8 1
 done
 
-# groups PTX SASS: "KERNEL GROUPS" of each, which must agree and be so many kernels at least; ptxas marks the last product of a group
+# groups PTX SASS: "KERNEL GROUPS" of each, which must agree and be so many kernels at least; ptxas
+# marks the last product of a group
 groups() {
-  awk '/^\.visible \.entry/ { sub(/\(.*/, "", $3); name = $3 } /wgmma\.commit_group/ { n[name]++ } END { for (k in n) print k, n[k] }' "$1" | sort > "$scratch/commits"
-  awk '/Function :/ { name = $3 } /HGMMA.*gsb0/ { n[name]++ } END { for (k in n) print k, n[k] }' "$2" | sort > "$scratch/marks"
+  awk '/^\.visible \.entry/ { sub(/\(.*/, "", $3); name = $3 }
+    /wgmma\.commit_group/ { n[name]++ }
+    END { for (k in n) print k, n[k] }' "$1" | sort > "$scratch/commits"
+  awk '/Function :/ { name = $3 }
+    /HGMMA.*gsb0/ { n[name]++ }
+    END { for (k in n) print k, n[k] }' "$2" | sort > "$scratch/marks"
   [ "$(grep -c . "$scratch/commits")" -ge "$3" ] || fail "$1: fewer than $3 kernels commit"
-  cmp -s "$scratch/commits" "$scratch/marks" || { diff "$scratch/commits" "$scratch/marks"; fail "ptxas ends other groups than the source"; }
-  echo "ok: $(cut -d ' ' -f 2 "$scratch/marks" | sort -n | uniq -c | awk '{ printf "%s%d kernels of %d groups", (NR > 1 ? ", " : ""), $1, $2 }') in $(basename "$1")"
+  cmp -s "$scratch/commits" "$scratch/marks" || {
+    diff "$scratch/commits" "$scratch/marks"
+    fail "ptxas ends other groups than the source"
+  }
+  counts=$(cut -d ' ' -f 2 "$scratch/marks" | sort -n | uniq -c |
+    awk '{ printf "%s%d kernels of %d groups", (NR > 1 ? ", " : ""), $1, $2 }')
+  echo "ok: $counts in $(basename "$1")"
 }
 if [ -x "$cuobjdump" ]; then
   PATH=$(dirname "$cuobjdump"):$PATH
@@ -67,7 +82,8 @@ if [ -x "$cuobjdump" ]; then
   must_fail "a group that is gone" groups "$logs/kernel_wgmma.ptx" "$scratch/fewer" 8
   must_fail "a kernel that is gone" groups "$logs/kernel_wgmma.ptx" "$scratch/kernel_wgmma.sass" 9
 else
-  echo "SKIPPED: the groups of products in Hopper's machine code: no cuobjdump beside nvcc (AMLA_CUOBJDUMP)"
+  echo "SKIPPED: the groups of products in Hopper's machine code: no cuobjdump beside nvcc" \
+    "(AMLA_CUOBJDUMP)"
 fi
 
 # The object loads without a driver: the reason is the driver's absence, not the linker's.

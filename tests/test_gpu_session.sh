@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# tools/gpu_session.sh, its whole run on emulated threads: every command exists and is understood, in
-# the right order, and a step that hangs is killed, keeps what it printed and stops no other. The two
-# programs that are CUDA alone have stand-ins. So has test_cuda_decode, which a test of its own runs:
-# here it says whether it has the tests that it is asked for.
+# tools/gpu_session.sh, its whole run on emulated threads: every command exists and is understood,
+# in the right order, and a step that hangs is killed, keeps what it printed and stops no other. The
+# two programs that are CUDA alone have stand-ins. So has test_cuda_decode, which a test of its own
+# runs: here it says whether it has the tests that it is asked for.
 #
 #     test_gpu_session.sh SOURCE_DIR AMLA EMULATED_DIR
 set -eu
@@ -28,23 +28,31 @@ chmod +x "$bin"/*
 
 # The step "long", of 71 keys then, never ends.
 AMLA_SESSION_DRY=1 AMLA_SESSION_SECONDS=100000 AMLA_LIMIT_long=3 AMLA_EMULATED_FAULT=hang:71 \
-  sh "$source_dir/tools/gpu_session.sh" run "$scratch/folder" "$out" > "$scratch/printed" 2>&1 || fail "exit $?"
+  sh "$source_dir/tools/gpu_session.sh" run "$scratch/folder" "$out" > "$scratch/printed" 2>&1 ||
+  fail "exit $?"
 
 steps='device probe smoke correct target1 torch target2 peak small long random portable flash auto'
-found=$(cut -d ' ' -f 1 "$out/summary.txt" | grep -vx 'memcheck\|racecheck\|ncu' | uniq | tr '\n' ' ')
+found=$(cut -d ' ' -f 1 "$out/summary.txt" | grep -vx 'memcheck\|racecheck\|ncu' | uniq |
+  tr '\n' ' ')
 [ "$found" = "$steps " ] || fail "steps: $found, not $steps"
 ! grep -E 'exit (126|127|  2)' "$out/summary.txt" || fail "a command is missing or misunderstood"
-grep -E '^(device|probe|smoke|correct|target.|peak|small|random|portable|flash) ' "$out/summary.txt" |
+must_pass='^(device|probe|smoke|correct|target.|peak|small|random|portable|flash) '
+grep -E "$must_pass" "$out/summary.txt" |
   grep -v 'exit   0' && fail "a step failed"
 grep -q '^long .*exit 124' "$out/summary.txt" || fail "the hanging step was not killed"
-awk '/^## /{ in_long = $2 == "long:" } in_long' "$out/all.txt" | grep -q '^device ' || fail "what the hanging step printed is lost"
-for kernel in mma32 mma64 wgmma2 wgmma3; do grep -q "cuda $kernel lazy" "$out/all.txt" || fail "no row of $kernel"; done
+awk '/^## /{ in_long = $2 == "long:" } in_long' "$out/all.txt" | grep -q '^device ' ||
+  fail "what the hanging step printed is lost"
+for kernel in mma32 mma64 wgmma2 wgmma3; do
+  grep -q "cuda $kernel lazy" "$out/all.txt" || fail "no row of $kernel"
+done
 grep -q 'cuda wgmma3 flash' "$out/all.txt" || fail "no row of flash"
 [ "$(find "$out" -type f | wc -l)" -le 8 ] || fail "more than 8 files"
 cmp -s "$scratch/printed" "$out/summary.txt" || fail "the lines printed are not the summary"
 
 # When the time is over nothing begins, and each step says so.
 rm -r "$out"
-AMLA_SESSION_DRY=1 AMLA_SESSION_SECONDS=0 sh "$source_dir/tools/gpu_session.sh" run "$scratch/folder" "$out" > /dev/null
-[ ! -e "$out/all.txt" ] && grep -q '^auto: no time left for ' "$out/summary.txt" || fail "a step without time"
+AMLA_SESSION_DRY=1 AMLA_SESSION_SECONDS=0 \
+  sh "$source_dir/tools/gpu_session.sh" run "$scratch/folder" "$out" > /dev/null
+[ ! -e "$out/all.txt" ] && grep -q '^auto: no time left for ' "$out/summary.txt" ||
+  fail "a step without time"
 echo "ok: $(echo "$steps" | wc -w) kinds of steps, in order"

@@ -1,10 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Installs the library into a scratch prefix and uses it there as a stranger would: through the CMake package and
-# through pkg-config, shared and static, from C11 and from C++11. Then checks what libamla.so shows to the world.
+# Installs the library into a scratch prefix and uses it there as a stranger would: through the
+# CMake package and through pkg-config, shared and static, from C11 and from C++11. Then checks what
+# libamla.so shows to the world.
 #
-#     test_install.sh SOURCE_DIR BUILD_DIR CC [FLAG...]     flags: what CC needs to link this build (-fsanitize=...)
+#     test_install.sh SOURCE_DIR BUILD_DIR CC [FLAG...]
+#
+# The flags are what CC needs to link this build (-fsanitize=...).
 set -eu
 source_dir=$1 build_dir=$2 cc=$3
 shift 3
@@ -30,12 +33,16 @@ for choice in '' -DAMLA_BUILD_CUDA=ON -DAMLA_BUILD_CUDA=AUTO; do
     { cat "$scratch/configure.log"; fail "configure $choice"; }
   cmake --build "$configured" --target help | grep -w amla_cuda > /dev/null && built=yes || built=no
   ! grep -q 'Left out: backend cuda' "$scratch/configure.log" || built=$built,told
-  case "$choice $built" in ' no,told' | -*' yes') ;; *) fail "backend cuda with '$choice': $built" ;; esac
+  case "$choice $built" in
+  ' no,told' | -*' yes') ;;
+  *) fail "backend cuda with '$choice': $built" ;;
+  esac
 done
 echo "ok: backend cuda only when asked for"
 prefix=$scratch/prefix
 
-cmake --install "$build_dir" --prefix "$prefix" > "$scratch/install.log" || { cat "$scratch/install.log"; fail "install"; }
+cmake --install "$build_dir" --prefix "$prefix" > "$scratch/install.log" ||
+  { cat "$scratch/install.log"; fail "install"; }
 pc=$(find "$prefix" -name amla.pc)
 [ -f "$pc" ] || fail "amla.pc is not installed"
 libdir=${pc%/pkgconfig/amla.pc}
@@ -49,9 +56,11 @@ run() {
 needs_so() { LC_ALL=C readelf -d "$1" | grep -q 'NEEDED.*\[libamla\.so\.'; }
 
 # The CMake package, from a project of C and C++.
-cmake -S "$source_dir/tests/install" -B "$scratch/cmake" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_C_COMPILER="$cc" \
-  -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_C_FLAGS="$flags" -DCMAKE_CXX_FLAGS="$flags" > "$scratch/cmake.log" 2>&1 &&
-  cmake --build "$scratch/cmake" >> "$scratch/cmake.log" 2>&1 || { cat "$scratch/cmake.log"; fail "CMake consumer"; }
+cmake -S "$source_dir/tests/install" -B "$scratch/cmake" -DCMAKE_PREFIX_PATH="$prefix" \
+  -DCMAKE_C_COMPILER="$cc" -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_C_FLAGS="$flags" \
+  -DCMAKE_CXX_FLAGS="$flags" > "$scratch/cmake.log" 2>&1 &&
+  cmake --build "$scratch/cmake" >> "$scratch/cmake.log" 2>&1 ||
+  { cat "$scratch/cmake.log"; fail "CMake consumer"; }
 for language in c cxx; do
   run "CMake shared $language" "$scratch/cmake/shared_$language"
   run "CMake static $language" "$scratch/cmake/static_$language"
@@ -62,23 +71,27 @@ done
 # pkg-config. For the static library, -lamla must find libamla.a: hide the shared one.
 export PKG_CONFIG_PATH="${pc%/amla.pc}"
 strict="-Wall -Wextra -Wpedantic -Werror"
-version=$(sed -n 's/^#define AMLA_VERSION_[MP][A-Z]* //p' "$prefix/include/amla/amla.h" | paste -sd. -)
-[ "$(pkg-config --modversion amla)" = "$version" ] || fail "amla.pc has version $(pkg-config --modversion amla), the header $version"
-"$cc" -std=c11 $strict $flags "$consumer" -o "$scratch/shared" $(pkg-config --cflags --libs amla) || fail "pkg-config, shared"
+header=$prefix/include/amla/amla.h
+version=$(sed -n 's/^#define AMLA_VERSION_[MP][A-Z]* //p' "$header" | paste -sd. -)
+[ "$(pkg-config --modversion amla)" = "$version" ] ||
+  fail "amla.pc has version $(pkg-config --modversion amla), the header $version"
+"$cc" -std=c11 $strict $flags "$consumer" -o "$scratch/shared" \
+  $(pkg-config --cflags --libs amla) || fail "pkg-config, shared"
 run "pkg-config shared" "$scratch/shared"
 mkdir "$scratch/hidden"
 mv "$libdir"/libamla.so* "$scratch/hidden"
-"$cc" -std=c11 -DAMLA_STATIC $strict $flags "$consumer" -o "$scratch/static" $(pkg-config --static --cflags --libs amla) ||
-  fail "pkg-config --static"
+"$cc" -std=c11 -DAMLA_STATIC $strict $flags "$consumer" -o "$scratch/static" \
+  $(pkg-config --static --cflags --libs amla) || fail "pkg-config --static"
 run "pkg-config --static" "$scratch/static"
 mv "$scratch/hidden"/* "$libdir"
 
 # Every declaration of the header marked AMLA_API is exported, and nothing else.
-sed -n 's/^AMLA_API .*\b\(amla_[a-z0-9_]*\)(.*/\1/p' "$prefix/include/amla/amla.h" | sort > "$scratch/declared"
-[ "$(grep -c '^AMLA_API ' "$prefix/include/amla/amla.h")" = "$(wc -l < "$scratch/declared")" ] ||
+sed -n 's/^AMLA_API .*\b\(amla_[a-z0-9_]*\)(.*/\1/p' "$header" | sort > "$scratch/declared"
+[ "$(grep -c '^AMLA_API ' "$header")" = "$(wc -l < "$scratch/declared")" ] ||
   fail "cannot read every AMLA_API line of amla.h"
 nm -D --defined-only "$libdir/libamla.so" | awk '{ print $NF }' | sort > "$scratch/exported"
-diff "$scratch/declared" "$scratch/exported" || fail "exported symbols (>) are not those of amla.h (<)"
+diff "$scratch/declared" "$scratch/exported" ||
+  fail "exported symbols (>) are not those of amla.h (<)"
 echo "ok: $(wc -l < "$scratch/exported") symbols exported"
 soname=$(LC_ALL=C readelf -d "$libdir/libamla.so" | sed -n 's/.*(SONAME).*\[\(.*\)\].*/\1/p')
 case $soname in libamla.so.[0-9]*) ;; *) fail "SONAME '$soname'" ;; esac

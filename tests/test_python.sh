@@ -1,10 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The Python package as its users get it: a wheel is built from this tree, installed and tried in a clean virtual environment that has
-# nothing but numpy, then installed beside torch, transformers and the test tools, where pytest runs python/tests against it. What
-# needs transformers runs again with the newest release, from an environment that shares all else with the first.
-# The first run downloads (torch is large); later ones need no network. AMLA_REQUIRE_TORCH=1: to do without torch is a failure.
+# The Python package as its users get it: a wheel is built from this tree, installed and tried in a
+# clean virtual environment that has nothing but numpy, then installed beside torch, transformers
+# and the test tools, where pytest runs python/tests against it. What needs transformers runs again
+# with the newest release, from an environment that shares all else with the first. The first run
+# downloads (torch is large); later ones need no network. AMLA_REQUIRE_TORCH=1: to do without torch
+# is a failure.
 #
 #     test_python.sh SOURCE_DIR BUILD_DIR [PYTEST_ARGUMENT...]
 #     test_python.sh --prepare SOURCE_DIR BUILD_DIR      only the downloads
@@ -30,8 +32,12 @@ mkdir -p "$work"
 [ -x "$clean/python" ] || python3 -m venv "$work/clean"
 once tools.stamp "$tests/requirements.txt" "$venv/pip" install -q -r "$tests/requirements.txt"
 once clean.stamp "$source_dir/pyproject.toml" "$clean/pip" install -q 'numpy>=1.24'
-once torch.stamp "$tests/requirements-torch.txt" "$venv/pip" install -q -r "$tests/requirements-torch.txt" || {
-  [ -z "${AMLA_REQUIRE_TORCH-}" ] || { echo "FAIL: torch and transformers cannot be installed"; exit 1; }
+torch=$tests/requirements-torch.txt with_newest=$tests/requirements-newest.txt
+must_have() { # WHAT: to do without it may be a failure
+  [ -z "${AMLA_REQUIRE_TORCH-}" ] || { echo "FAIL: $1 cannot be installed"; exit 1; }
+}
+once torch.stamp "$torch" "$venv/pip" install -q -r "$torch" || {
+  must_have "torch and transformers"
   echo "torch and transformers cannot be installed: tests that need them are skipped"
 }
 if "$venv/python" -c 'import transformers' 2> /dev/null && [ ! -x "$newest/python" ]; then
@@ -40,8 +46,9 @@ if "$venv/python" -c 'import transformers' 2> /dev/null && [ ! -x "$newest/pytho
   purelib='import sysconfig; print(sysconfig.get_path("purelib"))'
   "$venv/python" -c "$purelib" > "$("$newest/python" -c "$purelib")/beside.pth"
 fi
-[ ! -x "$newest/python" ] || once newest.stamp "$tests/requirements-newest.txt" "$newest/pip" install -q -U -r "$tests/requirements-newest.txt" || {
-  [ -z "${AMLA_REQUIRE_TORCH-}" ] || { echo "FAIL: the newest transformers cannot be installed"; exit 1; }
+[ ! -x "$newest/python" ] ||
+  once newest.stamp "$with_newest" "$newest/pip" install -q -U -r "$with_newest" || {
+  must_have "the newest transformers"
   echo "the newest transformers cannot be installed: not tested"
   rm -rf "$work/newest"
 }
@@ -49,8 +56,10 @@ fi
 
 rm -rf "$work/dist"
 "$venv/pip" wheel -q --no-deps --no-build-isolation --wheel-dir "$work/dist" \
-  --config-settings=build-dir="$work/build" --config-settings=cmake.define.AMLA_BUILD_CUDA=OFF "$source_dir" # minutes of nvcc
-wheel=$(ls "$work"/dist/amla-*-py3-none-*.whl) || { ls "$work/dist"; echo "FAIL: not one wheel for every Python 3"; exit 1; }
+  --config-settings=build-dir="$work/build" \
+  --config-settings=cmake.define.AMLA_BUILD_CUDA=OFF "$source_dir" # minutes of nvcc
+wheel=$(ls "$work"/dist/amla-*-py3-none-*.whl) ||
+  { ls "$work/dist"; echo "FAIL: not one wheel for every Python 3"; exit 1; }
 
 "$clean/pip" install -q --no-deps --force-reinstall "$wheel"
 cd "$work" # away from the tree, so that what is imported is what was installed
@@ -68,9 +77,13 @@ END
 
 "$venv/pip" install -q --no-deps --force-reinstall "$wheel"
 emulated=${work%/python}/tests/cuda_emulated
-if ls "$emulated"/libamla_cuda.so.0.* > /dev/null 2>&1; then export AMLA_CUDA_EMULATED="$emulated"; fi
+if ls "$emulated"/libamla_cuda.so.0.* > /dev/null 2>&1; then
+  export AMLA_CUDA_EMULATED="$emulated"
+fi
 "$venv/python" -m pytest -q -p no:cacheprovider --rootdir "$source_dir" "$@" "$tests"
 [ -x "$newest/python" ] || exit 0
-"$newest/python" -c 'import transformers; print("again with transformers", transformers.__version__)'
+"$newest/python" -c 'import transformers
+print("again with transformers", transformers.__version__)'
 "$newest/python" -m pytest -q -p no:cacheprovider --rootdir "$source_dir" "$@" \
-  "$tests/test_transformers_patch.py" "$tests/test_deepseek_example.py" || [ $? = 5 ] # 5: "$@" selects none of these
+  "$tests/test_transformers_patch.py" "$tests/test_deepseek_example.py" ||
+  [ $? = 5 ] # 5: "$@" selects none of these

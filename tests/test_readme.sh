@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The C block of README.md compiles against this build as it stands, without a warning, and runs. So do
-# its Python blocks with this build's library, in the first Python that has what they import. Blocks
-# that need torch are skipped where there is none.
+# The C block of README.md compiles against this build as it stands, without a warning, and runs. So
+# do its Python blocks with this build's library, in the first Python that has what they import.
+# Blocks that need torch are skipped where there is none.
 #
 #     test_readme.sh SOURCE_DIR BUILD_DIR CC [FLAG...]     a flag: a sanitizer, which no Python has
 set -eu
@@ -12,17 +12,19 @@ shift 3
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-awk '/^```c$/ && !seen { inside = seen = 1; next } /^```/ { inside = 0 } inside' "$source_dir/README.md" > "$scratch/readme.c"
+awk '/^```c$/ && !seen { inside = seen = 1; next } /^```/ { inside = 0 } inside' \
+  "$source_dir/README.md" > "$scratch/readme.c"
 [ -s "$scratch/readme.c" ] || { echo "FAIL: README.md has no \`\`\`c block" >&2; exit 1; }
-"$cc" -std=c11 -Wall -Wextra -Werror "$@" -I"$source_dir/include" "$scratch/readme.c" -o "$scratch/readme" \
-  -L"$build_dir" -Wl,-rpath,"$build_dir" -lamla -lm
+"$cc" -std=c11 -Wall -Wextra -Werror "$@" -I"$source_dir/include" "$scratch/readme.c" \
+  -o "$scratch/readme" -L"$build_dir" -Wl,-rpath,"$build_dir" -lamla -lm
 "$scratch/readme"
 [ $# -eq 0 ] || exit 0
 
 awk -v base="$scratch/block" '/^```python$/ { inside = 1; n++; next } /^```/ { inside = 0 }
   inside { print > base n ".py" }' "$source_dir/README.md"
 [ -s "$scratch/block1.py" ] || { echo "FAIL: README.md has no \`\`\`python block" >&2; exit 1; }
-export PYTHONPATH="$source_dir/python" AMLA_LIBRARY="$build_dir/libamla.so" PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH="$source_dir/python" AMLA_LIBRARY="$build_dir/libamla.so"
+export PYTHONDONTWRITEBYTECODE=1
 for block in "$scratch"/block*.py; do
   needs=numpy
   ! grep -q 'flash_mla\|transformers' "$block" || needs='torch, transformers'

@@ -1,22 +1,26 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# What is worth knowing of a GPU that is lent for 15 minutes, in the order in which one wants to know it.
+# What is worth knowing of a GPU that is lent for 15 minutes, in the order in which one wants to
+# know it.
 #
-#     tools/gpu_session.sh prepare FOLDER [CMAKE_ARGUMENT...]   where nvcc is: builds what runs into FOLDER
-#     tools/gpu_session.sh run FOLDER OUT                       where the GPU is: one call, 560 seconds
+#     tools/gpu_session.sh prepare FOLDER [CMAKE_ARGUMENT...]
+#     tools/gpu_session.sh run FOLDER OUT
 #
-# FOLDER brings the libraries; /build*/ is ignored by git, so build-gpu can be carried. The GPU's machine
-# needs a driver and coreutils. nvidia-smi, compute-sanitizer, ncu and a python3 with PyTorch are used if
-# they are there. Each step is a process of its own with a limit of its own. A failure or a hang stops no
-# other step. Three files are written as results come: all.txt, summary.txt (a line a step), clocks.csv.
+# prepare builds what runs into FOLDER, where nvcc is. run takes one call of 560 seconds, where the
+# GPU is. FOLDER brings the libraries; /build*/ is ignored by git, so build-gpu can be carried. The
+# GPU's machine needs a driver and coreutils. nvidia-smi, compute-sanitizer, ncu and a python3 with
+# PyTorch are used if they are there. Each step is a process of its own with a limit of its own. A
+# failure or a hang stops no other step. Three files are written as results come: all.txt,
+# summary.txt (a line a step), clocks.csv.
 #
 #     AMLA_SESSION_SECONDS   560: no step begins when they are over
-#     AMLA_SESSION_DRY=1     the same commands on shapes that an emulation can bear, with long limits
+#     AMLA_SESSION_DRY=1     the same commands on shapes that an emulation can bear, with long
+#                            limits
 #     AMLA_LIMIT_step        seconds of the step of that name
 set -eu
 
-usage() { sed -n '5,6p' "$0" >&2; exit 2; }
+usage() { sed -n '7,8p' "$0" >&2; exit 2; }
 
 # ---- Where nvcc is ----
 
@@ -25,11 +29,14 @@ prepare() { # FOLDER [CMAKE_ARGUMENT...]
   mkdir -p "$1"
   folder=$(cd "$1" && pwd)
   shift
-  cmake -S "$source_dir" -B "$folder/build" -DCMAKE_BUILD_TYPE=Release -DAMLA_BUILD_TESTS=ON -DAMLA_BUILD_CUDA=ON \
-    -DAMLA_BUILD_GGML=OFF "$@"
-  cmake --build "$folder/build" -j "$(getconf _NPROCESSORS_ONLN)" --target amla_cli test_cuda_decode amla_cuda
+  cmake -S "$source_dir" -B "$folder/build" -DCMAKE_BUILD_TYPE=Release -DAMLA_BUILD_TESTS=ON \
+    -DAMLA_BUILD_CUDA=ON -DAMLA_BUILD_GGML=OFF "$@"
+  cmake --build "$folder/build" -j "$(getconf _NPROCESSORS_ONLN)" \
+    --target amla_cli test_cuda_decode amla_cuda
   mkdir -p "$folder/bin" "$folder/lib"
-  for file in amla amla_peak amla_probe test_cuda_decode; do cp "$folder/build/$file" "$folder/bin"; done
+  for file in amla amla_peak amla_probe test_cuda_decode; do
+    cp "$folder/build/$file" "$folder/bin"
+  done
   cp -L "$folder"/build/libamla_cuda.so.*.* "$folder/bin"
   for library in $(ldd "$folder/build/amla" "$folder/build/test_cuda_decode" |
     sed -n 's/^.*=> \(\/[^ ]*\(jansson\|cmocka\|gomp\)[^ ]*\) .*$/\1/p' | sort -u); do
@@ -57,14 +64,15 @@ step() {
   start=$(date +%s) rc=0
   echo "## $name: $*" >> "$out/all.txt"
   timeout -k 5 "$limit" stdbuf -oL "$@" >> "$out/all.txt" 2>&1 || rc=$?
-  printf '%-9s %4d s  exit %3d  %s\n' "$name" $(($(date +%s) - start)) "$rc" "$(tail -n 1 "$out/all.txt" | cut -c1-110)" |
-    tee -a "$out/summary.txt"
+  printf '%-9s %4d s  exit %3d  %s\n' "$name" $(($(date +%s) - start)) "$rc" \
+    "$(tail -n 1 "$out/all.txt" | cut -c1-110)" | tee -a "$out/summary.txt"
 }
 
 # problem STRING: the string, or a small one with the same options
 problem() {
   if [ -z "$dry" ]; then echo "$1"; return; fi
-  echo "$1" | sed 's/b=[0-9]*/b=1/; s/h=[0-9]*/h=3/; s/sk=4096/sk=70/; s/sk=16384/sk=71/; s/sk=65536/sk=72/; s/sk=1024/sk=73/'
+  echo "$1" | sed 's/b=[0-9]*/b=1/; s/h=[0-9]*/h=3/; s/sk=4096/sk=70/; s/sk=16384/sk=71/
+    s/sk=65536/sk=72/; s/sk=1024/sk=73/'
 }
 
 # bench NAME SECONDS KERNEL OPTIONS PROBLEM...: each a process, so that a hang takes one row
@@ -81,7 +89,8 @@ bench() {
 step_device() {
   nvidia-smi || :
   "$bin/amla" info
-  grep -o 'amx[^ ]*\|avx512[^ ]*' /proc/cpuinfo | sort -u | tr '\n' ' ' # what the CPU side could time there
+  # What the CPU side could time there.
+  grep -o 'amx[^ ]*\|avx512[^ ]*' /proc/cpuinfo | sort -u | tr '\n' ' '
   echo
 }
 
@@ -95,7 +104,8 @@ for i in range(23):
     start.record(); a @ b; end.record(); end.synchronize()
     times.append(start.elapsed_time(end))
 times = sorted(times[3:])
-print("torch bf16 8192^3: best %.1f, median %.1f TFLOP/s" % tuple(2 * 8192**3 / t * 1e-9 for t in (times[0], times[10])))
+best, median = (2 * 8192**3 / t * 1e-9 for t in (times[0], times[10]))
+print("torch bf16 8192^3: best %.1f, median %.1f TFLOP/s" % (best, median))
 END
 }
 
@@ -106,8 +116,9 @@ sanitize() { # TOOL SECONDS
 
 profile() {
   command -v ncu > /dev/null || return 0
-  step ncu 60 ncu --clock-control none -k regex:amla_decode -s 2 -c 1 --section SpeedOfLight --section WarpStateStats \
-    --section MemoryWorkloadAnalysis_Tables "$bin/amla" bench --backend cuda \
+  step ncu 60 ncu --clock-control none -k regex:amla_decode -s 2 -c 1 --section SpeedOfLight \
+    --section WarpStateStats --section MemoryWorkloadAnalysis_Tables \
+    "$bin/amla" bench --backend cuda \
     "$(problem "b=128,h=128,sq=2,sk=4096$as_flashmla")" --for 0.01
 }
 
@@ -116,7 +127,8 @@ steps() {
   as_flashmla=,page=64,out=bf16
   # shellcheck disable=SC2086 # $inner is words
   step device 15 $inner device
-  step probe 30 "$bin/amla_probe" # every instruction alone: if a kernel is wrong, which one was misread
+  # Every instruction alone: if a kernel is wrong, which one was misread.
+  step probe 30 "$bin/amla_probe"
   for kernel in mma64 mma32 wgmma2 wgmma3; do bench smoke 15 $kernel '' b=1,h=16,sk=64,page=64; done
   for kernel in wgmma3 wgmma2; do bench smoke 15 $kernel '' b=3,sq=2,h=40,sk=200,page=64; done
   sanitize memcheck 45
