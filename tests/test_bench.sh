@@ -35,7 +35,7 @@ expect 2 'no case contains it' --only nothing
 expect 2 '--threads=1.5: must be an integer' --threads 1.5
 # shellcheck disable=SC2086
 for value in zzz AVX2; do
-  AMLA_ISA=$value expect 1 "AMLA_ISA=$value: must be c, avx2 or avx512" $one
+  AMLA_ISA=$value expect 1 "AMLA_ISA=$value: must be c, " $one
 done
 # shellcheck disable=SC2086
 if [ -w /dev/full ]; then

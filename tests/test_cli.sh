@@ -117,7 +117,7 @@ expect_refused_environment() {
 }
 for value in zzz AVX2; do
   export AMLA_ISA=$value
-  expect_refused_environment "AMLA_ISA=$value: must be c, avx2 or avx512"
+  expect_refused_environment "AMLA_ISA=$value: must be c, "
 done
 unset AMLA_ISA
 for value in abc 0 -3 1025; do

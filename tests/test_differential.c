@@ -47,7 +47,7 @@ enum {
   F_EXTRA,
   FACTORS
 };
-static const int levels[FACTORS] = {LENGTH(engines),
+static const int levels[FACTORS] = {N_ENGINES,
                                     LENGTH(rescales),
                                     TYPES,
                                     KV_TYPES,
@@ -70,8 +70,8 @@ typedef int choice[FACTORS];
 static const char *type_name(int type) { return amla_dtype_name((amla_dtype)type); }
 
 static amla_options options_of(const choice c) {
-  return make_options(engines[c[F_ENGINE]].backend, rescales[c[F_RESCALE]],
-                      engines[c[F_ENGINE]].isa, threads[c[F_THREADS]], splits[c[F_SPLIT]]);
+  return engine_options(c[F_ENGINE], rescales[c[F_RESCALE]], threads[c[F_THREADS]],
+                        splits[c[F_SPLIT]]);
 }
 
 /* Two sequences, so that neither is alone: the length in question, and a short one. */
@@ -222,12 +222,12 @@ static void random_problem(uint64_t *seed, char *text, size_t bytes) {
 static amla_options random_options(uint64_t *seed) {
   int e;
   do
-    e = random_below(seed, LENGTH(engines));
+    e = random_below(seed, N_ENGINES);
   while (!engine_runs_here(e));
   const int split = random_below(seed, 4) == 0 ? random_size(seed, 500)
                                                : splits[random_below(seed, LENGTH(splits))];
-  return make_options(engines[e].backend, rescales[random_below(seed, LENGTH(rescales))],
-                      engines[e].isa, random_size(seed, 9), split);
+  const amla_rescale rescale = rescales[random_below(seed, LENGTH(rescales))];
+  return engine_options(e, rescale, random_size(seed, 9), split);
 }
 
 static void random_problems_are_within_the_bound(void **state) {
@@ -246,9 +246,8 @@ static void random_problems_are_within_the_bound(void **state) {
 static void lse_may_be_left_out(void **state) {
   (void)state;
   const char *problem = "b=2,h=20,sk=300,dqk=64,dv=48,len=ragged";
-  for (int e = 0; e < LENGTH(engines); e++) {
-    const amla_options options =
-        make_options(engines[e].backend, AMLA_RESCALE_LAZY, engines[e].isa, 2, 0);
+  for (int e = 0; e < N_ENGINES; e++) {
+    const amla_options options = engine_options(e, AMLA_RESCALE_LAZY, 2, 0);
     harness_dataset with, without;
     if (!engine_runs_here(e))
       continue;
@@ -276,7 +275,7 @@ static void check_engines(choice c, int seed) {
   problem_of(c, seed, problem, sizeof problem);
   generate(&data, problem);
   compute_truth_of(&data, &truth);
-  for (c[F_ENGINE] = 0; c[F_ENGINE] < LENGTH(engines); c[F_ENGINE]++)
+  for (c[F_ENGINE] = 0; c[F_ENGINE] < N_ENGINES; c[F_ENGINE]++)
     for (c[F_RESCALE] = 0; c[F_RESCALE] < LENGTH(rescales) && engine_runs_here(c[F_ENGINE]);
          c[F_RESCALE]++) {
       const amla_options options = options_of(c);

@@ -10,6 +10,8 @@
 
 #include "../base/isa.h"
 
+extern const amla_ukernels amla_ukernels__avx2, amla_ukernels__avx512;
+
 const amla_ukernels *const amla_ukernels_all[] = {
     &amla_ukernels__c,
 #if defined(__x86_64__)

@@ -147,8 +147,6 @@ const amla_ukernels *amla_ukernels_select(amla_isa cap);
  * of every row; builds with assertions of the row that is selected. */
 const char *amla_ukernels_flaw(const amla_ukernels *u);
 
-extern const amla_ukernels amla_ukernels__c;
-extern const amla_ukernels amla_ukernels__avx2;
-extern const amla_ukernels amla_ukernels__avx512;
+extern const amla_ukernels amla_ukernels__c; /* the others are ukernels.c's affair */
 
 #endif
