@@ -32,7 +32,8 @@ def run(plugin, folder, *command):
 
 
 def number(pattern, text):
-    found = re.search(pattern, text)
+    """A number that the program prints, perhaps with lines of the plug-in in the middle."""
+    found = re.search(pattern, re.sub(r"amla: [^\n]*\n", "", text))
     return int(found[1]) if found else -1
 
 
