@@ -22,8 +22,8 @@ for program in amla_peak amla_probe; do
 done
 cat > "$bin/test_cuda_decode" << END
 #!/bin/sh
-tests=\$(tr -d ' \n' < "$source_dir/tests/test_cuda_decode.c" | grep -o 'cmocka_unit_test([a-z0-9_]*)')
-echo "\$tests" | grep "(\$(echo "\$1" | sed 's/[*]/.*/'))"
+tr -d ' \n' < "$source_dir/tests/test_cuda_decode.c" | grep -o 'cmocka_unit_test([a-z0-9_]*)' |
+  grep "(\$(echo "\$1" | sed 's/[*]/.*/'))"
 END
 chmod +x "$bin"/*
 
