@@ -71,6 +71,8 @@ static float dot(int32_t n, const float *a, const float *b) { /* fp32, sixteen p
   return s[0];
 }
 
+enum { COLUMNS = 64 };
+
 void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v, float scale,
                 const float *q, const float *kv, const float *bias, int32_t n, float *p, float *o) {
   const spec_row old = *row;
@@ -136,10 +138,16 @@ void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v,
                                       : spec_add(o[d], add);
   }
 
-  /* 5. O += P V. */
-  for (int32_t j = 0; j < n; j++)
-    for (int32_t d = 0; d < d_v; d++)
-      o[d] += p[j] * kv[(int64_t)j * d_qk + d];
+  /* 5. O += P V, the block's sum first: one chain over all keys would pile up their roundings. */
+  for (int32_t begin = 0; begin < d_v; begin += COLUMNS) {
+    const int32_t columns = d_v - begin < COLUMNS ? d_v - begin : COLUMNS;
+    float pv[COLUMNS] = {0};
+    for (int32_t j = 0; j < n; j++)
+      for (int32_t d = 0; d < columns; d++)
+        pv[d] += p[j] * kv[(int64_t)j * d_qk + begin + d];
+    for (int32_t d = 0; d < columns; d++)
+      o[begin + d] += pv[d];
+  }
 }
 
 float spec_finish(const spec_algo *algo, const spec_row *row, int32_t d_v, float *o) {
