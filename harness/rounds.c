@@ -59,7 +59,8 @@ typedef struct round_values {
 static double peak_seconds(const round_values *r, const harness_contestant *c, int n) {
   double shortest = INFINITY;
   for (int i = 0; i < n; i++)
-    shortest = fmin(shortest, r->of[i] * c[i].repetitions);
+    if (r->of[i] * c[i].repetitions < shortest) /* fmin in a loop fails GCC 12 for aarch64 */
+      shortest = r->of[i] * c[i].repetitions;
   return n > 0 ? fmax(shortest, slice_seconds) : slice_seconds;
 }
 
