@@ -70,11 +70,12 @@ DECODED = re.compile(r"\| *([\w-]+)\|AMLA [^|]*\|[^|]*\|amla: [1-9]\d* attention
 
 def architectures(plugin, folder):
     text = run(plugin, folder, "test-llama-archs", "-b", "AMLA", "-s", "1")
-    cases, failed = number(r"all (\d+) test\(s\) passed", text), text.count("FAIL")
+    # Its exit status is its verdict (run asks for it); its last line gets lost now and then.
+    cases, failed = len(re.findall(r"\bOK\b", text)), text.count("FAIL")
     names = sorted(set(DECODED.findall(text)))
     print(
-        f"test-llama-archs: {cases} tests passed, {failed} failed, {taken(text)} operations taken "
-        "by AMLA"
+        f"test-llama-archs: {cases} comparisons OK, {failed} failed, {taken(text)} operations "
+        "taken by AMLA"
     )
     print(f"architectures that decode through AMLA: {len(names)}: {', '.join(names)}")
     return cases > 0 and failed == 0 and taken(text) > 0 and len(names) > 0
