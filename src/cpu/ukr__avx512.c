@@ -411,33 +411,41 @@ static inline __attribute__((always_inline)) void qk_tokens(int depth, int32_t n
     qk_tile(4, depth, d_qk, k, ldk, qt, s);
 }
 
-/* A stage of n_rows takes n_rows / 32 lines a column: one every 32 / n_rows columns. */
-static inline __attribute__((always_inline)) void qk_every(int every, int32_t d_qk, const float *k,
-                                                           int64_t ldk, const float *qt, float *s,
-                                                           const amla_ukr_stage *stage) {
-#define CASE(id, ...)                                                                              \
-  case id: qk_staging(id, every, d_qk, k, ldk, qt, s, stage); return;
-  switch (stage->type) { AMLA_DTYPES(CASE) }
-#undef CASE
+/* A stage of n_rows takes n_rows / 32 lines a column: one every 32 / n_rows columns. One function
+ * for each distance and type: clang takes many minutes, with sanitizers, for all of them in one. */
+typedef void qk_staged(int32_t d_qk, const float *k, int64_t ldk, const float *qt, float *s,
+                       const amla_ukr_stage *stage);
+#define QK_EVERY(every, id)                                                                        \
+  static void qk_every_##every##_##id(int32_t d_qk, const float *k, int64_t ldk, const float *qt,  \
+                                      float *s, const amla_ukr_stage *stage) {                     \
+    qk_staging(id, every, d_qk, k, ldk, qt, s, stage);                                             \
+  }
+#define QK_EVERY_8(id, ...) QK_EVERY(8, id)
+#define QK_EVERY_4(id, ...) QK_EVERY(4, id)
+#define QK_EVERY_2(id, ...) QK_EVERY(2, id)
+AMLA_DTYPES(QK_EVERY_8)
+AMLA_DTYPES(QK_EVERY_4)
+AMLA_DTYPES(QK_EVERY_2)
+
+static qk_staged *staged_kernel(amla_dtype type, int32_t n_rows) {
+#define EVERY(id, ...) [id] = {qk_every_8_##id, qk_every_4_##id, qk_every_2_##id},
+  static qk_staged *const kernels[][3] = {AMLA_DTYPES(EVERY)};
+#undef EVERY
+  assert(n_rows <= 16);
+  return kernels[type][n_rows <= 4 ? 0 : n_rows <= 8 ? 1 : 2];
 }
 
 static void qk_12x32(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt, float *s,
                      const amla_ukr_stage *stage) {
-  if (stage->n_rows == 0 || n != QK_TOKENS || d_qk % 32 != 0) {
-    load_rows(d_qk, stage);
-    qk_tokens(1, n, d_qk, k, ldk, qt, s);
-  } else if (stage->n_rows <= 4)
-    qk_every(8, d_qk, k, ldk, qt, s, stage);
-  else if (stage->n_rows <= 8)
-    qk_every(4, d_qk, k, ldk, qt, s, stage);
-  else {
-    assert(stage->n_rows <= 16);
-    qk_every(2, d_qk, k, ldk, qt, s, stage);
+  if (stage->n_rows > 0 && n == QK_TOKENS && d_qk % 32 == 0) {
+    staged_kernel(stage->type, stage->n_rows)(d_qk, k, ldk, qt, s, stage);
+    return;
   }
+  load_rows(d_qk, stage);
+  qk_tokens(1, n, d_qk, k, ldk, qt, s);
 }
 
-/* One function a type: in one for all of them, the loop keeps 16 instructions more in 32 columns.
- */
+/* One function a type too: in one for all, the loop has 16 instructions more in 32 columns. */
 typedef void qk_own(int32_t d_qk, const float *qt, int64_t ldk, float *s,
                     const amla_ukr_move *moves);
 #define QK_OWN(id, ...)                                                                            \
