@@ -111,10 +111,11 @@ write_sid_run() {
   cat > run << 'END'
 #!/bin/sh
 # run PROGRAM [ARGUMENT...]: a program of sid's llama.cpp, with sid's C library
-root=$(cd "$(dirname "$0")" && pwd)/root/usr
-library=$root/lib/x86_64-linux-gnu
-tests=$root/libexec/x86_64-linux-gnu
-for folder in "$root/bin" "$tests/ggml" "$tests/llama.cpp-tests"; do
+here=$(cd "$(dirname "$0")" && pwd)
+usr=$here/root/usr
+library=$usr/lib/x86_64-linux-gnu
+tests=$usr/libexec/x86_64-linux-gnu
+for folder in "$usr/bin" "$tests/ggml" "$tests/llama.cpp-tests"; do
   [ -x "$folder/$1" ] && break
 done
 program=$folder/$1

@@ -161,34 +161,11 @@ typedef struct amla_problem {
   int64_t mask_stride_batch, mask_stride_query; /* mask [b][s_q][sk], last one contiguous */
 } amla_problem;
 
+/* clang-format off */
 #define AMLA_PROBLEM_INIT                                                                          \
-  {(uint32_t)sizeof(amla_problem),                                                                 \
-   1,                                                                                              \
-   1,                                                                                              \
-   128,                                                                                            \
-   1,                                                                                              \
-   0,                                                                                              \
-   576,                                                                                            \
-   512,                                                                                            \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   AMLA_BF16,                                                                                      \
-   AMLA_BF16,                                                                                      \
-   AMLA_BF16,                                                                                      \
-   0,                                                                                              \
-   0.0f,                                                                                           \
-   AMLA_MEMORY_HOST,                                                                               \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0}
+  {(uint32_t)sizeof(amla_problem), 1, 1, 128, 1, 0, 576, 512, 0, 0, 0, AMLA_BF16, AMLA_BF16,       \
+   AMLA_BF16, 0, 0.0f, AMLA_MEMORY_HOST, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+/* clang-format on */
 
 /* ---- Options: how, never what ---- */
 
@@ -223,16 +200,11 @@ typedef struct amla_options {
   void *parallel_context;
 } amla_options;
 
+/* clang-format off */
 #define AMLA_OPTIONS_INIT                                                                          \
-  {(uint32_t)sizeof(amla_options),                                                                 \
-   AMLA_BACKEND_AUTO,                                                                              \
-   AMLA_RESCALE_DEFAULT,                                                                           \
-   0,                                                                                              \
-   AMLA_ISA_AUTO,                                                                                  \
-   0,                                                                                              \
-   AMLA_LSE_NATURAL,                                                                               \
-   NULL,                                                                                           \
-   NULL}
+  {(uint32_t)sizeof(amla_options), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, 0, AMLA_ISA_AUTO, 0,   \
+   AMLA_LSE_NATURAL, NULL, NULL}
+/* clang-format on */
 
 /* ---- Tensors: pointers and run-time data ---- */
 
@@ -267,29 +239,11 @@ typedef struct amla_tensors {
                    memory: must be NULL */
 } amla_tensors;
 
+/* clang-format off */
 #define AMLA_TENSORS_INIT                                                                          \
-  {(uint32_t)sizeof(amla_tensors),                                                                 \
-   NULL,                                                                                           \
-   0,                                                                                              \
-   NULL,                                                                                           \
-   0,                                                                                              \
-   NULL,                                                                                           \
-   0,                                                                                              \
-   NULL,                                                                                           \
-   0,                                                                                              \
-   NULL,                                                                                           \
-   0,                                                                                              \
-   NULL,                                                                                           \
-   0,                                                                                              \
-   NULL,                                                                                           \
-   0,                                                                                              \
-   NULL,                                                                                           \
-   NULL,                                                                                           \
-   NULL,                                                                                           \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   NULL}
+  {(uint32_t)sizeof(amla_tensors), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL,     \
+   0, NULL, NULL, NULL, 0, 0, 0, NULL}
+/* clang-format on */
 
 /* ---- Plan ---- */
 
@@ -323,18 +277,11 @@ typedef struct amla_plan_info {
   char kernel[32];      /* "qk 12x32, pv 8x32", "wgmma3", "sim-910"; "" in ref */
 } amla_plan_info;
 
+/* clang-format off */
 #define AMLA_PLAN_INFO_INIT                                                                        \
-  {(uint32_t)sizeof(amla_plan_info),                                                               \
-   AMLA_BACKEND_AUTO,                                                                              \
-   AMLA_RESCALE_DEFAULT,                                                                           \
-   AMLA_ISA_AUTO,                                                                                  \
-   AMLA_F32,                                                                                       \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   {0}}
+  {(uint32_t)sizeof(amla_plan_info), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, AMLA_ISA_AUTO,       \
+   AMLA_F32, 0, 0, 0, 0, 0, {0}}
+/* clang-format on */
 
 /* Fills info, as much of it as its struct_bytes says. */
 AMLA_API amla_status amla_plan_query(const amla_plan *plan, amla_plan_info *info,

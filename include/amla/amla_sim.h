@@ -69,20 +69,11 @@ typedef struct amla_sim_options {
   int32_t unguarded_add;
 } amla_sim_options;
 
+/* clang-format off */
 #define AMLA_SIM_OPTIONS_INIT                                                                      \
-  {(uint32_t)sizeof(amla_sim_options),                                                             \
-   AMLA_SIM_BEST,                                                                                  \
-   NULL,                                                                                           \
-   NULL,                                                                                           \
-   0,                                                                                              \
-   1,                                                                                              \
-   0,                                                                                              \
-   NULL,                                                                                           \
-   NULL,                                                                                           \
-   NULL,                                                                                           \
-   NULL,                                                                                           \
-   0,                                                                                              \
-   0}
+  {(uint32_t)sizeof(amla_sim_options), AMLA_SIM_BEST, NULL, NULL, 0, 1, 0, NULL, NULL, NULL,       \
+   NULL, 0, 0}
+/* clang-format on */
 
 /* What the report names as pipes. Cube core: cube (M), mte1, mte2, fix; vector cores: vector (V),
  * aiv_mte2, aiv_mte3; shared: l2, hbm. */
