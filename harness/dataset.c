@@ -170,8 +170,8 @@ static int64_t out_elems(const amla_problem *p) {
                 p->d_v);
 }
 static int64_t kv_elems(const amla_problem *p) {
-  const int64_t outer = p->page_size ? p->n_pages : p->b,
-                tokens = p->page_size ? p->page_size : p->sk;
+  const int64_t outer = p->page_size ? p->n_pages : p->b;
+  const int64_t tokens = p->page_size ? p->page_size : p->sk;
   return extent(1, 0, outer, p->kv_stride_page, tokens, p->kv_stride_token, p->d_qk);
 }
 static int64_t mask_elems(const amla_problem *p) {
@@ -287,9 +287,9 @@ int32_t harness_length(const harness_case *c, int32_t sequence) {
   switch (c->len) {
   case HARNESS_LEN_UNIFORM: return 1 + (int32_t)random_below(&state, sk);
   case HARNESS_LEN_RAGGED:
-    return sequence == 0  ? sk
-           : sequence < 3 ? sequence - 1
-                          : (int32_t)random_below(&state, (int64_t)sk + 1);
+    if (sequence == 0)
+      return sk;
+    return sequence < 3 ? sequence - 1 : (int32_t)random_below(&state, (int64_t)sk + 1);
   case HARNESS_LEN_FIXED:
   case HARNESS_LEN_LIST: break;
   }
@@ -437,9 +437,10 @@ static void fill_mask(const harness_case *c, harness_dataset *data) {
       uint64_t state = seed_for(c->seed, STREAM_MASK, s, i);
       for (int32_t j = 0; j < data->seqlens_k[s]; j++) {
         const int64_t kind = (j / 128 + i + s) % 4;
-        const double value = 2 * harness_random_normal(&state);
-        const bool hides = kind == 0 || (kind == 3 && value > 0) || (s % 2 == 1 && i == p->s_q - 1);
-        row[j] = float_to_half(hides ? -INFINITY : kind == 1 ? 0.0f : (float)value);
+        const double drawn = 2 * harness_random_normal(&state);
+        const bool hides = kind == 0 || (kind == 3 && drawn > 0) || (s % 2 == 1 && i == p->s_q - 1);
+        const float value = kind == 1 ? 0.0f : (float)drawn;
+        row[j] = float_to_half(hides ? -INFINITY : value);
       }
     }
 }

@@ -24,9 +24,8 @@ harness_series harness_summarise(double *values, int n, bool least_is_best) {
   qsort(values, (size_t)n, sizeof *values, ascending);
   const double median = 0.5 * (values[(n - 1) / 2] + values[n / 2]);
   const double quartiles = values[3 * (n - 1) / 4] - values[(n - 1) / 4];
-  return (harness_series){.best = least_is_best ? values[0] : values[n - 1],
-                          .median = median,
-                          .spread = median > 0 ? quartiles / median : 0};
+  const double best = least_is_best ? values[0] : values[n - 1];
+  return (harness_series){best, median, median > 0 ? quartiles / median : 0};
 }
 
 /* ---- One slice ---- */

@@ -225,7 +225,7 @@ static int read_header(file_view *f, const unsigned char *bytes, size_t n_bytes)
 
 /* ---- The problem ---- */
 
-enum { F32_ONLY = 1, I32_ONLY, FLOATS };
+enum { FLOATS, F32_ONLY, I32_ONLY };
 
 /* What a tensor of a problem must be. dims: the size required, ANY with a minimum of 1, or
  * ANY_OR_0. */
@@ -254,17 +254,21 @@ static const char *show_shape(const tensor *t, char text[SHOWN]) {
   return text;
 }
 
+/* The amla_dtype of that name, -1 if there is none. */
+static int type_of(const tensor *t) {
+  static const char *const names[] = {"F32", "BF16", "F16"}; /* by amla_dtype */
+  for (int i = 0; i <= AMLA_F16; i++)
+    if (strcmp(t->dtype, names[i]) == 0)
+      return i;
+  return -1;
+}
+
 static int check_type(const file_view *f, const tensor *t, int type) {
-  const bool ok = type == F32_ONLY   ? strcmp(t->dtype, "F32") == 0
-                  : type == I32_ONLY ? strcmp(t->dtype, "I32") == 0
-                                     : !strcmp(t->dtype, "F32") || !strcmp(t->dtype, "BF16") ||
-                                           !strcmp(t->dtype, "F16");
-  if (ok)
+  static const char *const rules[] = {"F32, BF16 or F16", "F32", "I32"};
+  if (type == FLOATS ? type_of(t) >= 0 : strcmp(t->dtype, rules[type]) == 0)
     return 0;
   return refuse(f->error, "%s: tensor '%s': dtype %s: must be %s", f->name, t->name, t->dtype,
-                type == F32_ONLY   ? "F32"
-                : type == I32_ONLY ? "I32"
-                                   : "F32, BF16 or F16");
+                rules[type]);
 }
 
 static int check_tensor(const file_view *f, const tensor *t, const expected *e) {
@@ -304,12 +308,6 @@ static int copy(const file_view *f, const tensor *t, void *buffer) {
     return refuse(f->error, "%s: tensor '%s': out of memory", f->name, t->name);
   memcpy(*to, f->data + t->begin, (size_t)(t->end - t->begin));
   return 0;
-}
-
-static amla_dtype type_of(const tensor *t) {
-  return strcmp(t->dtype, "F32") == 0   ? AMLA_F32
-         : strcmp(t->dtype, "F16") == 0 ? AMLA_F16
-                                        : AMLA_BF16;
 }
 
 /* ---- Metadata: strings that hold numbers ---- */
@@ -371,7 +369,7 @@ static int take_q(const file_view *f, harness_dataset *data) {
   p->s_q = (int32_t)q->dims[1];
   p->h_q = (int32_t)q->dims[2];
   p->d_qk = (int32_t)q->dims[3];
-  p->q_type = type_of(q);
+  p->q_type = (amla_dtype)type_of(q);
   return copy(f, q, &data->q);
 }
 
@@ -384,7 +382,7 @@ static int take_kv(const file_view *f, harness_dataset *data, int64_t *capacity)
   const tensor *kv, *table;
   if (take(f, &kv_expected, false, &kv) != 0 || take(f, &table_expected, true, &table) != 0)
     return -1;
-  p->kv_type = type_of(kv);
+  p->kv_type = (amla_dtype)type_of(kv);
   p->kv_stride_token = p->d_qk;
   p->kv_stride_page = kv->dims[1] * p->d_qk; /* both < 2^31 */
   *capacity = kv->dims[1];

@@ -46,7 +46,9 @@ static float unguarded_add(float x, int64_t n) { return from_bits(bits(x) + (uin
 float spec_round_p(spec_round to, int away, float x) {
   if (to == SPEC_P_F32 || !isfinite(x) || x == 0.0f)
     return x;
-  int mantissa = to == SPEC_P_BF16 ? 8 : 11, min_exp = to == SPEC_P_BF16 ? -125 : -13, e;
+  const int mantissa = to == SPEC_P_BF16 ? 8 : 11;
+  const int min_exp = to == SPEC_P_BF16 ? -125 : -13;
+  int e;
   frexpf(x, &e); /* |x| in [2^(e-1), 2^e) */
   double ulp = ldexp(1.0, (e > min_exp ? e : min_exp) - mantissa), y = (double)x / ulp;
   y = (away ? round(y) : nearbyint(y)) * ulp;
@@ -96,8 +98,8 @@ void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v,
 
   /* 2. The reference, and what it does to O and l. */
   if (algo->mode == SPEC_LAZY) {
-    const float headroom = algo->p == SPEC_P_F16 ? 7.0f : 0.0f,
-                tau = algo->p == SPEC_P_F16 ? 15.0f : 8.0f;
+    const float headroom = algo->p == SPEC_P_F16 ? 7.0f : 0.0f;
+    const float tau = algo->p == SPEC_P_F16 ? 15.0f : 8.0f;
     if (first || max > old.m + tau)
       row->m = ceilf(max) - headroom;
     factor = first ? 1.0f : exp2f(old.m - row->m);
@@ -133,9 +135,10 @@ void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v,
   if (!first && (algo->mode != SPEC_LAZY || add != 0)) {
     row->rescales++;
     for (int32_t d = 0; d < d_v; d++)
-      o[d] = algo->mode == SPEC_FLASH ? o[d] * factor
-             : algo->unguarded        ? unguarded_add(o[d], add)
-                                      : spec_add(o[d], add);
+      if (algo->mode == SPEC_FLASH)
+        o[d] *= factor;
+      else
+        o[d] = algo->unguarded ? unguarded_add(o[d], add) : spec_add(o[d], add);
   }
 
   /* 5. O += P V, the block's sum first: one chain over all keys would pile up their roundings. */

@@ -37,7 +37,9 @@ static void merge_row(int32_t n_parts, int64_t n_rows, int32_t d_v, int base2, c
     if (max != -INFINITY)
       sum += base2 ? exp2(x) : exp(x);
   }
-  const float total = max == -INFINITY ? -INFINITY : (float)(max + (base2 ? log2(sum) : log(sum)));
+  float total = -INFINITY;
+  if (max != -INFINITY)
+    total = (float)(max + (base2 ? log2(sum) : log(sum)));
 
   int first = 1; /* until a part has been written: out may be the first part, or hold anything */
   for (int32_t p = 0; p < n_parts; p++) {

@@ -147,7 +147,8 @@ static amla_status check_mask(amla_problem *p, amla_detail *detail) {
 
 static amla_status check_kv(amla_problem *p, amla_detail *detail) {
   const int paged = p->page_size > 0;
-  const int64_t tokens = paged ? p->page_size : p->sk, pages = paged ? p->n_pages : p->b;
+  const int64_t tokens = paged ? p->page_size : p->sk;
+  const int64_t pages = paged ? p->n_pages : p->b;
   const int32_t needed = paged ? (int32_t)(((int64_t)p->sk + p->page_size - 1) / p->page_size) : 0;
   TRY(check_range("n_pages", p->n_pages, 0, INT64_MAX, detail));
   if (!paged && p->n_pages != 0)
@@ -237,9 +238,9 @@ static amla_status isa_from_environment(amla_isa *isa, amla_detail *detail) {
     }
   char names[64] = "";
   for (int i = AMLA_ISA_AUTO + 1; i < AMLA_N_ISAS; i++) {
-    const char *before = i == AMLA_ISA_AUTO + 1 ? "" : i + 1 < AMLA_N_ISAS ? ", " : " or ";
+    const char *before = i + 1 < AMLA_N_ISAS ? ", " : " or ";
     const size_t n = strlen(names);
-    snprintf(names + n, sizeof names - n, "%s%s", before, amla_isa_name((amla_isa)i));
+    snprintf(names + n, sizeof names - n, "%s%s", n > 0 ? before : "", amla_isa_name((amla_isa)i));
   }
   INVALID("AMLA_ISA=%.40s: must be %s", text, names);
 }

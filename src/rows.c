@@ -43,5 +43,7 @@ amla_row_end amla_end_row(const amla_problem *p, const amla_options *options, co
   if (t->lse)
     t->lse[((int64_t)sequence * p->h_q + head) * p->s_q + query] =
         (float)(options->lse_base == AMLA_LSE_BASE2 ? lse2 : lse2 * ln2);
-  return (amla_row_end){empty ? NULL : out, empty ? 0.0f : (float)(sink / divisor)};
+  if (empty)
+    return (amla_row_end){NULL, 0.0f};
+  return (amla_row_end){out, (float)(sink / divisor)};
 }

@@ -34,7 +34,9 @@ static inline float amla_expadd(float x, int64_t n) {
 /* A shift count that cannot overflow: 512 powers of two lead any finite f32 to 0 or inf. NaN
  * counts as -512. */
 static inline int32_t amla_clamp_shift(float k) {
-  return k > -512.0f ? (k < 512.0f ? (int32_t)k : 512) : -512;
+  if (!(k > -512.0f))
+    return -512;
+  return k < 512.0f ? (int32_t)k : 512;
 }
 
 /* x * 2^k for k in [-512, 512]. */

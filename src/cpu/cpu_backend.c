@@ -235,6 +235,14 @@ static int is_alone(const amla_options *o) {
   return o->threads > 1 && !o->parallel && amla_forked();
 }
 
+/* The threads that `total` row-tokens keep busy. */
+static int32_t count_threads(const amla_problem *p, const amla_options *o, double total) {
+  const double useful = total * 2.0 * (p->d_qk + p->d_v) / AMLA_MIN_THREAD_FLOPS + 1.0;
+  if (is_alone(o))
+    return 1;
+  return useful < o->threads ? (int32_t)useful : o->threads;
+}
+
 /* On how many threads, and their parts of the scratch. */
 static job share_out(const amla_plan *plan, const amla_tensors *tensors, void *scratch) {
   const amla_problem *p = &plan->problem;
@@ -242,10 +250,9 @@ static job share_out(const amla_plan *plan, const amla_tensors *tensors, void *s
   const amla_schedule *schedule = &((const amla_cpu_plan *)plan->state)->schedule;
   const int64_t auto_tokens = amla_auto_split_tokens(schedule, p, tensors, o->threads);
   const double total = amla_total_cost(schedule, p, tensors, auto_tokens);
-  const double useful = total * 2.0 * (p->d_qk + p->d_v) / AMLA_MIN_THREAD_FLOPS + 1.0;
 
   amla_arena arena = amla_arena_create(scratch);
-  const int32_t n = is_alone(o) ? 1 : useful < o->threads ? (int32_t)useful : o->threads;
+  const int32_t n = count_threads(p, o, total);
   const job j = {amla_arena_take(&arena, o->threads, sizeof(thread_state)), n, total, auto_tokens};
   for (int32_t i = 0; i < j.n; i++) {
     carve_thread(plan, &arena, &j.threads[i]);

@@ -56,7 +56,8 @@ static void panel_scores(amla_worker *w, const amla_panel *first, const amla_pan
   const int32_t tokens = first->kernels->tokens, parts = ahead ? n_panels : 1;
   for (int32_t j = 0, next; j < n; j = next) {
     next = min(n, j + tokens);
-    const int32_t at = ahead ? next : j, known = at < n ? n - at : n_keys - at;
+    const int32_t at = ahead ? next : j;
+    const int32_t known = (at < n ? n : n_keys) - at;
     const int32_t n_moves = first == w->panels ? min(tokens, known) : 0;
     for (int32_t i = 0; i < n_panels; i++) {
       const int32_t row = first[i].row, part = min(i, parts), after = min(i + 1, parts);

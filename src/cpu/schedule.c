@@ -19,7 +19,9 @@ enum {
 
 static int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 static int64_t clamp(int64_t x, int64_t low, int64_t high) {
-  return x < low ? low : x > high ? high : x;
+  if (x < low)
+    return low;
+  return x > high ? high : x;
 }
 
 int64_t amla_split_tokens(const amla_schedule *s, int32_t length, int64_t auto_tokens) {
@@ -149,5 +151,7 @@ double amla_total_cost(const amla_schedule *s, const amla_problem *p, const amla
 /* A split belongs to the share that its middle falls into. */
 int64_t amla_splits_before(const amla_group *g, double start, double share) {
   const double n = (share - start) / g->split_cost + 0.5;
-  return n <= 0.0 ? 0 : n >= (double)g->n_splits ? g->n_splits : (int64_t)n;
+  if (n <= 0.0)
+    return 0;
+  return n >= (double)g->n_splits ? g->n_splits : (int64_t)n;
 }
