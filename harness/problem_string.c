@@ -24,11 +24,14 @@ enum {
 /* ---- Numbers and names ---- */
 
 size_t harness_dtype_bytes(amla_dtype type) {
-  return type == AMLA_F32 ? 4 : type == AMLA_Q8_0 ? 0 : 2;
+  int32_t bytes;
+  return amla_dtype_block(type, &bytes) == 1 ? (size_t)bytes : 0;
 }
 
 int64_t harness_bytes(amla_dtype type, int64_t n) {
-  return type == AMLA_Q8_0 ? (n + 31) / 32 * 34 : n * (int64_t)harness_dtype_bytes(type);
+  int32_t bytes;
+  const int32_t elems = amla_dtype_block(type, &bytes);
+  return (n + elems - 1) / elems * bytes;
 }
 
 /* Strict: digits with an optional minus, nothing before or after. */
@@ -310,8 +313,11 @@ static int derive(harness_case *c, bool b_given, message error) {
                       &p->out_stride_batch))
     return refuse(error, "b=%d, sq=%d, h=%d, dqk=%d: the size of q leaves int64", p->b, p->s_q,
                   p->h_q, p->d_qk);
-  if (p->kv_type == AMLA_Q8_0 && (p->d_qk % 32 != 0 || c->pad % 32 != 0))
-    return refuse(error, "kv=q8_0: dqk=%d and pad=%d must be multiples of 32", p->d_qk, c->pad);
+  int32_t bytes;
+  const int32_t elems = amla_dtype_block(p->kv_type, &bytes);
+  if (p->d_qk % elems != 0 || c->pad % elems != 0)
+    return refuse(error, "kv=%s: dqk=%d and pad=%d must be multiples of %d",
+                  amla_dtype_name(p->kv_type), p->d_qk, c->pad, elems);
   p->mask_stride_query = (int64_t)p->sk + c->pad;
   p->mask_stride_batch = p->mask_stride_query;
   int64_t mask = p->b;

@@ -106,7 +106,8 @@ static size_t element_bytes(const source *s) {
 }
 
 static const char *dtype_name(const source *s) {
-  return s->integer ? "I32" : s->type == AMLA_F32 ? "F32" : s->type == AMLA_F16 ? "F16" : "BF16";
+  static const char *const names[] = {"F32", "BF16", "F16"}; /* by amla_dtype */
+  return s->integer ? "I32" : names[s->type];
 }
 
 static int64_t total_bytes(const source *s) {
@@ -209,13 +210,14 @@ static int write_file(const char *path, source_list *l, const char *metadata, me
 int harness_write_problem(const char *path, const harness_dataset *data, char *error,
                           size_t error_bytes) {
   const amla_problem *p = &data->problem;
-  const int64_t outer = p->page_size ? p->n_pages : p->b,
-                tokens = p->page_size ? p->page_size : p->sk;
+  const int64_t outer = p->page_size ? p->n_pages : p->b;
+  const int64_t tokens = p->page_size ? p->page_size : p->sk;
   const double scale = data->scale_exact != 0 ? data->scale_exact : (double)p->scale;
   source_list l = {.n = 0};
   char metadata[128];
-  if (p->kv_type == AMLA_Q8_0)
-    return refuse((message){error, error_bytes}, "%s: kv=q8_0: files hold f32, bf16 or f16", path);
+  if (harness_dtype_bytes(p->kv_type) == 0)
+    return refuse((message){error, error_bytes}, "%s: kv=%s: files hold f32, bf16 or f16", path,
+                  amla_dtype_name(p->kv_type));
   if (data->mask != NULL)
     return refuse((message){error, error_bytes}, "%s: mask=1: files hold no mask", path);
   source q = packed("q", p->q_type, false, data->q, 4, p->b, p->s_q, p->h_q, p->d_qk);

@@ -256,14 +256,16 @@ static double flushed(const amla_problem *p, const harness_truth *truth) {
 }
 
 static bound bound_of_result(const amla_problem *p, const harness_truth *truth) {
-  bound b = {.score = (4 + sqrt(p->d_qk)) * u, .sum = 64 * u, .range = INFINITY};
-  b.tiny = flushed(p, truth);
-  switch (p->out_type) {
-  case AMLA_F32: b.out = 0x1p-24, b.limit = 0x1p128 - 0x1p103; break;
-  case AMLA_BF16: b.out = 0x1p-8, b.limit = 0x1p128 - 0x1p119; break;
-  case AMLA_F16: b.out = 0x1p-11, b.tiny += 0x1p-25, b.limit = 65520; break;
-  case AMLA_Q8_0: break; /* not a type of out */
-  }
+  static const bound of_type[] = {
+      [AMLA_F32] = {.out = 0x1p-24, .limit = 0x1p128 - 0x1p103},
+      [AMLA_BF16] = {.out = 0x1p-8, .limit = 0x1p128 - 0x1p119},
+      [AMLA_F16] = {.out = 0x1p-11, .tiny = 0x1p-25, .limit = 65520},
+  };
+  bound b = of_type[p->out_type];
+  b.score = (4 + sqrt(p->d_qk)) * u;
+  b.sum = 64 * u;
+  b.range = INFINITY;
+  b.tiny += flushed(p, truth);
   return b;
 }
 

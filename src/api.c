@@ -39,6 +39,12 @@ const char *amla_dtype_name(amla_dtype type) {
   return PICK(names, type);
 }
 
+int32_t amla_dtype_block(amla_dtype type, int32_t *bytes) {
+  const int32_t elems = amla_dtype_name(type) ? amla_block_elems(type) : 0;
+  *bytes = (int32_t)amla_elems_bytes(type, elems);
+  return elems;
+}
+
 const char *amla_isa_name(amla_isa isa) {
 #define NAME(id, name) [id] = name,
   static const char *const names[] = {[AMLA_ISA_AUTO] = "auto", AMLA_ISAS(NAME)};

@@ -790,6 +790,22 @@ static void kinds_have_names(void **state) {
   assert_string_equal(amla_backend_name(AMLA_BACKEND_NPU), "npu");
 }
 
+static void types_have_blocks(void **state) {
+  static const struct {
+    amla_dtype type;
+    int32_t elems, bytes;
+  } blocks[] = {{AMLA_F32, 1, 4}, {AMLA_BF16, 1, 2}, {AMLA_F16, 1, 2}, {AMLA_Q8_0, 32, 34}};
+  int32_t bytes;
+  (void)state;
+  for (int i = 0; i < LENGTH(blocks); i++) {
+    assert_int_equal(amla_dtype_block(blocks[i].type, &bytes), blocks[i].elems);
+    assert_int_equal(bytes, blocks[i].bytes);
+  }
+  assert_int_equal(amla_dtype_block((amla_dtype)AMLA_N_DTYPES, &bytes), 0);
+  assert_int_equal(bytes, 0);
+  assert_int_equal(amla_dtype_block((amla_dtype)-1, &bytes), 0);
+}
+
 static void plans_say_what_they_chose(void **state) {
   (void)state;
   fixture f = fixture_create(paged);
@@ -882,6 +898,7 @@ int main(void) {
       cmocka_unit_test(backends_are_described),
       cmocka_unit_test(longer_infos_are_filled_in),
       cmocka_unit_test(kinds_have_names),
+      cmocka_unit_test(types_have_blocks),
       cmocka_unit_test(plans_say_what_they_chose),
       cmocka_unit_test(names_and_version_are_pinned),
       cmocka_unit_test(describe_behaves_as_snprintf),

@@ -124,6 +124,10 @@ AMLA_API const char *amla_isa_name(amla_isa isa);             /* 0: "auto" */
 AMLA_API const char *amla_rescale_name(amla_rescale rescale); /* 0: "default" */
 AMLA_API const char *amla_backend_name(amla_backend backend); /* 0: "auto" */
 
+/* Elements of the type's block, and in *bytes its size: 1 and 4 of f32, 32 and 34 of q8_0. 0 past
+ * the last type. */
+AMLA_API int32_t amla_dtype_block(amla_dtype type, int32_t *bytes);
+
 /* ---- Problem: shapes and types, no pointers ---- */
 
 /* Strides count elements of the tensor's type; 0 = packed in the order given beside the tensor.
