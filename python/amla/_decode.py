@@ -101,35 +101,12 @@ def decode(
     array. The GIL is released while the library works. Inference only: torch tensors that require a
     gradient are refused unless gradients are switched off.
     """
+    if _is_traced(q):
+        return _call_operator(**locals())  # nothing but the arguments as yet
     torch = loaded_torch()
     if torch is not None:
-        is_tensor = isinstance(q, torch.Tensor)
-        is_plain = not is_tensor or type(q) in (torch.Tensor, torch.nn.Parameter)
-        if torch.compiler.is_compiling() or not is_plain:
-            from . import _torch_op
-
-            return _torch_op.call(
-                q,
-                kv_cache,
-                block_table,
-                seqlens,
-                scale=scale,
-                causal=causal,
-                d_v=d_v,
-                rescale=rescale,
-                backend=backend,
-                threads=threads,
-                lse_base=lse_base,
-                sinks=sinks,
-                mask=mask,
-                out_dtype=out_dtype,
-                isa=isa,
-                split_tokens=split_tokens,
-                out=out,
-                lse=lse,
-            )
         refuse_gradients(q=q, kv_cache=kv_cache, sinks=sinks, mask=mask, out=out, lse=lse)
-        if is_tensor and _OPERATOR not in sys.modules:
+        if isinstance(q, torch.Tensor) and _OPERATOR not in sys.modules:
             importlib.import_module(_OPERATOR)
     a = Arguments(q, kv_cache, block_table, seqlens, sinks, mask, out, lse)
     options = options_of(
@@ -145,6 +122,20 @@ def decode(
         out_dtype=out_dtype,
     )
     return find_call(a, options).run(a)
+
+
+def _is_traced(q: Array) -> bool:
+    torch = loaded_torch()
+    if torch is None:
+        return False
+    is_plain = not isinstance(q, torch.Tensor) or type(q) in (torch.Tensor, torch.nn.Parameter)
+    return torch.compiler.is_compiling() or not is_plain
+
+
+def _call_operator(**arguments: Any) -> tuple[Any, Any]:
+    from . import _torch_op
+
+    return _torch_op.call(**arguments)
 
 
 # Registers torch.ops.amla.decode: with the first tensor where amla was imported before torch.

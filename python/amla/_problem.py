@@ -73,14 +73,11 @@ def options_of(
     out_dtype: Any,
 ) -> Options:
     """The same object for the same values."""
+    fields = scale, causal, d_v, rescale, backend, threads, lse_base, isa, split_tokens, out_dtype
     try:
-        return _remembered(
-            scale, causal, d_v, rescale, backend, threads, lse_base, isa, split_tokens, out_dtype
-        )
+        return _remembered(*fields)
     except TypeError:  # a value that cannot be hashed: whoever checks it says which
-        return Options(
-            scale, causal, d_v, rescale, backend, threads, lse_base, isa, split_tokens, out_dtype
-        )
+        return Options(*fields)
 
 
 # ---- Arrays ----

@@ -8,6 +8,7 @@ rest of a call.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -18,8 +19,7 @@ from ._plan import find_call
 from ._problem import OPTION_DEFAULTS, Arguments, options_of
 
 
-@torch.library.custom_op("amla::decode", mutates_args=())
-def decode_op(
+def _decode(
     q: torch.Tensor,
     kv_cache: torch.Tensor,
     block_table: torch.Tensor | None,
@@ -38,44 +38,22 @@ def decode_op(
     split_tokens: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See amla.decode."""
-    a = Arguments(q, kv_cache, block_table, seqlens, sinks=sinks, mask=mask)
-    options = options_of(
-        scale=scale,
-        causal=causal,
-        d_v=d_v,
-        rescale=rescale,
-        backend=backend,
-        threads=threads,
-        lse_base=lse_base,
-        isa=isa,
-        split_tokens=split_tokens,
-        out_dtype=out_dtype,
-    )
-    return find_call(a, options).run(a)
+    options = dict(locals())
+    a = Arguments(*(options.pop(name) for name in _ARRAYS))
+    return find_call(a, options_of(**options)).run(a)
+
+
+decode_op = torch.library.custom_op("amla::decode", _decode, mutates_args=())
+_ARRAYS = ("q", "kv_cache", "block_table", "seqlens", "sinks", "mask")
+_ARGUMENTS = tuple(inspect.signature(_decode).parameters)
 
 
 @decode_op.register_fake
-def _(
-    q: Any,
-    kv_cache: Any,
-    block_table: Any,
-    seqlens: Any,
-    sinks: Any,
-    mask: Any,
-    scale: Any,
-    causal: Any,
-    d_v: Any,
-    rescale: Any,
-    backend: Any,
-    threads: Any,
-    lse_base: Any,
-    out_dtype: Any,
-    isa: Any,
-    split_tokens: Any,
-) -> Any:
-    b, s_q, h_q, _ = q.shape
-    out = q.new_empty((b, s_q, h_q, d_v), dtype=out_dtype)
-    return out, q.new_empty((b, h_q, s_q), dtype=torch.float32)
+def _(*values: Any) -> Any:
+    a = dict(zip(_ARGUMENTS, values))
+    b, s_q, h_q, _ = a["q"].shape
+    out = a["q"].new_empty((b, s_q, h_q, a["d_v"]), dtype=a["out_dtype"])
+    return out, a["q"].new_empty((b, h_q, s_q), dtype=torch.float32)
 
 
 def call(
