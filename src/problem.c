@@ -176,6 +176,40 @@ static amla_status check_kv(amla_problem *p, amla_detail *detail) {
   return check_extent("block_table", table, 1, p->max_pages, detail);
 }
 
+static amla_status check_unbuilt_fields(const amla_problem *p, amla_detail *detail) {
+  const struct {
+    const char *name;
+    double value;
+  } later[] = {{"topk", p->topk},
+               {"index_kind", p->index_kind},
+               {"topk_length_per_query", p->topk_length_per_query},
+               {"window", p->window},
+               {"q_d_rope", p->q_d_rope},
+               {"kv_d_rope", p->kv_d_rope},
+               {"extra_sk", p->extra_sk},
+               {"extra_topk", p->extra_topk},
+               {"extra_page_size", p->extra_page_size},
+               {"extra_max_pages", p->extra_max_pages},
+               {"kv_scale", (double)p->kv_scale},
+               {"kv_rope_scale", (double)p->kv_rope_scale},
+               {"extra_n_pages", (double)p->extra_n_pages},
+               {"extra_kv_stride_page", (double)p->extra_kv_stride_page},
+               {"extra_kv_stride_token", (double)p->extra_kv_stride_token},
+               {"indices_stride_batch", (double)p->indices_stride_batch},
+               {"indices_stride_query", (double)p->indices_stride_query},
+               {"extra_indices_stride_batch", (double)p->extra_indices_stride_batch},
+               {"extra_indices_stride_query", (double)p->extra_indices_stride_query},
+               {"q_rope_stride_batch", (double)p->q_rope_stride_batch},
+               {"q_rope_stride_query", (double)p->q_rope_stride_query},
+               {"q_rope_stride_head", (double)p->q_rope_stride_head},
+               {"kv_rope_stride_page", (double)p->kv_rope_stride_page},
+               {"kv_rope_stride_token", (double)p->kv_rope_stride_token}};
+  for (size_t i = 0; i < sizeof later / sizeof *later; i++)
+    if (later[i].value != 0.0)
+      UNSUPPORTED("%s=%g: must be 0, not built yet", later[i].name, later[i].value);
+  return AMLA_OK;
+}
+
 amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, amla_detail *detail) {
   static const size_t first_bytes =
       offsetof(amla_problem, mask_stride_query) + sizeof p->mask_stride_query; /* of 0.1 */
@@ -205,6 +239,7 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, aml
             "YaRN factor, set it",
             (double)p->scale);
   TRY(check_range("memory", p->memory, AMLA_MEMORY_HOST, AMLA_MEMORY_DEVICE, detail));
+  TRY(check_unbuilt_fields(p, detail));
   TRY(check_q_and_out(p, detail));
   TRY(check_mask(p, detail));
   return check_kv(p, detail);
@@ -255,6 +290,9 @@ amla_status amla_options_check(const amla_options *options, amla_options *o, aml
   TRY(check_range("isa", o->isa, AMLA_ISA_AUTO, AMLA_N_ISAS - 1, detail));
   TRY(check_range("split_tokens", o->split_tokens, AMLA_SPLIT_AUTO, INT32_MAX, detail));
   TRY(check_range("lse_base", o->lse_base, AMLA_LSE_NATURAL, AMLA_LSE_BASE2, detail));
+  TRY(check_range("lse_sink", o->lse_sink, AMLA_LSE_WITHOUT_SINK, AMLA_LSE_WITH_SINK, detail));
+  if (o->lse_sink)
+    UNSUPPORTED("lse_sink=%d: must be 0, not built yet", o->lse_sink);
   if (o->rescale == AMLA_RESCALE_DEFAULT)
     o->rescale = AMLA_RESCALE_LAZY;
   if (o->threads == 0)
@@ -289,7 +327,21 @@ static amla_status check_unsupported(const amla_tensors *t, amla_detail *detail)
   const struct {
     const char *name;
     const void *pointer;
-  } later[] = {{"q_rope", t->q_rope}, {"kv_rope", t->kv_rope}};
+  } later[] = {{"q_rope", t->q_rope},
+               {"kv_rope", t->kv_rope},
+               {"indices", t->indices},
+               {"topk_length", t->topk_length},
+               {"visible_k", t->visible_k},
+               {"q_indptr", t->q_indptr},
+               {"kv_indptr", t->kv_indptr},
+               {"kv_indices", t->kv_indices},
+               {"max_logits", t->max_logits},
+               {"extra_kv", t->extra_kv},
+               {"extra_block_table", t->extra_block_table},
+               {"extra_seqlens_k", t->extra_seqlens_k},
+               {"extra_visible_k", t->extra_visible_k},
+               {"extra_indices", t->extra_indices},
+               {"extra_topk_length", t->extra_topk_length}};
   for (size_t i = 0; i < sizeof later / sizeof *later; i++)
     if (later[i].pointer)
       UNSUPPORTED("%s=%p: must be NULL, not built yet", later[i].name, later[i].pointer);

@@ -21,16 +21,40 @@ static inline int32_t amla_visible(const amla_problem *p, int32_t length, int32_
   return n > 0 ? (int32_t)n : 0;
 }
 
-/* Address of token j of a sequence. Neighbours on one page are kv_stride_token elements apart. */
-static inline const void *amla_token(const amla_problem *p, const amla_tensors *t, int32_t sequence,
-                                     int32_t j) {
-  int64_t page = sequence, slot = j;
-  if (p->page_size > 0) {
-    page = t->block_table[(int64_t)sequence * p->max_pages + j / p->page_size];
-    slot = j % p->page_size;
-  }
-  return (const char *)t->kv +
-         amla_elems_bytes(p->kv_type, page * p->kv_stride_page + slot * p->kv_stride_token);
+/* Where the parts of a token's row lie. */
+typedef struct amla_token_ref {
+  const void *row;    /* its first element */
+  const void *rope;   /* its last kv_d_rope elements, if they lie apart; else NULL */
+  const void *scales; /* its scales, if its type has them apart; else NULL */
+} amla_token_ref;
+
+/* Token `slot` of page `page`; contiguous: of sequence `page`. */
+static inline amla_token_ref amla_slot_at(const amla_problem *p, const amla_tensors *t,
+                                          int64_t page, int64_t slot) {
+  const int64_t at = page * p->kv_stride_page + slot * p->kv_stride_token;
+  return (amla_token_ref){(const char *)t->kv + amla_elems_bytes(p->kv_type, at), NULL, NULL};
+}
+
+/* Where token j of a sequence lies, and how many tokens from it on lie on the same page. */
+typedef struct amla_place {
+  int64_t page;
+  int32_t slot, n;
+} amla_place;
+
+static inline amla_place amla_place_of(const amla_problem *p, const amla_tensors *t,
+                                       int32_t sequence, int32_t j) {
+  if (p->page_size == 0)
+    return (amla_place){sequence, j, p->sk - j};
+  const int32_t page = t->block_table[(int64_t)sequence * p->max_pages + j / p->page_size];
+  const int32_t slot = j % p->page_size;
+  return (amla_place){page, slot, p->page_size - slot};
+}
+
+/* Token j of a sequence. */
+static inline amla_token_ref amla_token_at(const amla_problem *p, const amla_tensors *t,
+                                           int32_t sequence, int32_t j) {
+  const amla_place at = amla_place_of(p, t, sequence, j);
+  return amla_slot_at(p, t, at.page, at.slot);
 }
 
 /* The mask's row for a query: [sk] f16; NULL without a mask. */

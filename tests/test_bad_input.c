@@ -218,6 +218,7 @@ static void bad_options_are_refused(void **state) {
   BAD_OPTION(o.split_tokens = -2, INVALID, "split_tokens=-2", ">= -1");
   BAD_OPTION(o.split_tokens = INT32_MIN, INVALID, "split_tokens=-2147483648", ">= -1");
   BAD_OPTION(o.lse_base = (amla_lse_base)2, INVALID, "lse_base=2", "<= 1");
+  BAD_OPTION(o.lse_sink = (amla_lse_sink)2, INVALID, "lse_sink=2", "<= 1");
 }
 
 /* With this environment variable set to each of these values. */
@@ -252,17 +253,17 @@ static void environment_caps_isa_and_sets_threads(void **state) {
       {"c",
        "",
        {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_FLASH, 5, AMLA_ISA_AVX512, 0,
-        AMLA_LSE_NATURAL, NULL, NULL},
+        AMLA_LSE_NATURAL, NULL, NULL, AMLA_LSE_WITHOUT_SINK},
        {"cpu c flash", "5 threads"}},
       {"avx512",
        "7",
        {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_AMLA, 1, AMLA_ISA_C, 0,
-        AMLA_LSE_NATURAL, NULL, NULL},
+        AMLA_LSE_NATURAL, NULL, NULL, AMLA_LSE_WITHOUT_SINK},
        {"cpu c amla", "1 thread"}},
       {"",
        "2",
        {sizeof(amla_options), AMLA_BACKEND_REF, AMLA_RESCALE_LAZY, 0, 0, 0, AMLA_LSE_NATURAL, NULL,
-        NULL},
+        NULL, AMLA_LSE_WITHOUT_SINK},
        {"ref lazy", ""}},
   };
   for (int i = 0; i < LENGTH(rows); i++) {
@@ -442,6 +443,24 @@ static void used_page_ids_must_exist_and_unused_ones_need_not(void **state) {
   fixture_free(&f);
 }
 
+/* Problems and tensors as 0.1 had them. */
+static void older_structs_are_accepted(void **state) {
+  (void)state;
+  fixture f = fixture_create(paged);
+  amla_problem p = good_problem(paged);
+  amla_plan *plan;
+  p.struct_bytes =
+      (uint32_t)(offsetof(amla_problem, mask_stride_query) + sizeof p.mask_stride_query);
+  p.topk = 7; /* not there */
+  assert_int_equal(amla_plan_create(&plan, &p, NULL, NULL), AMLA_OK);
+  amla_plan_destroy(plan);
+  amla_tensors t = f.data.tensors;
+  t.struct_bytes = (uint32_t)(offsetof(amla_tensors, stream) + sizeof t.stream);
+  t.indices = f.data.seqlens_k;
+  assert_int_equal(amla_plan_run(f.plan, &t, f.scratch, f.scratch_bytes, NULL), AMLA_OK);
+  fixture_free(&f);
+}
+
 /* Options as the first release had them, without the fields behind lse_base. */
 static void older_options_are_accepted(void **state) {
   (void)state;
@@ -460,6 +479,10 @@ static void what_is_not_built_is_refused_by_name(void **state) {
   (void)state;
   static int anything;
   fixture f = fixture_create(paged);
+  BAD(paged, p.topk = 64, UNSUPPORTED, "topk=64", "must be 0");
+  BAD(paged, p.extra_sk = 64, UNSUPPORTED, "extra_sk=64", "must be 0");
+  BAD_OPTION(o.lse_sink = AMLA_LSE_WITH_SINK, UNSUPPORTED, "lse_sink=1", "must be 0");
+  BAD_TENSORS(&f, t.indices = &anything, UNSUPPORTED, "indices=", "must be NULL");
   BAD_TENSORS(&f, t.q_rope = &anything, UNSUPPORTED, "q_rope=", "must be NULL");
   BAD_TENSORS(&f, t.kv_rope = &anything, UNSUPPORTED, "kv_rope=", "must be NULL");
   BAD_TENSORS(&f, t.stream = &anything, INVALID, "stream=", "must be NULL");
@@ -885,6 +908,7 @@ int main(void) {
       cmocka_unit_test(overlapping_outputs_are_refused),
       cmocka_unit_test(bad_lengths_are_refused),
       cmocka_unit_test(used_page_ids_must_exist_and_unused_ones_need_not),
+      cmocka_unit_test(older_structs_are_accepted),
       cmocka_unit_test(older_options_are_accepted),
       cmocka_unit_test(what_is_not_built_is_refused_by_name),
       cmocka_unit_test(null_plan_struct_and_scratch_are_refused),

@@ -368,7 +368,7 @@ static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, aml
   for (int64_t i = 0; type != AMLA_Q8_0 && i < n_rows * (d + 1) + 1; i++)
     harness_store(bytes, type, i, random_hostile(&s->seed));
   for (int32_t i = 0; i < 2 * tokens; i++) {
-    moves[i].from =
+    moves[i].row =
         bytes + (size_t)(i % n_rows) * row_bytes + size; /* aligned to the element only */
     moves[i].to = (float *)guarded_data(&staged) + i % tokens * ld;
   }
@@ -379,7 +379,7 @@ static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, aml
     const int32_t column = (int32_t)(i % ld),
                   from = s->ukr->even_odd[type] ? split_column(d, column) : column;
     if (i / ld < n_rows && column < d
-            ? !same_number(got[i], harness_load(moves[i / ld].from, type, from))
+            ? !same_number(got[i], harness_load(moves[i / ld].row, type, from))
             : to_bits(got[i]) != 0xa5a5a5a5u)
       FAIL_AT(s, "qk", "n=%d d=%d type=%d stage of %d: row %d element %d is %a", n, d, (int)type,
               n_rows, (int)(i / ld), column, (double)got[i]);

@@ -112,6 +112,19 @@ typedef enum amla_lse_base {
   AMLA_LSE_BASE2 = 1    /* log2, as FlashInfer returns it */
 } amla_lse_base;
 
+/* What LSE is of, where there are sinks. */
+typedef enum amla_lse_sink {
+  AMLA_LSE_WITHOUT_SINK = 0, /* the keys alone, as FlashMLA returns it */
+  AMLA_LSE_WITH_SINK = 1     /* keys and sink, as FlashInfer's SM120 kernels return it */
+} amla_lse_sink;
+
+/* What the entries of indices are. */
+typedef enum amla_index_kind {
+  AMLA_INDEX_SLOT = 0, /* place in the cache: page * page_size + offset; contiguous: sequence * sk +
+                          position */
+  AMLA_INDEX_POSITION = 1 /* position in the sequence, found through its block table */
+} amla_index_kind;
+
 typedef enum amla_memory {
   AMLA_MEMORY_HOST = 0,
   AMLA_MEMORY_DEVICE = 1 /* every tensor, lengths and block table included; only for backend cuda */
@@ -163,12 +176,37 @@ typedef struct amla_problem {
   int64_t
       kv_stride_token; /* between tokens of one page or sequence, >= d_qk unless page_size is 1 */
   int64_t mask_stride_batch, mask_stride_query; /* mask [b][s_q][sk], last one contiguous */
+
+  /* Since 0.2. 0 everywhere is dense attention over one cache of whole rows. docs/sparse.md.
+   *
+   * The keys of a query are those of the first scope, then those of the second, in that order: one
+   * line of keys under one softmax, with one LSE and one sink. A scope is a cache and what a query
+   * sees of it: a list, or everything up to a length. */
+  int32_t topk; /* > 0: a query sees of the first scope the tokens that indices lists, in at most so
+                   many entries. Needs causal = 0 and window = 0: the list says it all */
+  amla_index_kind index_kind;    /* of both scopes' lists */
+  int32_t topk_length_per_query; /* topk_length and extra_topk_length are: 0: [b]; 1: [b][s_q] */
+  int32_t window; /* > 0: a query that would see keys [0, n) of the first scope sees those from
+                     max(0, n - window) on. Needs causal = 1 or visible_k */
+  int32_t q_d_rope, kv_d_rope; /* > 0: the last so many elements of a row lie in q_rope or kv_rope,
+                                  and rows of q or kv have only the d_qk - so many before them */
+  int32_t extra_sk; /* second scope: as sk. It is there if extra_sk or extra_topk is > 0 */
+  int32_t extra_topk, extra_page_size, extra_max_pages; /* as topk, page_size, max_pages */
+  float kv_scale, kv_rope_scale; /* fp8_e4m3: factor of the elements of kv before the rope part, and
+                                    of those in it. Positive and finite; 0 = 1 */
+  int64_t extra_n_pages, extra_kv_stride_page, extra_kv_stride_token;
+  int64_t indices_stride_batch, indices_stride_query; /* indices [b][s_q][topk], last contiguous */
+  int64_t extra_indices_stride_batch, extra_indices_stride_query;
+  int64_t q_rope_stride_batch, q_rope_stride_query,
+      q_rope_stride_head; /* q_rope [b][s_q][h_q][q_d_rope], last one contiguous */
+  int64_t kv_rope_stride_page, kv_rope_stride_token; /* kv_rope, as those of kv */
 } amla_problem;
 
 /* clang-format off */
 #define AMLA_PROBLEM_INIT                                                                          \
   {(uint32_t)sizeof(amla_problem), 1, 1, 128, 1, 0, 576, 512, 0, 0, 0, AMLA_BF16, AMLA_BF16,       \
-   AMLA_BF16, 0, 0.0f, AMLA_MEMORY_HOST, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+   AMLA_BF16, 0, 0.0f, AMLA_MEMORY_HOST, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,                             \
+   0, AMLA_INDEX_SLOT, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0.0f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 /* clang-format on */
 
 /* ---- Options: how, never what ---- */
@@ -202,19 +240,20 @@ typedef struct amla_options {
    * outputs then hold anything, and does no harm to plan and scratch. */
   amla_parallel parallel;
   void *parallel_context;
+  amla_lse_sink lse_sink; /* of rows that see a key; without one LSE is -inf in both */
 } amla_options;
 
 /* clang-format off */
 #define AMLA_OPTIONS_INIT                                                                          \
   {(uint32_t)sizeof(amla_options), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, 0, AMLA_ISA_AUTO, 0,   \
-   AMLA_LSE_NATURAL, NULL, NULL}
+   AMLA_LSE_NATURAL, NULL, NULL, AMLA_LSE_WITHOUT_SINK}
 /* clang-format on */
 
 /* ---- Tensors: pointers and run-time data ---- */
 
 /* Every buffer comes with its capacity, in bytes, of which the last touched element must be inside.
- * Buffers are aligned to their element. out and lse must not overlap any other buffer (refused),
- * scratch none at all (not checked). Nothing past a sequence's length is read: unused
+ * Buffers are aligned to their element. out, lse and max_logits must not overlap any other buffer
+ * (refused), scratch none at all (not checked). Nothing past a sequence's length is read: unused
  * slots of its last page, unused pages and unused block-table entries may hold anything. */
 typedef struct amla_tensors {
   uint32_t struct_bytes;
@@ -234,19 +273,64 @@ typedef struct amla_tensors {
   size_t out_bytes;
   float *lse; /* [b][h_q][s_q] f32, or NULL; rows that see no key are -inf */
   size_t lse_bytes;
-  const void *q_rope;  /* separate rope part of q: not built yet, must be NULL (packed rows) */
-  const void *kv_rope; /* separate rope part of kv: not built yet, must be NULL */
+  const void *q_rope;  /* [b][s_q][h_q][q_d_rope] q_type; NULL when q_d_rope is 0 */
+  const void *kv_rope; /* [n_pages][page_size][kv_d_rope] kv_type, or [b][sk][kv_d_rope]; NULL when
+                          kv_d_rope is 0 */
   const void *mask; /* [b][s_q][sk] f16, added to scale * q . k of every head; -inf hides the key;
                        NULL = none */
   size_t q_rope_bytes, kv_rope_bytes, mask_bytes;
   void *stream; /* device memory: the CUstream to run on, NULL = the default stream. Host
                    memory: must be NULL */
+
+  /* Since 0.2; all NULL for dense attention over one cache. */
+  const int32_t *indices; /* [b][s_q][topk] tokens of the first scope, as index_kind says. A
+                             negative entry is none, wherever it stands; a token listed twice counts
+                             twice. Slots are below n_pages * page_size (contiguous: b * sk), and
+                             block_table and seqlens_k are not read. Positions are below the
+                             sequence's length */
+  size_t indices_bytes;
+  const int32_t
+      *topk_length; /* [b] or [b][s_q], each in [0, topk]: entries of a list that count, the
+                       first ones; NULL = all topk. Those after them may hold anything */
+  size_t topk_length_bytes;
+  const int32_t *visible_k; /* [b][s_q], each in [0, length]: a query sees keys [0, visible_k) of
+                               the first scope. NULL = as causal says. Not with causal or topk */
+  size_t visible_k_bytes;
+  const int32_t
+      *q_indptr; /* [b + 1], from 0, never falling: sequence i has queries [q_indptr[i],
+                    q_indptr[i + 1]), at most s_q. With it every [b][s_q] here and in
+                    the problem is [q_indptr[b]], by the query strides, and lse and
+                    max_logits are [q_indptr[b]][h_q]. NULL = each has s_q. Not with mask */
+  size_t q_indptr_bytes;
+  const int32_t *kv_indptr; /* [b + 1], from 0, never falling: sequence i has pages [kv_indptr[i],
+                               kv_indptr[i + 1]) of kv_indices, in place of a row of block_table,
+                               which is NULL then */
+  size_t kv_indptr_bytes;
+  const int32_t *kv_indices; /* [kv_indptr[b]] page ids */
+  size_t kv_indices_bytes;
+  float *max_logits; /* [b][h_q][s_q] f32, or NULL: the largest scale * q . k of the row, mask
+                        included, in natural-log units; -inf without keys */
+  size_t max_logits_bytes;
+  const void *extra_kv; /* second scope: as kv, of kv_type too; the others as their namesakes */
+  size_t extra_kv_bytes;
+  const int32_t *extra_block_table; /* [b][extra_max_pages] */
+  size_t extra_block_table_bytes;
+  const int32_t *extra_seqlens_k; /* [b] */
+  size_t extra_seqlens_k_bytes;
+  const int32_t *extra_visible_k; /* [b][s_q]; NULL = the scope's whole length: causal and window
+                                     are the first scope's */
+  size_t extra_visible_k_bytes;
+  const int32_t *extra_indices; /* [b][s_q][extra_topk] */
+  size_t extra_indices_bytes;
+  const int32_t *extra_topk_length; /* [b] or [b][s_q] */
+  size_t extra_topk_length_bytes;
 } amla_tensors;
 
 /* clang-format off */
 #define AMLA_TENSORS_INIT                                                                          \
   {(uint32_t)sizeof(amla_tensors), NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL,     \
-   0, NULL, NULL, NULL, 0, 0, 0, NULL}
+   0, NULL, NULL, NULL, 0, 0, 0, NULL, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,       \
+   NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0}
 /* clang-format on */
 
 /* ---- Plan ---- */

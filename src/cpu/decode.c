@@ -27,16 +27,16 @@ static void *elems_at(void *buffer, amla_dtype type, int64_t elems) {
 static void list_keys(const amla_worker *w, int32_t begin, int32_t n, int32_t limit, void *tile,
                       amla_ukr_move *list) {
   const amla_problem *p = &w->plan->problem;
-  const int64_t token_bytes = amla_elems_bytes(p->kv_type, p->kv_stride_token);
   const int64_t row_bytes = amla_elems_bytes(w->cpu->ukernels->tile_type, w->cpu->layout.ld);
   const int32_t known = min(n, limit - begin);
   char *to = tile;
   for (int32_t j = 0; j < known;) { /* page by page */
-    const char *from = amla_token(p, w->tensors, w->group.sequence, begin + j);
-    const int32_t on_page = p->page_size > 0 ? p->page_size - (begin + j) % p->page_size : known;
-    const int32_t end = j + min(known - j, on_page);
-    for (; j < end; j++, from += token_bytes, to += row_bytes)
-      list[j] = (amla_ukr_move){from, to};
+    amla_place at = amla_place_of(p, w->tensors, w->group.sequence, begin + j);
+    const int32_t end = j + min(known - j, at.n);
+    for (; j < end; j++, at.slot++, to += row_bytes) {
+      const amla_token_ref from = amla_slot_at(p, w->tensors, at.page, at.slot);
+      list[j] = (amla_ukr_move){from.row, from.scales, to};
+    }
   }
   for (int32_t j = known > 0 ? known : 0; j < n; j++)
     list[j] = list[j - 1];
@@ -82,7 +82,7 @@ static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32
   list_keys(w, begin, n, limit, w->tiles[0], upcoming);
   list_keys(w, next, 3 * AMLA_UKR_MAX_QK_TOKENS, limit, w->tiles[1], upcoming + n);
   for (int32_t i = 0; w->staged != begin && i < min(n, ahead); i++)
-    u->load(p->kv_type, p->d_qk, upcoming[i].from, upcoming[i].to);
+    u->load(p->kv_type, p->d_qk, upcoming[i].row, upcoming[i].to);
   const int32_t n_keys = n + min(limit - next, ahead);
   panel_scores(w, w->panels, narrow, n, upcoming, n_keys);
   panel_scores(w, narrow, last, n, upcoming, n_keys);

@@ -16,9 +16,9 @@
 #include "../base/dtype.h"
 #include "../base/store.h"
 
-/* A KV row to be converted: from [d_qk] of kv_type, to [ldk] of tile_type, 64-byte aligned. */
+/* A KV row to be converted: row [d_qk] of kv_type, to [ldk] of tile_type, 64-byte aligned. */
 typedef struct amla_ukr_move {
-  const void *from;
+  const void *row, *scales; /* as in amla_token_ref */
   void *to;
 } amla_ukr_move;
 

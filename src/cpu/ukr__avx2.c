@@ -184,8 +184,8 @@ static void run_stage(int32_t d, const amla_ukr_stage *stage, int32_t tokens) {
   const int64_t row_bytes = amla_elems_bytes(stage->type, d);
   for (const amla_ukr_move *m = stage->moves; m < stage->moves + stage->n_rows; m++) {
     for (int64_t at = 0; at < row_bytes; at += 64)
-      _mm_prefetch((const char *)m[tokens].from + at, _MM_HINT_T1);
-    load(stage->type, d, m->from, m->to);
+      _mm_prefetch((const char *)m[tokens].row + at, _MM_HINT_T1);
+    load(stage->type, d, m->row, m->to);
   }
 }
 
@@ -230,9 +230,9 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
 #pragma GCC unroll 6
   for (int i = 0; i < QK_TOKENS; i++) {
     acc[i][0] = acc[i][1] = _mm256_setzero_ps();
-    scale[i] = type == AMLA_Q8_0 ? scale_q8_0(moves[i].from, 0) : _mm256_setzero_ps();
+    scale[i] = type == AMLA_Q8_0 ? scale_q8_0(moves[i].row, 0) : _mm256_setzero_ps();
     _mm256_store_ps(i < 3 ? k + i * ldk : k3 + (i - 3) * ldk,
-                    load_8(type, moves[i].from, 0, scale[i]));
+                    load_8(type, moves[i].row, 0, scale[i]));
   }
   for (; d + 8 < d_qk; d += 8) {
     if (d % line == 0) {
@@ -240,15 +240,15 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
       const amla_ukr_move *fetch = ahead < d_qk ? moves : moves + QK_TOKENS;
       const int64_t at = amla_elems_bytes(type, ahead < d_qk ? ahead : ahead - d_qk);
       for (int i = 0; i < QK_TOKENS; i++)
-        _mm_prefetch((const char *)fetch[i].from + at, _MM_HINT_T0);
+        _mm_prefetch((const char *)fetch[i].row + at, _MM_HINT_T0);
     }
     for (int i = 0; type == AMLA_Q8_0 && (d + 8) % AMLA_Q8_0_ELEMS == 0 && i < QK_TOKENS; i++)
-      scale[i] = scale_q8_0(moves[i].from, d + 8);
+      scale[i] = scale_q8_0(moves[i].row, d + 8);
 #pragma GCC unroll 8
     for (int t = 0; t < 8; t++) {
       if (t < QK_TOKENS)
         _mm256_store_ps((t < 3 ? k + t * ldk : k3 + (t - 3) * ldk) + d + 8,
-                        load_8(type, moves[t].from, d + 8, scale[t]));
+                        load_8(type, moves[t].row, d + 8, scale[t]));
       qk_step(acc, k, k3, ldk, d + t, qt + (d + t) * 16);
     }
   }

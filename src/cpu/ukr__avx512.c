@@ -345,11 +345,11 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
   int32_t d = 0, column = 0;
   qk_begin(acc, QK_TOKENS, k, ldk, rows);
   for (int32_t lines = stage->n_rows * (d_qk / 32); lines > 0; lines--) {
-    const char *fetch = (const char *)move[QK_TOKENS].from + amla_elems_bytes(type, column);
+    const char *fetch = (const char *)move[QK_TOKENS].row + amla_elems_bytes(type, column);
     _mm_prefetch(fetch, _MM_HINT_T1);
     if (type == AMLA_F32)
       _mm_prefetch(fetch + 64, _MM_HINT_T1);
-    load_32(type, move->from, column, move->to);
+    load_32(type, move->row, column, move->to);
     column += 32;
     if (column == d_qk)
       column = 0, move++;
@@ -374,7 +374,7 @@ static inline __attribute__((always_inline)) void qk_staging_own(amla_dtype type
   int32_t d = 0;
   qk_begin(acc, QK_TOKENS, k, ldk, rows);
   for (int i = 0; i < QK_TOKENS; i++)
-    load_32(type, moves[i].from, 0, k + i * ldk);
+    load_32(type, moves[i].row, 0, k + i * ldk);
   for (int32_t next = 32; next < d_qk; next += 32) {
     const int32_t ahead = next + FETCH_COLUMNS;
     const amla_ukr_move *fetch = ahead < d_qk ? moves : moves + QK_TOKENS;
@@ -382,10 +382,10 @@ static inline __attribute__((always_inline)) void qk_staging_own(amla_dtype type
     for (int i = 0; i < QK_TOKENS; i += 3) {
 #pragma GCC unroll 3
       for (int t = 0; t < 3; t++) {
-        _mm_prefetch((const char *)fetch[i + t].from + at, _MM_HINT_T0);
+        _mm_prefetch((const char *)fetch[i + t].row + at, _MM_HINT_T0);
         if (type == AMLA_F32)
-          _mm_prefetch((const char *)fetch[i + t].from + at + 64, _MM_HINT_T0);
-        load_32(type, moves[i + t].from, next, k + (i + t) * ldk);
+          _mm_prefetch((const char *)fetch[i + t].row + at + 64, _MM_HINT_T0);
+        load_32(type, moves[i + t].row, next, k + (i + t) * ldk);
       }
 #pragma GCC unroll 4
       for (int t = 0; t < 4; t++, d += 2)
@@ -397,7 +397,7 @@ static inline __attribute__((always_inline)) void qk_staging_own(amla_dtype type
 
 static void load_rows(int32_t d, const amla_ukr_stage *stage) {
   for (int32_t i = 0; i < stage->n_rows; i++)
-    load(stage->type, d, stage->moves[i].from, stage->moves[i].to);
+    load(stage->type, d, stage->moves[i].row, stage->moves[i].to);
 }
 
 static inline __attribute__((always_inline)) void qk_tokens(int depth, int32_t n, int32_t d_qk,

@@ -36,7 +36,7 @@ static void qk_4x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const
   float acc[QK_TOKENS][ROWS] = {{0}};
   (void)n;
   for (int32_t i = 0; i < stage->n_rows; i++)
-    amla_load_row(stage->type, d_qk, stage->moves[i].from, stage->moves[i].to);
+    amla_load_row(stage->type, d_qk, stage->moves[i].row, stage->moves[i].to);
   for (int32_t d = 0; d < d_qk; d++)
     for (int i = 0; i < QK_TOKENS; i++)
       for (int r = 0; r < ROWS; r++)

@@ -55,7 +55,7 @@ static int32_t gather(const amla_problem *p, const amla_tensors *t, int32_t sequ
   for (; *j < visible && n < BLOCK_TOKENS; ++*j) {
     if (mask && mask[*j] == AMLA_MASK_HIDDEN)
       continue;
-    amla_load_row(p->kv_type, p->d_qk, amla_token(p, t, sequence, *j),
+    amla_load_row(p->kv_type, p->d_qk, amla_token_at(p, t, sequence, *j).row,
                   b->kv + (int64_t)n * p->d_qk);
     b->bias[n++] = mask ? amla_f16_to_f32(mask[*j]) : 0.0f;
   }
