@@ -65,7 +65,7 @@ check_includes() {
       system_of["cli"] = system_of["fuzz"] " argp.h dlfcn.h"
       system_of["bench"] = system_of["fuzz"] " cblas.h oneapi/dnnl/dnnl.h"
       system_of["ggml"] = "dlfcn.h cmocka.h setjmp.h POSIX"
-      system_of["tests"] = "omp.h jansson.h cmocka.h setjmp.h fenv.h POSIX"
+      system_of["tests"] = "dlfcn.h omp.h jansson.h cmocka.h setjmp.h fenv.h POSIX"
       system_of["tests/cuda_emulated"] = "ucontext.h sanitizer/common_interface_defs.h " \
         "chrono cmath cstdarg cstdint cstdio cstdlib cstring deque functional map memory mutex " \
         "thread vector"
@@ -161,7 +161,7 @@ check_isa_ifdefs() { # the loop and everything else outside the ISA files is ISA
 }
 
 check_names() { # file names are unique in the tree, so that a name alone says which file
-  list_files | sed 's|.*/||' | grep -vE '^(CMakeLists\.txt|README\.md|__init__\.py)$' | sort |
+  list_files | sed 's|.*/||' | grep -vE '^(CMakeLists\.txt|README\.md|__init__\.py|conftest\.py)$' | sort |
     uniq -d | awk '{ print $0 ": more than one file has this name"; found = 1 } END { exit found }'
 }
 
