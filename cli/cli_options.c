@@ -68,6 +68,15 @@ static error_t parse_shared(int key, char *text, struct argp_state *state) {
     return 0;
   case 't': o->plan.threads = parse_count(state, "threads", text); return 0;
   case 'i': o->plan.isa = (amla_isa)parse_choice(state, "isa", text, harness_isas); return 0;
+  case CLI_KEY_P_FORM:
+    o->plan.p_form = (amla_p_form)parse_choice(state, "p-form", text, harness_p_forms);
+    return 0;
+  case CLI_KEY_Q_FORM:
+    o->plan.q_form = (amla_q_form)parse_choice(state, "q-form", text, harness_q_forms);
+    return 0;
+  case CLI_KEY_KV_ROUND:
+    o->plan.kv_round = (amla_kv_round)parse_choice(state, "kv-round", text, harness_kv_rounds);
+    return 0;
   case 'j': o->json = true; return 0;
   case 'p': o->plot = text; return 0;
   default: return ARGP_ERR_UNKNOWN;
@@ -80,6 +89,9 @@ static harness_names names_of(int key) {
   case 'b': return harness_backends;
   case 'r': return harness_rescales;
   case 'i': return harness_isas;
+  case CLI_KEY_P_FORM: return harness_p_forms;
+  case CLI_KEY_Q_FORM: return harness_q_forms;
+  case CLI_KEY_KV_ROUND: return harness_kv_rounds;
   default: return NULL;
   }
 }
@@ -103,6 +115,9 @@ static const struct argp_option plan_options[] = {
     {"rescale", 'r', "MODE", 0, "%s; bench and check also: all", 0},
     {"split", 's', "TOKENS", 0, "KV tokens per split, or auto (by threads: not batch-invariant)",
      0},
+    {"p-form", CLI_KEY_P_FORM, "NAME", 0, "the least exact form of P allowed: %s", 0},
+    {"q-form", CLI_KEY_Q_FORM, "NAME", 0, "q in parts of bf16: %s", 0},
+    {"kv-round", CLI_KEY_KV_ROUND, "NAME", 0, "what keys may be rounded to: %s", 0},
     {0}};
 static const struct argp_option machine_options[] = {
     {"threads", 't', "N", 0, "threads; default AMLA_NUM_THREADS or all", 0},

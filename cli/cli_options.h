@@ -12,7 +12,7 @@
 #include <amla/amla.h>
 
 typedef struct cli_options {
-  amla_options plan; /* what --backend, --rescale, --threads, --isa and --split say */
+  amla_options plan; /* what options of how to decode say */
   bool backend_given, rescale_all, rescale_given;
   bool json;
   const char *plot; /* file, NULL = none */
@@ -20,7 +20,8 @@ typedef struct cli_options {
 
 #define CLI_OPTIONS_INIT {.plan = AMLA_OPTIONS_INIT}
 
-extern const struct argp cli_plan_argp;    /* --backend --rescale --split */
+extern const struct argp
+    cli_plan_argp; /* --backend --rescale --split --p-form --q-form --kv-round */
 extern const struct argp cli_machine_argp; /* --threads --isa */
 extern const struct argp cli_json_argp;    /* --json */
 extern const struct argp cli_plot_argp;    /* --plot */
@@ -33,7 +34,10 @@ enum {
   CLI_KEY_REF,
   CLI_KEY_QUICK,
   CLI_KEY_LENGTHS,
-  CLI_KEY_HEADS
+  CLI_KEY_HEADS,
+  CLI_KEY_P_FORM,
+  CLI_KEY_Q_FORM,
+  CLI_KEY_KV_ROUND
 };
 
 /* Once, first: usage errors exit with status 2. */

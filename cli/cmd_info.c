@@ -94,6 +94,9 @@ static void print_text(const facts *f) {
   printf("cpu        %s\nfeatures   %s\n", f->cpu.model, f->cpu.features);
   printf("isa        %s%s%s%s\n", amla_isa_name(f->isa), cap && *cap ? " (AMLA_ISA=" : "",
          cap && *cap ? cap : "", cap && *cap ? ")" : "");
+  for (int i = AMLA_ISA_C; amla_isa_name((amla_isa)i); i++)
+    if (amla_isa_missing((amla_isa)i))
+      printf("no %-8s for want of %s\n", amla_isa_name((amla_isa)i), amla_isa_missing((amla_isa)i));
   for (int b = AMLA_BACKEND_REF; b <= AMLA_BACKEND_NPU; b++)
     printf("backend    %-5s %s%s\n", f->backends[b].name,
            f->backends[b].available ? "available" : "absent: ", f->backends[b].reason);
@@ -114,13 +117,24 @@ static json_t *backends_json(const facts *f) {
   return list;
 }
 
+/* By instruction set that does not run, what it lacks. */
+static json_t *missing_json(void) {
+  json_t *missing = json_object();
+  for (int i = AMLA_ISA_C; amla_isa_name((amla_isa)i); i++)
+    if (amla_isa_missing((amla_isa)i))
+      json_object_set_new(missing, amla_isa_name((amla_isa)i),
+                          json_string(amla_isa_missing((amla_isa)i)));
+  return missing;
+}
+
 static void print_json(const facts *f) {
-  cli_print_json(cli_json_pack(
-      "{s:s, s:o, s:s, s:s, s:i, s:o, s:f, s:f, s:f, s:f}", "version", amla_version(), "cpu",
-      cli_json_text(f->cpu.model), "features", f->cpu.features, "isa", amla_isa_name(f->isa),
-      "threads", f->threads, "backends", backends_json(f), "peak_gflops_1_thread",
-      f->one.peak / 1e9, "peak_gflops", f->all.peak / 1e9, "read_bytes_per_second_1_thread",
-      f->one.bandwidth, "read_bytes_per_second", f->all.bandwidth));
+  cli_print_json(cli_json_pack("{s:s, s:o, s:s, s:s, s:o, s:i, s:o, s:f, s:f, s:f, s:f}", "version",
+                               amla_version(), "cpu", cli_json_text(f->cpu.model), "features",
+                               f->cpu.features, "isa", amla_isa_name(f->isa), "isas_missing",
+                               missing_json(), "threads", f->threads, "backends", backends_json(f),
+                               "peak_gflops_1_thread", f->one.peak / 1e9, "peak_gflops",
+                               f->all.peak / 1e9, "read_bytes_per_second_1_thread",
+                               f->one.bandwidth, "read_bytes_per_second", f->all.bandwidth));
 }
 
 cli_exit cmd_info(int argc, char **argv) {

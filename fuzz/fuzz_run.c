@@ -80,6 +80,9 @@ static void take_problem(reader *in, char text[512], amla_options *options) {
   options->threads = (int32_t)take(in, 4);
   options->isa = (amla_isa)take(in, 4);
   options->split_tokens = (int32_t)take(in, 256) - 1;
+  options->p_form = (amla_p_form)take(in, 4);
+  options->q_form = (amla_q_form)take(in, 3);
+  options->kv_round = (amla_kv_round)take(in, 2);
   options->parallel = run_in_reverse;
 }
 

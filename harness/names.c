@@ -12,6 +12,9 @@
 const char *harness_backends(int i) { return i ? amla_backend_name((amla_backend)i) : ""; }
 const char *harness_rescales(int i) { return i ? amla_rescale_name((amla_rescale)i) : ""; }
 const char *harness_isas(int i) { return i ? amla_isa_name((amla_isa)i) : ""; }
+const char *harness_p_forms(int i) { return i ? amla_p_form_name((amla_p_form)i) : ""; }
+const char *harness_q_forms(int i) { return i ? amla_q_form_name((amla_q_form)i) : ""; }
+const char *harness_kv_rounds(int i) { return amla_kv_round_name((amla_kv_round)i); }
 const char *harness_dtypes(int i) { return amla_dtype_name((amla_dtype)i); }
 
 const char *harness_element_dtypes(int i) {

@@ -14,6 +14,9 @@ typedef const char *(*harness_names)(int i);
 const char *harness_backends(int i); /* without auto */
 const char *harness_rescales(int i); /* without default */
 const char *harness_isas(int i);     /* without auto */
+const char *harness_p_forms(int i);  /* without default */
+const char *harness_q_forms(int i);  /* without default */
+const char *harness_kv_rounds(int i);
 const char *harness_dtypes(int i);
 const char *harness_element_dtypes(int i); /* without types that have blocks only */
 

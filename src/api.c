@@ -68,3 +68,22 @@ const char *amla_backend_name(amla_backend backend) {
                                       [AMLA_BACKEND_NPU] = "npu"};
   return PICK(names, backend);
 }
+
+const char *amla_p_form_name(amla_p_form form) {
+  static const char *const names[] = {[AMLA_P_DEFAULT] = "default",
+                                      [AMLA_P_F32] = "f32",
+                                      [AMLA_P_BF16X2] = "bf16x2",
+                                      [AMLA_P_BF16] = "bf16"};
+  return PICK(names, form);
+}
+
+const char *amla_q_form_name(amla_q_form form) {
+  static const char *const names[] = {
+      [AMLA_Q_DEFAULT] = "default", [AMLA_Q_BF16X2] = "bf16x2", [AMLA_Q_BF16X3] = "bf16x3"};
+  return PICK(names, form);
+}
+
+const char *amla_kv_round_name(amla_kv_round round) {
+  static const char *const names[] = {[AMLA_KV_EXACT] = "exact", [AMLA_KV_BF16] = "bf16"};
+  return PICK(names, round);
+}

@@ -44,6 +44,10 @@ static amla_status choose_backend(amla_plan *p, amla_detail *detail) {
     INVALID("memory=host: backend=%s needs device memory", p->backend->name);
   if (p->problem.sk == 0 && p->backend->id > AMLA_BACKEND_CPU) /* they divide by it */
     UNSUPPORTED("sk=0: backend=%s needs >= 1", p->backend->name);
+  const amla_p_form form = p->options.p_form;
+  if ((form == AMLA_P_F32 || form == AMLA_P_BF16X2) && p->backend->id > AMLA_BACKEND_CPU)
+    UNSUPPORTED("p_form=%s: backend=%s rounds P to 16 bits", amla_p_form_name(form),
+                p->backend->name);
   return p->backend->prepare(p, detail);
 }
 

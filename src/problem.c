@@ -271,7 +271,7 @@ static amla_status isa_from_environment(amla_isa *isa, amla_detail *detail) {
         *isa = (amla_isa)i;
       return AMLA_OK;
     }
-  char names[64] = "";
+  char names[128] = "";
   for (int i = AMLA_ISA_AUTO + 1; i < AMLA_N_ISAS; i++) {
     const char *before = i + 1 < AMLA_N_ISAS ? ", " : " or ";
     const size_t n = strlen(names);
@@ -293,6 +293,9 @@ amla_status amla_options_check(const amla_options *options, amla_options *o, aml
   TRY(check_range("lse_sink", o->lse_sink, AMLA_LSE_WITHOUT_SINK, AMLA_LSE_WITH_SINK, detail));
   if (o->lse_sink)
     UNSUPPORTED("lse_sink=%d: must be 0, not built yet", o->lse_sink);
+  TRY(check_range("p_form", o->p_form, AMLA_P_DEFAULT, AMLA_P_BF16, detail));
+  TRY(check_range("q_form", o->q_form, AMLA_Q_DEFAULT, AMLA_Q_BF16X3, detail));
+  TRY(check_range("kv_round", o->kv_round, AMLA_KV_EXACT, AMLA_KV_BF16, detail));
   if (o->rescale == AMLA_RESCALE_DEFAULT)
     o->rescale = AMLA_RESCALE_LAZY;
   if (o->threads == 0)

@@ -198,6 +198,9 @@ static amla_options random_options(uint64_t *state, amla_lse_base base) {
   o.backend = (amla_backend)below(state, 3); /* auto, ref, cpu */
   o.rescale = (amla_rescale)below(state, 4);
   o.isa = (amla_isa)below(state, 4);
+  o.p_form = (amla_p_form)below(state, 4);
+  o.q_form = (amla_q_form)below(state, 3);
+  o.kv_round = (amla_kv_round)below(state, 2);
   o.threads = (const int[]){0, 1, 2, 2, 3, 4, 7, 32}[below(state, 8)];
   o.split_tokens = below(state, 3) ? below(state, 3) - 1 : 1 + below(state, 200);
   o.lse_base = base;

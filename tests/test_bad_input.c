@@ -219,6 +219,9 @@ static void bad_options_are_refused(void **state) {
   BAD_OPTION(o.split_tokens = INT32_MIN, INVALID, "split_tokens=-2147483648", ">= -1");
   BAD_OPTION(o.lse_base = (amla_lse_base)2, INVALID, "lse_base=2", "<= 1");
   BAD_OPTION(o.lse_sink = (amla_lse_sink)2, INVALID, "lse_sink=2", "<= 1");
+  BAD_OPTION(o.p_form = (amla_p_form)4, INVALID, "p_form=4", "<= 3");
+  BAD_OPTION(o.q_form = (amla_q_form)3, INVALID, "q_form=3", "<= 2");
+  BAD_OPTION(o.kv_round = (amla_kv_round)2, INVALID, "kv_round=2", "<= 1");
 }
 
 /* With this environment variable set to each of these values. */
@@ -253,17 +256,17 @@ static void environment_caps_isa_and_sets_threads(void **state) {
       {"c",
        "",
        {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_FLASH, 5, AMLA_ISA_AVX512, 0,
-        AMLA_LSE_NATURAL, NULL, NULL, AMLA_LSE_WITHOUT_SINK},
+        AMLA_LSE_NATURAL, NULL, NULL, 0, 0, 0, 0},
        {"cpu c flash", "5 threads"}},
       {"avx512",
        "7",
        {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_AMLA, 1, AMLA_ISA_C, 0,
-        AMLA_LSE_NATURAL, NULL, NULL, AMLA_LSE_WITHOUT_SINK},
+        AMLA_LSE_NATURAL, NULL, NULL, 0, 0, 0, 0},
        {"cpu c amla", "1 thread"}},
       {"",
        "2",
        {sizeof(amla_options), AMLA_BACKEND_REF, AMLA_RESCALE_LAZY, 0, 0, 0, AMLA_LSE_NATURAL, NULL,
-        NULL, AMLA_LSE_WITHOUT_SINK},
+        NULL, 0, 0, 0, 0},
        {"ref lazy", ""}},
   };
   for (int i = 0; i < LENGTH(rows); i++) {
@@ -798,6 +801,9 @@ static void expect_names(const char *(*name)(int), int n, const char *first) {
 
 static const char *dtype_name(int i) { return amla_dtype_name((amla_dtype)i); }
 static const char *isa_name(int i) { return amla_isa_name((amla_isa)i); }
+static const char *p_form_name(int i) { return amla_p_form_name((amla_p_form)i); }
+static const char *q_form_name(int i) { return amla_q_form_name((amla_q_form)i); }
+static const char *kv_round_name(int i) { return amla_kv_round_name((amla_kv_round)i); }
 static const char *rescale_name(int i) { return amla_rescale_name((amla_rescale)i); }
 static const char *backend_name(int i) { return amla_backend_name((amla_backend)i); }
 
@@ -807,6 +813,9 @@ static void kinds_have_names(void **state) {
   expect_names(isa_name, AMLA_N_ISAS, "auto");
   expect_names(rescale_name, AMLA_RESCALE_FLASH + 1, "default");
   expect_names(backend_name, AMLA_BACKEND_NPU + 1, "auto");
+  expect_names(p_form_name, AMLA_P_BF16 + 1, "default");
+  expect_names(q_form_name, AMLA_Q_BF16X3 + 1, "default");
+  expect_names(kv_round_name, AMLA_KV_BF16 + 1, "exact");
   assert_string_equal(amla_dtype_name(AMLA_Q8_0), "q8_0");
   assert_string_equal(amla_isa_name(AMLA_ISA_AVX512), "avx512");
   assert_string_equal(amla_rescale_name(AMLA_RESCALE_FLASH), "flash");
@@ -856,6 +865,44 @@ static void plans_say_what_they_chose(void **state) {
                  WORDS("info.struct_bytes=8"));
   amla_plan_destroy(plan);
   fixture_free(&f);
+}
+
+/* A form of P that is less exact may be had, and need not. Rows of f32 have f32. */
+static void forms_are_allowed_not_asked_for(void **state) {
+  (void)state;
+  const amla_problem p = good_problem(paged);
+  static const amla_backend backends[] = {AMLA_BACKEND_REF, AMLA_BACKEND_CPU};
+  for (int form = AMLA_P_DEFAULT; form <= AMLA_P_BF16; form++)
+    for (int b = 0; b < LENGTH(backends); b++) {
+      amla_plan_info info = AMLA_PLAN_INFO_INIT;
+      amla_options o = AMLA_OPTIONS_INIT;
+      amla_plan *plan;
+      o.backend = backends[b];
+      o.isa = AMLA_ISA_C;
+      o.p_form = (amla_p_form)form;
+      o.q_form = AMLA_Q_BF16X2;
+      o.kv_round = AMLA_KV_BF16;
+      assert_int_equal(amla_plan_create(&plan, &p, &o, NULL), AMLA_OK);
+      assert_int_equal(amla_plan_query(plan, &info, NULL), AMLA_OK);
+      assert_int_equal(info.p_form, AMLA_P_F32);
+      assert_int_equal(info.p_type, AMLA_F32);
+      assert_int_equal(info.q_form, AMLA_Q_DEFAULT);
+      assert_int_equal(info.kv_round, AMLA_KV_EXACT);
+      amla_plan_destroy(plan);
+    }
+}
+
+/* What is missing has a name, and what runs misses nothing. */
+static void missing_instruction_sets_say_what_is_missing(void **state) {
+  (void)state;
+  assert_null(amla_isa_missing(AMLA_ISA_AUTO));
+  assert_null(amla_isa_missing(AMLA_ISA_C));
+  assert_non_null(amla_isa_missing((amla_isa)AMLA_N_ISAS));
+  for (int i = AMLA_ISA_C; i < AMLA_N_ISAS; i++) {
+    const char *missing = amla_isa_missing((amla_isa)i);
+    assert_int_equal(missing == NULL, amla_isa_runs((amla_isa)i));
+    assert_true(missing == NULL || strlen(missing) > 0);
+  }
 }
 
 static void names_and_version_are_pinned(void **state) {
@@ -924,6 +971,8 @@ int main(void) {
       cmocka_unit_test(kinds_have_names),
       cmocka_unit_test(types_have_blocks),
       cmocka_unit_test(plans_say_what_they_chose),
+      cmocka_unit_test(forms_are_allowed_not_asked_for),
+      cmocka_unit_test(missing_instruction_sets_say_what_is_missing),
       cmocka_unit_test(names_and_version_are_pinned),
       cmocka_unit_test(describe_behaves_as_snprintf),
   };

@@ -161,6 +161,8 @@ expect_json "j['isa'] == 'c'" info --json
 unset AMLA_ISA AMLA_NUM_THREADS
 expect_json "{b['name'] for b in j['backends']} >= {'ref', 'cpu', 'cuda', 'npu'} and \
   all(b['available'] or b['reason'] for b in j['backends'])" info --json
+expect_json "j['isa'] not in j['isas_missing'] and all(j['isas_missing'].values())" info --json
+expect_json "j['ok']" run $small --p-form bf16 --q-form bf16x2 --kv-round bf16 --json
 
 # ---- Measuring commands ----
 

@@ -62,9 +62,12 @@ static inline void for_each_engine(void (*check)(const amla_options *options)) {
 /* For messages. */
 static inline const char *describe_options(const amla_options *o) {
   static char text[160];
-  snprintf(text, sizeof text, "backend=%s rescale=%s isa=%s threads=%d split_tokens=%d",
-           amla_backend_name(o->backend), amla_rescale_name(o->rescale), amla_isa_name(o->isa),
-           o->threads, o->split_tokens);
+  snprintf(
+      text, sizeof text,
+      "backend=%s rescale=%s isa=%s threads=%d split_tokens=%d p_form=%s q_form=%s kv_round=%s",
+      amla_backend_name(o->backend), amla_rescale_name(o->rescale), amla_isa_name(o->isa),
+      o->threads, o->split_tokens, amla_p_form_name(o->p_form), amla_q_form_name(o->q_form),
+      amla_kv_round_name(o->kv_round));
   return text;
 }
 

@@ -99,12 +99,41 @@ typedef enum amla_rescale {
   AMLA_RESCALE_FLASH = 3    /* FlashAttention-2: multiply by exp(m_old - m_new) in every key tile */
 } amla_rescale;
 
-/* Caps the instruction set; the environment variable AMLA_ISA (c, avx2, avx512) caps it further. */
+/* What P = softmax's numerators are rounded to on their way to V, at most: a backend may be more
+ * exact, and is where that costs nothing. amla_plan_query says what runs. ref and the FP32 rows of
+ * cpu always have f32; cuda and npu round P to 16 bits, and refuse f32 and bf16x2. */
+typedef enum amla_p_form {
+  AMLA_P_DEFAULT = 0, /* cpu: f32 where out is f32, else bf16x2. cuda and npu: their own */
+  AMLA_P_F32 = 1,
+  AMLA_P_BF16X2 = 2, /* a sum of two bf16: typically 2^-17 of sum p |v|, at most 2^-15 */
+  AMLA_P_BF16 = 3    /* as kernels for GPUs have it: typically 2^-9, at most 2^-7 */
+} amla_p_form;
+
+/* How many bf16 parts stand for an f32 or f16 element of q where keys are multiplied in bf16. */
+typedef enum amla_q_form {
+  AMLA_Q_DEFAULT = 0, /* as many as hold it exactly: 2 for f16, 3 for f32 */
+  AMLA_Q_BF16X2 = 1,  /* at most 2^-16 of an element */
+  AMLA_Q_BF16X3 = 2
+} amla_q_form;
+
+/* Whether keys of other types may be rounded to bf16, for the sake of the instructions that
+ * multiply it. It moves a score by at most 2^-8 of scale * sum |q_d k_d|, out by 2^-8 of sum p |v|
+ * besides. */
+typedef enum amla_kv_round {
+  AMLA_KV_EXACT = 0,
+  AMLA_KV_BF16 = 1 /* nearest even */
+} amla_kv_round;
+
+/* Caps the instruction set; the environment variable AMLA_ISA (c, avx2, avx512, avx512bf16,
+ * amxbf16) caps it further. The last two are for keys in bf16: of other types only if kv_round says
+ * so. They take numbers below 2^-126 as 0. */
 typedef enum amla_isa {
-  AMLA_ISA_AUTO = 0,  /* the best that CPU and operating system offer */
-  AMLA_ISA_C = 1,     /* portable C */
-  AMLA_ISA_AVX2 = 2,  /* AVX2 + FMA + F16C */
-  AMLA_ISA_AVX512 = 3 /* AVX-512F */
+  AMLA_ISA_AUTO = 0,       /* the best that CPU and operating system offer */
+  AMLA_ISA_C = 1,          /* portable C */
+  AMLA_ISA_AVX2 = 2,       /* AVX2 + FMA + F16C */
+  AMLA_ISA_AVX512 = 3,     /* AVX-512F */
+  AMLA_ISA_AVX512BF16 = 4, /* AVX512-BF16, with AVX-512BW and VL */
+  AMLA_ISA_AMXBF16 = 5     /* AMX-BF16 beside these */
 } amla_isa;
 
 typedef enum amla_lse_base {
@@ -136,6 +165,13 @@ AMLA_API const char *amla_dtype_name(amla_dtype type);
 AMLA_API const char *amla_isa_name(amla_isa isa);             /* 0: "auto" */
 AMLA_API const char *amla_rescale_name(amla_rescale rescale); /* 0: "default" */
 AMLA_API const char *amla_backend_name(amla_backend backend); /* 0: "auto" */
+AMLA_API const char *amla_p_form_name(amla_p_form form);      /* 0: "default" */
+AMLA_API const char *amla_q_form_name(amla_q_form form);      /* 0: "default" */
+AMLA_API const char *amla_kv_round_name(amla_kv_round round); /* 0: "exact" */
+
+/* What this machine lacks of an instruction set: feature, registers that the system saves, or
+ * permission to use them. NULL if it runs. */
+AMLA_API const char *amla_isa_missing(amla_isa isa);
 
 /* Elements of the type's block, and in *bytes its size: 1 and 4 of f32, 32 and 34 of q8_0. 0 past
  * the last type. */
@@ -241,12 +277,16 @@ typedef struct amla_options {
   amla_parallel parallel;
   void *parallel_context;
   amla_lse_sink lse_sink; /* of rows that see a key; without one LSE is -inf in both */
+  amla_p_form p_form;
+  amla_q_form q_form;
+  amla_kv_round kv_round;
 } amla_options;
 
 /* clang-format off */
 #define AMLA_OPTIONS_INIT                                                                          \
   {(uint32_t)sizeof(amla_options), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, 0, AMLA_ISA_AUTO, 0,   \
-   AMLA_LSE_NATURAL, NULL, NULL, AMLA_LSE_WITHOUT_SINK}
+   AMLA_LSE_NATURAL, NULL, NULL, AMLA_LSE_WITHOUT_SINK, AMLA_P_DEFAULT, AMLA_Q_DEFAULT,           \
+   AMLA_KV_EXACT}
 /* clang-format on */
 
 /* ---- Tensors: pointers and run-time data ---- */
@@ -353,22 +393,25 @@ AMLA_API int amla_plan_describe(const amla_plan *plan, char *text, size_t capaci
 /* What a plan chose, for programs. amla_plan_describe says it to people. */
 typedef struct amla_plan_info {
   uint32_t struct_bytes;
-  amla_backend backend; /* not AUTO */
-  amla_rescale rescale; /* not DEFAULT */
-  amla_isa isa;         /* of backend cpu; AUTO elsewhere */
-  amla_dtype p_type;    /* what P is rounded to on its way to V */
-  int32_t threads;      /* most threads of a run; 1 in ref and npu, and in a forked child */
-  int32_t block_rows;   /* rows of Q computed together */
-  int32_t tile_tokens;  /* keys computed together */
-  int64_t split_tokens; /* most keys of a partial result, of a sequence of sk; AMLA_SPLIT_AUTO */
-  int32_t simulated;    /* 1: how long a run takes means nothing */
-  char kernel[32];      /* "qk 12x32, pv 8x32", "wgmma3", "sim-910"; "" in ref */
+  amla_backend backend;   /* not AUTO */
+  amla_rescale rescale;   /* not DEFAULT */
+  amla_isa isa;           /* of backend cpu; AUTO elsewhere */
+  amla_dtype p_type;      /* what P is rounded to on its way to V */
+  int32_t threads;        /* most threads of a run; 1 in ref and npu, and in a forked child */
+  int32_t block_rows;     /* rows of Q computed together */
+  int32_t tile_tokens;    /* keys computed together */
+  int64_t split_tokens;   /* most keys of a partial result, of a sequence of sk; AMLA_SPLIT_AUTO */
+  int32_t simulated;      /* 1: how long a run takes means nothing */
+  char kernel[32];        /* "qk 12x32, pv 8x32", "wgmma3", "sim-910"; "" in ref */
+  amla_p_form p_form;     /* of ref and cpu, not DEFAULT; elsewhere p_type says it */
+  amla_q_form q_form;     /* DEFAULT: q is multiplied as it is */
+  amla_kv_round kv_round; /* what becomes of the keys */
 } amla_plan_info;
 
 /* clang-format off */
 #define AMLA_PLAN_INFO_INIT                                                                        \
   {(uint32_t)sizeof(amla_plan_info), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, AMLA_ISA_AUTO,       \
-   AMLA_F32, 0, 0, 0, 0, 0, {0}}
+   AMLA_F32, 0, 0, 0, 0, 0, {0}, AMLA_P_DEFAULT, AMLA_Q_DEFAULT, AMLA_KV_EXACT}
 /* clang-format on */
 
 /* Fills info, as much of it as its struct_bytes says. */

@@ -79,7 +79,7 @@ def bench(
 ) -> BenchResult:
     """Times decode calls on random data: b sequences of sk tokens, in shuffled pages (page_size 0:
     contiguous), q and KV of `dtype` (bfloat16 needs ml_dtypes). `options` are those of `decode`:
-    backend, rescale, threads, isa, split_tokens, lse_base.
+    backend, rescale, threads, isa, split_tokens, lse_base, p_form, q_form, kv_round.
 
     One sequence is compared with fp64 first; RuntimeError if it is wrong. Then calls are timed one
     by one for `seconds`. Raises ValueError for impossible sizes. Prints nothing.

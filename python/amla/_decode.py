@@ -51,6 +51,9 @@ def decode(
     out_dtype: Any = None,
     isa: str = "auto",
     split_tokens: int = 0,
+    p_form: str = "default",
+    q_form: str = "default",
+    kv_round: str = "exact",
     out: Array | None = None,
     lse: Array | None = None,
 ) -> tuple[Any, Any]:
@@ -84,7 +87,7 @@ def decode(
                      hides the key
         out_dtype    type of out: a name or a dtype of torch or NumPy; default out's if out is
                      given, else q's
-        isa, split_tokens  as in amla_options
+        isa, split_tokens, p_form, q_form, kv_round  as in amla_options
         out, lse     arrays to write into: [b, s_q, h_q, d_v] in any of the types, and [b, h_q, s_q]
                      float32
 
@@ -119,6 +122,9 @@ def decode(
         lse_base=lse_base,
         isa=isa,
         split_tokens=split_tokens,
+        p_form=p_form,
+        q_form=q_form,
+        kv_round=kv_round,
         out_dtype=out_dtype,
     )
     return find_call(a, options).run(a)

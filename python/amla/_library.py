@@ -103,6 +103,9 @@ class Options(ctypes.Structure):
         ("parallel", PTR),
         ("parallel_context", PTR),
         ("lse_sink", I32),
+        ("p_form", I32),
+        ("q_form", I32),
+        ("kv_round", I32),
     ]
 
 
@@ -259,6 +262,7 @@ def _kinds(kind: str) -> dict[str, int]:
 
 
 BACKENDS, RESCALES, ISAS = _kinds("backend"), _kinds("rescale"), _kinds("isa")
+P_FORMS, Q_FORMS, KV_ROUNDS = _kinds("p_form"), _kinds("q_form"), _kinds("kv_round")
 # What arrays call the library's types, and bytes per element. A type that is not here, such as
 # q8_0, has no arrays.
 _ARRAY_TYPES = {"f32": ("float32", 4), "bf16": ("bfloat16", 2), "f16": ("float16", 2)}

@@ -81,7 +81,7 @@ class Plan:
     keyword: shapes b, s_q, h_q, sk (the maximum length), d_qk, d_v; page_size (0 = contiguous KV),
     max_pages, n_pages; q_type, kv_type, out_type ("float32", "bfloat16", "float16"); causal; scale
     (required); strides in elements, 0 = packed; and backend, rescale, threads, isa, split_tokens,
-    lse_base as in `decode`. `Plan.like` takes them from arrays instead.
+    lse_base, p_form, q_form, kv_round as in `decode`. `Plan.like` takes them from arrays instead.
 
     Immutable, and safe to run from several threads at once. Raises ValueError for what breaks a
     rule and NotImplementedError for what is not built or not on this machine, both in the library's
@@ -98,6 +98,9 @@ class Plan:
         isa: str = "auto",
         split_tokens: int = 0,
         lse_base: str | int = "e",
+        p_form: str = "default",
+        q_form: str = "default",
+        kv_round: str = "exact",
         **problem: Any,
     ) -> None:
         _refuse_unknown(problem, PROBLEM_DEFAULTS, "field")
@@ -108,6 +111,9 @@ class Plan:
             isa=isa,
             split_tokens=split_tokens,
             lse_base=lse_base,
+            p_form=p_form,
+            q_form=q_form,
+            kv_round=kv_round,
         )
         fields = {**PROBLEM_DEFAULTS, **problem, "scale": scale}
         self.fields = {**fields, **options}
@@ -276,6 +282,9 @@ def _plan_for(a: Arguments, o: Options, device: str, fields: dict[str, Any]) -> 
         isa=o.isa,
         split_tokens=o.split_tokens,
         lse_base=o.lse_base,
+        p_form=o.p_form,
+        q_form=o.q_form,
+        kv_round=o.kv_round,
         **fields,
     )
 

@@ -45,6 +45,9 @@ class Options:
     lse_base: str | int = "e"
     isa: str = "auto"
     split_tokens: int = 0
+    p_form: str = "default"
+    q_form: str = "default"
+    kv_round: str = "exact"
     out_dtype: Any = None
 
     def __post_init__(self) -> None:
@@ -70,10 +73,14 @@ def options_of(
     lse_base: str | int,
     isa: str,
     split_tokens: int,
+    p_form: str,
+    q_form: str,
+    kv_round: str,
     out_dtype: Any,
 ) -> Options:
     """The same object for the same values."""
-    fields = scale, causal, d_v, rescale, backend, threads, lse_base, isa, split_tokens, out_dtype
+    fields = (scale, causal, d_v, rescale, backend, threads, lse_base, isa, split_tokens)
+    fields += (p_form, q_form, kv_round, out_dtype)
     try:
         return _remembered(*fields)
     except TypeError:  # a value that cannot be hashed: whoever checks it says which
@@ -418,7 +425,16 @@ def _checked_field(name: str, value: Any) -> int | float:
 
 
 def options_struct(
-    *, backend: str, rescale: str, threads: int, isa: str, split_tokens: int, lse_base: str | int
+    *,
+    backend: str,
+    rescale: str,
+    threads: int,
+    isa: str,
+    split_tokens: int,
+    lse_base: str | int,
+    p_form: str,
+    q_form: str,
+    kv_round: str,
 ) -> c.Options:
     """amla_options."""
     return c.Options(
@@ -429,6 +445,9 @@ def options_struct(
         isa=c.choice("isa", isa, c.ISAS),
         split_tokens=c.checked_int("split_tokens", split_tokens),
         lse_base=c.choice("lse_base", lse_base, c.LSE_BASES),
+        p_form=c.choice("p_form", p_form, c.P_FORMS),
+        q_form=c.choice("q_form", q_form, c.Q_FORMS),
+        kv_round=c.choice("kv_round", kv_round, c.KV_ROUNDS),
     )
 
 

@@ -36,6 +36,9 @@ def _decode(
     out_dtype: torch.dtype,
     isa: str,
     split_tokens: int,
+    p_form: str,
+    q_form: str,
+    kv_round: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """See amla.decode."""
     options = dict(locals())

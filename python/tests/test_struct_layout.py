@@ -36,12 +36,15 @@ def test_structs_and_constants_match_the_header(tmp_path):
             lines.append(
                 f'_Static_assert(AMLA_{prefix}{c_name} == {_library.DTYPES[key]}, "{key}");'
             )
-    for prefix, choices in (
-        ("BACKEND", _library.BACKENDS),
-        ("RESCALE", _library.RESCALES),
-        ("ISA", _library.ISAS),
+    for prefix, kind, choices in (
+        ("BACKEND", "backend", _library.BACKENDS),
+        ("RESCALE", "rescale", _library.RESCALES),
+        ("ISA", "isa", _library.ISAS),
+        ("P", "p_form", _library.P_FORMS),
+        ("Q", "q_form", _library.Q_FORMS),
+        ("KV", "kv_round", _library.KV_ROUNDS),
     ):
-        enum = HEADER.read_text().split(f"typedef enum amla_{prefix.lower()} {{")[1].split("}")[0]
+        enum = HEADER.read_text().split(f"typedef enum amla_{kind} {{")[1].split("}")[0]
         assert len(choices) == len(re.findall(r"^ +AMLA_\w+ = \d", enum, re.M))
         for key, number in choices.items():
             lines.append(

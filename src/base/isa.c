@@ -1,35 +1,109 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Detection. The compiler's built-in test of AVX2 and AVX-512F includes the operating system's part
- * (XGETBV), which F16C shares with AVX. F16C itself is asked of CPUID because not every compiler's
- * built-in knows it.
+ * Detection: the CPU has the instructions, the system saves the registers, and where they are large
+ * it has given permission. The compiler's built-in test of AVX2 and AVX-512 includes the system's
+ * part (XGETBV), which F16C and BF16 share. Features that not every compiler's built-in knows are
+ * asked of CPUID.
  */
+#if defined(__linux__)
+#define _DEFAULT_SOURCE 1 /* syscall */
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "isa.h"
+
+#include <stddef.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-static int has_f16c(void) {
+typedef struct registers {
   unsigned eax, ebx, ecx, edx;
-  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+} registers;
+
+static registers cpuid(unsigned leaf, unsigned part) {
+  registers r = {0, 0, 0, 0};
+  __get_cpuid_count(leaf, part, &r.eax, &r.ebx, &r.ecx, &r.edx);
+  return r;
 }
 
-static int has_avx2(void) {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+static int has(unsigned word, int bit) { return word >> bit & 1; }
+
+/* Intel's manual, volume 1, chapter 13: does XCR0 say that the system saves tile registers? */
+static int saves_tiles(void) {
+  const unsigned tiles = 3u << 17; /* XTILECFG, XTILEDATA */
+  unsigned low, high;
+  if (!has(cpuid(1, 0).ecx, 27)) /* OSXSAVE */
+    return 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & tiles) == tiles;
 }
 
-static int has_avx512(void) { return has_avx2() && __builtin_cpu_supports("avx512f"); }
+/* Linux gives 8 KB of tile registers only to processes that ask. Asking again changes nothing. */
+static int may_use_tiles(void) {
+#if defined(__linux__)
+  enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+  return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) == 0;
 #else
-static int has_avx2(void) { return 0; }
-static int has_avx512(void) { return 0; }
+  return 0;
 #endif
+}
 
-int amla_isa_runs(amla_isa isa) {
+static const char *missing_avx2(void) {
+  if (!__builtin_cpu_supports("avx2"))
+    return "avx2";
+  if (!__builtin_cpu_supports("fma"))
+    return "fma";
+  return has(cpuid(1, 0).ecx, 29) ? NULL : "f16c";
+}
+
+static const char *missing_avx512(void) {
+  const char *missing = missing_avx2();
+  if (missing)
+    return missing;
+  return __builtin_cpu_supports("avx512f") ? NULL : "avx512f";
+}
+
+static const char *missing_avx512bf16(void) {
+  const char *missing = missing_avx512();
+  if (missing)
+    return missing;
+  if (!__builtin_cpu_supports("avx512bw"))
+    return "avx512bw";
+  if (!__builtin_cpu_supports("avx512vl"))
+    return "avx512vl";
+  return has(cpuid(7, 1).eax, 5) ? NULL : "avx512_bf16";
+}
+
+static const char *missing_amxbf16(void) {
+  const char *missing = missing_avx512bf16();
+  if (missing)
+    return missing;
+  if (!has(cpuid(7, 0).edx, 24))
+    return "amx_tile";
+  if (!has(cpuid(7, 0).edx, 22))
+    return "amx_bf16";
+  if (!saves_tiles())
+    return "tile registers that the system saves (XCR0)";
+  return may_use_tiles() ? NULL : "the system's permission for tile registers (arch_prctl)";
+}
+
+const char *amla_isa_missing(amla_isa isa) {
   switch (isa) {
   case AMLA_ISA_AUTO:
-  case AMLA_ISA_C: return 1;
-  case AMLA_ISA_AVX2: return has_avx2();
-  case AMLA_ISA_AVX512: return has_avx512();
+  case AMLA_ISA_C: return NULL;
+  case AMLA_ISA_AVX2: return missing_avx2();
+  case AMLA_ISA_AVX512: return missing_avx512();
+  case AMLA_ISA_AVX512BF16: return missing_avx512bf16();
+  case AMLA_ISA_AMXBF16: return missing_amxbf16();
   }
-  return 0;
+  return "no such instruction set";
 }
+#else
+const char *amla_isa_missing(amla_isa isa) {
+  return isa == AMLA_ISA_AUTO || isa == AMLA_ISA_C ? NULL : "x86-64";
+}
+#endif
+
+int amla_isa_runs(amla_isa isa) { return !amla_isa_missing(isa); }

@@ -302,6 +302,7 @@ static void query(const amla_plan *plan, amla_plan_info *info) {
       is_auto ? AMLA_SPLIT_AUTO : amla_split_tokens(&cpu->schedule, plan->problem.sk, 0);
   info->isa = u->isa;
   info->p_type = u->p_type;
+  info->p_form = AMLA_P_F32;
   info->threads = is_alone(&plan->options) ? 1 : plan->options.threads;
   info->block_rows = cpu->schedule.block_rows;
   info->tile_tokens = u->tile_tokens;

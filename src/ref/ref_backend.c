@@ -102,6 +102,7 @@ static void query(const amla_plan *plan, amla_plan_info *info) {
   info->threads = info->block_rows = 1;
   info->tile_tokens = BLOCK_TOKENS;
   info->split_tokens = plan->problem.sk;
+  info->p_form = AMLA_P_F32;
 }
 
 static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
