@@ -171,10 +171,11 @@ static const peer_vector *const vectors[] = {
 };
 
 static const peer_vector *vector_for(amla_isa isa) {
+  const peer_vector *best = &peer_vector__c;
   for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
-    if (vectors[i]->isa == isa)
-      return vectors[i];
-  return &peer_vector__c;
+    if (vectors[i]->isa <= isa)
+      best = vectors[i];
+  return best;
 }
 
 static float *allocate(int64_t n) { return bench_huge_allocate((size_t)n * sizeof(float)); }

@@ -8,6 +8,7 @@
  */
 #include "test_support.h"
 
+#include "src/base/isa.h"
 #include "src/cpu/exp2_poly.h"
 #include "src/cpu/ukernels.h"
 
@@ -28,11 +29,12 @@ typedef struct subject {
              (s)->panel->rows, (unsigned long long)(s)->seed, what_);                              \
   } while (0)
 
-/* Calls check for each row that runs here, with the wide and the narrow panel. */
+/* Calls check for each row of f32 that runs here, with the wide and the narrow panel. Rows of bf16
+ * have their tests in tests/emulated, on every machine. */
 static void for_each_subject(void (*check)(subject *s)) {
   for (int i = 0; amla_ukernels_all[i]; i++) {
     const amla_ukernels *ukr = amla_ukernels_all[i];
-    if (amla_ukernels_select(ukr->isa) != ukr)
+    if (!amla_isa_runs(ukr->isa) || ukr->tile_type != AMLA_F32)
       continue;
     check(&(subject){ukr, &ukr->wide, 11});
     check(&(subject){ukr, &ukr->narrow, 12});
@@ -67,7 +69,7 @@ static void table_keeps_its_contract(void **state) {
 /* A row that breaks a rule is found out, rule by rule. */
 static void contract_sees_flaws(void **state) {
   static const amla_ukr_panel none = {0};
-  amla_ukernels bad[10];
+  amla_ukernels bad[14];
   (void)state;
   for (int i = 0; i < LENGTH(bad); i++)
     bad[i] = amla_ukernels__c;
@@ -81,6 +83,10 @@ static void contract_sees_flaws(void **state) {
   bad[7].pv_end = (amla_ukr_pv_end){bad[7].pv_rows, bad[7].pv_cols, bad[7].pv};
   bad[8].wide = none;
   bad[9].merge = NULL;
+  bad[10].tile_type = AMLA_F16;
+  bad[11].p_type = AMLA_BF16;
+  bad[12].p_form = AMLA_P_BF16;
+  bad[13].wide.depth = AMLA_UKR_MAX_DEPTH + 1;
   for (int i = 0; i < LENGTH(bad); i++)
     if (!amla_ukernels_flaw(&bad[i]))
       fail_msg("flaw %d goes unnoticed", i);
@@ -89,13 +95,49 @@ static void contract_sees_flaws(void **state) {
 static void select_obeys_the_cap(void **state) {
   (void)state;
   assert_ptr_equal(amla_ukernels_select(AMLA_ISA_C), &amla_ukernels__c);
-  for (int cap = AMLA_ISA_C; cap <= AMLA_ISA_AVX512; cap++)
+  for (int cap = AMLA_ISA_C; cap < AMLA_N_ISAS; cap++)
     assert_true(amla_ukernels_select((amla_isa)cap)->isa <= (amla_isa)cap);
   int last = 0;
-  while (amla_ukernels_all[last + 1] &&
-         amla_ukernels_select(amla_ukernels_all[last + 1]->isa) == amla_ukernels_all[last + 1])
+  while (amla_ukernels_all[last + 1] && amla_isa_runs(amla_ukernels_all[last + 1]->isa))
     last++;
   assert_ptr_equal(amla_ukernels_select(AMLA_ISA_AUTO), amla_ukernels_all[last]);
+}
+
+/* Types of keys, q and out decide the row, and the options. */
+static void choice_follows_the_types(void **state) {
+  (void)state;
+  static const struct {
+    amla_dtype q, kv, out;
+    amla_p_form form;
+    amla_q_form q_form;
+    amla_p_form allowed;
+    int parts;
+  } rows[] = {
+      {AMLA_BF16, AMLA_BF16, AMLA_BF16, AMLA_P_DEFAULT, 0, AMLA_P_BF16X2, 1},
+      {AMLA_BF16, AMLA_BF16, AMLA_F16, AMLA_P_DEFAULT, 0, AMLA_P_BF16X2, 1},
+      {AMLA_F16, AMLA_BF16, AMLA_F32, AMLA_P_DEFAULT, 0, AMLA_P_F32, 2},
+      {AMLA_F32, AMLA_F32, AMLA_F32, AMLA_P_BF16, 0, AMLA_P_BF16, 3},
+      {AMLA_F32, AMLA_Q8_0, AMLA_BF16, AMLA_P_F32, AMLA_Q_BF16X2, AMLA_P_F32, 2},
+      {AMLA_F32, AMLA_F16, AMLA_BF16, AMLA_P_BF16X2, AMLA_Q_BF16X3, AMLA_P_BF16X2, 3},
+  };
+  for (int i = 0; i < LENGTH(rows); i++) {
+    amla_problem p = AMLA_PROBLEM_INIT;
+    amla_options o = AMLA_OPTIONS_INIT;
+    p.q_type = rows[i].q, p.kv_type = rows[i].kv, p.out_type = rows[i].out;
+    o.p_form = rows[i].form, o.q_form = rows[i].q_form;
+    assert_int_equal(amla_p_form_allowed(&p, &o), rows[i].allowed);
+    assert_int_equal(amla_q_parts(&p, &o), rows[i].parts);
+    for (int cap = 0; cap < AMLA_N_ISAS; cap++)
+      for (int round = 0; round < 2; round++) {
+        o.isa = (amla_isa)cap;
+        o.kv_round = (amla_kv_round)round;
+        const amla_ukernels *u = amla_ukernels_choose(&p, &o);
+        assert_true(amla_isa_runs(u->isa) && (cap == AMLA_ISA_AUTO || u->isa <= (amla_isa)cap));
+        assert_true(amla_ukernels_p_form(u) <= rows[i].allowed);
+        if (u->tile_type != AMLA_F32)
+          assert_true(rows[i].kv == AMLA_BF16 || round);
+      }
+  }
 }
 
 /* ---- pack ---- */
@@ -1040,6 +1082,7 @@ int main(void) {
       cmocka_unit_test(table_keeps_its_contract),
       cmocka_unit_test(contract_sees_flaws),
       cmocka_unit_test(select_obeys_the_cap),
+      cmocka_unit_test(choice_follows_the_types),
       cmocka_unit_test(pack_transposes_exactly),
       cmocka_unit_test(store_rounds_as_portable_c),
       cmocka_unit_test(qk_is_near_fp64),

@@ -40,7 +40,8 @@ static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state 
   const int64_t o_elems = (int64_t)l->n_col_tiles * l->rows_padded * u->pv_cols;
   amla_worker w = {.plan = plan, .cpu = cpu};
   w.slots = amla_arena_take(arena, cpu->schedule.max_slots, sizeof *w.slots);
-  w.qt = amla_arena_take(arena, (int64_t)plan->problem.d_qk * l->rows_padded, tile_elem_bytes);
+  const size_t qt_bytes = (size_t)amla_ukr_qt_bytes(u, plan->problem.d_qk);
+  w.qt = amla_arena_take(arena, l->rows_padded, qt_bytes);
   w.tiles[0] = w.tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, tile_elem_bytes);
   if (u->wide.ahead)
     w.tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, tile_elem_bytes);
@@ -49,8 +50,11 @@ static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state 
     float *o = amla_arena_take(arena, o_elems, sizeof *o);
     float *ref = amla_arena_take(arena, l->rows_padded, sizeof *ref);
     float *sum = amla_arena_take(arena, l->rows_padded, sizeof *sum);
+    float *rounded = sum;
+    if (u->p_type != AMLA_F32)
+      rounded = amla_arena_take(arena, l->rows_padded, sizeof *rounded);
     if (w.slots)
-      w.slots[i] = (amla_partial){o, ref, sum, 0, 0};
+      w.slots[i] = (amla_partial){o, ref, sum, rounded, 0, 0};
   }
   if (t)
     *t = (thread_state){.worker = w};
@@ -62,7 +66,7 @@ static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   amla_watch_forks();
   if (!cpu)
     return amla_refuse(detail, AMLA_OUT_OF_MEMORY, "plan: no memory for %zu bytes", sizeof *cpu);
-  cpu->ukernels = amla_ukernels_select(plan->options.isa);
+  cpu->ukernels = amla_ukernels_choose(p, &plan->options);
   cpu->schedule = amla_schedule_create(p, &plan->options, cpu->ukernels->tile_tokens);
   cpu->layout = amla_layout_create(p, cpu->ukernels, cpu->schedule.block_rows);
   plan->options.isa = cpu->ukernels->isa;
@@ -302,7 +306,12 @@ static void query(const amla_plan *plan, amla_plan_info *info) {
       is_auto ? AMLA_SPLIT_AUTO : amla_split_tokens(&cpu->schedule, plan->problem.sk, 0);
   info->isa = u->isa;
   info->p_type = u->p_type;
-  info->p_form = AMLA_P_F32;
+  info->p_form = amla_ukernels_p_form(u);
+  if (u->tile_type != AMLA_F32 && plan->problem.kv_type != AMLA_BF16)
+    info->kv_round = AMLA_KV_BF16;
+  const int32_t parts = amla_q_parts(&plan->problem, &plan->options);
+  if (u->tile_type != AMLA_F32 && parts > 1)
+    info->q_form = parts == 2 ? AMLA_Q_BF16X2 : AMLA_Q_BF16X3;
   info->threads = is_alone(&plan->options) ? 1 : plan->options.threads;
   info->block_rows = cpu->schedule.block_rows;
   info->tile_tokens = u->tile_tokens;
@@ -316,16 +325,19 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   const amla_ukernels *u = cpu->ukernels;
   const amla_schedule *s = &cpu->schedule;
   const amla_ukr_panel *panel = first_panel(cpu);
-  char split[24] = "auto", threads[32];
+  char split[24] = "auto", threads[32], form[16] = "";
   const int32_t n = plan->options.threads;
   snprintf(threads, sizeof threads, "%d thread%s", n, n == 1 ? "" : "s");
   if (s->split_tokens != AMLA_SPLIT_AUTO)
     snprintf(split, sizeof split, "%lld", (long long)amla_split_tokens(s, plan->problem.sk, 0));
+  if (u->tile_type != AMLA_F32) /* elsewhere P is f32 */
+    snprintf(form, sizeof form, " p=%s", amla_p_form_name(amla_ukernels_p_form(u)));
   return snprintf(text, capacity_bytes,
-                  "cpu %s %s, %d rows x %d tokens, qk %dx%d, pv %dx%d, split %s of %d, %s",
-                  amla_isa_name(u->isa), amla_rescale_name(plan->options.rescale), s->block_rows,
-                  u->tile_tokens, panel->tokens, panel->rows, u->pv_rows, u->pv_cols, split,
-                  plan->problem.sk, is_alone(&plan->options) ? "one thread: forked" : threads);
+                  "cpu %s %s%s, %d rows x %d tokens, qk %dx%d, pv %dx%d, split %s of %d, %s",
+                  amla_isa_name(u->isa), amla_rescale_name(plan->options.rescale), form,
+                  s->block_rows, u->tile_tokens, panel->tokens, panel->rows, u->pv_rows, u->pv_cols,
+                  split, plan->problem.sk,
+                  is_alone(&plan->options) ? "one thread: forked" : threads);
 }
 
 static const char *absent(void) { return NULL; }

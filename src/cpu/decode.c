@@ -20,6 +20,11 @@ static void *elems_at(void *buffer, amla_dtype type, int64_t elems) {
   return (char *)buffer + amla_elems_bytes(type, elems);
 }
 
+/* Q^T of the panel whose first row this is. */
+static void *qt_at(const amla_worker *w, int32_t row) {
+  return (char *)w->qt + row * amla_ukr_qt_bytes(w->cpu->ukernels, w->plan->problem.d_qk);
+}
+
 /* ---- Scores ---- */
 
 /* Lists n keys from `begin` on, which go to `tile` one after the other. Past `limit` it is the last
@@ -63,7 +68,7 @@ static void panel_scores(amla_worker *w, const amla_panel *first, const amla_pan
       const int32_t row = first[i].row, part = min(i, parts), after = min(i + 1, parts);
       const int32_t from = n_moves * part / parts, to = n_moves * after / parts;
       const amla_ukr_stage stage = {p->kv_type, to - from, upcoming + at + from};
-      const void *qt = elems_at(w->qt, u->tile_type, (int64_t)row * p->d_qk);
+      const void *qt = qt_at(w, row);
       float *s = w->s + row * u->tile_tokens + j * rows;
       first[i].kernels->qk(next - j, p->d_qk, upcoming[j].to, w->cpu->layout.ld, qt, s, &stage);
     }
@@ -180,6 +185,14 @@ static void visible_keys(const amla_worker *w, const amla_panel *panel, int32_t 
   }
 }
 
+/* The second sum, where P is rounded: it follows O. */
+static void add_rounded(const amla_panel *panel, amla_partial *acc, const amla_rescale_step *steps,
+                        const float *sum) {
+  float *l = acc->l_rounded + panel->row;
+  for (int32_t r = 0; acc->l_rounded != acc->l && r < panel->kernels->rows; r++)
+    l[r] = steps[r].factor * l[r] + sum[r];
+}
+
 /* P in place of the panel's scores, and l: what a new maximum asks of each row goes to steps. */
 static int panel_weights(amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
                          amla_partial *acc, amla_rescale_step *steps) {
@@ -188,7 +201,7 @@ static int panel_weights(amla_worker *w, const amla_panel *panel, int32_t begin,
   const amla_ukr_panel *kernels = panel->kernels;
   const int32_t rows = kernels->rows, masked = w->tensors->mask != NULL;
   float max[AMLA_UKR_MAX_ROWS], base[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS];
-  float sum[AMLA_UKR_MAX_ROWS];
+  float sum[2 * AMLA_UKR_MAX_ROWS];
   int32_t visible[AMLA_UKR_MAX_ROWS];
   float *s = w->s + panel->row * w->cpu->ukernels->tile_tokens;
   float *ref = acc->ref + panel->row, *l = acc->l + panel->row;
@@ -206,6 +219,7 @@ static int panel_weights(amla_worker *w, const amla_panel *panel, int32_t begin,
   kernels->exp(n, s, base, mul, visible, sum);
   for (int32_t r = 0; r < rows; r++)
     l[r] = steps[r].l_factor * l[r] + sum[r];
+  add_rounded(panel, acc, steps, sum + rows);
   return moved;
 }
 
@@ -267,6 +281,8 @@ static merge_step merge_sums(const amla_worker *w, amla_partial *a, const amla_p
     m.of_b[r] = merge_factor(of_b, b->ref[r]);
     a->ref[r] = ref;
     a->l[r] = of_a.l_factor * a->l[r] + of_b.l_factor * b->l[r];
+    if (a->l_rounded != a->l)
+      a->l_rounded[r] = of_a.factor * a->l_rounded[r] + of_b.factor * b->l_rounded[r];
   }
   return m;
 }
@@ -294,7 +310,8 @@ static void end_rows(const amla_worker *w, const amla_group *group, const amla_p
     const int32_t at = group->row_begin + r, query = at / p->h_q, head = at % p->h_q;
     const double l = (double)a->l[r], ref = (double)a->ref[r];
     const float of_p = room * amla_rescale_p(o->rescale, a->ref[r]);
-    const double divisor = l * (double)of_p;
+    const int rounded = a->l_rounded != a->l;
+    const double divisor = rounded ? (double)a->l_rounded[r] : l * (double)of_p;
     ends[r] = amla_end_row(p, o, w->tensors, group->sequence, query, head, divisor, ref + log2(l));
   }
 }
@@ -350,7 +367,8 @@ static void panel_pv(const amla_worker *w, const amla_panel *panel, int32_t c, i
   const int32_t n_rows = w->group.row_end - w->group.row_begin;
   const void *v = elems_at(w->tiles[0], u->tile_type, c * cols);
   const char *p = (const char *)(w->s + panel->row * u->tile_tokens);
-  const int64_t step_bytes = amla_elems_bytes(u->p_type, step), ldv = w->cpu->layout.ld;
+  const int64_t step_bytes = step * (int64_t)sizeof(float); /* or pairs of bf16 */
+  const int64_t ldv = w->cpu->layout.ld;
   int64_t at = ((int64_t)c * w->cpu->layout.rows_padded + panel->row) * cols;
   for (int32_t r = panel->row; r < stop; r += step, at += step * cols, p += step_bytes) {
     amla_ukr_merge merges[AMLA_MAX_MERGES];
@@ -390,7 +408,7 @@ static void clear_partial(const amla_worker *w, amla_partial *acc) {
   float *o = acc->o + (int64_t)last * rows * u->pv_cols + (u->pv_cols - unused);
   for (int32_t r = 0; r < rows; r++, o += u->pv_cols) {
     acc->ref[r] = -INFINITY;
-    acc->l[r] = 0.0f;
+    acc->l[r] = acc->l_rounded[r] = 0.0f;
     for (int32_t i = 0; i < unused; i++)
       o[i] = 0.0f;
   }
@@ -460,13 +478,13 @@ static void pack_q(const amla_worker *w, const amla_panel *panel) {
   const int32_t first = w->group.row_begin + panel->row;
   const int32_t n = min(panel->kernels->rows, w->group.row_end - first);
   const float factor = (float)((double)p->scale * 1.4426950408889634); /* log2 e */
-  void *qt = elems_at(w->qt, u->tile_type, (int64_t)panel->row * p->d_qk);
   const void *q[AMLA_UKR_MAX_ROWS];
   for (int32_t r = 0; r < n; r++) {
     const int32_t at = first + r, query = at / p->h_q, head = at % p->h_q;
     q[r] = amla_q_row(p, w->tensors, w->group.sequence, query, head);
   }
-  panel->kernels->pack(n, p->d_qk, p->q_type, q, factor, u->even_odd[p->kv_type], qt);
+  panel->kernels->pack(n, p->d_qk, p->q_type, q, factor, u->even_odd[p->kv_type],
+                       qt_at(w, panel->row));
 }
 
 /* Columns that no key fills but pv reads. */

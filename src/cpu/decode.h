@@ -39,6 +39,8 @@ typedef struct amla_panel {
 typedef struct amla_partial {
   float *o;
   float *ref, *l;   /* [rows_padded] */
+  float *l_rounded; /* [rows_padded] sum of P as pv sees it, which O is divided by; l itself where P
+                       is f32 */
   int64_t first, n; /* leaves of the merge tree that it covers */
 } amla_partial;
 
@@ -46,11 +48,10 @@ typedef struct amla_worker {
   const amla_plan *plan;
   const amla_cpu_plan *cpu;
   const amla_tensors *tensors;
-  void *qt;       /* panels of [d_qk][panel rows] of tile_type: scale * log2(e) * q, transposed;
-                     padding rows are 0 */
+  void *qt; /* panels of what their pack makes: scale * log2(e) * q, transposed, padding rows 0 */
   void *tiles[2]; /* [tile_tokens][ld] of tile_type: the key tile at hand, the same rows as K and V,
                      and the next one; one and the same unless panels work ahead */
-  float *s;       /* panels of [tile_tokens][panel rows]: scores, then weights */
+  float *s;       /* panels of [tile_tokens][panel rows]: scores, then weights of p_type */
   amla_partial *slots; /* [schedule.max_slots] */
 
   /* The group at hand */

@@ -30,6 +30,44 @@ const amla_ukernels *amla_ukernels_select(amla_isa cap) {
   return best;
 }
 
+amla_p_form amla_ukernels_p_form(const amla_ukernels *u) {
+  return u->p_type == AMLA_F32 ? AMLA_P_F32 : u->p_form;
+}
+
+amla_p_form amla_p_form_allowed(const amla_problem *p, const amla_options *o) {
+  if (o->p_form != AMLA_P_DEFAULT)
+    return o->p_form;
+  return p->out_type == AMLA_F32 ? AMLA_P_F32 : AMLA_P_BF16X2;
+}
+
+int32_t amla_q_parts(const amla_problem *p, const amla_options *o) {
+  if (p->q_type == AMLA_BF16)
+    return 1;
+  return p->q_type == AMLA_F16 || o->q_form == AMLA_Q_BF16X2 ? 2 : 3;
+}
+
+/* Are the type's keys bf16, or may they become it? */
+static int keys_are_bf16(const amla_problem *p, const amla_options *o) {
+  return p->kv_type == AMLA_BF16 || o->kv_round == AMLA_KV_BF16;
+}
+
+static int takes(const amla_ukernels *u, const amla_problem *p, const amla_options *o) {
+  if (u->tile_type == AMLA_F32)
+    return 1;
+  return keys_are_bf16(p, o) && (p->q_type == AMLA_BF16 || u->q_in_parts) &&
+         amla_ukernels_p_form(u) <= amla_p_form_allowed(p, o);
+}
+
+const amla_ukernels *amla_ukernels_choose(const amla_problem *p, const amla_options *o) {
+  const amla_ukernels *best = amla_ukernels_all[0];
+  for (int i = 1; amla_ukernels_all[i] && amla_isa_runs(amla_ukernels_all[i]->isa); i++)
+    if ((o->isa == AMLA_ISA_AUTO || amla_ukernels_all[i]->isa <= o->isa) &&
+        takes(amla_ukernels_all[i], p, o))
+      best = amla_ukernels_all[i];
+  assert(!amla_ukernels_flaw(best));
+  return best;
+}
+
 static const char *panel_flaw(const amla_ukernels *u, const amla_ukr_panel *p) {
   if (p->rows < 1 || p->rows > AMLA_UKR_MAX_ROWS)
     return "a panel has 1..AMLA_UKR_MAX_ROWS rows";
@@ -41,8 +79,8 @@ static const char *panel_flaw(const amla_ukernels *u, const amla_ukr_panel *p) {
     return "a score tile has 1..AMLA_UKR_MAX_QK_TOKENS tokens";
   if (u->tile_tokens % p->tokens)
     return "a panel's tokens divide tile_tokens";
-  if (p->depth < 1 || p->ahead < 0 || p->ahead > 1)
-    return "depth >= 1, ahead is 0 or 1";
+  if (p->depth < 1 || p->depth > AMLA_UKR_MAX_DEPTH || p->ahead < 0 || p->ahead > 1)
+    return "depth is in 1..AMLA_UKR_MAX_DEPTH, ahead is 0 or 1";
   if (!p->pack || !p->qk || !p->max || !p->exp)
     return "a panel has all its kernels";
   return NULL;
@@ -61,6 +99,18 @@ static const char *pv_end_flaw(const amla_ukernels *u) {
   return NULL;
 }
 
+static const char *types_flaw(const amla_ukernels *u) {
+  if (u->tile_type != AMLA_F32 && u->tile_type != AMLA_BF16)
+    return "a tile is f32 or bf16";
+  if (u->p_type != AMLA_F32 && (u->p_type != AMLA_BF16 || u->tile_type != AMLA_BF16))
+    return "P is f32, or bf16 beside a tile of bf16";
+  if ((u->p_form == AMLA_P_DEFAULT || u->p_form == AMLA_P_F32) != (u->p_type == AMLA_F32))
+    return "p_form is bf16 or bf16x2 where p_type is bf16, and only there";
+  if (u->p_type == AMLA_BF16 && u->tile_tokens % 2)
+    return "tokens go in pairs where p_type is bf16";
+  return NULL;
+}
+
 const char *amla_ukernels_flaw(const amla_ukernels *u) {
   if (u->tile_tokens < 1 || u->tile_tokens > AMLA_UKR_MAX_TILE_TOKENS)
     return "a tile has 1..AMLA_UKR_MAX_TILE_TOKENS tokens";
@@ -74,7 +124,9 @@ const char *amla_ukernels_flaw(const amla_ukernels *u) {
     return "a wide panel's tokens divide a narrow one's";
   if (!u->load || !u->store || !u->pv || !u->scale || !u->shift || !u->merge)
     return "a row has all its kernels";
-  const char *flaw = panel_flaw(u, &u->wide);
+  const char *flaw = types_flaw(u);
+  if (!flaw)
+    flaw = panel_flaw(u, &u->wide);
   if (!flaw)
     flaw = panel_flaw(u, &u->narrow);
   return flaw ? flaw : pv_end_flaw(u);

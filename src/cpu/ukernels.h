@@ -35,26 +35,38 @@ typedef struct amla_ukr_stage {
  * 16 odd ones, which saves the conversion half its shuffles. Q^T is packed alike, and O comes out
  * alike until it is stored. */
 
+/* Rows whose tile_type is bf16 multiply keys as they are: a bf16 product is exact, and sums are
+ * f32. Numbers below 2^-126 count as 0 in products of bf16, and their sums below it become 0. Q^T
+ * is [d / depth, rounded up][rows][depth] bf16, columns that are missing 0;  factor [rows] f32 and
+ * qk multiplies its sums by factor: q itself is not rounded. The tile's columns from d_qk on are 0.
+ * With p_type bf16, P is, in place of the scores, [n / 2, rounded up][rows][2] bf16, a token that
+ * is missing 0 O's columns stand in an order of pv's own, which store undoes. */
+
 /* A partial result that pv adds its own to: row r of the sum is of_a[r] * a + of_b[r] * o, rounded
  * as by merge. */
 typedef struct amla_ukr_merge {
   const float *a, *of_a, *of_b; /* a [pv_rows][pv_cols] */
 } amla_ukr_merge;
 
-enum { AMLA_UKR_MAX_ROWS = 32, AMLA_UKR_MAX_QK_TOKENS = 16, AMLA_UKR_MAX_TILE_TOKENS = 128 };
+enum {
+  AMLA_UKR_MAX_ROWS = 32,
+  AMLA_UKR_MAX_QK_TOKENS = 16,
+  AMLA_UKR_MAX_TILE_TOKENS = 128,
+  AMLA_UKR_MAX_DEPTH = 4
+};
 
 /* Kernels whose lanes are the rows of one panel. */
 typedef struct amla_ukr_panel {
   int32_t rows;   /* lanes: a multiple of pv_rows, at most AMLA_UKR_MAX_ROWS */
   int32_t tokens; /* of a score register tile; divides tile_tokens; wide's divides narrow's */
   int32_t depth;  /* columns of Q^T side by side: Q^T is [d / depth][rows][depth], then a rest of
-                     columns [d % depth][rows] */
+                     columns [d % depth][rows]; at most AMLA_UKR_MAX_DEPTH */
   int32_t ahead;  /* 0: qk's stage is its own n rows, converted before they are read; 1: the next
                      call's, in parts */
 
   /* qt = factor * Q^T: column i of row r < n is factor * element i of q[r], or stands where
    * `even_odd` wants it; rows from n on are 0.
-   *   q [n] -> [d] of f32, bf16 or f16;  qt of tile_type */
+   *   q [n] -> [d] of f32, bf16 or f16 (tile_type bf16: of bf16);  qt of tile_type */
   void (*pack)(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
                int even_odd, void *qt);
 
@@ -72,7 +84,8 @@ typedef struct amla_ukr_panel {
    *     p = j < visible[r] ? exp2(s[j][r] - ref[r]) + 0 * s[j][r] : 0
    *     sum[r] = sum_j p        P[j][r] = p * mul[r]
    * 0 * s carries NaN and inf into the row whatever the exponential makes of them. exp2 is within
-   * 2 ulp on [AMLA_EXP2_MIN, 16]; below it is 0. s - ref <= 16. */
+   * 2 ulp on [AMLA_EXP2_MIN, 16]; below it is 0. s - ref <= 16. P in bf16 is rounded to nearest
+   * even, and sum [2][rows]: sum[rows + r] = sum_j P[j][r] as rounded. */
   void (*exp)(int32_t n, float *s, const float *ref, const float *mul, const int32_t *visible,
               float *sum);
 } amla_ukr_panel;
@@ -80,7 +93,8 @@ typedef struct amla_ukr_panel {
 /* out [pv_rows][pv_cols] contiguous = P V, plus o unless first: o[r][c] + sum_j p[j * ldp + r] *
  * v[j * ldv + c], the sum over j < n in order, from 0; that then merged with the n_merges partial
  * results, one after the other. out may be o or any of them.
- *   p of p_type, v of tile_type; v, o and out aligned to whole vectors, ldv a multiple of 16 */
+ *   p of p_type, in bf16 the pair of token j at p + j / 2 * ldp, ldp in pairs; v of tile_type; v, o
+ *   and out aligned to whole vectors, ldv a multiple of 16 */
 typedef void amla_ukr_pv(int32_t n, const void *p, int64_t ldp, const void *v, int64_t ldv,
                          int first, const float *o, int32_t n_merges, const amla_ukr_merge *merges,
                          float *out);
@@ -96,6 +110,8 @@ typedef struct amla_ukernels {
   amla_isa isa;
   amla_dtype tile_type; /* what keys are converted to: Q^T, K and V */
   amla_dtype p_type;    /* what P is on its way to V */
+  amla_p_form p_form;   /* where p_type is not f32: one bf16, or two */
+  int32_t q_in_parts;   /* tile_type bf16: q of other types too, as amla_q_parts bf16 */
   int32_t tile_tokens;  /* KV tokens per tile: part of the bits */
   int32_t pv_rows;      /* rows of an output register tile */
   int32_t pv_cols;      /* columns of an output register tile: a multiple of 8 */
@@ -140,8 +156,29 @@ amla_ukr_store_rows(amla_store_row_fn *store_row, amla_dtype type, int32_t rows,
  * that this CPU can run. */
 extern const amla_ukernels *const amla_ukernels_all[];
 
-/* The best row that the CPU can run and the cap allows. */
+/* The best row that the CPU can run and the cap allows, whatever types it takes. */
 const amla_ukernels *amla_ukernels_select(amla_isa cap);
+
+/* The best of those that take the problem's types and are as exact as the options ask. Types
+ * decide, never data. */
+const amla_ukernels *amla_ukernels_choose(const amla_problem *p, const amla_options *o);
+
+/* The form of P with this row. */
+amla_p_form amla_ukernels_p_form(const amla_ukernels *u);
+
+/* The least exact form of P that the options allow. */
+amla_p_form amla_p_form_allowed(const amla_problem *p, const amla_options *o);
+
+/* In how many bf16 an element of q goes, on rows that multiply those. */
+int32_t amla_q_parts(const amla_problem *p, const amla_options *o);
+
+/* Bytes of Q^T for one row of the block. */
+static inline int64_t amla_ukr_qt_bytes(const amla_ukernels *u, int32_t d) {
+  if (u->tile_type == AMLA_F32)
+    return amla_elems_bytes(AMLA_F32, d);
+  const int32_t whole = (d + AMLA_UKR_MAX_DEPTH - 1) / AMLA_UKR_MAX_DEPTH * AMLA_UKR_MAX_DEPTH;
+  return amla_elems_bytes(u->tile_type, whole) + (int64_t)sizeof(float); /* the factor */
+}
 
 /* Does the row keep what decode.c counts on? NULL, or the first rule that it breaks. Tests ask it
  * of every row; builds with assertions of the row that is selected. */
