@@ -721,9 +721,9 @@ static void bad_merges_are_refused(void **state) {
   BAD_MERGE(m.n_rows = INT64_MAX, "n_rows=9223372036854775807", "overflow");
   BAD_MERGE((m.n_parts = INT32_MAX, m.n_rows = INT32_MAX, m.d_v = INT32_MAX), "n_parts=2147483647",
             "overflow");
-  BAD_MERGE(m.o = NULL, "o=NULL", "must point to 24 floats");
-  BAD_MERGE(m.parts = NULL, "lse_parts=NULL", "must point to 6 floats");
-  BAD_MERGE(m.out = NULL, "out=NULL", "must point to 12 floats");
+  BAD_MERGE(m.o = NULL, "o=NULL", "must point to 96 bytes");
+  BAD_MERGE(m.parts = NULL, "lse_parts=NULL", "must point to 24 bytes");
+  BAD_MERGE(m.out = NULL, "out=NULL", "must point to 48 bytes");
   BAD_MERGE(m.o_bytes--, "o_bytes=95", ">= 96");
   BAD_MERGE(m.parts_bytes--, "lse_parts_bytes=23", ">= 24");
   BAD_MERGE(m.out_bytes--, "out_bytes=47", ">= 48");

@@ -462,6 +462,53 @@ AMLA_API amla_status amla_merge(int32_t n_parts, int64_t n_rows, int32_t d_v, am
                                 size_t lse_parts_bytes, float *out, size_t out_bytes, float *lse,
                                 size_t lse_bytes, amla_detail *detail);
 
+/* Merges parts as amla_merge does, over the same arithmetic: parts apart in memory, a sink, an out
+ * type, and either mark of an empty part. Strides count elements; 0 = packed in the order given. */
+typedef enum amla_empty_lse {
+  AMLA_EMPTY_MINUS_INF = 0, /* a part without keys has LSE -inf, as here; +inf makes its row NaN */
+  AMLA_EMPTY_PLUS_INF = 1   /* +inf, as FlashMLA has it; -inf means the same */
+} amla_empty_lse;
+
+typedef struct amla_merge_args {
+  uint32_t struct_bytes;
+  int32_t n_parts;
+  int64_t n_rows;
+  int32_t d_v; /* Default 512 */
+  amla_lse_base base;
+  amla_empty_lse empty; /* of lse_parts; lse has the same mark where all parts are empty */
+  amla_dtype out_type;  /* f32, bf16, f16; rounded to nearest even. Default f32 */
+  const float *o;       /* [n_parts][n_rows][d_v], last one contiguous */
+  size_t o_bytes;
+  int64_t o_stride_part, o_stride_row;
+  const float *lse_parts; /* [n_parts][n_rows] */
+  size_t lse_parts_bytes;
+  int64_t lse_parts_stride_part, lse_parts_stride_row;
+  /* [n_heads] logits in natural-log units, or NULL: one key more, without a value. For parts that
+   * have not had it. Row r is of head r / head_rows % n_heads: head_rows is 1 for rows [..][h_q],
+   * s_q for rows [..][h_q][s_q]. */
+  const float *sinks;
+  size_t sinks_bytes;
+  int32_t n_heads;
+  int32_t head_rows; /* 0 = 1 */
+  int32_t lse_sink;  /* 0: lse is without the sink; 1: with it, of empty rows the sink itself */
+  void *out;         /* [n_rows][d_v] out_type */
+  size_t out_bytes;
+  int64_t out_stride_row;
+  float *lse; /* [n_rows], or NULL */
+  size_t lse_bytes;
+  int64_t lse_stride_row;
+} amla_merge_args;
+
+/* clang-format off */
+#define AMLA_MERGE_ARGS_INIT                                                                       \
+  {(uint32_t)sizeof(amla_merge_args), 1, 0, 512, AMLA_LSE_NATURAL, AMLA_EMPTY_MINUS_INF, AMLA_F32, \
+   NULL, 0, 0, 0, NULL, 0, 0, 0, NULL, 0, 0, 0, 0, NULL, 0, 0, NULL, 0, 0}
+/* clang-format on */
+
+/* out and lse may take the place of the first part if type and row stride are the same; any other
+ * overlap of what they span is refused, as are rows of out that overlap. */
+AMLA_API amla_status amla_merge_parts(const amla_merge_args *args, amla_detail *detail);
+
 /* ---- Backends ---- */
 
 typedef struct amla_backend_info {
