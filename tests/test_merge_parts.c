@@ -366,6 +366,23 @@ static void extreme_sinks(void **state) {
   }
 }
 
+/* A part whose LSE is NaN shows in the row's LSE whatever the sink: an infinite one would let a
+ * later merge leave the row out. */
+static void a_nan_lse_outlives_the_sink(void **state) {
+  (void)state;
+  static const float sinks[] = {-INFINITY, 0.0f, INFINITY};
+  for (int t = 0; t < LENGTH(sinks); t++) {
+    const float o = 1.0f, l = NAN;
+    float out = 0, lse = 0;
+    amla_merge_args a = AMLA_MERGE_ARGS_INIT;
+    a.n_rows = a.d_v = a.n_heads = a.lse_sink = 1;
+    a.o = &o, a.lse_parts = &l, a.sinks = &sinks[t], a.out = &out, a.lse = &lse;
+    a.o_bytes = a.lse_parts_bytes = a.sinks_bytes = a.out_bytes = a.lse_bytes = sizeof(float);
+    merge(&a);
+    assert_true(isnan(lse) && (isnan(out) || sinks[t] == INFINITY));
+  }
+}
+
 /* Columns go through tiles of 512: more of them than that, in place, and by halves. */
 static void wide_rows_and_in_place(void **state) {
   (void)state;
@@ -550,6 +567,7 @@ int main(void) {
       cmocka_unit_test(types_are_rounded_once),
       cmocka_unit_test(a_sink_is_a_part_without_value),
       cmocka_unit_test(extreme_sinks),
+      cmocka_unit_test(a_nan_lse_outlives_the_sink),
       cmocka_unit_test(wide_rows_and_in_place),
       cmocka_unit_test(in_place_between_other_parts),
       cmocka_unit_test(caller_environment_is_left_alone),
