@@ -30,7 +30,11 @@ static bool is_met(const bench_result *r, verdict v) {
   return !r->disturbed && v.target != 0 && v.figure >= v.target;
 }
 static const char *word(const bench_result *r, verdict v) {
-  return v.target == 0 ? "" : r->disturbed ? "?" : is_met(r, v) ? "ok" : "miss";
+  if (v.target == 0)
+    return "";
+  if (r->disturbed)
+    return "?";
+  return is_met(r, v) ? "ok" : "miss";
 }
 
 static verdict judge_machine(const bench_result *r) {

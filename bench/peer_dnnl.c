@@ -20,8 +20,9 @@ static int describe(char *text, size_t capacity) {
 
 static void sgemm(bool a_transposed, bool b_transposed, int m, int n, int k, const float *a,
                   int lda, const float *b, int ldb, float beta, float *c, int ldc) {
-  if (dnnl_sgemm(a_transposed ? 'T' : 'N', b_transposed ? 'T' : 'N', m, n, k, 1.0f, a, lda, b, ldb,
-                 beta, c, ldc) != dnnl_success)
+  const char op_a = a_transposed ? 'T' : 'N';
+  const char op_b = b_transposed ? 'T' : 'N';
+  if (dnnl_sgemm(op_a, op_b, m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc) != dnnl_success)
     abort(); /* out of memory, or our bug */
 }
 

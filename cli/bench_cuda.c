@@ -95,7 +95,7 @@ static int count_originals(const harness_case *c) {
   const double most = fmin(MAX_TRUTH_FLOPS / flops, MAX_ORIGINAL_ELEMS / elems);
   if (p->page_size == 0 || c->len == HARNESS_LEN_LIST || c->pad || p->b < 2)
     return p->b;
-  int n = most < 1 ? 1 : most < p->b ? (int)most : p->b;
+  int n = most < p->b ? (int)fmax(most, 1) : p->b;
   while (p->b % n != 0)
     n--;
   return n;
@@ -261,7 +261,7 @@ static const char *measure(batch *x, double seconds, figures *f) {
   if (why)
     return why;
   const double wanted = seconds / fmax(both[2 * (MIN_RUNS - 1)] + 2e-4, 1e-6);
-  f->runs = wanted < MIN_RUNS ? MIN_RUNS : wanted > MAX_RUNS ? MAX_RUNS : (int)wanted;
+  f->runs = (int)fmin(fmax(wanted, MIN_RUNS), MAX_RUNS);
   why = x->tools->time(f->runs, COLD_BYTES, run_set, x, both);
   if (why)
     return why;
@@ -309,7 +309,8 @@ static cli_exit bench_one(const char *command, const char *text, const cli_optio
     else if (!f->error.ok)
       cli_error(command, "%s: %s: wrong result: relative error %.2e, %.2g of the bound", text,
                 f->description, f->error.rel_error, f->error.worst_of_bound);
-    status = why ? CLI_ERROR : f->error.ok ? CLI_OK : CLI_MISMATCH;
+    if (!why)
+      status = f->error.ok ? CLI_OK : CLI_MISMATCH;
   }
   free_batch(&x);
   return status;
@@ -324,15 +325,16 @@ static double matrix_limit(const figures *f, const limits *l) {
 static double least_seconds(const figures *f,
                             const limits *l) { /* at the limits; 0 when they are not known */
   const double matrix = matrix_limit(f, l);
-  return fmax(matrix > 0 ? f->flops / matrix : 0, l->copy > 0 ? f->bytes / l->copy : 0);
+  const double computing = matrix > 0 ? f->flops / matrix : 0;
+  return fmax(computing, l->copy > 0 ? f->bytes / l->copy : 0);
 }
 static const char *limit_name(const figures *f, const limits *l) {
   const double matrix = matrix_limit(f, l);
   if (matrix <= 0 && l->copy <= 0)
     return "unknown";
-  return matrix > 0 && f->flops / matrix >= f->bytes / fmax(l->copy, 1)
-             ? (is_wgmma(f) ? "wgmma" : "mma.sync")
-             : "memory";
+  if (matrix <= 0 || f->flops / matrix < f->bytes / fmax(l->copy, 1))
+    return "memory";
+  return is_wgmma(f) ? "wgmma" : "mma.sync";
 }
 
 /* A row is printed when it is there: what comes after it may hang. */

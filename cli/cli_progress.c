@@ -4,6 +4,7 @@
  */
 #include "cli_progress.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -23,7 +24,7 @@ void cli_progress_update(void *context, double fraction) {
   const double now = harness_seconds();
   if (now - p->started < 1 || now - p->last < 0.1)
     return;
-  const int filled = fraction < 0 ? 0 : fraction > 1 ? WIDTH : (int)(fraction * WIDTH);
+  const int filled = (int)(fmin(fmax(fraction, 0), 1) * WIDTH);
   fprintf(stderr, "\r\033[K%-24.24s [%-*.*s] %3.0f %%  %.0f s", p->what, (int)WIDTH, filled, bar,
           100 * fraction, now - p->started);
   p->last = now;

@@ -80,7 +80,9 @@ void cli_table_print(const cli_table *table) {
   for (int row = 0; row < table->n_rows; row++)
     for (int column = 0; column < table->n_columns; column++) {
       const bool last = column + 1 == table->n_columns;
-      const int width = table->left[column] ? (last ? 0 : -widths[column]) : widths[column];
+      int width = table->left[column] ? -widths[column] : widths[column];
+      if (last && table->left[column])
+        width = 0; /* no spaces at the end of a line */
       printf("%*s%s", width, table->cells[row][column], last ? "\n" : "  ");
     }
 }
@@ -129,10 +131,15 @@ json_t *cli_json_text(const char *text) {
     size_t n = 1;
     while (n < LONGEST && text[n] != '\0' && !is_utf8(text, n))
       n++;
-    const bool good = is_utf8(text, n);
-    memcpy(valid + used, good ? text : replacement, good ? n : BYTES);
-    used += good ? n : BYTES;
-    text += good ? n : 1;
+    if (is_utf8(text, n)) {
+      memcpy(valid + used, text, n);
+      used += n;
+      text += n;
+    } else {
+      memcpy(valid + used, replacement, BYTES);
+      used += BYTES;
+      text++;
+    }
   }
   json_t *string = json_stringn(valid, used);
   free(valid);

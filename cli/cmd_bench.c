@@ -193,6 +193,7 @@ static void write_series(FILE *to, const results *all) {
 /* Every curve once more, with these columns and in the style of this panel. */
 static void plot_series(const cli_plot *plot, const results *all, const char *columns,
                         bool titles) {
+  const char *style = titles ? "smooth unique with linespoints" : "with points";
   for (int i = 0; i < all->n; i++) {
     const result *r = &all->list[i];
     char title[CLI_CELL];
@@ -200,9 +201,8 @@ static void plot_series(const cli_plot *plot, const results *all, const char *co
       continue;
     snprintf(title, sizeof title, "b=%d,sq=%d,h=%d %s %s, %d thread%s", r->b, r->s_q, r->h_q,
              r->isa, r->rescale, r->threads, r->threads == 1 ? "" : "s");
-    fprintf(plot->gnuplot, "%s$series%d using %s %swith %s pt %d lc %d title ", i > 0 ? ", " : "",
-            i, columns, titles ? "smooth unique " : "", titles ? "linespoints" : "points",
-            4 + i % 10, 1 + i % 8);
+    fprintf(plot->gnuplot, "%s$series%d using %s %s pt %d lc %d title ", i > 0 ? ", " : "", i,
+            columns, style, 4 + i % 10, 1 + i % 8);
     cli_plot_string(plot, titles ? title : "");
   }
 }

@@ -187,10 +187,10 @@ cli_exit cmd_check(int argc, char **argv) {
   arguments a = {.common = CLI_OPTIONS_INIT};
   cli_parse("[FILE|PROBLEM...]", doc, NULL, parse, children, argc, argv, &a);
   const bool npu = a.common.plan.backend == AMLA_BACKEND_NPU;
-  const char *const *problems = a.n_problems > 0 ? (const char *const *)a.problems
-                                : npu            ? built_in_npu
-                                                 : built_in;
-  const int n = a.n_problems > 0 ? a.n_problems : npu ? LENGTH(built_in_npu) : LENGTH(built_in);
+  const char *const *problems = npu ? built_in_npu : built_in;
+  int n = npu ? LENGTH(built_in_npu) : LENGTH(built_in);
+  if (a.n_problems > 0)
+    problems = (const char *const *)a.problems, n = a.n_problems;
   report r = {.a = &a, .table = cli_table_create(10, headings), .rows = json_array(), .ok = true};
   cli_progress progress = cli_progress_begin("checking");
   bool done = true;
@@ -209,5 +209,7 @@ cli_exit cmd_check(int argc, char **argv) {
     cli_table_print(&r.table);
   cli_table_free(&r.table);
   json_decref(r.rows);
-  return !done ? CLI_ERROR : r.ok ? CLI_OK : CLI_MISMATCH;
+  if (!done)
+    return CLI_ERROR;
+  return r.ok ? CLI_OK : CLI_MISMATCH;
 }

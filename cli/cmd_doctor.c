@@ -300,11 +300,11 @@ static void judge_devices(findings *f, const json_t *list) {
     const int type = (int)json_integer_value(json_object_get(device, "type"));
     const bool gpu = type == GPU || type == IGPU;
     cpu |= type == CPU;
+    const char *advice = gpu ? ". Layers on a GPU keep their attention there: -ngl 0, or "
+                               "--device none, leaves them to the CPU and AMLA"
+                             : "";
     find(f, gpu ? ADVICE : FINE, "device %s: %s%s", text_of(device, "name"),
-         text_of(device, "description"),
-         gpu ? ". Layers on a GPU keep their attention there: -ngl 0, or --device none, leaves "
-               "them to the CPU and AMLA"
-             : "");
+         text_of(device, "description"), advice);
   }
   if (!cpu)
     find(f, PROBLEM, "ggml finds no CPU backend: AMLA computes on its threads and in its memory");

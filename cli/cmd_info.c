@@ -92,8 +92,10 @@ static void print_text(const facts *f) {
   const char *cap = getenv("AMLA_ISA");
   printf("library    amla %s\n", amla_version());
   printf("cpu        %s\nfeatures   %s\n", f->cpu.model, f->cpu.features);
-  printf("isa        %s%s%s%s\n", amla_isa_name(f->isa), cap && *cap ? " (AMLA_ISA=" : "",
-         cap && *cap ? cap : "", cap && *cap ? ")" : "");
+  printf("isa        %s", amla_isa_name(f->isa));
+  if (cap && *cap)
+    printf(" (AMLA_ISA=%s)", cap);
+  putchar('\n');
   for (int i = AMLA_ISA_C; amla_isa_name((amla_isa)i); i++)
     if (amla_isa_missing((amla_isa)i))
       printf("no %-8s for want of %s\n", amla_isa_name((amla_isa)i), amla_isa_missing((amla_isa)i));

@@ -96,13 +96,10 @@ typedef struct verdict {
 static verdict judge(const cli_job *job, bool no_check) {
   const harness_dataset *data = job->data;
   const bool has_refs = (data->out_ref != NULL || data->lse_ref != NULL) && !cli_is_simulated(job);
-  verdict v = {.reference = no_check   ? "none"
-                            : has_refs ? "file"
-                                       : "fp64",
-               .refs_ok = true,
-               .ok = true};
+  verdict v = {.reference = "none", .refs_ok = true, .ok = true};
   if (no_check)
     return v;
+  v.reference = has_refs ? "file" : "fp64";
   harness_truth truth = cli_truth(data);
   v.error = cli_compare(job, &truth);
   v.ok = v.error.ok;
@@ -126,12 +123,12 @@ static void print_row(const char *what, const amla_problem *p, int64_t row) {
 static void print_verdict(const verdict *v, const amla_problem *p) {
   if (strcmp(v->reference, "none") == 0)
     return;
+  const bool of_file = strcmp(v->reference, "file") == 0;
+  const char *reference = of_file ? "the file's out_ref and lse_ref" : v->reference;
   printf(
       "error    %.2e relative, %.2e largest; LSE %.2e largest; %.2g of the bound, against %s: %s\n",
       v->error.rel_error, v->error.max_abs_error, v->error.lse_max_abs_error,
-      v->error.worst_of_bound,
-      strcmp(v->reference, "file") == 0 ? "the file's out_ref and lse_ref" : "fp64",
-      v->error.ok ? "ok" : "MISMATCH");
+      v->error.worst_of_bound, reference, v->error.ok ? "ok" : "MISMATCH");
   if (v->error.unjudged > 0)
     printf("         %lld numbers not judged: not finite, where nothing is promised\n",
            (long long)v->error.unjudged);

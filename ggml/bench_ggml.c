@@ -130,7 +130,6 @@ static void measure(ggml_session *s, ggml_job *job, contestant *list, double sec
 static bool run_case(ggml_session *s, const promise *p, const ggml_case *c, int threads,
                      const arguments *a) {
   contestant list[] = {{"ggml", s->cpu, 0, 0}, {"amla", s->amla, 0, 0}};
-  const char *type = c->type == GGML_ABI_F16 ? "f16" : c->type == GGML_ABI_BF16 ? "bf16" : "q8_0";
   ggml_job job;
   ggml_session_threads(s, threads);
   ggml_job_create(s, c, 1, &job);
@@ -139,11 +138,13 @@ static bool run_case(ggml_session *s, const promise *p, const ggml_case *c, int 
   const double ratio = list[0].seconds / list[1].seconds, flops = visible_flops(c);
   const double promised = target(p, c);
   const bool met = promised > 0 && ratio >= promised;
-  const char *word = promised == 0 ? "none" : met ? "ok" : "miss";
+  const char *word = met ? "ok" : "miss";
+  if (promised == 0)
+    word = "none";
   printf("%6lld %5lld %6lld %-4s %2d   %10.3f %10.3f   %6.1f %6.1f   %5.1fx  %3.0fx %-4s   %.0e "
          "%.0e\n",
-         (long long)c->tokens, (long long)c->heads, (long long)c->kv, type, threads,
-         list[0].seconds * 1e3, list[1].seconds * 1e3, flops / list[0].seconds * 1e-9,
+         (long long)c->tokens, (long long)c->heads, (long long)c->kv, ggml_type_text(c->type),
+         threads, list[0].seconds * 1e3, list[1].seconds * 1e3, flops / list[0].seconds * 1e-9,
          flops / list[1].seconds * 1e-9, ratio, promised, word, list[0].error, list[1].error);
   fflush(stdout);
   ggml_job_free(s, &job);

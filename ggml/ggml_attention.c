@@ -43,7 +43,9 @@ static int64_t bytes_per_row(const ggml_abi_tensor *t) {
 }
 
 static size_t bytes_per_block(int32_t type) {
-  return type == GGML_ABI_F32 ? 4 : type == GGML_ABI_Q8_0 ? GGML_ABI_Q8_0_BYTES : 2;
+  if (type == GGML_ABI_Q8_0)
+    return GGML_ABI_Q8_0_BYTES;
+  return type == GGML_ABI_F32 ? 4 : 2;
 }
 
 static bool strides_are_whole(const ggml_abi_tensor *t) {
@@ -144,10 +146,12 @@ const char *ggml_attention_refusal(const ggml_abi_tensor *op, int32_t cast_op) {
 /* ---- The problem ---- */
 
 static amla_dtype kv_type(int32_t type) {
-  return type == GGML_ABI_F16    ? AMLA_F16
-         : type == GGML_ABI_BF16 ? AMLA_BF16
-         : type == GGML_ABI_Q8_0 ? AMLA_Q8_0
-                                 : AMLA_F32;
+  switch (type) {
+  case GGML_ABI_F16: return AMLA_F16;
+  case GGML_ABI_BF16: return AMLA_BF16;
+  case GGML_ABI_Q8_0: return AMLA_Q8_0;
+  default: return AMLA_F32;
+  }
 }
 
 /* A stride of ggml, in elements. */

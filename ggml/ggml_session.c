@@ -167,9 +167,10 @@ void ggml_job_create(ggml_session *s, const ggml_case *c, uint64_t seed, ggml_jo
   if (c->cast)
     k = s->ggml_cast(x, k, c->type), v = s->ggml_cast(x, v, c->type);
   const int64_t mask_tokens = (c->tokens + 63) / 64 * 64; /* old ggml wants it so */
-  job->mask = c->mask == MASK_NONE ? NULL
-                                   : s->ggml_new_tensor_4d(x, GGML_ABI_F16, c->kv, mask_tokens, 1,
-                                                           c->shared_mask ? 1 : c->streams);
+  const int64_t masks = c->shared_mask ? 1 : c->streams;
+  job->mask = NULL;
+  if (c->mask != MASK_NONE)
+    job->mask = s->ggml_new_tensor_4d(x, GGML_ABI_F16, c->kv, mask_tokens, 1, masks);
   job->sinks = c->sinks ? s->ggml_new_tensor_4d(x, GGML_ABI_F32, c->heads, 1, 1, 1) : NULL;
   fill_f32(job->q, 1.0f, &seed);
   fill_rows(s, k_all, &seed);
@@ -279,17 +280,29 @@ double ggml_nmse(const float *reference, const float *x, int64_t n) {
   return error == 0.0 ? 0.0 : error / size; /* a NaN in x stays */
 }
 
+const char *ggml_type_text(int32_t type) {
+  switch (type) {
+  case GGML_ABI_F16: return "f16";
+  case GGML_ABI_BF16: return "bf16";
+  case GGML_ABI_F32: return "f32";
+  default: return "q8_0";
+  }
+}
+
 const char *ggml_case_text(const ggml_case *c, char text[160]) {
   static const char *const masks[] = {"none", "causal", "random"};
-  const char *type = c->type == GGML_ABI_F16    ? "f16"
-                     : c->type == GGML_ABI_BF16 ? "bf16"
-                     : c->type == GGML_ABI_F32  ? "f32"
-                                                : "q8_0";
-  snprintf(text, 160, "%lld/512 heads=%lld kv=%lld tokens=%lld streams=%lld %s mask=%s%s%s%s",
+  const struct {
+    bool is;
+    const char *word;
+  } words[] = {{c->shared_mask, " shared"},
+               {c->sinks, " sinks"},
+               {c->permuted, " permuted"},
+               {c->cast, " cast"}};
+  snprintf(text, 160, "%lld/512 heads=%lld kv=%lld tokens=%lld streams=%lld %s mask=%s",
            (long long)c->d_k, (long long)c->heads, (long long)c->kv, (long long)c->tokens,
-           (long long)c->streams, type, masks[c->mask], c->shared_mask ? " shared" : "",
-           c->sinks ? " sinks" : "", c->permuted ? " permuted" : "");
-  if (c->cast)
-    strncat(text, " cast", 160 - strlen(text) - 1);
+           (long long)c->streams, ggml_type_text(c->type), masks[c->mask]);
+  for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+    if (words[i].is)
+      strncat(text, words[i].word, 160 - strlen(text) - 1);
   return text;
 }

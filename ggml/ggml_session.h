@@ -73,6 +73,7 @@ void ggml_job_truth(ggml_session *s, const ggml_job *job, int64_t step, float *o
 /* Squared error over squared reference, over the elements whose reference is not NaN. */
 double ggml_nmse(const float *reference, const float *x, int64_t n);
 
+const char *ggml_type_text(int32_t type);
 const char *ggml_case_text(const ggml_case *c, char text[160]);
 
 #endif

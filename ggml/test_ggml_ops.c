@@ -83,10 +83,11 @@ static void test_streams(void **state) {
   (void)state;
   for (int i = 0; i < 16; i++) {
     const int64_t d_k = i & 8 ? 512 : 576;
-    const int32_t type = i % 3 == 0 ? GGML_ABI_F16 : i % 3 == 1 ? GGML_ABI_BF16 : GGML_ABI_Q8_0;
-    hold(
-        &(ggml_case){d_k, 16, 300, i & 2 ? 5 : 1, 3, type, MASK_RANDOM, i & 1, i & 4, i & 2, false},
-        (uint64_t)i);
+    static const int32_t types[] = {GGML_ABI_F16, GGML_ABI_BF16, GGML_ABI_Q8_0};
+    const int64_t tokens = i & 2 ? 5 : 1;
+    hold(&(ggml_case){d_k, 16, 300, tokens, 3, types[i % 3], MASK_RANDOM, i & 1, i & 4, i & 2,
+                      false},
+         (uint64_t)i);
   }
 }
 
@@ -94,8 +95,10 @@ static void test_512_and_f32(void **state) {
   (void)state;
   for (int i = 0; i < 12; i++) {
     static const int32_t types[] = {GGML_ABI_F16, GGML_ABI_BF16, GGML_ABI_Q8_0, GGML_ABI_F32};
-    hold(&(ggml_case){512, 20, i & 4 ? 1 : 777, i < 6 ? 1 : 9, 1, types[i % 4],
-                      i & 1 ? MASK_CAUSAL : MASK_NONE, false, i & 2, true, false},
+    const int64_t kv = i & 4 ? 1 : 777;
+    const int64_t tokens = i < 6 ? 1 : 9;
+    hold(&(ggml_case){512, 20, kv, tokens, 1, types[i % 4], i & 1 ? MASK_CAUSAL : MASK_NONE, false,
+                      i & 2, true, false},
          (uint64_t)i);
   }
   hold(&(ggml_case){576, 16, 300, 2, 1, GGML_ABI_F32, MASK_RANDOM, false, true, false, false}, 1);
@@ -106,8 +109,9 @@ static void test_casts_from_f32(void **state) {
   (void)state;
   for (int i = 0; i < 8; i++) {
     const bool sinks = i % 3 == 0, permuted = i & 2;
-    hold(&(ggml_case){576, 16, 300, i & 1 ? 7 : 1, i & 4 ? 3 : 1, GGML_ABI_F16, MASK_RANDOM, false,
-                      sinks, permuted, true},
+    const int64_t tokens = i & 1 ? 7 : 1;
+    hold(&(ggml_case){576, 16, 300, tokens, i & 4 ? 3 : 1, GGML_ABI_F16, MASK_RANDOM, false, sinks,
+                      permuted, true},
          (uint64_t)i);
   }
 }

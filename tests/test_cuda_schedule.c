@@ -197,7 +197,8 @@ static void shifts_are_exact(void **state) {
 static void references_follow_the_lazy_rule(void **state) {
   (void)state;
   for (int f16 = 0; f16 < 2; f16++) {
-    const float tau = f16 ? 15.0f : 8.0f, below = f16 ? 7.0f : 0.0f;
+    const float tau = f16 ? 15.0f : 8.0f;
+    const float below = f16 ? 7.0f : 0.0f;
     for (float max = -300.0f; max < 300.0f; max += 0.37f) {
       assert_true(amla_cuda_next_reference(-INFINITY, max, ceilf(max), f16) ==
                   ceilf(max) - below); /* the first visible key */

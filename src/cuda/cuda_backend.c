@@ -272,7 +272,9 @@ static amla_status run(const amla_plan *plan, const amla_tensors *t, void *scrat
 static const char *absent(void) {
   amla_cuda_device d;
   const char *why = amla_cuda_device_get(&d);
-  return why ? why : d.major < 8 ? "the GPU is older than Ampere (compute capability 8.0)" : NULL;
+  if (!why && d.major < 8)
+    why = "the GPU is older than Ampere (compute capability 8.0)";
+  return why;
 }
 
 static const char *isa(amla_isa isa_cap) {

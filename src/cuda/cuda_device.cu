@@ -161,7 +161,9 @@ static const char *device_name() {
 
 static void *allocate(size_t bytes) {
   void *at = nullptr;
-  return words(cudaMalloc(&at, bytes > 0 ? bytes : 1)) ? nullptr : at;
+  if (words(cudaMalloc(&at, bytes > 0 ? bytes : 1)))
+    return nullptr;
+  return at;
 }
 static void release(void *device) { words(cudaFree(device)); }
 static const char *upload(void *device, const void *host, size_t bytes) {

@@ -68,7 +68,7 @@ AMLA_HD int32_t amla_cuda_ceil_div(int32_t a, int32_t b) {
 
 /* The length that is used: whatever stands in device memory, it stays inside the cache. */
 AMLA_HD int32_t amla_cuda_clamp_length(int32_t n, int32_t sk) {
-  return n < 0 ? 0 : n > sk ? sk : n;
+  return amla_cuda_min(amla_cuda_max(n, 0), sk);
 }
 
 /* Keys that query `query` sees of a sequence of that length: [0, result). */
@@ -85,9 +85,11 @@ AMLA_HD int32_t amla_cuda_n_splits(int32_t length, int32_t base, int32_t max_spl
 
 /* AMLA_SPLIT_AUTO: least tokens of a split when the batch has so many tokens times blocks. */
 AMLA_HD int32_t amla_cuda_auto_base(int64_t block_tokens, int32_t auto_items, int32_t tile_tokens) {
-  const int64_t per_item = block_tokens / auto_items / tile_tokens * tile_tokens + tile_tokens,
-                least = 2 * (int64_t)tile_tokens;
-  return (int32_t)(per_item < least ? least : per_item > 1 << 30 ? 1 << 30 : per_item);
+  const int64_t per_item = block_tokens / auto_items / tile_tokens * tile_tokens + tile_tokens;
+  const int64_t least = 2 * (int64_t)tile_tokens, most = 1 << 30;
+  if (per_item < least)
+    return (int32_t)least;
+  return (int32_t)(per_item < most ? per_item : most);
 }
 
 /* First tile of split i of n: as equal in number as whole tiles can be. */
@@ -127,7 +129,9 @@ AMLA_HD int64_t amla_cuda_lse_offset(const amla_cuda_params *p, int32_t sequence
 /* Tokens of one box of the tensor map over the cache, for the wgmma kernel; 0 when that kernel does
  * not take such pages. Contiguous: 64. */
 AMLA_HD int32_t amla_cuda_box_tokens(int32_t page_size) {
-  return page_size == 16 || page_size == 32 ? page_size : page_size % 64 == 0 ? 64 : 0;
+  if (page_size % 64 == 0)
+    return 64;
+  return page_size == 16 || page_size == 32 ? page_size : 0;
 }
 
 /* ---- Layouts of tiles in shared memory ---- */
@@ -162,7 +166,9 @@ AMLA_HD int32_t amla_cuda_fragment_column(int32_t lane, int32_t pair) {
  * is max. -inf before the first visible key. With f16 P it stays 7 lower, so that small weights do
  * not vanish, and moves at 15 instead of 8 above. */
 AMLA_HD float amla_cuda_next_reference(float reference, float max, float ceil_max, int32_t f16_p) {
-  return max > reference + (f16_p ? 15.0f : 8.0f) ? ceil_max - (f16_p ? 7.0f : 0.0f) : reference;
+  const float tau = f16_p ? 15.0f : 8.0f;
+  const float headroom = f16_p ? 7.0f : 0.0f;
+  return max > reference + tau ? ceil_max - headroom : reference;
 }
 
 /* 2^k for integers k in [-126, 127]; 0 below, which also is what -inf and NaN give. */

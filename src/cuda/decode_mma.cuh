@@ -53,8 +53,9 @@ AMLA_DEVICE void copy_row(uint32_t to, int32_t row, const uint16_t *from, const 
 #pragma unroll 9
   for (int32_t c = first_chunk; c < S::CHUNKS; c += step) {
     const uint32_t at = to + amla_cuda_swizzle((uint32_t)row, (uint32_t)c, S::ROW_BYTES);
+    const void *source = from ? from + 8 * c : valid;
     if (vector)
-      copy_async16(at, from ? from + 8 * c : valid, from ? 16 : 0);
+      copy_async16(at, source, from ? 16 : 0);
     else
       sts_vec4(at, from ? load_unaligned(from + 8 * c) : vec4{0, 0, 0, 0});
   }

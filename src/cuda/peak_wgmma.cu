@@ -109,7 +109,12 @@ __global__ void __launch_bounds__(KIND < 0 || KIND >= 10 ? 256 : 384, 1)
 
 template <int KIND> static cudaError_t launch(int32_t grid, float *sink, double *flops) {
   const double scores = 2.0 * 64 * 64 * 576, values = 2.0 * 64 * 64 * 256;
-  *flops = (KIND < 0 ? 2 * values : KIND >= 10 ? 2 * scores : scores + 2 * values) * ROUNDS * grid;
+  double of_round = scores + 2 * values;
+  if (KIND < 0)
+    of_round = 2 * values;
+  else if (KIND >= 10)
+    of_round = 2 * scores;
+  *flops = of_round * ROUNDS * grid;
   const cudaError_t error = cudaFuncSetAttribute(
       amla_peak_wgmma<KIND>, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED);
   if (error != cudaSuccess)

@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(128, 1)
 template <int KIND>
 static long run_product(const char *name, uint32_t leading, uint32_t stride, bool quiet) {
   const bool scores = KIND != 2;
-  const int n = scores ? 64 : 256, pieces = scores ? 2 : 5, per = scores ? 32 : 128;
+  const int n = scores ? 64 : 256, pieces = 1 + n / 64, per = n / 2;
   std::vector<uint16_t> image(pieces * PIECE / 2);
   std::vector<float> a(64 * 64), b((size_t)64 * n), got(128 * per);
   for (int r = 0; r < 64; r++)

@@ -22,12 +22,12 @@ extern "C" const char *amla_cuda_device_get(amla_cuda_device *d) {
   int major = 9, minor = 0;
   if (text && sscanf(text, "%d.%d", &major, &minor) != 2)
     return "AMLA_EMULATED_DEVICE must be a compute capability, 9.0";
-  *d = {0,
-        major,
-        minor,
-        3,
-        major == 9 ? 227 * 1024 : major == 8 && minor == 0 ? 163 * 1024 : 99 * 1024,
-        {}};
+  int shared_kib = 99;
+  if (major == 9)
+    shared_kib = 227;
+  else if (major == 8 && minor == 0)
+    shared_kib = 163;
+  *d = {0, major, minor, 3, shared_kib * 1024, {}};
   snprintf(d->name, sizeof d->name, "EMULATED compute capability %d.%d", major, minor);
   return nullptr;
 }
