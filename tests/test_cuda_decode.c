@@ -7,6 +7,8 @@
  */
 #include "cuda_run.h"
 
+#include "harness/random_problem.h"
+
 static const amla_rescale modes[] = {AMLA_RESCALE_LAZY, AMLA_RESCALE_FLASH};
 static const int split_options[] = {AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, 64, 200};
 
@@ -39,10 +41,6 @@ static void shapes_are_within_the_bound(void **state) {
     }
 }
 
-static int random_size(uint64_t *seed, int most) {
-  return (int)exp(harness_random_uniform(seed) * log(most + 0.99));
-}
-
 static void random_problems_are_within_the_bound(void **state) {
   static const char *const types[] = {"bf16", "f16"}, *const outs[] = {"f32", "bf16", "f16"},
                            *const lens[] = {"fixed", "uniform", "ragged"};
@@ -51,21 +49,25 @@ static void random_problems_are_within_the_bound(void **state) {
                                       "zerov",       "masked"};
   static const int pages[] = {0, 1, 7, 16, 32, 48, 64, 128, 192};
   (void)state;
-  const int count = many() ? 1000 : TEST_SLOW ? 6 : 30, most = many() ? 3000 : 260;
+  const int some = TEST_SLOW ? 6 : 30;
+  const int count = many() ? 1000 : some;
+  const int most = many() ? 3000 : 260;
   uint64_t seed = 4242;
   for (int i = 0; i < count; i++) {
     char problem[512];
     const char *type = types[random_below(&seed, 2)];
-    const int rows_most = many() ? 128 : 70, sq = random_size(&seed, 16),
-              h = random_size(&seed, rows_most / sq > 0 ? rows_most / sq : 1);
+    const int rows_most = many() ? 128 : 70, sq = harness_random_size(&seed, 16);
+    const int h = harness_random_size(&seed, rows_most / sq > 0 ? rows_most / sq : 1);
+    const int d_qk = random_below(&seed, 3) ? 576 : 512;
+    const char *base = random_below(&seed, 2) ? "e" : "2";
+    const int padded = random_below(&seed, 3) == 0;
     snprintf(problem, sizeof problem,
              "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,lse=%s,sinks=%d,pad="
              "%d,dist=%s,len=%s,seed=%d",
-             1 + random_below(&seed, 3), sq, h, random_size(&seed, most),
-             random_below(&seed, 3) ? 576 : 512, pages[random_below(&seed, LENGTH(pages))], type,
-             type, outs[random_below(&seed, 3)], random_below(&seed, 2),
-             random_below(&seed, 2) ? "e" : "2", random_below(&seed, 4) == 0,
-             random_below(&seed, 3) ? 0 : 8 * random_below(&seed, 2) + random_below(&seed, 4),
+             1 + random_below(&seed, 3), sq, h, harness_random_size(&seed, most), d_qk,
+             pages[random_below(&seed, LENGTH(pages))], type, type, outs[random_below(&seed, 3)],
+             random_below(&seed, 2), base, random_below(&seed, 4) == 0,
+             padded * (8 * random_below(&seed, 2) + random_below(&seed, 4)),
              dists[random_below(&seed, LENGTH(dists))], lens[random_below(&seed, 3)],
              random_below(&seed, 1000));
     const amla_options options = cuda_options(

@@ -8,9 +8,11 @@
  */
 #include "test_run.h"
 
+#include "harness/random_problem.h"
+
 /* ---- The choices ---- */
 
-enum { TYPES = AMLA_F16 + 1, KV_TYPES = AMLA_Q8_0 + 1 }; /* q8_0 is a type of kv only */
+enum { TYPES = AMLA_N_FLOAT_DTYPES }; /* of q and out */
 static const int page_sizes[] = {0, 1, 3, 16, 64, 128};
 static const int lengths[] = {0,  1,  2,  63,  64,  65,
                               95, 96, 97, 251, 1000}; /* tiles have 64 or 96 tokens */
@@ -50,7 +52,7 @@ enum {
 static const int levels[FACTORS] = {N_ENGINES,
                                     LENGTH(rescales),
                                     TYPES,
-                                    KV_TYPES,
+                                    AMLA_N_DTYPES,
                                     TYPES,
                                     LENGTH(page_sizes),
                                     LENGTH(lengths),
@@ -77,17 +79,19 @@ static amla_options options_of(const choice c) {
 /* Two sequences, so that neither is alone: the length in question, and a short one. */
 static void problem_of(const choice c, int seed, char *text, size_t bytes) {
   const int length = lengths[c[F_LENGTH]], other = lengths[(c[F_LENGTH] + seed) % 9];
-  const bool blocks = c[F_KV] == AMLA_Q8_0,
-             whole = dims[c[F_DIMS]].d_qk % 32 == 0; /* of 32 elements */
-  const int longest = length > other ? length : other, sk = longest > 0 ? longest + seed % 3 : 1;
+  const int longest = length > other ? length : other;
+  const int sk = longest > 0 ? longest + seed % 3 : 1;
+  const int block = amla_block_elems((amla_dtype)c[F_KV]);
+  const bool whole = dims[c[F_DIMS]].d_qk % block == 0; /* blocks only */
+  const int pad = extras[c[F_EXTRA]].pad * (whole ? block : 1);
   snprintf(
       text, bytes,
       "b=2,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,lse=%s,sinks=%d,mask=%"
       "d,pad=%d,dist=%s,len=%d/%d,seed=%d",
       queries[c[F_QUERIES]], heads[c[F_HEADS]], sk, dims[c[F_DIMS]].d_qk, dims[c[F_DIMS]].d_v,
-      page_sizes[c[F_PAGE]], type_name(c[F_Q]), type_name(blocks && !whole ? AMLA_BF16 : c[F_KV]),
+      page_sizes[c[F_PAGE]], type_name(c[F_Q]), type_name(whole ? c[F_KV] : AMLA_BF16),
       type_name(c[F_OUT]), c[F_CAUSAL], extras[c[F_EXTRA]].lse, extras[c[F_EXTRA]].sinks, c[F_MASK],
-      extras[c[F_EXTRA]].pad * (blocks && whole ? 32 : 1), dists[c[F_DIST]], length, other, seed);
+      pad, dists[c[F_DIST]], length, other, seed);
 }
 
 /* ---- A covering set: greedy, seeded ---- */
@@ -163,7 +167,6 @@ static void next_row(choice row, uint64_t *seed) {
 
 static void covering_set_is_within_the_bound(void **state) {
   (void)state;
-  assert_null(amla_dtype_name((amla_dtype)KV_TYPES)); /* a new type would not be covered */
   uint64_t seed = 20240601;
   int count = 0;
   while (count_missing_pairs() > 0) {
@@ -183,51 +186,15 @@ static void covering_set_is_within_the_bound(void **state) {
 
 /* ---- Random problem strings ---- */
 
-/* Log-uniform in [1, most]. */
-static int random_size(uint64_t *seed, int most) {
-  return (int)exp(harness_random_uniform(seed) * log(most + 0.99));
-}
-
-static void random_problem(uint64_t *seed, char *text, size_t bytes) {
-  static const char *const widths[] = {"normal:0.01", "normal:30",  "uniform:0.5", "uniform:8",
-                                       "rising:1000", "outlier:20", "peaked:3",    "normal:1"};
-  static const char *const lens[] = {"fixed", "uniform", "ragged"};
-  static const double scales[] = {0.1352, 0.0416667, 1.0, -0.2, 1e-6, 7.5};
-  const bool tuned = random_below(seed, 3) == 0;
-  const int d_qk = tuned ? 576 : random_size(seed, 700),
-            d_v = tuned ? 512 : 1 + random_below(seed, d_qk);
-  const int rows_of_head = random_size(seed, 8), h = random_size(seed, 140),
-            b = random_below(seed, 5);
-  const double budget = 1.5e7; /* elements of q k^T times d_qk: keeps a case in milliseconds */
-  const double most = budget / ((double)h * rows_of_head * d_qk * (b ? b : 1));
-  const int sk = random_size(seed, most < 2 ? 2 : most > 3000 ? 3000 : (int)most);
-  const int page = random_below(seed, 3) == 0 ? 0 : random_size(seed, 200);
-  const bool blocks = d_qk % 32 == 0 && random_below(seed, 3) == 0;
-  snprintf(text, bytes,
-           "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,scale=%g,lse=%s,"
-           "sinks=%d,mask=%d,pad=%d,dist=%s,len=%s,seed=%d",
-           b, rows_of_head, h, sk, d_qk, d_v, page, type_name(random_below(seed, TYPES)),
-           type_name(blocks ? AMLA_Q8_0 : random_below(seed, TYPES)),
-           type_name(random_below(seed, TYPES)), random_below(seed, 2),
-           scales[random_below(seed, LENGTH(scales))], random_below(seed, 2) ? "e" : "2",
-           random_below(seed, 4) == 0, random_below(seed, 4) == 0,
-           random_below(seed, 3) ? 0
-           : blocks              ? 32
-                                 : random_below(seed, 20),
-           random_below(seed, 2) ? dists[random_below(seed, LENGTH(dists))]
-                                 : widths[random_below(seed, LENGTH(widths))],
-           lens[random_below(seed, LENGTH(lens))], random_below(seed, 1000));
-}
-
 static amla_options random_options(uint64_t *seed) {
   int e;
   do
     e = random_below(seed, N_ENGINES);
   while (!engine_runs_here(e));
-  const int split = random_below(seed, 4) == 0 ? random_size(seed, 500)
+  const int split = random_below(seed, 4) == 0 ? harness_random_size(seed, 500)
                                                : splits[random_below(seed, LENGTH(splits))];
   const amla_rescale rescale = rescales[random_below(seed, LENGTH(rescales))];
-  return engine_options(e, rescale, random_size(seed, 9), split);
+  return engine_options(e, rescale, harness_random_size(seed, 9), split);
 }
 
 static void random_problems_are_within_the_bound(void **state) {
@@ -235,8 +202,8 @@ static void random_problems_are_within_the_bound(void **state) {
   const int count = TEST_EMULATED ? 60 : 500;
   uint64_t seed = 77;
   for (int i = 0; i < count; i++) {
-    char problem[512];
-    random_problem(&seed, problem, sizeof problem);
+    char problem[HARNESS_RANDOM_PROBLEM];
+    harness_random_problem(&seed, problem);
     const amla_options options = random_options(&seed);
     check_problem(problem, &options);
   }

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Random problem strings, small enough to be checked in milliseconds: shapes, types, layouts and
+ * distributions that nobody would think of together. Every compiler draws the same ones.
+ */
+#ifndef AMLA_HARNESS_RANDOM_PROBLEM_H
+#define AMLA_HARNESS_RANDOM_PROBLEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { HARNESS_RANDOM_PROBLEM = 512 }; /* characters that are enough */
+
+void harness_random_problem(uint64_t *state, char text[HARNESS_RANDOM_PROBLEM]);
+
+/* Log-uniform in [1, most]. */
+int harness_random_size(uint64_t *state, int most);
+
+#endif
