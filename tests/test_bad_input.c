@@ -88,7 +88,9 @@ static void bad_types_and_numbers_are_refused(void **state) {
   (void)state;
   BAD(paged, p.q_type = (amla_dtype)3, INVALID, "q_type=3", "<= 2");
   BAD(paged, p.q_type = (amla_dtype)-1, INVALID, "q_type=", "must be");
-  BAD(paged, p.kv_type = (amla_dtype)7, INVALID, "kv_type=7", "<= 3");
+  char most[16];
+  snprintf(most, sizeof most, "<= %d", AMLA_N_DTYPES - 1);
+  BAD(paged, p.kv_type = (amla_dtype)77, INVALID, "kv_type=77", most);
   BAD(paged, p.out_type = (amla_dtype)99, INVALID, "out_type=99", "<= 2");
   BAD(paged, p.causal = 2, INVALID, "causal=2", "<= 1");
   BAD(paged, p.causal = -1, INVALID, "causal=-1", ">= 0");
@@ -287,29 +289,6 @@ static void environment_caps_isa_and_sets_threads(void **state) {
 
 /* ---- Tensors ---- */
 
-typedef struct fixture {
-  harness_dataset data;
-  amla_plan *plan;
-  size_t scratch_bytes;
-  void *scratch;
-} fixture;
-
-static fixture fixture_create(const char *problem) {
-  fixture f;
-  generate(&f.data, problem);
-  assert_int_equal(amla_plan_create(&f.plan, &f.data.problem, NULL, NULL), AMLA_OK);
-  f.scratch_bytes = amla_plan_scratch_bytes(f.plan);
-  f.scratch = malloc(f.scratch_bytes);
-  assert_non_null(f.scratch);
-  return f;
-}
-
-static void fixture_free(fixture *f) {
-  amla_plan_destroy(f->plan);
-  free(f->scratch);
-  harness_free(&f->data);
-}
-
 static void expect_nothing_written(const char *what, const harness_dataset *d) {
   if (!all_bytes_are(d->out, d->tensors.out_bytes, GUARD_PATTERN))
     fail_msg("%s: refused, but out was written", what);
@@ -355,7 +334,7 @@ static size_t *bytes_of(amla_tensors *t, const buffer *b) {
 
 static void null_short_and_misaligned_buffers_are_refused(void **state) {
   (void)state;
-  fixture f = fixture_create(paged);
+  fixture f = fixture_create(paged, NULL);
   for (int i = 0; i < LENGTH(buffers); i++) {
     const buffer *b = &buffers[i];
     char null[64], bytes[64], least[64], name[64];
@@ -371,16 +350,17 @@ static void null_short_and_misaligned_buffers_are_refused(void **state) {
       snprintf(bytes, sizeof bytes, "%s_bytes=%zu", b->name, left);
       BAD_TENSORS(&f, *bytes_of(&t, b) = left, INVALID, bytes, least);
     }
-    for (int skew = 1; skew < 4; skew += b->pointer == offsetof(amla_tensors, mask) ? 2 : 1)
-      BAD_TENSORS(&f, *pointer_of(&t, b) += skew, INVALID, name,
-                  b->pointer == offsetof(amla_tensors, mask) ? "aligned to 2" : "aligned to 4");
+    const bool halves = b->pointer == offsetof(amla_tensors, mask);
+    const char *rule = halves ? "aligned to 2" : "aligned to 4";
+    for (int skew = 1; skew < 4; skew += halves ? 2 : 1)
+      BAD_TENSORS(&f, *pointer_of(&t, b) += skew, INVALID, name, rule);
   }
   fixture_free(&f);
 }
 
 static void half_types_are_aligned_to_2(void **state) {
   (void)state;
-  fixture f = fixture_create("b=1,h=4,sk=20,dqk=24,dv=16,q=f16,kv=bf16,out=bf16,page=0");
+  fixture f = fixture_create("b=1,h=4,sk=20,dqk=24,dv=16,q=f16,kv=bf16,out=bf16,page=0", NULL);
   for (int i = 0; i < 3; i++)
     BAD_TENSORS(&f, *pointer_of(&t, &buffers[i]) += 1, INVALID, buffers[i].name, "aligned to 2");
   fixture_free(&f);
@@ -388,7 +368,7 @@ static void half_types_are_aligned_to_2(void **state) {
 
 static void overlapping_outputs_are_refused(void **state) {
   (void)state;
-  fixture f = fixture_create(paged);
+  fixture f = fixture_create(paged, NULL);
   const harness_dataset *d = &f.data;
   BAD_TENSORS(&f, t.out = d->q, INVALID, "out=", "overlap q");
   BAD_TENSORS(&f, (t.out = d->kv), INVALID, "out=", "overlap kv");
@@ -403,7 +383,7 @@ static void overlapping_outputs_are_refused(void **state) {
 static void bad_lengths_are_refused(void **state) {
   (void)state;
   static const int32_t lengths[] = {-1, 101, INT32_MIN, INT32_MAX};
-  fixture f = fixture_create(paged);
+  fixture f = fixture_create(paged, NULL);
   for (int i = 0; i < LENGTH(lengths); i++)
     for (int s = 0; s < 3; s++) {
       char words[64];
@@ -423,7 +403,7 @@ static void used_page_ids_must_exist_and_unused_ones_need_not(void **state) {
     int sequence, entry;
   } used[] = {{0, 0}, {0, 6}, {2, 0}, {2, 2}}, unused[] = {{0, 7}, {1, 0}, {1, 7}, {2, 3}};
   static const int32_t ids[] = {-1, INT32_MIN, INT32_MAX, 2147480000};
-  fixture f = fixture_create(paged);
+  fixture f = fixture_create(paged, NULL);
   const int32_t max_pages = f.data.problem.max_pages;
   assert_true(max_pages == 8 && f.data.problem.n_pages < 100);
   for (int i = 0; i <= LENGTH(ids); i++) {
@@ -449,7 +429,7 @@ static void used_page_ids_must_exist_and_unused_ones_need_not(void **state) {
 /* Problems and tensors as 0.1 had them. */
 static void older_structs_are_accepted(void **state) {
   (void)state;
-  fixture f = fixture_create(paged);
+  fixture f = fixture_create(paged, NULL);
   amla_problem p = good_problem(paged);
   amla_plan *plan;
   p.struct_bytes =
@@ -481,7 +461,7 @@ static void older_options_are_accepted(void **state) {
 static void what_is_not_built_is_refused_by_name(void **state) {
   (void)state;
   static int anything;
-  fixture f = fixture_create(paged);
+  fixture f = fixture_create(paged, NULL);
   BAD(paged, p.topk = 64, UNSUPPORTED, "topk=64", "must be 0");
   BAD(paged, p.extra_sk = 64, UNSUPPORTED, "extra_sk=64", "must be 0");
   BAD_OPTION(o.lse_sink = AMLA_LSE_WITH_SINK, UNSUPPORTED, "lse_sink=1", "must be 0");
@@ -492,14 +472,14 @@ static void what_is_not_built_is_refused_by_name(void **state) {
   BAD_TENSORS(&f, t.struct_bytes = 0, INVALID, "tensors.struct_bytes=0", "INIT");
   BAD_TENSORS(&f, t.struct_bytes = 16, INVALID, "tensors.struct_bytes=16", "INIT");
   fixture_free(&f);
-  f = fixture_create(contiguous);
+  f = fixture_create(contiguous, NULL);
   BAD_TENSORS(&f, t.block_table = &anything, INVALID, "block_table=", "must be NULL", "contiguous");
   fixture_free(&f);
 }
 
 static void null_plan_struct_and_scratch_are_refused(void **state) {
   (void)state;
-  fixture f = fixture_create(paged);
+  fixture f = fixture_create(paged, NULL);
   const amla_tensors *t = &f.data.tensors;
   const amla_problem p = good_problem(paged);
   char short_by_one[64], least[64];
@@ -549,7 +529,7 @@ static void scratch_has_room_for_alignment(void **state) {
 
 static void no_sequences_is_no_work(void **state) {
   (void)state;
-  fixture f = fixture_create("b=0,h=4,sk=20,dqk=24,dv=16");
+  fixture f = fixture_create("b=0,h=4,sk=20,dqk=24,dv=16", NULL);
   amla_tensors nothing = AMLA_TENSORS_INIT;
   amla_detail detail = {"x"};
   assert_int_equal(amla_plan_run(f.plan, &nothing, f.scratch, f.scratch_bytes, &detail), AMLA_OK);
@@ -594,7 +574,7 @@ static void no_keys_are_no_pages(void **state) {
 /* Lengths that are all 0 need no pages at all; a NULL seqlens_k means sk for all. */
 static void defaults_may_be_left_out(void **state) {
   (void)state;
-  fixture f = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16,len=0/0");
+  fixture f = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16,len=0/0", NULL);
   f.data.tensors.kv = NULL;
   f.data.problem.n_pages = 0;
   amla_plan_destroy(f.plan);
@@ -605,8 +585,8 @@ static void defaults_may_be_left_out(void **state) {
     assert_true(lse_at(&f.data, row) == -INFINITY && out_at(&f.data, row, 0) == 0.0f);
   fixture_free(&f);
 
-  fixture full = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16"),
-          none = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16");
+  fixture full = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16", NULL),
+          none = fixture_create("b=2,h=4,sk=20,dqk=24,dv=16", NULL);
   none.data.tensors.seqlens_k = NULL;
   assert_int_equal(
       amla_plan_run(full.plan, &full.data.tensors, full.scratch, full.scratch_bytes, NULL),
@@ -623,8 +603,8 @@ static void defaults_may_be_left_out(void **state) {
  * or 1. */
 static void packed_and_shared_strides_are_allowed(void **state) {
   (void)state;
-  fixture f = fixture_create("b=2,sq=2,h=4,sk=20,dqk=24,dv=16,page=4,pad=0"),
-          zero = fixture_create("b=2,sq=2,h=4,sk=20,dqk=24,dv=16,page=4,pad=0");
+  fixture f = fixture_create("b=2,sq=2,h=4,sk=20,dqk=24,dv=16,page=4,pad=0", NULL),
+          zero = fixture_create("b=2,sq=2,h=4,sk=20,dqk=24,dv=16,page=4,pad=0", NULL);
   amla_problem *p = &zero.data.problem;
   p->q_stride_batch = p->q_stride_query = p->q_stride_head = p->out_stride_batch =
       p->out_stride_query = p->out_stride_head = 0;
@@ -647,7 +627,7 @@ static void axes_of_out_may_stand_in_any_order(void **state) {
   (void)state;
   static const int64_t strides[][3] = {{16, 48, 96}, {128, 16, 32}}; /* batch, query, head */
   for (int i = 0; i < LENGTH(strides); i++) {
-    fixture packed = fixture_create(paged), other = fixture_create(paged);
+    fixture packed = fixture_create(paged, NULL), other = fixture_create(paged, NULL);
     amla_problem *p = &other.data.problem;
     p->out_stride_batch = strides[i][0];
     p->out_stride_query = strides[i][1];
@@ -840,7 +820,7 @@ static void types_have_blocks(void **state) {
 
 static void plans_say_what_they_chose(void **state) {
   (void)state;
-  fixture f = fixture_create(paged);
+  fixture f = fixture_create(paged, NULL);
   amla_detail d;
   amla_plan_info info = AMLA_PLAN_INFO_INIT;
   amla_options o = AMLA_OPTIONS_INIT;
@@ -923,7 +903,7 @@ static void names_and_version_are_pinned(void **state) {
 
 static void describe_behaves_as_snprintf(void **state) {
   (void)state;
-  fixture f = fixture_create(paged);
+  fixture f = fixture_create(paged, NULL);
   char all[256], cut[8] = "xxxxxxx";
   const int length = amla_plan_describe(f.plan, all, sizeof all);
   assert_int_equal(length, strlen(all));

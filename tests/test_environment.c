@@ -22,33 +22,6 @@ static void expect_same_bits(const harness_dataset *a, const harness_dataset *b,
 
 /* ---- Forks ---- */
 
-typedef struct job {
-  harness_dataset data;
-  amla_plan *plan;
-  size_t scratch_bytes;
-  void *scratch;
-} job;
-
-static job job_create(const amla_options *options) {
-  job j;
-  generate(&j.data, shared_out);
-  assert_int_equal(amla_plan_create(&j.plan, &j.data.problem, options, NULL), AMLA_OK);
-  j.scratch_bytes = amla_plan_scratch_bytes(j.plan);
-  j.scratch = malloc(j.scratch_bytes);
-  assert_non_null(j.scratch);
-  return j;
-}
-
-static void job_free(job *j) {
-  amla_plan_destroy(j->plan);
-  free(j->scratch);
-  harness_free(&j->data);
-}
-
-static amla_status job_run(job *j) {
-  return amla_plan_run(j->plan, &j->data.tensors, j->scratch, j->scratch_bytes, NULL);
-}
-
 /* Of a process with one thread: it may form a team of its own. */
 static void a_child_of_one_thread_has_its_threads(void **state) {
   (void)state;
@@ -67,8 +40,8 @@ static void a_child_of_one_thread_has_its_threads(void **state) {
   if (child == 0) {
     alarm(60);
     amla_plan_describe(plan, text, sizeof text);
-    job j = job_create(&options);
-    _exit(job_run(&j) == AMLA_OK && strstr(text, ", 2 threads") != NULL ? 0 : 1);
+    fixture f = fixture_create(shared_out, &options);
+    _exit(fixture_run(&f) == AMLA_OK && strstr(text, ", 2 threads") != NULL ? 0 : 1);
   }
   assert_int_equal(waitpid(child, &status, 0), child);
   assert_int_equal(status, 0);
@@ -81,21 +54,21 @@ static bool says(const amla_plan *plan, const char *words) {
   return strstr(text, words) != NULL;
 }
 
-/* Runs the job in a forked child and compares with `want`: 0, or what went wrong. A child that
+/* Runs it in a forked child and compares with `want`: 0, or what went wrong. A child that
  * hangs is killed. */
-static int run_in_child(job *j, const harness_dataset *want, const char *words) {
+static int run_in_child(fixture *f, const harness_dataset *want, const char *words) {
   int status = -1;
   const pid_t child = fork();
   assert_true(child >= 0);
   if (child == 0) {
     alarm(60);
-    harness_reset_outputs(&j->data);
-    if (job_run(j) != AMLA_OK)
+    harness_reset_outputs(&f->data);
+    if (fixture_run(f) != AMLA_OK)
       _exit(1);
     for (int64_t row = 0; row < n_rows(want); row++)
-      if (!same_row(want, row, &j->data, row))
+      if (!same_row(want, row, &f->data, row))
         _exit(2);
-    _exit(says(j->plan, words) ? 0 : 3);
+    _exit(says(f->plan, words) ? 0 : 3);
   }
   assert_int_equal(waitpid(child, &status, 0), child);
   return status;
@@ -120,18 +93,19 @@ static void a_forked_child_computes(void **state) {
   pooled.parallel = run_in_order;
   pooled.parallel_context = &pool_calls;
   single.threads = 1;
-  job alone = job_create(&single), team = job_create(&options), pool = job_create(&pooled);
-  assert_int_equal(job_run(&alone), AMLA_OK);
-  assert_int_equal(job_run(&team), AMLA_OK);
+  fixture alone = fixture_create(shared_out, &single), team = fixture_create(shared_out, &options),
+          pool = fixture_create(shared_out, &pooled);
+  assert_int_equal(fixture_run(&alone), AMLA_OK);
+  assert_int_equal(fixture_run(&team), AMLA_OK);
   assert_true(says(team.plan, ", 2 threads"));
   assert_int_equal(run_in_child(&team, &alone.data, ", one thread: forked"), 0);
   assert_int_equal(run_in_child(&pool, &alone.data, ", 2 threads"), 0);
   assert_int_equal(run_in_child(&alone, &alone.data, ", 1 thread"), 0);
   assert_true(says(team.plan, ", 2 threads"));
   assert_int_equal(pool_calls, 0); /* the child's are the child's */
-  job_free(&alone);
-  job_free(&team);
-  job_free(&pool);
+  fixture_free(&alone);
+  fixture_free(&team);
+  fixture_free(&pool);
 }
 
 /* ---- Rounding modes ---- */
@@ -281,31 +255,31 @@ static void run_away(void *context, int32_t n, void (*task)(void *argument, int3
 static void check_jump(const amla_options *base) {
   if (base->backend != AMLA_BACKEND_CPU)
     return;
-  static job j;
+  static fixture f;
   static int32_t countdown;
   amla_options options = *base;
   harness_dataset want;
   options.threads = 3;
   options.parallel = run_away;
   options.parallel_context = &countdown;
-  j = job_create(&options);
+  f = fixture_create(shared_out, &options);
   for (volatile int call = 1; call <= 2; call++) {
     countdown = call;
     fesetround(FE_DOWNWARD);
     if (setjmp(way_out) == 0)
-      job_run(&j);
+      fixture_run(&f);
     const int after = fegetround();
     fesetround(FE_TONEAREST);
     assert_int_equal(countdown, 0);
     assert_int_equal(after, FE_DOWNWARD);
   }
   countdown = -1; /* and the plan is as good as before */
-  assert_int_equal(job_run(&j), AMLA_OK);
+  assert_int_equal(fixture_run(&f), AMLA_OK);
   generate(&want, shared_out);
   run(&want, shared_out, base);
-  expect_same_bits(&want, &j.data, describe_options(&options));
+  expect_same_bits(&want, &f.data, describe_options(&options));
   harness_free(&want);
-  job_free(&j);
+  fixture_free(&f);
 }
 
 static void a_jump_out_of_parallel_leaves_the_environment(void **state) {

@@ -27,9 +27,11 @@ static inline const char *mode_name(int mode) {
 }
 
 static inline ascend_tiling tiling_of(int schedule, const amla_problem *p) {
-  return schedule == SERIAL    ? ascend_tiling_serial
-         : schedule == PRELOAD ? ascend_tiling_preload
-                               : *ascend_tiling_best(ascend_tile_rows(p));
+  if (schedule == SERIAL)
+    return ascend_tiling_serial;
+  if (schedule == PRELOAD)
+    return ascend_tiling_preload;
+  return *ascend_tiling_best(ascend_tile_rows(p));
 }
 
 /* Defaults, which tests change: parts of 8 blocks, as the library's default is. mode: an

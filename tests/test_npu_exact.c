@@ -36,7 +36,10 @@ static void make_integers(comparison *c) {
   for (int32_t i = 0; i < c->rows * D_QK; i++)
     c->q[i] = (float)(random_below(&seed, 5) - 2);
   for (int64_t i = 0; i < (int64_t)c->data.problem.sk * D_QK; i++)
-    c->kv[i] = i % D_QK ? (float)(random_below(&seed, 5) - 2) : i / D_QK < BLOCK ? 1.0f : 0.0f;
+    if (i % D_QK)
+      c->kv[i] = (float)(random_below(&seed, 5) - 2);
+    else
+      c->kv[i] = i / D_QK < BLOCK ? 1.0f : 0.0f;
   for (int32_t i = 0; i < c->rows * D_QK; i++)
     ((uint16_t *)c->data.q)[i] = amla_f32_to_bf16(c->q[i]);
   for (int64_t i = 0; i < (int64_t)c->data.problem.sk * D_QK; i++)

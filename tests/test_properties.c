@@ -111,7 +111,8 @@ static float mask_everything(const amla_problem *p, int32_t i, int32_t j, int32_
   return -INFINITY;
 }
 static float mask_only_one(const amla_problem *p, int32_t i, int32_t j, int32_t length) {
-  return j == (i * 131 + p->sk) % (length ? length : 1) ? 1.5f : -INFINITY;
+  const int32_t n = length ? length : 1;
+  return j == (i * 131 + p->sk) % n ? 1.5f : -INFINITY;
 }
 
 /* A mask of zeros changes nothing, and one that hides the future is causality. */
@@ -955,7 +956,8 @@ static void check_largest_scores(const amla_options *options) {
     set_q(&d, 1, 1.0f);
     memcpy(d.kv, kv, sizeof kv);
     run(&d, problem, options);
-    const float o = out_at(&d, 0, 0), right = t % 2 == 0 ? 8.0f : score > 1.0f ? 7.0f : 9.0f;
+    const float o = out_at(&d, 0, 0), larger = score > 1.0f ? 7.0f : 9.0f;
+    const float right = t % 2 == 0 ? 8.0f : larger;
     const bool inside = fabsf(score) < 2.36e38f, may = options->backend == AMLA_BACKEND_REF;
     if (inside ? o != right : !(isnan(o) || (may && o == right)))
       AT(options, "a score of %g gives %g", (double)score, (double)o);
@@ -1074,7 +1076,8 @@ static void merge_matches_long_double(void **state) {
   uint64_t seed = 8;
   for (int t = 0; t < 5000; t++) {
     const int parts = 1 + random_below(&seed, 9), base2 = random_below(&seed, 2);
-    const double spread = t % 3 ? 3 : 300, center = t % 2 ? 0 : 1e4;
+    const double spread = t % 3 ? 3 : 300;
+    const double center = t % 2 ? 0 : 1e4;
     float o[9 * 2], l[9], out[2], lse;
     long double sum = 0, want[2] = {0, 0};
     int live = 0;
@@ -1084,11 +1087,12 @@ static void merge_matches_long_double(void **state) {
       for (int c = 0; c < 2; c++)
         o[2 * p + c] = dead ? NAN : random_normal(&seed);
       live += !dead;
-      const long double weight = dead    ? 0
-                                 : base2 ? exp2l((long double)l[p] - (long double)center)
-                                         : expl((long double)l[p] - (long double)center);
+      if (dead)
+        continue;
+      const long double x = (long double)l[p] - (long double)center;
+      const long double weight = base2 ? exp2l(x) : expl(x);
       sum += weight;
-      for (int c = 0; c < 2 && !dead; c++)
+      for (int c = 0; c < 2; c++)
         want[c] += weight * (long double)o[2 * p + c];
     }
     assert_int_equal(amla_merge(parts, 1, 2, (amla_lse_base)base2, o, sizeof o, l, sizeof l, out,
@@ -1131,8 +1135,9 @@ static void merge_keeps_a_nan_lse(void **state) {
   (void)state;
   static const float others[] = {-INFINITY, 0.0f, INFINITY};
   for (int t = 0; t < 2 * LENGTH(others); t++) {
-    const float o[2] = {1, 2}, l[2] = {t % 2 ? NAN : others[t / 2], t % 2 ? others[t / 2] : NAN};
-    float out = 0, lse = 0;
+    const float o[2] = {1, 2};
+    float l[2] = {others[t / 2], others[t / 2]}, out = 0, lse = 0;
+    l[t % 2] = NAN;
     assert_int_equal(amla_merge(2, 1, 1, AMLA_LSE_NATURAL, o, sizeof o, l, sizeof l, &out,
                                 sizeof out, &lse, sizeof lse, NULL),
                      AMLA_OK);

@@ -163,6 +163,34 @@ static inline amla_status try_run(harness_dataset *data, const amla_options *opt
   return status;
 }
 
+/* Data, a plan of it and its scratch, for runs that are to be alike. */
+typedef struct fixture {
+  harness_dataset data;
+  amla_plan *plan;
+  size_t scratch_bytes;
+  void *scratch;
+} fixture;
+
+static inline fixture fixture_create(const char *problem, const amla_options *options) {
+  fixture f;
+  generate(&f.data, problem);
+  assert_int_equal(amla_plan_create(&f.plan, &f.data.problem, options, NULL), AMLA_OK);
+  f.scratch_bytes = amla_plan_scratch_bytes(f.plan);
+  f.scratch = malloc(f.scratch_bytes);
+  assert_non_null(f.scratch);
+  return f;
+}
+
+static inline amla_status fixture_run(fixture *f) {
+  return amla_plan_run(f->plan, &f->data.tensors, f->scratch, f->scratch_bytes, NULL);
+}
+
+static inline void fixture_free(fixture *f) {
+  amla_plan_destroy(f->plan);
+  free(f->scratch);
+  harness_free(&f->data);
+}
+
 /* A run that must succeed, into outputs that start as the guard pattern. */
 static inline void run(harness_dataset *data, const char *problem, const amla_options *options) {
   amla_detail detail;

@@ -107,8 +107,8 @@ static void expect_same_problem(const harness_dataset *a, const harness_dataset 
   for (int64_t row = 0; row < n_rows(a); row++)
     expect_same_bytes((char *)a->q + (size_t)q_row_offset(p, row) * q,
                       (char *)b->q + (size_t)q_row_offset(f, row) * q, (size_t)p->d_qk * q, "q");
-  const int64_t pages = p->page_size ? p->n_pages : p->b,
-                tokens = p->page_size ? p->page_size : p->sk;
+  const int64_t pages = p->page_size ? p->n_pages : p->b;
+  const int64_t tokens = p->page_size ? p->page_size : p->sk;
   for (int64_t page = 0; page < pages; page++)
     for (int64_t j = 0; j < tokens; j++)
       expect_same_bytes(
@@ -467,10 +467,10 @@ static void lying_header_lengths_are_refused(void **state) {
     store_u64(file.bytes, wrong[i]);
     snprintf(what, sizeof what, "header length %llu of %llu", (unsigned long long)wrong[i],
              (unsigned long long)right);
-    const bool beyond = wrong[i] > right + GOOD_DATA;
-    expect_refused(
-        &file, what,
-        (const char *const[3]){beyond ? "header length" : NULL, beyond ? "must be <=" : NULL});
+    const char *words[3] = {NULL};
+    if (wrong[i] > right + GOOD_DATA)
+      words[0] = "header length", words[1] = "must be <=";
+    expect_refused(&file, what, words);
   }
 }
 

@@ -101,15 +101,17 @@ static void compare_product(const product *p, const void *before) {
         got = ((const npu_bf16 *)p->c)[at];
         want = written ? nearest_bf16(dot(p, i, j)) : ((const npu_bf16 *)before)[at];
       } else {
-        const float old = ((const float *)before)[at];
+        float x = ((const float *)before)[at];
         got = to_bits(((const float *)p->c)[at]);
-        want = to_bits(!written ? old : p->out == 1 ? old + dot(p, i, j) : dot(p, i, j));
+        if (written)
+          x = p->out == 1 ? x + dot(p, i, j) : dot(p, i, j);
+        want = to_bits(x);
       }
       if (got != want)
-        fail_msg("m=%d n=%d k=%d A%s B%s accumulate=%d tile at (%d, %d) out=%d: C(%d, %d) is "
-                 "0x%08x, want 0x%08x",
-                 p->m, p->n, p->k, p->a_transposed ? "^T" : "", p->b_transposed ? "^T" : "",
-                 p->accumulate, p->row, p->col, p->out, i, j, got, want);
+        fail_msg("m=%d n=%d k=%d transposed A=%d B=%d accumulate=%d tile at (%d, %d) out=%d: "
+                 "C(%d, %d) is 0x%08x, want 0x%08x",
+                 p->m, p->n, p->k, p->a_transposed, p->b_transposed, p->accumulate, p->row, p->col,
+                 p->out, i, j, got, want);
     }
 }
 
@@ -130,8 +132,10 @@ static void products_match_plain_c(void **state) {
     p.whole_k = !p.a_transposed && !p.b_transposed && random_below(&seed, 2);
     p.row = 16 * random_below(&seed, 3), p.col = 16 * random_below(&seed, 3);
     p.out = round % 3, p.c_cols = p.n + random_below(&seed, 9);
-    p.a_rows = p.a_transposed ? p.k : p.m, p.a_cols = p.a_transposed ? p.m : p.k;
-    p.b_rows = p.b_transposed ? p.k : p.n, p.b_cols = p.b_transposed ? p.n : p.k;
+    p.a_rows = p.a_transposed ? p.k : p.m;
+    p.a_cols = p.m + p.k - p.a_rows;
+    p.b_rows = p.b_transposed ? p.k : p.n;
+    p.b_cols = p.n + p.k - p.b_rows;
     for (int i = 0; i < MOST * (MOST + PAD); i++) {
       p.a[i] = (npu_bf16)(to_bits(random_normal(&seed)) >> 16);
       p.b[i] = (npu_bf16)(to_bits(random_normal(&seed)) >> 16);

@@ -178,10 +178,9 @@ static measured measure(npu_chip *chip, const memory *m) {
   npu_launch_options o = {0};
   npu_report r;
   o.cores = 1, o.trace = 1, o.check_races = -1;
-  expect_clean(g->operation,
-               npu_launch(chip, g->on_aiv ? NULL : twice_and_marker,
-                          g->on_aiv ? twice_and_marker : NULL, m, &o, &r),
-               &r);
+  npu_kernel *aic = g->on_aiv ? NULL : twice_and_marker;
+  npu_kernel *aiv = g->on_aiv ? twice_and_marker : NULL;
+  expect_clean(g->operation, npu_launch(chip, aic, aiv, m, &o, &r), &r);
   assert_int_equal(r.n_trace, 4);
   assert_int_equal(r.trace[2].end_cycle - r.trace[2].start_cycle,
                    r.trace[2].start_cycle - r.trace[1].start_cycle);

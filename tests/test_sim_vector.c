@@ -36,8 +36,16 @@ static uint8_t *ub_u8(uint32_t at) { return NPU_UB_AT(uint8_t, at); }
 
 static int32_t as_s32(float x) { return (int32_t)to_bits(x); }
 static float as_f32(int64_t x) { return of_bits((uint32_t)x); }
-static float most(float a, float b) { return isnan(a) || isnan(b) ? NAN : a > b ? a : b; }
-static float least(float a, float b) { return isnan(a) || isnan(b) ? NAN : a < b ? a : b; }
+static float most(float a, float b) {
+  if (isnan(a) || isnan(b))
+    return NAN;
+  return a > b ? a : b;
+}
+static float least(float a, float b) {
+  if (isnan(a) || isnan(b))
+    return NAN;
+  return a < b ? a : b;
+}
 
 /* To 8 significant bits (fewer for subnormals), through fp64. */
 static uint16_t to_bf16(float x, bool away) {
@@ -277,7 +285,9 @@ static void plain_reduce(const call *c, image *u, bool sum) {
       float x[8];
       for (int i = 0; i < 8; i++) {
         const size_t at = lane_at(IN0, r, 8 * b + i, 4, c->v.src0_block, c->v.src0_repeat);
-        x[i] = is_active(c, r, 8 * b + i) ? get_f32(u, at) : sum ? 0.0f : -INFINITY;
+        x[i] = sum ? 0.0f : -INFINITY;
+        if (is_active(c, r, 8 * b + i))
+          x[i] = get_f32(u, at);
       }
       for (int step = 1; step < 8; step *= 2) /* neighbours, then pairs, then fours */
         for (int i = 0; i < 8; i += 2 * step)

@@ -175,10 +175,9 @@ static void check_pack_of(subject *s, int32_t n, int32_t d, amla_dtype type, int
   const float *got = guarded_data(&qt);
   for (int32_t i = 0; i < d; i++)
     for (int32_t r = 0; r < rows; r++) {
-      const float want = r < n
-                             ? factor * harness_load(q[r], type, even_odd ? split_column(d, i) : i)
-                             : 0.0f,
-                  x = got[qt_at(s, d, i, r)];
+      const float x = got[qt_at(s, d, i, r)];
+      const int32_t column = even_odd ? split_column(d, i) : i;
+      const float want = r < n ? factor * harness_load(q[r], type, column) : 0.0f;
       if (!same_number(x, want))
         FAIL_AT(s, "pack", "n=%d d=%d type=%d even_odd=%d: column %d row %d is %a, want %a", n, d,
                 (int)type, even_odd, i, r, (double)x, (double)want);
@@ -346,8 +345,8 @@ static void check_qk_poison(subject *s) {
   for (int t = 0; t < 30; t++) {
     qk_buffers b = qk_create(s, d_qk, d_qk);
     float *got = guarded_data(&b.s), clean[64 * AMLA_UKR_MAX_ROWS];
-    const int32_t i0 = t % 2 ? random_below(&s->seed, tokens) : -1,
-                  r0 = t % 2 ? -1 : random_below(&s->seed, rows);
+    const int32_t i0 = t % 2 ? random_below(&s->seed, tokens) : -1;
+    const int32_t r0 = t % 2 ? -1 : random_below(&s->seed, rows);
     assert_true(tokens <= 64);
     s->panel->qk(s->panel->tokens, d_qk, b.k, b.ldk, b.qt, got, &no_stage);
     memcpy(clean, got, (size_t)(tokens * rows) * sizeof *got);
@@ -396,7 +395,8 @@ static void qk_overflows_to_signed_infinity(void **state) {
 static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, amla_dtype type) {
   const int32_t tokens = s->panel->tokens, rows = s->panel->rows;
   const int64_t ld = (d + 15) / 16 * 16 + 16;
-  const size_t size = type == AMLA_Q8_0 ? 2 : harness_dtype_bytes(type),
+  const bool blocks = amla_block_elems(type) > 1;
+  const size_t size = blocks ? amla_dtype_align(type) : harness_dtype_bytes(type),
                row_bytes = (size_t)harness_bytes(type, d) + size;
   amla_ukr_move moves[2 * 64];
   qk_buffers b = qk_create(s, d, ld);
@@ -405,9 +405,9 @@ static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, aml
                        size); /* exactly as long as read: overruns are a sanitizer's to find */
   float want[64 * AMLA_UKR_MAX_ROWS];
   assert_true(bytes != NULL && tokens <= 64);
-  for (size_t i = 0; type == AMLA_Q8_0 && i < (size_t)n_rows * row_bytes + size; i++)
+  for (size_t i = 0; blocks && i < (size_t)n_rows * row_bytes + size; i++)
     bytes[i] = (char)random_below(&s->seed, 256);
-  for (int64_t i = 0; type != AMLA_Q8_0 && i < n_rows * (d + 1) + 1; i++)
+  for (int64_t i = 0; !blocks && i < n_rows * (d + 1) + 1; i++)
     harness_store(bytes, type, i, random_hostile(&s->seed));
   for (int32_t i = 0; i < 2 * tokens; i++) {
     moves[i].row =
@@ -442,7 +442,7 @@ static void check_stage(subject *s) {
   for (int32_t n = 1; n <= s->panel->tokens; n++)
     for (int i = 0; i < LENGTH(ds); i++)
       for (int type = AMLA_F32; type < AMLA_N_DTYPES; type++) {
-        if (type == AMLA_Q8_0 && ds[i] % 32 != 0)
+        if (ds[i] % amla_block_elems((amla_dtype)type) != 0)
           continue;
         check_stage_of(s, n, s->panel->ahead ? 1 + (n + i + type) % s->panel->tokens : n, ds[i],
                        (amla_dtype)type);
@@ -524,9 +524,11 @@ static const int32_t extreme_visible[] = {INT32_MIN, -1, 0, 1, INT32_MAX};
 static score_tile tile_create(subject *s, int32_t n) {
   score_tile t = {n, alloc_floats((int64_t)n * s->panel->rows), {0}};
   for (int32_t r = 0; r < s->panel->rows; r++)
-    t.visible[r] = r % 3 == 0   ? n
-                   : r % 3 == 1 ? extreme_visible[r / 3 % 5]
-                                : random_below(&s->seed, n + 3);
+    switch (r % 3) {
+    case 0: t.visible[r] = n; break;
+    case 1: t.visible[r] = extreme_visible[r / 3 % 5]; break;
+    default: t.visible[r] = random_below(&s->seed, n + 3);
+    }
   return t;
 }
 
@@ -562,10 +564,11 @@ static void check_max(subject *s) {
     for (int repeat = 0; repeat < 20; repeat++) {
       score_tile t = tile_create(s, n[i]);
       for (int32_t e = 0; e < t.n * s->panel->rows; e++)
-        t.s[e] = repeat % 3 == 0   ? any_score(s)
-                 : repeat % 3 == 1 ? random_normal(&s->seed)
-                 : repeat % 2      ? NAN
-                                   : -INFINITY;
+        switch (repeat % 3) {
+        case 0: t.s[e] = any_score(s); break;
+        case 1: t.s[e] = random_normal(&s->seed); break;
+        default: t.s[e] = repeat % 2 ? NAN : -INFINITY;
+        }
       expect_max(s, &t);
       free(t.s);
     }
@@ -637,11 +640,11 @@ static void check_exp(subject *s) {
         mul[r] = 0.7071f + 0.01f * (float)r;
       }
       for (int32_t e = 0; e < t.n * s->panel->rows; e++) {
-        const float below =
-            16.0f - (float)(harness_random_uniform(&s->seed) * (repeat % 3 ? 40.0 : 160.0));
-        t.s[e] = repeat % 4 == 0 && e % 5 == 0 ? any_score(s)
-                 : repeat % 2                  ? ref[e % s->panel->rows] + below
-                                               : ldexpf(below, 120);
+        const double width = repeat % 3 ? 40.0 : 160.0;
+        const float below = 16.0f - (float)(harness_random_uniform(&s->seed) * width);
+        t.s[e] = repeat % 2 ? ref[e % s->panel->rows] + below : ldexpf(below, 120);
+        if (repeat % 4 == 0 && e % 5 == 0)
+          t.s[e] = any_score(s);
       }
       for (int32_t e = 0; e < t.n * s->panel->rows; e++) /* the contract: s - ref <= 16 */
         if (isfinite(t.s[e]) && t.s[e] - ref[e % s->panel->rows] > 16.0f)
@@ -661,8 +664,9 @@ static void check_exp_hidden(subject *s) {
   const int32_t rows = s->panel->rows, n = 13;
   score_tile t = tile_create(s, n);
   float ref[AMLA_UKR_MAX_ROWS], ones[AMLA_UKR_MAX_ROWS], sum[AMLA_UKR_MAX_ROWS];
+  static const float refs[] = {-INFINITY, NAN, INFINITY};
   for (int32_t r = 0; r < rows; r++) {
-    ref[r] = r % 3 == 0 ? -INFINITY : r % 3 == 1 ? NAN : INFINITY;
+    ref[r] = refs[r % 3];
     ones[r] = 1.0f;
     t.visible[r] = r % 2 ? 0 : -7;
   }
@@ -899,9 +903,10 @@ static void check_pv_merges(subject *s) {
         a[m] = alloc_floats(count);
         for (int32_t i = 0; i < count; i++)
           a[m][i] = random_normal(&s->seed);
-        for (int32_t r = 0; r < rows; r++)
-          of_a[m][r] = r % 2 ? 0.37f : ldexpf(1.0f, -random_below(&s->seed, 9)),
+        for (int32_t r = 0; r < rows; r++) {
+          of_a[m][r] = r % 2 ? 0.37f : ldexpf(1.0f, -random_below(&s->seed, 9));
           of_b[m][r] = r % 3 ? 0.81f : -0.0f;
+        }
         merges[m] = (amla_ukr_merge){a[m], of_a[m], of_b[m]};
       }
       s->ukr->pv(b.n, b.p, b.ldp, used_v(s, &b), b.ldv, first, guarded_data(&b.o), 0, &none, want);
@@ -963,8 +968,8 @@ static void check_pv_poison(subject *s) {
   for (int t = 0; t < 30; t++) {
     pv_buffers b = pv_create(s, n, 192);
     float clean[MAX_PV_ROWS * MAX_PV_COLS];
-    const int32_t r0 = t % 2 ? random_below(&s->seed, rows) : -1,
-                  c0 = t % 2 ? -1 : random_below(&s->seed, cols), j0 = t % n;
+    const int32_t r0 = t % 2 ? random_below(&s->seed, rows) : -1;
+    const int32_t c0 = t % 2 ? -1 : random_below(&s->seed, cols), j0 = t % n;
     memcpy(clean, pv_run(s, &b), b.o.bytes);
     *(r0 >= 0 ? &b.p[j0 * b.ldp + r0] : &used_v(s, &b)[j0 * b.ldv + c0]) = NAN;
     const float *got = pv_run(s, &b);
