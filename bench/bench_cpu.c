@@ -39,16 +39,17 @@ typedef struct contest {
   bench_result *result;
 } contest;
 
-/* Adds a contestant after it has run once and was found right; returns its place. */
+/* Adds a contestant after it has run once and was found right, as a plan with that info; returns
+ * its place. */
 static int enter(contest *c, const char *problem, harness_dataset *data, const char *name,
-                 void (*run)(void *), void *context) {
+                 const amla_plan_info *info, void (*run)(void *), void *context) {
   bench_contestant *x = &c->result->list[c->result->n];
   *x = (bench_contestant){.flops = harness_flops(data)};
   c->result->timed[c->result->n] = (harness_contestant){.run = run, .context = context};
   snprintf(x->name, sizeof x->name, "%s", name);
   harness_reset_outputs(data);
   run(context);
-  x->error = harness_compare(data, bench_truth(problem, data));
+  x->error = harness_compare_plan(data, bench_truth(problem, data), info);
   if (x->error.ok)
     return c->result->n++;
   fprintf(stderr, "bench: %s: %s: wrong result: relative error %.2e, %.2g of the bound\n", problem,
@@ -60,9 +61,10 @@ static void enter_ours(contest *c) {
   for (int m = 0; m < BENCH_MODES; m++) {
     const amla_rescale mode = (amla_rescale)(AMLA_RESCALE_LAZY + m);
     c->jobs[m] = bench_job_create(c->data, c->row->isa, mode, c->result->rounds.threads);
-    enter(c, c->row->problem, c->data, amla_rescale_name(mode), bench_job_run, c->jobs[m]);
+    enter(c, c->row->problem, c->data, amla_rescale_name(mode), &c->jobs[m]->info, bench_job_run,
+          c->jobs[m]);
   }
-  c->result->rounds.isa = c->jobs[0]->isa;
+  c->result->rounds.isa = c->jobs[0]->info.isa;
 }
 
 static void enter_reference(contest *c) {
@@ -72,8 +74,9 @@ static void enter_reference(contest *c) {
   c->reference_data = bench_load(problem);
   c->jobs[BENCH_MODES] = bench_job_create(c->reference_data, c->row->isa, AMLA_RESCALE_LAZY,
                                           c->result->rounds.threads);
+  bench_job *job = c->jobs[BENCH_MODES];
   c->result->reference =
-      enter(c, problem, c->reference_data, "reference", bench_job_run, c->jobs[BENCH_MODES]);
+      enter(c, problem, c->reference_data, "reference", &job->info, bench_job_run, job);
 }
 
 static void enter_peer(contest *c, int library, peer_form form) {
@@ -83,7 +86,8 @@ static void enter_peer(contest *c, int library, peer_form form) {
   const harness_rounds *r = &c->result->rounds;
   l->prepare(r->threads);
   peer *p = c->peers[c->n_peers++] = peer_create(l, form, c->data, r->isa, r->threads);
-  c->result->peers[library][form] = enter(c, c->row->problem, c->data, name, peer_run, p);
+  static const amla_plan_info info = AMLA_PLAN_INFO_INIT; /* f32 */
+  c->result->peers[library][form] = enter(c, c->row->problem, c->data, name, &info, peer_run, p);
 }
 
 static void enter_peers(contest *c) {

@@ -69,7 +69,6 @@ bench_job *bench_job_create(const harness_dataset *data, amla_isa cap, amla_resc
                             int threads) {
   amla_options options = data->options;
   amla_detail detail;
-  amla_plan_info info = AMLA_PLAN_INFO_INIT;
   bench_job *job = calloc(1, sizeof *job);
   if (job == NULL)
     give_up("out of memory");
@@ -82,9 +81,9 @@ bench_job *bench_job_create(const harness_dataset *data, amla_isa cap, amla_resc
   job->data = data;
   job->scratch_bytes = amla_plan_scratch_bytes(job->plan);
   job->scratch = bench_huge_allocate(job->scratch_bytes);
-  if (amla_plan_query(job->plan, &info, &detail) != AMLA_OK)
+  job->info = (amla_plan_info)AMLA_PLAN_INFO_INIT;
+  if (amla_plan_query(job->plan, &job->info, &detail) != AMLA_OK)
     give_up("%s", detail.text);
-  job->isa = info.isa;
   return job;
 }
 

@@ -18,7 +18,7 @@ typedef struct bench_job {
   const harness_dataset *data;
   void *scratch;
   size_t scratch_bytes;
-  amla_isa isa; /* that the plan uses */
+  amla_plan_info info;
 } bench_job;
 
 bench_job *bench_job_create(const harness_dataset *data, amla_isa cap, amla_rescale mode,

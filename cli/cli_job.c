@@ -81,8 +81,7 @@ amla_isa cli_job_isa(const cli_job *job) {
 bool cli_is_simulated(const cli_job *job) { return job->info.simulated; }
 
 harness_error cli_compare(const cli_job *job, const harness_truth *truth) {
-  return cli_is_simulated(job) ? harness_compare_rounded_p(job->data, truth, AMLA_BF16)
-                               : harness_compare(job->data, truth);
+  return harness_compare_plan(job->data, truth, &job->info);
 }
 
 static bool run_once(const char *command, const char *name, const cli_job *job) {

@@ -271,7 +271,7 @@ static cli_exit open_and_verify(contest *c, const cli_options *common) {
     }
     if (truth.out == NULL)
       truth = cli_truth(c->data);
-    c->errors[j] = harness_compare(c->data, &truth);
+    c->errors[j] = cli_compare(&c->jobs[j], &truth);
     if (!c->errors[j].ok) {
       cli_error(c->command, "%s: %s: wrong result: relative error %.2e, %.2g of the bound",
                 c->problem, c->jobs[j].description, c->errors[j].rel_error,

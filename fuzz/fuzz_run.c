@@ -78,7 +78,7 @@ static void take_problem(reader *in, char text[512], amla_options *options) {
   options->backend = (amla_backend)take(in, 3); /* auto, ref, cpu */
   options->rescale = (amla_rescale)take(in, 4);
   options->threads = (int32_t)take(in, 4);
-  options->isa = (amla_isa)take(in, 4);
+  options->isa = (amla_isa)take(in, AMLA_ISA_AMXBF16 + 1);
   options->split_tokens = (int32_t)take(in, 256) - 1;
   options->p_form = (amla_p_form)take(in, 4);
   options->q_form = (amla_q_form)take(in, 3);
@@ -212,10 +212,17 @@ static void check_untouched(const char *text, const amla_detail *detail,
              detail->text);
 }
 
-static void check_result(const char *text, const harness_dataset *data) {
+static void check_result(const char *text, const harness_dataset *data,
+                         const amla_options *options) {
   harness_truth truth;
+  amla_plan_info info = AMLA_PLAN_INFO_INIT;
+  amla_plan *plan;
+  FUZZ_CHECK(amla_plan_create(&plan, &data->problem, options, NULL) == AMLA_OK &&
+                 amla_plan_query(plan, &info, NULL) == AMLA_OK,
+             "%s: no second plan", text);
+  amla_plan_destroy(plan);
   FUZZ_CHECK(harness_truth_compute(data, &truth) == 0, "%s: out of memory", text);
-  const harness_error result = harness_compare(data, &truth);
+  const harness_error result = harness_compare_plan(data, &truth, &info);
   FUZZ_CHECK(result.ok, "%s: %g of the bound, row %lld", text, result.worst_of_bound,
              (long long)result.worst_row);
   harness_truth_free(&truth);
@@ -251,7 +258,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
   if (n_corruptions == 0) {
     FUZZ_CHECK(status == AMLA_OK || short_scratch, "%s: refused: %s", text, detail.text);
     if (status == AMLA_OK)
-      check_result(text, &data);
+      check_result(text, &data, &options);
   }
   harness_free(&data);
   return 0;

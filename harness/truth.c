@@ -244,6 +244,7 @@ typedef struct bound {
   double tiny;  /* absolute: half the smallest step of the type, and what flushing to zero loses */
   double limit; /* magnitudes from here on round to infinity in the type */
   double range; /* sums over the keys of p |v| from here on may leave f32 */
+  double largest_score; /* beyond it a row may not be finite */
 } bound;
 
 static const double u = 0x1p-24;
@@ -265,6 +266,7 @@ static bound bound_of_result(const amla_problem *p, const harness_truth *truth) 
   b.score = (4 + sqrt(p->d_qk)) * u;
   b.sum = 64 * u;
   b.range = INFINITY;
+  b.largest_score = largest_score;
   b.tiny += flushed(p, truth);
   return b;
 }
@@ -275,7 +277,8 @@ static const bound bound_of_ref = {.score = 0x1p-40,
                                    .out = 0x1p-24,
                                    .tiny = 0x1p-149,
                                    .limit = 0x1p128 - 0x1p103,
-                                   .range = INFINITY};
+                                   .range = INFINITY,
+                                   .largest_score = INFINITY};
 
 /* ---- Comparison ---- */
 
@@ -348,11 +351,11 @@ static void judge_lse(tally *t, const bound *b, int64_t row, double got, double 
 /* What must be, or may be, not finite in this row. */
 typedef enum row_kind { ROW_NORMAL, ROW_POISONED, ROW_EITHER } row_kind;
 
-static row_kind kind_of_row(const harness_truth *truth, int64_t row) {
+static row_kind kind_of_row(const harness_truth *truth, const bound *b, int64_t row) {
   const double score_abs = truth->score_abs[row], lse = truth->lse[row];
   if (!isfinite(score_abs) || isnan(lse) || lse > FLT_MAX)
     return ROW_POISONED;
-  return score_abs > largest_score || truth->may_poison[row] ? ROW_EITHER : ROW_NORMAL;
+  return score_abs > b->largest_score || truth->may_poison[row] ? ROW_EITHER : ROW_NORMAL;
 }
 
 static void compare_row(const harness_dataset *data, const harness_truth *truth, const side *got,
@@ -363,7 +366,7 @@ static void compare_row(const harness_dataset *data, const harness_truth *truth,
   const double lse = got->lse ? (double)got->lse[harness_lse_offset(p, row)] * got->lse_to_natural
                               : truth->lse[row];
   const bool empty = truth->lse[row] == -INFINITY;
-  const row_kind kind = kind_of_row(truth, row);
+  const row_kind kind = kind_of_row(truth, b, row);
   const double share = 1 - sink_factor(&data->tensors, row % p->h_q, truth->lse[row]);
   const double sink_slack = share > 0 ? share * lse_limit(b, truth->lse[row], score_abs) : 0;
 
@@ -422,6 +425,35 @@ harness_error harness_compare_rounded_p(const harness_dataset *data, const harne
   b.p = p_type == AMLA_F16 ? 0x1p-10 : 0x1p-7;
   if (p_type == AMLA_F16)
     b.tiny += 0x1p-30 * data->problem.sk * truth->kv_max;
+  return compare(data, truth, &got, &b);
+}
+
+/* Products of bf16, at most 2^8 of P each: what flushing takes from O, and from the scores what
+ * passes for an error of V. */
+static void multiply_bf16(const amla_problem *p, const harness_truth *truth, bound *b) {
+  const double scale = fabs((double)p->scale);
+  b->tiny += 0x1p-117 * p->sk + 0x1p-125 * scale * p->d_qk * truth->kv_max * (1 + truth->kv_max);
+  b->largest_score = fmin(largest_score, scale * (double)FLT_MAX * (1 - 0x1p-12));
+  if (p->kv_type != AMLA_BF16) {
+    b->score += 0x1p-8;
+    b->p += 0x1p-8;
+  }
+}
+
+harness_error harness_compare_plan(const harness_dataset *data, const harness_truth *truth,
+                                   const amla_plan_info *info) {
+  if (info->backend > AMLA_BACKEND_CPU)
+    return harness_compare_rounded_p(data, truth, info->p_type);
+  const side got = result_of(data);
+  bound b = bound_of_result(&data->problem, truth);
+  if (info->p_form == AMLA_P_BF16)
+    b.p = 0x1p-7;
+  if (info->p_form == AMLA_P_BF16X2)
+    b.p = 0x1p-15;
+  if (info->key_type == AMLA_BF16)
+    multiply_bf16(&data->problem, truth, &b);
+  if (info->q_form == AMLA_Q_BF16X2 && data->problem.q_type == AMLA_F32)
+    b.score += 0x1p-16;
   return compare(data, truth, &got, &b);
 }
 

@@ -867,7 +867,7 @@ static void forms_are_allowed_not_asked_for(void **state) {
       assert_int_equal(info.p_form, AMLA_P_F32);
       assert_int_equal(info.p_type, AMLA_F32);
       assert_int_equal(info.q_form, AMLA_Q_DEFAULT);
-      assert_int_equal(info.kv_round, AMLA_KV_EXACT);
+      assert_int_equal(info.key_type, AMLA_F32);
       amla_plan_destroy(plan);
     }
 }

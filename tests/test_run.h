@@ -209,9 +209,20 @@ static inline void compute_truth_of(const harness_dataset *data, harness_truth *
     fail_msg("truth: out of memory");
 }
 
+/* What a plan of these options says of itself. */
+static inline amla_plan_info info_of(const harness_dataset *data, const amla_options *options) {
+  amla_plan_info info = AMLA_PLAN_INFO_INIT;
+  amla_plan *plan = NULL;
+  assert_int_equal(amla_plan_create(&plan, &data->problem, options, NULL), AMLA_OK);
+  assert_int_equal(amla_plan_query(plan, &info, NULL), AMLA_OK);
+  amla_plan_destroy(plan);
+  return info;
+}
+
 static inline void expect_within_bound(const harness_dataset *data, const harness_truth *truth,
                                        const char *problem, const amla_options *options) {
-  const harness_error e = harness_compare(data, truth);
+  const amla_plan_info info = info_of(data, options);
+  const harness_error e = harness_compare_plan(data, truth, &info);
   if (!e.ok)
     fail_msg("'%s' %s: row %lld is %.3g times its bound away (relative %.3g, max %.3g, LSE %.3g)",
              problem, describe_options(options), (long long)e.worst_row, e.worst_of_bound,

@@ -393,25 +393,25 @@ AMLA_API int amla_plan_describe(const amla_plan *plan, char *text, size_t capaci
 /* What a plan chose, for programs. amla_plan_describe says it to people. */
 typedef struct amla_plan_info {
   uint32_t struct_bytes;
-  amla_backend backend;   /* not AUTO */
-  amla_rescale rescale;   /* not DEFAULT */
-  amla_isa isa;           /* of backend cpu; AUTO elsewhere */
-  amla_dtype p_type;      /* what P is rounded to on its way to V */
-  int32_t threads;        /* most threads of a run; 1 in ref and npu, and in a forked child */
-  int32_t block_rows;     /* rows of Q computed together */
-  int32_t tile_tokens;    /* keys computed together */
-  int64_t split_tokens;   /* most keys of a partial result, of a sequence of sk; AMLA_SPLIT_AUTO */
-  int32_t simulated;      /* 1: how long a run takes means nothing */
-  char kernel[32];        /* "qk 12x32, pv 8x32", "wgmma3", "sim-910"; "" in ref */
-  amla_p_form p_form;     /* of ref and cpu, not DEFAULT; elsewhere p_type says it */
-  amla_q_form q_form;     /* DEFAULT: q is multiplied as it is */
-  amla_kv_round kv_round; /* what becomes of the keys */
+  amla_backend backend; /* not AUTO */
+  amla_rescale rescale; /* not DEFAULT */
+  amla_isa isa;         /* of backend cpu; AUTO elsewhere */
+  amla_dtype p_type;    /* what P is rounded to on its way to V */
+  int32_t threads;      /* most threads of a run; 1 in ref and npu, and in a forked child */
+  int32_t block_rows;   /* rows of Q computed together */
+  int32_t tile_tokens;  /* keys computed together */
+  int64_t split_tokens; /* most keys of a partial result, of a sequence of sk; AMLA_SPLIT_AUTO */
+  int32_t simulated;    /* 1: how long a run takes means nothing */
+  char kernel[32];      /* "qk 12x32, pv 8x32", "wgmma3", "sim-910"; "" in ref */
+  amla_p_form p_form;   /* of ref and cpu, not DEFAULT; elsewhere p_type says it */
+  amla_q_form q_form;   /* DEFAULT: q is multiplied as it is */
+  amla_dtype key_type;  /* of backend cpu: keys are multiplied as f32, or as bf16 */
 } amla_plan_info;
 
 /* clang-format off */
 #define AMLA_PLAN_INFO_INIT                                                                        \
   {(uint32_t)sizeof(amla_plan_info), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, AMLA_ISA_AUTO,       \
-   AMLA_F32, 0, 0, 0, 0, 0, {0}, AMLA_P_DEFAULT, AMLA_Q_DEFAULT, AMLA_KV_EXACT}
+   AMLA_F32, 0, 0, 0, 0, 0, {0}, AMLA_P_DEFAULT, AMLA_Q_DEFAULT, AMLA_F32}
 /* clang-format on */
 
 /* Fills info, as much of it as its struct_bytes says. */

@@ -307,8 +307,7 @@ static void query(const amla_plan *plan, amla_plan_info *info) {
   info->isa = u->isa;
   info->p_type = u->p_type;
   info->p_form = amla_ukernels_p_form(u);
-  if (u->tile_type != AMLA_F32 && plan->problem.kv_type != AMLA_BF16)
-    info->kv_round = AMLA_KV_BF16;
+  info->key_type = u->tile_type;
   const int32_t parts = amla_q_parts(&plan->problem, &plan->options);
   if (u->tile_type != AMLA_F32 && parts > 1)
     info->q_form = parts == 2 ? AMLA_Q_BF16X2 : AMLA_Q_BF16X3;
