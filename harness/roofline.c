@@ -34,6 +34,7 @@ static const struct {
 #if defined(__x86_64__)
     {AMLA_ISA_AVX2, harness_peak_fma__avx2},
     {AMLA_ISA_AVX512, harness_peak_fma__avx512},
+    {AMLA_ISA_AVX512BF16, harness_peak_fma__avx512bf16},
 #endif
 };
 

@@ -10,13 +10,23 @@
 
 #include "../base/isa.h"
 
-extern const amla_ukernels amla_ukernels__avx2, amla_ukernels__avx512;
+extern const amla_ukernels amla_ukernels__avx2, amla_ukernels__avx512, amla_ukernels__avx512bf16,
+    amla_ukernels__avx512bf16_p16;
+#ifdef AMLA_TEST_ROWS /* the contract of rows of bf16 in C, for tests */
+extern const amla_ukernels amla_ukernels__model, amla_ukernels__model_p16;
+#endif
 
 const amla_ukernels *const amla_ukernels_all[] = {
     &amla_ukernels__c,
+#ifdef AMLA_TEST_ROWS
+    &amla_ukernels__model,
+    &amla_ukernels__model_p16,
+#endif
 #if defined(__x86_64__)
     &amla_ukernels__avx2,
     &amla_ukernels__avx512,
+    &amla_ukernels__avx512bf16,
+    &amla_ukernels__avx512bf16_p16,
 #endif
     NULL,
 };
