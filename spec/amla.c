@@ -96,6 +96,9 @@ void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v,
       max = p[j];
   }
 
+  if (max > row->max)
+    row->max = max;
+
   /* 2. The reference, and what it does to O and l. */
   if (algo->mode == SPEC_LAZY) {
     const float headroom = algo->p == SPEC_P_F16 ? 7.0f : 0.0f;

@@ -58,9 +58,10 @@ typedef struct spec_row {
   float n, s32, s16; /* amla: exponent n (an integer), S32 and S16 */
   int started;       /* has seen a key */
   int64_t rescales;  /* blocks in which o was changed before PV */
+  float max;         /* largest score; lazy: in log2 units */
 } spec_row;
 
-#define SPEC_ROW_INIT {0.0f, 0.0f, 0.0f, 0.0f, 1.0f, 1.0f, 0, 0}
+#define SPEC_ROW_INIT {0.0f, 0.0f, 0.0f, 0.0f, 1.0f, 1.0f, 0, 0, -__builtin_inff()}
 
 /* One KV block of n visible tokens (none: no effect): kv [n][d_qk] f32, q [d_qk] f32, bias [n] f32
  * added to the scaled scores or NULL; p [n] is work space. */

@@ -110,6 +110,8 @@ typedef struct extent {
 static inline amla_status check_buffer(const extent *e, amla_detail *detail) {
   if (e->used_bytes == 0)
     return AMLA_OK;
+  if (e->used_bytes < 0)
+    INVALID("%s: its size in bytes overflows 64 bits", e->name);
   if (!e->at)
     INVALID("%s=NULL: must point to %lld bytes", e->name, (long long)e->used_bytes);
   if ((uintptr_t)e->at % e->align)

@@ -48,6 +48,8 @@ static amla_status choose_backend(amla_plan *p, amla_detail *detail) {
   if ((form == AMLA_P_F32 || form == AMLA_P_BF16X2) && p->backend->id > AMLA_BACKEND_CPU)
     UNSUPPORTED("p_form=%s: backend=%s rounds P to 16 bits", amla_p_form_name(form),
                 p->backend->name);
+  if (p->backend->id > AMLA_BACKEND_CPU)
+    TRY(amla_plan_check_dense(p->backend->name, &p->problem, &p->options, detail));
   return p->backend->prepare(p, detail);
 }
 
@@ -110,6 +112,8 @@ amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors, vo
   amla_status status = amla_tensors_check(&plan->problem, tensors, &t, detail);
   if (status != AMLA_OK)
     return status;
+  if (plan->backend->id > AMLA_BACKEND_CPU)
+    TRY(amla_tensors_check_dense(plan->backend->name, &t, detail));
   if (scratch_bytes < plan->scratch_bytes)
     INVALID("scratch_bytes=%zu: must be >= %zu", scratch_bytes, plan->scratch_bytes);
   if (!scratch && plan->scratch_bytes > 0)

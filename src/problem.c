@@ -4,6 +4,7 @@
  */
 #include "problem.h"
 
+#include <assert.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -13,41 +14,66 @@
 #include "base/dtype.h"
 #include "base/isa.h"
 #include "checks.h"
-#include "rows.h"
+#include "key_check.h"
+#include "keys.h"
 
 enum { MAX_D = 65536, MAX_ROWS = 1 << 24, MAX_THREADS = 1024 };
 
 static amla_status check_q_and_out(amla_problem *p, amla_detail *detail) {
-  TRY(fill_stride("q_stride_head", &p->q_stride_head, p->d_qk, 1, detail));
+  TRY(fill_stride("q_stride_head", &p->q_stride_head, p->d_qk - p->q_d_rope, 1, detail));
   TRY(fill_stride("q_stride_query", &p->q_stride_query, p->h_q, p->q_stride_head, detail));
   TRY(fill_stride("q_stride_batch", &p->q_stride_batch, p->s_q, p->q_stride_query, detail));
+  TRY(fill_stride("q_rope_stride_head", &p->q_rope_stride_head, p->q_d_rope, 1, detail));
+  TRY(fill_stride("q_rope_stride_query", &p->q_rope_stride_query, p->h_q, p->q_rope_stride_head,
+                  detail));
+  TRY(fill_stride("q_rope_stride_batch", &p->q_rope_stride_batch, p->s_q, p->q_rope_stride_query,
+                  detail));
   TRY(fill_stride("out_stride_head", &p->out_stride_head, p->d_v, 1, detail));
   TRY(fill_stride("out_stride_query", &p->out_stride_query, p->h_q, p->out_stride_head, detail));
   TRY(fill_stride("out_stride_batch", &p->out_stride_batch, p->s_q, p->out_stride_query, detail));
   const int64_t b = p->b > 0 ? p->b : 1;
   const axis q[] = {
       {"", b, p->q_stride_batch}, {"", p->s_q, p->q_stride_query}, {"", p->h_q, p->q_stride_head}};
+  const axis q_rope[] = {{"", b, p->q_rope_stride_batch},
+                         {"", p->s_q, p->q_rope_stride_query},
+                         {"", p->h_q, p->q_rope_stride_head}};
   axis out[] = {{"out_stride_head", p->h_q, p->out_stride_head},
                 {"out_stride_query", p->s_q, p->out_stride_query},
                 {"out_stride_batch", b, p->out_stride_batch}};
   TRY(check_extent("q", q, 3, p->d_qk, detail));
+  TRY(check_extent("q_rope", q_rope, 3, p->q_d_rope, detail));
   TRY(check_extent("out", out, 3, p->d_v, detail));
   return check_disjoint("out", out, 3, p->d_v, detail);
 }
 
+/* ---- Scopes: of the second one every field's name begins with `prefix` ---- */
+
+typedef struct field_name {
+  char text[48];
+} field_name;
+
+static field_name name_of(const char *prefix, const char *field) {
+  field_name name;
+  snprintf(name.text, sizeof name.text, "%s%s", prefix, field);
+  return name;
+}
+
 /* Quantised rows begin and end at blocks. */
-static amla_status check_blocks(const amla_problem *p, amla_detail *detail) {
+static amla_status check_blocks(const amla_problem *p, const char *prefix, amla_detail *detail) {
   const struct {
     const char *name;
     int64_t value;
   } sizes[] = {{"d_qk", p->d_qk},
+               {"kv_d_rope", p->kv_d_rope},
+               {"kv_rope_stride_token", p->kv_rope_stride_token},
+               {"kv_rope_stride_page", p->kv_rope_stride_page},
                {"kv_stride_token", p->kv_stride_token},
                {"kv_stride_page", p->kv_stride_page}};
   const int32_t block = amla_block_elems(p->kv_type);
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
     if (sizes[i].value % block != 0)
-      INVALID("%s=%lld: must be a multiple of %d for this kv_type", sizes[i].name,
-              (long long)sizes[i].value, block);
+      INVALID("%s%s=%lld: must be a multiple of %d for this kv_type", i == 0 ? "" : prefix,
+              sizes[i].name, (long long)sizes[i].value, block);
   return AMLA_OK;
 }
 
@@ -58,68 +84,113 @@ static amla_status check_mask(amla_problem *p, amla_detail *detail) {
   return AMLA_OK; /* its extent is checked if there is one */
 }
 
-static amla_status check_kv(amla_problem *p, amla_detail *detail) {
+static amla_status check_pages(amla_problem *p, const char *prefix, amla_detail *detail) {
   const int paged = p->page_size > 0;
-  const int64_t tokens = paged ? p->page_size : p->sk;
-  const int64_t pages = paged ? p->n_pages : p->b;
   const int32_t needed = paged ? (int32_t)(((int64_t)p->sk + p->page_size - 1) / p->page_size) : 0;
-  TRY(check_range("n_pages", p->n_pages, 0, INT64_MAX, detail));
+  TRY(check_range(name_of(prefix, "n_pages").text, p->n_pages, 0, INT64_MAX, detail));
   if (!paged && p->n_pages != 0)
-    INVALID("n_pages=%lld: must be 0 when page_size is 0 (contiguous)", (long long)p->n_pages);
+    INVALID("%sn_pages=%lld: must be 0 when %spage_size is 0 (contiguous)", prefix,
+            (long long)p->n_pages, prefix);
   if (!paged && p->max_pages != 0)
-    INVALID("max_pages=%d: must be 0 when page_size is 0 (contiguous)", p->max_pages);
+    INVALID("%smax_pages=%d: must be 0 when %spage_size is 0 (contiguous)", prefix, p->max_pages,
+            prefix);
   if (p->max_pages == 0)
     p->max_pages = needed;
   if (p->max_pages < needed)
-    INVALID("max_pages=%d: must be >= %d to hold sk=%d tokens in pages of %d", p->max_pages, needed,
-            p->sk, p->page_size);
-  TRY(fill_stride("kv_stride_token", &p->kv_stride_token, p->d_qk, 1, detail));
-  if (tokens > 1 && p->kv_stride_token < p->d_qk)
-    INVALID("kv_stride_token=%lld: must be >= d_qk=%d", (long long)p->kv_stride_token, p->d_qk);
-  TRY(fill_stride("kv_stride_page", &p->kv_stride_page, tokens, p->kv_stride_token, detail));
-  TRY(check_blocks(p, detail));
-  if (p->kv_stride_token >
-      INT64_MAX / 8) /* where it spans nothing (one token) the extent does not see it */
-    INVALID("kv_stride_token=%lld: its size in bytes overflows 64 bits",
-            (long long)p->kv_stride_token);
-  const axis kv[] = {{"", pages > 0 ? pages : 1, p->kv_stride_page},
-                     {"", tokens > 0 ? tokens : 1, p->kv_stride_token}};
-  TRY(check_extent("kv", kv, 2, p->d_qk, detail));
+    INVALID("%smax_pages=%d: must be >= %d to hold %ssk=%d tokens in pages of %d", prefix,
+            p->max_pages, needed, prefix, p->sk, p->page_size);
   const axis table[] = {{"", p->b > 0 ? p->b : 1, p->max_pages}};
-  return check_extent("block_table", table, 1, p->max_pages, detail);
+  return check_extent(name_of(prefix, "block_table").text, table, 1, p->max_pages, detail);
 }
 
-static amla_status check_unbuilt_fields(const amla_problem *p, amla_detail *detail) {
-  const struct {
-    const char *name;
-    double value;
-  } later[] = {{"topk", p->topk},
-               {"index_kind", p->index_kind},
-               {"topk_length_per_query", p->topk_length_per_query},
-               {"window", p->window},
-               {"q_d_rope", p->q_d_rope},
-               {"kv_d_rope", p->kv_d_rope},
-               {"extra_sk", p->extra_sk},
-               {"extra_topk", p->extra_topk},
-               {"extra_page_size", p->extra_page_size},
-               {"extra_max_pages", p->extra_max_pages},
-               {"kv_scale", (double)p->kv_scale},
-               {"kv_rope_scale", (double)p->kv_rope_scale},
-               {"extra_n_pages", (double)p->extra_n_pages},
-               {"extra_kv_stride_page", (double)p->extra_kv_stride_page},
-               {"extra_kv_stride_token", (double)p->extra_kv_stride_token},
-               {"indices_stride_batch", (double)p->indices_stride_batch},
-               {"indices_stride_query", (double)p->indices_stride_query},
-               {"extra_indices_stride_batch", (double)p->extra_indices_stride_batch},
-               {"extra_indices_stride_query", (double)p->extra_indices_stride_query},
-               {"q_rope_stride_batch", (double)p->q_rope_stride_batch},
-               {"q_rope_stride_query", (double)p->q_rope_stride_query},
-               {"q_rope_stride_head", (double)p->q_rope_stride_head},
-               {"kv_rope_stride_page", (double)p->kv_rope_stride_page},
-               {"kv_rope_stride_token", (double)p->kv_rope_stride_token}};
-  for (size_t i = 0; i < sizeof later / sizeof *later; i++)
-    if (later[i].value != 0.0)
-      UNSUPPORTED("%s=%g: must be 0, not built yet", later[i].name, later[i].value);
+/* A cache of rows of `elems` elements, or of the rope parts of its rows. */
+static amla_status check_cache(const amla_problem *p, const char *prefix, const char *cache,
+                               int64_t *stride_page, int64_t *stride_token, int32_t elems,
+                               amla_detail *detail) {
+  const int64_t tokens = amla_page_tokens(p), pages = p->page_size > 0 ? p->n_pages : p->b;
+  char token[48], page[48];
+  snprintf(token, sizeof token, "%s%s_stride_token", prefix, cache);
+  snprintf(page, sizeof page, "%s%s_stride_page", prefix, cache);
+  TRY(fill_stride(token, stride_token, elems, 1, detail));
+  if (tokens > 1 && *stride_token < elems)
+    INVALID("%s=%lld: must be >= %s=%d", token, (long long)*stride_token,
+            elems == p->d_qk ? "d_qk" : "a row", elems);
+  TRY(fill_stride(page, stride_page, tokens, *stride_token, detail));
+  if (*stride_token >
+      INT64_MAX / 8) /* where it spans nothing (one token) the extent does not see it */
+    INVALID("%s=%lld: its size in bytes overflows 64 bits", token, (long long)*stride_token);
+  const axis axes[] = {{"", pages > 0 ? pages : 1, *stride_page},
+                       {"", tokens > 0 ? tokens : 1, *stride_token}};
+  return check_extent(name_of(prefix, cache).text, axes, 2, elems, detail);
+}
+
+static amla_status check_list(amla_problem *p, const char *prefix, amla_detail *detail) {
+  TRY(fill_stride(name_of(prefix, "indices_stride_query").text, &p->indices_stride_query, p->topk,
+                  1, detail));
+  TRY(fill_stride(name_of(prefix, "indices_stride_batch").text, &p->indices_stride_batch, p->s_q,
+                  p->indices_stride_query, detail));
+  const axis axes[] = {{"", p->b > 0 ? p->b : 1, p->indices_stride_batch},
+                       {"", p->s_q, p->indices_stride_query}};
+  return check_extent(name_of(prefix, "indices").text, axes, 2, p->topk, detail);
+}
+
+static amla_status check_scope(amla_problem *p, const char *prefix, amla_detail *detail) {
+  TRY(check_range(name_of(prefix, "sk").text, p->sk, 0, INT32_MAX, detail));
+  TRY(check_range(name_of(prefix, "topk").text, p->topk, 0, INT32_MAX, detail));
+  TRY(check_range(name_of(prefix, "page_size").text, p->page_size, 0, INT32_MAX, detail));
+  TRY(check_range(name_of(prefix, "max_pages").text, p->max_pages, 0, INT32_MAX, detail));
+  TRY(check_pages(p, prefix, detail));
+  TRY(check_cache(p, prefix, "kv", &p->kv_stride_page, &p->kv_stride_token, p->d_qk - p->kv_d_rope,
+                  detail));
+  if (p->kv_d_rope > 0)
+    TRY(check_cache(p, prefix, "kv_rope", &p->kv_rope_stride_page, &p->kv_rope_stride_token,
+                    p->kv_d_rope, detail));
+  else
+    p->kv_rope_stride_page = p->kv_rope_stride_token = 0;
+  TRY(check_blocks(p, prefix, detail));
+  return check_list(p, prefix, detail);
+}
+
+/* Its strides and pages are filled in. */
+static amla_status check_second_scope(amla_problem *p, amla_detail *detail) {
+  const int64_t fields[] = {p->extra_page_size, p->extra_max_pages, p->extra_n_pages};
+  static const char *const names[] = {"extra_page_size", "extra_max_pages", "extra_n_pages"};
+  TRY(check_range("extra_sk", p->extra_sk, 0, INT32_MAX, detail));
+  TRY(check_range("extra_topk", p->extra_topk, 0, INT32_MAX, detail));
+  for (int i = 0; !amla_has_second_scope(p) && i < 3; i++)
+    if (fields[i] != 0)
+      INVALID("%s=%lld: must be 0 without a second scope (extra_sk or extra_topk > 0)", names[i],
+              (long long)fields[i]);
+  if (!amla_has_second_scope(p))
+    return AMLA_OK;
+  if (p->kv_d_rope > 0)
+    UNSUPPORTED("kv_d_rope=%d: must be 0 with a second scope, whose rows have no kv_rope",
+                p->kv_d_rope);
+  amla_problem second = amla_second_problem(p);
+  TRY(check_scope(&second, "extra_", detail));
+  p->extra_max_pages = second.max_pages;
+  p->extra_kv_stride_page = second.kv_stride_page;
+  p->extra_kv_stride_token = second.kv_stride_token;
+  p->extra_indices_stride_batch = second.indices_stride_batch;
+  p->extra_indices_stride_query = second.indices_stride_query;
+  return AMLA_OK;
+}
+
+static amla_status check_what_is_seen(const amla_problem *p, amla_detail *detail) {
+  TRY(check_range("causal", p->causal, 0, 1, detail));
+  TRY(check_range("index_kind", p->index_kind, AMLA_INDEX_SLOT, AMLA_INDEX_POSITION, detail));
+  TRY(check_range("topk_length_per_query", p->topk_length_per_query, 0, 1, detail));
+  TRY(check_range("window", p->window, 0, INT32_MAX, detail));
+  if (p->topk > 0 && p->causal)
+    INVALID("causal=1: must be 0 with topk > 0, where the list says which keys are seen");
+  if (p->topk > 0 && p->window > 0)
+    INVALID("window=%d: must be 0 with topk > 0, where the list says which keys are seen",
+            p->window);
+  const int64_t keys =
+      (int64_t)(p->topk > 0 ? p->topk : p->sk) + (p->extra_topk > 0 ? p->extra_topk : p->extra_sk);
+  if (keys > INT32_MAX)
+    INVALID("sk or topk, and extra_sk or extra_topk: their sum, %lld, must be <= %d",
+            (long long)keys, INT32_MAX);
   return AMLA_OK;
 }
 
@@ -135,27 +206,29 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, aml
   if (p->h_kv != 0 && p->h_kv != 1)
     INVALID("h_kv=%d: MLA decode needs 1", p->h_kv);
   p->h_kv = 1;
-  TRY(check_range("sk", p->sk, 0, INT32_MAX, detail));
   TRY(check_range("d_qk", p->d_qk, 1, MAX_D, detail));
   TRY(check_range("d_v", p->d_v, 1, MAX_D, detail));
   if (p->d_v > p->d_qk)
     INVALID("d_v=%d: must be <= d_qk=%d, the value is the first part of the KV row", p->d_v,
             p->d_qk);
-  TRY(check_range("page_size", p->page_size, 0, INT32_MAX, detail));
-  TRY(check_range("max_pages", p->max_pages, 0, INT32_MAX, detail));
+  TRY(check_range("q_d_rope", p->q_d_rope, 0, p->d_qk - 1, detail));
+  TRY(check_range("kv_d_rope", p->kv_d_rope, 0, p->d_qk - 1, detail));
   TRY(check_range("q_type", p->q_type, AMLA_F32, AMLA_N_FLOAT_DTYPES - 1, detail));
   TRY(check_range("kv_type", p->kv_type, AMLA_F32, AMLA_N_DTYPES - 1, detail));
   TRY(check_range("out_type", p->out_type, AMLA_F32, AMLA_N_FLOAT_DTYPES - 1, detail));
-  TRY(check_range("causal", p->causal, 0, 1, detail));
   if (!isfinite(p->scale * 1.4426951f) || p->scale == 0.0f)
     INVALID("scale=%g: must be finite and not 0, also times log2(e); models use d^-0.5 times a "
             "YaRN factor, set it",
             (double)p->scale);
   TRY(check_range("memory", p->memory, AMLA_MEMORY_HOST, AMLA_MEMORY_DEVICE, detail));
-  TRY(check_unbuilt_fields(p, detail));
   TRY(check_q_and_out(p, detail));
-  TRY(check_mask(p, detail));
-  return check_kv(p, detail);
+  if (p->kv_scale != 0.0f || p->kv_rope_scale != 0.0f)
+    UNSUPPORTED("kv_scale=%g, kv_rope_scale=%g: must be 0 for this kv_type", (double)p->kv_scale,
+                (double)p->kv_rope_scale);
+  TRY(check_scope(p, "", detail));
+  TRY(check_second_scope(p, detail));
+  TRY(check_what_is_seen(p, detail));
+  return check_mask(p, detail);
 }
 
 /* ---- Options ---- */
@@ -204,8 +277,6 @@ amla_status amla_options_check(const amla_options *options, amla_options *o, aml
   TRY(check_range("split_tokens", o->split_tokens, AMLA_SPLIT_AUTO, INT32_MAX, detail));
   TRY(check_range("lse_base", o->lse_base, AMLA_LSE_NATURAL, AMLA_LSE_BASE2, detail));
   TRY(check_range("lse_sink", o->lse_sink, AMLA_LSE_WITHOUT_SINK, AMLA_LSE_WITH_SINK, detail));
-  if (o->lse_sink)
-    UNSUPPORTED("lse_sink=%d: must be 0, not built yet", o->lse_sink);
   TRY(check_range("p_form", o->p_form, AMLA_P_DEFAULT, AMLA_P_BF16, detail));
   TRY(check_range("q_form", o->q_form, AMLA_Q_DEFAULT, AMLA_Q_BF16X3, detail));
   TRY(check_range("kv_round", o->kv_round, AMLA_KV_EXACT, AMLA_KV_BF16, detail));
@@ -218,106 +289,228 @@ amla_status amla_options_check(const amla_options *options, amla_options *o, aml
 
 /* ---- Tensors ---- */
 
-static amla_status check_unsupported(const amla_tensors *t, amla_detail *detail) {
+/* ---- Memory that tensors touch ---- */
+
+enum { MAX_EXTENTS = 24, N_OUTPUTS = 3 };
+
+/* The outputs come first. */
+typedef struct extents {
+  extent at[MAX_EXTENTS];
+  field_name names[MAX_EXTENTS];
+  int n;
+} extents;
+
+static void add(extents *e, const char *prefix, const char *name, const void *at,
+                size_t capacity_bytes, int64_t used_bytes, size_t align) {
+  assert(e->n < MAX_EXTENTS);
+  e->names[e->n] = name_of(prefix, name);
+  e->at[e->n] = (extent){e->names[e->n].text, at, capacity_bytes, used_bytes, align};
+  e->n++;
+}
+
+/* 4-byte numbers that may be left out. */
+static void add_words(extents *e, const char *prefix, const char *name, const void *at,
+                      size_t capacity_bytes, int64_t n) {
+  add(e, prefix, name, at, capacity_bytes, at ? n * 4 : 0, 4);
+}
+
+/* Queries of the run. */
+static int64_t count_queries(const amla_problem *p, const amla_tensors *t) {
+  return t->q_indptr ? t->q_indptr[p->b] : (int64_t)p->b * p->s_q;
+}
+
+/* Elements touched of a [b][s_q][n_rows] tensor of runs; -1: too many. */
+static int64_t query_elems(const amla_problem *p, const amla_tensors *t, int64_t stride_batch,
+                           int64_t stride_query, int32_t n_rows, int64_t stride_row, int64_t run) {
+  const int64_t n = count_queries(p, t);
+  const axis axes[] = {{"", t->q_indptr ? 1 : p->b, stride_batch},
+                       {"", t->q_indptr ? n : p->s_q, stride_query},
+                       {"", n_rows, stride_row}};
+  const int64_t elems = n > 0 ? extent_elems(axes, 3, run) : 0;
+  return elems > INT64_MAX / 4 ? -1 : elems;
+}
+
+/* Of a cache, all pages that exist; of no keys, none. */
+static int64_t cache_elems(const amla_problem *p, int64_t stride_page, int64_t stride_token,
+                           int64_t run) {
+  const int64_t pages = p->page_size > 0 ? p->n_pages : p->b, tokens = amla_page_tokens(p);
+  const axis axes[] = {{"", pages, stride_page}, {"", tokens, stride_token}};
+  const int unused = p->sk == 0 && !amla_has_slots(p);
+  return unused || pages == 0 || tokens == 0 ? 0 : extent_elems(axes, 2, run);
+}
+
+static int64_t table_bytes(const amla_problem *p, const amla_tensors *t) {
+  if (p->page_size == 0 || p->sk == 0 || amla_has_slots(p) || t->kv_indptr)
+    return 0;
+  return (int64_t)p->b * p->max_pages * 4;
+}
+
+static void add_scope(extents *e, const char *prefix, const amla_problem *p,
+                      const amla_tensors *t) {
+  const int64_t queries = count_queries(p, t);
+  const int64_t kv = cache_elems(p, p->kv_stride_page, p->kv_stride_token, p->d_qk - p->kv_d_rope);
+  const int64_t rope =
+      cache_elems(p, p->kv_rope_stride_page, p->kv_rope_stride_token, p->kv_d_rope);
+  const int64_t indices =
+      query_elems(p, t, p->indices_stride_batch, p->indices_stride_query, 1, 0, p->topk);
+  const size_t align = amla_dtype_align(p->kv_type);
+  add(e, prefix, "kv", t->kv, t->kv_bytes, amla_elems_bytes(p->kv_type, kv), align);
+  if (p->kv_d_rope > 0)
+    add(e, prefix, "kv_rope", t->kv_rope, t->kv_rope_bytes, amla_elems_bytes(p->kv_type, rope),
+        align);
+  add(e, prefix, "block_table", t->block_table, t->block_table_bytes, table_bytes(p, t), 4);
+  if (!amla_has_slots(p))
+    add_words(e, prefix, "seqlens_k", t->seqlens_k, t->seqlens_k_bytes, p->b);
+  add_words(e, prefix, "visible_k", t->visible_k, t->visible_k_bytes, queries);
+  add(e, prefix, "indices", t->indices, t->indices_bytes, p->topk > 0 ? indices * 4 : 0, 4);
+  add_words(e, prefix, "topk_length", t->topk_length, t->topk_length_bytes,
+            p->topk_length_per_query ? queries : p->b);
+}
+
+static void list_extents(const amla_problem *p, const amla_tensors *t, extents *e) {
+  const int64_t rows = count_queries(p, t) * p->h_q;
+  const int64_t out = query_elems(p, t, p->out_stride_batch, p->out_stride_query, p->h_q,
+                                  p->out_stride_head, p->d_v);
+  const int64_t q = query_elems(p, t, p->q_stride_batch, p->q_stride_query, p->h_q,
+                                p->q_stride_head, p->d_qk - p->q_d_rope);
+  const int64_t q_rope = query_elems(p, t, p->q_rope_stride_batch, p->q_rope_stride_query, p->h_q,
+                                     p->q_rope_stride_head, p->q_d_rope);
+  const axis mask[] = {{"", p->b, p->mask_stride_batch}, {"", p->s_q, p->mask_stride_query}};
+  e->n = 0;
+  add(e, "", "out", t->out, t->out_bytes, amla_elems_bytes(p->out_type, out),
+      amla_dtype_align(p->out_type));
+  add_words(e, "", "lse", t->lse, t->lse_bytes, rows);
+  add_words(e, "", "max_logits", t->max_logits, t->max_logits_bytes, rows);
+  add(e, "", "q", t->q, t->q_bytes, amla_elems_bytes(p->q_type, q), amla_dtype_align(p->q_type));
+  if (p->q_d_rope > 0)
+    add(e, "", "q_rope", t->q_rope, t->q_rope_bytes, amla_elems_bytes(p->q_type, q_rope),
+        amla_dtype_align(p->q_type));
+  add_scope(e, "", p, t);
+  add_words(e, "", "sinks", t->sinks, t->sinks_bytes, p->h_q);
+  add(e, "", "mask", t->mask, t->mask_bytes, t->mask ? extent_elems(mask, 2, p->sk) * 2 : 0, 2);
+  if (amla_has_second_scope(p)) {
+    const amla_problem second = amla_second_problem(p);
+    const amla_tensors tensors = amla_second_tensors(t);
+    add_scope(e, "extra_", &second, &tensors);
+  }
+  if (t->q_indptr)
+    add_words(e, "", "q_indptr", t->q_indptr, t->q_indptr_bytes, (int64_t)p->b + 1);
+  if (t->kv_indptr) {
+    add_words(e, "", "kv_indptr", t->kv_indptr, t->kv_indptr_bytes, (int64_t)p->b + 1);
+    add(e, "", "kv_indices", t->kv_indices, t->kv_indices_bytes, (int64_t)t->kv_indptr[p->b] * 4,
+        4);
+  }
+}
+
+static amla_status check_overlaps(const extents *e, amla_detail *detail) {
+  for (int i = 0; i < N_OUTPUTS; i++)
+    for (int j = 0; j < e->n; j++)
+      if (j < i || j >= N_OUTPUTS)
+        TRY(check_overlap(&e->at[i], &e->at[j], detail));
+  return AMLA_OK;
+}
+
+/* ---- Tensors that others rule out ---- */
+
+static amla_status check_absent(const amla_problem *p, const amla_tensors *t, amla_detail *detail) {
+  const int lines = amla_has_lines(p), slots = amla_has_slots(p), second = amla_has_second_scope(p);
   const struct {
     const char *name;
     const void *pointer;
-  } later[] = {{"q_rope", t->q_rope},
-               {"kv_rope", t->kv_rope},
-               {"indices", t->indices},
-               {"topk_length", t->topk_length},
-               {"visible_k", t->visible_k},
-               {"q_indptr", t->q_indptr},
-               {"kv_indptr", t->kv_indptr},
-               {"kv_indices", t->kv_indices},
-               {"max_logits", t->max_logits},
-               {"extra_kv", t->extra_kv},
-               {"extra_block_table", t->extra_block_table},
-               {"extra_seqlens_k", t->extra_seqlens_k},
-               {"extra_visible_k", t->extra_visible_k},
-               {"extra_indices", t->extra_indices},
-               {"extra_topk_length", t->extra_topk_length}};
-  for (size_t i = 0; i < sizeof later / sizeof *later; i++)
-    if (later[i].pointer)
-      UNSUPPORTED("%s=%p: must be NULL, not built yet", later[i].name, later[i].pointer);
+    int refused;
+    const char *when;
+  } rules[] = {
+      {"q_rope", t->q_rope, p->q_d_rope == 0, "when q_d_rope is 0"},
+      {"kv_rope", t->kv_rope, p->kv_d_rope == 0, "when kv_d_rope is 0"},
+      {"indices", t->indices, p->topk == 0, "when topk is 0"},
+      {"topk_length", t->topk_length, p->topk == 0, "when topk is 0"},
+      {"visible_k", t->visible_k, p->topk > 0, "with topk > 0, where the list says it"},
+      {"visible_k", t->visible_k, p->causal, "with causal=1"},
+      {"mask", t->mask, lines, "with topk, window or a second scope"},
+      {"mask", t->mask, t->q_indptr != NULL, "with q_indptr"},
+      {"block_table", t->block_table, p->page_size == 0 && !slots,
+       "when page_size is 0 (contiguous)"},
+      {"kv_indptr", t->kv_indptr, p->page_size == 0, "when page_size is 0 (contiguous)"},
+      {"kv_indptr", t->kv_indptr, slots, "with lists of slots"},
+      {"block_table", t->block_table, t->kv_indptr != NULL, "with kv_indptr"},
+      {"kv_indices", t->kv_indices, !t->kv_indptr, "without kv_indptr"},
+      {"extra_kv", t->extra_kv, !second, "without a second scope (extra_sk or extra_topk > 0)"},
+      {"extra_block_table", t->extra_block_table, !second, "without a second scope"},
+      {"extra_block_table", t->extra_block_table, second && p->extra_page_size == 0,
+       "when extra_page_size is 0 (contiguous)"},
+      {"extra_seqlens_k", t->extra_seqlens_k, !second, "without a second scope"},
+      {"extra_visible_k", t->extra_visible_k, !second, "without a second scope"},
+      {"extra_visible_k", t->extra_visible_k, p->extra_topk > 0, "with extra_topk > 0"},
+      {"extra_indices", t->extra_indices, p->extra_topk == 0, "when extra_topk is 0"},
+      {"extra_topk_length", t->extra_topk_length, p->extra_topk == 0, "when extra_topk is 0"}};
+  for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+    if (rules[i].pointer && rules[i].refused)
+      INVALID("%s=%p: must be NULL %s", rules[i].name, rules[i].pointer, rules[i].when);
+  if (p->window > 0 && !p->causal && !t->visible_k)
+    INVALID("window=%d: needs causal=1 or visible_k", p->window);
+  if (p->memory == AMLA_MEMORY_HOST && t->stream)
+    INVALID("stream=%p: must be NULL for tensors in host memory", t->stream);
   return AMLA_OK;
 }
 
-static amla_status check_lengths_and_pages(const amla_problem *p, const amla_tensors *t,
-                                           amla_detail *detail) {
-  for (int32_t i = 0; i < p->b; i++) {
-    const int32_t n = amla_seqlen(p, t, i);
-    if (n < 0 || n > p->sk)
-      INVALID("seqlens_k[%d]=%d: must be in [0, sk=%d]", i, n, p->sk);
-    if (p->page_size == 0)
-      continue;
-    const int32_t used = (int32_t)(((int64_t)n + p->page_size - 1) / p->page_size);
-    for (int32_t j = 0; j < used; j++) {
-      const int32_t id = t->block_table[(int64_t)i * p->max_pages + j];
-      if (id < 0 || id >= p->n_pages)
-        INVALID("block_table[%d][%d]=%d: a used page id must be in [0, n_pages=%lld)", i, j, id,
-                (long long)p->n_pages);
-    }
-  }
-  return AMLA_OK;
-}
-
-/* Elements touched: of kv, all pages that exist. Of no keys, none. */
-static int64_t kv_elems(const amla_problem *p) {
-  const int paged = p->page_size > 0;
-  if (p->sk == 0)
-    return 0;
-  const axis kv[] = {{"", paged ? p->n_pages : p->b, p->kv_stride_page},
-                     {"", paged ? p->page_size : p->sk, p->kv_stride_token}};
-  return paged && p->n_pages == 0 ? 0 : extent_elems(kv, 2, p->d_qk);
-}
-
-static int64_t table_bytes(const amla_problem *p) {
-  return p->page_size > 0 && p->sk > 0 ? (int64_t)p->b * p->max_pages * 4 : 0;
-}
-
+/* Of device memory nothing is read: its lengths and page ids are clamped there. */
 amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensors, amla_tensors *t,
                                amla_detail *detail) {
   static const size_t first_bytes = offsetof(amla_tensors, stream) + sizeof t->stream; /* of 0.1 */
   TRY(copy_struct("tensors", tensors, t, sizeof *t, first_bytes, detail));
-  TRY(check_unsupported(t, detail));
-  if (p->memory == AMLA_MEMORY_HOST && t->stream)
-    INVALID("stream=%p: must be NULL for tensors in host memory", t->stream);
+  TRY(check_absent(p, t, detail));
+  if (p->memory == AMLA_MEMORY_DEVICE)
+    TRY(amla_tensors_check_dense("device memory", t, detail));
   if (p->b == 0)
     return AMLA_OK;
+  const extent indptrs[] = {
+      {"q_indptr", t->q_indptr, t->q_indptr_bytes, t->q_indptr ? ((int64_t)p->b + 1) * 4 : 0, 4},
+      {"kv_indptr", t->kv_indptr, t->kv_indptr_bytes, t->kv_indptr ? ((int64_t)p->b + 1) * 4 : 0,
+       4}};
+  for (int i = 0; i < 2; i++)
+    TRY(check_buffer(&indptrs[i], detail));
+  TRY(amla_indptrs_check(p, t, detail));
 
-  const axis q[] = {{"", p->b, p->q_stride_batch},
-                    {"", p->s_q, p->q_stride_query},
-                    {"", p->h_q, p->q_stride_head}};
-  const axis out[] = {{"", p->b, p->out_stride_batch},
-                      {"", p->s_q, p->out_stride_query},
-                      {"", p->h_q, p->out_stride_head}};
   const axis mask[] = {{"", p->b, p->mask_stride_batch}, {"", p->s_q, p->mask_stride_query}};
   if (t->mask)
     TRY(check_extent("mask", mask, 2, p->sk, detail));
-  const extent extents[] = {
-      {"out", t->out, t->out_bytes, amla_elems_bytes(p->out_type, extent_elems(out, 3, p->d_v)),
-       amla_dtype_align(p->out_type)},
-      {"lse", t->lse, t->lse_bytes, t->lse ? (int64_t)p->b * p->s_q * p->h_q * 4 : 0, 4},
-      {"q", t->q, t->q_bytes, amla_elems_bytes(p->q_type, extent_elems(q, 3, p->d_qk)),
-       amla_dtype_align(p->q_type)},
-      {"kv", t->kv, t->kv_bytes, amla_elems_bytes(p->kv_type, kv_elems(p)),
-       amla_dtype_align(p->kv_type)},
-      {"block_table", t->block_table, t->block_table_bytes, table_bytes(p), 4},
-      {"seqlens_k", t->seqlens_k, t->seqlens_k_bytes, t->seqlens_k ? (int64_t)p->b * 4 : 0, 4},
-      {"sinks", t->sinks, t->sinks_bytes, t->sinks ? (int64_t)p->h_q * 4 : 0, 4},
-      {"mask", t->mask, t->mask_bytes, t->mask ? extent_elems(mask, 2, p->sk) * 2 : 0, 2}};
-  const size_t n_extents = sizeof extents / sizeof *extents, n_outputs = 2;
-  if (p->page_size == 0 && t->block_table)
-    INVALID("block_table=%p: must be NULL when page_size is 0 (contiguous)",
-            (const void *)t->block_table);
-  for (size_t i = 0; i < n_extents; i++)
-    TRY(check_buffer(&extents[i], detail));
-  for (size_t i = 0; i < n_outputs; i++)
-    for (size_t j = n_outputs; j < n_extents; j++)
-      TRY(check_overlap(&extents[i], &extents[j], detail));
-  TRY(check_overlap(&extents[1], &extents[0], detail));
-  return p->memory == AMLA_MEMORY_DEVICE
-             ? AMLA_OK
-             : check_lengths_and_pages(p, t, detail); /* the device clamps them */
+  extents e;
+  list_extents(p, t, &e);
+  for (int i = 0; i < e.n; i++)
+    TRY(check_buffer(&e.at[i], detail));
+  TRY(check_overlaps(&e, detail));
+  return p->memory == AMLA_MEMORY_DEVICE ? AMLA_OK : amla_keys_check(p, t, detail);
+}
+
+/* ---- Backends that know dense attention only ---- */
+
+amla_status amla_plan_check_dense(const char *who, const amla_problem *p, const amla_options *o,
+                                  amla_detail *detail) {
+  const struct {
+    const char *name;
+    int32_t value;
+  } fields[] = {{"topk", p->topk},         {"window", p->window},
+                {"q_d_rope", p->q_d_rope}, {"kv_d_rope", p->kv_d_rope},
+                {"extra_sk", p->extra_sk}, {"extra_topk", p->extra_topk},
+                {"lse_sink", o->lse_sink}};
+  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+    if (fields[i].value != 0)
+      UNSUPPORTED("%s=%d: must be 0, %s does not have it yet", fields[i].name, fields[i].value,
+                  who);
+  return AMLA_OK;
+}
+
+amla_status amla_tensors_check_dense(const char *who, const amla_tensors *t, amla_detail *detail) {
+  const struct {
+    const char *name;
+    const void *pointer;
+  } tensors[] = {{"visible_k", t->visible_k},
+                 {"q_indptr", t->q_indptr},
+                 {"kv_indptr", t->kv_indptr},
+                 {"max_logits", t->max_logits}};
+  for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
+    if (tensors[i].pointer)
+      UNSUPPORTED("%s=%p: must be NULL, %s does not have it yet", tensors[i].name,
+                  tensors[i].pointer, who);
+  return AMLA_OK;
 }

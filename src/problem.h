@@ -15,9 +15,15 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *out, a
  * given. */
 amla_status amla_options_check(const amla_options *options, amla_options *out, amla_detail *detail);
 
-/* Copies tensors to out, or refuses them: pointers, capacities, overlaps, lengths and used page ids
- * against a checked problem. */
+/* Copies tensors to out, or refuses them: pointers, capacities, overlaps, and what key_check.h
+ * says, against a checked problem. */
 amla_status amla_tensors_check(const amla_problem *problem, const amla_tensors *tensors,
                                amla_tensors *out, amla_detail *detail);
+
+/* Refuses what only ref and cpu know, by name: `who` does not have it. */
+amla_status amla_plan_check_dense(const char *who, const amla_problem *problem,
+                                  const amla_options *options, amla_detail *detail);
+amla_status amla_tensors_check_dense(const char *who, const amla_tensors *tensors,
+                                     amla_detail *detail);
 
 #endif

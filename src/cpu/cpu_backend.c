@@ -31,6 +31,13 @@ typedef struct thread_state {
 
 /* ---- Scratch ---- */
 
+/* Rows of q or kv whose parts lie apart are joined in a buffer. */
+static int64_t joined_bytes(const amla_problem *p) {
+  const int64_t q = p->q_d_rope > 0 ? amla_elems_bytes(p->q_type, p->d_qk) : 0;
+  const int64_t kv = p->kv_d_rope > 0 ? amla_elems_bytes(p->kv_type, p->d_qk) : 0;
+  return (q > kv ? q : kv) * AMLA_MAX_LISTED;
+}
+
 /* Carves a thread's buffers; into t unless it only counts. */
 static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state *t) {
   const amla_cpu_plan *cpu = plan->state;
@@ -45,6 +52,7 @@ static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state 
   w.tiles[0] = w.tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, tile_elem_bytes);
   if (u->wide.ahead)
     w.tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, tile_elem_bytes);
+  w.joined = amla_arena_take(arena, joined_bytes(&plan->problem), 1);
   w.s = amla_arena_take(arena, (int64_t)u->tile_tokens * l->rows_padded, sizeof *w.s);
   for (int32_t i = 0; i < cpu->schedule.max_slots; i++) {
     float *o = amla_arena_take(arena, o_elems, sizeof *o);
@@ -53,8 +61,9 @@ static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state 
     float *rounded = sum;
     if (u->p_type != AMLA_F32)
       rounded = amla_arena_take(arena, l->rows_padded, sizeof *rounded);
+    float *max = amla_arena_take(arena, l->rows_padded, sizeof *max);
     if (w.slots)
-      w.slots[i] = (amla_partial){o, ref, sum, rounded, 0, 0};
+      w.slots[i] = (amla_partial){o, ref, sum, rounded, max, 0, 0};
   }
   if (t)
     *t = (thread_state){.worker = w};
@@ -166,18 +175,22 @@ static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64
 static void run_share(thread_state *t, int32_t i, int32_t n, double total, int64_t auto_tokens) {
   const amla_plan *plan = t->worker.plan;
   const amla_schedule *schedule = &t->worker.cpu->schedule;
+  const amla_scopes *scopes = t->worker.scopes;
   const double begin = total * i / n, end = i + 1 < n ? total * (i + 1) / n : INFINITY;
   double start = 0.0;
-  for (int32_t sequence = 0; sequence < plan->problem.b; sequence++)
-    for (int32_t block = 0; block < schedule->n_blocks; block++) {
-      const amla_group g =
-          amla_group_get(schedule, &plan->problem, t->worker.tensors, sequence, block, auto_tokens);
+  for (int32_t sequence = 0; sequence < plan->problem.b; sequence++) {
+    const int32_t n_groups = amla_group_count(schedule, scopes, sequence);
+    for (int32_t block = 0; block < n_groups; block++) {
+      if (start >= end)
+        return;
+      const amla_group g = amla_group_get(schedule, scopes, sequence, block, auto_tokens);
       const int64_t from = amla_splits_before(&g, start, begin),
                     to = amla_splits_before(&g, start, end);
       if (from < to)
         run_splits(t, &g, from, to);
       start += g.split_cost * (double)g.n_splits;
     }
+  }
 }
 
 /* Slice i of n of the rows of every group that threads share. */
@@ -248,19 +261,23 @@ static int32_t count_threads(const amla_problem *p, const amla_options *o, doubl
 }
 
 /* On how many threads, and their parts of the scratch. */
-static job share_out(const amla_plan *plan, const amla_tensors *tensors, void *scratch) {
+static job share_out(const amla_plan *plan, const amla_scopes *scopes, void *scratch) {
   const amla_problem *p = &plan->problem;
   const amla_options *o = &plan->options;
   const amla_schedule *schedule = &((const amla_cpu_plan *)plan->state)->schedule;
-  const int64_t auto_tokens = amla_auto_split_tokens(schedule, p, tensors, o->threads);
-  const double total = amla_total_cost(schedule, p, tensors, auto_tokens);
+  const int64_t auto_tokens = amla_auto_split_tokens(schedule, scopes, o->threads);
+  const double total = amla_total_cost(schedule, scopes, auto_tokens);
 
   amla_arena arena = amla_arena_create(scratch);
   const int32_t n = count_threads(p, o, total);
   const job j = {amla_arena_take(&arena, o->threads, sizeof(thread_state)), n, total, auto_tokens};
   for (int32_t i = 0; i < j.n; i++) {
     carve_thread(plan, &arena, &j.threads[i]);
-    j.threads[i].worker.tensors = tensors;
+    amla_worker *w = &j.threads[i].worker;
+    w->scopes = scopes;
+    w->tensors = scopes->tensors;
+    for (int32_t slot = 0; !w->tensors->max_logits && slot < schedule->max_slots; slot++)
+      w->slots[slot].max = NULL;
   }
   return j;
 }
@@ -274,7 +291,8 @@ static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void 
   if (plan->problem.b == 0)
     return AMLA_OK;
   const fenv_t callers = amla_enter_environment();
-  job j = share_out(plan, tensors, scratch);
+  const amla_scopes scopes = amla_scopes_create(&plan->problem, tensors);
+  job j = share_out(plan, &scopes, scratch);
   amla_leave_environment(&callers);
   if (j.n == 1) {
     share_task(&j, 0);
@@ -301,9 +319,9 @@ static void query(const amla_plan *plan, amla_plan_info *info) {
   const amla_cpu_plan *cpu = plan->state;
   const amla_ukernels *u = cpu->ukernels;
   const amla_ukr_panel *panel = first_panel(cpu);
+  const int32_t longest = amla_longest_line(&plan->problem);
   const int is_auto = cpu->schedule.split_tokens == AMLA_SPLIT_AUTO;
-  const int64_t split =
-      is_auto ? AMLA_SPLIT_AUTO : amla_split_tokens(&cpu->schedule, plan->problem.sk, 0);
+  const int64_t split = is_auto ? AMLA_SPLIT_AUTO : amla_split_tokens(&cpu->schedule, longest, 0);
   info->isa = u->isa;
   info->p_type = u->p_type;
   info->p_form = amla_ukernels_p_form(u);
@@ -324,18 +342,19 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   const amla_ukernels *u = cpu->ukernels;
   const amla_schedule *s = &cpu->schedule;
   const amla_ukr_panel *panel = first_panel(cpu);
+  const int32_t longest = amla_longest_line(&plan->problem);
   char split[24] = "auto", threads[32], form[16] = "";
   const int32_t n = plan->options.threads;
   snprintf(threads, sizeof threads, "%d thread%s", n, n == 1 ? "" : "s");
   if (s->split_tokens != AMLA_SPLIT_AUTO)
-    snprintf(split, sizeof split, "%lld", (long long)amla_split_tokens(s, plan->problem.sk, 0));
+    snprintf(split, sizeof split, "%lld", (long long)amla_split_tokens(s, longest, 0));
   if (u->tile_type != AMLA_F32) /* elsewhere P is f32 */
     snprintf(form, sizeof form, " p=%s", amla_p_form_name(amla_ukernels_p_form(u)));
   return snprintf(text, capacity_bytes,
                   "cpu %s %s%s, %d rows x %d tokens, qk %dx%d, pv %dx%d, split %s of %d, %s",
                   amla_isa_name(u->isa), amla_rescale_name(plan->options.rescale), form,
                   s->block_rows, u->tile_tokens, panel->tokens, panel->rows, u->pv_rows, u->pv_cols,
-                  split, plan->problem.sk,
+                  split, longest,
                   is_alone(&plan->options) ? "one thread: forked" : threads);
 }
 

@@ -27,24 +27,43 @@ static void *qt_at(const amla_worker *w, int32_t row) {
 
 /* ---- Scores ---- */
 
-/* Lists n keys from `begin` on, which go to `tile` one after the other. Past `limit` it is the last
- * one again: it is fetched, not converted. */
-static void list_keys(const amla_worker *w, int32_t begin, int32_t n, int32_t limit, void *tile,
-                      amla_ukr_move *list) {
+/* A row made whole, in place i of `joined`. */
+static const void *join_row(const amla_worker *w, amla_dtype type, const void *row,
+                            const void *rope, int32_t d_rope, int32_t i) {
+  const int32_t d_qk = w->plan->problem.d_qk;
+  const int64_t row_bytes = amla_elems_bytes(type, d_qk - d_rope);
+  const int64_t rope_bytes = amla_elems_bytes(type, d_rope);
+  char *whole = elems_at(w->joined, type, (int64_t)i * d_qk);
+  memcpy(whole, row, (size_t)row_bytes);
+  memcpy(whole + row_bytes, rope, (size_t)rope_bytes);
+  return whole;
+}
+
+typedef struct key_list {
+  amla_ukr_move moves[AMLA_MAX_LISTED];
+  int32_t n;
+} key_list;
+
+/* Appends n keys from `begin` on, which go to `tile` one after the other. Past `limit` it is the
+ * last one again: it is fetched, not converted. */
+static void list_keys(const amla_worker *w, amla_cursor *cursor, int32_t begin, int32_t n,
+                      int32_t limit, void *tile, key_list *list) {
   const amla_problem *p = &w->plan->problem;
   const int64_t row_bytes = amla_elems_bytes(w->cpu->ukernels->tile_type, w->cpu->layout.ld);
   const int32_t known = min(n, limit - begin);
   char *to = tile;
   for (int32_t j = 0; j < known;) { /* page by page */
-    amla_place at = amla_place_of(p, w->tensors, w->group.sequence, begin + j);
-    const int32_t end = j + min(known - j, at.n);
-    for (; j < end; j++, at.slot++, to += row_bytes) {
-      const amla_token_ref from = amla_slot_at(p, w->tensors, at.page, at.slot);
-      list[j] = (amla_ukr_move){from.row, from.scales, to};
+    const amla_key_run run = amla_line_find(&w->line, begin + j, cursor);
+    const int32_t n_run = min(known - j, run.at.n);
+    for (int32_t i = 0; i < n_run; i++, j++, to += row_bytes) {
+      amla_token_ref from = amla_key_at(&run, i);
+      if (from.rope)
+        from.row = join_row(w, p->kv_type, from.row, from.rope, p->kv_d_rope, list->n);
+      list->moves[list->n++] = (amla_ukr_move){from.row, from.scales, to};
     }
   }
-  for (int32_t j = known > 0 ? known : 0; j < n; j++)
-    list[j] = list[j - 1];
+  for (int32_t j = known > 0 ? known : 0; j < n; j++, list->n++)
+    list->moves[list->n] = list->moves[list->n - 1];
 }
 
 /* S^T of panels [first, last), which are of one kind, for the tile's n keys. If they are the
@@ -83,14 +102,17 @@ static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32
   const amla_panel *last = w->panels + w->n_panels;
   const amla_panel *narrow = last[-1].kernels == &u->narrow ? last - 1 : last;
   const int32_t ahead = w->panels->kernels->ahead * w->panels->kernels->tokens;
-  amla_ukr_move upcoming[AMLA_UKR_MAX_TILE_TOKENS + 3 * AMLA_UKR_MAX_QK_TOKENS];
-  list_keys(w, begin, n, limit, w->tiles[0], upcoming);
-  list_keys(w, next, 3 * AMLA_UKR_MAX_QK_TOKENS, limit, w->tiles[1], upcoming + n);
+  const int32_t n_ahead = min(limit - next, ahead);
+  key_list list = {.n = 0};
+  list_keys(w, &w->cursor, begin, n, limit, w->tiles[0], &list);
+  amla_cursor cursor = w->cursor;
+  /* Rows to be joined are not fetched: that takes as long. */
+  list_keys(w, &cursor, next, AMLA_MAX_AHEAD, p->kv_d_rope > 0 ? next + n_ahead : limit,
+            w->tiles[1], &list);
   for (int32_t i = 0; w->staged != begin && i < min(n, ahead); i++)
-    u->load(p->kv_type, p->d_qk, upcoming[i].row, upcoming[i].to);
-  const int32_t n_keys = n + min(limit - next, ahead);
-  panel_scores(w, w->panels, narrow, n, upcoming, n_keys);
-  panel_scores(w, narrow, last, n, upcoming, n_keys);
+    u->load(p->kv_type, p->d_qk, list.moves[i].row, list.moves[i].to);
+  panel_scores(w, w->panels, narrow, n, list.moves, n + n_ahead);
+  panel_scores(w, narrow, last, n, list.moves, n + n_ahead);
   w->staged = next < limit ? next : -1;
 }
 
@@ -193,6 +215,13 @@ static void add_rounded(const amla_panel *panel, amla_partial *acc, const amla_r
     l[r] = steps[r].factor * l[r] + sum[r];
 }
 
+/* The largest scores of rows [row, row + n), if they are asked for. */
+static void raise_max(amla_partial *acc, int32_t row, int32_t n, const float *max) {
+  for (int32_t r = 0; acc->max && r < n; r++)
+    if (max[r] > acc->max[row + r])
+      acc->max[row + r] = max[r];
+}
+
 /* P in place of the panel's scores, and l: what a new maximum asks of each row goes to steps. */
 static int panel_weights(amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
                          amla_partial *acc, amla_rescale_step *steps) {
@@ -211,6 +240,7 @@ static int panel_weights(amla_worker *w, const amla_panel *panel, int32_t begin,
   kernels->max(n, s, visible, max);
   if (masked)
     forgive(w, panel, begin, visible, s, max);
+  raise_max(acc, panel->row, rows, max);
   const int moved = amla_rescale_rows(mode, rows, ref, max, steps);
   for (int32_t r = 0; r < rows; r++) {
     base[r] = masked && ref[r] == -INFINITY ? 0.0f : ref[r]; /* any will do for hidden keys */
@@ -284,6 +314,8 @@ static merge_step merge_sums(const amla_worker *w, amla_partial *a, const amla_p
     if (a->l_rounded != a->l)
       a->l_rounded[r] = of_a.factor * a->l_rounded[r] + of_b.factor * b->l_rounded[r];
   }
+  if (a->max)
+    raise_max(a, row_begin, row_end - row_begin, b->max + row_begin);
   return m;
 }
 
@@ -312,7 +344,10 @@ static void end_rows(const amla_worker *w, const amla_group *group, const amla_p
     const float of_p = room * amla_rescale_p(o->rescale, a->ref[r]);
     const int rounded = a->l_rounded != a->l;
     const double divisor = rounded ? (double)a->l_rounded[r] : l * (double)of_p;
-    ends[r] = amla_end_row(p, o, w->tensors, group->sequence, query, head, divisor, ref + log2(l));
+    const amla_row_sums sums = {.divisor = divisor,
+                                .lse2 = ref + log2(l),
+                                .max2 = a->max ? (double)a->max[r] : 0.0};
+    ends[r] = amla_end_row(p, o, w->tensors, group->sequence, query, head, sums);
   }
 }
 
@@ -409,6 +444,8 @@ static void clear_partial(const amla_worker *w, amla_partial *acc) {
   for (int32_t r = 0; r < rows; r++, o += u->pv_cols) {
     acc->ref[r] = -INFINITY;
     acc->l[r] = acc->l_rounded[r] = 0.0f;
+    if (acc->max)
+      acc->max[r] = -INFINITY;
     for (int32_t i = 0; i < unused; i++)
       o[i] = 0.0f;
   }
@@ -482,6 +519,10 @@ static void pack_q(const amla_worker *w, const amla_panel *panel) {
   for (int32_t r = 0; r < n; r++) {
     const int32_t at = first + r, query = at / p->h_q, head = at % p->h_q;
     q[r] = amla_q_row(p, w->tensors, w->group.sequence, query, head);
+    if (p->q_d_rope > 0) {
+      const void *rope = amla_q_rope(p, w->tensors, w->group.sequence, query, head);
+      q[r] = join_row(w, p->q_type, q[r], rope, p->q_d_rope, r);
+    }
   }
   panel->kernels->pack(n, p->d_qk, p->q_type, q, factor, u->even_odd[p->kv_type],
                        qt_at(w, panel->row));
@@ -501,11 +542,15 @@ void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
   const amla_problem *p = &w->plan->problem;
   const int32_t rows = group->row_end - group->row_begin;
   w->group = *group;
+  w->line = amla_line_create(w->scopes, group->sequence, group->row_begin / p->h_q);
+  w->cursor = (amla_cursor)AMLA_CURSOR_INIT;
   w->n_panels = 0;
   w->n_pv_rows = (rows + u->pv_rows - 1) / u->pv_rows * u->pv_rows;
   for (int32_t r = 0; r < AMLA_MAX_BLOCK_ROWS; r++) {
     const int32_t query = (group->row_begin + min(r, rows - 1)) / p->h_q;
-    w->visible_end[r] = amla_visible(p, group->length, query);
+    w->visible_end[r] = w->cpu->schedule.lines
+                            ? group->visible
+                            : amla_visible(p, w->tensors, group->sequence, query);
   }
   for (int32_t row = 0; row < rows; row += w->panels[w->n_panels++].kernels->rows) {
     const amla_ukr_panel *kernels = rows - row > u->narrow.rows ? &u->wide : &u->narrow;

@@ -13,6 +13,12 @@
 /* A narrow panel has at least 8 rows. */
 enum { AMLA_MAX_PANELS = AMLA_MAX_BLOCK_ROWS / 8, AMLA_MAX_MERGES = 4 };
 
+/* Keys listed at a time: a tile, and those of the next one that are fetched or converted ahead. */
+enum {
+  AMLA_MAX_AHEAD = 3 * AMLA_UKR_MAX_QK_TOKENS,
+  AMLA_MAX_LISTED = AMLA_UKR_MAX_TILE_TOKENS + AMLA_MAX_AHEAD
+};
+
 /* Sizes of a worker's buffers, from the problem and the micro-kernels alone. */
 typedef struct amla_layout {
   int32_t rows_padded; /* rows of a full block, padded to whole panels */
@@ -41,21 +47,27 @@ typedef struct amla_partial {
   float *ref, *l;   /* [rows_padded] */
   float *l_rounded; /* [rows_padded] sum of P as pv sees it, which O is divided by; l itself where P
                        is f32 */
+  float *max;       /* [rows_padded] largest score, in log2 units; NULL unless asked for */
   int64_t first, n; /* leaves of the merge tree that it covers */
 } amla_partial;
 
 typedef struct amla_worker {
   const amla_plan *plan;
   const amla_cpu_plan *cpu;
-  const amla_tensors *tensors;
+  const amla_scopes *scopes;
+  const amla_tensors *tensors; /* those of the first scope: q and results */
   void *qt; /* panels of what their pack makes: scale * log2(e) * q, transposed, padding rows 0 */
   void *tiles[2]; /* [tile_tokens][ld] of tile_type: the key tile at hand, the same rows as K and V,
                      and the next one; one and the same unless panels work ahead */
+  void *joined;   /* [AMLA_MAX_LISTED][d_qk] of kv_type or q_type: rows whose rope part lies apart,
+                     made whole; NULL: there are none */
   float *s;       /* panels of [tile_tokens][panel rows]: scores, then weights of p_type */
   amla_partial *slots; /* [schedule.max_slots] */
 
   /* The group at hand */
   amla_group group;
+  amla_line line;
+  amla_cursor cursor; /* at the last key of the last tile */
   amla_panel panels[AMLA_MAX_PANELS];
   int32_t n_panels;
   int32_t visible_end[AMLA_MAX_BLOCK_ROWS]; /* per row: it sees keys [0, visible_end); padding rows

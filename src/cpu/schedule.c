@@ -4,8 +4,6 @@
  */
 #include "schedule.h"
 
-#include "../rows.h"
-
 enum {
   SPLITS_BY_LENGTH = 8, /* splits of a sequence, within the bounds below */
   MIN_SPLIT_TILES = 3,  /* a merge costs about 1.5 % of a split of three tiles */
@@ -40,34 +38,33 @@ static int64_t count_blocks(int32_t rows, int32_t block_rows) {
   return (rows + block_rows - 1) / block_rows;
 }
 
-/* Rows per block: 64 where only that gives every thread a group of its own, hence no merge across
- * threads; fewer where threads would be without a split. 64 rows are as fast as 128, 32 are 1 to 2
- * % slower: the keys are converted for each block. */
-static int32_t choose_block_rows(const amla_problem *p, int32_t rows, int64_t splits,
-                                 int32_t threads) {
+/* Rows per block, of n times `rows` rows: 64 where only that gives every thread a group of its own,
+ * hence no merge across threads; fewer where threads would be without a split. 64 rows are as fast
+ * as 128, 32 are 1 to 2 % slower: the keys are converted for each block. */
+static int32_t choose_block_rows(int64_t n, int32_t rows, int64_t splits, int32_t threads) {
   int32_t block_rows = AMLA_MAX_BLOCK_ROWS;
   for (int32_t fewer = block_rows; fewer >= 2 * MIN_BLOCK_ROWS; fewer /= 2)
-    if (p->b * count_blocks(rows, fewer) >= threads)
+    if (n * count_blocks(rows, fewer) >= threads)
       return fewer;
-  while (block_rows > MIN_BLOCK_ROWS && p->b * count_blocks(rows, block_rows) * splits < threads)
+  while (block_rows > MIN_BLOCK_ROWS && n * count_blocks(rows, block_rows) * splits < threads)
     block_rows /= 2;
   return block_rows;
 }
 
-/* Splits of a sequence of that length; at least one. */
+/* Splits of a line of that length; at least one. */
 static int64_t count_splits(const amla_schedule *s, int32_t length, int64_t auto_tokens) {
   const int64_t tiles_per_split = amla_split_tokens(s, length, auto_tokens) / s->tile_tokens;
   const int64_t n_tiles = ((int64_t)length + s->tile_tokens - 1) / s->tile_tokens;
   return n_tiles > 0 ? (n_tiles + tiles_per_split - 1) / tiles_per_split : 1;
 }
 
-static int64_t max_splits(const amla_schedule *s, int32_t sk) {
+static int64_t max_splits(const amla_schedule *s, int32_t longest) {
   const int64_t tile = s->tile_tokens;
   if (s->split_tokens > 0)
-    return ((int64_t)sk + s->split_tokens - 1) / s->split_tokens;
+    return ((int64_t)longest + s->split_tokens - 1) / s->split_tokens;
   if (s->split_tokens == AMLA_SPLIT_AUTO)
     return MAX_AUTO_SPLITS;
-  return clamp(((int64_t)sk + MAX_SPLIT_TILES * tile - 1) / (MAX_SPLIT_TILES * tile),
+  return clamp(((int64_t)longest + MAX_SPLIT_TILES * tile - 1) / (MAX_SPLIT_TILES * tile),
                SPLITS_BY_LENGTH, INT32_MAX);
 }
 
@@ -81,24 +78,27 @@ int64_t amla_tree_left(int64_t n) {
 amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *options,
                                    int32_t tile_tokens) {
   amla_schedule s = {0};
-  s.rows = p->s_q * p->h_q;
+  const int32_t longest = amla_longest_line(p);
+  s.lines = amla_has_lines(p);
+  s.rows = s.lines ? p->h_q : p->s_q * p->h_q;
   s.tile_tokens = tile_tokens;
   s.split_tokens = options->split_tokens > 0 ? round_up(options->split_tokens, tile_tokens)
                                              : options->split_tokens;
   const int64_t splits =
-      s.split_tokens == AMLA_SPLIT_AUTO ? MAX_AUTO_SPLITS : count_splits(&s, p->sk, 0);
+      s.split_tokens == AMLA_SPLIT_AUTO ? MAX_AUTO_SPLITS : count_splits(&s, longest, 0);
   const int one_query =
-      p->s_q == 1 ||
+      s.lines || p->s_q == 1 ||
       p->h_q % AMLA_MAX_BLOCK_ROWS == 0; /* per block, whatever its size: 0 * NaN reaches as far */
+  const int64_t n = s.lines ? (int64_t)p->b * p->s_q : p->b;
   const int32_t block_rows =
-      one_query ? choose_block_rows(p, s.rows, splits, options->threads) : AMLA_MAX_BLOCK_ROWS;
+      one_query ? choose_block_rows(n, s.rows, splits, options->threads) : AMLA_MAX_BLOCK_ROWS;
   s.n_blocks = (int32_t)count_blocks(s.rows, block_rows);
   s.block_rows = s.n_blocks == 1 ? s.rows : block_rows;
 
   /* A thread's contiguous range of leaves is covered by at most two tree nodes per level, plus the
    * leaf in progress. */
   s.max_slots = 3;
-  for (int64_t n = max_splits(&s, p->sk); n > 1; n = (n + 1) / 2)
+  for (int64_t left = max_splits(&s, longest); left > 1; left = (left + 1) / 2)
     s.max_slots += 2;
   return s;
 }
@@ -109,14 +109,40 @@ static int32_t cut(const amla_group *g, int64_t i) {
       GRAIN_TOKENS); /* up: no split is longer than asked for, a multiple of the grain */
 }
 
-amla_group amla_group_get(const amla_schedule *s, const amla_problem *p, const amla_tensors *t,
-                          int32_t sequence, int32_t block, int64_t auto_tokens) {
-  amla_group g;
-  g.sequence = sequence;
-  g.row_begin = block * s->block_rows;
-  g.row_end = g.row_begin + s->block_rows < s->rows ? g.row_begin + s->block_rows : s->rows;
-  g.length = amla_seqlen(p, t, sequence);
-  g.visible = amla_seen_end(p, t, sequence, g.row_begin / p->h_q, (g.row_end - 1) / p->h_q);
+int32_t amla_group_count(const amla_schedule *s, const amla_scopes *scopes, int32_t sequence) {
+  const amla_problem *p = &scopes->problem[0];
+  const int32_t queries = amla_query_count(p, &scopes->tensors[0], sequence);
+  return (int32_t)(s->lines ? queries * s->n_blocks
+                            : count_blocks(queries * p->h_q, s->block_rows));
+}
+
+static void find_rows(const amla_schedule *s, const amla_scopes *scopes, int32_t block,
+                      amla_group *g) {
+  const amla_problem *p = &scopes->problem[0];
+  const int32_t rows = amla_query_count(p, &scopes->tensors[0], g->sequence) * p->h_q;
+  const int32_t query = s->lines ? block / s->n_blocks : 0;
+  const int32_t begin = query * p->h_q, end = s->lines ? begin + p->h_q : rows;
+  g->row_begin = begin + (block - query * s->n_blocks) * s->block_rows;
+  g->row_end = g->row_begin + s->block_rows < end ? g->row_begin + s->block_rows : end;
+}
+
+static void find_keys(const amla_schedule *s, const amla_scopes *scopes, amla_group *g) {
+  const amla_problem *p = &scopes->problem[0];
+  const amla_tensors *t = &scopes->tensors[0];
+  const int32_t first = g->row_begin / p->h_q, last = (g->row_end - 1) / p->h_q;
+  if (s->lines) {
+    g->length = g->visible = amla_line_create(scopes, g->sequence, first).n;
+  } else {
+    g->length = amla_seqlen(p, t, g->sequence);
+    g->visible = amla_seen_end(p, t, g->sequence, first, last);
+  }
+}
+
+amla_group amla_group_get(const amla_schedule *s, const amla_scopes *scopes, int32_t sequence,
+                          int32_t block, int64_t auto_tokens) {
+  amla_group g = {.sequence = sequence};
+  find_rows(s, scopes, block, &g);
+  find_keys(s, scopes, &g);
   g.n_cuts = count_splits(s, g.length, auto_tokens);
   for (g.n_splits = 1; g.n_splits < g.n_cuts && cut(&g, g.n_splits) < g.visible;)
     g.n_splits++;
@@ -129,20 +155,21 @@ int32_t amla_split_begin(const amla_group *g, int64_t i) {
   return i < g->n_splits ? cut(g, i) : g->visible;
 }
 
-int64_t amla_auto_split_tokens(const amla_schedule *s, const amla_problem *p, const amla_tensors *t,
-                               int32_t threads) {
+int64_t amla_auto_split_tokens(const amla_schedule *s, const amla_scopes *scopes, int32_t threads) {
   int64_t tokens = 0;
-  for (int32_t i = 0; i < p->b; i++)
-    tokens += (int64_t)amla_seqlen(p, t, i) * s->n_blocks;
+  if (s->split_tokens != AMLA_SPLIT_AUTO)
+    return 0;
+  for (int32_t i = 0; i < scopes->problem[0].b; i++)
+    for (int32_t block = 0, n = amla_group_count(s, scopes, i); block < n; block++)
+      tokens += amla_group_get(s, scopes, i, block, 1).length;
   return round_up(tokens / threads + 1, s->tile_tokens);
 }
 
-double amla_total_cost(const amla_schedule *s, const amla_problem *p, const amla_tensors *t,
-                       int64_t auto_tokens) {
+double amla_total_cost(const amla_schedule *s, const amla_scopes *scopes, int64_t auto_tokens) {
   double cost = 0.0;
-  for (int32_t i = 0; i < p->b; i++)
-    for (int32_t block = 0; block < s->n_blocks; block++) {
-      const amla_group g = amla_group_get(s, p, t, i, block, auto_tokens);
+  for (int32_t i = 0; i < scopes->problem[0].b; i++)
+    for (int32_t block = 0, n = amla_group_count(s, scopes, i); block < n; block++) {
+      const amla_group g = amla_group_get(s, scopes, i, block, auto_tokens);
       cost += g.split_cost * (double)g.n_splits;
     }
   return cost;

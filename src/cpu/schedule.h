@@ -1,25 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * How work is cut: pure arithmetic, no data. A sequence's rows (query-major: row = query * h_q +
- * head) form blocks; a (sequence, block) is a group; a group's keys form splits; splits merge in a
- * fixed binary tree. Where the cuts lie depends on the problem and the sequence's own length only,
- * so the bits of a result depend on nothing else. Free are how many rows form a block (rows do not
- * mix: 128, or fewer when there are more threads than splits) and which thread computes which
- * split: equal shares of cost over the line of all splits.
+ * How work is cut: pure arithmetic, no data but lengths and lists. A sequence's rows (query-major:
+ * row = query * h_q + head) form blocks, of one query each where queries have lines of keys of
+ * their own; a (sequence, block) is a group; a group's keys form splits; splits merge in a fixed
+ * binary tree. Where the cuts lie depends on the problem and the sequence's own length only, so the
+ * bits of a result depend on nothing else. Free are how many rows form a block (rows do not mix:
+ * 128, or fewer when there are more threads than splits) and which thread computes which split:
+ * equal shares of cost over the line of all splits.
  */
 #ifndef AMLA_SCHEDULE_H
 #define AMLA_SCHEDULE_H
 
-#include <amla/amla.h>
+#include "../keys.h"
 
 enum {
   AMLA_MAX_BLOCK_ROWS = 128
 }; /* Q^T, O, P and two KV tiles of 128 rows x 576 take 1.06 MB of L2 */
 
 typedef struct amla_schedule {
-  int32_t rows;       /* s_q * h_q */
+  int32_t lines;      /* 1: queries have lines of their own, and blocks are of one query */
+  int32_t rows;       /* that blocks are cut from: h_q with lines, else s_q * h_q */
   int32_t block_rows; /* rows per block; the last block may have fewer */
-  int32_t n_blocks;
+  int32_t n_blocks;   /* of those rows; of a sequence with fewer queries there are fewer */
   int32_t tile_tokens;
   int64_t split_tokens; /* option: > 0 fixed, a multiple of tile_tokens; or AMLA_SPLIT_BY_LENGTH,
                            AMLA_SPLIT_AUTO */
@@ -29,8 +31,8 @@ typedef struct amla_schedule {
 typedef struct amla_group {
   int32_t sequence, row_begin, row_end; /* rows of the sequence, half-open */
   int32_t visible;   /* no row sees a key from here on: its splits cover [0, visible) */
-  int32_t length;    /* of the sequence */
-  int64_t n_cuts;    /* splits of the sequence: where they lie depends on its length alone */
+  int32_t length;    /* of its line of keys */
+  int64_t n_cuts;    /* splits of the line: where they lie depends on its length alone */
   int64_t n_splits;  /* those that begin below visible; >= 1, also when visible is 0 */
   double split_cost; /* mean, in row-tokens */
 } amla_group;
@@ -38,14 +40,15 @@ typedef struct amla_group {
 amla_schedule amla_schedule_create(const amla_problem *problem, const amla_options *options,
                                    int32_t tile_tokens);
 
-/* Most tokens per split of a sequence of that length: a multiple of tile_tokens. auto_tokens as
- * below. */
+/* Most tokens per split of a line of that length: a multiple of tile_tokens. auto_tokens as below.
+ */
 int64_t amla_split_tokens(const amla_schedule *s, int32_t length, int64_t auto_tokens);
 
+int32_t amla_group_count(const amla_schedule *s, const amla_scopes *scopes, int32_t sequence);
+
 /* Group `block` of `sequence`. auto_tokens is used when the option is AMLA_SPLIT_AUTO. */
-amla_group amla_group_get(const amla_schedule *s, const amla_problem *problem,
-                          const amla_tensors *tensors, int32_t sequence, int32_t block,
-                          int64_t auto_tokens);
+amla_group amla_group_get(const amla_schedule *s, const amla_scopes *scopes, int32_t sequence,
+                          int32_t block, int64_t auto_tokens);
 
 /* First key of split i: splits are as equal as can be, so that equal numbers of them are equal
  * work. */
@@ -53,12 +56,10 @@ int32_t amla_split_begin(const amla_group *g, int64_t i);
 
 /* Split length for AMLA_SPLIT_AUTO: an equal share of all tokens per thread. Not batch-invariant.
  */
-int64_t amla_auto_split_tokens(const amla_schedule *s, const amla_problem *problem,
-                               const amla_tensors *tensors, int32_t threads);
+int64_t amla_auto_split_tokens(const amla_schedule *s, const amla_scopes *scopes, int32_t threads);
 
 /* Sum of the costs of all groups. */
-double amla_total_cost(const amla_schedule *s, const amla_problem *problem,
-                       const amla_tensors *tensors, int64_t auto_tokens);
+double amla_total_cost(const amla_schedule *s, const amla_scopes *scopes, int64_t auto_tokens);
 
 /* Splits [0, result) of the group lie before `share` on the line of all splits, where the group
  * starts at `start`. */

@@ -67,7 +67,7 @@ static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
 
 static void load_rows(int32_t d, const amla_ukr_stage *stage) {
   for (int32_t i = 0; i < stage->n_rows; i++)
-    load(stage->type, d, stage->moves[i].from, stage->moves[i].to);
+    load(stage->type, d, stage->moves[i].row, stage->moves[i].to);
 }
 
 /* ---- Q^T ---- */
@@ -226,8 +226,8 @@ INLINE void qk_staging(int every, int32_t d_qk, const uint16_t *k, int64_t ldk, 
   int32_t d = 0, column = 0;
   qk_begin(acc, QK_TOKENS, k, ldk, rows);
   for (int32_t lines = stage->n_rows * (d_qk / LINE); lines > 0; lines--) {
-    _mm_prefetch((const char *)((const uint16_t *)move[QK_TOKENS].from + column), _MM_HINT_T1);
-    copy_line((const uint16_t *)move->from + column, (uint16_t *)move->to + column);
+    _mm_prefetch((const char *)((const uint16_t *)move[QK_TOKENS].row + column), _MM_HINT_T1);
+    copy_line((const uint16_t *)move->row + column, (uint16_t *)move->to + column);
     column += LINE;
     if (column == d_qk)
       column = 0, move++;
@@ -265,14 +265,14 @@ static void qk_staging_own(int32_t d_qk, uint16_t *k, int64_t ldk, const uint16_
   int32_t d = 0;
   qk_begin(acc, QK_TOKENS, k, ldk, rows);
   for (int i = 0; i < QK_TOKENS; i++)
-    copy_line(moves[i].from, k + i * ldk);
+    copy_line(moves[i].row, k + i * ldk);
   for (int32_t next = LINE; next < d_qk; next += LINE)
     for (int i = 0; i < QK_TOKENS; i += 3) {
 #pragma GCC unroll 3
       for (int t = i; t < i + 3; t++) {
-        _mm_prefetch((const char *)((const uint16_t *)moves[QK_TOKENS + t].from + next),
+        _mm_prefetch((const char *)((const uint16_t *)moves[QK_TOKENS + t].row + next),
                      _MM_HINT_T0);
-        copy_line((const uint16_t *)moves[t].from + next, k + t * ldk + next);
+        copy_line((const uint16_t *)moves[t].row + next, k + t * ldk + next);
       }
 #pragma GCC unroll 2
       for (int t = 0; t < 2; t++, d += 4)

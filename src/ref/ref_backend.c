@@ -13,7 +13,7 @@
 #include "../base/headroom.h"
 #include "../base/load.h"
 #include "../plan.h"
-#include "../rows.h"
+#include "../keys.h"
 
 enum { BLOCK_TOKENS = 128 };
 
@@ -46,36 +46,52 @@ static spec_algo algo(amla_rescale mode, int32_t length) {
   return (spec_algo){.mode = modes[mode], .p = SPEC_P_F32, .headroom = headroom};
 }
 
+static void load_parts(amla_dtype type, int32_t d, int32_t d_rope, const void *row,
+                       const void *rope, float *dst) {
+  amla_load_row(type, d - d_rope, row, dst);
+  if (d_rope > 0)
+    amla_load_row(type, d_rope, rope, dst + (d - d_rope));
+}
+
 /* The next block of keys from *j on that the mask leaves: their rows and what is added to their
  * scores. Returns how many. */
-static int32_t gather(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query,
-                      int32_t visible, const buffers *b, int32_t *j) {
-  const uint16_t *mask = amla_mask_row(p, t, sequence, query);
+static int32_t gather(const amla_line *line, int32_t visible, const uint16_t *mask,
+                      const buffers *b, int32_t *j, amla_cursor *cursor) {
+  const amla_problem *p = line->segments[0].problem;
   int32_t n = 0;
   for (; *j < visible && n < BLOCK_TOKENS; ++*j) {
     if (mask && mask[*j] == AMLA_MASK_HIDDEN)
       continue;
-    amla_load_row(p->kv_type, p->d_qk, amla_token_at(p, t, sequence, *j).row,
-                  b->kv + (int64_t)n * p->d_qk);
+    const amla_key_run run = amla_line_find(line, *j, cursor);
+    const amla_token_ref from = amla_key_at(&run, 0);
+    load_parts(p->kv_type, p->d_qk, p->kv_d_rope, from.row, from.rope,
+               b->kv + (int64_t)n * p->d_qk);
     b->bias[n++] = mask ? amla_f16_to_f32(mask[*j]) : 0.0f;
   }
   return n;
 }
 
-static void run_row(const amla_plan *plan, const amla_tensors *t, const buffers *b,
+static void run_row(const amla_plan *plan, const amla_scopes *scopes, const buffers *b,
                     int32_t sequence, int32_t query, int32_t head) {
   const amla_problem *p = &plan->problem;
-  const int32_t length = amla_seqlen(p, t, sequence), visible = amla_visible(p, length, query);
-  const spec_algo a = algo(plan->options.rescale, length);
+  const amla_tensors *t = scopes->tensors;
+  const amla_line line = amla_line_create(scopes, sequence, query);
+  const int32_t visible = amla_has_lines(p) ? line.n : amla_visible(p, t, sequence, query);
+  const spec_algo a = algo(plan->options.rescale, line.n);
+  const uint16_t *mask = amla_mask_row(p, t, sequence, query);
+  amla_cursor cursor = AMLA_CURSOR_INIT;
   spec_row row = SPEC_ROW_INIT;
-  amla_load_row(p->q_type, p->d_qk, amla_q_row(p, t, sequence, query, head), b->q);
+  load_parts(p->q_type, p->d_qk, p->q_d_rope, amla_q_row(p, t, sequence, query, head),
+             p->q_d_rope > 0 ? amla_q_rope(p, t, sequence, query, head) : NULL, b->q);
   for (int32_t j = 0; j < visible;) {
-    const int32_t n = gather(p, t, sequence, query, visible, b, &j);
+    const int32_t n = gather(&line, visible, mask, b, &j, &cursor);
     spec_block(&a, &row, p->d_qk, p->d_v, p->scale, b->q, b->kv, b->bias, n, b->p, b->o);
   }
-  const double lse = (double)spec_finish(&a, &row, p->d_v, b->o);
+  const double log2e = 1.4426950408889634;
+  const double lse2 = (double)spec_finish(&a, &row, p->d_v, b->o) * log2e;
+  const double max2 = (double)row.max * (a.mode == SPEC_LAZY ? 1.0 : log2e);
   const amla_row_end end =
-      amla_end_row(p, &plan->options, t, sequence, query, head, 1.0, lse * 1.4426950408889634);
+      amla_end_row(p, &plan->options, t, sequence, query, head, (amla_row_sums){1.0, lse2, max2});
   if (end.out)
     amla_store_row(p->out_type, p->d_v, b->o, end.factor, end.out);
 }
@@ -85,10 +101,11 @@ static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void 
   const amla_problem *p = &plan->problem;
   amla_arena arena = amla_arena_create(scratch);
   const buffers b = carve(p, &arena);
+  const amla_scopes scopes = amla_scopes_create(p, tensors);
   for (int32_t i = 0; i < p->b; i++)
-    for (int32_t query = 0; query < p->s_q; query++)
+    for (int32_t query = 0; query < amla_query_count(p, tensors, i); query++)
       for (int32_t head = 0; head < p->h_q; head++)
-        run_row(plan, tensors, &b, i, query, head);
+        run_row(plan, &scopes, &b, i, query, head);
   (void)detail;
   return AMLA_OK;
 }
@@ -101,7 +118,7 @@ static const char *isa(amla_isa cap) {
 static void query(const amla_plan *plan, amla_plan_info *info) {
   info->threads = info->block_rows = 1;
   info->tile_tokens = BLOCK_TOKENS;
-  info->split_tokens = plan->problem.sk;
+  info->split_tokens = amla_longest_line(&plan->problem);
   info->p_form = AMLA_P_F32;
 }
 

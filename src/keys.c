@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * See keys.h.
+ */
+#include "keys.h"
+
+#include <stddef.h>
+
+static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
+
+/* ---- Scopes ---- */
+
+amla_problem amla_second_problem(const amla_problem *p) {
+  amla_problem s = *p;
+  s.sk = p->extra_sk;
+  s.topk = p->extra_topk;
+  s.page_size = p->extra_page_size;
+  s.max_pages = p->extra_max_pages;
+  s.n_pages = p->extra_n_pages;
+  s.kv_stride_page = p->extra_kv_stride_page;
+  s.kv_stride_token = p->extra_kv_stride_token;
+  s.indices_stride_batch = p->extra_indices_stride_batch;
+  s.indices_stride_query = p->extra_indices_stride_query;
+  s.kv_rope_stride_page = s.kv_rope_stride_token = 0;
+  s.causal = s.window = s.kv_d_rope = 0;
+  s.extra_sk = s.extra_topk = 0;
+  return s;
+}
+
+amla_tensors amla_second_tensors(const amla_tensors *t) {
+  amla_tensors s = *t;
+  s.kv = t->extra_kv, s.kv_bytes = t->extra_kv_bytes;
+  s.block_table = t->extra_block_table, s.block_table_bytes = t->extra_block_table_bytes;
+  s.seqlens_k = t->extra_seqlens_k, s.seqlens_k_bytes = t->extra_seqlens_k_bytes;
+  s.visible_k = t->extra_visible_k, s.visible_k_bytes = t->extra_visible_k_bytes;
+  s.indices = t->extra_indices, s.indices_bytes = t->extra_indices_bytes;
+  s.topk_length = t->extra_topk_length, s.topk_length_bytes = t->extra_topk_length_bytes;
+  s.kv_rope = NULL;
+  s.kv_indptr = s.kv_indices = NULL;
+  return s;
+}
+
+amla_scopes amla_scopes_create(const amla_problem *p, const amla_tensors *t) {
+  return (amla_scopes){.n = amla_has_second_scope(p) ? 2 : 1,
+                       .problem = {*p, amla_second_problem(p)},
+                       .tensors = {*t, amla_second_tensors(t)}};
+}
+
+static int32_t longest_segment(const amla_problem *p) {
+  if (p->topk > 0)
+    return p->topk;
+  return p->window > 0 ? min(p->window, p->sk) : p->sk;
+}
+
+int32_t amla_longest_line(const amla_problem *p) {
+  const amla_problem second = amla_second_problem(p);
+  return longest_segment(p) + (amla_has_second_scope(p) ? longest_segment(&second) : 0);
+}
+
+/* ---- Lines ---- */
+
+static int32_t count_valid(const int32_t *entries, int32_t n) {
+  int32_t valid = 0;
+  for (int32_t i = 0; i < n; i++)
+    valid += entries[i] >= 0;
+  return valid;
+}
+
+static void begin_list(amla_segment *s, int32_t sequence, int32_t query) {
+  int32_t n = amla_list_length(s->problem, s->tensors, sequence, query);
+  s->entries = amla_list(s->problem, s->tensors, sequence, query);
+  while (n > 0 && s->entries[n - 1] < 0)
+    n--;
+  const int32_t valid = count_valid(s->entries, n);
+  s->gaps = valid < n;
+  s->end = s->begin + valid;
+}
+
+/* What one query sees, or the whole sequence. */
+static void begin_dense(amla_segment *s, int32_t sequence, int32_t query, int whole) {
+  const amla_problem *p = s->problem;
+  const int32_t length = amla_seqlen(p, s->tensors, sequence);
+  const int32_t end = whole ? length : amla_visible(p, s->tensors, sequence, query);
+  s->first = p->window > 0 && end > p->window ? end - p->window : 0;
+  s->end = s->begin + (end - s->first);
+}
+
+amla_line amla_line_create(const amla_scopes *scopes, int32_t sequence, int32_t query) {
+  const int whole = !amla_has_lines(scopes->problem);
+  amla_line line = {.sequence = sequence};
+  for (int32_t i = 0; i < scopes->n; i++) {
+    amla_segment *s = &line.segments[i];
+    *s = (amla_segment){.problem = &scopes->problem[i], .tensors = &scopes->tensors[i]};
+    s->begin = line.n;
+    if (s->problem->topk > 0)
+      begin_list(s, sequence, query);
+    else
+      begin_dense(s, sequence, query, whole);
+    line.n = s->end;
+  }
+  return line;
+}
+
+/* The entry of a key of a list. */
+static int32_t seek(const amla_segment *s, int32_t key, amla_cursor *c) {
+  if (!s->gaps)
+    return key - s->begin;
+  if (c->key < s->begin || c->key > key)
+    *c = (amla_cursor){s->begin - 1, -1};
+  while (c->key < key)
+    c->key += s->entries[++c->entry] >= 0;
+  return c->entry;
+}
+
+amla_key_run amla_line_find(const amla_line *line, int32_t key, amla_cursor *cursor) {
+  const amla_segment *s = &line->segments[key >= line->segments[0].end];
+  amla_key_run run = {.in = s};
+  if (s->entries) {
+    const int32_t index = s->entries[seek(s, key, cursor)];
+    run.at = amla_place_of_index(s->problem, s->tensors, line->sequence, index);
+  } else {
+    const int32_t position = s->first + (key - s->begin);
+    run.at = amla_place_of(s->problem, s->tensors, line->sequence, position);
+    run.at.n = min(run.at.n, s->end - key);
+  }
+  return run;
+}

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Which keys a query sees, and in which order: one line of keys, first those of the first scope,
+ * then those of the second. A dense scope gives the positions that are visible. A list gives its
+ * valid entries, in their order: invalid ones are no keys. For problems and tensors that have been
+ * checked (problem.h).
+ */
+#ifndef AMLA_KEYS_H
+#define AMLA_KEYS_H
+
+#include "rows.h"
+
+/* The caches of a run. The second scope is seen as the first one of a problem of its own. */
+typedef struct amla_scopes {
+  int32_t n; /* 1 or 2 */
+  amla_problem problem[2];
+  amla_tensors tensors[2];
+} amla_scopes;
+
+static inline int amla_has_second_scope(const amla_problem *p) {
+  return p->extra_sk > 0 || p->extra_topk > 0;
+}
+
+amla_problem amla_second_problem(const amla_problem *p);
+amla_tensors amla_second_tensors(const amla_tensors *t);
+amla_scopes amla_scopes_create(const amla_problem *p, const amla_tensors *t);
+
+/* Do the keys of a query depend on more than a length? Each query then has a line of its own, all
+ * of which it sees. Otherwise a sequence has one, of which its queries see the beginning. */
+static inline int amla_has_lines(const amla_problem *p) {
+  return p->topk > 0 || p->window > 0 || amla_has_second_scope(p);
+}
+
+/* Most keys of a line. */
+int32_t amla_longest_line(const amla_problem *p);
+
+/* One scope's part of a line. */
+typedef struct amla_segment {
+  const amla_problem *problem;
+  const amla_tensors *tensors;
+  const int32_t *entries; /* its list; NULL: dense */
+  int32_t first;          /* dense: position of its first key */
+  int32_t begin, end;     /* keys of the line, half-open */
+  int32_t gaps;           /* between the list's valid entries are invalid ones */
+} amla_segment;
+
+typedef struct amla_line {
+  int32_t sequence, n; /* n keys */
+  amla_segment segments[2];
+} amla_line;
+
+/* `scopes` must outlive the line. */
+amla_line amla_line_create(const amla_scopes *scopes, int32_t sequence, int32_t query);
+
+/* Where a list was last read: the entry of a key. */
+typedef struct amla_cursor {
+  int32_t key, entry;
+} amla_cursor;
+
+#define AMLA_CURSOR_INIT {-1, -1}
+
+/* Neighbours on one page: keys [key, key + n). */
+typedef struct amla_key_run {
+  const amla_segment *in;
+  amla_place at;
+} amla_key_run;
+
+/* Where key `key` of the line is. Cheap if the cursor's key is a little before it, or a list has no
+ * gaps. */
+amla_key_run amla_line_find(const amla_line *line, int32_t key, amla_cursor *cursor);
+
+static inline amla_token_ref amla_key_at(const amla_key_run *run, int32_t i) {
+  return amla_slot_at(run->in->problem, run->in->tensors, run->at.page, run->at.slot + i);
+}
+
+#endif
