@@ -4,11 +4,12 @@
  * writes nothing. And what looks wrong but is allowed. One line is one bad input and the words its
  * detail must contain.
  */
-#include "test_run.h"
+#include "sparse_case.h"
 
 #include <limits.h>
 
 #include "harness/names.h"
+#include "src/problem.h"
 
 enum { MAX_WORDS = 4 };
 
@@ -469,6 +470,268 @@ static void what_does_not_belong_is_refused_by_name(void **state) {
   f = fixture_create(contiguous, NULL);
   BAD_TENSORS(&f, t.block_table = &anything, INVALID, "block_table=", "must be NULL", "contiguous");
   fixture_free(&f);
+}
+
+/* ---- Lists, scopes, windows, ragged queries ---- */
+
+static void bad_sparse_problems_are_refused(void **state) {
+  (void)state;
+  const char *const dense = "b=3,sq=2,h=4,sk=100,dqk=24,dv=16,page=16,causal=0";
+  BAD(dense, p.topk = -1, INVALID, "topk=-1", ">= 0");
+  BAD(dense, p.index_kind = (amla_index_kind)2, INVALID, "index_kind=2", "<= 1");
+  BAD(dense, p.topk_length_per_query = 2, INVALID, "topk_length_per_query=2", "<= 1");
+  BAD(dense, p.window = -5, INVALID, "window=-5", ">= 0");
+  BAD(dense, p.q_d_rope = 24, INVALID, "q_d_rope=24", "<= 23");
+  BAD(dense, p.kv_d_rope = -1, INVALID, "kv_d_rope=-1", ">= 0");
+  BAD(dense, p.extra_sk = -1, INVALID, "extra_sk=-1", ">= 0");
+  BAD(dense, p.extra_topk = -1, INVALID, "extra_topk=-1", ">= 0");
+  BAD(dense, (p.topk = 8, p.causal = 1), INVALID, "causal=1: must be 0 with topk > 0");
+  BAD(dense, (p.topk = 8, p.window = 9), INVALID, "window=9: must be 0 with topk > 0");
+  BAD(dense, (p.extra_sk = INT32_MAX, p.extra_page_size = 64), INVALID, "sk or topk", "extra_topk",
+      "2147483747", "<= 2147483647");
+  BAD(dense, p.extra_page_size = 64, INVALID, "extra_page_size=64", "must be 0", "extra_topk > 0");
+  BAD(dense, p.extra_max_pages = 2, INVALID, "extra_max_pages=2", "must be 0");
+  BAD(dense, p.extra_n_pages = 2, INVALID, "extra_n_pages=2", "must be 0");
+  BAD(dense, (p.extra_topk = 2, p.extra_page_size = -1), INVALID, "extra_page_size=-1", ">= 0");
+  BAD(dense, (p.extra_topk = 2, p.extra_n_pages = 1), INVALID, "extra_n_pages=1", "must be 0",
+      "extra_page_size is 0");
+  BAD(dense, (p.extra_topk = 2, p.extra_max_pages = 1), INVALID, "extra_max_pages=1", "must be 0");
+  BAD(dense, (p.extra_sk = 20, p.extra_page_size = 8, p.extra_max_pages = 2), INVALID,
+      "extra_max_pages=2", ">= 3", "extra_sk=20");
+  BAD(dense, (p.extra_sk = 20, p.extra_kv_stride_token = 23), INVALID, "extra_kv_stride_token=23",
+      ">= d_qk=24");
+  BAD(dense, (p.extra_sk = 20, p.extra_kv_stride_page = -1), INVALID, "extra_kv_stride_page=-1");
+  BAD(dense, (p.extra_topk = 20, p.extra_page_size = 8, p.extra_n_pages = INT64_MAX), INVALID,
+      "extra_kv", "overflow");
+  BAD(dense, (p.topk = 8, p.indices_stride_query = -1), INVALID, "indices_stride_query=-1");
+  BAD(dense, (p.topk = 8, p.indices_stride_batch = INT64_MAX), INVALID, "indices", "overflow");
+  BAD(dense, (p.extra_topk = 8, p.extra_indices_stride_batch = -1), INVALID,
+      "extra_indices_stride_batch=-1");
+  BAD(dense, (p.extra_topk = 8, p.kv_d_rope = 8), UNSUPPORTED, "kv_d_rope=8", "second scope");
+  BAD(dense, (p.kv_d_rope = 8, p.kv_stride_token = 15), INVALID, "kv_stride_token=15",
+      ">= a row=16");
+  BAD(dense, (p.kv_d_rope = 8, p.kv_rope_stride_token = 7), INVALID, "kv_rope_stride_token=7",
+      ">= a row=8");
+  BAD(dense, (p.kv_d_rope = 8, p.kv_rope_stride_page = -7), INVALID, "kv_rope_stride_page=-7");
+  BAD(dense, (p.q_d_rope = 8, p.q_rope_stride_head = -7), INVALID, "q_rope_stride_head=-7");
+  BAD(dense, (p.q_d_rope = 8, p.q_rope_stride_batch = INT64_MAX), INVALID, "q_rope", "overflow");
+  BAD(dense,
+      (p.kv_type = AMLA_Q8_0, p.d_qk = 64, p.kv_d_rope = 24,
+       p.kv_stride_token = p.kv_stride_page = 0),
+      INVALID, "kv_d_rope=24", "multiple of 32");
+  BAD(dense, p.kv_scale = 1.0f, UNSUPPORTED, "kv_scale=1", "must be 0");
+}
+
+/* A run of what both scopes list, and its plan. */
+typedef struct sparse_fixture {
+  sparse_case c;
+  fixture f;
+} sparse_fixture;
+
+static void sparse_fixture_create(sparse_fixture *s, const sparse_form *form) {
+  sparse_make(&s->c, form);
+  memset(s->c.out, GUARD_PATTERN, s->c.data.tensors.out_bytes);
+  memset(s->c.lse, GUARD_PATTERN, s->c.data.tensors.lse_bytes);
+  s->f.data = s->c.data;
+  s->f.data.out = s->c.out, s->f.data.lse = s->c.lse;
+  assert_int_equal(amla_plan_create(&s->f.plan, &s->c.data.problem, NULL, NULL), AMLA_OK);
+  s->f.scratch_bytes = amla_plan_scratch_bytes(s->f.plan);
+  s->f.scratch = malloc(s->f.scratch_bytes);
+  assert_non_null(s->f.scratch);
+}
+
+static void sparse_fixture_free(sparse_fixture *s) {
+  amla_plan_destroy(s->f.plan);
+  free(s->f.scratch);
+  sparse_free(&s->c);
+}
+
+/* `at` holds another value for a moment. */
+#define BAD_WORD(s, at, value, ...)                                                                \
+  do {                                                                                             \
+    int32_t *at_ = (at);                                                                           \
+    const int32_t good_ = *at_;                                                                    \
+    *at_ = (value);                                                                                \
+    BAD_TENSORS(&(s)->f, (void)t, INVALID, __VA_ARGS__);                                           \
+    *at_ = good_;                                                                                  \
+  } while (0)
+
+static const sparse_form slots = {.scope = {{.sk = 60, .topk = 20, .page = 16, .lengths = 1},
+                                            {.sk = 30, .topk = 10, .page = 0, .lengths = 1}},
+                                  .b = 4,
+                                  .s_q = 2,
+                                  .sinks = 1};
+
+static void bad_lists_are_refused(void **state) {
+  (void)state;
+  sparse_fixture s;
+  sparse_fixture_create(&s, &slots);
+  const sparse_scope *first = &s.c.scope[0], *second = &s.c.scope[1];
+  BAD_WORD(&s, first->list + 3 * 40 + 17, 18 * 16,
+           "indices[3][0][17]=288: the cache has 288 slots");
+  BAD_WORD(&s, first->list + 3 * 40 + 20, INT32_MAX, "indices[3][1][0]=2147483647", "288 slots");
+  BAD_WORD(&s, second->list + 9, 120, "extra_indices[0][0][9]=120: the cache has 120 slots");
+  BAD_WORD(&s, first->list_lengths + 2, 21, "topk_length[2]=21", "[0, topk=20]");
+  BAD_WORD(&s, first->list_lengths + 2, -1, "topk_length[2]=-1", "[0, topk=20]");
+  BAD_WORD(&s, second->list_lengths, 11, "extra_topk_length[0]=11", "[0, extra_topk=10]");
+  first->list_lengths[3] = 17; /* entries behind it may be anything */
+  first->list[3 * 40 + 17] = INT32_MAX;
+  const amla_tensors *good = &s.c.data.tensors;
+  assert_int_equal(amla_plan_run(s.f.plan, good, s.f.scratch, s.f.scratch_bytes, NULL), AMLA_OK);
+  sparse_fixture_free(&s);
+
+  sparse_form form = slots;
+  form.positions = 1;
+  form.scope[0].lengths = form.scope[1].lengths = 2;
+  sparse_fixture_create(&s, &form);
+  BAD_WORD(&s, first->list + 60, 60, "indices[1][1][0]=60: sequence 1 has 60 tokens");
+  BAD_WORD(&s, first->list_lengths + 3, 99, "topk_length[1][1]=99", "[0, topk=20]");
+  BAD_WORD(&s, second->lengths + 2, 31, "extra_seqlens_k[2]=31", "[0, extra_sk=30]");
+  BAD_WORD(&s, first->pages + 5, 18, "block_table[1][1]=18", "n_pages=18");
+  sparse_fixture_free(&s);
+
+  form.ragged = 1;
+  sparse_fixture_create(&s, &form);
+  const int32_t last = all_queries(&s.c) - 1;
+  char words[64];
+  snprintf(words, sizeof words, "indices[%d][3]=60: sequence 3 has 60 tokens", last);
+  BAD_WORD(&s, first->list + last * 20 + 3, 60, words);
+  sparse_fixture_free(&s);
+}
+
+static void bad_indptrs_and_visible_lengths_are_refused(void **state) {
+  (void)state;
+  static const sparse_form form = {.scope = {{.sk = 60, .page = 16, .csr = 1, .visible = 1},
+                                             {.sk = 40, .page = 8, .visible = 1}},
+                                   .ragged = 1,
+                                   .b = 4,
+                                   .s_q = 3};
+  sparse_fixture s;
+  sparse_fixture_create(&s, &form);
+  const sparse_scope *first = &s.c.scope[0], *second = &s.c.scope[1];
+  const int32_t total = all_queries(&s.c);
+  BAD_WORD(&s, s.c.q_indptr, 1, "q_indptr[0]=1: must be 0");
+  BAD_WORD(&s, s.c.q_indptr + 4, -1, "q_indptr[4]=-1", ">= q_indptr[3]=");
+  BAD_WORD(&s, s.c.q_indptr + 4, total + 4, "q_indptr[4]=", "<= q_indptr[3] + s_q=3");
+  BAD_WORD(&s, first->indptr, -4, "kv_indptr[0]=-4: must be 0");
+  BAD_WORD(&s, first->indptr + 2, 0, "kv_indptr[2]=0", ">= kv_indptr[1]=4");
+  BAD_WORD(&s, first->indptr + 4, 15, "kv_indptr[4]=15", "kv_indptr[3] + 4", "60 tokens");
+  BAD_WORD(&s, first->pages + 9, 18, "kv_indices[9]=18", "n_pages=18");
+  BAD_WORD(&s, second->pages + 9, 22, "extra_block_table[1][4]=22", "extra_n_pages=22");
+  BAD_WORD(&s, first->visible, 61, "visible_k[0]=61", "[0, 60], the length of sequence 0");
+  BAD_WORD(&s, first->visible, -1, "visible_k[0]=-1");
+  BAD_WORD(&s, second->visible + total - 1, 41, "extra_visible_k[", "]=41", "[0, 40]");
+  BAD_TENSORS(&s.f, t.q_indptr_bytes -= 1, INVALID, "q_indptr_bytes=19", ">= 20");
+  BAD_TENSORS(&s.f, t.kv_indptr_bytes -= 1, INVALID, "kv_indptr_bytes=19", ">= 20");
+  BAD_TENSORS(&s.f, t.kv_indices_bytes -= 1, INVALID, "kv_indices_bytes=63", ">= 64");
+  BAD_TENSORS(&s.f, t.kv_indices = NULL, INVALID, "kv_indices=NULL");
+  BAD_TENSORS(&s.f, t.visible_k_bytes -= 1, INVALID, "visible_k_bytes=", ">= ");
+  BAD_TENSORS(&s.f, t.q_bytes -= 1, INVALID, "q_bytes=", ">= ");
+  BAD_TENSORS(&s.f, t.lse_bytes -= 1, INVALID, "lse_bytes=", ">= ");
+  BAD_TENSORS(&s.f, t.block_table = first->pages, INVALID, "block_table=", "with kv_indptr");
+  BAD_TENSORS(&s.f, t.kv_indptr = NULL, INVALID, "kv_indices=", "without kv_indptr");
+  sparse_fixture_free(&s);
+}
+
+static void bad_sparse_buffers_are_refused(void **state) {
+  (void)state;
+  static const buffer sparse_buffers[] = {BUFFER(indices, 0),           BUFFER(topk_length, 1),
+                                          BUFFER(extra_kv, 0),          BUFFER(extra_indices, 0),
+                                          BUFFER(extra_topk_length, 1), BUFFER(max_logits, 1)};
+  sparse_fixture s;
+  sparse_fixture_create(&s, &slots);
+  for (int i = 0; i < LENGTH(sparse_buffers); i++) {
+    const buffer *b = &sparse_buffers[i];
+    char null[64], bytes[64], aligned[64];
+    snprintf(null, sizeof null, "%s=NULL", b->name);
+    snprintf(bytes, sizeof bytes, "%s_bytes=", b->name);
+    snprintf(aligned, sizeof aligned, "%s=", b->name);
+    if (!b->optional)
+      BAD_TENSORS(&s.f, *pointer_of(&t, b) = NULL, INVALID, null, "must point to");
+    BAD_TENSORS(&s.f, *bytes_of(&t, b) -= 1, INVALID, bytes, ">= ");
+    BAD_TENSORS(&s.f, *pointer_of(&t, b) += 1, INVALID, aligned, "aligned to 4");
+  }
+  BAD_TENSORS(&s.f, t.max_logits = s.c.lse, INVALID, "max_logits=", "overlap lse");
+  BAD_TENSORS(&s.f, t.max_logits = s.c.out, INVALID, "max_logits=", "overlap out");
+  BAD_TENSORS(&s.f, t.max_logits = (float *)s.c.scope[1].kv, INVALID,
+              "max_logits=", "overlap extra_kv");
+  BAD_TENSORS(&s.f, t.lse = (float *)(void *)s.c.scope[0].list, INVALID, "lse=", "overlap indices");
+  BAD_TENSORS(&s.f, t.lse = (float *)(void *)s.c.scope[1].list, INVALID,
+              "lse=", "overlap extra_indices");
+  BAD_TENSORS(&s.f, t.visible_k = s.c.scope[0].list, INVALID, "visible_k=", "with topk > 0");
+  BAD_TENSORS(&s.f, t.mask = s.c.q, INVALID, "mask=", "with topk, window or a second scope");
+  BAD_TENSORS(&s.f, t.kv_indptr = s.c.scope[0].list, INVALID, "kv_indptr=", "lists of slots");
+  BAD_TENSORS(&s.f, t.extra_visible_k = s.c.scope[0].list, INVALID,
+              "extra_visible_k=", "extra_topk > 0");
+  BAD_TENSORS(&s.f, t.extra_block_table = s.c.scope[0].list, INVALID,
+              "extra_block_table=", "extra_page_size is 0");
+  sparse_fixture_free(&s);
+}
+
+/* What a problem has no use for. */
+static void tensors_of_nothing_are_refused(void **state) {
+  (void)state;
+  static int32_t anything;
+  fixture f = fixture_create(paged);
+  BAD_TENSORS(&f, t.indices = &anything, INVALID, "indices=", "when topk is 0");
+  BAD_TENSORS(&f, t.topk_length = &anything, INVALID, "topk_length=", "when topk is 0");
+  BAD_TENSORS(&f, t.visible_k = &anything, INVALID, "visible_k=", "with causal=1");
+  BAD_TENSORS(&f, t.q_indptr = &anything, INVALID, "mask=", "with q_indptr");
+  BAD_TENSORS(&f, t.kv_indptr = &anything, INVALID, "block_table=", "with kv_indptr");
+  BAD_TENSORS(&f, t.extra_kv = &anything, INVALID, "extra_kv=", "without a second scope");
+  BAD_TENSORS(&f, t.extra_block_table = &anything, INVALID, "extra_block_table=", "second scope");
+  BAD_TENSORS(&f, t.extra_seqlens_k = &anything, INVALID, "extra_seqlens_k=", "second scope");
+  BAD_TENSORS(&f, t.extra_visible_k = &anything, INVALID, "extra_visible_k=", "second scope");
+  BAD_TENSORS(&f, t.extra_indices = &anything, INVALID, "extra_indices=", "extra_topk is 0");
+  BAD_TENSORS(&f, t.extra_topk_length = &anything, INVALID,
+              "extra_topk_length=", "extra_topk is 0");
+  fixture_free(&f);
+  f = fixture_create(contiguous);
+  BAD_TENSORS(&f, t.kv_indptr = &anything, INVALID, "kv_indptr=", "contiguous");
+  fixture_free(&f);
+  f = fixture_create("b=1,h=4,sk=20,dqk=24,dv=16,page=0,causal=0");
+  f.data.problem.window = 5;
+  amla_plan_destroy(f.plan);
+  assert_int_equal(amla_plan_create(&f.plan, &f.data.problem, NULL, NULL), AMLA_OK);
+  BAD_TENSORS(&f, (void)t, INVALID, "window=5: needs causal=1 or visible_k");
+  fixture_free(&f);
+}
+
+/* Backends that know dense attention only say so by field. */
+static void dense_backends_refuse_the_rest(void **state) {
+  (void)state;
+  static const struct {
+    const char *field;
+    size_t at;
+  } fields[] = {{"topk=7", offsetof(amla_problem, topk)},
+                {"window=7", offsetof(amla_problem, window)},
+                {"q_d_rope=7", offsetof(amla_problem, q_d_rope)},
+                {"kv_d_rope=7", offsetof(amla_problem, kv_d_rope)},
+                {"extra_sk=7", offsetof(amla_problem, extra_sk)},
+                {"extra_topk=7", offsetof(amla_problem, extra_topk)}};
+  static const buffer later[] = {BUFFER(visible_k, 0), BUFFER(q_indptr, 0), BUFFER(kv_indptr, 0),
+                                 BUFFER(max_logits, 0)};
+  const amla_problem good = good_problem(paged);
+  amla_options o = AMLA_OPTIONS_INIT;
+  amla_detail detail;
+  assert_int_equal(amla_plan_check_dense("cuda", &good, &o, &detail), AMLA_OK);
+  for (int i = 0; i < LENGTH(fields); i++) {
+    amla_problem p = good;
+    *(int32_t *)(void *)((char *)&p + fields[i].at) = 7;
+    expect_refusal(fields[i].field, amla_plan_check_dense("cuda", &p, &o, &detail), UNSUPPORTED,
+                   &detail, WORDS(fields[i].field, "cuda does not have it yet"));
+  }
+  o.lse_sink = AMLA_LSE_WITH_SINK;
+  expect_refusal("lse_sink", amla_plan_check_dense("npu", &good, &o, &detail), UNSUPPORTED, &detail,
+                 WORDS("lse_sink=1", "npu does not have it yet"));
+  for (int i = 0; i < LENGTH(later); i++) {
+    static char anything;
+    amla_tensors t = AMLA_TENSORS_INIT;
+    assert_int_equal(amla_tensors_check_dense("npu", &t, &detail), AMLA_OK);
+    *pointer_of(&t, &later[i]) = &anything;
+    expect_refusal(later[i].name, amla_tensors_check_dense("npu", &t, &detail), UNSUPPORTED,
+                   &detail, WORDS(later[i].name, "npu does not have it yet"));
+  }
 }
 
 static void null_plan_struct_and_scratch_are_refused(void **state) {
@@ -932,6 +1195,12 @@ int main(void) {
       cmocka_unit_test(older_structs_are_accepted),
       cmocka_unit_test(older_options_are_accepted),
       cmocka_unit_test(what_does_not_belong_is_refused_by_name),
+      cmocka_unit_test(bad_sparse_problems_are_refused),
+      cmocka_unit_test(bad_lists_are_refused),
+      cmocka_unit_test(bad_indptrs_and_visible_lengths_are_refused),
+      cmocka_unit_test(bad_sparse_buffers_are_refused),
+      cmocka_unit_test(tensors_of_nothing_are_refused),
+      cmocka_unit_test(dense_backends_refuse_the_rest),
       cmocka_unit_test(null_plan_struct_and_scratch_are_refused),
       cmocka_unit_test(scratch_has_room_for_alignment),
       cmocka_unit_test(no_sequences_is_no_work),

@@ -82,7 +82,9 @@ static void visibility_is_the_cpu_backends(void **state) {
       for (int32_t n = 0; n < 40; n++)
         for (int32_t query = 0; query < s_q; query++) {
           const amla_problem p = {.s_q = s_q, .causal = causal};
-          assert_int_equal(amla_cuda_visible(n, s_q, query, causal), amla_visible(&p, n, query));
+          const amla_tensors t = {.seqlens_k = &n};
+          assert_int_equal(amla_cuda_visible(n, s_q, query, causal),
+                           amla_visible(&p, &t, 0, query));
         }
   assert_int_equal(amla_cuda_visible(INT32_MAX, 1, 0, 1), INT32_MAX);
   assert_int_equal(amla_cuda_clamp_length(-1, 10), 0);
