@@ -672,7 +672,7 @@ static void bad_sparse_buffers_are_refused(void **state) {
 static void tensors_of_nothing_are_refused(void **state) {
   (void)state;
   static int32_t anything;
-  fixture f = fixture_create(paged);
+  fixture f = fixture_create(paged, NULL);
   BAD_TENSORS(&f, t.indices = &anything, INVALID, "indices=", "when topk is 0");
   BAD_TENSORS(&f, t.topk_length = &anything, INVALID, "topk_length=", "when topk is 0");
   BAD_TENSORS(&f, t.visible_k = &anything, INVALID, "visible_k=", "with causal=1");
@@ -686,10 +686,10 @@ static void tensors_of_nothing_are_refused(void **state) {
   BAD_TENSORS(&f, t.extra_topk_length = &anything, INVALID,
               "extra_topk_length=", "extra_topk is 0");
   fixture_free(&f);
-  f = fixture_create(contiguous);
+  f = fixture_create(contiguous, NULL);
   BAD_TENSORS(&f, t.kv_indptr = &anything, INVALID, "kv_indptr=", "contiguous");
   fixture_free(&f);
-  f = fixture_create("b=1,h=4,sk=20,dqk=24,dv=16,page=0,causal=0");
+  f = fixture_create("b=1,h=4,sk=20,dqk=24,dv=16,page=0,causal=0", NULL);
   f.data.problem.window = 5;
   amla_plan_destroy(f.plan);
   assert_int_equal(amla_plan_create(&f.plan, &f.data.problem, NULL, NULL), AMLA_OK);

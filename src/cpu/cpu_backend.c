@@ -6,7 +6,6 @@
  * children whoever computes it, hence the same bits.
  */
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -15,6 +14,7 @@
 #include "../float_environment.h"
 #include "../forked.h"
 #include "decode.h"
+#include "parallel.h"
 
 /* What a thread leaves of one group: partial results that cover its leaves from left to right. */
 typedef struct pending {
@@ -235,31 +235,6 @@ static void finish_task(void *argument, int32_t i) {
   amla_leave_environment(&threads_own);
 }
 
-static void openmp_parallel(void *context, int32_t n, void (*task)(void *argument, int32_t i),
-                            void *argument) {
-  (void)context;
-#pragma omp parallel for schedule(static, 1) num_threads(n)
-  for (int32_t i = 0; i < n; i++)
-    task(argument, i);
-}
-
-#ifndef AMLA_MIN_THREAD_FLOPS /* fuzz_run and soak set less: threads share small problems too */
-#define AMLA_MIN_THREAD_FLOPS 4000000 /* about what waking a thread costs */
-#endif
-
-/* OpenMP might hang here. A pool of the caller's is its own affair. */
-static int is_alone(const amla_options *o) {
-  return o->threads > 1 && !o->parallel && amla_forked();
-}
-
-/* The threads that `total` row-tokens keep busy. */
-static int32_t count_threads(const amla_problem *p, const amla_options *o, double total) {
-  const double useful = total * 2.0 * (p->d_qk + p->d_v) / AMLA_MIN_THREAD_FLOPS + 1.0;
-  if (is_alone(o))
-    return 1;
-  return useful < o->threads ? (int32_t)useful : o->threads;
-}
-
 /* On how many threads, and their parts of the scratch. */
 static job share_out(const amla_plan *plan, const amla_scopes *scopes, void *scratch) {
   const amla_problem *p = &plan->problem;
@@ -267,9 +242,10 @@ static job share_out(const amla_plan *plan, const amla_scopes *scopes, void *scr
   const amla_schedule *schedule = &((const amla_cpu_plan *)plan->state)->schedule;
   const int64_t auto_tokens = amla_auto_split_tokens(schedule, scopes, o->threads);
   const double total = amla_total_cost(schedule, scopes, auto_tokens);
+  const double flops = total * 2.0 * (p->d_qk + p->d_v);
 
   amla_arena arena = amla_arena_create(scratch);
-  const int32_t n = count_threads(p, o, total);
+  const int32_t n = amla_useful_threads(o, flops);
   const job j = {amla_arena_take(&arena, o->threads, sizeof(thread_state)), n, total, auto_tokens};
   for (int32_t i = 0; i < j.n; i++) {
     carve_thread(plan, &arena, &j.threads[i]);
@@ -298,13 +274,12 @@ static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void 
     share_task(&j, 0);
     return AMLA_OK;
   }
-  const amla_parallel parallel = o->parallel ? o->parallel : openmp_parallel;
-  parallel(o->parallel_context, j.n, share_task, &j);
+  amla_run_parallel(o, j.n, share_task, &j);
   int32_t n_left = 0;
   for (int32_t i = 0; i < j.n; i++)
     n_left += j.threads[i].n_left;
   if (n_left > 0)
-    parallel(o->parallel_context, j.n, finish_task, &j);
+    amla_run_parallel(o, j.n, finish_task, &j);
   return AMLA_OK;
 }
 
@@ -329,7 +304,7 @@ static void query(const amla_plan *plan, amla_plan_info *info) {
   const int32_t parts = amla_q_parts(&plan->problem, &plan->options);
   if (u->tile_type != AMLA_F32 && parts > 1)
     info->q_form = parts == 2 ? AMLA_Q_BF16X2 : AMLA_Q_BF16X3;
-  info->threads = is_alone(&plan->options) ? 1 : plan->options.threads;
+  info->threads = amla_is_alone(&plan->options) ? 1 : plan->options.threads;
   info->block_rows = cpu->schedule.block_rows;
   info->tile_tokens = u->tile_tokens;
   info->split_tokens = split;
@@ -354,8 +329,7 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
                   "cpu %s %s%s, %d rows x %d tokens, qk %dx%d, pv %dx%d, split %s of %d, %s",
                   amla_isa_name(u->isa), amla_rescale_name(plan->options.rescale), form,
                   s->block_rows, u->tile_tokens, panel->tokens, panel->rows, u->pv_rows, u->pv_cols,
-                  split, longest,
-                  is_alone(&plan->options) ? "one thread: forked" : threads);
+                  split, longest, amla_is_alone(&plan->options) ? "one thread: forked" : threads);
 }
 
 static const char *absent(void) { return NULL; }

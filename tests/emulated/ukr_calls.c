@@ -37,7 +37,7 @@ EXPORT void ukr_qk(int narrow, int32_t n, int32_t d, const void *k, int64_t ldk,
   amla_ukr_move moves[MAX_KEYS];
   for (int32_t i = 0; i < MAX_KEYS; i++) {
     const int32_t at = i < n_rows || n_rows == 0 ? i : n_rows - 1;
-    moves[i] = (amla_ukr_move){from + at * from_bytes, to + at * ldk};
+    moves[i] = (amla_ukr_move){.row = from + at * from_bytes, .to = to + at * ldk};
   }
   const amla_ukr_stage stage = {type, n_rows, moves};
   panel(0, narrow)->qk(n, d, k, ldk, qt, s, &stage);
