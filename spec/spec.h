@@ -27,6 +27,17 @@ spec_truth spec_attention_f64(int32_t d_qk, int32_t d_v, int64_t n_visible, doub
                               const float *q, const float *kv, const float *bias, double *out,
                               double *out_abs, double *weights);
 
+/* ---- The indexer of sparse attention: fp64 ---- */
+
+/* sum_h weights[h] * max(0, q[h] . (scale * k)); q [heads][d], k [d]. *score_abs = the same sum
+ * over absolute values of every product. */
+double spec_index_score(int32_t heads, int32_t d, const float *q, const float *weights,
+                        const float *k, double scale, double *score_abs);
+
+/* positions [k] = the k best of scores [n] by rising position; returns how many: min(k, n). Of
+ * equal scores the first ones, +inf before all, NaN after all. */
+int32_t spec_index_topk(int32_t n, const double *scores, int32_t k, int32_t *positions);
+
 /* ---- The algorithm: one row, block by block, every fp32 rounding explicit ---- */
 
 typedef enum spec_mode { SPEC_FLASH, SPEC_AMLA, SPEC_LAZY } spec_mode;

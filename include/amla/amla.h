@@ -509,6 +509,83 @@ typedef struct amla_merge_args {
  * overlap of what they span is refused, as are rows of out that overlap. */
 AMLA_API amla_status amla_merge_parts(const amla_merge_args *args, amla_detail *detail);
 
+/* ---- The indexer of sparse attention (DeepSeek-V3.2, GLM-5) ---- */
+
+/* The indexer's key cache. P is page_size, or sk in a contiguous cache, where a page is a sequence.
+ * Elements are fp8 e4m3fn, each times its token's f32 scale. */
+typedef enum amla_index_keys {
+  AMLA_INDEX_KEYS_BF16 = 0,     /* [P][d] bf16 */
+  AMLA_INDEX_KEYS_FP8_PAGE = 1, /* index_132: per page [P][d] fp8, then [P] scales; with d = 128,
+                                   132 P bytes */
+  AMLA_INDEX_KEYS_FP8_TOKEN = 2 /* [P] records of [d] fp8 and a scale; with d = 128, 132 bytes */
+} amla_index_keys;
+
+/* Shapes, types and pointers of amla_index_topk. Strides count elements, of fp8 keys bytes; 0 =
+ * packed. Capacities are in bytes. */
+typedef struct amla_index_args {
+  uint32_t struct_bytes;
+  int32_t b, s_q;    /* sequences, may be 0; queries of each. Default of s_q 1 */
+  int32_t heads;     /* Default 64 */
+  int32_t d;         /* a multiple of 32. Default 128 */
+  int32_t sk;        /* maximum length of a sequence; may be 0 */
+  int32_t topk;      /* entries of a list. Default 2048; 0 with scores = scores only */
+  int32_t page_size; /* 0 = contiguous, k is [b][sk] */
+  int32_t max_pages; /* entries per row of the block table; 0 = ceil(sk / page_size) */
+  int64_t n_pages;   /* page ids must be in [0, n_pages). Contiguous: 0 */
+  amla_dtype q_type; /* f32, bf16, f16, or 6 = fp8 e4m3 (a byte an element). Default bf16 */
+  amla_index_keys keys;
+  amla_index_kind index_kind;                            /* of indices */
+  int32_t causal;                                        /* as in amla_problem */
+  int64_t q_stride_batch, q_stride_query, q_stride_head; /* of q [b][s_q][heads][d] */
+  int64_t k_stride_page;                                 /* pages; contiguous: sequences */
+  int64_t k_stride_token;                                /* FP8_PAGE: 0 or d */
+  const void *q;
+  size_t q_bytes;
+  const float *q_scales; /* [b][s_q][heads], factors of fp8 q; NULL = 1 */
+  size_t q_scales_bytes;
+  const float *weights; /* [b][s_q][heads] */
+  size_t weights_bytes;
+  const void *k; /* [n_pages] pages */
+  size_t k_bytes;
+  const int32_t *block_table; /* [b][max_pages]; NULL when contiguous */
+  size_t block_table_bytes;
+  const int32_t *seqlens_k; /* [b], each in [0, sk]; NULL = all sk */
+  size_t seqlens_k_bytes;
+  const int32_t *visible_k; /* [b][s_q], each in [0, length]: the query sees keys [0, visible_k).
+                               NULL = by length and causal; refused beside causal = 1 */
+  size_t visible_k_bytes;
+  int32_t *indices; /* [b][s_q][topk] */
+  size_t indices_bytes;
+  float *scores; /* [b][s_q][sk], -inf from the first key on that the query does not see; or NULL */
+  size_t scores_bytes;
+} amla_index_args;
+
+/* clang-format off */
+#define AMLA_INDEX_ARGS_INIT                                                                       \
+  {(uint32_t)sizeof(amla_index_args), 1, 1, 64, 128, 0, 2048, 0, 0, 0, AMLA_BF16,                  \
+   AMLA_INDEX_KEYS_BF16, AMLA_INDEX_SLOT, 0, 0, 0, 0, 0, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,    \
+   NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0}
+/* clang-format on */
+
+/* Bytes of scratch, of any alignment, that amla_index_topk needs: a function of threads, heads, d
+ * and min(topk, sk), not of b or s_q. Reads shapes and types only. */
+AMLA_API amla_status amla_index_scratch_bytes(const amla_index_args *args,
+                                              const amla_options *options, size_t *scratch_bytes,
+                                              amla_detail *detail);
+
+/* For each query, the topk keys of highest score
+ *     score(t) = sum_h weights[h] * max(0, q[h] . k[t])
+ * in ascending position, then -1 where the query sees fewer keys than topk; those it sees are then
+ * all listed. Of equal scores the lower position goes first; +inf ranks first, NaN last, and -0 is
+ * 0. Numerics: docs/indexer.md.
+ *
+ * Runs on the CPU. Of the options, threads, isa and parallel count; backend is AUTO or CPU. Same
+ * input, same bits, whatever the threads and the rest of the batch. Nothing is allocated. Refused
+ * before any work, as by amla_plan_run: also an index that would leave int32, and outputs that
+ * overlap another buffer. */
+AMLA_API amla_status amla_index_topk(const amla_index_args *args, const amla_options *options,
+                                     void *scratch, size_t scratch_bytes, amla_detail *detail);
+
 /* ---- Backends ---- */
 
 typedef struct amla_backend_info {

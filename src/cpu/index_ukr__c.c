@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The indexer's kernels in portable C, and the choice among them.
+ */
+#include "index_ukr.h"
+
+#include "../base/float16.h"
+
+/* The exponent's bias grows by 120; subnormals, of which f32 has none of this size, are an integer
+ * times 2^-9. */
+static float from_e4m3(uint8_t x) {
+  const uint32_t sign = (uint32_t)(x & 0x80u) << 24, a = x & 0x7fu;
+  if (a == 0x7fu)
+    return amla_f32_from_bits(sign | 0x7fc00000u);
+  if (a < 8)
+    return amla_f32_from_bits(sign | amla_f32_bits((float)a * 0x1p-9f));
+  return amla_f32_from_bits(sign | ((a << 20) + (120u << 23)));
+}
+
+static void load_e4m3(int32_t n, const void *src, float *dst) {
+  for (int32_t i = 0; i < n; i++)
+    dst[i] = from_e4m3(((const uint8_t *)src)[i]);
+}
+
+static void weigh(int32_t n, int32_t rows, const float *s, const float *w, const float *scale,
+                  float *sum) {
+  for (int32_t j = 0; j < n; j++, s += rows, sum += AMLA_INDEX_LANES)
+    for (int32_t r = 0; r < rows; r += 8)
+      for (int32_t i = 0; i < 8; i++) {
+        const float x = s[r + i] * (scale ? scale[j] : 1.0f);
+        sum[r % AMLA_INDEX_LANES + i] += w[r + i] * (x < 0.0f ? 0.0f : x);
+      }
+}
+
+static const amla_index_ukr index_ukr__c = {AMLA_ISA_C, load_e4m3, weigh};
+
+extern const amla_index_ukr amla_index_ukr__avx2, amla_index_ukr__avx512;
+
+const amla_index_ukr *amla_index_ukr_for(amla_isa isa) {
+#if defined(__x86_64__)
+  static const amla_index_ukr *const all[] = {&amla_index_ukr__avx2, &amla_index_ukr__avx512};
+  for (int i = 0; i < 2; i++)
+    if (all[i]->isa == isa)
+      return all[i];
+#endif
+  (void)isa;
+  return &index_ukr__c;
+}
