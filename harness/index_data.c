@@ -249,3 +249,44 @@ void harness_index_truth(const harness_index_data *data, int32_t sequence, int32
     bounds[j] = 1.01 * (a->d + a->heads + 4) * 0x1p-24 * sum_abs + 0x1p-100;
   }
 }
+
+static bool within_bounds(const harness_index_data *data, int32_t sequence, int32_t query,
+                          const float *scores, int32_t n) {
+  double *truth = malloc(((size_t)n + 1) * sizeof *truth);
+  double *bounds = malloc(((size_t)n + 1) * sizeof *bounds);
+  bool ok = truth != NULL && bounds != NULL;
+  if (ok)
+    harness_index_truth(data, sequence, query, truth, bounds);
+  for (int32_t j = 0; ok && j < n; j++)
+    ok = fabs((double)scores[j] - truth[j]) <= bounds[j];
+  free(truth), free(bounds);
+  return ok;
+}
+
+const char *harness_index_flaw(const harness_index_data *data, int32_t sequence, int32_t query) {
+  const amla_index_args *a = &data->args;
+  const int64_t row = (int64_t)sequence * a->s_q + query;
+  const int32_t n = harness_index_visible(a, sequence, query), wanted = n < a->topk ? n : a->topk;
+  const float *scores = data->scores + row * a->sk;
+  const int32_t *list = data->indices + row * a->topk;
+  float least = INFINITY, best_out = -INFINITY;
+  int32_t last_least = -1, first_best_out = n, i = 0;
+  if (!within_bounds(data, sequence, query, scores, n))
+    return "a score is beyond its bound";
+  for (int32_t j = 0; j < n; j++) {
+    const bool in = i < wanted && list[i] == j;
+    i += in;
+    if (in && scores[j] <= least)
+      least = scores[j], last_least = j;
+    if (!in && scores[j] > best_out)
+      best_out = scores[j], first_best_out = j;
+  }
+  if (i != wanted)
+    return "the list is not so many positions that rise";
+  for (; i < a->topk; i++)
+    if (list[i] != -1)
+      return "the list does not end in -1";
+  if (best_out > least || (best_out == least && first_best_out < last_least))
+    return "a better key is not in the list";
+  return NULL;
+}

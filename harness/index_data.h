@@ -32,6 +32,10 @@ int32_t harness_index_visible(const amla_index_args *args, int32_t sequence, int
 void harness_index_truth(const harness_index_data *data, int32_t sequence, int32_t query,
                          double *scores, double *bounds);
 
+/* What is wrong with scores and indices (positions) of a query, or NULL: a score beyond its bound,
+ * a list that is not the exact choice by these scores. In time proportional to the keys. */
+const char *harness_index_flaw(const harness_index_data *data, int32_t sequence, int32_t query);
+
 /* Value of an e4m3fn byte. */
 float harness_e4m3(uint8_t code);
 

@@ -222,6 +222,32 @@ static void real_shapes_match_fp64(void **state) {
   for_each_isa(check_real);
 }
 
+/* What benchmarks ask finds what is wrong. */
+static void the_harness_finds_flaws(void **state) {
+  (void)state;
+  const amla_options o = options_for(AMLA_ISA_AUTO, 1);
+  amla_index_args a = make_args(1, 1, 8, 32, 100, 20);
+  harness_index_data d;
+  a.index_kind = AMLA_INDEX_POSITION;
+  create(&d, &a, 16, false);
+  index_topk(&d.args, &o);
+  assert_null(harness_index_flaw(&d, 0, 0));
+  const float score = d.scores[d.indices[4]];
+  d.scores[d.indices[4]] = -1e6f;
+  assert_string_equal(harness_index_flaw(&d, 0, 0), "a score is beyond its bound");
+  d.scores[d.indices[4]] = score;
+  const int32_t index = d.indices[4];
+  d.indices[4] = d.indices[3];
+  assert_string_equal(harness_index_flaw(&d, 0, 0), "the list is not so many positions that rise");
+  d.indices[4] = index;
+  int32_t gap = 0; /* a position between two listed ones goes in for the second */
+  while (d.indices[gap] + 1 == d.indices[gap + 1])
+    gap++;
+  d.indices[gap + 1] = d.indices[gap] + 1;
+  assert_string_equal(harness_index_flaw(&d, 0, 0), "a better key is not in the list");
+  harness_index_free(&d);
+}
+
 /* ---- Threads, company, pools ---- */
 
 /* A pool that runs tasks last to first. */
@@ -868,6 +894,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(matches_fp64),
       cmocka_unit_test(real_shapes_match_fp64),
+      cmocka_unit_test(the_harness_finds_flaws),
       cmocka_unit_test(threads_and_company_change_no_bit),
       cmocka_unit_test(ties_go_to_the_lower_position),
       cmocka_unit_test(nan_ranks_last_and_infinity_first),

@@ -17,25 +17,31 @@ int64_t amla_index_slot(const amla_index_args *a, int32_t sequence, int32_t j) {
   return page * a->page_size + j % a->page_size;
 }
 
-const void *amla_index_key(const amla_index_args *a, int32_t sequence, int32_t j,
-                           const void **scale) {
-  const int32_t tokens = a->page_size > 0 ? a->page_size : a->sk;
-  const int64_t slot = amla_index_slot(a, sequence, j), in_page = slot % tokens;
-  const int64_t at = slot / tokens * a->k_stride_page;
-  const char *k = a->k, *row;
-  switch (a->keys) {
-  case AMLA_INDEX_KEYS_FP8_PAGE:
-    row = k + at + in_page * a->d;
-    *scale = k + at + (int64_t)tokens * a->d + in_page * (int64_t)sizeof(float);
-    return row;
-  case AMLA_INDEX_KEYS_FP8_TOKEN:
-    row = k + at + in_page * a->k_stride_token;
-    *scale = row + a->d;
-    return row;
-  case AMLA_INDEX_KEYS_BF16: break;
+/* Keys that follow one another in a page. */
+typedef struct key_run {
+  const char *row, *scale; /* scale: NULL of bf16 */
+  int64_t row_stride_bytes, scale_stride_bytes;
+  int32_t n;
+} key_run;
+
+/* From position j of the sequence on, at most n of them. */
+static key_run find_keys(const amla_index_args *a, int32_t sequence, int32_t j, int32_t n) {
+  const int32_t tokens = a->page_size > 0 ? a->page_size : a->sk, in_page = j % tokens;
+  const int64_t page = amla_index_slot(a, sequence, j) / tokens;
+  const int64_t unit = a->keys == AMLA_INDEX_KEYS_BF16 ? 2 : 1; /* bytes */
+  const char *base = (const char *)a->k + page * a->k_stride_page * unit;
+  key_run run = {.row_stride_bytes = a->k_stride_token * unit, .n = tokens - in_page};
+  if (run.n > n)
+    run.n = n;
+  run.row = base + in_page * run.row_stride_bytes;
+  if (a->keys == AMLA_INDEX_KEYS_FP8_PAGE) {
+    run.scale_stride_bytes = (int64_t)sizeof(float);
+    run.scale = base + (int64_t)tokens * a->d + in_page * run.scale_stride_bytes;
+  } else if (a->keys == AMLA_INDEX_KEYS_FP8_TOKEN) {
+    run.scale_stride_bytes = a->k_stride_token;
+    run.scale = run.row + a->d;
   }
-  *scale = NULL;
-  return k + amla_elems_bytes(AMLA_BF16, at + in_page * a->k_stride_token);
+  return run;
 }
 
 /* ---- Set-up ---- */
@@ -95,8 +101,8 @@ static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
 
 void amla_index_scorer_begin(amla_index_scorer *s, int32_t sequence, int32_t query) {
   const amla_index_args *a = s->args;
-  const int fp8 = is_q_fp8(a), is_bf16 = a->keys == AMLA_INDEX_KEYS_BF16;
-  const amla_dtype type = fp8 ? AMLA_F32 : a->q_type, k_type = is_bf16 ? AMLA_BF16 : AMLA_F32;
+  const int fp8 = is_q_fp8(a);
+  const amla_dtype type = fp8 ? AMLA_F32 : a->q_type;
   const int64_t first = ((int64_t)sequence * a->s_q + query) * a->heads;
   s->sequence = sequence;
   for (int32_t h = 0; h < a->heads; h++) {
@@ -110,8 +116,8 @@ void amla_index_scorer_begin(amla_index_scorer *s, int32_t sequence, int32_t que
   }
   for (int32_t row = 0; row < a->heads;) {
     const amla_ukr_panel *p = panel_at(s, row);
-    p->pack(min(p->rows, a->heads - row), a->d, type, s->q_rows + row, 1.0f,
-            s->ukernels->even_odd[k_type], s->qt + (int64_t)row * a->d);
+    p->pack(min(p->rows, a->heads - row), a->d, type, s->q_rows + row, 1.0f, 0,
+            s->qt + (int64_t)row * a->d);
     row += p->rows;
   }
   memset(s->weights, 0, (size_t)s->rows_padded * sizeof *s->weights);
@@ -120,17 +126,20 @@ void amla_index_scorer_begin(amla_index_scorer *s, int32_t sequence, int32_t que
 
 /* ---- Scores ---- */
 
+static void load_run(const amla_index_scorer *s, const key_run *run, int32_t at) {
+  void (*const load)(int32_t, const void *, float *) =
+      run->scale ? s->ukr->load_e4m3 : s->ukr->load_bf16;
+  for (int32_t j = 0; j < run->n; j++)
+    load(s->args->d, run->row + j * run->row_stride_bytes, s->keys + (at + j) * s->ld);
+  for (int32_t j = 0; j < run->n && run->scale; j++)
+    memcpy(&s->scales[at + j], run->scale + j * run->scale_stride_bytes, sizeof *s->scales);
+}
+
 static void load_keys(const amla_index_scorer *s, int32_t first, int32_t n) {
-  const amla_index_args *a = s->args;
-  for (int32_t j = 0; j < n; j++) {
-    const void *scale, *row = amla_index_key(a, s->sequence, first + j, &scale);
-    float *to = s->keys + j * s->ld;
-    if (scale) {
-      s->ukr->load_e4m3(a->d, row, to);
-      memcpy(&s->scales[j], scale, sizeof *s->scales);
-    } else {
-      s->ukernels->load(AMLA_BF16, a->d, row, to);
-    }
+  for (int32_t j = 0; j < n;) {
+    const key_run run = find_keys(s->args, s->sequence, first + j, n - j);
+    load_run(s, &run, j);
+    j += run.n;
   }
 }
 
@@ -152,16 +161,6 @@ static void add_panel(const amla_index_scorer *s, const amla_ukr_panel *p, int32
   s->ukr->weigh(n, p->rows, s->s, s->weights + row, scales, s->sums);
 }
 
-/* By a tree, so that a compiler may use vectors. */
-static float add_lanes(const float *sums) {
-  float x[AMLA_INDEX_LANES];
-  memcpy(x, sums, sizeof x);
-  for (int n = AMLA_INDEX_LANES / 2; n > 0; n /= 2)
-    for (int i = 0; i < n; i++)
-      x[i] += x[n + i];
-  return x[0];
-}
-
 void amla_index_scorer_run(const amla_index_scorer *s, int32_t first, int32_t n, float *scores) {
   memset(s->sums, 0, (size_t)n * AMLA_INDEX_LANES * sizeof *s->sums);
   load_keys(s, first, n);
@@ -170,6 +169,5 @@ void amla_index_scorer_run(const amla_index_scorer *s, int32_t first, int32_t n,
     add_panel(s, p, row, n);
     row += p->rows;
   }
-  for (int32_t j = 0; j < n; j++)
-    scores[j] = add_lanes(s->sums + j * AMLA_INDEX_LANES);
+  s->ukr->add_lanes(n, s->sums, scores);
 }

@@ -42,8 +42,4 @@ void amla_index_scorer_run(const amla_index_scorer *scorer, int32_t first, int32
 /* Where position j of a sequence lies: page * page_size + offset. */
 int64_t amla_index_slot(const amla_index_args *args, int32_t sequence, int32_t j);
 
-/* Its row of the key cache, and the scale there; NULL of bf16. */
-const void *amla_index_key(const amla_index_args *args, int32_t sequence, int32_t j,
-                           const void **scale);
-
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the indexer needs per instruction set beside the kernels of ukernels.h, whose score tiles
- * (pack, qk) it shares: fp8 keys to f32, and the weighted sum over heads.
+ * (pack, qk) it shares: keys to f32, and the weighted sum over heads.
  */
 #ifndef AMLA_CPU_INDEX_UKR_H
 #define AMLA_CPU_INDEX_UKR_H
@@ -13,15 +13,19 @@ enum { AMLA_INDEX_LANES = 16 }; /* partial sums of a token's score */
 typedef struct amla_index_ukr {
   amla_isa isa;
 
-  /* dst [n] = src [n], e4m3fn, exactly; n a multiple of 32. */
-  void (*load_e4m3)(int32_t n, const void *src, float *dst);
+  /* dst [n] = src [n], exactly; n a multiple of 32, dst 64-byte aligned. */
+  void (*load_bf16)(int32_t n, const void *src, float *dst);
+  void (*load_e4m3)(int32_t n, const void *src, float *dst); /* e4m3fn */
 
   /* For token j < n and row r < rows of the scores s [n][rows] of a panel
-   *     sum[j][r % 16] += w[r] * max(0, s[j][r] * scale[j])
-   * by rising r, NaN kept; scale NULL = 1. rows is a multiple of 8; s 64-byte aligned; sum
+   *     sums[j][r % 16] += w[r] * max(0, s[j][r] * scales[j])
+   * by rising r, NaN kept; scales NULL = 1. rows is a multiple of 8; s 64-byte aligned; sums
    * [n][AMLA_INDEX_LANES]. */
-  void (*weigh)(int32_t n, int32_t rows, const float *s, const float *w, const float *scale,
-                float *sum);
+  void (*weigh)(int32_t n, int32_t rows, const float *s, const float *w, const float *scales,
+                float *sums);
+
+  /* scores [n]: the lanes of sums [n][AMLA_INDEX_LANES], by halves: 0 + 8 and so on, 0 + 4, ... */
+  void (*add_lanes)(int32_t n, const float *sums, float *scores);
 } amla_index_ukr;
 
 /* The best one for that instruction set: its own, else portable C. */

@@ -6,6 +6,19 @@
 
 #include <immintrin.h>
 
+/* By a load that fills both halves and a shuffle that puts each element under zeros. */
+static void load_bf16(int32_t n, const void *src, float *dst) {
+  const __m256i high = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1,
+                                        -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
+  for (int32_t i = 0; i < n; i += 32)
+#pragma GCC unroll 4
+    for (int32_t c = i; c < i + 32; c += 8) {
+      const __m128i x = _mm_loadu_si128((const void *)((const uint16_t *)src + c));
+      const __m256i y = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(x), high);
+      _mm256_store_ps(dst + c, _mm256_castsi256_ps(y));
+    }
+}
+
 /* As f16 with its exponent field 8 too small, which the conversion to f32 takes in subnormals too;
  * NaN becomes all ones. */
 static void load_e4m3(int32_t n, const void *src, float *dst) {
@@ -25,21 +38,42 @@ static void load_e4m3(int32_t n, const void *src, float *dst) {
 }
 
 /* max keeps its second operand if that is NaN. */
-static inline __m256 add_weighed(__m256 sum, const float *s, const float *w, __m256 scale) {
-  const __m256 x = _mm256_mul_ps(_mm256_load_ps(s), scale);
-  return _mm256_fmadd_ps(_mm256_loadu_ps(w), _mm256_max_ps(_mm256_setzero_ps(), x), sum);
+static inline __m256 add_weighed(__m256 sum, const float *s, __m256 w, const float *scale) {
+  __m256 x = _mm256_load_ps(s);
+  if (scale)
+    x = _mm256_mul_ps(x, _mm256_broadcast_ss(scale));
+  return _mm256_fmadd_ps(w, _mm256_max_ps(_mm256_setzero_ps(), x), sum);
 }
 
-static void weigh(int32_t n, int32_t rows, const float *s, const float *w, const float *scale,
-                  float *sum) {
-  for (int32_t j = 0; j < n; j++, s += rows, sum += AMLA_INDEX_LANES) {
-    const __m256 f = _mm256_set1_ps(scale ? scale[j] : 1.0f);
-    for (int32_t r = 0; r < rows; r += 8) {
-      float *to = sum + r % AMLA_INDEX_LANES;
-      _mm256_storeu_ps(to, add_weighed(_mm256_loadu_ps(to), s + r, w + r, f));
-    }
+/* 8 rows of a panel of `rows`. */
+static inline __attribute__((always_inline)) void
+weigh_8(int32_t n, int32_t rows, const float *s, const float *w, const float *scales, float *sums) {
+  const __m256 weights = _mm256_loadu_ps(w);
+  for (int32_t j = 0; j < n; j++, s += rows, sums += AMLA_INDEX_LANES) {
+    const __m256 sum = _mm256_loadu_ps(sums);
+    _mm256_storeu_ps(sums, add_weighed(sum, s, weights, scales ? scales + j : NULL));
+  }
+}
+
+static void weigh(int32_t n, int32_t rows, const float *s, const float *w, const float *scales,
+                  float *sums) {
+  for (int32_t r = 0; r < rows; r += 8) {
+    float *to = sums + r % AMLA_INDEX_LANES;
+    if (scales)
+      weigh_8(n, rows, s + r, w + r, scales, to);
+    else
+      weigh_8(n, rows, s + r, w + r, NULL, to);
+  }
+}
+
+static void add_lanes(int32_t n, const float *sums, float *scores) {
+  for (int32_t j = 0; j < n; j++, sums += AMLA_INDEX_LANES) {
+    const __m256 x = _mm256_add_ps(_mm256_loadu_ps(sums), _mm256_loadu_ps(sums + 8));
+    const __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 z = _mm_add_ps(y, _mm_movehl_ps(y, y));
+    _mm_store_ss(scores + j, _mm_add_ss(z, _mm_movehdup_ps(z)));
   }
 }
 
 extern const amla_index_ukr amla_index_ukr__avx2;
-const amla_index_ukr amla_index_ukr__avx2 = {AMLA_ISA_AVX2, load_e4m3, weigh};
+const amla_index_ukr amla_index_ukr__avx2 = {AMLA_ISA_AVX2, load_bf16, load_e4m3, weigh, add_lanes};

@@ -6,6 +6,16 @@
 
 #include <immintrin.h>
 
+static void load_bf16(int32_t n, const void *src, float *dst) {
+  for (int32_t i = 0; i < n; i += 32)
+#pragma GCC unroll 2
+    for (int32_t c = i; c < i + 32; c += 16) {
+      const __m256i x = _mm256_loadu_si256((const void *)((const uint16_t *)src + c));
+      const __m512i y = _mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16);
+      _mm512_store_ps(dst + c, _mm512_castsi512_ps(y));
+    }
+}
+
 /* As in index_ukr__avx2.c, 16 at a time. */
 static void load_e4m3(int32_t n, const void *src, float *dst) {
   const __m256i sign_and_value = _mm256_set1_epi16((short)0xbf80),
@@ -19,19 +29,44 @@ static void load_e4m3(int32_t n, const void *src, float *dst) {
   }
 }
 
-/* max keeps its second operand if that is NaN. Panels have 32 or 16 rows. */
-static void weigh(int32_t n, int32_t rows, const float *s, const float *w, const float *scale,
-                  float *sum) {
-  for (int32_t j = 0; j < n; j++, s += rows, sum += AMLA_INDEX_LANES) {
-    const __m512 f = _mm512_set1_ps(scale ? scale[j] : 1.0f);
-    __m512 acc = _mm512_loadu_ps(sum);
-    for (int32_t r = 0; r < rows; r += 16) {
-      const __m512 x = _mm512_mul_ps(_mm512_load_ps(s + r), f);
-      acc = _mm512_fmadd_ps(_mm512_loadu_ps(w + r), _mm512_max_ps(_mm512_setzero_ps(), x), acc);
-    }
-    _mm512_storeu_ps(sum, acc);
+/* max keeps its second operand if that is NaN. */
+static inline __m512 add_weighed(__m512 sum, const float *s, __m512 w, const float *scale) {
+  __m512 x = _mm512_load_ps(s);
+  if (scale)
+    x = _mm512_mul_ps(x, _mm512_set1_ps(*scale));
+  return _mm512_fmadd_ps(w, _mm512_max_ps(_mm512_setzero_ps(), x), sum);
+}
+
+/* 16 rows of a panel of `rows`. */
+static inline __attribute__((always_inline)) void weigh_16(int32_t n, int32_t rows, const float *s,
+                                                           const float *w, const float *scales,
+                                                           float *sums) {
+  const __m512 weights = _mm512_loadu_ps(w);
+  for (int32_t j = 0; j < n; j++, s += rows, sums += AMLA_INDEX_LANES) {
+    const __m512 sum = _mm512_loadu_ps(sums);
+    _mm512_storeu_ps(sums, add_weighed(sum, s, weights, scales ? scales + j : NULL));
+  }
+}
+
+/* Panels have 32 or 16 rows. */
+static void weigh(int32_t n, int32_t rows, const float *s, const float *w, const float *scales,
+                  float *sums) {
+  for (int32_t r = 0; r < rows; r += AMLA_INDEX_LANES)
+    if (scales)
+      weigh_16(n, rows, s + r, w + r, scales, sums);
+    else
+      weigh_16(n, rows, s + r, w + r, NULL, sums);
+}
+
+static void add_lanes(int32_t n, const float *sums, float *scores) {
+  for (int32_t j = 0; j < n; j++, sums += AMLA_INDEX_LANES) {
+    const __m256 x = _mm256_add_ps(_mm256_loadu_ps(sums), _mm256_loadu_ps(sums + 8));
+    const __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 z = _mm_add_ps(y, _mm_movehl_ps(y, y));
+    _mm_store_ss(scores + j, _mm_add_ss(z, _mm_movehdup_ps(z)));
   }
 }
 
 extern const amla_index_ukr amla_index_ukr__avx512;
-const amla_index_ukr amla_index_ukr__avx512 = {AMLA_ISA_AVX512, load_e4m3, weigh};
+const amla_index_ukr amla_index_ukr__avx512 = {AMLA_ISA_AVX512, load_bf16, load_e4m3, weigh,
+                                               add_lanes};

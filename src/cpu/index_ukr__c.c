@@ -17,22 +17,39 @@ static float from_e4m3(uint8_t x) {
   return amla_f32_from_bits(sign | ((a << 20) + (120u << 23)));
 }
 
+static void load_bf16(int32_t n, const void *src, float *dst) {
+  for (int32_t i = 0; i < n; i++)
+    dst[i] = amla_bf16_to_f32(((const uint16_t *)src)[i]);
+}
+
 static void load_e4m3(int32_t n, const void *src, float *dst) {
   for (int32_t i = 0; i < n; i++)
     dst[i] = from_e4m3(((const uint8_t *)src)[i]);
 }
 
-static void weigh(int32_t n, int32_t rows, const float *s, const float *w, const float *scale,
-                  float *sum) {
-  for (int32_t j = 0; j < n; j++, s += rows, sum += AMLA_INDEX_LANES)
+static void weigh(int32_t n, int32_t rows, const float *s, const float *w, const float *scales,
+                  float *sums) {
+  for (int32_t j = 0; j < n; j++, s += rows, sums += AMLA_INDEX_LANES)
     for (int32_t r = 0; r < rows; r += 8)
       for (int32_t i = 0; i < 8; i++) {
-        const float x = s[r + i] * (scale ? scale[j] : 1.0f);
-        sum[r % AMLA_INDEX_LANES + i] += w[r + i] * (x < 0.0f ? 0.0f : x);
+        const float x = s[r + i] * (scales ? scales[j] : 1.0f);
+        sums[r % AMLA_INDEX_LANES + i] += w[r + i] * (x < 0.0f ? 0.0f : x);
       }
 }
 
-static const amla_index_ukr index_ukr__c = {AMLA_ISA_C, load_e4m3, weigh};
+static void add_lanes(int32_t n, const float *sums, float *scores) {
+  for (int32_t j = 0; j < n; j++, sums += AMLA_INDEX_LANES) {
+    float x[AMLA_INDEX_LANES / 2];
+    for (int i = 0; i < 8; i++)
+      x[i] = sums[i] + sums[8 + i];
+    for (int half = 4; half > 0; half /= 2)
+      for (int i = 0; i < half; i++)
+        x[i] += x[half + i];
+    scores[j] = x[0];
+  }
+}
+
+static const amla_index_ukr index_ukr__c = {AMLA_ISA_C, load_bf16, load_e4m3, weigh, add_lanes};
 
 extern const amla_index_ukr amla_index_ukr__avx2, amla_index_ukr__avx512;
 
