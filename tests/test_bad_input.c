@@ -724,6 +724,16 @@ static void dense_backends_refuse_the_rest(void **state) {
   o.lse_sink = AMLA_LSE_WITH_SINK;
   expect_refusal("lse_sink", amla_plan_check_dense("npu", &good, &o, &detail), UNSUPPORTED, &detail,
                  WORDS("lse_sink=1", "npu does not have it yet"));
+  amla_problem device = good;
+  device.memory = AMLA_MEMORY_DEVICE;
+  for (int i = 0; i < LENGTH(later); i++) { /* no pointer of a device is followed */
+    amla_tensors t = AMLA_TENSORS_INIT, checked;
+    if (i == 0)
+      device.causal = 0; /* which rules visible_k out */
+    *pointer_of(&t, &later[i]) = (char *)(uintptr_t)64;
+    expect_refusal(later[i].name, amla_tensors_check(&device, &t, &checked, &detail), UNSUPPORTED,
+                   &detail, WORDS(later[i].name, "device memory does not have it yet"));
+  }
   for (int i = 0; i < LENGTH(later); i++) {
     static char anything;
     amla_tensors t = AMLA_TENSORS_INIT;

@@ -47,11 +47,42 @@ static void a_backend_of_this_build_is_taken(void **state) {
   assert_non_null(strstr(d.text, "sk=0: backend=npu needs >= 1"));
 }
 
+/* cuda and npu know dense attention only. */
+static void a_dense_backend_refuses_the_rest(void **state) {
+  (void)state;
+  amla_problem p = AMLA_PROBLEM_INIT;
+  p.sk = 1;
+  p.scale = 1.0f;
+  amla_options o = make_options(AMLA_BACKEND_NPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, 0);
+  amla_tensors t = AMLA_TENSORS_INIT;
+  static float memory[128 * 576]; /* of q, out and so on, bf16 */
+  static uint16_t out[128 * 512];
+  amla_plan *plan = NULL;
+  amla_detail d;
+  p.topk = 5;
+  assert_int_equal(amla_plan_create(&plan, &p, &o, &d), AMLA_UNSUPPORTED);
+  assert_string_equal(d.text, "topk=5: must be 0, npu does not have it yet");
+  p.topk = 0, o.lse_sink = AMLA_LSE_WITH_SINK;
+  assert_int_equal(amla_plan_create(&plan, &p, &o, &d), AMLA_UNSUPPORTED);
+  assert_string_equal(d.text, "lse_sink=1: must be 0, npu does not have it yet");
+  o.lse_sink = AMLA_LSE_WITHOUT_SINK;
+  assert_int_equal(amla_plan_create(&plan, &p, &o, &d), AMLA_OK);
+  t.q = t.kv = memory, t.q_bytes = t.kv_bytes = sizeof memory;
+  t.out = out, t.out_bytes = sizeof out;
+  assert_int_equal(amla_plan_run(plan, &t, NULL, 0, &d), AMLA_OK);
+  float max_logits[128];
+  t.max_logits = max_logits, t.max_logits_bytes = sizeof max_logits;
+  assert_int_equal(amla_plan_run(plan, &t, NULL, 0, &d), AMLA_UNSUPPORTED);
+  assert_non_null(strstr(d.text, "must be NULL, npu does not have it yet"));
+  amla_plan_destroy(plan);
+}
+
 int main(void) {
   setenv("AMLA_BACKEND_DIR", FAKE_BACKENDS, 1);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_backend_of_another_build_is_refused),
       cmocka_unit_test(a_backend_of_this_build_is_taken),
+      cmocka_unit_test(a_dense_backend_refuses_the_rest),
   };
   return cmocka_run_group_tests_name("load_backend", tests, NULL, NULL);
 }

@@ -117,9 +117,134 @@ static void every_form_is_right(void **state) {
   for_each_engine(check_forms);
 }
 
+/* Splits of other lengths, of lists with gaps and of two scopes. */
+static void check_splits(const amla_options *base) {
+  static const int32_t splits[] = {AMLA_SPLIT_AUTO, 1, 97, 500, INT32_MAX};
+  static const sparse_form form = {
+      .scope = {{.sk = 700, .topk = 900, .page = 16, .invalid = 30}, {.sk = 300, .page = 64}},
+      .s_q = 2,
+      .b = 5,
+      .mixed = 1,
+      .peaked = 4};
+  for (int i = 0; i < LENGTH(splits); i++) {
+    amla_options options = *base;
+    options.split_tokens = splits[i];
+    options.threads = 1 + i;
+    check_form(&form, &options, 1);
+  }
+}
+
+static void every_split_is_right(void **state) {
+  (void)state;
+  for_each_engine(check_splits);
+}
+
+/* ---- Fields in random company: a covering set would have 16 factors ---- */
+
+static int32_t draw(uint64_t *seed, const int32_t *values, int n) {
+  return values[random_below(seed, n)];
+}
+#define DRAW(seed, ...)                                                                            \
+  draw(seed, (const int32_t[]){__VA_ARGS__}, LENGTH(((const int32_t[]){__VA_ARGS__})))
+
+static scope_form random_scope(uint64_t *seed, int lists) {
+  scope_form s = {.sk = DRAW(seed, 1, 95, 96, 97, 300, 777),
+                  .page = DRAW(seed, 0, 1, 2, 7, 64, 1000)};
+  s.padded = DRAW(seed, 0, 1);
+  if (lists) {
+    s.topk = DRAW(seed, 1, 63, 64, 97, 500);
+    s.lengths = DRAW(seed, 0, 2);
+    s.invalid = DRAW(seed, 0, 0, 5, 60, 100);
+  } else {
+    s.visible = DRAW(seed, 0, 1);
+  }
+  return s;
+}
+
+static sparse_form random_form(uint64_t seed) {
+  uint64_t *s = &seed;
+  sparse_form f = {.seed = seed, .b = DRAW(s, 1, 2, 6), .s_q = DRAW(s, 1, 2, 5), .mixed = 1};
+  f.scope[0] = random_scope(s, DRAW(s, 0, 1));
+  if (DRAW(s, 0, 0, 1))
+    f.scope[1] = random_scope(s, DRAW(s, 0, 1));
+  else
+    f.kv_d_rope = DRAW(s, 0, 0, 1, 8);
+  for (int i = 0; i < 2; i++) /* one flag for both */
+    if (f.scope[i].lengths && f.scope[1 - i].topk)
+      f.scope[1 - i].lengths = f.scope[i].lengths;
+  f.positions = DRAW(s, 0, 1);
+  f.causal = f.scope[0].topk == 0 && !f.scope[0].visible && DRAW(s, 0, 1);
+  if (f.causal || f.scope[0].visible)
+    f.window = DRAW(s, 0, 0, 1, 64, 100, 5000);
+  f.scope[0].csr = f.scope[0].page && (f.positions || !f.scope[0].topk) && DRAW(s, 0, 1);
+  f.q_d_rope = DRAW(s, 0, 0, 5);
+  f.h_q = DRAW(s, 1, 5, 16, 33, 130);
+  f.d_qk = DRAW(s, 33, 64, 80), f.d_v = DRAW(s, 8, 24, 33);
+  f.q = (amla_dtype)DRAW(s, 0, 1, 2), f.kv = (amla_dtype)DRAW(s, 0, 1, 2);
+  f.out = (amla_dtype)DRAW(s, 0, 1, 2);
+  f.ragged = DRAW(s, 0, 1), f.sinks = DRAW(s, 0, 1), f.base2 = DRAW(s, 0, 1);
+  f.with_sink = DRAW(s, 0, 1), f.peaked = DRAW(s, 1, 1, 6);
+  return f;
+}
+
+static void random_forms_are_right(void **state) {
+  (void)state;
+  const int n = long_run() ? 20000 : TEST_SLOW ? 30 : 300;
+  for (int i = 0, e = 0; i < n; i++, e = (e + 1) % N_ENGINES) {
+    const sparse_form form = random_form((uint64_t)i);
+    const amla_options o =
+        engine_options(e, rescales[i / N_ENGINES % 3], 1 + i % 4, AMLA_SPLIT_BY_LENGTH);
+    if (engine_runs_here(e))
+      check_form(&form, &o, 1);
+  }
+}
+
+/* ---- FlashMLA's grid: tests/test_flash_mla_sparse_decoding.py has these shapes ---- */
+
+static sparse_form flash_mla_form(int shape, int extra, int i) {
+  static const scope_form shapes[] = {
+      {.sk = 512, .topk = 64, .page = 2},     {.sk = 512, .topk = 64, .page = 64},
+      {.sk = 512, .topk = 64, .page = 69},    {.sk = 1024, .topk = 576, .page = 2},
+      {.sk = 1024, .topk = 576, .page = 61},  {.sk = 2046, .topk = 2048, .page = 2},
+      {.sk = 2046, .topk = 2048, .page = 64}, {.sk = 2046, .topk = 2048, .page = 576}};
+  static const int32_t heads[] = {128, 64, 1, 12, 20, 96};
+  sparse_form f = {.b = 4, .s_q = i % 2 ? 3 : 1, .h_q = heads[i % 6], .d_v = 512, .mixed = 1};
+  f.d_qk = i / 2 % 2 ? 512 : 576;
+  f.q = f.kv = f.out = AMLA_BF16;
+  f.scope[0] = shapes[shape];
+  f.scope[0].lengths = i % 3, f.scope[0].invalid = i % 5 == 4 ? 100 : 10;
+  if (extra) {
+    f.scope[1] = shapes[(shape + 3) % 8];
+    f.scope[1].lengths = f.scope[0].lengths;
+  }
+  f.sinks = i / 3 % 2;
+  f.seed = (uint64_t)i;
+  if (i % 12 == 2 && shape < 5) { /* their batches, of one head */
+    f.b = shape < 3 ? 321 : 74;
+    f.scope[1] = (scope_form){.sk = 0};
+  }
+  return f;
+}
+
+static void flash_mla_grid_is_right(void **state) {
+  (void)state;
+  for (int i = 0; i < 32; i++)
+    for (int e = 1; e < N_ENGINES; e++) {
+      const int slow = engine_at(e).isa == AMLA_ISA_C || TEST_SLOW;
+      const sparse_form f = flash_mla_form(i * 5 / 2 % 8, i / 4 % 2, i);
+      const amla_options o = engine_options(e, rescales[i % 3], 2, AMLA_SPLIT_BY_LENGTH);
+      if (!engine_runs_here(e) || (slow && !long_run() && f.h_q > 20))
+        continue;
+      check_form(&f, &o, f.h_q == 1 ? 7 : 97);
+    }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_form_is_right),
+      cmocka_unit_test(every_split_is_right),
+      cmocka_unit_test(random_forms_are_right),
+      cmocka_unit_test(flash_mla_grid_is_right),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
