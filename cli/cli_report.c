@@ -4,6 +4,7 @@
  */
 #include "cli_report.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -47,6 +48,7 @@ void cli_table_row(cli_table *table) {
 }
 
 cli_table cli_table_create(int n_columns, const char *const *headings) {
+  assert(n_columns <= CLI_MAX_COLUMNS);
   cli_table table = {.n_columns = n_columns};
   cli_table_row(&table);
   for (int i = 0; i < n_columns; i++) {

@@ -8,7 +8,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 
-enum { CLI_MAX_COLUMNS = 16, CLI_CELL = 200 /* characters */ };
+enum { CLI_MAX_COLUMNS = 20, CLI_CELL = 200 /* characters */ };
 
 typedef struct cli_table {
   int n_columns, n_rows, capacity;

@@ -27,13 +27,14 @@ typedef struct arguments {
 } arguments;
 
 static const char doc[] =
-    "Runs the executable specification in every rescale mode, with P rounded to f32, bf16 and "
-    "f16, and compares with fp64: relative error "
+    "Runs the executable specification in every rescale mode, with P rounded to f32, bf16, "
+    "f16 and a sum of two bf16, and compares with fp64: relative error "
     "(Frobenius), largest error, largest LSE error, and rescales of O per row.\v"
     "d_qk 576, d_v 512, scale 576^-0.5, blocks of 512 tokens; q and kv are bf16, out is f32. "
     "Modes: flash; uncomp: amla without its error "
     "compensation; amla; lazy; unguard: amla with the published bare integer add, shown on zero "
-    "columns (zerov), where it fails.\n\n"
+    "columns (zerov), where it fails. flash2, amla2 and all of bf16x2: as the CPU's rows of bf16, "
+    "with a second sum, of P as rounded, which lazy always has.\n\n"
     "Examples:\n"
     "  amla accuracy --quick\n"
     "  amla accuracy --lengths 1024,131072 --heads 8 --plot accuracy.svg\n"
@@ -111,6 +112,11 @@ static const variant variants[] = {
     {"uncomp", {.mode = SPEC_AMLA, .p = SPEC_P_F16, .uncompensated = 1}},
     {NULL, {.mode = SPEC_AMLA, .p = SPEC_P_F16}},
     {NULL, {.mode = SPEC_LAZY, .p = SPEC_P_F16}},
+    {NULL, {.mode = SPEC_FLASH, .p = SPEC_P_BF16X2, .two_sums = 1}},
+    {NULL, {.mode = SPEC_AMLA, .p = SPEC_P_BF16X2, .two_sums = 1}},
+    {NULL, {.mode = SPEC_LAZY, .p = SPEC_P_BF16X2, .two_sums = 1}},
+    {"flash2", {.mode = SPEC_FLASH, .p = SPEC_P_BF16, .two_sums = 1}},
+    {"amla2", {.mode = SPEC_AMLA, .p = SPEC_P_BF16, .two_sums = 1}},
 };
 enum { N_VARIANTS = sizeof variants / sizeof *variants };
 
@@ -122,9 +128,11 @@ static const char *mode_name(const variant *v) {
 }
 
 static const char *p_name(spec_round p) {
-  static const amla_dtype types[] = {
-      [SPEC_P_F32] = AMLA_F32, [SPEC_P_BF16] = AMLA_BF16, [SPEC_P_F16] = AMLA_F16};
-  return amla_dtype_name(types[p]);
+  static const char *const names[] = {[SPEC_P_F32] = "f32",
+                                      [SPEC_P_BF16] = "bf16",
+                                      [SPEC_P_F16] = "f16",
+                                      [SPEC_P_BF16X2] = "bf16x2"};
+  return names[p];
 }
 
 static const char *const dists[] = {"normal:1",   "normal:3", "normal:10", "uniform:1", "uniform:3",
@@ -313,7 +321,7 @@ static int variant_of(int bar, spec_round p) {
   for (int v = 0; v < N_VARIANTS; v++) {
     const spec_algo *a = &variants[v].algo;
     if (a->mode == bars[bar].mode && a->uncompensated == bars[bar].uncompensated && !a->unguarded &&
-        a->p == p)
+        !a->two_sums && a->p == p)
       return v;
   }
   return -1;

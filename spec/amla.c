@@ -46,6 +46,10 @@ static float unguarded_add(float x, int64_t n) { return from_bits(bits(x) + (uin
 float spec_round_p(spec_round to, int away, float x) {
   if (to == SPEC_P_F32 || !isfinite(x) || x == 0.0f)
     return x;
+  if (to == SPEC_P_BF16X2) {
+    const float high = spec_round_p(SPEC_P_BF16, away, x);
+    return high + spec_round_p(SPEC_P_BF16, away, x - high); /* exact */
+  }
   const int mantissa = to == SPEC_P_BF16 ? 8 : 11;
   const int min_exp = to == SPEC_P_BF16 ? -125 : -13;
   int e;
@@ -78,7 +82,7 @@ enum { COLUMNS = 64 };
 void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v, float scale,
                 const float *q, const float *kv, const float *bias, int32_t n, float *p, float *o) {
   const spec_row old = *row;
-  const int first = !old.started;
+  const int first = !old.started, exact_s16 = algo->p == SPEC_P_F32 || algo->two_sums;
   float max = -INFINITY, sum = 0.0f, sum_rounded = 0.0f, factor = 1.0f;
   int64_t add = 0;
   if (n <= 0)
@@ -114,10 +118,11 @@ void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v,
   if (algo->mode == SPEC_AMLA) {
     row->n = rna(-row->m / ln2);
     row->s32 = expf(ln2 * (row->m / ln2 + row->n));
-    row->s16 = spec_round_p(algo->p, 1, row->s32); /* with f32 P: S16 = S32, so c = 1 and eps = 0 */
+    /* Exact: c = 1 and eps = 0. */
+    row->s16 = exact_s16 ? row->s32 : spec_round_p(algo->p, 1, row->s32);
     float c_old = old.s32 / old.s16, c = row->s32 / row->s16, k = row->n - old.n;
     float eps = algo->uncompensated ? 0.0f : 1.5f * (c_old / c - 1.0f);
-    if (algo->p == SPEC_P_F32)
+    if (exact_s16)
       add = first ? 0 : (int64_t)fmaxf(k, -512.0f) * 8388608;
     else if (!first && isfinite(eps))
       add = (int64_t)round(8388608.0 * ((double)fmaxf(k, -30.0f) + (double)eps + 1e-6));
@@ -128,11 +133,13 @@ void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v,
   for (int32_t j = 0; j < n; j++) {
     float x = (algo->mode == SPEC_LAZY ? exp2f(p[j] - row->m) : expf(p[j] - row->m)) + 0.0f * p[j];
     sum += x;
-    p[j] = spec_round_p(algo->p, algo->mode == SPEC_AMLA, x * p_factor(algo, row));
+    const int away = algo->mode == SPEC_AMLA && !algo->two_sums;
+    p[j] = spec_round_p(algo->p, away, x * p_factor(algo, row));
     sum_rounded += p[j];
   }
   row->l = factor * old.l + sum;
-  row->l_rounded = factor * old.l_rounded + sum_rounded;
+  const int shifted = algo->mode == SPEC_AMLA && algo->two_sums; /* as O */
+  row->l_rounded = (shifted ? spec_add(old.l_rounded, add) : factor * old.l_rounded) + sum_rounded;
 
   /* 4. Rescale O: a multiplication, or an addition to its bits. */
   if (!first && (algo->mode != SPEC_LAZY || add != 0)) {
@@ -157,7 +164,7 @@ void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v,
 }
 
 float spec_finish(const spec_algo *algo, const spec_row *row, int32_t d_v, float *o) {
-  const int two_sums = algo->mode == SPEC_LAZY && !algo->divide_by_exact_sum;
+  const int two_sums = algo->two_sums || (algo->mode == SPEC_LAZY && !algo->divide_by_exact_sum);
   const float divisor = two_sums ? row->l_rounded : row->l * p_factor(algo, row);
   for (int32_t d = 0; d < d_v; d++)
     o[d] = row->started ? o[d] / divisor : 0.0f;

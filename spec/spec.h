@@ -44,8 +44,9 @@ typedef enum spec_mode { SPEC_FLASH, SPEC_AMLA, SPEC_LAZY } spec_mode;
 typedef enum spec_round {
   SPEC_P_F32,
   SPEC_P_BF16,
-  SPEC_P_F16
-} spec_round; /* type that P is rounded to before PV */
+  SPEC_P_F16,
+  SPEC_P_BF16X2 /* the sum of two bf16 */
+} spec_round;   /* what P is rounded to before PV */
 
 typedef struct spec_algo {
   spec_mode mode;
@@ -55,6 +56,9 @@ typedef struct spec_algo {
   int uncompensated;       /* amla with 16-bit P: eps = 0 */
   int divide_by_exact_sum; /* lazy with 16-bit P: divide O by the sum of the unrounded P; for study
                               only */
+  /* As the CPU's rows of bf16, in every mode: P is rounded to nearest even, O divided by the sum of
+   * what it was rounded to, which is rescaled as O is; and amla keeps S16 = S32, c = 1, eps = 0 */
+  int two_sums;
   /* P is multiplied by 2^-headroom on its way to PV: no sum over 2^(headroom - 9) keys leaves fp32
    * */
   int headroom;
@@ -65,7 +69,7 @@ typedef struct spec_algo {
 typedef struct spec_row {
   float m; /* reference: flash, amla: running max of S; lazy: the integer e, in log2 units */
   float l; /* sum of the unrounded P */
-  float l_rounded;   /* lazy: sum of the rounded P */
+  float l_rounded;   /* lazy, two_sums: sum of the rounded P */
   float n, s32, s16; /* amla: exponent n (an integer), S32 and S16 */
   int started;       /* has seen a key */
   int64_t rescales;  /* blocks in which o was changed before PV */

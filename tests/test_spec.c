@@ -237,6 +237,54 @@ static void fp16_p_is_near_its_rounding(void **state) {
   instance_free(&in);
 }
 
+/* What the CPU's rows of bf16 do in every mode, and the errors stated for the three forms of P. */
+static void two_sums_have_the_errors_of_their_form(void **state) {
+  (void)state;
+  static const struct {
+    spec_round p;
+    double at_least, at_most; /* relative error of O */
+  } rows[] = {
+      {SPEC_P_F32, 0, 2e-6}, {SPEC_P_BF16X2, 0x1p-22, 0x1p-17}, {SPEC_P_BF16, 0x1p-14, 0x1p-8}};
+  for (int s = 1; s <= 3; s++) {
+    instance in = normal_instance(2048, s, 1, 5);
+    for (int i = 0; i < LENGTH(rows); i++)
+      for (int m = 0; m < LENGTH(modes); m++) {
+        const spec_algo algo = {.mode = modes[m], .p = rows[i].p, .two_sums = 1, .headroom = 20};
+        const measured got = measure(&algo, &in, 128);
+        printf("two sums, P %d, q~N(0,%d): %-5s %.1e, LSE %.1e\n", (int)rows[i].p, s, mode_names[m],
+               got.rel_error, got.lse_error);
+        if (!(got.rel_error > rows[i].at_least && got.rel_error < rows[i].at_most))
+          fail_msg("%s, P %d: relative error %g", mode_names[m], (int)rows[i].p, got.rel_error);
+        assert_true(got.lse_error < 1e-6);
+      }
+    instance_free(&in);
+  }
+}
+
+/* Values that are all 0.3: so is O, however P was rounded, as both sums follow references alike. */
+static void second_sum_follows_o(void **state) {
+  (void)state;
+  enum { KEYS = 50, BLOCKS = 6 };
+  static const float q[2] = {0.0f, 1.0f};
+  uint64_t seed = 3;
+  for (int m = 0; m < LENGTH(modes); m++)
+    for (int p = SPEC_P_BF16; p <= SPEC_P_BF16X2; p++) {
+      const spec_algo algo = {.mode = modes[m], .p = (spec_round)p, .two_sums = 1, .headroom = 9};
+      spec_row row = SPEC_ROW_INIT;
+      float work[KEYS], kv[2 * KEYS], o[2];
+      for (int b = 0; b < BLOCKS; b++) {
+        for (int j = 0; j < KEYS; j++) {
+          kv[2 * j] = 0.3f;
+          kv[2 * j + 1] = 8.0f * (float)b + random_normal(&seed); /* the reference moves */
+        }
+        spec_block(&algo, &row, 2, 1, 1.0f, q, kv, NULL, KEYS, work, o);
+      }
+      spec_finish(&algo, &row, 1, o);
+      if (!(fabsf(o[0] - 0.3f) < 1e-6f))
+        fail_msg("%s, P %d: O is %a", mode_names[m], p, (double)o[0]);
+    }
+}
+
 static void rounding_of_p_is_exact(void **state) {
   (void)state;
   uint64_t seed = 9;
@@ -253,6 +301,9 @@ static void rounding_of_p_is_exact(void **state) {
       fail_msg("bf16 of %a is %a", (double)x, (double)spec_round_p(SPEC_P_BF16, 0, x));
     if (to_bits(spec_round_p(SPEC_P_F16, 0, x)) != to_bits(amla_f16_to_f32(amla_f32_to_f16(x))))
       fail_msg("f16 of %a is %a", (double)x, (double)spec_round_p(SPEC_P_F16, 0, x));
+    const float two = spec_round_p(SPEC_P_BF16X2, 0, x);
+    if (fabsf(x) >= 0x1p-100f && !(fabs((double)two - (double)x) <= 0x1p-17 * fabs((double)x)))
+      fail_msg("two bf16 of %a are %a", (double)x, (double)two);
   }
   assert_float_equal(spec_round_p(SPEC_P_BF16, 0, 1.0f + 0x1p-8f), 1.0, 0); /* tie: to even */
   assert_float_equal(spec_round_p(SPEC_P_BF16, 1, 1.0f + 0x1p-8f), 1.0 + 0x1p-7, 0); /* tie: away */
@@ -533,6 +584,8 @@ int main(void) {
       cmocka_unit_test(fp32_p_is_near_1e_6_in_every_mode),
       cmocka_unit_test(fp16_p_is_near_its_rounding),
       cmocka_unit_test(fp16_p_keeps_small_weights),
+      cmocka_unit_test(two_sums_have_the_errors_of_their_form),
+      cmocka_unit_test(second_sum_follows_o),
       cmocka_unit_test(rounding_of_p_is_exact),
       cmocka_unit_test(amla_rounds_p_away_from_zero),
       cmocka_unit_test(unguarded_add_is_wrong_on_zero_columns_and_guarded_is_not),
