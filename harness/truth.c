@@ -453,7 +453,7 @@ harness_error harness_compare_plan(const harness_dataset *data, const harness_tr
   if (info->key_type == AMLA_BF16)
     multiply_bf16(&data->problem, truth, &b);
   if (info->q_form == AMLA_Q_BF16X2 && data->problem.q_type == AMLA_F32)
-    b.score += 0x1p-16;
+    b.score += 0x1p-17;
   return compare(data, truth, &got, &b);
 }
 

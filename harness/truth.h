@@ -73,7 +73,7 @@ harness_error harness_compare_rounded_p(const harness_dataset *data, const harne
 /* The same for what a plan's query says. Of backends cuda and npu: as harness_compare_rounded_p. Of
  * cpu, where P is bf16 or two of them, out's bound grows by u_P out_abs, u_P = 2^-7 or 2^-15: half
  * for P, half for its sum. Keys that are rounded to bf16 add 2^-8 out_abs, and to C_score u 2^-8; q
- * of f32 in two parts 2^-16. Products of bf16 flush below 2^-126, and unscaled sums leave f32 at
+ * of f32 in two parts 2^-17. Products of bf16 flush below 2^-126, and unscaled sums leave f32 at
  * |scale| FLT_MAX of a score. */
 harness_error harness_compare_plan(const harness_dataset *data, const harness_truth *truth,
                                    const amla_plan_info *info);

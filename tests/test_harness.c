@@ -781,6 +781,63 @@ static void what_is_not_judged_is_counted(void **state) {
   specimen_free(&s);
 }
 
+/* Every element of out off by so many times sum p |v|: inside the bound of the plan, or not. */
+static bool passes(specimen *s, const amla_plan_info *info, double off) {
+  const harness_truth *t = &s->truth;
+  store_truth(&s->data, t);
+  for (int64_t row = 0; row < t->n_rows; row++)
+    for (int32_t d = 0; d < t->d_v; d++) {
+      const double value = t->out[row * t->d_v + d] + off * t->out_abs[row * t->d_v + d];
+      harness_store(s->data.out, AMLA_F32, out_row_offset(&s->data.problem, row) + d, (float)value);
+    }
+  return harness_compare_plan(&s->data, &s->truth, info).ok;
+}
+
+static void bound_is_that_of_the_plan(void **state) {
+  (void)state;
+  static const struct {
+    const char *kv;
+    amla_p_form p;
+    amla_q_form q;
+    amla_dtype keys;
+    double out, lse; /* what is let through beside the bound of f32 */
+  } rows[] = {
+      {"bf16", AMLA_P_F32, AMLA_Q_DEFAULT, AMLA_F32, 0, 0},
+      {"bf16", AMLA_P_F32, AMLA_Q_DEFAULT, AMLA_BF16, 0, 0},
+      {"bf16", AMLA_P_BF16X2, AMLA_Q_DEFAULT, AMLA_BF16, 0x1p-15, 0},
+      {"bf16", AMLA_P_BF16, AMLA_Q_BF16X3, AMLA_BF16, 0x1p-7, 0},
+      {"bf16", AMLA_P_F32, AMLA_Q_BF16X2, AMLA_BF16, 0x1p-17, 0x1p-17},
+      {"f32", AMLA_P_F32, AMLA_Q_DEFAULT, AMLA_BF16, 0x1p-7, 0x1p-8},
+      {"f32", AMLA_P_F32, AMLA_Q_DEFAULT, AMLA_F32, 0, 0},
+  };
+  for (int i = 0; i < LENGTH(rows); i++) {
+    char problem[160];
+    amla_plan_info info = AMLA_PLAN_INFO_INIT;
+    specimen s = {.problem = problem};
+    snprintf(problem, sizeof problem,
+             "h=3,sk=50,dqk=16,dv=8,page=0,causal=0,out=f32,q=f32,scale=0.25,kv=%s", rows[i].kv);
+    info.backend = AMLA_BACKEND_CPU;
+    info.p_form = rows[i].p, info.q_form = rows[i].q, info.key_type = rows[i].keys;
+    generate(&s.data, s.problem);
+    compute_truth_of(&s.data, &s.truth);
+    double least = INFINITY, most = 0; /* scale sum |q k| */
+    for (int64_t row = 0; row < s.truth.n_rows; row++) {
+      least = fmin(least, s.truth.score_abs[row]);
+      most = fmax(most, s.truth.score_abs[row]);
+    }
+    const double p = rows[i].out - rows[i].lse, floor = 80 * 0x1p-24;
+    if (!passes(&s, &info, 0.95 * (p + rows[i].lse * least)))
+      fail_msg("row %d: what is stated is refused", i);
+    if (passes(&s, &info, 1.05 * (p + rows[i].lse * most) + floor + 10 * most * 0x1p-24))
+      fail_msg("row %d: more than stated is let through", i);
+    store_truth(&s.data, &s.truth);
+    s.data.lse[0] += (float)(1.05 * rows[i].lse * most + floor * 4 + 10 * most * 0x1p-24);
+    if (harness_compare_plan(&s.data, &s.truth, &info).ok)
+      fail_msg("row %d: a wrong LSE is let through", i);
+    specimen_free(&s);
+  }
+}
+
 /* 3e38 twice: a backend without headroom may return inf for the mean, but not NaN, and one with
  * headroom may not. */
 static void infinities_are_accepted_without_headroom_only(void **state) {
@@ -947,6 +1004,7 @@ int main(void) {
       cmocka_unit_test(bound_is_of_the_size_of_f32_rounding),
       cmocka_unit_test(poison_must_show_where_it_is_seen),
       cmocka_unit_test(what_is_not_judged_is_counted),
+      cmocka_unit_test(bound_is_that_of_the_plan),
       cmocka_unit_test(infinities_are_accepted_without_headroom_only),
       cmocka_unit_test(lse_and_rows_without_keys_are_judged),
       cmocka_unit_test(references_are_compared_and_checked),
