@@ -112,7 +112,7 @@ typedef enum amla_p_form {
 /* How many bf16 parts stand for an f32 or f16 element of q where keys are multiplied in bf16. */
 typedef enum amla_q_form {
   AMLA_Q_DEFAULT = 0, /* as many as hold it exactly: 2 for f16, 3 for f32 */
-  AMLA_Q_BF16X2 = 1,  /* at most 2^-16 of an element */
+  AMLA_Q_BF16X2 = 1,  /* at most 2^-17 of an element */
   AMLA_Q_BF16X3 = 2
 } amla_q_form;
 
@@ -438,8 +438,9 @@ AMLA_API amla_status amla_plan_query(const amla_plan *plan, amla_plan_info *info
  * queries of the same sequence that causality or the mask hides it from, but never another
  * sequence. An infinite score gives a NaN row. A score counts as infinite, in either sign and mask
  * included, from FLT_MAX / log2(e) = 2.36e38 on; if one of its scaled products or partial sums
- * does; if an element of scale * log2(e) * q beyond f32 takes part in it. ref may be right for some
- * of them. */
+ * does; if an element of scale * log2(e) * q beyond f32 takes part in it. Where keys are multiplied
+ * in bf16, q . k is summed unscaled, and such a sum may not leave f32 either. ref may be right for
+ * some of them. */
 AMLA_API amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors,
                                    void *scratch, size_t scratch_bytes, amla_detail *detail);
 

@@ -23,4 +23,7 @@ enum { AMLA_N_ISAS = 1 AMLA_ISAS(AMLA_COUNT_ISA) }; /* AMLA_ISA_AUTO included */
 /* amla_isa_missing says what is missing. */
 int amla_isa_runs(amla_isa isa);
 
+/* Does it gain anything over the one below it on this core? docs/cpu-kernel.md has the model. */
+int amla_isa_gains(amla_isa isa);
+
 #endif

@@ -283,7 +283,13 @@ static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void 
   return AMLA_OK;
 }
 
-static const char *isa(amla_isa cap) { return amla_isa_name(amla_ukernels_select(cap)->isa); }
+/* Of a problem in bf16. */
+static const char *isa(amla_isa cap) {
+  const amla_problem p = AMLA_PROBLEM_INIT;
+  amla_options o = AMLA_OPTIONS_INIT;
+  o.isa = cap;
+  return amla_isa_name(amla_ukernels_choose(&p, &o)->isa);
+}
 
 static const amla_ukr_panel *first_panel(const amla_cpu_plan *cpu) {
   const amla_ukernels *u = cpu->ukernels;

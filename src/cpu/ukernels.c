@@ -61,6 +61,11 @@ static int keys_are_bf16(const amla_problem *p, const amla_options *o) {
   return p->kv_type == AMLA_BF16 || o->kv_round == AMLA_KV_BF16;
 }
 
+/* Below the cap, and either gaining or named. */
+static int is_wanted(const amla_ukernels *u, amla_isa cap) {
+  return u->isa == cap || ((cap == AMLA_ISA_AUTO || u->isa < cap) && amla_isa_gains(u->isa));
+}
+
 static int takes(const amla_ukernels *u, const amla_problem *p, const amla_options *o) {
   if (u->tile_type == AMLA_F32)
     return 1;
@@ -71,8 +76,7 @@ static int takes(const amla_ukernels *u, const amla_problem *p, const amla_optio
 const amla_ukernels *amla_ukernels_choose(const amla_problem *p, const amla_options *o) {
   const amla_ukernels *best = amla_ukernels_all[0];
   for (int i = 1; amla_ukernels_all[i] && amla_isa_runs(amla_ukernels_all[i]->isa); i++)
-    if ((o->isa == AMLA_ISA_AUTO || amla_ukernels_all[i]->isa <= o->isa) &&
-        takes(amla_ukernels_all[i], p, o))
+    if (is_wanted(amla_ukernels_all[i], o->isa) && takes(amla_ukernels_all[i], p, o))
       best = amla_ukernels_all[i];
   assert(!amla_ukernels_flaw(best));
   return best;

@@ -36,11 +36,14 @@ typedef struct amla_ukr_stage {
  * alike until it is stored. */
 
 /* Rows whose tile_type is bf16 multiply keys as they are: a bf16 product is exact, and sums are
- * f32. Numbers below 2^-126 count as 0 in products of bf16, and their sums below it become 0. Q^T
- * is [d / depth, rounded up][rows][depth] bf16, columns that are missing 0;  factor [rows] f32 and
- * qk multiplies its sums by factor: q itself is not rounded. The tile's columns from d_qk on are 0.
- * With p_type bf16, P is, in place of the scores, [n / 2, rounded up][rows][2] bf16, a token that
- * is missing 0 O's columns stand in an order of pv's own, which store undoes. */
+ * f32. Numbers below 2^-126 count as 0 in products of bf16, and their sums below it become 0.
+ *     Q^T   [d / depth, rounded up][rows][depth] bf16, columns that are missing 0; then the factor,
+ *           [rows] f32, by which qk multiplies its sums: q itself is not rounded
+ *     keys  columns from d_qk on are 0
+ *     P     with p_type bf16, in place of the scores: [n / 2, rounded up][rows][2] bf16, a token
+ *           that is missing 0
+ *     O     columns in an order of pv's own, which store undoes
+ * tests/ukr_model_bf16.c has all of it in C. */
 
 /* A partial result that pv adds its own to: row r of the sum is of_a[r] * a + of_b[r] * o, rounded
  * as by merge. */
@@ -159,8 +162,8 @@ extern const amla_ukernels *const amla_ukernels_all[];
 /* The best row that the CPU can run and the cap allows, whatever types it takes. */
 const amla_ukernels *amla_ukernels_select(amla_isa cap);
 
-/* The best of those that take the problem's types and are as exact as the options ask. Types
- * decide, never data. */
+/* The best of those that take the problem's types, are as exact as the options ask, and gain on
+ * this core or are named as the cap. Types decide, never data. */
 const amla_ukernels *amla_ukernels_choose(const amla_problem *p, const amla_options *o);
 
 /* The form of P with this row. */
