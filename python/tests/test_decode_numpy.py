@@ -117,6 +117,7 @@ def test_options(rng, rescale, backend):
         dict(threads=1),
         dict(threads=2, split_tokens=1),
         dict(isa="c"),
+        dict(p_form="bf16", q_form="bf16x2", kv_round="bf16", isa="c"),
         dict(split_tokens=-1),
     ):
         check(
