@@ -31,11 +31,17 @@ const amla_ukernels *const amla_ukernels_all[] = {
     NULL,
 };
 
+/* The ladder has a step i under the cap, and it holds. Steps above the cap are not asked: to ask
+ * may be to ask the system for permission. */
+static int is_step(int i, amla_isa cap) {
+  const amla_ukernels *u = amla_ukernels_all[i];
+  return u && (cap == AMLA_ISA_AUTO || u->isa <= cap) && amla_isa_runs(u->isa);
+}
+
 const amla_ukernels *amla_ukernels_select(amla_isa cap) {
   const amla_ukernels *best = amla_ukernels_all[0];
-  for (int i = 1; amla_ukernels_all[i] && amla_isa_runs(amla_ukernels_all[i]->isa); i++)
-    if (cap == AMLA_ISA_AUTO || amla_ukernels_all[i]->isa <= cap)
-      best = amla_ukernels_all[i];
+  for (int i = 1; is_step(i, cap); i++)
+    best = amla_ukernels_all[i];
   assert(!amla_ukernels_flaw(best));
   return best;
 }
@@ -61,11 +67,6 @@ static int keys_are_bf16(const amla_problem *p, const amla_options *o) {
   return p->kv_type == AMLA_BF16 || o->kv_round == AMLA_KV_BF16;
 }
 
-/* Below the cap, and either gaining or named. */
-static int is_wanted(const amla_ukernels *u, amla_isa cap) {
-  return u->isa == cap || ((cap == AMLA_ISA_AUTO || u->isa < cap) && amla_isa_gains(u->isa));
-}
-
 static int takes(const amla_ukernels *u, const amla_problem *p, const amla_options *o) {
   if (u->tile_type == AMLA_F32)
     return 1;
@@ -75,9 +76,12 @@ static int takes(const amla_ukernels *u, const amla_problem *p, const amla_optio
 
 const amla_ukernels *amla_ukernels_choose(const amla_problem *p, const amla_options *o) {
   const amla_ukernels *best = amla_ukernels_all[0];
-  for (int i = 1; amla_ukernels_all[i] && amla_isa_runs(amla_ukernels_all[i]->isa); i++)
-    if (is_wanted(amla_ukernels_all[i], o->isa) && takes(amla_ukernels_all[i], p, o))
-      best = amla_ukernels_all[i];
+  for (int i = 1; is_step(i, o->isa); i++) {
+    const amla_ukernels *u = amla_ukernels_all[i];
+    const int wanted = u->isa == o->isa || amla_isa_gains(u->isa); /* named, or of use */
+    if (wanted && takes(u, p, o))
+      best = u;
+  }
   assert(!amla_ukernels_flaw(best));
   return best;
 }
