@@ -203,7 +203,7 @@ expect 1 'q_type=f32: backend npu' sim b=2,q=f32
 expect 0 'published unguarded add' sim b=2,sk=300 --rescale amla
 expect 0 'guarded amla' sim b=2,sk=300 --rescale amla --guard
 expect 1 'no such row' sim b=2,sk=600 --cost NONE/none=1,1,1
-expect_json "{r['p'] for r in j} == {'f32', 'bf16', 'f16'} and \
+expect_json "{r['p'] for r in j} == {'f32', 'bf16', 'f16', 'bf16x2'} and \
   all('rescales_per_row' in r and 'rel_error' in r for r in j)" \
   accuracy --lengths 256 --heads 1 --json
 
