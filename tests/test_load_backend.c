@@ -77,12 +77,38 @@ static void a_dense_backend_refuses_the_rest(void **state) {
   amla_plan_destroy(plan);
 }
 
+/* cuda and npu round P to 16 bits: what allows less than that is refused, what allows it is not. */
+static void exact_forms_of_p_are_refused_by_name(void **state) {
+  (void)state;
+  amla_problem p = AMLA_PROBLEM_INIT;
+  p.sk = 1;
+  p.scale = 1.0f;
+  amla_options o = make_options(AMLA_BACKEND_NPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, 0);
+  for (int form = AMLA_P_DEFAULT; form <= AMLA_P_BF16; form++) {
+    char words[64];
+    amla_plan *plan = NULL;
+    amla_detail d;
+    o.p_form = (amla_p_form)form;
+    const amla_status status = amla_plan_create(&plan, &p, &o, &d);
+    amla_plan_destroy(plan);
+    if (form == AMLA_P_DEFAULT || form == AMLA_P_BF16) {
+      assert_int_equal(status, AMLA_OK);
+      continue;
+    }
+    snprintf(words, sizeof words, "p_form=%s: backend=npu rounds P to 16 bits",
+             amla_p_form_name(o.p_form));
+    assert_int_equal(status, AMLA_UNSUPPORTED);
+    assert_string_equal(d.text, words);
+  }
+}
+
 int main(void) {
   setenv("AMLA_BACKEND_DIR", FAKE_BACKENDS, 1);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_backend_of_another_build_is_refused),
       cmocka_unit_test(a_backend_of_this_build_is_taken),
       cmocka_unit_test(a_dense_backend_refuses_the_rest),
+      cmocka_unit_test(exact_forms_of_p_are_refused_by_name),
   };
   return cmocka_run_group_tests_name("load_backend", tests, NULL, NULL);
 }
