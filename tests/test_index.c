@@ -666,20 +666,21 @@ static float hostile(int i, uint64_t *seed) {
   return i % 7 ? random_hostile(seed) : special[random_below(seed, LENGTH(special))];
 }
 
-static amla_index_list make_list(int32_t k, int32_t capacity) {
-  amla_index_list list = {.k = k, .capacity = capacity};
+static amla_index_list make_list(const amla_index_ukr *ukr, int32_t k, int32_t capacity) {
+  amla_index_list list = {.ukr = ukr, .k = k, .capacity = capacity};
   list.keys = calloc((size_t)capacity, 4), list.positions = calloc((size_t)capacity, 4);
   assert_true(list.keys && list.positions);
   amla_index_list_clear(&list);
   return list;
 }
 
-static void check_sequence(sequence_fn *next, int n, int32_t k, int32_t capacity, int parts) {
+static void check_sequence(const amla_index_ukr *ukr, sequence_fn *next, int n, int32_t k,
+                           int32_t capacity, int parts) {
   uint64_t seed = (uint64_t)(n + k);
   float *scores = alloc_floats(n);
   double *wide = calloc((size_t)n, sizeof *wide);
   int32_t *want = calloc((size_t)k, sizeof *want);
-  amla_index_list list = make_list(k, capacity), part = make_list(k, capacity);
+  amla_index_list list = make_list(ukr, k, capacity), part = make_list(ukr, k, capacity);
   for (int i = 0; i < n; i++)
     wide[i] = (double)(scores[i] = next(i, &seed));
   for (int p = 0; p < parts; p++) {
@@ -702,18 +703,23 @@ static void check_sequence(sequence_fn *next, int n, int32_t k, int32_t capacity
   free(scores), free(wide), free(want);
 }
 
-static void lists_are_the_k_best(void **state) {
-  (void)state;
+static void check_lists(const amla_options *o) {
   static sequence_fn *const all[] = {rising,     falling,    constant, zeros,
                                      few_values, any_normal, hostile};
   static const int counts[] = {1, 63, 64, 65, 500, 2000}, ks[] = {1, 2, 63, 64, 100, 499, 2000};
+  const amla_index_ukr *ukr = amla_index_ukr_for(o->isa);
   for (int s = 0; s < LENGTH(all); s++)
     for (int c = 0; c < LENGTH(counts); c++)
       for (int k = 0; k < LENGTH(ks); k++)
         for (int parts = 1; parts < 8; parts += 3) {
-          check_sequence(all[s], counts[c], ks[k], ks[k] + AMLA_INDEX_BATCH, parts);
-          check_sequence(all[s], counts[c], ks[k], 2 * ks[k] + AMLA_INDEX_BATCH, parts);
+          check_sequence(ukr, all[s], counts[c], ks[k], ks[k] + AMLA_INDEX_BATCH, parts);
+          check_sequence(ukr, all[s], counts[c], ks[k], 2 * ks[k] + AMLA_INDEX_BATCH, parts);
         }
+}
+
+static void lists_are_the_k_best(void **state) {
+  (void)state;
+  for_each_isa(check_lists);
 }
 
 /* ---- Refusals ---- */

@@ -17,10 +17,7 @@ static int32_t key_of(float score) {
 }
 
 static int32_t count_above(const amla_index_list *list, int32_t bound) {
-  int32_t n = 0;
-  for (int32_t i = 0; i < list->n; i++)
-    n += list->keys[i] > bound;
-  return n;
+  return list->ukr->count_above(list->n, list->keys, bound);
 }
 
 /* A bound with fewer than k keys above it, or just k, and at least k that are not below. */
@@ -69,13 +66,15 @@ void amla_index_list_clear(amla_index_list *list) {
 
 void amla_index_list_push(amla_index_list *list, int32_t n, const float *scores, int32_t first) {
   make_room(list, n);
+  int32_t fresh[AMLA_INDEX_BATCH]; /* apart, as this loop vectorises */
   int32_t *keys = list->keys + list->n, *positions = list->positions + list->n, added = 0;
   const int32_t threshold = list->threshold;
+  for (int32_t i = 0; i < n; i++)
+    fresh[i] = key_of(scores[i]);
   for (int32_t i = 0; i < n; i++) {
-    const int32_t key = key_of(scores[i]);
-    keys[added] = key;
+    keys[added] = fresh[i];
     positions[added] = first + i;
-    added += key > threshold;
+    added += fresh[i] > threshold;
   }
   list->n += added;
 }

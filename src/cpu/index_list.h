@@ -6,11 +6,12 @@
 #ifndef AMLA_CPU_INDEX_LIST_H
 #define AMLA_CPU_INDEX_LIST_H
 
-#include <stdint.h>
+#include "index_ukr.h"
 
 enum { AMLA_INDEX_BATCH = 64 }; /* most scores of a push */
 
 typedef struct amla_index_list {
+  const amla_index_ukr *ukr;
   int32_t *keys, *positions; /* [capacity], by rising position */
   int32_t k;                 /* how many are wanted */
   int32_t capacity;          /* at least k + AMLA_INDEX_BATCH */

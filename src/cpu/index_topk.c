@@ -38,10 +38,11 @@ static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
 
 /* ---- Scratch ---- */
 
-static amla_index_list take_list(const amla_index_args *a, amla_arena *arena) {
+static amla_index_list take_list(const amla_index_args *a, const amla_index_ukr *ukr,
+                                 amla_arena *arena) {
   const int64_t k = min(a->topk, a->sk);
   const int64_t full = 2 * k < a->sk ? 2 * k : a->sk, capacity = full + AMLA_INDEX_BATCH;
-  amla_index_list list = {.k = (int32_t)k};
+  amla_index_list list = {.ukr = ukr, .k = (int32_t)k};
   list.capacity = capacity < INT32_MAX ? (int32_t)capacity : INT32_MAX;
   list.keys = amla_arena_take(arena, list.capacity, sizeof *list.keys);
   list.positions = amla_arena_take(arena, list.capacity, sizeof *list.positions);
@@ -51,8 +52,8 @@ static amla_index_list take_list(const amla_index_args *a, amla_arena *arena) {
 static thread_state take_thread(const amla_index_args *a, const amla_options *o,
                                 amla_arena *arena) {
   thread_state t = {.scorer = amla_index_scorer_create(a, o->isa, arena)};
-  t.lists[0] = take_list(a, arena);
-  t.lists[1] = take_list(a, arena);
+  t.lists[0] = take_list(a, t.scorer.ukr, arena);
+  t.lists[1] = take_list(a, t.scorer.ukr, arena);
   return t;
 }
 

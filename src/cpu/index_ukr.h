@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the indexer needs per instruction set beside the kernels of ukernels.h, whose score tiles
- * (pack, qk) it shares: keys to f32, and the weighted sum over heads.
+ * (pack, qk) it shares: keys to f32, the weighted sum over heads, and the pass of the selection.
  */
 #ifndef AMLA_CPU_INDEX_UKR_H
 #define AMLA_CPU_INDEX_UKR_H
@@ -26,6 +26,9 @@ typedef struct amla_index_ukr {
 
   /* scores [n]: the lanes of sums [n][AMLA_INDEX_LANES], by halves: 0 + 8 and so on, 0 + 4, ... */
   void (*add_lanes)(int32_t n, const float *sums, float *scores);
+
+  /* How many of keys [n] are > bound. */
+  int32_t (*count_above)(int32_t n, const int32_t *keys, int32_t bound);
 } amla_index_ukr;
 
 /* The best one for that instruction set: its own, else portable C. */

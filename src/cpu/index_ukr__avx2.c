@@ -19,22 +19,27 @@ static void load_bf16(int32_t n, const void *src, float *dst) {
     }
 }
 
-/* As f16 with its exponent field 8 too small, which the conversion to f32 takes in subnormals too;
- * NaN becomes all ones. */
+/* 16 bytes as f16 whose exponent field is 8 too small, which the conversion to f32 takes in
+ * subnormals too; NaN becomes all ones. */
+static inline __m256i widen_e4m3(const void *src) {
+  const __m256i value = _mm256_set1_epi16(0x3f80),
+                sign_and_value = _mm256_set1_epi16((short)0xbf80);
+  const __m256i h = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(src)), 7);
+  const __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(h, value), value);
+  return _mm256_or_si256(_mm256_and_si256(h, sign_and_value), nan);
+}
+
 static void load_e4m3(int32_t n, const void *src, float *dst) {
-  const __m256i sign_and_value = _mm256_set1_epi16((short)0xbf80),
-                value = _mm256_set1_epi16(0x3f80);
   const __m256 bias = _mm256_set1_ps(256.0f);
-  for (int32_t i = 0; i < n; i += 16) {
-    const __m128i x = _mm_loadu_si128((const void *)((const char *)src + i));
-    const __m256i h = _mm256_slli_epi16(_mm256_cvtepi8_epi16(x), 7);
-    const __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(h, value), value);
-    const __m256i y = _mm256_or_si256(_mm256_and_si256(h, sign_and_value), nan);
-    const __m256 low = _mm256_cvtph_ps(_mm256_castsi256_si128(y)),
-                 high = _mm256_cvtph_ps(_mm256_extracti128_si256(y, 1));
-    _mm256_store_ps(dst + i, _mm256_mul_ps(low, bias));
-    _mm256_store_ps(dst + i + 8, _mm256_mul_ps(high, bias));
-  }
+  for (int32_t i = 0; i < n; i += 32)
+#pragma GCC unroll 2
+    for (int32_t c = i; c < i + 32; c += 16) {
+      const __m256i y = widen_e4m3((const char *)src + c);
+      const __m256 low = _mm256_cvtph_ps(_mm256_castsi256_si128(y)),
+                   high = _mm256_cvtph_ps(_mm256_extracti128_si256(y, 1));
+      _mm256_store_ps(dst + c, _mm256_mul_ps(low, bias));
+      _mm256_store_ps(dst + c + 8, _mm256_mul_ps(high, bias));
+    }
 }
 
 /* max keeps its second operand if that is NaN. */
@@ -75,5 +80,22 @@ static void add_lanes(int32_t n, const float *sums, float *scores) {
   }
 }
 
+static int32_t count_above(int32_t n, const int32_t *keys, int32_t bound) {
+  const __m256i b = _mm256_set1_epi32(bound);
+  __m256i counts = _mm256_setzero_si256(); /* less than none */
+  int32_t i = 0, lanes[8], count = 0;
+  for (; i + 8 <= n; i += 8) {
+    const __m256i x = _mm256_loadu_si256((const void *)(keys + i));
+    counts = _mm256_add_epi32(counts, _mm256_cmpgt_epi32(x, b));
+  }
+  _mm256_storeu_si256((void *)lanes, counts);
+  for (; i < n; i++)
+    count += keys[i] > bound;
+  for (int l = 0; l < 8; l++)
+    count -= lanes[l];
+  return count;
+}
+
 extern const amla_index_ukr amla_index_ukr__avx2;
-const amla_index_ukr amla_index_ukr__avx2 = {AMLA_ISA_AVX2, load_bf16, load_e4m3, weigh, add_lanes};
+const amla_index_ukr amla_index_ukr__avx2 = {AMLA_ISA_AVX2, load_bf16, load_e4m3,
+                                             weigh,         add_lanes, count_above};

@@ -16,17 +16,22 @@ static void load_bf16(int32_t n, const void *src, float *dst) {
     }
 }
 
-/* As in index_ukr__avx2.c, 16 at a time. */
+/* As in index_ukr__avx2.c. */
+static inline __m256i widen_e4m3(const void *src) {
+  const __m256i value = _mm256_set1_epi16(0x3f80),
+                sign_and_value = _mm256_set1_epi16((short)0xbf80);
+  const __m256i h = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(src)), 7);
+  const __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(h, value), value);
+  return _mm256_or_si256(_mm256_and_si256(h, sign_and_value), nan);
+}
+
 static void load_e4m3(int32_t n, const void *src, float *dst) {
-  const __m256i sign_and_value = _mm256_set1_epi16((short)0xbf80),
-                value = _mm256_set1_epi16(0x3f80);
-  for (int32_t i = 0; i < n; i += 16) {
-    const __m128i x = _mm_loadu_si128((const void *)((const char *)src + i));
-    const __m256i h = _mm256_slli_epi16(_mm256_cvtepi8_epi16(x), 7);
-    const __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(h, value), value);
-    const __m256i y = _mm256_or_si256(_mm256_and_si256(h, sign_and_value), nan);
-    _mm512_store_ps(dst + i, _mm512_mul_ps(_mm512_cvtph_ps(y), _mm512_set1_ps(256.0f)));
-  }
+  for (int32_t i = 0; i < n; i += 32)
+#pragma GCC unroll 2
+    for (int32_t c = i; c < i + 32; c += 16) {
+      const __m512 x = _mm512_cvtph_ps(widen_e4m3((const char *)src + c));
+      _mm512_store_ps(dst + c, _mm512_mul_ps(x, _mm512_set1_ps(256.0f)));
+    }
 }
 
 /* max keeps its second operand if that is NaN. */
@@ -67,6 +72,19 @@ static void add_lanes(int32_t n, const float *sums, float *scores) {
   }
 }
 
+static int32_t count_above(int32_t n, const int32_t *keys, int32_t bound) {
+  const __m512i b = _mm512_set1_epi32(bound), one = _mm512_set1_epi32(1);
+  __m512i counts = _mm512_setzero_si512();
+  int32_t i = 0, count = 0;
+  for (; i + 16 <= n; i += 16) {
+    const __m512i x = _mm512_loadu_si512(keys + i);
+    counts = _mm512_mask_add_epi32(counts, _mm512_cmpgt_epi32_mask(x, b), counts, one);
+  }
+  for (; i < n; i++)
+    count += keys[i] > bound;
+  return count + _mm512_reduce_add_epi32(counts);
+}
+
 extern const amla_index_ukr amla_index_ukr__avx512;
-const amla_index_ukr amla_index_ukr__avx512 = {AMLA_ISA_AVX512, load_bf16, load_e4m3, weigh,
-                                               add_lanes};
+const amla_index_ukr amla_index_ukr__avx512 = {AMLA_ISA_AVX512, load_bf16, load_e4m3,
+                                               weigh,           add_lanes, count_above};

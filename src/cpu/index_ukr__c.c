@@ -49,7 +49,15 @@ static void add_lanes(int32_t n, const float *sums, float *scores) {
   }
 }
 
-static const amla_index_ukr index_ukr__c = {AMLA_ISA_C, load_bf16, load_e4m3, weigh, add_lanes};
+static int32_t count_above(int32_t n, const int32_t *keys, int32_t bound) {
+  int32_t count = 0;
+  for (int32_t i = 0; i < n; i++)
+    count += keys[i] > bound;
+  return count;
+}
+
+static const amla_index_ukr index_ukr__c = {AMLA_ISA_C, load_bf16, load_e4m3,
+                                            weigh,      add_lanes, count_above};
 
 extern const amla_index_ukr amla_index_ukr__avx2, amla_index_ukr__avx512;
 
