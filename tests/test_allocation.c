@@ -6,6 +6,8 @@
  */
 #include "test_run.h"
 
+#include "harness/index_data.h"
+
 #include <errno.h>
 #include <stdatomic.h>
 
@@ -109,6 +111,30 @@ static void run_allocates_nothing(void **state) {
   for_each_engine(check_run);
 }
 
+static void the_indexer_allocates_nothing(void **state) {
+  (void)state;
+  if (!COUNTS_ALLOCATIONS)
+    skip();
+  amla_options o = make_options(AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, AMLA_ISA_AUTO, 3, 0);
+  amla_index_args a = AMLA_INDEX_ARGS_INIT;
+  harness_index_data data;
+  size_t bytes;
+  a.b = 3, a.sk = 2000, a.topk = 100;
+  assert_true(harness_index_create(&data, &a, 1, false));
+  assert_int_equal(amla_index_scratch_bytes(&data.args, &o, &bytes, NULL), AMLA_OK);
+  void *scratch = malloc(bytes);
+  for (int i = 0; i < 3; i++) {
+    amla_detail detail;
+    start_counting();
+    const amla_status status = amla_index_topk(&data.args, &o, scratch, bytes, &detail);
+    const int count = stop_counting();
+    assert_int_equal(status, AMLA_OK);
+    assert_true(i == 0 || count == 0);
+  }
+  free(scratch);
+  harness_index_free(&data);
+}
+
 /* Refusals allocate nothing either. */
 static void refusals_allocate_nothing(void **state) {
   (void)state;
@@ -159,6 +185,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(the_counter_counts),
       cmocka_unit_test(run_allocates_nothing),
+      cmocka_unit_test(the_indexer_allocates_nothing),
       cmocka_unit_test(refusals_allocate_nothing),
       cmocka_unit_test(a_plan_without_memory_is_refused),
   };
