@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The C block of README.md compiles against this build as it stands, without a warning, and runs. So
-# do its Python blocks with this build's library, in the first Python that has what they import.
+# The first C blocks of README.md and docs/sparse.md compile against this build as they stand, without
+# a warning, and run. So do README.md's Python blocks with this build's library, in the first Python that has what they import.
 # Blocks that need torch are skipped where there is none.
 #
 #     test_readme.sh SOURCE_DIR BUILD_DIR CC [FLAG...]     a flag: a sanitizer, which no Python has
@@ -12,12 +12,17 @@ shift 3
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-awk '/^```c$/ && !seen { inside = seen = 1; next } /^```/ { inside = 0 } inside' \
-  "$source_dir/README.md" > "$scratch/readme.c"
-[ -s "$scratch/readme.c" ] || { echo "FAIL: README.md has no \`\`\`c block" >&2; exit 1; }
-"$cc" -std=c11 -Wall -Wextra -Werror "$@" -I"$source_dir/include" "$scratch/readme.c" \
-  -o "$scratch/readme" -L"$build_dir" -Wl,-rpath,"$build_dir" -lamla -lm
-"$scratch/readme"
+for page in README.md docs/sparse.md; do
+  awk '/^```c$/ && !seen { inside = seen = 1; next } /^```/ { inside = 0 } inside' \
+    "$source_dir/$page" > "$scratch/block.c"
+  [ -s "$scratch/block.c" ] || { echo "FAIL: $page has no \`\`\`c block" >&2; exit 1; }
+  "$cc" -std=c11 -Wall -Wextra -Werror "$@" -I"$source_dir/include" "$scratch/block.c" \
+    -o "$scratch/block" -L"$build_dir" -Wl,-rpath,"$build_dir" -lamla -lm
+  "$scratch/block" > "$scratch/said"
+  cat "$scratch/said"
+  awk '/expected/ { if ($(NF - 2) + 0 != $NF + 0) exit 1 }' "$scratch/said" ||
+    { echo "FAIL: $page: not what is expected" >&2; exit 1; }
+done
 [ $# -eq 0 ] || exit 0
 
 awk -v base="$scratch/block" '/^```python$/ { inside = 1; n++; next } /^```/ { inside = 0 }
