@@ -101,6 +101,8 @@ amla_line amla_line_create(const amla_scopes *scopes, int32_t sequence, int32_t 
   return line;
 }
 
+/* ---- Where keys lie ---- */
+
 /* The entry of a key of a list. */
 static int32_t seek(const amla_segment *s, int32_t key, amla_cursor *c) {
   if (!s->gaps)
@@ -112,16 +114,59 @@ static int32_t seek(const amla_segment *s, int32_t key, amla_cursor *c) {
   return c->entry;
 }
 
-amla_key_run amla_line_find(const amla_line *line, int32_t key, amla_cursor *cursor) {
-  const amla_segment *s = &line->segments[key >= line->segments[0].end];
-  amla_key_run run = {.in = s};
-  if (s->entries) {
-    const int32_t index = s->entries[seek(s, key, cursor)];
-    run.at = amla_place_of_index(s->problem, s->tensors, line->sequence, index);
-  } else {
-    const int32_t position = s->first + (key - s->begin);
-    run.at = amla_place_of(s->problem, s->tensors, line->sequence, position);
-    run.at.n = min(run.at.n, s->end - key);
+static void locate_listed(const amla_line *line, const amla_segment *s, int32_t begin, int32_t end,
+                          amla_cursor *cursor, amla_token_ref *refs) {
+  const amla_problem *p = s->problem;
+  const int by_division = !amla_has_slots(p) || !amla_pages_are_seamless(p);
+  int32_t entry = seek(s, begin, cursor);
+  for (int32_t key = begin; key < end; key++, refs++) {
+    for (; s->entries[entry] < 0; entry++)
+      ;
+    const int32_t index = s->entries[entry];
+    amla_place at = {0, index, 1};
+    if (by_division)
+      at = amla_place_of_index(p, s->tensors, line->sequence, index);
+    *refs = amla_slot_at(p, s->tensors, at.page, at.slot);
+    *cursor = (amla_cursor){key, entry++};
   }
-  return run;
+}
+
+/* Tokens [slot, slot + n) of a page. */
+static void locate_neighbours(const amla_segment *s, int64_t page, int64_t slot, int32_t n,
+                              amla_token_ref *refs) {
+  const amla_token_ref first = amla_slot_at(s->problem, s->tensors, page, slot);
+  const amla_token_ref second = amla_slot_at(s->problem, s->tensors, page, slot + (n > 1));
+  const int64_t step_bytes = (const char *)second.row - (const char *)first.row;
+  const char *row = first.row;
+  const int apart = first.rope || first.scales;
+  for (int32_t i = 0; apart && i < n; i++)
+    refs[i] = amla_slot_at(s->problem, s->tensors, page, slot + i);
+  for (int32_t i = 0; !apart && i < n; i++, row += step_bytes)
+    refs[i] = (amla_token_ref){row, NULL, NULL};
+}
+
+/* Page by page. */
+static void locate_dense(const amla_line *line, const amla_segment *s, int32_t begin, int32_t end,
+                         amla_token_ref *refs) {
+  const amla_problem *p = s->problem;
+  for (int32_t key = begin; key < end;) {
+    const int32_t position = s->first + (key - s->begin);
+    const amla_place at = amla_place_of(p, s->tensors, line->sequence, position);
+    const int32_t n = min(at.n, end - key);
+    locate_neighbours(s, at.page, at.slot, n, refs);
+    refs += n;
+    key += n;
+  }
+}
+
+void amla_line_locate(const amla_line *line, int32_t begin, int32_t n, amla_cursor *cursor,
+                      amla_token_ref *refs) {
+  for (int32_t key = begin, end; key < begin + n; refs += end - key, key = end) {
+    const amla_segment *s = &line->segments[key >= line->segments[0].end];
+    end = min(begin + n, s->end);
+    if (s->entries)
+      locate_listed(line, s, key, end, cursor, refs);
+    else
+      locate_dense(line, s, key, end, refs);
+  }
 }

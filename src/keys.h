@@ -59,18 +59,9 @@ typedef struct amla_cursor {
 
 #define AMLA_CURSOR_INIT {-1, -1}
 
-/* Neighbours on one page: keys [key, key + n). */
-typedef struct amla_key_run {
-  const amla_segment *in;
-  amla_place at;
-} amla_key_run;
-
-/* Where key `key` of the line is. Cheap if the cursor's key is a little before it, or a list has no
- * gaps. */
-amla_key_run amla_line_find(const amla_line *line, int32_t key, amla_cursor *cursor);
-
-static inline amla_token_ref amla_key_at(const amla_key_run *run, int32_t i) {
-  return amla_slot_at(run->in->problem, run->in->tensors, run->at.page, run->at.slot + i);
-}
+/* Where keys [begin, begin + n) of the line lie: refs [n]. Cheap where the cursor's key is a little
+ * before `begin`, or lists have no gaps. */
+void amla_line_locate(const amla_line *line, int32_t begin, int32_t n, amla_cursor *cursor,
+                      amla_token_ref *refs);
 
 #endif

@@ -99,10 +99,11 @@ typedef struct amla_token_ref {
 static inline amla_token_ref amla_slot_at(const amla_problem *p, const amla_tensors *t,
                                           int64_t page, int64_t slot) {
   const int64_t row = page * p->kv_stride_page + slot * p->kv_stride_token;
-  const int64_t rope = page * p->kv_rope_stride_page + slot * p->kv_rope_stride_token;
   amla_token_ref ref = {(const char *)t->kv + amla_elems_bytes(p->kv_type, row), NULL, NULL};
-  if (p->kv_d_rope > 0)
+  if (p->kv_d_rope > 0) {
+    const int64_t rope = page * p->kv_rope_stride_page + slot * p->kv_rope_stride_token;
     ref.rope = (const char *)t->kv_rope + amla_elems_bytes(p->kv_type, rope);
+  }
   return ref;
 }
 
@@ -111,7 +112,8 @@ static inline int32_t amla_page_tokens(const amla_problem *p) {
   return p->page_size > 0 ? p->page_size : p->sk;
 }
 
-/* Do all tokens lie a token's stride apart, over the ends of pages too? */
+/* Do all tokens lie a token's stride apart, over the ends of pages too? Then a slot says where,
+ * without a division. */
 static inline int amla_pages_are_seamless(const amla_problem *p) {
   const int64_t tokens = amla_page_tokens(p);
   return p->kv_stride_page == tokens * p->kv_stride_token &&
@@ -143,13 +145,10 @@ static inline amla_place amla_place_of(const amla_problem *p, const amla_tensors
 /* The token that a valid entry of a list of the sequence names. */
 static inline amla_place amla_place_of_index(const amla_problem *p, const amla_tensors *t,
                                              int32_t sequence, int32_t index) {
-  amla_place at = {0, index, 1};
+  const int32_t tokens = amla_page_tokens(p);
   if (p->index_kind == AMLA_INDEX_POSITION)
-    at = amla_place_of(p, t, sequence, index);
-  else if (!amla_pages_are_seamless(p)) /* saves a division */
-    at = (amla_place){index / amla_page_tokens(p), index % amla_page_tokens(p), 1};
-  at.n = 1;
-  return at;
+    return amla_place_of(p, t, sequence, index);
+  return (amla_place){index / tokens, index % tokens, 1};
 }
 
 /* ---- The mask ---- */

@@ -51,16 +51,13 @@ static void list_keys(const amla_worker *w, amla_cursor *cursor, int32_t begin, 
   const amla_problem *p = &w->plan->problem;
   const int64_t row_bytes = amla_elems_bytes(w->cpu->ukernels->tile_type, w->cpu->layout.ld);
   const int32_t known = min(n, limit - begin);
+  amla_token_ref refs[AMLA_MAX_LISTED];
   char *to = tile;
-  for (int32_t j = 0; j < known;) { /* page by page */
-    const amla_key_run run = amla_line_find(&w->line, begin + j, cursor);
-    const int32_t n_run = min(known - j, run.at.n);
-    for (int32_t i = 0; i < n_run; i++, j++, to += row_bytes) {
-      amla_token_ref from = amla_key_at(&run, i);
-      if (from.rope)
-        from.row = join_row(w, p->kv_type, from.row, from.rope, p->kv_d_rope, list->n);
-      list->moves[list->n++] = (amla_ukr_move){from.row, from.scales, to};
-    }
+  amla_line_locate(&w->line, begin, known, cursor, refs);
+  for (int32_t j = 0; j < known; j++, to += row_bytes) {
+    if (refs[j].rope)
+      refs[j].row = join_row(w, p->kv_type, refs[j].row, refs[j].rope, p->kv_d_rope, list->n);
+    list->moves[list->n++] = (amla_ukr_move){refs[j].row, refs[j].scales, to};
   }
   for (int32_t j = known > 0 ? known : 0; j < n; j++, list->n++)
     list->moves[list->n] = list->moves[list->n - 1];

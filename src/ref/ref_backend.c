@@ -62,8 +62,8 @@ static int32_t gather(const amla_line *line, int32_t visible, const uint16_t *ma
   for (; *j < visible && n < BLOCK_TOKENS; ++*j) {
     if (mask && mask[*j] == AMLA_MASK_HIDDEN)
       continue;
-    const amla_key_run run = amla_line_find(line, *j, cursor);
-    const amla_token_ref from = amla_key_at(&run, 0);
+    amla_token_ref from;
+    amla_line_locate(line, *j, 1, cursor, &from);
     load_parts(p->kv_type, p->d_qk, p->kv_d_rope, from.row, from.rope,
                b->kv + (int64_t)n * p->d_qk);
     b->bias[n++] = mask ? amla_f16_to_f32(mask[*j]) : 0.0f;
