@@ -138,7 +138,7 @@ static bool is_wanted(const char *command, const cli_options *common, amla_backe
 static bool check_modes(const char *command, report *r, const char *problem, harness_dataset *data,
                         const harness_truth *truth, amla_backend backend) {
   const cli_options *common = &r->a->common;
-  for (int mode = AMLA_RESCALE_LAZY; mode <= AMLA_RESCALE_FLASH; mode++) {
+  for (int mode = AMLA_RESCALE_LAZY; amla_rescale_name((amla_rescale)mode) != NULL; mode++) {
     cli_options o = *common;
     cli_job job;
     if (common->rescale_given && !common->rescale_all && (int)common->plan.rescale != mode)
@@ -162,7 +162,8 @@ static bool check_problem(const char *command, report *r, const char *problem) {
     return false;
   ok = cli_has_rows(command, problem, &data.problem);
   harness_truth truth = {0};
-  for (int backend = AMLA_BACKEND_REF; ok && backend <= AMLA_BACKEND_NPU; backend++) {
+  for (int backend = AMLA_BACKEND_REF; ok && amla_backend_name((amla_backend)backend) != NULL;
+       backend++) {
     ok = is_wanted(command, common, (amla_backend)backend, &wanted);
     if (!ok || !wanted)
       continue;

@@ -20,7 +20,7 @@ enum {
 }; /* the last is for study: not what backend npu runs */
 
 static inline const char *mode_name(int mode) {
-  for (int r = AMLA_RESCALE_LAZY; r <= AMLA_RESCALE_FLASH; r++)
+  for (int r = AMLA_RESCALE_LAZY; amla_rescale_name((amla_rescale)r) != NULL; r++)
     if ((int)ascend_mode_of((amla_rescale)r) == mode)
       return amla_rescale_name((amla_rescale)r);
   return "unguarded amla";

@@ -10,6 +10,7 @@
 
 #include "src/base/isa.h"
 #include "src/cpu/exp2_poly.h"
+#include "src/base/isa.h"
 #include "src/cpu/ukernels.h"
 
 #define U 0x1p-24 /* unit roundoff of f32 */
@@ -190,7 +191,7 @@ static void check_pack(subject *s) {
   static const int32_t ds[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 63, 64, 575, 576};
   for (int i = 0; i < LENGTH(ds); i++)
     for (int32_t n = 1; n <= s->panel->rows; n += n == 1 || n >= s->panel->rows - 1 ? 1 : 5)
-      for (int type = AMLA_F32; type <= AMLA_F16; type++)
+      for (int type = AMLA_F32; type < AMLA_N_FLOAT_DTYPES; type++)
         for (int even_odd = 0; even_odd <= has_even_odd_type(s); even_odd++)
           check_pack_of(s, n, ds[i], (amla_dtype)type, even_odd);
 }
@@ -498,7 +499,7 @@ static void check_store_of(subject *s, amla_dtype type, int32_t cols, int even_o
 
 static void check_store(subject *s) {
   assert_true(s->ukr->pv_cols <= MAX_STORE_COLS);
-  for (int type = AMLA_F32; type <= AMLA_F16; type++)
+  for (int type = AMLA_F32; type < AMLA_N_FLOAT_DTYPES; type++)
     for (int t = 0; t < 100; t++) {
       check_store_of(s, (amla_dtype)type, 1 + t % s->ukr->pv_cols, 0);
       if (has_even_odd_type(s))
