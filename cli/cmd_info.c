@@ -2,6 +2,7 @@
  *
  * amla info: what this machine is, what the library makes of it, and the limits measured now.
  */
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,14 +79,32 @@ static limits measure(amla_isa isa, int threads) {
   return (limits){r.peak.best, r.bandwidth.best};
 }
 
+/* L2 of a thread in bytes, as a plan of backend cpu says it; 0: unknown. False when refused. */
+static bool ask_l2(int64_t *bytes, amla_detail *detail) {
+  amla_problem p = AMLA_PROBLEM_INIT;
+  amla_options o = AMLA_OPTIONS_INIT;
+  amla_plan_info info = AMLA_PLAN_INFO_INIT;
+  amla_plan *plan;
+  p.scale = 1.0f;
+  o.backend = AMLA_BACKEND_CPU;
+  const bool done = amla_plan_create(&plan, &p, &o, detail) == AMLA_OK &&
+                    amla_plan_query(plan, &info, detail) == AMLA_OK;
+  amla_plan_destroy(plan);
+  *bytes = info.l2_bytes;
+  return done;
+}
+
 /* ---- Report ---- */
 
+enum { MAX_BACKENDS = 8 };
 typedef struct facts {
   cpu_description cpu;
   amla_isa isa;
   int threads;
   limits one, all;
-  amla_backend_info backends[AMLA_BACKEND_NPU + 1];
+  int64_t l2_bytes;
+  int n_backends; /* AUTO included, which is none */
+  amla_backend_info backends[MAX_BACKENDS];
 } facts;
 
 static void print_text(const facts *f) {
@@ -99,9 +118,13 @@ static void print_text(const facts *f) {
   for (int i = AMLA_ISA_C; amla_isa_name((amla_isa)i); i++)
     if (amla_isa_missing((amla_isa)i))
       printf("no %-8s for want of %s\n", amla_isa_name((amla_isa)i), amla_isa_missing((amla_isa)i));
-  for (int b = AMLA_BACKEND_REF; b <= AMLA_BACKEND_NPU; b++)
+  for (int b = AMLA_BACKEND_REF; b < f->n_backends; b++)
     printf("backend    %-5s %s%s\n", f->backends[b].name,
            f->backends[b].available ? "available" : "absent: ", f->backends[b].reason);
+  if (f->l2_bytes > 0)
+    printf("l2         %lld KiB a thread\n", (long long)(f->l2_bytes / 1024));
+  else
+    printf("l2         unknown\n");
   printf("fma peak   %.1f GFLOP/s on 1 thread, %.1f on %d (%s)\n", f->one.peak / 1e9,
          f->all.peak / 1e9, f->threads, amla_isa_name(f->isa));
   printf("memory     %.1f GB/s read on 1 thread, %.1f on %d\n", f->one.bandwidth / 1e9,
@@ -112,7 +135,7 @@ static void print_text(const facts *f) {
 
 static json_t *backends_json(const facts *f) {
   json_t *list = json_array();
-  for (int b = AMLA_BACKEND_REF; b <= AMLA_BACKEND_NPU; b++)
+  for (int b = AMLA_BACKEND_REF; b < f->n_backends; b++)
     json_array_append_new(list, cli_json_pack("{s:s, s:b, s:s, s:s}", "name", f->backends[b].name,
                                               "available", f->backends[b].available, "isa",
                                               f->backends[b].isa, "reason", f->backends[b].reason));
@@ -130,10 +153,11 @@ static json_t *missing_json(void) {
 }
 
 static void print_json(const facts *f) {
-  cli_print_json(cli_json_pack("{s:s, s:o, s:s, s:s, s:o, s:i, s:o, s:f, s:f, s:f, s:f}", "version",
+  cli_print_json(cli_json_pack("{s:s, s:o, s:s, s:s, s:o, s:i, s:I, s:o, s:f, s:f, s:f, s:f}", "version",
                                amla_version(), "cpu", cli_json_text(f->cpu.model), "features",
                                f->cpu.features, "isa", amla_isa_name(f->isa), "isas_missing",
-                               missing_json(), "threads", f->threads, "backends", backends_json(f),
+                               missing_json(), "threads", f->threads,
+                               "l2_bytes", (json_int_t)f->l2_bytes, "backends", backends_json(f),
                                "peak_gflops_1_thread", f->one.peak / 1e9, "peak_gflops",
                                f->all.peak / 1e9, "read_bytes_per_second_1_thread",
                                f->one.bandwidth, "read_bytes_per_second", f->all.bandwidth));
@@ -146,12 +170,16 @@ cli_exit cmd_info(int argc, char **argv) {
   cli_parse(NULL, doc, NULL, parse, children, argc, argv, &options);
   if (!cli_machine(argv[0], &options, &f.isa, &f.threads))
     return CLI_ERROR;
-  for (int b = AMLA_BACKEND_REF; b <= AMLA_BACKEND_NPU; b++) {
+  bool done = ask_l2(&f.l2_bytes, &detail);
+  f.n_backends = AMLA_BACKEND_REF;
+  for (int b; done && amla_backend_name((amla_backend)(b = f.n_backends)) != NULL; f.n_backends++) {
+    assert(b < MAX_BACKENDS);
     f.backends[b] = (amla_backend_info)AMLA_BACKEND_INFO_INIT;
-    if (amla_backend_query((amla_backend)b, &f.backends[b], &detail) != AMLA_OK) {
-      cli_error(argv[0], "%s", detail.text);
-      return CLI_ERROR;
-    }
+    done = amla_backend_query((amla_backend)b, &f.backends[b], &detail) == AMLA_OK;
+  }
+  if (!done) {
+    cli_error(argv[0], "%s", detail.text);
+    return CLI_ERROR;
   }
   f.one = measure(f.isa, 1);
   f.all = f.threads == 1 ? f.one : measure(f.isa, f.threads);

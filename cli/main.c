@@ -50,7 +50,7 @@ static void print_usage(FILE *to) {
         "uniform ragged, or "
         "3/0/1000.\n\n"
         "Exit status: 0 good, 1 error, 2 usage, 3 the result is wrong.\n"
-        "Environment: AMLA_NUM_THREADS, AMLA_ISA (",
+        "Environment: AMLA_NUM_THREADS; AMLA_L2_BYTES, a thread's; AMLA_ISA (",
         to);
   fprintf(to, "%s) caps the instruction set.\n", harness_list_names(harness_isas, ", ").text);
 }

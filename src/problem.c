@@ -14,6 +14,7 @@
 #include "base/dtype.h"
 #include "base/isa.h"
 #include "checks.h"
+#include "environment.h"
 #include "key_check.h"
 #include "keys.h"
 
@@ -234,15 +235,10 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, aml
 /* ---- Options ---- */
 
 static amla_status threads_from_environment(int32_t *threads, amla_detail *detail) {
-  const char *text = getenv("AMLA_NUM_THREADS");
-  if (!text || !*text) {
-    *threads = omp_get_max_threads() < MAX_THREADS ? omp_get_max_threads() : MAX_THREADS;
-    return AMLA_OK;
-  }
-  char *end;
-  const long n = strtol(text, &end, 10);
-  if (*end || n < 1 || n > MAX_THREADS)
-    INVALID("AMLA_NUM_THREADS=%.40s: must be a number in 1..%d", text, MAX_THREADS);
+  int64_t n;
+  TRY(amla_environment_number("AMLA_NUM_THREADS", MAX_THREADS, &n, detail));
+  if (n == 0)
+    n = omp_get_max_threads() < MAX_THREADS ? omp_get_max_threads() : MAX_THREADS;
   *threads = (int32_t)n;
   return AMLA_OK;
 }

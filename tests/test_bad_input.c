@@ -245,6 +245,9 @@ static void bad_environment_is_refused(void **state) {
   for (int i = 0; i < LENGTH(counts); i++)
     expect_environment_refused("AMLA_NUM_THREADS", counts[i],
                                WORDS("AMLA_NUM_THREADS=", counts[i], "1.."));
+  for (int i = 0; i < LENGTH(counts) - 2; i++)
+    expect_environment_refused("AMLA_L2_BYTES", counts[i],
+                               WORDS("AMLA_L2_BYTES=", counts[i], "1.."));
 }
 
 static void environment_caps_isa_and_sets_threads(void **state) {

@@ -8,8 +8,11 @@
 #include "test_run.h"
 
 #include <fenv.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "src/cpu/l2_cache.h"
 
 static const char *const shared_out =
     "b=1,h=128,sk=3000,dqk=64,dv=48,page=16"; /* threads share its splits */
@@ -18,6 +21,72 @@ static void expect_same_bits(const harness_dataset *a, const harness_dataset *b,
   for (int64_t row = 0; row < n_rows(a); row++)
     if (!same_row(a, row, b, row))
       fail_msg("%s: row %lld has other bits", what, (long long)row);
+}
+
+/* ---- The L2 of a thread ---- */
+
+/* Writes folder/cache/index2/NAME, or 0 to remove it. */
+static void put_cache_file(const char *folder, const char *name, const char *text) {
+  char path[256];
+  snprintf(path, sizeof path, "%s/cache/index2/%s", folder, name);
+  remove(path);
+  if (text == NULL)
+    return;
+  FILE *file = fopen(path, "w");
+  assert_non_null(file);
+  fputs(text, file);
+  fclose(file);
+}
+
+/* One CPU's folder, as Linux has it. */
+static void an_l2_is_shared_by_its_cpus(void **state) {
+  (void)state;
+  static const struct {
+    const char *level, *type, *size, *list;
+    int64_t bytes;
+  } rows[] = {{"2\n", "Unified\n", "512K\n", "0\n", 512 << 10},
+              {"2\n", "Unified\n", "512K\n", "0,64\n", 256 << 10},
+              {"2\n", "Data\n", "2M\n", "4-7\n", 512 << 10},
+              {"2\n", "Unified\n", "786432\n", "0-1,8\n", 256 << 10},
+              {"2\n", "Unified\n", "512K\n", NULL, 512 << 10},
+              {"2\n", "Unified\n", NULL, "0\n", 0},
+              {"2\n", "Instruction\n", "512K\n", "0\n", 0},
+              {"3\n", "Unified\n", "32M\n", "0-7\n", 0},
+              {NULL, NULL, NULL, NULL, 0}};
+  const char *base = getenv("TMPDIR");
+  char folder[192], path[256];
+  snprintf(folder, sizeof folder, "%s/amla_l2_XXXXXX", base != NULL ? base : P_tmpdir);
+  assert_non_null(mkdtemp(folder));
+  snprintf(path, sizeof path, "%s/cache", folder);
+  assert_int_equal(mkdir(path, 0700), 0);
+  snprintf(path, sizeof path, "%s/cache/index2", folder);
+  assert_int_equal(mkdir(path, 0700), 0);
+  for (int i = 0; i < LENGTH(rows); i++) {
+    put_cache_file(folder, "level", rows[i].level);
+    put_cache_file(folder, "type", rows[i].type);
+    put_cache_file(folder, "size", rows[i].size);
+    put_cache_file(folder, "shared_cpu_list", rows[i].list);
+    assert_int_equal(amla_l2_of_cpu(folder), rows[i].bytes);
+  }
+  assert_int_equal(rmdir(path), 0);
+  snprintf(path, sizeof path, "%s/cache", folder);
+  assert_int_equal(rmdir(path), 0);
+  assert_int_equal(rmdir(folder), 0);
+}
+
+static void the_environment_overrides_the_l2(void **state) {
+  (void)state;
+  amla_plan_info info = AMLA_PLAN_INFO_INIT;
+  setenv("AMLA_L2_BYTES", "345678", 1);
+  fixture f = fixture_create("b=1,h=4,sk=20,dqk=24,dv=16", NULL);
+  unsetenv("AMLA_L2_BYTES");
+  assert_int_equal(amla_plan_query(f.plan, &info, NULL), AMLA_OK);
+  assert_int_equal(info.l2_bytes, 345678);
+  fixture_free(&f);
+  f = fixture_create("b=1,h=4,sk=20,dqk=24,dv=16", NULL);
+  assert_int_equal(amla_plan_query(f.plan, &info, NULL), AMLA_OK);
+  assert_int_equal(info.l2_bytes, amla_l2_of_system());
+  fixture_free(&f);
 }
 
 /* ---- Forks ---- */
@@ -291,6 +360,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_child_of_one_thread_has_its_threads), /* before any team forms */
       cmocka_unit_test(a_forked_child_computes),
+      cmocka_unit_test(an_l2_is_shared_by_its_cpus),
+      cmocka_unit_test(the_environment_overrides_the_l2),
       cmocka_unit_test(the_callers_rounding_mode_does_not_change_a_bit),
       cmocka_unit_test(a_pools_rounding_mode_does_not_change_a_bit),
       cmocka_unit_test(merge_has_one_rounding_mode),

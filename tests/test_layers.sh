@@ -55,7 +55,8 @@ check_includes() {
                 "stdbool stddef stdint stdio stdlib string time", iso)
       for (i = 1; i <= n; i++) is_iso[iso[i] ".h"] = 1
       system_of["src/base"] = "cpuid.h unistd.h sys/syscall.h" # detection, permission for tiles
-      system_of["src/ref"] = system_of["src/cpu"] = "omp.h"
+      system_of["src/ref"] = "omp.h"
+      system_of["src/cpu"] = "omp.h sched.h"
       system_of["src/cuda"] = "cuda.h cuda_runtime.h cuda_bf16.h cuda_fp16.h mutex vector"
       system_of["src"] = "omp.h dlfcn.h pthread.h unistd.h sys/stat.h"
       system_of["src/npu"] = "c_api/asc_simd.h"

@@ -406,12 +406,14 @@ typedef struct amla_plan_info {
   amla_p_form p_form;   /* of ref and cpu, not DEFAULT; elsewhere p_type says it */
   amla_q_form q_form;   /* DEFAULT: q is multiplied as it is */
   amla_dtype key_type;  /* of backend cpu: keys are multiplied as f32, or as bf16 */
+  int64_t l2_bytes; /* of backend cpu: the least share of an L2 that a thread may have; 0: unknown.
+                       AMLA_L2_BYTES overrides it */
 } amla_plan_info;
 
 /* clang-format off */
 #define AMLA_PLAN_INFO_INIT                                                                        \
   {(uint32_t)sizeof(amla_plan_info), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, AMLA_ISA_AUTO,       \
-   AMLA_F32, 0, 0, 0, 0, 0, {0}, AMLA_P_DEFAULT, AMLA_Q_DEFAULT, AMLA_F32}
+   AMLA_F32, 0, 0, 0, 0, 0, {0}, AMLA_P_DEFAULT, AMLA_Q_DEFAULT, AMLA_F32, 0}
 /* clang-format on */
 
 /* Fills info, as much of it as its struct_bytes says. */

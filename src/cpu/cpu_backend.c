@@ -10,10 +10,11 @@
 #include <stdlib.h>
 
 #include "../base/arena.h"
-#include "../detail.h"
 #include "../float_environment.h"
 #include "../forked.h"
+#include "../refuse.h"
 #include "decode.h"
+#include "l2_cache.h"
 #include "parallel.h"
 
 /* What a thread leaves of one group: partial results that cover its leaves from left to right. */
@@ -71,6 +72,8 @@ static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state 
 
 static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   const amla_problem *p = &plan->problem;
+  int64_t l2_bytes;
+  TRY(amla_l2_from_environment(&l2_bytes, detail));
   amla_cpu_plan *cpu = malloc(sizeof *cpu);
   amla_watch_forks();
   if (!cpu)
@@ -78,6 +81,7 @@ static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   cpu->ukernels = amla_ukernels_choose(p, &plan->options);
   cpu->schedule = amla_schedule_create(p, &plan->options, cpu->ukernels->tile_tokens);
   cpu->layout = amla_layout_create(p, cpu->ukernels, cpu->schedule.block_rows);
+  cpu->l2_bytes = l2_bytes;
   plan->options.isa = cpu->ukernels->isa;
   plan->state = cpu;
 
@@ -314,6 +318,7 @@ static void query(const amla_plan *plan, amla_plan_info *info) {
   info->block_rows = cpu->schedule.block_rows;
   info->tile_tokens = u->tile_tokens;
   info->split_tokens = split;
+  info->l2_bytes = cpu->l2_bytes > 0 ? cpu->l2_bytes : amla_l2_of_system();
   snprintf(info->kernel, sizeof info->kernel, "qk %dx%d, pv %dx%d", panel->tokens, panel->rows,
            u->pv_rows, u->pv_cols);
 }
