@@ -75,8 +75,8 @@ static double peak_per_thread(const bench_result *r) {
 }
 
 void bench_mark_disturbed(bench_result *results, int n) {
-  const double least = 0.90,
-               most_spread = 0.10; /* a register-only loop alone stays within a few percent */
+  /* A register-only loop alone stays within a few percent. */
+  const double least = 0.90, most_spread = 0.10;
   for (int i = 0; i < n; i++) {
     double best = 0;
     for (int j = 0; j < n; j++)

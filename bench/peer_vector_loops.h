@@ -16,8 +16,8 @@
 #include <string.h>
 
 static inline float exp2_of_negative(float x) {
-  const float to_integer =
-      12582912.0f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
+  /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits. */
+  const float to_integer = 12582912.0f;
   x = x > -126.0f ? x : -126.0f;
   const float shifted = x + to_integer, f = x - (shifted - to_integer);
   float p = 1.5252734e-5f;

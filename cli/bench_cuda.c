@@ -140,8 +140,8 @@ static void *upload_table(const batch *x, int s, int copies) {
     for (size_t j = 0; j < row; j++) {
       const int64_t page = x->originals.block_table[(size_t)(i % x->n_originals) * row + j];
       const int64_t moved = page + (int64_t)(s * copies + i / x->n_originals) * p->n_pages;
-      table[(size_t)i * row + j] =
-          page < p->n_pages ? (int32_t)moved : (int32_t)page; /* unused entries may be anything */
+      /* Unused entries may be anything. */
+      table[(size_t)i * row + j] = page < p->n_pages ? (int32_t)moved : (int32_t)page;
     }
   void *device = repeat(x->tools, table, row * (size_t)x->problem.b * sizeof *table, 1);
   free(table);
@@ -256,8 +256,8 @@ static const char *verify(batch *x, harness_error *worst) {
 static const char *measure(batch *x, double seconds, figures *f) {
   static double both[2 * MAX_RUNS];
   double whole[MAX_RUNS];
-  const char *why = x->tools->time(MIN_RUNS, COLD_BYTES, run_set, x,
-                                   both); /* warms up, and says how long a run takes */
+  /* Warms up, and says how long a run takes. */
+  const char *why = x->tools->time(MIN_RUNS, COLD_BYTES, run_set, x, both);
   if (why)
     return why;
   const double wanted = seconds / fmax(both[2 * (MIN_RUNS - 1)] + 2e-4, 1e-6);
@@ -322,8 +322,8 @@ static bool is_wgmma(const figures *f) { return strncmp(f->info.kernel, "wgmma",
 static double matrix_limit(const figures *f, const limits *l) {
   return is_wgmma(f) ? l->wgmma : l->mma;
 }
-static double least_seconds(const figures *f,
-                            const limits *l) { /* at the limits; 0 when they are not known */
+/* At the limits; 0 when they are not known. */
+static double least_seconds(const figures *f, const limits *l) {
   const double matrix = matrix_limit(f, l);
   const double computing = matrix > 0 ? f->flops / matrix : 0;
   return fmax(computing, l->copy > 0 ? f->bytes / l->copy : 0);

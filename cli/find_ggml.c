@@ -209,8 +209,8 @@ static bool find_of_file(const char *path, ggml_place *place) {
     return fail(place, "the dynamic linker is not to be found: name the libggml instead of %s",
                 path);
   const char *const command[] = {linker, path, NULL};
-  const int code = find_ggml_run(command, "LD_TRACE_LOADED_OBJECTS", true, list,
-                                 sizeof list); /* lists; runs nothing of it */
+  /* Lists; runs nothing of it. */
+  const int code = find_ggml_run(command, "LD_TRACE_LOADED_OBJECTS", true, list, sizeof list);
   return find_in_list(path, list, code, place);
 }
 

@@ -14,23 +14,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum {
-  GGML_ABI_OLDEST_API = 2,
-  GGML_ABI_NEWEST_API = 3
-}; /* of the registry object; 3 changed buffer types, which we have none of */
-enum {
-  GGML_ABI_F32 = 0,
-  GGML_ABI_F16 = 1,
-  GGML_ABI_Q8_0 = 8,
-  GGML_ABI_BF16 = 30
-}; /* tensor types, as in GGUF files */
+/* Of the registry object; 3 changed buffer types, which we have none of. */
+enum { GGML_ABI_OLDEST_API = 2, GGML_ABI_NEWEST_API = 3 };
+/* Tensor types, as in GGUF files. */
+enum { GGML_ABI_F32 = 0, GGML_ABI_F16 = 1, GGML_ABI_Q8_0 = 8, GGML_ABI_BF16 = 30 };
 enum { GGML_ABI_SUCCESS = 0, GGML_ABI_FAILED = -1, GGML_ABI_ALLOC_FAILED = -2 }; /* of a graph */
-enum {
-  GGML_ABI_CPU = 0,
-  GGML_ABI_GPU = 1,
-  GGML_ABI_IGPU = 2,
-  GGML_ABI_ACCEL = 3
-}; /* kinds of device */
+/* Kinds of device. */
+enum { GGML_ABI_CPU = 0, GGML_ABI_GPU = 1, GGML_ABI_IGPU = 2, GGML_ABI_ACCEL = 3 };
 enum { GGML_ABI_FLAG_COMPUTE = 16 };                         /* of a tensor */
 enum { GGML_ABI_Q8_0_ELEMS = 32, GGML_ABI_Q8_0_BYTES = 34 }; /* a block: f16 scale, 32 int8 */
 

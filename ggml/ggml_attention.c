@@ -16,13 +16,8 @@
 
 enum { SMALL_FLOPS = 12000000 }; /* below, starting a thread costs more than it saves */
 enum { Q = 0, K = 1, V = 2, MASK = 3, SINKS = 4 }; /* sources */
-enum {
-  SCALE = 0,
-  MAX_BIAS = 1,
-  SOFTCAP = 2,
-  SPARSE = 4,
-  PARAMS = 16
-}; /* words of op_params; 3 is the precision, and ours is f32 */
+/* Words of op_params; 3 is the precision, and ours is f32. */
+enum { SCALE = 0, MAX_BIAS = 1, SOFTCAP = 2, SPARSE = 4, PARAMS = 16 };
 
 static float param(const ggml_abi_tensor *op, int i) {
   float value;

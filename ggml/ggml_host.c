@@ -50,11 +50,8 @@ static const char *find_all(void *library, ggml_host *host) {
 
 /* ---- Version ---- */
 
-enum {
-  OLDEST_MINOR = 9,
-  OLDEST_PATCH = 4,
-  NEWEST_MINOR = 27
-}; /* of 0.x: the range in which layouts were looked at */
+/* Of 0.x: the range in which layouts were looked at. */
+enum { OLDEST_MINOR = 9, OLDEST_PATCH = 4, NEWEST_MINOR = 27 };
 
 static bool version_is_known(const char *text) {
   int major, minor, patch;
@@ -87,17 +84,11 @@ static bool any_version_is_wanted(void) {
 
 /* A flash attention made by ggml itself must be, member by member, what we read in it. */
 static const char *prove_tensors(ggml_host *h) {
-  enum {
-    D_K = 576,
-    D_V = 512,
-    KEYS = 7,
-    TOKENS = 64,
-    HEADS = 5,
-    STREAMS = 2
-  }; /* 64: old ggml wants masks padded so */
+  /* 64: old ggml wants masks padded so. */
+  enum { D_K = 576, D_V = 512, KEYS = 7, TOKENS = 64, HEADS = 5, STREAMS = 2 };
   const char *wrong = NULL;
-  void *context =
-      h->ggml_init((ggml_abi_init_params){1 << 16, NULL, true}); /* without the elements */
+  /* Without the elements. */
+  void *context = h->ggml_init((ggml_abi_init_params){1 << 16, NULL, true});
   if (context == NULL)
     return "ggml_init";
   ggml_abi_tensor *q = h->ggml_new_tensor_4d(context, GGML_ABI_F32, D_K, TOKENS, HEADS, STREAMS),

@@ -105,8 +105,8 @@ static void fill_f32(ggml_abi_tensor *t, float range, uint64_t *state) {
     x[i] = range * uniform(state);
 }
 
-static void fill_rows(ggml_session *s, ggml_abi_tensor *t,
-                      uint64_t *state) { /* contiguous, any type */
+/* Contiguous, any type. */
+static void fill_rows(ggml_session *s, ggml_abi_tensor *t, uint64_t *state) {
   float *row = malloc((size_t)t->ne[0] * sizeof *row);
   for (int64_t i = 0; i < t->ne[1] * t->ne[2] * t->ne[3]; i++) {
     for (int64_t d = 0; d < t->ne[0]; d++)

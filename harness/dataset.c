@@ -15,8 +15,8 @@
 
 #include "message.h"
 
-static const int32_t unused_entry =
-    2147480000; /* of a block table: FlashMLA's tests poison with the same */
+/* Of a block table: FlashMLA's tests poison with the same. */
+static const int32_t unused_entry = 2147480000;
 static const double two_pi = 6.283185307179586, log2e = 1.4426950408889634;
 static const double gain_limit = 16384; /* |g_j|: stays finite in f16 */
 
@@ -278,8 +278,8 @@ int32_t harness_length(const harness_case *c, int32_t sequence) {
   uint64_t state = seed_for(c->seed, STREAM_LENGTHS, sequence, 0);
   if (c->len == HARNESS_LEN_LIST)
     return c->len_list[sequence];
-  if (c->dist ==
-      HARNESS_MASKED) { /* s_q - 1, s_q - 2 ... 0, s_q, s_q - 1 ...: some rows or all see no key */
+  /* s_q - 1, s_q - 2 ... 0, s_q, s_q - 1 ...: some rows or all see no key. */
+  if (c->dist == HARNESS_MASKED) {
     const int64_t cycle = (int64_t)c->problem.s_q + 1,
                   length = (cycle - 2 - sequence % cycle + cycle) % cycle;
     return length < sk ? (int32_t)length : sk;

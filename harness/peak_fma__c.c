@@ -20,8 +20,8 @@ static inline vector broadcast(float x) { return (vector){x, x, x, x}; }
 enum { LANES = 4, CHAINS = 12 };
 
 double harness_peak_fma__c(int64_t iterations) {
-  volatile float factor = 0.999999f,
-                 addend = 0.000001f; /* volatile: unknown to the compiler. The chains stay near 1 */
+  /* Volatile: unknown to the compiler. The chains stay near 1. */
+  volatile float factor = 0.999999f, addend = 0.000001f;
   const vector a = broadcast(factor), b = broadcast(addend);
   vector x0 = b, x1 = b, x2 = b, x3 = b, x4 = b, x5 = b, x6 = b, x7 = b, x8 = b, x9 = b, x10 = b,
          x11 = b;

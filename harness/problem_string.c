@@ -16,10 +16,10 @@
 #include "names.h"
 
 enum {
-  MAX_KEY = 16,
-  MAX_VALUE = 4096,
-  SPARE_PAGES = 3
-}; /* characters, characters, pages no sequence uses */
+  MAX_KEY = 16,     /* characters */
+  MAX_VALUE = 4096, /* characters */
+  SPARE_PAGES = 3   /* that no sequence uses */
+};
 
 /* ---- Numbers and names ---- */
 
@@ -182,8 +182,8 @@ static int parse_out(harness_case *c, const char *value, message error) {
 
 typedef struct key_row {
   const char *name;
-  int (*parse)(harness_case *c, const char *value,
-               message error); /* NULL: an int32 at offset, in [min, max] */
+  /* NULL: an int32 at offset, in [min, max]. */
+  int (*parse)(harness_case *c, const char *value, message error);
   size_t offset;
   int32_t min, max;
 } key_row;
@@ -297,8 +297,8 @@ static bool derive_strides(const amla_problem *p, int32_t d, int32_t pad, int64_
   if (!multiply_add(batch, p->s_q, pad))
     return false;
   all = *batch;
-  return multiply_add(&all, p->b, 0) &&
-         multiply_add(&all, 8, 0); /* in bytes, the largest type and some */
+  /* In bytes, the largest type and some. */
+  return multiply_add(&all, p->b, 0) && multiply_add(&all, 8, 0);
 }
 
 static int derive(harness_case *c, bool b_given, message error) {

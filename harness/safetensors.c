@@ -321,8 +321,8 @@ static int metadata_number(const file_view *f, const char *key, const char *fall
   if (text == NULL)
     return refuse(f->error, "%s: metadata '%s': missing", f->name, key);
   *value = strtod(text, &end);
-  const bool plain =
-      strspn(text, "0123456789+-.eE") == strlen(text); /* no blanks, hexadecimals, infinities */
+  /* No blanks, hexadecimals, infinities. */
+  const bool plain = strspn(text, "0123456789+-.eE") == strlen(text);
   if (!plain || end == text || *end != '\0' || !(*value >= min && *value <= max))
     return refuse(f->error, "%s: metadata '%s': \"%.*s\": must be %s", f->name, key, SHOWN, text,
                   rule);

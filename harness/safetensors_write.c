@@ -53,8 +53,8 @@ static FILE *open_temporary(output *o) {
 
 static bool open_output(const char *path, output *o) {
   struct stat about;
-  const bool in_place = stat(path, &about) == 0 &&
-                        !S_ISREG(about.st_mode); /* a device, a pipe; a directory fails by itself */
+  /* A device, a pipe; a directory fails by itself. */
+  const bool in_place = stat(path, &about) == 0 && !S_ISREG(about.st_mode);
   *o = (output){.target = in_place ? strdup(path) : resolve(path)};
   if (o->target != NULL)
     o->file = in_place ? fopen(path, "wb") : open_temporary(o);

@@ -250,8 +250,7 @@ typedef struct bound {
 static const double u = 0x1p-24;
 
 /* What underflows, at l >= 1/2: 64 losses of the smallest normal number in O, below which there is
- * room for 2^10 sk; and keys of a
- * weight below 2^-86 of the reference's. */
+ * room for 2^10 sk; and keys of a weight below 2^-86 of the reference's. */
 static double flushed(const amla_problem *p, const harness_truth *truth) {
   return (64 * 0x1p-126 * 0x1p11 + 0x1p-85 * truth->kv_max) * p->sk;
 }

@@ -117,8 +117,8 @@ static amla_status check_cache(const amla_problem *p, const char *prefix, const 
     INVALID("%s=%lld: must be >= %s=%d", token, (long long)*stride_token,
             elems == p->d_qk ? "d_qk" : "a row", elems);
   TRY(fill_stride(page, stride_page, tokens, *stride_token, detail));
-  if (*stride_token >
-      INT64_MAX / 8) /* where it spans nothing (one token) the extent does not see it */
+  /* Where it spans nothing (one token) the extent does not see it. */
+  if (*stride_token > INT64_MAX / 8)
     INVALID("%s=%lld: its size in bytes overflows 64 bits", token, (long long)*stride_token);
   const axis axes[] = {{"", pages > 0 ? pages : 1, *stride_page},
                        {"", tokens > 0 ? tokens : 1, *stride_token}};

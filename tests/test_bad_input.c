@@ -776,8 +776,7 @@ static void null_plan_struct_and_scratch_are_refused(void **state) {
 }
 
 /* Scratch may have any alignment: its size is room for that, and a part a thread. With threads
- * enough for their states to fill
- * whole cache lines, twice the threads take twice the parts. */
+ * enough for their states to fill whole cache lines, twice the threads take twice the parts. */
 static void scratch_has_room_for_alignment(void **state) {
   (void)state;
   const amla_problem p = good_problem(paged);

@@ -160,8 +160,8 @@ static void nan_stays_in_its_sequence(void **state) {
       harness_dataset data;
       const char *problem = "b=3,sq=2,h=10,sk=100,page=32,q=bf16,kv=bf16";
       generate(&data, problem);
-      ((uint16_t *)data.kv)[kv_token_offset(&data, 1, 70) + 540] =
-          inf ? 0xff80 : 0x7fc0; /* -inf, NaN; in the part that is key only */
+      /* -inf, NaN; in the part that is key only. */
+      ((uint16_t *)data.kv)[kv_token_offset(&data, 1, 70) + 540] = inf ? 0xff80 : 0x7fc0;
       ((uint16_t *)data.q)[q_row_offset(&data.problem, 3) + 5] = 0x7fc0;
       run_on_device(&data, problem, &options, kernels[k]);
       for (int64_t row = 0; row < 60; row++) {
@@ -189,8 +189,8 @@ static void bad_pages_and_lengths_are_marked(void **state) {
       const char *problem = "b=2,h=6,sk=100,page=32,q=bf16,kv=bf16";
       generate(&data, problem);
       generate(&right, problem);
-      data.block_table[1] =
-          i < LENGTH(ids) ? ids[i] : (int32_t)data.problem.n_pages; /* sequence 0, tokens 32..63 */
+      /* Sequence 0, tokens 32..63. */
+      data.block_table[1] = i < LENGTH(ids) ? ids[i] : (int32_t)data.problem.n_pages;
       data.seqlens_k[1] = i % 2 ? -5 : 101;
       right.seqlens_k[1] = i % 2 ? 0 : 100;
       assert_int_equal(device_run(&data, &options, kernels[k], &word, NULL), AMLA_OK);
@@ -228,8 +228,8 @@ static void slots_are_used_again(void **state) {
     check_on_device(
         "b=12,h=4,sk=330,page=64,len=330/65/200/64/0/330/1/129/330/70/90/330,q=bf16,kv=bf16",
         &options, kernels[k]);
-    check_on_device("b=70,h=2,sk=130,dqk=512,len=uniform,q=bf16,kv=bf16", &options,
-                    kernels[k]); /* more sequences than lanes that look for them */
+    /* More sequences than lanes that look for them. */
+    check_on_device("b=70,h=2,sk=130,dqk=512,len=uniform,q=bf16,kv=bf16", &options, kernels[k]);
   }
 }
 

@@ -18,9 +18,8 @@ static void splits_are_as_many_as_the_rule_says(void **state) {
       for (int32_t n = 0; n < 20000; n += 1 + n / 7) {
         const int32_t splits = amla_cuda_n_splits(n, base, most);
         assert_true(splits >= 1 && splits <= most);
-        assert_true(splits == most ||
-                    (int64_t)splits * base >=
-                        n); /* none longer than base, unless there would be too many */
+        /* None longer than base, unless there would be too many. */
+        assert_true(splits == most || (int64_t)splits * base >= n);
         assert_true(splits == 1 || (int64_t)(splits - 1) * base < n); /* none for nothing */
       }
   assert_int_equal(amla_cuda_n_splits(INT32_MAX, 1, INT32_MAX), INT32_MAX);
@@ -68,8 +67,8 @@ static void automatic_base_is_whole_tiles(void **state) {
   for (int64_t tokens = 0; tokens < INT64_C(1) << 40; tokens = tokens * 3 + 1) {
     const int32_t base = amla_cuda_auto_base(tokens, 132, 64);
     assert_true(base >= 128 && base % 64 == 0);
-    assert_true(base == 1 << 30 ||
-                (int64_t)base * 132 > tokens); /* no more than the items aimed at */
+    /* No more than the items aimed at. */
+    assert_true(base == 1 << 30 || (int64_t)base * 132 > tokens);
   }
 }
 
@@ -118,8 +117,8 @@ static void offsets_are_64_bit_and_the_cpu_backends(void **state) {
       assert_true((uintptr_t)amla_q_row(&p, &t, s, row / 5, row % 5) ==
                   (uintptr_t)(2 * amla_cuda_q_offset(&k, s, row)));
       assert_true(amla_cuda_out_offset(&k, s, row) == s * far + row / 5 * 5000 + row % 5 * 512);
-      assert_true(amla_cuda_lse_offset(&k, s, row) ==
-                  (s * 5 + row % 5) * 3 + row / 5); /* lse is [b][h_q][s_q] */
+      /* lse is [b][h_q][s_q]. */
+      assert_true(amla_cuda_lse_offset(&k, s, row) == (s * 5 + row % 5) * 3 + row / 5);
     }
   assert_true(amla_cuda_token_offset(&k, 1 << 29, 63) == (1 << 29) * far + 63 * 576);
 }
@@ -202,13 +201,13 @@ static void references_follow_the_lazy_rule(void **state) {
     const float tau = f16 ? 15.0f : 8.0f;
     const float below = f16 ? 7.0f : 0.0f;
     for (float max = -300.0f; max < 300.0f; max += 0.37f) {
-      assert_true(amla_cuda_next_reference(-INFINITY, max, ceilf(max), f16) ==
-                  ceilf(max) - below); /* the first visible key */
+      /* The first visible key. */
+      assert_true(amla_cuda_next_reference(-INFINITY, max, ceilf(max), f16) == ceilf(max) - below);
       for (float ref = -280.0f; ref < 280.0f; ref += 40.0f) {
         const float next = amla_cuda_next_reference(ref, max, ceilf(max), f16);
         assert_true(max > ref + tau ? next == ceilf(max) - below : next == ref);
-        assert_true(next >= ref &&
-                    exp2f(max - next) <= exp2f(tau)); /* never down; P stays in range */
+        /* Never down; P stays in range. */
+        assert_true(next >= ref && exp2f(max - next) <= exp2f(tau));
       }
     }
     assert_true(amla_cuda_next_reference(-INFINITY, -INFINITY, -INFINITY, f16) ==

@@ -14,8 +14,8 @@
 
 #include "src/cpu/l2_cache.h"
 
-static const char *const shared_out =
-    "b=1,h=128,sk=3000,dqk=64,dv=48,page=16"; /* threads share its splits */
+/* Threads share its splits. */
+static const char *const shared_out = "b=1,h=128,sk=3000,dqk=64,dv=48,page=16";
 
 static void expect_same_bits(const harness_dataset *a, const harness_dataset *b, const char *what) {
   for (int64_t row = 0; row < n_rows(a); row++)

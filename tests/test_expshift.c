@@ -183,19 +183,19 @@ static int count_wrong_in_chunk(uint32_t first, int k, double factor) {
   int wrong = 0;
   for (int i = 0; i < CHUNK; i++) {
     const uint32_t u = first + (uint32_t)i;
-    want[i] =
-        flush_and_saturate(u, (double)of_bits(u) * factor); /* exact: fp64 holds x * 2^+-512 */
+    /* Exact: fp64 holds x * 2^+-512. */
+    want[i] = flush_and_saturate(u, (double)of_bits(u) * factor);
     rows_k[i] = k;
     wrong += to_bits(amla_expshift(of_bits(u), k)) != want[i];
-    wrong += to_bits(spec_add(of_bits(u), (int64_t)k * (1 << 23))) !=
-             want[i]; /* spec_shift without its clamp: faster */
+    /* spec_shift without its clamp: faster. */
+    wrong += to_bits(spec_add(of_bits(u), (int64_t)k * (1 << 23))) != want[i];
   }
   for (int t = 0; amla_ukernels_all[t]; t++) {
     const amla_ukernels *ukr = amla_ukernels_all[t];
     if (!amla_isa_runs(ukr->isa))
       continue;
-    const int32_t rows = CHUNK / ukr->pv_cols,
-                  count = rows * ukr->pv_cols; /* the rest of the chunk: by the functions only */
+    /* The rest of the chunk: by the functions only. */
+    const int32_t rows = CHUNK / ukr->pv_cols, count = rows * ukr->pv_cols;
     for (int i = 0; i < CHUNK; i++)
       o[i] = of_bits(first + (uint32_t)i);
     ukr->shift(rows, o, rows_k);
@@ -350,8 +350,8 @@ static void narrowing_matches_search_on_all_floats(void **state) {
 /* ---- The load kernels ---- */
 
 static bool same_load(amla_dtype type, uint32_t got, uint32_t want) {
-  return got == want || (type == AMLA_F16 && isnan(of_bits(got)) &&
-                         isnan(of_bits(want))); /* hardware quiets NaN */
+  /* Hardware quiets NaN. */
+  return got == want || (type == AMLA_F16 && isnan(of_bits(got)) && isnan(of_bits(want)));
 }
 
 /* n elements from src [n], whose bits as f32 are want [n]; src starts at any element. */

@@ -75,9 +75,9 @@ static void strings_round_trip(void **state) {
     assert_memory_equal(a.len_list, b.len_list, sizeof a.len_list);
     assert_true(a.seed == b.seed && a.dist == b.dist &&
                 to_bits((float)a.dist_width) == to_bits((float)b.dist_width) && a.len == b.len);
+    /* What was said is said again. */
     for (const char *key = texts[i]; *key;
-         key +=
-         strcspn(key, ",") + (key[strcspn(key, ",")] == ',')) { /* what was said is said again */
+         key += strcspn(key, ",") + (key[strcspn(key, ",")] == ',')) {
       char item[128];
       snprintf(item, sizeof item, "%.*s", (int)strcspn(key, ","), key);
       if (strcmp(item, "dist=rising") != 0 && strstr(once, item) == NULL)
@@ -249,8 +249,8 @@ static void random_numbers_have_their_distribution(void **state) {
     uniform[i] = harness_random_uniform(&seed);
   for (int i = 0; i < N; i++)
     normal[i] = harness_random_normal(&seed);
-  assert_true(to_bits((float)harness_random_uniform(&again)) ==
-              to_bits((float)uniform[0])); /* deterministic */
+  /* Deterministic. */
+  assert_true(to_bits((float)harness_random_uniform(&again)) == to_bits((float)uniform[0]));
   const moments u = moments_of(uniform, N), n = moments_of(normal, N);
   assert_true(u.least > 0 && u.most < 1 && fabs(u.mean - 0.5) < 0.005 &&
               fabs(u.deviation - sqrt(1.0 / 12)) < 0.003);
@@ -733,8 +733,8 @@ static void poison_must_show_where_it_is_seen(void **state) {
   (void)state;
   specimen s = {.problem = "b=2,sq=3,h=2,sk=40,dqk=12,dv=8,len=40/40"};
   generate(&s.data, s.problem);
-  harness_store(s.data.kv, s.data.problem.kv_type, kv_token_offset(&s.data, 0, 38),
-                NAN); /* seen by queries 1 and 2 of sequence 0 */
+  /* Seen by queries 1 and 2 of sequence 0. */
+  harness_store(s.data.kv, s.data.problem.kv_type, kv_token_offset(&s.data, 0, 38), NAN);
   compute_truth_of(&s.data, &s.truth);
   for (int64_t row = 0; row < 12; row++)
     assert_int_equal(s.truth.may_poison[row], row < 2);

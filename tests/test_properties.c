@@ -531,8 +531,8 @@ static void sinks_scale_o_and_leave_lse(void **state) {
 }
 
 /* One key takes all and its score is summed from equal products, so that roundings pile up: O is
- * exact, LSE is wrong by more than the
- * dot product's part of its bound, and a sink hands that on to out. */
+ * exact. LSE is wrong by more than the dot product's part of its bound, and a sink hands that on to
+ * out. */
 static void check_sink_under_lse_error(const amla_options *options) {
   const char *problem = "b=1,h=8,sk=1,dqk=576,dv=1,q=f32,kv=f32,page=0,causal=0,scale=1,sinks=1";
   harness_dataset d;
@@ -789,8 +789,8 @@ static void one_large_value_is_right(void **state) {
 }
 
 /* 2e38 twice; then signs that alternate by key, by tile and by split, at equal scores, at scores
- * that fall and at scores that rise so
- * fast that each key takes all: inf, inf - inf and inf * 0 in turn, where a sum leaves f32. */
+ * that fall, and at scores that rise so fast that each key takes all: inf, inf - inf and inf * 0 in
+ * turn, where a sum leaves f32. */
 static void check_largest_values(const amla_options *base) {
   enum { N = 700 };
   static const float slopes[] = {0.0f, -0.02f, 0.011f, 1.5f};
@@ -852,8 +852,8 @@ static void poison_in_a_query_stays_in_its_row(void **state) {
 
 /* Token `hit` of sequence 1: rows that see it are not finite; other sequences keep their bits. */
 static void check_poisoned_key(const amla_options *options) {
-  static const int64_t tokens[] = {0, 50, 97, 98,
-                                   99}; /* of 100: the last two are hidden from some queries */
+  /* Of 100: the last two are hidden from some queries. */
+  static const int64_t tokens[] = {0, 50, 97, 98, 99};
   harness_dataset clean, d;
   generate(&clean, poison_problem);
   run(&clean, poison_problem, options);
@@ -971,8 +971,8 @@ static void scores_end_where_log2_units_leave_f32(void **state) {
 }
 
 /* Where the mask hides all keys but some whose score, in log2 units, is the lowest number of f32:
- * no marker of hidden ones
- * may stand for it. Key 400 is in a later tile, and takes all where it is visible. */
+ * no marker of hidden ones may stand for it. Key 400 is in a later tile, and takes all where it is
+ * visible. */
 static void check_lowest_score(const amla_options *options) {
   const char *problem = "b=1,sq=3,h=9,sk=500,dqk=2,dv=1,q=f32,kv=f32,page=0,causal=0,mask=1,"
                         "scale=0.6931471805599453";
@@ -1029,8 +1029,8 @@ static void run_part(harness_dataset *d, int32_t begin, int32_t end, float *out,
 enum { MERGE_ROWS = 12, MERGE_D = 24 };
 
 static void check_merge_of_runs(const amla_options *options) {
-  static const int32_t cuts[] = {0,   0,   201,
-                                 202, 202, 700}; /* an empty part at the start and in the middle */
+  /* An empty part at the start and in the middle. */
+  static const int32_t cuts[] = {0, 0, 201, 202, 202, 700};
   enum { PARTS = LENGTH(cuts) - 1 };
   for (int base = 0; base < 2; base++) {
     char problem[160];
@@ -1211,8 +1211,8 @@ static void check_negative_zero(const amla_options *base) {
   set_q(&d, 0, 0.0f);
   set_kv(&d, 0, -0x1p-149f);
   for (int32_t j = 0; j < 576; j++) {
-    d.mask[j] =
-        j < length ? 0 : 0xfc00; /* query 0 sees the first split, and no key of a later one */
+    /* Query 0 sees the first split, and no key of a later one. */
+    d.mask[j] = j < length ? 0 : 0xfc00;
     d.mask[576 + j] = 0;
   }
   amla_options options = *base;

@@ -337,10 +337,8 @@ static void amla_rounds_p_away_from_zero(void **state) {
 
 /* ---- The hazard ---- */
 
-enum {
-  ZERO_LATE = 7,
-  ZERO_ALWAYS = 8
-}; /* V columns: zero in the first block and not later; zero throughout */
+/* V columns: zero in the first block and not later; zero throughout. */
+enum { ZERO_LATE = 7, ZERO_ALWAYS = 8 };
 
 /* Scores rise, so that every block rescales downwards. */
 static instance hazard_instance(void) {
@@ -370,8 +368,8 @@ static void unguarded_add_is_wrong_on_zero_columns_and_guarded_is_not(void **sta
               &rescales);
       run_row(&(spec_algo){.mode = SPEC_AMLA, .p = rounds[r]}, &in, h, 512, safe, &rescales);
       run_row(&(spec_algo){.mode = SPEC_FLASH, .p = rounds[r]}, &in, h, 512, flash, &rescales);
-      const double want = in.out[h * D_V + ZERO_LATE],
-                   tolerance = rounds[r] == SPEC_P_F32 ? 1e-6 : 1e-3; /* |v| is near 1 */
+      const double want = in.out[h * D_V + ZERO_LATE];
+      const double tolerance = rounds[r] == SPEC_P_F32 ? 1e-6 : 1e-3; /* |v| is near 1 */
       const double wrong = fabs((double)bare[ZERO_LATE] - want) / fabs(want);
       if (isfinite(bare[ZERO_LATE]) && !(wrong > 1e3))
         fail_msg("unguarded: head %d is %g, want %g: no hazard", h, (double)bare[ZERO_LATE], want);
@@ -557,8 +555,8 @@ static void truth_has_the_closed_forms(void **state) {
   for (int i = 0; i < N * D; i++)
     mean[i % D] += (double)kv[i] / N;
 
-  spec_truth one =
-      spec_attention_f64(D, D, 1, 0.7, q, kv, NULL, out, out_abs, weights); /* one key: its row */
+  /* One key: its row. */
+  spec_truth one = spec_attention_f64(D, D, 1, 0.7, q, kv, NULL, out, out_abs, weights);
   for (int d = 0; d < D; d++)
     assert_true(fabs(out[d] - (double)kv[d]) < 1e-15 &&
                 fabs(out_abs[d] - fabs((double)kv[d])) < 1e-15);

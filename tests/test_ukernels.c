@@ -164,8 +164,8 @@ static void check_pack_of(subject *s, int32_t n, int32_t d, amla_dtype type, int
   const size_t size = harness_dtype_bytes(type), row_bytes = (size_t)(d + 1) * size;
   const float factor = 0.195f;
   const void *q[AMLA_UKR_MAX_ROWS];
-  char *bytes = malloc((size_t)n * row_bytes +
-                       size); /* exactly as long as read: overruns are a sanitizer's to find */
+  /* Exactly as long as read: overruns are a sanitizer's to find. */
+  char *bytes = malloc((size_t)n * row_bytes + size);
   guarded qt = guarded_create((size_t)(d * rows) * sizeof(float), 0);
   assert_non_null(bytes);
   for (int64_t i = 0; i < (int64_t)n * (d + 1) + 1; i++)
@@ -402,8 +402,8 @@ static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, aml
   amla_ukr_move moves[2 * 64];
   qk_buffers b = qk_create(s, d, ld);
   guarded staged = guarded_create((size_t)(tokens * ld) * sizeof(float), 0);
-  char *bytes = malloc((size_t)n_rows * row_bytes +
-                       size); /* exactly as long as read: overruns are a sanitizer's to find */
+  /* Exactly as long as read: overruns are a sanitizer's to find. */
+  char *bytes = malloc((size_t)n_rows * row_bytes + size);
   float want[64 * AMLA_UKR_MAX_ROWS];
   assert_true(bytes != NULL && tokens <= 64);
   for (size_t i = 0; blocks && i < (size_t)n_rows * row_bytes + size; i++)
@@ -411,8 +411,8 @@ static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, aml
   for (int64_t i = 0; !blocks && i < n_rows * (d + 1) + 1; i++)
     harness_store(bytes, type, i, random_hostile(&s->seed));
   for (int32_t i = 0; i < 2 * tokens; i++) {
-    moves[i].row =
-        bytes + (size_t)(i % n_rows) * row_bytes + size; /* aligned to the element only */
+    /* Aligned to the element only. */
+    moves[i].row = bytes + (size_t)(i % n_rows) * row_bytes + size;
     moves[i].to = (float *)guarded_data(&staged) + i % tokens * ld;
   }
   const float *k = s->panel->ahead ? b.k : guarded_data(&staged), *scores = guarded_data(&b.s),
@@ -851,8 +851,8 @@ static void check_pv_values(subject *s) {
   const int count = tile_lengths(s, n);
   for (int i = 0; i < count; i++)
     for (int hostile = 0; hostile < 2; hostile++) {
-      pv_buffers b =
-          pv_create(s, n[i], hostile ? 640 : 192); /* multiples of 16: rows stay aligned */
+      /* Multiples of 16: rows stay aligned. */
+      pv_buffers b = pv_create(s, n[i], hostile ? 640 : 192);
       for (int32_t j = 0; hostile && j < b.n; j++)
         for (int32_t c = 0; c < s->ukr->pv_cols; c++)
           used_v(s, &b)[j * b.ldv + c] = ldexpf(random_hostile(&s->seed), -20);

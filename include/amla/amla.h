@@ -49,10 +49,10 @@ extern "C" {
 /* Values are pinned: they never change meaning. */
 typedef enum amla_status {
   AMLA_OK = 0,
-  AMLA_INVALID_ARGUMENT =
-      1, /* a field, pointer, length or page id breaks a rule; the detail says which */
-  AMLA_UNSUPPORTED =
-      2, /* well-formed, but not built or not on this machine; the detail says what */
+  /* A field, pointer, length or page id breaks a rule; the detail says which. */
+  AMLA_INVALID_ARGUMENT = 1,
+  /* Well-formed, but not built or not on this machine; the detail says what. */
+  AMLA_UNSUPPORTED = 2,
   AMLA_OUT_OF_MEMORY = 3, /* amla_plan_create could not allocate the plan (a few kB) */
   AMLA_BACKEND_FAILED = 4 /* a driver or device reported an error; the detail has its words */
 } amla_status;

@@ -9,10 +9,8 @@
 
 #include <amla/amla.h>
 
-enum {
-  AMLA_Q8_0_ELEMS = 32,
-  AMLA_Q8_0_BYTES = 34
-}; /* f16 scale, 32 int8. Source: ggml's block_q8_0 */
+/* f16 scale, 32 int8. Source: ggml's block_q8_0. */
+enum { AMLA_Q8_0_ELEMS = 32, AMLA_Q8_0_BYTES = 34 };
 
 /* X(id, name, elements per block, bytes per block, alignment in bytes), by rising id. Offsets and
  * sizes are multiples of a block. */

@@ -10,8 +10,7 @@ enum {
   MAX_SPLIT_TILES = 10,
   MAX_AUTO_SPLITS = 64,
   MIN_BLOCK_ROWS = 32, /* a wide panel */
-  GRAIN_TOKENS =
-      4, /* splits begin at multiples: score kernels have register tiles of so many tokens */
+  GRAIN_TOKENS = 4, /* splits begin at multiples: a score tile has a multiple of so many tokens */
   SPLIT_OVERHEAD_TOKENS = 32 /* cost of starting and merging a split, in tokens */
 };
 
@@ -86,9 +85,8 @@ amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *op
                                              : options->split_tokens;
   const int64_t splits =
       s.split_tokens == AMLA_SPLIT_AUTO ? MAX_AUTO_SPLITS : count_splits(&s, longest, 0);
-  const int one_query =
-      s.lines || p->s_q == 1 ||
-      p->h_q % AMLA_MAX_BLOCK_ROWS == 0; /* per block, whatever its size: 0 * NaN reaches as far */
+  /* Per block, whatever its size: 0 * NaN reaches as far. */
+  const int one_query = s.lines || p->s_q == 1 || p->h_q % AMLA_MAX_BLOCK_ROWS == 0;
   const int64_t n = s.lines ? (int64_t)p->b * p->s_q : p->b;
   const int32_t block_rows =
       one_query ? choose_block_rows(n, s.rows, splits, options->threads) : AMLA_MAX_BLOCK_ROWS;
@@ -104,9 +102,8 @@ amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *op
 }
 
 static int32_t cut(const amla_group *g, int64_t i) {
-  return (int32_t)round_up(
-      i * g->length / g->n_cuts,
-      GRAIN_TOKENS); /* up: no split is longer than asked for, a multiple of the grain */
+  /* Up: no split is longer than asked for, a multiple of the grain. */
+  return (int32_t)round_up(i * g->length / g->n_cuts, GRAIN_TOKENS);
 }
 
 int32_t amla_group_count(const amla_schedule *s, const amla_scopes *scopes, int32_t sequence) {

@@ -13,9 +13,8 @@
 
 #include "../keys.h"
 
-enum {
-  AMLA_MAX_BLOCK_ROWS = 128
-}; /* Q^T, O, P and two KV tiles of 128 rows x 576 take 1.06 MB of L2 */
+/* Q^T, O, P and two KV tiles of 128 rows x 576 take 1.06 MB. */
+enum { AMLA_MAX_BLOCK_ROWS = 128 };
 
 typedef struct amla_schedule {
   int32_t lines;      /* 1: queries have lines of their own, and blocks are of one query */

@@ -194,8 +194,8 @@ static void *carve(const amla_plan *plan, const cuda_plan *c, void *scratch,
 
 /* ---- Run ---- */
 
-static int aligned16(const void *at, int64_t stride_a, int64_t stride_b,
-                     int64_t stride_c) { /* strides in 16-bit elements */
+/* Strides in 16-bit elements. */
+static int aligned16(const void *at, int64_t stride_a, int64_t stride_b, int64_t stride_c) {
   return ((uintptr_t)at | (uint64_t)stride_a * 2 | (uint64_t)stride_b * 2 |
           (uint64_t)stride_c * 2) %
              16 ==

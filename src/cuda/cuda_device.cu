@@ -127,8 +127,8 @@ extern "C" const char *amla_cuda_device_prepare(amla_cuda_kernel kernel, int32_t
   return words(amla_cuda_prepare_wgmma(stages_of(kernel), f16, d_qk));
 }
 
-static thread_local cudaEvent_t kernel_begin,
-    kernel_end; /* while a benchmark times the kernel alone */
+/* While a benchmark times the kernel alone. */
+static thread_local cudaEvent_t kernel_begin, kernel_end;
 
 static cudaError_t launch(const amla_cuda_work *w, cudaStream_t stream) {
   CUtensorMap map;

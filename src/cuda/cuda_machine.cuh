@@ -115,8 +115,8 @@ AMLA_DEVICE vec4 load_global(const void *at) { /* 16 bytes that nobody writes */
   return v;
 }
 
-AMLA_DEVICE void load_f32x4(const float *at,
-                            float *x) { /* 16 bytes that other thread blocks have written */
+/* 16 bytes that other thread blocks have written. */
+AMLA_DEVICE void load_f32x4(const float *at, float *x) {
   asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
                : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
                : "l"(at)
@@ -161,9 +161,9 @@ AMLA_DEVICE void stmatrix(uint32_t at, const uint32_t (&r)[4]) {
                : "memory");
 #endif
 }
+/* c[16][8] += a[16][16] b[16][8]. */
 template <bool F16>
-AMLA_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                     uint32_t b1) { /* c[16][8] += a[16][16] b[16][8] */
+AMLA_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   if constexpr (F16)
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, "
                  "%7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -245,8 +245,8 @@ AMLA_DEVICE void mbarrier_wait(uint32_t at, uint32_t parity) {
       __trap();
 }
 #else
-AMLA_DEVICE void mbarrier_wait(uint32_t at,
-                               uint32_t parity) { /* until the phase of that parity has completed */
+/* Until the phase of that parity has completed. */
+AMLA_DEVICE void mbarrier_wait(uint32_t at, uint32_t parity) {
   asm volatile("{\n.reg .pred done;\nWAIT_%=:\nmbarrier.try_wait.parity.shared::cta.b64 done, "
                "[%0], %1;\n@done bra DONE_%=;\nbra WAIT_%=;\nDONE_%=:\n}" ::"r"(at),
                "r"(parity)

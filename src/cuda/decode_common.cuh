@@ -125,8 +125,8 @@ AMLA_DEVICE span span_of(const amla_cuda_params &p, const item &w) {
   s.first_row = w.block * p.block_rows;
   s.n_rows = amla_cuda_min(p.rows - s.first_row, p.block_rows);
   s.end = amla_cuda_visible(w.length, p.s_q, (s.first_row + s.n_rows - 1) / p.h_q, p.causal);
-  s.common = amla_cuda_visible(w.length, p.s_q, s.first_row / p.h_q,
-                               p.causal); /* the first row sees least */
+  /* The first row sees least. */
+  s.common = amla_cuda_visible(w.length, p.s_q, s.first_row / p.h_q, p.causal);
   const int32_t n_tiles = amla_cuda_ceil_div(s.end, p.tile_tokens);
   s.tile_begin = w.n_splits > 0 ? amla_cuda_split_begin(n_tiles, w.n_splits, w.split) : 0;
   s.tile_end = w.n_splits > 0 ? amla_cuda_split_begin(n_tiles, w.n_splits, w.split + 1) : 0;

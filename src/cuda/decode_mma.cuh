@@ -29,8 +29,8 @@ template <int ROWS_, int TILE_, int KSPLIT_, bool F16_, int D_QK_> struct mma_sh
   static constexpr int COLUMNS = AMLA_CUDA_D_V / WARPS, M_TILES = ROWS / 16, N_TILES = COLUMNS / 8;
   /* shared memory */
   static constexpr int Q = 0, KV = Q + ROWS * ROW_BYTES, TILE_BYTES = TILE * ROW_BYTES;
-  static constexpr int SCORES = KV + STAGES * TILE_BYTES,
-                       SCORES_BYTES = ROWS * SCORE_STRIDE; /* KSPLIT of them; P lies in the first */
+  /* KSPLIT of them; P lies in the first. */
+  static constexpr int SCORES = KV + STAGES * TILE_BYTES, SCORES_BYTES = ROWS * SCORE_STRIDE;
   static constexpr int FACTORS = SCORES + KSPLIT * SCORES_BYTES; /* [ROWS] pairs of f32 */
   static constexpr int ITEM = FACTORS + ROWS * 8, FLAG = ITEM + WORK_BYTES, BAD_PAGE = FLAG + 4,
                        SHARED_BYTES = BAD_PAGE + 4;

@@ -166,8 +166,9 @@ static long run_product(const char *name, uint32_t leading, uint32_t stride, boo
 
 /* ---- mma.sync, ldmatrix.trans, stmatrix ---- */
 
+/* q[16][16], v[16 tokens][16 columns]. */
 __global__ void warp_instructions(const uint16_t *q, const uint16_t *v, float *o,
-                                  uint16_t *stored) { /* q[16][16], v[16 tokens][16 columns] */
+                                  uint16_t *stored) {
   const uint32_t shared = shared_base(), lane = threadIdx.x;
   for (uint32_t i = lane; i < 32; i += 32) {
     vec4 x;
