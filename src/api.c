@@ -46,7 +46,7 @@ int32_t amla_dtype_block(amla_dtype type, int32_t *bytes) {
 }
 
 const char *amla_isa_name(amla_isa isa) {
-#define NAME(id, name) [id] = name,
+#define NAME(id, name, ...) [id] = name,
   static const char *const names[] = {[AMLA_ISA_AUTO] = "auto", AMLA_ISAS(NAME)};
 #undef NAME
   return PICK(names, isa);

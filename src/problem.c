@@ -243,23 +243,46 @@ static amla_status threads_from_environment(int32_t *threads, amla_detail *detai
   return AMLA_OK;
 }
 
+typedef struct isa_names {
+  char text[64];
+} isa_names;
+
+/* "c, avx2 or avx512": what a cap may be on this architecture. */
+static isa_names list_isas(void) {
+  isa_names list = {""};
+  int last = AMLA_N_ISAS - 1;
+  while (!amla_isa_is_native((amla_isa)last))
+    last--;
+  for (int i = AMLA_ISA_AUTO + 1; i <= last; i++) {
+    const size_t n = strlen(list.text);
+    const char *before = i == last ? " or " : ", ";
+    if (amla_isa_is_native((amla_isa)i))
+      snprintf(list.text + n, sizeof list.text - n, "%s%s", n ? before : "",
+               amla_isa_name((amla_isa)i));
+  }
+  return list;
+}
+
+/* A cap of another architecture would leave portable C there, or cap nothing. */
+static amla_status check_native(const char *field, amla_isa isa, amla_detail *detail) {
+  if (!amla_isa_is_native(isa))
+    UNSUPPORTED("%s=%s: is of another architecture, must be %s", field, amla_isa_name(isa),
+                list_isas().text);
+  return AMLA_OK;
+}
+
 static amla_status isa_from_environment(amla_isa *isa, amla_detail *detail) {
   const char *text = getenv("AMLA_ISA");
   if (!text || !*text)
     return AMLA_OK;
   for (int i = AMLA_ISA_AUTO + 1; i < AMLA_N_ISAS; i++)
     if (strcmp(text, amla_isa_name((amla_isa)i)) == 0) {
+      TRY(check_native("AMLA_ISA", (amla_isa)i, detail));
       if (*isa == AMLA_ISA_AUTO || i < (int)*isa)
         *isa = (amla_isa)i;
       return AMLA_OK;
     }
-  char names[128] = "";
-  for (int i = AMLA_ISA_AUTO + 1; i < AMLA_N_ISAS; i++) {
-    const char *before = i + 1 < AMLA_N_ISAS ? ", " : " or ";
-    const size_t n = strlen(names);
-    snprintf(names + n, sizeof names - n, "%s%s", n > 0 ? before : "", amla_isa_name((amla_isa)i));
-  }
-  INVALID("AMLA_ISA=%.40s: must be %s", text, names);
+  INVALID("AMLA_ISA=%.40s: must be %s", text, list_isas().text);
 }
 
 amla_status amla_options_check(const amla_options *options, amla_options *o, amla_detail *detail) {
@@ -270,6 +293,7 @@ amla_status amla_options_check(const amla_options *options, amla_options *o, aml
   TRY(check_range("rescale", o->rescale, AMLA_RESCALE_DEFAULT, AMLA_RESCALE_FLASH, detail));
   TRY(check_range("threads", o->threads, 0, MAX_THREADS, detail));
   TRY(check_range("isa", o->isa, AMLA_ISA_AUTO, AMLA_N_ISAS - 1, detail));
+  TRY(check_native("isa", o->isa, detail));
   TRY(check_range("split_tokens", o->split_tokens, AMLA_SPLIT_AUTO, INT32_MAX, detail));
   TRY(check_range("lse_base", o->lse_base, AMLA_LSE_NATURAL, AMLA_LSE_BASE2, detail));
   TRY(check_range("lse_sink", o->lse_sink, AMLA_LSE_WITHOUT_SINK, AMLA_LSE_WITH_SINK, detail));

@@ -228,32 +228,75 @@ static void bad_options_are_refused(void **state) {
 }
 
 /* With this environment variable set to each of these values. */
-static void expect_environment_refused(const char *name, const char *value,
+static void expect_environment_refused(const char *name, const char *value, amla_status want,
                                        const char *const *words) {
   const amla_options o = AMLA_OPTIONS_INIT;
   assert_int_equal(setenv(name, value, 1), 0);
-  expect_options_refused(name, &o, INVALID, words);
+  expect_options_refused(name, &o, want, words);
   unsetenv(name);
+}
+
+/* Those of this architecture. */
+static const char *native_isas(int i) {
+#if defined(__x86_64__)
+  const amla_architecture here = AMLA_X86_64;
+#elif defined(__aarch64__)
+  const amla_architecture here = AMLA_AARCH64;
+#else
+  const amla_architecture here = AMLA_ANY_ARCHITECTURE;
+#endif
+#define CHECK(id, name, architecture)                                                              \
+  if (((architecture) == AMLA_ANY_ARCHITECTURE || (architecture) == here) && i-- == 0)             \
+    return name;
+  AMLA_ISAS(CHECK)
+#undef CHECK
+  return NULL;
+}
+
+/* Ignored, a cap of another architecture would run portable C, or the best that there is. */
+static void isas_of_other_architectures_are_refused(void **state) {
+  (void)state;
+  int others = 0;
+  const harness_name_list isas = harness_list_names(native_isas, " or ");
+  for (int isa = AMLA_ISA_C; isa < AMLA_N_ISAS; isa++) {
+    const char *name = amla_isa_name((amla_isa)isa), *const rule = "is of another architecture";
+    char option[64], variable[64], must[160];
+    if (harness_find_name(native_isas, name) >= 0)
+      continue;
+    others++;
+    snprintf(option, sizeof option, "isa=%s: ", name);
+    snprintf(variable, sizeof variable, "AMLA_ISA=%s: ", name);
+    snprintf(must, sizeof must, "must be %s", isas.text);
+    BAD_OPTION(o.isa = (amla_isa)isa, UNSUPPORTED, option, rule, must);
+    expect_environment_refused("AMLA_ISA", name, UNSUPPORTED, WORDS(variable, rule, must));
+  }
+  assert_true(others > 0);
 }
 
 static void bad_environment_is_refused(void **state) {
   (void)state;
   static const char *const counts[] = {"bogus", "0", "-1", "2x", "99999999999999999999", "1e2"};
-  const harness_name_list isas = harness_list_names(harness_isas, " or ");
-  expect_environment_refused("AMLA_ISA", "bogus", WORDS("AMLA_ISA=bogus", isas.text));
-  expect_environment_refused("AMLA_ISA", "AVX2", WORDS("AMLA_ISA=AVX2", isas.text));
+  const harness_name_list isas = harness_list_names(native_isas, " or ");
+  expect_environment_refused("AMLA_ISA", "bogus", INVALID,
+                             WORDS("AMLA_ISA=bogus: must", isas.text));
+  expect_environment_refused("AMLA_ISA", "AVX2", INVALID, WORDS("AMLA_ISA=AVX2: must", isas.text));
   for (int i = 0; i < LENGTH(counts); i++)
-    expect_environment_refused("AMLA_NUM_THREADS", counts[i],
+    expect_environment_refused("AMLA_NUM_THREADS", counts[i], INVALID,
                                WORDS("AMLA_NUM_THREADS=", counts[i], "1.."));
   for (int i = 0; i < LENGTH(counts) - 2; i++)
-    expect_environment_refused("AMLA_L2_BYTES", counts[i],
+    expect_environment_refused("AMLA_L2_BYTES", counts[i], INVALID,
                                WORDS("AMLA_L2_BYTES=", counts[i], "1.."));
 }
 
 static void environment_caps_isa_and_sets_threads(void **state) {
   (void)state;
   const amla_problem p = good_problem(paged);
-  static const struct {
+  int last = 0;
+  while (native_isas(last + 1))
+    last++;
+  const char *best = native_isas(last);
+  const amla_isa best_isa = (amla_isa)harness_find_name(harness_isas, best);
+  const struct {
     const char *isa, *threads;
     amla_options options;
     const char *words[2];
@@ -261,10 +304,10 @@ static void environment_caps_isa_and_sets_threads(void **state) {
       {"c", "3", AMLA_OPTIONS_INIT, {"cpu c ", "3 threads"}},
       {"c",
        "",
-       {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_FLASH, 5, AMLA_ISA_AVX512, 0,
+       {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_FLASH, 5, best_isa, 0,
         AMLA_LSE_NATURAL, NULL, NULL, 0, 0, 0, 0},
        {"cpu c flash", "5 threads"}},
-      {"avx512",
+      {best,
        "7",
        {sizeof(amla_options), AMLA_BACKEND_CPU, AMLA_RESCALE_AMLA, 1, AMLA_ISA_C, 0,
         AMLA_LSE_NATURAL, NULL, NULL, 0, 0, 0, 0},
@@ -782,6 +825,8 @@ static void scratch_has_room_for_alignment(void **state) {
   const amla_problem p = good_problem(paged);
   for (int isa = AMLA_ISA_C; isa < AMLA_N_ISAS; isa++) {
     size_t bytes[2];
+    if (!amla_isa_is_native((amla_isa)isa))
+      continue;
     for (int i = 0; i < 2; i++) {
       amla_options o = make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_C, 64 << i, 0);
       amla_plan *plan;
@@ -1198,6 +1243,7 @@ int main(void) {
       cmocka_unit_test(struct_sizes_are_checked),
       cmocka_unit_test(bad_options_are_refused),
       cmocka_unit_test(bad_environment_is_refused),
+      cmocka_unit_test(isas_of_other_architectures_are_refused),
       cmocka_unit_test(environment_caps_isa_and_sets_threads),
       cmocka_unit_test(null_short_and_misaligned_buffers_are_refused),
       cmocka_unit_test(half_types_are_aligned_to_2),

@@ -54,7 +54,8 @@ check_includes() {
       n = split("assert ctype errno fenv float inttypes limits math stdalign stdarg stdatomic " \
                 "stdbool stddef stdint stdio stdlib string time", iso)
       for (i = 1; i <= n; i++) is_iso[iso[i] ".h"] = 1
-      system_of["src/base"] = "cpuid.h unistd.h sys/syscall.h" # detection, permission for tiles
+      # Detection, and permission for tiles.
+      system_of["src/base"] = "cpuid.h unistd.h sys/auxv.h sys/syscall.h"
       system_of["src/ref"] = "omp.h"
       system_of["src/cpu"] = "omp.h sched.h"
       system_of["src/cuda"] = "cuda.h cuda_runtime.h cuda_bf16.h cuda_fp16.h mutex vector"

@@ -125,15 +125,18 @@ typedef enum amla_kv_round {
 } amla_kv_round;
 
 /* Caps the instruction set; the environment variable AMLA_ISA (c, avx2, avx512, avx512bf16,
- * amxbf16) caps it further. The last two are for keys in bf16: of other types only if kv_round says
- * so. They take numbers below 2^-126 as 0. */
+ * amxbf16, neon, neonbf16) caps it further. A value of another architecture than the library's is
+ * refused. Those with bf16 in their names are for keys in bf16: of other types only if kv_round
+ * says so. They take numbers below 2^-126 as 0. */
 typedef enum amla_isa {
   AMLA_ISA_AUTO = 0,       /* the best that CPU and operating system offer */
   AMLA_ISA_C = 1,          /* portable C */
   AMLA_ISA_AVX2 = 2,       /* AVX2 + FMA + F16C */
   AMLA_ISA_AVX512 = 3,     /* AVX-512F */
   AMLA_ISA_AVX512BF16 = 4, /* AVX512-BF16, with AVX-512BW and VL */
-  AMLA_ISA_AMXBF16 = 5     /* AMX-BF16 beside these */
+  AMLA_ISA_AMXBF16 = 5,    /* AMX-BF16 beside these */
+  AMLA_ISA_NEON = 6,       /* aarch64 */
+  AMLA_ISA_NEONBF16 = 7    /* aarch64 with FEAT_BF16 */
 } amla_isa;
 
 typedef enum amla_lse_base {

@@ -89,32 +89,73 @@ static const char *missing_amxbf16(void) {
   return may_use_tiles() ? NULL : "the system's permission for tile registers (arch_prctl)";
 }
 
-/* Intel's vdpbf16ps makes 32 products a cycle, as many as its two ports of FMAs. AMD's makes twice
- * as many as theirs. */
-int amla_isa_gains(amla_isa isa) {
-  return isa != AMLA_ISA_AVX512BF16 || !__builtin_cpu_is("intel");
-}
-
-const char *amla_isa_missing(amla_isa isa) {
-  switch (isa) {
-  case AMLA_ISA_AUTO:
-  case AMLA_ISA_C: return NULL;
+static const char *missing(amla_isa isa) {
+  switch ((int)isa) {
   case AMLA_ISA_AVX2: return missing_avx2();
   case AMLA_ISA_AVX512: return missing_avx512();
   case AMLA_ISA_AVX512BF16: return missing_avx512bf16();
   case AMLA_ISA_AMXBF16: return missing_amxbf16();
   }
-  return "no such instruction set";
+  return NULL;
 }
+
+enum { HERE = AMLA_X86_64 };
+#elif defined(__aarch64__)
+#if defined(__linux__)
+#include <sys/auxv.h>
+
+static int has_bf16(void) { return getauxval(AT_HWCAP2) >> 14 & 1; } /* HWCAP2_BF16 */
 #else
-int amla_isa_gains(amla_isa isa) {
+static int has_bf16(void) { return 0; } /* nobody to ask */
+#endif
+
+static const char *missing(amla_isa isa) {
+  return isa == AMLA_ISA_NEONBF16 && !has_bf16() ? "bf16" : NULL;
+}
+
+enum { HERE = AMLA_AARCH64 };
+#else
+static const char *missing(amla_isa isa) {
   (void)isa;
-  return 1;
+  return NULL;
+}
+
+enum { HERE = AMLA_ANY_ARCHITECTURE };
+#endif
+
+static amla_architecture architecture_of(amla_isa isa) {
+#define CASE(id, name, architecture)                                                               \
+  case id: return architecture;
+  switch (isa) {
+    AMLA_ISAS(CASE)
+  case AMLA_ISA_AUTO: break;
+  }
+#undef CASE
+  return AMLA_ANY_ARCHITECTURE;
+}
+
+int amla_isa_is_native(amla_isa isa) {
+  const int architecture = architecture_of(isa);
+  return architecture == AMLA_ANY_ARCHITECTURE || architecture == HERE;
 }
 
 const char *amla_isa_missing(amla_isa isa) {
-  return isa == AMLA_ISA_AUTO || isa == AMLA_ISA_C ? NULL : "x86-64";
+  static const char *const names[] = {
+      [AMLA_ANY_ARCHITECTURE] = "", [AMLA_X86_64] = "x86-64", [AMLA_AARCH64] = "aarch64"};
+  if ((int)isa < 0 || (int)isa >= AMLA_N_ISAS)
+    return "no such instruction set";
+  return amla_isa_is_native(isa) ? missing(isa) : names[architecture_of(isa)];
 }
-#endif
 
 int amla_isa_runs(amla_isa isa) { return !amla_isa_missing(isa); }
+
+/* Intel's vdpbf16ps makes 32 products a cycle, as many as its two ports of FMAs. AMD's makes twice
+ * as many as theirs. */
+int amla_isa_gains(amla_isa isa) {
+#if defined(__x86_64__)
+  return isa != AMLA_ISA_AVX512BF16 || !__builtin_cpu_is("intel");
+#else
+  (void)isa;
+  return 1;
+#endif
+}

@@ -397,10 +397,11 @@ static void panel_pv(const amla_worker *w, const amla_panel *panel, int32_t c, i
   const int32_t step = end ? u->pv_end.rows : u->pv_rows;
   const int32_t ldp = panel->kernels->rows, stop = min(panel->row + ldp, w->n_pv_rows);
   const int32_t n_rows = w->group.row_end - w->group.row_begin;
-  const void *v = elems_at(w->tiles[0], u->tile_type, c * cols);
+  const int64_t v_width = u->turn ? u->v_width : 1;
+  const void *v = elems_at(w->tiles[0], u->tile_type, c * cols * v_width);
   const char *p = (const char *)(w->s + panel->row * u->tile_tokens);
   const int64_t step_bytes = step * (int64_t)sizeof(float); /* or pairs of bf16 */
-  const int64_t ldv = w->cpu->layout.ld;
+  const int64_t ldv = w->cpu->layout.ld / v_width;
   int64_t at = ((int64_t)c * w->cpu->layout.rows_padded + panel->row) * cols;
   for (int32_t r = panel->row; r < stop; r += step, at += step * cols, p += step_bytes) {
     amla_ukr_merge merges[AMLA_MAX_MERGES];
@@ -418,6 +419,8 @@ static void panel_pv(const amla_worker *w, const amla_panel *panel, int32_t c, i
 
 /* O += P V, or O = P V. */
 static void add_pv(const amla_worker *w, int32_t n, float *o, const pv_plan *plan) {
+  if (w->cpu->ukernels->turn)
+    w->cpu->ukernels->turn(n, w->plan->problem.d_v, w->tiles[0], w->cpu->layout.ld);
   for (int32_t c = 0; c < w->cpu->layout.n_col_tiles; c++)
     for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++)
       panel_pv(w, p, c, n, o, plan);
@@ -500,7 +503,7 @@ amla_layout amla_layout_create(const amla_problem *p, const amla_ukernels *u, in
   amla_layout l;
   l.rows_padded = (block_rows + narrow - 1) / narrow * narrow;
   l.n_col_tiles = (p->d_v + u->pv_cols - 1) / u->pv_cols;
-  const int64_t v_cols = (int64_t)l.n_col_tiles * u->pv_cols;
+  const int64_t v_cols = (int64_t)l.n_col_tiles * u->pv_cols * (u->turn ? u->v_width : 1);
   const int64_t lines = ((p->d_qk > v_cols ? p->d_qk : v_cols) + line - 1) / line;
   l.ld = (lines | 1) * line; /* odd: rows then start in different L1 sets */
   return l;

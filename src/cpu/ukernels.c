@@ -15,6 +15,8 @@ extern const amla_ukernels amla_ukernels__avx2, amla_ukernels__avx512, amla_uker
 #ifdef AMLA_TEST_ROWS /* the contract of rows of bf16 in C, for tests */
 extern const amla_ukernels amla_ukernels__model, amla_ukernels__model_p16;
 #endif
+extern const amla_ukernels amla_ukernels__neon, amla_ukernels__neonbf16,
+    amla_ukernels__neonbf16_p16x2, amla_ukernels__neonbf16_p16;
 
 const amla_ukernels *const amla_ukernels_all[] = {
     &amla_ukernels__c,
@@ -27,6 +29,11 @@ const amla_ukernels *const amla_ukernels_all[] = {
     &amla_ukernels__avx512,
     &amla_ukernels__avx512bf16,
     &amla_ukernels__avx512bf16_p16,
+#elif defined(__aarch64__)
+    &amla_ukernels__neon,
+    &amla_ukernels__neonbf16,
+    &amla_ukernels__neonbf16_p16x2,
+    &amla_ukernels__neonbf16_p16,
 #endif
     NULL,
 };
@@ -124,6 +131,8 @@ static const char *types_flaw(const amla_ukernels *u) {
     return "P is f32, or bf16 beside a tile of bf16";
   if ((u->p_form == AMLA_P_DEFAULT || u->p_form == AMLA_P_F32) != (u->p_type == AMLA_F32))
     return "p_form is bf16 or bf16x2 where p_type is bf16, and only there";
+  if (!u->turn != !u->v_width || u->v_width > 2)
+    return "v_width is 1 or 2 with turn, 0 without";
   if (u->p_type == AMLA_BF16 && u->tile_tokens % 2)
     return "tokens go in pairs where p_type is bf16";
   return NULL;

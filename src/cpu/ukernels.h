@@ -43,7 +43,8 @@ typedef struct amla_ukr_stage {
  *     P     with p_type bf16, in place of the scores: [n / 2, rounded up][rows][2] bf16, a token
  *           that is missing 0
  *     O     columns in an order of pv's own, which store undoes
- * tests/ukr_model_bf16.c has all of it in C. */
+ * tests/ukr_model_bf16.c has all of it in C. A row may have other orders of its own, between its qk
+ * and `turn` for keys, `turn` and pv for values, exp and pv for P: ukr__neonbf16.c. */
 
 /* A partial result that pv adds its own to: row r of the sum is of_a[r] * a + of_b[r] * o, rounded
  * as by merge. */
@@ -122,6 +123,12 @@ typedef struct amla_ukernels {
   amla_ukr_panel wide, narrow; /* the last rows of a block may use a narrow panel */
 
   int32_t even_odd[AMLA_N_DTYPES]; /* are rows of that kv type, once converted */
+
+  /* Once the scores of a tile's n keys are there: makes of each row's first d_v columns, in place,
+   * what pv wants of values; `v_width` elements of tile_type a value, which for 2 are read as f32.
+   * NULL and 0: nothing, pv reads the keys. */
+  void (*turn)(int32_t n, int32_t d_v, void *tile, int64_t ld);
+  int32_t v_width;
 
   /* dst [n] of tile_type = src [n], exactly for f32, even_odd or not; n a multiple of the type's
    * block. dst 64-byte aligned. */

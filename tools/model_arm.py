@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inner loops of the rows of Arm, modelled by llvm-mca: MODELLED cycles, no hardware has run them.
+
+    python3 tools/model_arm.py BUILD_FOLDER [LLVM_MCA]
+
+Reads the machine code that the cross build made (./dev test --aarch64, or ./dev model --arm). Of
+each kernel it takes every innermost loop with 16 multiply-adds or more, as a straight line. "of the
+pipes" is multiply-adds over what the pipes would do in those cycles. Exit status 1 if a product's
+plain loop, whose panels convert nothing, is below the goal.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+
+# llvm-mca's CPU and its pipes for FMLA and BFMMLA. Source: LLVM's AArch64SchedNeoverse*.td, after
+# Arm's software optimisation guides.
+CPUS = {"neoverse-v1": 4, "neoverse-v2": 4, "neoverse-n2": 2}
+GOAL, JUDGED = 0.90, ("neoverse-v1", "neoverse-v2")
+OBJECTS = "CMakeFiles/amla_objects.dir/src/cpu"
+KERNELS = {
+    "ukr__neon.c.o": {
+        "qk_6x16": "scores, 16 rows",
+        "qk_12x8": "scores, 8 rows",
+        "amla_ukr_pv_f32_4x24__neon": "output",
+        "amla_ukr_pv_f32_8x8__neon": "output, last columns",
+    },
+    "ukr__neonbf16.c.o": {
+        "qk_12x8": "scores",
+        "pv_bf16x2_4x24": "output, p=bf16x2",
+        "pv_bf16_4x24": "output, p=bf16",
+        "pv_bf16x2_8x8": "output, last columns, p=bf16x2",
+    },
+}
+# What a loop does on the side, by an instruction that does nothing else there.
+SIDES = {"scvtf": "converts q8_0", "fcvtl": "converts f16", "zip1": "converts bf16"}
+
+
+def instructions(path):
+    """Of each function: [(address, text)]."""
+    listing = subprocess.run(
+        ["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", path],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    functions, body = {}, []
+    for line in listing.splitlines():
+        if match := re.match(r"[0-9a-f]+ <([\w.]+)>:", line):
+            body = functions.setdefault(match[1].split(".")[0], [])
+        elif match := re.match(r"\s+([0-9a-f]+):\t(.*)", line):
+            body.append((int(match[1], 16), match[2].split("//")[0].strip()))
+    return functions
+
+
+def branch_target(text):
+    match = re.match(r"(?:b\.\w+|b|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\d+,)\s+([0-9a-f]+) <", text)
+    return int(match[1], 16) if match else None
+
+
+def innermost_loops(body):
+    """Lists of instructions, without the branch back."""
+    place = {address: i for i, (address, _) in enumerate(body)}
+    ends = {}
+    for i, (address, text) in enumerate(body):
+        head = branch_target(text)
+        if head in place and head <= address:
+            ends.setdefault(place[head], i)
+    for head, end in sorted(ends.items()):
+        if not any(head < h and e <= end for h, e in ends.items()):
+            yield [text for _, text in body[head:end] if branch_target(text) is None]
+
+
+def count(loop, name):
+    return sum(text.split()[0] == name for text in loop)
+
+
+def multiply_adds(loop):
+    return count(loop, "fmla") + count(loop, "bfmmla")
+
+
+def cycles(mca, cpu, loop):
+    with tempfile.NamedTemporaryFile("w", suffix=".s") as file:
+        file.write("".join(f"\t{text}\n" for text in [*loop, "subs x30, x30, #1"]))
+        file.flush()
+        command = [mca, "-march=aarch64", f"-mcpu={cpu}", "-mattr=+bf16", "-iterations=200"]
+        report = subprocess.run(
+            [*command, file.name], check=True, capture_output=True, text=True
+        ).stdout
+    return int(re.search(r"Total Cycles:\s+(\d+)", report)[1]) / 200
+
+
+def side_of(loop):
+    stores = sum(text.startswith(("st", "str")) for text in loop)
+    found = [side for name, side in SIDES.items() if count(loop, name)]
+    if not stores:
+        return ""
+    return found[0] if found else "copies f32"
+
+
+def main():
+    folder = sys.argv[1]
+    mca = sys.argv[2] if len(sys.argv) > 2 else "llvm-mca-19"
+    version = subprocess.run([mca, "--version"], check=True, capture_output=True, text=True).stdout
+    print("MODELLED by llvm-mca,", re.search(r"LLVM version \S+", version)[0], end="\n\n")
+    headings = "".join(f"{cpu:>14}" for cpu in CPUS)
+    print(f"{'row':9} {'loop':46} {'multiply-adds':>13} {'instructions':>12}{headings}")
+    missed, judged = [], 0
+    for file, kernels in KERNELS.items():
+        row = re.search(r"__(\w+)\.", file)[1]
+        functions, seen = instructions(f"{folder}/{OBJECTS}/{file}"), set()
+        for kernel, what in kernels.items():
+            for loop in innermost_loops(functions[kernel]):
+                n, side = multiply_adds(loop), side_of(loop)
+                name = f"{what}, {side}" if side else what
+                # Merges, and the loop over the last columns, are once a tile. Types have copies.
+                if n < 16 or 2 * n < len(loop) or name in seen:
+                    continue
+                seen.add(name)
+                shares = {c: n / p / cycles(mca, c, loop) for c, p in CPUS.items()}
+                of_pipes = "".join(f"{share:14.3f}" for share in shares.values())
+                print(f"{row:9} {name:46} {n:13} {len(loop) + 1:12}{of_pipes}")
+                if not side and "last" not in what:
+                    judged += 1
+                    missed += [f"{row} {name} {c}" for c in JUDGED if shares[c] < GOAL]
+    print(f"\nGoal: {GOAL} of the pipes on {' and '.join(JUDGED)}:", end=" ")
+    print(", ".join(missed) + " below" if missed else f"held by {judged} loops")
+    return 1 if missed or not judged else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
