@@ -417,7 +417,7 @@ static void truncate_and_read(const kept *k, const char *path, uint64_t *state) 
 
 static void through_a_file(const kept *k, uint64_t *state) {
   char path[300], error[512] = "";
-  const bool can_be_written = k->data.problem.kv_type != AMLA_Q8_0 && !k->data.mask;
+  const bool can_be_written = harness_dtype_bytes(k->data.problem.kv_type) > 0 && !k->data.mask;
   snprintf(path, sizeof path, "%s/problem.safetensors", folder);
   if (below(state, 3) == 0)
     start_failing(state, 100);
