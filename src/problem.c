@@ -49,14 +49,9 @@ static amla_status check_q_and_out(amla_problem *p, amla_detail *detail) {
 
 /* ---- Scopes: of the second one every field's name begins with `prefix` ---- */
 
-typedef struct field_name {
-  char text[48];
-} field_name;
-
-static field_name name_of(const char *prefix, const char *field) {
-  field_name name;
-  snprintf(name.text, sizeof name.text, "%s%s", prefix, field);
-  return name;
+/* The name of a field of the second scope, without its prefix for the first. */
+static const char *name_of(const char *prefix, const char *extra_name) {
+  return *prefix ? extra_name : extra_name + strlen("extra_");
 }
 
 /* Quantised rows begin and end at blocks. */
@@ -88,7 +83,7 @@ static amla_status check_mask(amla_problem *p, amla_detail *detail) {
 static amla_status check_pages(amla_problem *p, const char *prefix, amla_detail *detail) {
   const int paged = p->page_size > 0;
   const int32_t needed = paged ? (int32_t)(((int64_t)p->sk + p->page_size - 1) / p->page_size) : 0;
-  TRY(check_range(name_of(prefix, "n_pages").text, p->n_pages, 0, INT64_MAX, detail));
+  TRY(check_range(name_of(prefix, "extra_n_pages"), p->n_pages, 0, INT64_MAX, detail));
   if (!paged && p->n_pages != 0)
     INVALID("%sn_pages=%lld: must be 0 when %spage_size is 0 (contiguous)", prefix,
             (long long)p->n_pages, prefix);
@@ -101,51 +96,54 @@ static amla_status check_pages(amla_problem *p, const char *prefix, amla_detail 
     INVALID("%smax_pages=%d: must be >= %d to hold %ssk=%d tokens in pages of %d", prefix,
             p->max_pages, needed, prefix, p->sk, p->page_size);
   const axis table[] = {{"", p->b > 0 ? p->b : 1, p->max_pages}};
-  return check_extent(name_of(prefix, "block_table").text, table, 1, p->max_pages, detail);
+  return check_extent(name_of(prefix, "extra_block_table"), table, 1, p->max_pages, detail);
 }
 
+typedef struct cache_names {
+  const char *cache, *stride_page, *stride_token;
+} cache_names;
+
 /* A cache of rows of `elems` elements, or of the rope parts of its rows. */
-static amla_status check_cache(const amla_problem *p, const char *prefix, const char *cache,
-                               int64_t *stride_page, int64_t *stride_token, int32_t elems,
-                               amla_detail *detail) {
+static amla_status check_cache(const amla_problem *p, cache_names names, int64_t *stride_page,
+                               int64_t *stride_token, int32_t elems, amla_detail *detail) {
   const int64_t tokens = amla_page_tokens(p), pages = p->page_size > 0 ? p->n_pages : p->b;
-  char token[48], page[48];
-  snprintf(token, sizeof token, "%s%s_stride_token", prefix, cache);
-  snprintf(page, sizeof page, "%s%s_stride_page", prefix, cache);
-  TRY(fill_stride(token, stride_token, elems, 1, detail));
+  TRY(fill_stride(names.stride_token, stride_token, elems, 1, detail));
   if (tokens > 1 && *stride_token < elems)
-    INVALID("%s=%lld: must be >= %s=%d", token, (long long)*stride_token,
+    INVALID("%s=%lld: must be >= %s=%d", names.stride_token, (long long)*stride_token,
             elems == p->d_qk ? "d_qk" : "a row", elems);
-  TRY(fill_stride(page, stride_page, tokens, *stride_token, detail));
+  TRY(fill_stride(names.stride_page, stride_page, tokens, *stride_token, detail));
   /* Where it spans nothing (one token) the extent does not see it. */
   if (*stride_token > INT64_MAX / 8)
-    INVALID("%s=%lld: its size in bytes overflows 64 bits", token, (long long)*stride_token);
+    INVALID("%s=%lld: its size in bytes overflows 64 bits", names.stride_token,
+            (long long)*stride_token);
   const axis axes[] = {{"", pages > 0 ? pages : 1, *stride_page},
                        {"", tokens > 0 ? tokens : 1, *stride_token}};
-  return check_extent(name_of(prefix, cache).text, axes, 2, elems, detail);
+  return check_extent(names.cache, axes, 2, elems, detail);
 }
 
 static amla_status check_list(amla_problem *p, const char *prefix, amla_detail *detail) {
-  TRY(fill_stride(name_of(prefix, "indices_stride_query").text, &p->indices_stride_query, p->topk,
+  TRY(fill_stride(name_of(prefix, "extra_indices_stride_query"), &p->indices_stride_query, p->topk,
                   1, detail));
-  TRY(fill_stride(name_of(prefix, "indices_stride_batch").text, &p->indices_stride_batch, p->s_q,
+  TRY(fill_stride(name_of(prefix, "extra_indices_stride_batch"), &p->indices_stride_batch, p->s_q,
                   p->indices_stride_query, detail));
   const axis axes[] = {{"", p->b > 0 ? p->b : 1, p->indices_stride_batch},
                        {"", p->s_q, p->indices_stride_query}};
-  return check_extent(name_of(prefix, "indices").text, axes, 2, p->topk, detail);
+  return check_extent(name_of(prefix, "extra_indices"), axes, 2, p->topk, detail);
 }
 
 static amla_status check_scope(amla_problem *p, const char *prefix, amla_detail *detail) {
-  TRY(check_range(name_of(prefix, "sk").text, p->sk, 0, INT32_MAX, detail));
-  TRY(check_range(name_of(prefix, "topk").text, p->topk, 0, INT32_MAX, detail));
-  TRY(check_range(name_of(prefix, "page_size").text, p->page_size, 0, INT32_MAX, detail));
-  TRY(check_range(name_of(prefix, "max_pages").text, p->max_pages, 0, INT32_MAX, detail));
+  TRY(check_range(name_of(prefix, "extra_sk"), p->sk, 0, INT32_MAX, detail));
+  TRY(check_range(name_of(prefix, "extra_topk"), p->topk, 0, INT32_MAX, detail));
+  TRY(check_range(name_of(prefix, "extra_page_size"), p->page_size, 0, INT32_MAX, detail));
+  TRY(check_range(name_of(prefix, "extra_max_pages"), p->max_pages, 0, INT32_MAX, detail));
   TRY(check_pages(p, prefix, detail));
-  TRY(check_cache(p, prefix, "kv", &p->kv_stride_page, &p->kv_stride_token, p->d_qk - p->kv_d_rope,
-                  detail));
+  const cache_names kv = {name_of(prefix, "extra_kv"), name_of(prefix, "extra_kv_stride_page"),
+                          name_of(prefix, "extra_kv_stride_token")};
+  static const cache_names rope = {"kv_rope", "kv_rope_stride_page", "kv_rope_stride_token"};
+  TRY(check_cache(p, kv, &p->kv_stride_page, &p->kv_stride_token, p->d_qk - p->kv_d_rope, detail));
   if (p->kv_d_rope > 0)
-    TRY(check_cache(p, prefix, "kv_rope", &p->kv_rope_stride_page, &p->kv_rope_stride_token,
-                    p->kv_d_rope, detail));
+    TRY(check_cache(p, rope, &p->kv_rope_stride_page, &p->kv_rope_stride_token, p->kv_d_rope,
+                    detail));
   else
     p->kv_rope_stride_page = p->kv_rope_stride_token = 0;
   TRY(check_blocks(p, prefix, detail));
@@ -316,22 +314,19 @@ enum { MAX_EXTENTS = 24, N_OUTPUTS = 3 };
 /* The outputs come first. */
 typedef struct extents {
   extent at[MAX_EXTENTS];
-  field_name names[MAX_EXTENTS];
   int n;
 } extents;
 
-static void add(extents *e, const char *prefix, const char *name, const void *at,
-                size_t capacity_bytes, int64_t used_bytes, size_t align) {
+static void add(extents *e, const char *name, const void *at, size_t capacity_bytes,
+                int64_t used_bytes, size_t align) {
   assert(e->n < MAX_EXTENTS);
-  e->names[e->n] = name_of(prefix, name);
-  e->at[e->n] = (extent){e->names[e->n].text, at, capacity_bytes, used_bytes, align};
-  e->n++;
+  e->at[e->n++] = (extent){name, at, capacity_bytes, used_bytes, align};
 }
 
 /* 4-byte numbers that may be left out. */
-static void add_words(extents *e, const char *prefix, const char *name, const void *at,
-                      size_t capacity_bytes, int64_t n) {
-  add(e, prefix, name, at, capacity_bytes, at ? n * 4 : 0, 4);
+static void add_words(extents *e, const char *name, const void *at, size_t capacity_bytes,
+                      int64_t n) {
+  add(e, name, at, capacity_bytes, at ? n * 4 : 0, 4);
 }
 
 /* Queries of the run. */
@@ -374,16 +369,17 @@ static void add_scope(extents *e, const char *prefix, const amla_problem *p,
   const int64_t indices =
       query_elems(p, t, p->indices_stride_batch, p->indices_stride_query, 1, 0, p->topk);
   const size_t align = amla_dtype_align(p->kv_type);
-  add(e, prefix, "kv", t->kv, t->kv_bytes, amla_elems_bytes(p->kv_type, kv), align);
+  add(e, name_of(prefix, "extra_kv"), t->kv, t->kv_bytes, amla_elems_bytes(p->kv_type, kv), align);
   if (p->kv_d_rope > 0)
-    add(e, prefix, "kv_rope", t->kv_rope, t->kv_rope_bytes, amla_elems_bytes(p->kv_type, rope),
-        align);
-  add(e, prefix, "block_table", t->block_table, t->block_table_bytes, table_bytes(p, t), 4);
+    add(e, "kv_rope", t->kv_rope, t->kv_rope_bytes, amla_elems_bytes(p->kv_type, rope), align);
+  add(e, name_of(prefix, "extra_block_table"), t->block_table, t->block_table_bytes,
+      table_bytes(p, t), 4);
   if (!amla_has_slots(p))
-    add_words(e, prefix, "seqlens_k", t->seqlens_k, t->seqlens_k_bytes, p->b);
-  add_words(e, prefix, "visible_k", t->visible_k, t->visible_k_bytes, queries);
-  add(e, prefix, "indices", t->indices, t->indices_bytes, p->topk > 0 ? indices * 4 : 0, 4);
-  add_words(e, prefix, "topk_length", t->topk_length, t->topk_length_bytes,
+    add_words(e, name_of(prefix, "extra_seqlens_k"), t->seqlens_k, t->seqlens_k_bytes, p->b);
+  add_words(e, name_of(prefix, "extra_visible_k"), t->visible_k, t->visible_k_bytes, queries);
+  add(e, name_of(prefix, "extra_indices"), t->indices, t->indices_bytes,
+      p->topk > 0 ? indices * 4 : 0, 4);
+  add_words(e, name_of(prefix, "extra_topk_length"), t->topk_length, t->topk_length_bytes,
             p->topk_length_per_query ? queries : p->b);
 }
 
@@ -397,28 +393,27 @@ static void list_extents(const amla_problem *p, const amla_tensors *t, extents *
                                      p->q_rope_stride_head, p->q_d_rope);
   const axis mask[] = {{"", p->b, p->mask_stride_batch}, {"", p->s_q, p->mask_stride_query}};
   e->n = 0;
-  add(e, "", "out", t->out, t->out_bytes, amla_elems_bytes(p->out_type, out),
+  add(e, "out", t->out, t->out_bytes, amla_elems_bytes(p->out_type, out),
       amla_dtype_align(p->out_type));
-  add_words(e, "", "lse", t->lse, t->lse_bytes, rows);
-  add_words(e, "", "max_logits", t->max_logits, t->max_logits_bytes, rows);
-  add(e, "", "q", t->q, t->q_bytes, amla_elems_bytes(p->q_type, q), amla_dtype_align(p->q_type));
+  add_words(e, "lse", t->lse, t->lse_bytes, rows);
+  add_words(e, "max_logits", t->max_logits, t->max_logits_bytes, rows);
+  add(e, "q", t->q, t->q_bytes, amla_elems_bytes(p->q_type, q), amla_dtype_align(p->q_type));
   if (p->q_d_rope > 0)
-    add(e, "", "q_rope", t->q_rope, t->q_rope_bytes, amla_elems_bytes(p->q_type, q_rope),
+    add(e, "q_rope", t->q_rope, t->q_rope_bytes, amla_elems_bytes(p->q_type, q_rope),
         amla_dtype_align(p->q_type));
   add_scope(e, "", p, t);
-  add_words(e, "", "sinks", t->sinks, t->sinks_bytes, p->h_q);
-  add(e, "", "mask", t->mask, t->mask_bytes, t->mask ? extent_elems(mask, 2, p->sk) * 2 : 0, 2);
+  add_words(e, "sinks", t->sinks, t->sinks_bytes, p->h_q);
+  add(e, "mask", t->mask, t->mask_bytes, t->mask ? extent_elems(mask, 2, p->sk) * 2 : 0, 2);
   if (amla_has_second_scope(p)) {
     const amla_problem second = amla_second_problem(p);
     const amla_tensors tensors = amla_second_tensors(t);
     add_scope(e, "extra_", &second, &tensors);
   }
   if (t->q_indptr)
-    add_words(e, "", "q_indptr", t->q_indptr, t->q_indptr_bytes, (int64_t)p->b + 1);
+    add_words(e, "q_indptr", t->q_indptr, t->q_indptr_bytes, (int64_t)p->b + 1);
   if (t->kv_indptr) {
-    add_words(e, "", "kv_indptr", t->kv_indptr, t->kv_indptr_bytes, (int64_t)p->b + 1);
-    add(e, "", "kv_indices", t->kv_indices, t->kv_indices_bytes, (int64_t)t->kv_indptr[p->b] * 4,
-        4);
+    add_words(e, "kv_indptr", t->kv_indptr, t->kv_indptr_bytes, (int64_t)p->b + 1);
+    add(e, "kv_indices", t->kv_indices, t->kv_indices_bytes, (int64_t)t->kv_indptr[p->b] * 4, 4);
   }
 }
 
