@@ -52,15 +52,16 @@ static void list_keys(const amla_worker *w, amla_cursor *cursor, int32_t begin, 
   const int64_t row_bytes = amla_elems_bytes(w->cpu->ukernels->tile_type, w->cpu->layout.ld);
   const int32_t known = min(n, limit - begin);
   amla_token_ref refs[AMLA_MAX_LISTED];
+  amla_ukr_move *moves = list->moves + list->n;
   char *to = tile;
   amla_line_locate(&w->line, begin, known, cursor, refs);
-  for (int32_t j = 0; j < known; j++, to += row_bytes) {
-    if (refs[j].rope)
-      refs[j].row = join_row(w, p->kv_type, refs[j].row, refs[j].rope, p->kv_d_rope, list->n);
-    list->moves[list->n++] = (amla_ukr_move){refs[j].row, refs[j].scales, to};
-  }
-  for (int32_t j = known > 0 ? known : 0; j < n; j++, list->n++)
-    list->moves[list->n] = list->moves[list->n - 1];
+  for (int32_t j = 0; p->kv_d_rope > 0 && j < known; j++)
+    refs[j].row = join_row(w, p->kv_type, refs[j].row, refs[j].rope, p->kv_d_rope, list->n + j);
+  for (int32_t j = 0; j < known; j++, to += row_bytes)
+    moves[j] = (amla_ukr_move){refs[j].row, refs[j].scales, to};
+  for (int32_t j = known > 0 ? known : 0; j < n; j++)
+    moves[j] = moves[j - 1];
+  list->n += n;
 }
 
 /* S^T of panels [first, last), which are of one kind, for the tile's n keys. If they are the
