@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kv_rows.h"
 #include "message.h"
 
 /* Of a block table: FlashMLA's tests poison with the same. */
@@ -114,6 +115,9 @@ float harness_load(const void *buffer, amla_dtype type, int64_t i) {
     memcpy(&d, block, sizeof d);
     return half_to_float(d) * (float)(int8_t)block[2 + i % 32];
   }
+  case AMLA_FP8_656:
+  case AMLA_FP8_584:
+  case AMLA_FP8_E4M3: break; /* harness_load_kv */
   }
   return NAN;
 }
@@ -124,6 +128,9 @@ void harness_store(void *buffer, amla_dtype type, int64_t i, float value) {
   case AMLA_BF16: ((uint16_t *)buffer)[i] = float_to_bfloat(value); break;
   case AMLA_F16: ((uint16_t *)buffer)[i] = float_to_half(value); break;
   case AMLA_Q8_0: break; /* in blocks only: store_elements */
+  case AMLA_FP8_656:
+  case AMLA_FP8_584:
+  case AMLA_FP8_E4M3: break; /* in groups only: harness_store_fp8 */
   }
 }
 
@@ -172,7 +179,9 @@ static int64_t out_elems(const amla_problem *p) {
 static int64_t kv_elems(const amla_problem *p) {
   const int64_t outer = p->page_size ? p->n_pages : p->b;
   const int64_t tokens = p->page_size ? p->page_size : p->sk;
-  return extent(1, 0, outer, p->kv_stride_page, tokens, p->kv_stride_token, p->d_qk);
+  const int64_t footer = p->kv_type == AMLA_FP8_584 ? tokens * 8 : 0;
+  return extent(1, 0, outer, p->kv_stride_page, tokens, p->kv_stride_token,
+                harness_row_elems(p->kv_type, p->d_qk) + footer);
 }
 static int64_t mask_elems(const amla_problem *p) {
   return extent(1, 0, p->b, p->mask_stride_batch, p->s_q, p->mask_stride_query, p->sk);
@@ -260,15 +269,16 @@ int64_t harness_lse_offset(const amla_problem *p, int64_t row) {
 
 int64_t harness_token_offset(const amla_problem *p, const int32_t *block_table, int32_t sequence,
                              int64_t j) {
-  const int64_t token = or_packed(p->kv_stride_token, p->d_qk);
+  const int64_t token = or_packed(p->kv_stride_token, harness_row_elems(p->kv_type, p->d_qk));
+  const int64_t page_elems = or_packed(p->kv_stride_page, harness_page_elems(p));
   if (p->page_size == 0)
-    return sequence * or_packed(p->kv_stride_page, p->sk * token) + j * token;
+    return sequence * page_elems + j * token;
   const int64_t max_pages =
       p->max_pages ? p->max_pages : ((int64_t)p->sk + p->page_size - 1) / p->page_size;
   const int64_t page = block_table[sequence * max_pages + j / p->page_size];
   if (page < 0 || page >= p->n_pages)
     return -1;
-  return page * or_packed(p->kv_stride_page, p->page_size * token) + j % p->page_size * token;
+  return page * page_elems + j % p->page_size * token;
 }
 
 /* ---- Lengths and pages ---- */
@@ -393,16 +403,20 @@ static void fill_token(const harness_case *c, harness_dataset *data, int32_t seq
   uint64_t state = seed_for(c->seed, STREAM_KV, sequence, j);
   const double width = c->dist == HARNESS_NORMAL ? c->dist_width : 1.0,
                g = gain(p, logit_raise(c, sequence, j, n));
+  const int32_t group = harness_group_elems(p->kv_type);
   for (int32_t d = 0; d < p->d_qk;) {
-    float values[32];
+    float values[HARNESS_MAX_GROUP];
     int32_t count = 0;
-    for (; count < 32 && d < p->d_qk; d++) {
+    for (; count < group && d < p->d_qk; d++) {
       double value = noise(c, &state, width) + g * direction(d);
       if (c->dist == HARNESS_ZEROV && d < p->d_v)
         value = zero_column(d, j, n, value);
       values[count++] = (float)value;
     }
-    store_elements(data->kv, p->kv_type, at + d - count, count, values);
+    if (p->kv_type >= AMLA_FP8_656)
+      harness_store_fp8(p, data->kv, at, d - count, count, values);
+    else
+      store_elements(data->kv, p->kv_type, at + d - count, count, values);
   }
 }
 

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kv_rows.h"
 #include "message.h"
 #include "names.h"
 
@@ -25,7 +26,7 @@ enum {
 
 size_t harness_dtype_bytes(amla_dtype type) {
   int32_t bytes;
-  return amla_dtype_block(type, &bytes) == 1 ? (size_t)bytes : 0;
+  return amla_dtype_block(type, &bytes) == 1 && bytes > 1 ? (size_t)bytes : 0;
 }
 
 int64_t harness_bytes(amla_dtype type, int64_t n) {
@@ -301,6 +302,20 @@ static bool derive_strides(const amla_problem *p, int32_t d, int32_t pad, int64_
   return multiply_add(&all, p->b, 0) && multiply_add(&all, 8, 0);
 }
 
+/* Dimensions that the type of kv asks for, and its scales: no key sets them. */
+static int derive_fp8(harness_case *c, message error) {
+  amla_problem *p = &c->problem;
+  const int32_t d_qk = p->kv_type == AMLA_FP8_656 ? 576 : 512;
+  if (p->kv_type < AMLA_FP8_656)
+    return 0;
+  if (p->kv_type == AMLA_FP8_E4M3)
+    p->kv_scale = 0.0175f, p->kv_rope_scale = 0.03125f;
+  else if (p->d_qk != d_qk || p->d_v != 512)
+    return refuse(error, "kv=%s: dqk=%d must be %d, dv=%d must be 512", amla_dtype_name(p->kv_type),
+                  p->d_qk, d_qk, p->d_v);
+  return 0;
+}
+
 static int derive(harness_case *c, bool b_given, message error) {
   amla_problem *p = &c->problem;
   if (p->d_v > p->d_qk)
@@ -318,6 +333,8 @@ static int derive(harness_case *c, bool b_given, message error) {
   if (p->d_qk % elems != 0 || c->pad % elems != 0)
     return refuse(error, "kv=%s: dqk=%d and pad=%d must be multiples of %d",
                   amla_dtype_name(p->kv_type), p->d_qk, c->pad, elems);
+  if (derive_fp8(c, error) != 0)
+    return -1;
   p->mask_stride_query = (int64_t)p->sk + c->pad;
   p->mask_stride_batch = p->mask_stride_query;
   int64_t mask = p->b;
@@ -325,8 +342,10 @@ static int derive(harness_case *c, bool b_given, message error) {
       !multiply_add(&mask, p->mask_stride_batch, 0) || !multiply_add(&mask, 8, 0))
     return refuse(error, "b=%d, sq=%d, sk=%d: the size of the mask leaves int64", p->b, p->s_q,
                   p->sk);
-  p->kv_stride_token = (int64_t)p->d_qk + c->pad;
-  p->kv_stride_page = p->kv_stride_token;
+  p->kv_stride_token = harness_row_elems(p->kv_type, p->d_qk);
+  if (p->kv_type != AMLA_FP8_584) /* its pages alone have room for more */
+    p->kv_stride_token += c->pad;
+  p->kv_stride_page = p->kv_type == AMLA_FP8_584 ? 584 : p->kv_stride_token;
   int64_t all = p->page_size ? p->n_pages : p->b;
   if (!multiply_add(&p->kv_stride_page, p->page_size ? p->page_size : p->sk, c->pad) ||
       !multiply_add(&all, p->kv_stride_page, 0) || !multiply_add(&all, 8, 0))

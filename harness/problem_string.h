@@ -7,7 +7,7 @@
  * Keys and defaults:
  *   b=1 sq=1 h=128 sk=4096 dqk=576 dv=512     sizes
  *   page=64                                   tokens per page; 0 = contiguous
- *   q=bf16 kv=bf16 out=f32                    types: f32, bf16, f16; kv also q8_0
+ *   q=bf16 kv=bf16 out=f32                    types: f32, bf16, f16; kv also q8_0, fp8_*
  *   causal=1 scale=0.1352                     scale of DeepSeek-V3: 192^-0.5 times YaRN's mscale^2
  *   lse=e                                     e or 2
  *   sinks=0                                   1: attention sinks, drawn from N(0, 2)
@@ -70,7 +70,7 @@ int harness_parse_problem(const char *text, harness_case *out, char *error, size
  * snprintf. */
 int harness_format_problem(const harness_case *c, char *text, size_t text_bytes);
 
-size_t harness_dtype_bytes(amla_dtype type); /* of one element; 0 where only blocks have a size */
+size_t harness_dtype_bytes(amla_dtype type); /* of an element of f32, bf16, f16; else 0 */
 int64_t harness_bytes(amla_dtype type, int64_t n); /* of n elements, in whole blocks */
 
 #endif

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "spec/spec.h"
+#include "kv_rows.h"
 #include "message.h"
 
 static const double ln2 = 0.69314718055994530942;
@@ -59,7 +60,7 @@ double harness_kv_bytes(const harness_dataset *data) {
   double tokens = 0;
   for (int32_t s = 0; s < p->b; s++)
     tokens += (double)length_of(p, &data->tensors, s);
-  return tokens * (double)harness_bytes(p->kv_type, p->d_qk) +
+  return tokens * (double)harness_bytes(p->kv_type, harness_row_elems(p->kv_type, p->d_qk)) +
          rows * (p->d_qk * (double)harness_dtype_bytes(p->q_type) +
                  p->d_v * (double)harness_dtype_bytes(p->out_type));
 }
@@ -88,7 +89,7 @@ static bool gather(const harness_dataset *data, int32_t sequence, gathered *g, d
     const int64_t at = harness_token_offset(p, data->tensors.block_table, sequence, j);
     ok = at >= 0;
     for (int32_t d = 0; d < p->d_qk && ok; d++) {
-      const float x = g->kv[j * p->d_qk + d] = harness_load(data->tensors.kv, p->kv_type, at + d);
+      const float x = g->kv[j * p->d_qk + d] = harness_load_kv(p, data->tensors.kv, at, d);
       if (!isfinite(x))
         g->not_finite[j] = true;
       else

@@ -17,6 +17,7 @@
 #include "environment.h"
 #include "key_check.h"
 #include "keys.h"
+#include "kv_layout.h"
 
 enum { MAX_D = 65536, MAX_ROWS = 1 << 24, MAX_THREADS = 1024 };
 
@@ -80,6 +81,24 @@ static amla_status check_mask(amla_problem *p, amla_detail *detail) {
   return AMLA_OK; /* its extent is checked if there is one */
 }
 
+/* Records have the dimensions of their models. */
+static amla_status check_fp8(amla_problem *p, amla_detail *detail) {
+  const int is_656 = p->kv_type == AMLA_FP8_656, is_record = is_656 || p->kv_type == AMLA_FP8_584;
+  const int32_t d_qk = is_656 ? 576 : 512, d_v = 512;
+  const char *name = amla_dtype_name(p->kv_type);
+  TRY(fill_kv_scale("kv_scale", p->kv_type, &p->kv_scale, detail));
+  TRY(fill_kv_scale("kv_rope_scale", p->kv_type, &p->kv_rope_scale, detail));
+  if (!is_record)
+    return AMLA_OK;
+  if (p->d_qk != d_qk)
+    INVALID("d_qk=%d: must be %d for kv_type=%s", p->d_qk, d_qk, name);
+  if (p->d_v != d_v)
+    INVALID("d_v=%d: must be %d for kv_type=%s", p->d_v, d_v, name);
+  if (p->kv_d_rope != 0)
+    INVALID("kv_d_rope=%d: must be 0 for kv_type=%s, whose records have it", p->kv_d_rope, name);
+  return AMLA_OK;
+}
+
 static amla_status check_pages(amla_problem *p, const char *prefix, amla_detail *detail) {
   const int paged = p->page_size > 0;
   const int32_t needed = paged ? (int32_t)(((int64_t)p->sk + p->page_size - 1) / p->page_size) : 0;
@@ -99,26 +118,20 @@ static amla_status check_pages(amla_problem *p, const char *prefix, amla_detail 
   return check_extent(name_of(prefix, "extra_block_table"), table, 1, p->max_pages, detail);
 }
 
-typedef struct cache_names {
-  const char *cache, *stride_page, *stride_token;
-} cache_names;
-
 /* A cache of rows of `elems` elements, or of the rope parts of its rows. */
 static amla_status check_cache(const amla_problem *p, cache_names names, int64_t *stride_page,
                                int64_t *stride_token, int32_t elems, amla_detail *detail) {
   const int64_t tokens = amla_page_tokens(p), pages = p->page_size > 0 ? p->n_pages : p->b;
-  TRY(fill_stride(names.stride_token, stride_token, elems, 1, detail));
-  if (tokens > 1 && *stride_token < elems)
-    INVALID("%s=%lld: must be >= %s=%d", names.stride_token, (long long)*stride_token,
-            elems == p->d_qk ? "d_qk" : "a row", elems);
-  TRY(fill_stride(names.stride_page, stride_page, tokens, *stride_token, detail));
+  TRY(fill_kv_strides(names, p->kv_type, elems, elems == p->d_qk ? "d_qk" : "a row", tokens,
+                      stride_page, stride_token, detail));
   /* Where it spans nothing (one token) the extent does not see it. */
   if (*stride_token > INT64_MAX / 8)
     INVALID("%s=%lld: its size in bytes overflows 64 bits", names.stride_token,
             (long long)*stride_token);
-  const axis axes[] = {{"", pages > 0 ? pages : 1, *stride_page},
-                       {"", tokens > 0 ? tokens : 1, *stride_token}};
-  return check_extent(names.cache, axes, 2, elems, detail);
+  return check_kv_extent(names.cache,
+                         kv_extent(p->kv_type, elems, pages > 0 ? pages : 1, tokens > 0 ? tokens : 1,
+                                   *stride_page, *stride_token),
+                         detail);
 }
 
 static amla_status check_list(amla_problem *p, const char *prefix, amla_detail *detail) {
@@ -131,12 +144,24 @@ static amla_status check_list(amla_problem *p, const char *prefix, amla_detail *
   return check_extent(name_of(prefix, "extra_indices"), axes, 2, p->topk, detail);
 }
 
+static amla_status check_record_slots(const amla_problem *p, const char *prefix,
+                                      amla_detail *detail) {
+  const axis pages = {name_of(prefix, "extra_n_pages"), p->n_pages, 0}, sequences = {"b", p->b, 0};
+  const axis page = {name_of(prefix, "extra_page_size"), p->page_size, 0};
+  const axis length = {name_of(prefix, "extra_sk"), p->sk, 0};
+  if (p->page_size > 0)
+    return check_slots(pages, page, detail);
+  return check_slots(sequences, length, detail);
+}
+
 static amla_status check_scope(amla_problem *p, const char *prefix, amla_detail *detail) {
   TRY(check_range(name_of(prefix, "extra_sk"), p->sk, 0, INT32_MAX, detail));
   TRY(check_range(name_of(prefix, "extra_topk"), p->topk, 0, INT32_MAX, detail));
   TRY(check_range(name_of(prefix, "extra_page_size"), p->page_size, 0, INT32_MAX, detail));
   TRY(check_range(name_of(prefix, "extra_max_pages"), p->max_pages, 0, INT32_MAX, detail));
   TRY(check_pages(p, prefix, detail));
+  if (amla_row_elems(p->kv_type, 0) > 0) /* records */
+    TRY(check_record_slots(p, prefix, detail));
   const cache_names kv = {name_of(prefix, "extra_kv"), name_of(prefix, "extra_kv_stride_page"),
                           name_of(prefix, "extra_kv_stride_token")};
   static const cache_names rope = {"kv_rope", "kv_rope_stride_page", "kv_rope_stride_token"};
@@ -221,9 +246,7 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, aml
             (double)p->scale);
   TRY(check_range("memory", p->memory, AMLA_MEMORY_HOST, AMLA_MEMORY_DEVICE, detail));
   TRY(check_q_and_out(p, detail));
-  if (p->kv_scale != 0.0f || p->kv_rope_scale != 0.0f)
-    UNSUPPORTED("kv_scale=%g, kv_rope_scale=%g: must be 0 for this kv_type", (double)p->kv_scale,
-                (double)p->kv_rope_scale);
+  TRY(check_fp8(p, detail));
   TRY(check_scope(p, "", detail));
   TRY(check_second_scope(p, detail));
   TRY(check_what_is_seen(p, detail));
@@ -347,11 +370,12 @@ static int64_t query_elems(const amla_problem *p, const amla_tensors *t, int64_t
 
 /* Of a cache, all pages that exist; of no keys, none. */
 static int64_t cache_elems(const amla_problem *p, int64_t stride_page, int64_t stride_token,
-                           int64_t run) {
+                           int32_t run) {
   const int64_t pages = p->page_size > 0 ? p->n_pages : p->b, tokens = amla_page_tokens(p);
-  const axis axes[] = {{"", pages, stride_page}, {"", tokens, stride_token}};
   const int unused = p->sk == 0 && !amla_has_slots(p);
-  return unused || pages == 0 || tokens == 0 ? 0 : extent_elems(axes, 2, run);
+  if (unused || pages == 0 || tokens == 0)
+    return 0;
+  return kv_extent(p->kv_type, run, pages, tokens, stride_page, stride_token);
 }
 
 static int64_t table_bytes(const amla_problem *p, const amla_tensors *t) {

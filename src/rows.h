@@ -7,6 +7,7 @@
 #define AMLA_ROWS_H
 
 #include "base/dtype.h"
+#include "base/load.h"
 #include "base/store.h"
 
 /* ---- Queries ---- */
@@ -104,7 +105,18 @@ static inline amla_token_ref amla_slot_at(const amla_problem *p, const amla_tens
     const int64_t rope = page * p->kv_rope_stride_page + slot * p->kv_rope_stride_token;
     ref.rope = (const char *)t->kv_rope + amla_elems_bytes(p->kv_type, rope);
   }
+  if (p->kv_type == AMLA_FP8_584)
+    ref.scales = (const char *)t->kv + page * p->kv_stride_page +
+                 amla_fp8_584_scales_at(p->page_size > 0 ? p->page_size : p->sk, slot);
   return ref;
+}
+
+/* How the rows of kv are read. */
+static inline amla_row_format amla_row_format_of(const amla_problem *p) {
+  int32_t d_rope = p->kv_d_rope > 0 ? p->kv_d_rope : p->d_qk - p->d_v;
+  if (p->kv_type == AMLA_FP8_656 || p->kv_type == AMLA_FP8_584)
+    d_rope = AMLA_FP8_ROPE;
+  return (amla_row_format){p->kv_type, p->d_qk, p->d_qk - d_rope, p->kv_scale, p->kv_rope_scale};
 }
 
 /* Tokens of a page; contiguous: of a sequence. */

@@ -110,9 +110,47 @@ static void bad_types_and_numbers_are_refused(void **state) {
       "kv_stride_token=33", "multiple of 32");
   BAD(paged, (p.kv_type = AMLA_Q8_0, p.d_qk = 32, p.kv_stride_token = 32, p.kv_stride_page = 8001),
       INVALID, "kv_stride_page=8001", "multiple of 32");
+  BAD(paged, p.q_type = AMLA_FP8_E4M3, INVALID, "q_type=6", "<= 2");
   BAD(paged, p.memory = (amla_memory)2, INVALID, "memory=2", "<= 1");
   BAD(paged, p.mask_stride_batch = -16, INVALID, "mask_stride_batch=-16", ">= 0");
   BAD(paged, p.mask_stride_query = -1, INVALID, "mask_stride_query=-1", ">= 0");
+}
+
+/* p as a cache of records in pages of 16. */
+#define RECORDS(type, qk) (p = records(type, qk))
+static amla_problem records(amla_dtype type, int32_t d_qk) {
+  amla_problem p = AMLA_PROBLEM_INIT;
+  p.sk = 100, p.page_size = 16, p.n_pages = 9, p.scale = 1.0f;
+  p.kv_type = type, p.d_qk = d_qk;
+  return p;
+}
+
+static void bad_fp8_caches_are_refused(void **state) {
+  (void)state;
+  BAD(paged, (RECORDS(AMLA_FP8_656, 512)), INVALID, "d_qk=512: must be 576 for kv_type=fp8_656");
+  BAD(paged, (RECORDS(AMLA_FP8_656, 576), p.d_v = 576), INVALID, "d_v=576: must be 512");
+  BAD(paged, (RECORDS(AMLA_FP8_584, 576)), INVALID, "d_qk=576: must be 512 for kv_type=fp8_584");
+  BAD(paged, (RECORDS(AMLA_FP8_584, 512), p.d_v = 448), INVALID, "d_v=448: must be 512");
+  BAD(paged, (RECORDS(AMLA_FP8_656, 576), p.kv_stride_token = 576), INVALID,
+      "kv_stride_token=576: must be >= 656 bytes for kv_type=fp8_656");
+  BAD(paged, (RECORDS(AMLA_FP8_584, 512), p.kv_stride_token = 584), INVALID,
+      "kv_stride_token=584: must be 0 or 576 for kv_type=fp8_584", "footer");
+  BAD(paged, (RECORDS(AMLA_FP8_584, 512), p.kv_stride_page = 9343), INVALID,
+      "kv_stride_page=9343: must be >= 9344, 16 tokens of fp8_584");
+  BAD(paged, (RECORDS(AMLA_FP8_656, 576), p.n_pages = 1 << 27), INVALID,
+      "n_pages=134217728, page_size=16: their product must be <= 2147483647");
+  BAD(contiguous, (RECORDS(AMLA_FP8_656, 576), p.page_size = p.n_pages = 0, p.b = 1 << 26), INVALID,
+      "b=67108864, sk=100: their product must be <= 2147483647");
+  BAD(paged, (p.kv_type = AMLA_FP8_E4M3, p.kv_scale = -1.0f), INVALID, "kv_scale=-1",
+      "positive and finite");
+  BAD(paged, (p.kv_type = AMLA_FP8_E4M3, p.kv_scale = INFINITY), INVALID, "kv_scale=inf",
+      "positive and finite");
+  BAD(paged, (p.kv_type = AMLA_FP8_E4M3, p.kv_rope_scale = NAN), INVALID,
+      "kv_rope_scale=", "positive and finite");
+  BAD(paged, p.kv_scale = 0.5f, INVALID, "kv_scale=0.5: must be 0 or 1 for kv_type=f32",
+      "only fp8_e4m3 has one");
+  BAD(paged, (RECORDS(AMLA_FP8_656, 576), p.kv_rope_scale = 2.0f), INVALID,
+      "kv_rope_scale=2: must be 0 or 1 for kv_type=fp8_656");
 }
 
 static void bad_strides_are_refused(void **state) {
@@ -565,7 +603,6 @@ static void bad_sparse_problems_are_refused(void **state) {
       (p.kv_type = AMLA_Q8_0, p.d_qk = 64, p.kv_d_rope = 24,
        p.kv_stride_token = p.kv_stride_page = 0),
       INVALID, "kv_d_rope=24", "multiple of 32");
-  BAD(dense, p.kv_scale = 1.0f, UNSUPPORTED, "kv_scale=1", "must be 0");
 }
 
 /* A run of what both scopes list, and its plan. */
@@ -1111,6 +1148,9 @@ static void kinds_have_names(void **state) {
   expect_names(q_form_name, AMLA_Q_BF16X3 + 1, "default");
   expect_names(kv_round_name, AMLA_KV_BF16 + 1, "exact");
   assert_string_equal(amla_dtype_name(AMLA_Q8_0), "q8_0");
+  assert_string_equal(amla_dtype_name(AMLA_FP8_656), "fp8_656");
+  assert_string_equal(amla_dtype_name(AMLA_FP8_584), "fp8_584");
+  assert_string_equal(amla_dtype_name(AMLA_FP8_E4M3), "fp8_e4m3");
   assert_string_equal(amla_isa_name(AMLA_ISA_AVX512), "avx512");
   assert_string_equal(amla_rescale_name(AMLA_RESCALE_FLASH), "flash");
   assert_string_equal(amla_backend_name(AMLA_BACKEND_NPU), "npu");
@@ -1238,6 +1278,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(bad_shapes_are_refused),
       cmocka_unit_test(bad_types_and_numbers_are_refused),
+      cmocka_unit_test(bad_fp8_caches_are_refused),
       cmocka_unit_test(bad_strides_are_refused),
       cmocka_unit_test(products_beyond_64_bits_are_refused),
       cmocka_unit_test(struct_sizes_are_checked),

@@ -76,19 +76,33 @@ static amla_options options_of(const choice c) {
                         splits[c[F_SPLIT]]);
 }
 
+typedef struct row_dims {
+  int d_qk, d_v;
+} row_dims;
+
+/* Records have dimensions of their own. */
+static row_dims dims_for(int kv_type, row_dims others) {
+  switch (kv_type) {
+  case AMLA_FP8_656: return (row_dims){576, 512};
+  case AMLA_FP8_584: return (row_dims){512, 512};
+  default: return others;
+  }
+}
+
 /* Two sequences, so that neither is alone: the length in question, and a short one. */
 static void problem_of(const choice c, int seed, char *text, size_t bytes) {
   const int length = lengths[c[F_LENGTH]], other = lengths[(c[F_LENGTH] + seed) % 9];
+  const row_dims d = dims_for(c[F_KV], (row_dims){dims[c[F_DIMS]].d_qk, dims[c[F_DIMS]].d_v});
   const int longest = length > other ? length : other;
   const int sk = longest > 0 ? longest + seed % 3 : 1;
   const int block = amla_block_elems((amla_dtype)c[F_KV]);
-  const bool whole = dims[c[F_DIMS]].d_qk % block == 0; /* blocks only */
+  const bool whole = d.d_qk % block == 0; /* blocks only */
   const int pad = extras[c[F_EXTRA]].pad * (whole ? block : 1);
   snprintf(
       text, bytes,
       "b=2,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,lse=%s,sinks=%d,mask=%"
       "d,pad=%d,dist=%s,len=%d/%d,seed=%d",
-      queries[c[F_QUERIES]], heads[c[F_HEADS]], sk, dims[c[F_DIMS]].d_qk, dims[c[F_DIMS]].d_v,
+      queries[c[F_QUERIES]], heads[c[F_HEADS]], sk, d.d_qk, d.d_v,
       page_sizes[c[F_PAGE]], type_name(c[F_Q]), type_name(whole ? c[F_KV] : AMLA_BF16),
       type_name(c[F_OUT]), c[F_CAUSAL], extras[c[F_EXTRA]].lse, extras[c[F_EXTRA]].sinks, c[F_MASK],
       pad, dists[c[F_DIST]], length, other, seed);

@@ -359,7 +359,7 @@ static void check_load(const amla_ukernels *ukr, amla_dtype type, int32_t n, con
                        const uint32_t *want) {
   guarded dst = guarded_create((size_t)n * sizeof(float), 0);
   const uint32_t *got = guarded_data(&dst);
-  ukr->load(type, n, src, guarded_data(&dst));
+  ukr->load(&(amla_row_format){.type = type, .d = n}, src, NULL, guarded_data(&dst));
   for (int32_t i = 0; i < n; i++)
     if (!same_load(type, got[i], want[ukr->even_odd[type] ? split_column(n, i) : i]))
       fail_msg("isa=%s load=%d n=%d element %d is 0x%08x", amla_isa_name(ukr->isa), (int)type, n, i,

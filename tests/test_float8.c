@@ -44,7 +44,7 @@ static uint8_t search(float x) {
 }
 
 static void expect_narrows(float x) {
-  const uint8_t want = search(x), got = amla_f32_to_e4m3(x);
+  const int want = search(x), got = amla_f32_to_e4m3(x);
   if (got != want)
     fail_msg("%a (0x%08x): 0x%02x, want 0x%02x", (double)x, to_bits(x), got, want);
 }

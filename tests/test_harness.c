@@ -134,6 +134,8 @@ static void refusals_name_key_value_and_rule(void **state) {
       {"dv=577", "dv=577: must be <= dqk=576"},
       {"dqk=100", "dv=512: must be <= dqk=100"},
       {"q=f64", "q=f64: must be f32, bf16 or f16"},
+      {"kv=fp8_656,dqk=512", "kv=fp8_656: dqk=512 must be 576, dv=512 must be 512"},
+      {"kv=fp8_584", "kv=fp8_584: dqk=576 must be 512, dv=512 must be 512"},
       {"out=", "out=: must be f32, bf16 or f16"},
       {"scale=0", "scale=0: must be a finite number other than 0"},
       {"scale=nan", "scale=nan: must be"},

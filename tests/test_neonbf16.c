@@ -101,9 +101,10 @@ static void stage_keys(const amla_ukernels *u, const key_rows *k, int32_t n, uin
   amla_ukr_move moves[2 * TOKENS];
   for (int i = 0; i < 2 * TOKENS; i++) {
     const int64_t at = (i < n ? i : n - 1) * amla_elems_bytes(k->type, k->d);
-    moves[i] = (amla_ukr_move){k->bytes + at, tile + (i < n ? i : n - 1) * ld};
+    moves[i] = (amla_ukr_move){.row = k->bytes + at, .to = tile + (i < n ? i : n - 1) * ld};
   }
-  const amla_ukr_stage stage = {k->type, n, moves};
+  const amla_row_format format = {.type = k->type, .d = k->d};
+  const amla_ukr_stage stage = {&format, n, moves};
   u->wide.qk(n, k->d, tile, ld, qt, s, &stage);
 }
 

@@ -6,6 +6,7 @@
  * says. Bit-equality over threads is in test_threads.c.
  */
 #include "test_run.h"
+#include "harness/kv_rows.h"
 
 #include "src/cpu/rescale.h"
 
@@ -206,20 +207,36 @@ static void masks_do_not_hide_poison(void **state) {
   for_each_engine(check_masked_poison);
 }
 
+/* An f32 twin of a dataset: the same problem, the values of its keys. */
+static harness_dataset f32_twin(const harness_dataset *d, const char *problem) {
+  harness_dataset plain;
+  char text[160];
+  snprintf(text, sizeof text, "%s,kv=f32", problem);
+  generate(&plain, text);
+  for (int32_t s = 0; s < d->problem.b; s++)
+    for (int64_t j = 0; j < d->seqlens_k[s]; j++)
+      for (int32_t i = 0; i < d->problem.d_qk; i++)
+        ((float *)plain.kv)[kv_token_offset(&plain, s, j) + i] =
+            harness_load_kv(&d->problem, d->kv, kv_token_offset(d, s, j), i);
+  return plain;
+}
+
 /* Quantised keys are what they stand for: the same bits as f32 keys of those values. */
 static void check_quantised(const amla_options *options) {
   static const char *const pages[] = {"0", "1", "64"};
-  for (int i = 0; i < LENGTH(pages); i++) {
-    char problem[128];
-    harness_dataset quantised, plain;
-    snprintf(problem, sizeof problem,
-             "b=2,h=17,sk=300,dqk=96,dv=70,kv=q8_0,page=%s,pad=32,len=300/97", pages[i]);
+  static const char *const kinds[] = {"dqk=96,dv=70,kv=q8_0", "dqk=576,kv=fp8_656",
+                                      "dqk=512,kv=fp8_584", "dqk=576,kv=fp8_e4m3",
+                                      "dqk=100,dv=70,kv=fp8_e4m3"};
+  for (int i = 0; i < LENGTH(pages) * LENGTH(kinds); i++) {
+    const char *kind = kinds[i / LENGTH(pages)];
+    char problem[160], plain_problem[160];
+    snprintf(problem, sizeof problem, "b=2,h=17,sk=300,page=%s,pad=32,len=300/97,%s",
+             pages[i % LENGTH(pages)], kind);
+    snprintf(plain_problem, sizeof plain_problem, "b=2,h=17,sk=300,page=%s,pad=32,len=300/97,%.*s",
+             pages[i % LENGTH(pages)], (int)(strstr(kind, ",kv=") - kind), kind);
+    harness_dataset quantised;
     generate(&quantised, problem);
-    snprintf(problem, sizeof problem,
-             "b=2,h=17,sk=300,dqk=96,dv=70,kv=f32,page=%s,pad=32,len=300/97", pages[i]);
-    generate(&plain, problem);
-    for (size_t e = 0; e < plain.tensors.kv_bytes / sizeof(float); e++)
-      ((float *)plain.kv)[e] = harness_load(quantised.kv, AMLA_Q8_0, (int64_t)e);
+    harness_dataset plain = f32_twin(&quantised, plain_problem);
     run(&quantised, problem, options);
     run(&plain, problem, options);
     expect_same_rows(&plain, 0, &quantised, 0, n_rows(&plain), problem, options);
@@ -231,6 +248,41 @@ static void check_quantised(const amla_options *options) {
 static void quantised_keys_are_their_values(void **state) {
   (void)state;
   for_each_engine(check_quantised);
+}
+
+/* What a scale of the cache may be is data: the rows that see its token are what an f32 cache of
+ * those values makes them, NaN or not, and other sequences know nothing of it. */
+static void check_stored_scales(const amla_options *options) {
+  static const float scales[] = {NAN, INFINITY, 0.0f, -1.5f, 0x1p122f, 0x1p-140f};
+  const char *plain_problem = "b=2,h=17,sk=130,dqk=576,len=130/40";
+  for (int i = 0; i < LENGTH(scales) + 1; i++) {
+    harness_dataset d;
+    generate(&d, "b=2,h=17,sk=130,dqk=576,len=130/40,kv=fp8_656");
+    unsigned char *row = (unsigned char *)d.kv + kv_token_offset(&d, 0, 77);
+    if (i < LENGTH(scales))
+      memcpy(row + 516, &scales[i], sizeof scales[i]); /* of elements 128 to 255 */
+    else
+      row[200] = 0xff; /* NaN */
+    harness_dataset plain = f32_twin(&d, plain_problem);
+    run(&d, "stored scales", options);
+    run(&plain, "stored scales", options);
+    const int64_t n = n_rows(&d) / 2;
+    const bool must_be_nan = i < 2 || i == LENGTH(scales);
+    expect_same_rows(&plain, n, &d, n, n, "another sequence's scales", options);
+    for (int64_t r = 0; r < n; r++)
+      if ((must_be_nan && !isnan(lse_at(&d, r))) || !same_number(lse_at(&d, r), lse_at(&plain, r)))
+        fail_msg("scale %d: LSE of row %d is %g, of an f32 cache %g", i, (int)r,
+                 (double)lse_at(&d, r), (double)lse_at(&plain, r));
+    if (!isnan(lse_at(&d, 0)))
+      expect_same_rows(&plain, 0, &d, 0, n, "a stored scale", options);
+    harness_free(&d);
+    harness_free(&plain);
+  }
+}
+
+static void stored_scales_are_data(void **state) {
+  (void)state;
+  for_each_engine(check_stored_scales);
 }
 
 static void extreme_masks_are_exact(void **state) {
@@ -1255,6 +1307,7 @@ int main(void) {
       cmocka_unit_test(equal_masks_have_the_same_bits),
       cmocka_unit_test(extreme_masks_are_exact),
       cmocka_unit_test(quantised_keys_are_their_values),
+      cmocka_unit_test(stored_scales_are_data),
       cmocka_unit_test(masks_do_not_hide_poison),
       cmocka_unit_test(page_order_does_not_change_a_bit),
       cmocka_unit_test(pages_may_be_shared),

@@ -8,7 +8,7 @@
  */
 #include "test_support.h"
 
-#include "src/base/isa.h"
+#include "harness/kv_rows.h"
 #include "src/cpu/exp2_poly.h"
 #include "src/base/isa.h"
 #include "src/cpu/ukernels.h"
@@ -391,41 +391,96 @@ static void qk_overflows_to_signed_infinity(void **state) {
   for_each_subject(check_qk_overflow);
 }
 
+/* ---- Stages ---- */
+
+/* Rows to be converted, in a buffer that ends with the last of them: overruns are a sanitizer's to
+ * find. Aligned to the element only. Of fp8 they are a page. */
+typedef struct stage_rows {
+  amla_problem page;
+  amla_row_format format;
+  char *buffer, *rows;
+  size_t row_bytes;
+} stage_rows;
+
+/* fp8: no row, rows with NaN codes, or rows with any scale are those that no shortcut takes. */
+enum { TAME, WILD_CODES, WILD_SCALES, N_WILD };
+
+static bool is_fp8(amla_dtype type) { return type >= AMLA_FP8_656; }
+
+static float stage_value(const stage_rows *r, int32_t row, int32_t d) {
+  const int64_t at = row * (int64_t)r->row_bytes;
+  return is_fp8(r->format.type) ? harness_load_kv(&r->page, r->rows, at, d)
+                                : harness_load(r->rows + at, r->format.type, d);
+}
+
+static amla_ukr_move stage_move(const stage_rows *r, int32_t row, void *to) {
+  const char *scales = r->rows + r->page.page_size * r->row_bytes + 8 * row;
+  return (amla_ukr_move){r->rows + row * r->row_bytes,
+                         r->format.type == AMLA_FP8_584 ? scales : NULL, to};
+}
+
+static void fill_page(subject *s, const stage_rows *r, int wild) {
+  const int64_t footer = r->page.page_size * (int64_t)r->row_bytes;
+  for (int64_t i = 0; i < footer; i++) {
+    const int code = random_below(&s->seed, 256);
+    r->rows[i] = (char)(wild != WILD_CODES && code % 128 == 127 ? 0 : code);
+  }
+  for (int32_t i = 0; r->format.type == AMLA_FP8_584 && i < 8 * r->page.page_size; i++)
+    r->rows[footer + i] = (char)(wild == WILD_SCALES ? random_below(&s->seed, 256) : 90 + i % 64);
+  for (int32_t i = 0; r->format.type == AMLA_FP8_656 && i < 4 * r->page.page_size; i++) {
+    const float any = of_bits((uint32_t)harness_random(&s->seed)), scale = random_normal(&s->seed);
+    memcpy(r->rows + i / 4 * (int64_t)r->row_bytes + 512 + i % 4 * 4,
+           wild == WILD_SCALES ? &any : &scale, sizeof scale);
+  }
+}
+
+static stage_rows stage_rows_create(subject *s, int32_t n, int32_t d, amla_dtype type, int wild) {
+  const size_t size = is_fp8(type) ? 1 : type == AMLA_Q8_0 ? 2 : harness_dtype_bytes(type);
+  const int32_t d_v = d > 64 && type != AMLA_FP8_584 ? d - 64 : d;
+  const float scale = wild == WILD_SCALES ? 0x1.8p122f : 0.7f;
+  stage_rows r = {.page = AMLA_PROBLEM_INIT};
+  r.page.kv_type = type, r.page.page_size = n, r.page.d_qk = d, r.page.d_v = d_v;
+  r.page.kv_scale = scale, r.page.kv_rope_scale = 0.3f;
+  r.format = (amla_row_format){type, d, type == AMLA_FP8_584 ? 448 : d_v, scale, 0.3f};
+  r.row_bytes = (size_t)harness_bytes(type, harness_row_elems(type, d)) + (is_fp8(type) ? 0 : size);
+  const size_t bytes = (size_t)n * (r.row_bytes + (type == AMLA_FP8_584 ? 8 : 0)) + size;
+  r.buffer = malloc(bytes);
+  assert_non_null(r.buffer);
+  r.rows = r.buffer + size;
+  if (is_fp8(type))
+    fill_page(s, &r, wild);
+  for (size_t i = 0; type == AMLA_Q8_0 && i < bytes; i++)
+    r.buffer[i] = (char)random_below(&s->seed, 256);
+  for (int64_t i = 0; type < AMLA_Q8_0 && i < n * (d + 1) + 1; i++)
+    harness_store(r.buffer, type, i, random_hostile(&s->seed));
+  return r;
+}
+
 /* Rows that qk converts, n_rows of its own or others: each element exactly, nothing outside
  * [n_rows][d_qk], and the scores are right. */
-static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, amla_dtype type) {
+static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, amla_dtype type,
+                           int wild) {
   const int32_t tokens = s->panel->tokens, rows = s->panel->rows;
   const int64_t ld = (d + 15) / 16 * 16 + 16;
-  const bool blocks = amla_block_elems(type) > 1;
-  const size_t size = blocks ? amla_dtype_align(type) : harness_dtype_bytes(type),
-               row_bytes = (size_t)harness_bytes(type, d) + size;
   amla_ukr_move moves[2 * 64];
   qk_buffers b = qk_create(s, d, ld);
   guarded staged = guarded_create((size_t)(tokens * ld) * sizeof(float), 0);
-  /* Exactly as long as read: overruns are a sanitizer's to find. */
-  char *bytes = malloc((size_t)n_rows * row_bytes + size);
+  stage_rows from = stage_rows_create(s, n_rows, d, type, wild);
   float want[64 * AMLA_UKR_MAX_ROWS];
-  assert_true(bytes != NULL && tokens <= 64);
-  for (size_t i = 0; blocks && i < (size_t)n_rows * row_bytes + size; i++)
-    bytes[i] = (char)random_below(&s->seed, 256);
-  for (int64_t i = 0; !blocks && i < n_rows * (d + 1) + 1; i++)
-    harness_store(bytes, type, i, random_hostile(&s->seed));
-  for (int32_t i = 0; i < 2 * tokens; i++) {
-    /* Aligned to the element only. */
-    moves[i].row = bytes + (size_t)(i % n_rows) * row_bytes + size;
-    moves[i].to = (float *)guarded_data(&staged) + i % tokens * ld;
-  }
+  assert_true(tokens <= 64);
+  for (int32_t i = 0; i < 2 * tokens; i++)
+    moves[i] = stage_move(&from, i % n_rows, (float *)guarded_data(&staged) + i % tokens * ld);
   const float *k = s->panel->ahead ? b.k : guarded_data(&staged), *scores = guarded_data(&b.s),
               *got = guarded_data(&staged);
-  s->panel->qk(n, d, k, ld, b.qt, guarded_data(&b.s), &(amla_ukr_stage){type, n_rows, moves});
+  s->panel->qk(n, d, k, ld, b.qt, guarded_data(&b.s),
+               &(amla_ukr_stage){&from.format, n_rows, moves});
   for (int64_t i = 0; i < tokens * ld; i++) {
-    const int32_t column = (int32_t)(i % ld),
-                  from = s->ukr->even_odd[type] ? split_column(d, column) : column;
-    if (i / ld < n_rows && column < d
-            ? !same_number(got[i], harness_load(moves[i / ld].row, type, from))
-            : to_bits(got[i]) != 0xa5a5a5a5u)
-      FAIL_AT(s, "qk", "n=%d d=%d type=%d stage of %d: row %d element %d is %a", n, d, (int)type,
-              n_rows, (int)(i / ld), column, (double)got[i]);
+    const int32_t column = (int32_t)(i % ld), row = (int32_t)(i / ld),
+                  element = s->ukr->even_odd[type] ? split_column(d, column) : column;
+    if (row < n_rows && column < d ? !same_number(got[i], stage_value(&from, row, element))
+                                   : to_bits(got[i]) != 0xa5a5a5a5u)
+      FAIL_AT(s, "qk", "n=%d d=%d type=%d wild=%d stage of %d: row %d element %d is %a", n, d,
+              (int)type, wild, n_rows, row, column, (double)got[i]);
   }
   memcpy(want, scores, (size_t)(n * rows) * sizeof *want);
   s->panel->qk(n, d, k, ld, b.qt, guarded_data(&b.s), &no_stage);
@@ -434,22 +489,60 @@ static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, aml
       FAIL_AT(s, "qk", "n=%d d=%d type=%d stage of %d: score %d is %a, without a stage %a", n, d,
               (int)type, n_rows, i, (double)want[i], (double)scores[i]);
   expect_guards(s, "qk", &staged);
-  free(bytes);
+  free(from.buffer);
   qk_free(s, &b);
+}
+
+/* Can a row of the type have d elements? */
+static bool has_rows(amla_dtype type, int32_t d) {
+  switch (type) {
+  case AMLA_Q8_0: return d % 32 == 0;
+  case AMLA_FP8_656: return d == 576;
+  case AMLA_FP8_584: return d == 512;
+  default: return true;
+  }
 }
 
 static void check_stage(subject *s) {
   static const int32_t ds[] = {1, 2, 15, 16, 17, 31, 32, 33, 64, 96, 100, 192, 512, 575, 576};
-  for (int32_t n = 1; n <= s->panel->tokens; n++)
+  const int32_t tokens = s->panel->tokens, ahead = s->panel->ahead;
+  for (int32_t n = 1; n <= tokens; n++)
     for (int i = 0; i < LENGTH(ds); i++)
       for (int type = AMLA_F32; type < AMLA_N_DTYPES; type++) {
-        if (ds[i] % amla_block_elems((amla_dtype)type) != 0)
-          continue;
-        check_stage_of(s, n, s->panel->ahead ? 1 + (n + i + type) % s->panel->tokens : n, ds[i],
-                       (amla_dtype)type);
-        if (s->panel->ahead && n == s->panel->tokens)
-          check_stage_of(s, n, 1 + (i + type) % n, ds[i], (amla_dtype)type);
+        const int n_wild = is_fp8((amla_dtype)type) ? N_WILD : 1;
+        for (int wild = 0; has_rows((amla_dtype)type, ds[i]) && wild < n_wild; wild++) {
+          check_stage_of(s, n, ahead ? 1 + (n + i + type) % tokens : n, ds[i], (amla_dtype)type,
+                         wild);
+          if (ahead && n == tokens)
+            check_stage_of(s, n, 1 + (i + type) % n, ds[i], (amla_dtype)type, wild);
+        }
       }
+}
+
+/* `load` does what a stage does. */
+static void check_load(subject *s) {
+  static const int32_t ds[] = {1, 33, 64, 96, 100, 512, 575, 576};
+  for (int i = 0; i < LENGTH(ds); i++)
+    for (int type = AMLA_Q8_0; type < AMLA_N_DTYPES; type++) /* others: test_expshift.c */
+      for (int wild = 0; has_rows((amla_dtype)type, ds[i]) && wild < N_WILD; wild++) {
+        stage_rows from = stage_rows_create(s, 3, ds[i], (amla_dtype)type, wild);
+        guarded to = guarded_create((size_t)ds[i] * sizeof(float), 0);
+        for (int32_t row = 0; row < 3; row++) {
+          const amla_ukr_move m = stage_move(&from, row, guarded_data(&to));
+          s->ukr->load(&from.format, m.row, m.scales, m.to);
+          for (int32_t d = 0; d < ds[i]; d++)
+            if (!same_number(((const float *)m.to)[d], stage_value(&from, row, d)))
+              FAIL_AT(s, "load", "d=%d type=%d wild=%d: row %d element %d is %a", ds[i], type, wild,
+                      row, d, (double)((const float *)m.to)[d]);
+        }
+        expect_guards(s, "load", &to);
+        free(from.buffer);
+      }
+}
+
+static void load_converts_exactly(void **state) {
+  (void)state;
+  for_each_subject(check_load);
 }
 
 static void qk_converts_its_stage_exactly(void **state) {
@@ -1097,6 +1190,7 @@ int main(void) {
       cmocka_unit_test(qk_contains_poison),
       cmocka_unit_test(qk_overflows_to_signed_infinity),
       cmocka_unit_test(qk_converts_its_stage_exactly),
+      cmocka_unit_test(load_converts_exactly),
       cmocka_unit_test(max_is_exact_and_ignores_nan_and_hidden),
       cmocka_unit_test(exp_weights_and_sums_are_right),
       cmocka_unit_test(exp_of_hidden_tokens_is_zero),

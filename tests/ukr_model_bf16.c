@@ -53,7 +53,7 @@ static uint16_t round_bf16(float x) {
 
 /* ---- Keys, Q^T, scores ---- */
 
-static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
+static void load_elems(amla_dtype type, int32_t n, const void *src, void *dst) {
   const int32_t block = amla_block_elems(type);
   uint16_t *to = dst;
   float x[64];
@@ -66,6 +66,11 @@ static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
     for (int32_t c = 0; c < block; c++)
       to[i + c] = round_bf16(x[c]);
   }
+}
+
+static void load(const amla_row_format *f, const void *row, const void *scales, void *dst) {
+  (void)scales;
+  load_elems(f->type, f->d, row, dst);
 }
 
 static int depth_of(int rows) { return 64 / rows; }
@@ -224,7 +229,7 @@ static void store_in_order(int (*column)(int i), amla_dtype type, int32_t rows, 
   static void qk_12x##rows(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt,    \
                            float *s, const amla_ukr_stage *stage) {                                \
     for (int32_t i = 0; i < stage->n_rows; i++)                                                    \
-      load(stage->type, d_qk, stage->moves[i].row, stage->moves[i].to);                            \
+      load(stage->format, stage->moves[i].row, NULL, stage->moves[i].to);                           \
     qk(rows, n, d_qk, k, ldk, qt, s);                                                              \
   }                                                                                                \
   static void max_##rows(int32_t n, const float *s, const int32_t *visible, float *max_of) {       \

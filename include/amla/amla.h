@@ -75,8 +75,18 @@ typedef enum amla_dtype {
   AMLA_F32 = 0,
   AMLA_BF16 = 1, /* the upper half of an f32 */
   AMLA_F16 = 2,  /* IEEE binary16 */
-  AMLA_Q8_0 = 3  /* kv only: ggml's blocks of 32 elements in 34 bytes, {f16 d; int8 q[32]}; element
+  AMLA_Q8_0 = 3, /* kv only: ggml's blocks of 32 elements in 34 bytes, {f16 d; int8 q[32]}; element
                     i = d * q[i], which f32 holds exactly */
+  /* kv only, with e4m3fn for the latent part. Strides of the first two count bytes. Scales and
+   * elements may be anything: what is NaN or infinite makes rows so. docs/numerics.md says where
+   * reading them rounds. */
+  AMLA_FP8_656 = 4, /* DeepSeek-V3.2's 656 bytes a token, d_qk = 576: 512 e4m3, 4 f32 scales, one
+                       per 128 of them, 64 bf16 */
+  AMLA_FP8_584 = 5, /* DeepSeek-V4's pages, d_qk = d_v = 512: of each token 448 e4m3 and 64 bf16,
+                       576 bytes; behind the page's last token of each 8 bytes, 7 e8m0 scales, one
+                       per 64 e4m3, and one unused. kv_stride_token is 576 */
+  AMLA_FP8_E4M3 = 6 /* e4m3 throughout; elements times kv_scale, those of the rope part times
+                       kv_rope_scale: the last kv_d_rope, or d_qk - d_v if that is 0 */
 } amla_dtype;
 
 typedef enum amla_backend {
@@ -200,7 +210,7 @@ typedef struct amla_problem {
   int32_t max_pages; /* entries per row of the block table; 0 = ceil(sk / page_size) */
   int64_t n_pages;   /* pages in the KV cache; page ids must be in [0, n_pages). Contiguous: 0 */
   amla_dtype q_type; /* f32, bf16, f16 */
-  amla_dtype kv_type;  /* f32, bf16, f16, q8_0 (d_qk and the kv strides are then multiples of 32) */
+  amla_dtype kv_type;  /* any; of q8_0 d_qk and the kv strides are multiples of 32 */
   amla_dtype out_type; /* f32, bf16, f16; rounded to nearest even */
   int32_t causal;      /* 1: query i of a sequence of length n sees keys [0, n - s_q + i + 1)
                           (bottom-right aligned) */

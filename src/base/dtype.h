@@ -12,13 +12,30 @@
 /* f16 scale, 32 int8. Source: ggml's block_q8_0. */
 enum { AMLA_Q8_0_ELEMS = 32, AMLA_Q8_0_BYTES = 34 };
 
+/* Records with an fp8 latent part and 64 bf16 behind it. Source: FlashMLA's caches */
+enum {
+  AMLA_FP8_ROPE = 64,         /* elements */
+  AMLA_FP8_656_BYTES = 656,   /* of a token: latent part, scales, rope part */
+  AMLA_FP8_656_LATENT = 512,  /* elements, and bytes */
+  AMLA_FP8_656_GROUP = 128,   /* elements of one f32 scale */
+  AMLA_FP8_656_ROPE_AT = 528, /* byte */
+  AMLA_FP8_584_BYTES = 576,   /* of a token without its scales */
+  AMLA_FP8_584_SCALES = 8,    /* bytes of a token in the page's footer, one of them unused */
+  AMLA_FP8_584_LATENT = 448,
+  AMLA_FP8_584_GROUP = 64
+};
+
 /* X(id, name, elements per block, bytes per block, alignment in bytes), by rising id. Offsets and
- * sizes are multiples of a block. */
+ * sizes are multiples of a block. Strides of records count bytes, so that an element of theirs is
+ * one; amla_row_elems says how many a row has. */
 #define AMLA_DTYPES(X)                                                                             \
   X(AMLA_F32, "f32", 1, 4, 4)                                                                      \
   X(AMLA_BF16, "bf16", 1, 2, 2)                                                                    \
   X(AMLA_F16, "f16", 1, 2, 2)                                                                      \
-  X(AMLA_Q8_0, "q8_0", AMLA_Q8_0_ELEMS, AMLA_Q8_0_BYTES, 2)
+  X(AMLA_Q8_0, "q8_0", AMLA_Q8_0_ELEMS, AMLA_Q8_0_BYTES, 2)                                        \
+  X(AMLA_FP8_656, "fp8_656", 1, 1, 1)                                                              \
+  X(AMLA_FP8_584, "fp8_584", 1, 1, 1)                                                              \
+  X(AMLA_FP8_E4M3, "fp8_e4m3", 1, 1, 1)
 
 #define AMLA_COUNT_DTYPE(id, name, elems, bytes, align) +1
 enum {
@@ -42,6 +59,18 @@ static inline int64_t amla_elems_bytes(amla_dtype type, int64_t n) {
   switch (type) { AMLA_DTYPES(AMLA_CASE) }
 #undef AMLA_CASE
   return 0;
+}
+
+/* Elements that a row of d, without what lies apart, takes up in the unit of strides. */
+static inline int64_t amla_row_elems(amla_dtype type, int32_t d) {
+  if (type == AMLA_FP8_656)
+    return AMLA_FP8_656_BYTES;
+  return type == AMLA_FP8_584 ? AMLA_FP8_584_BYTES : d;
+}
+
+/* Bytes from the start of a page of so many tokens to the scales of token `slot`. */
+static inline int64_t amla_fp8_584_scales_at(int64_t page_size, int64_t slot) {
+  return page_size * AMLA_FP8_584_BYTES + slot * AMLA_FP8_584_SCALES;
 }
 
 /* Alignment in bytes. */

@@ -24,15 +24,16 @@ static inline float amla_e4m3_to_f32(uint8_t code) {
 }
 
 /* Infinities and what rounds beyond 448 become 448; NaN stays NaN. */
-static inline uint8_t amla_f32_to_e4m3(float x) {
-  const uint32_t u = amla_f32_bits(x), a = u & 0x7fffffffu;
+static inline int32_t amla_f32_to_e4m3(float x) {
+  const int32_t u = (int32_t)amla_f32_bits(x), a = u & 0x7fffffff; /* ordered as magnitudes are */
+  const int32_t b = a < 0x43e00000 ? a : 0x43e00000;               /* at most 448 */
   /* Below 2^-6: adding 2^14 leaves the result, rounded to a multiple of 2^-9, in the low bits. */
-  const uint32_t subnormal = amla_f32_bits(amla_f32_from_bits(a) + 0x1p14f) - 0x46800000u;
-  const uint32_t normal = ((a + 0x7ffffu + (a >> 20 & 1u)) >> 20) - (120u << 3);
-  uint32_t code = a < 0x3c800000u ? subnormal : normal;
-  code = a > 0x43e00000u ? 0x7eu : code; /* 448 */
-  code = a > 0x7f800000u ? 0x7fu : code;
-  return (uint8_t)((u >> 24 & 0x80u) | code);
+  const float sum = amla_f32_from_bits((uint32_t)b) + 0x1p14f;
+  const int32_t subnormal = (int32_t)amla_f32_bits(sum) - 0x46800000;
+  const int32_t normal = ((b + 0x7ffff + (b >> 20 & 1)) >> 20) - (120 << 3);
+  int32_t code = b < 0x3c800000 ? subnormal : normal;
+  code = a > 0x7f800000 ? 0x7f : code;
+  return (u >> 24 & 0x80) | code;
 }
 
 /* A power of two, 2^(code - 127); 255 is NaN. 2^-127 is subnormal in f32. */

@@ -13,6 +13,7 @@
 #include "../float_environment.h"
 #include "../forked.h"
 #include "../refuse.h"
+#include "../rows.h"
 #include "decode.h"
 #include "l2_cache.h"
 #include "parallel.h"
@@ -82,6 +83,7 @@ static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   cpu->schedule = amla_schedule_create(p, &plan->options, cpu->ukernels->tile_tokens);
   cpu->layout = amla_layout_create(p, cpu->ukernels, cpu->schedule.block_rows);
   cpu->l2_bytes = l2_bytes;
+  cpu->row = amla_row_format_of(p);
   plan->options.isa = cpu->ukernels->isa;
   plan->state = cpu;
 

@@ -84,7 +84,7 @@ static void panel_scores(amla_worker *w, const amla_panel *first, const amla_pan
     for (int32_t i = 0; i < n_panels; i++) {
       const int32_t row = first[i].row, part = min(i, parts), after = min(i + 1, parts);
       const int32_t from = n_moves * part / parts, to = n_moves * after / parts;
-      const amla_ukr_stage stage = {p->kv_type, to - from, upcoming + at + from};
+      const amla_ukr_stage stage = {&w->cpu->row, to - from, upcoming + at + from};
       const void *qt = qt_at(w, row);
       float *s = w->s + row * u->tile_tokens + j * rows;
       first[i].kernels->qk(next - j, p->d_qk, upcoming[j].to, w->cpu->layout.ld, qt, s, &stage);
@@ -108,7 +108,7 @@ static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32
   list_keys(w, &cursor, next, AMLA_MAX_AHEAD, p->kv_d_rope > 0 ? next + n_ahead : limit,
             w->tiles[1], &list);
   for (int32_t i = 0; w->staged != begin && i < min(n, ahead); i++)
-    u->load(p->kv_type, p->d_qk, list.moves[i].row, list.moves[i].to);
+    u->load(&w->cpu->row, list.moves[i].row, list.moves[i].scales, list.moves[i].to);
   panel_scores(w, w->panels, narrow, n, list.moves, n + n_ahead);
   panel_scores(w, narrow, last, n, list.moves, n + n_ahead);
   w->staged = next < limit ? next : -1;

@@ -14,6 +14,7 @@
 #define AMLA_CPU_UKERNELS_H
 
 #include "../base/dtype.h"
+#include "../base/load.h"
 #include "../base/store.h"
 
 /* A KV row to be converted: row [d_qk] of kv_type, to [ldk] of tile_type, 64-byte aligned. */
@@ -26,7 +27,7 @@ typedef struct amla_ukr_move {
  * leave. The row `tokens` moves later, with the panel's tokens, is fetched into cache meanwhile.
  * The panel's `ahead` says whether these are k's own rows (moves[i].to is its row i) or others. */
 typedef struct amla_ukr_stage {
-  amla_dtype type;
+  const amla_row_format *format; /* d is d_qk */
   int32_t n_rows;
   const amla_ukr_move *moves; /* [n_rows + tokens] */
 } amla_ukr_stage;
@@ -130,9 +131,9 @@ typedef struct amla_ukernels {
   void (*turn)(int32_t n, int32_t d_v, void *tile, int64_t ld);
   int32_t v_width;
 
-  /* dst [n] of tile_type = src [n], exactly for f32, even_odd or not; n a multiple of the type's
-   * block. dst 64-byte aligned. */
-  void (*load)(amla_dtype type, int32_t n, const void *src, void *dst);
+  /* dst [format->d] of tile_type = a row, as amla_load_kv_row has it for f32, even_odd or not. dst
+   * 64-byte aligned. */
+  void (*load)(const amla_row_format *format, const void *row, const void *scales, void *dst);
 
   /* Element d + i of row r's out = ends[r].factor * o[r][i], i < cols, o [rows][pv_cols], even_odd
    * or not. Rows without `out` are left out. */

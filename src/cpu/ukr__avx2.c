@@ -33,15 +33,70 @@ static inline __m256 widen_bf16(const void *src) {
       _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(src)), high));
 }
 
-/* Of the block that element i is in. */
-static inline __m256 scale_q8_0(const void *src, int32_t i) {
-  uint16_t d;
-  memcpy(&d, (const char *)src + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES, sizeof d);
-  return _mm256_set1_ps(_cvtsh_ss(d));
+/* ---- Rows of kv ----
+ *
+ * e4m3 becomes f16 by a shift, with 8 exponents too few: its scale makes up for them. That is wrong
+ * for NaN, which becomes 480, and for scales that times 2^8 are infinite. Rows that have any of
+ * these are told by what has been seen of them, and are portable C's to convert. */
+
+typedef struct seen_of_rows {
+  __m256i codes; /* the largest ones, without sign */
+  int32_t wide;  /* is a scale? */
+} seen_of_rows;
+
+static inline void see_codes(seen_of_rows *seen, __m256i codes) {
+  const __m256i a = _mm256_and_si256(codes, _mm256_set1_epi8(0x7f));
+  seen->codes = _mm256_max_epu8(seen->codes, a);
 }
 
-/* 8 elements from i on, i a multiple of 8; of q8_0 times the block's scale: 11 + 7 significant
- * bits, an exact product. */
+static inline int is_wild(const seen_of_rows *seen) {
+  const __m256i nan = _mm256_cmpeq_epi8(seen->codes, _mm256_set1_epi8(0x7f));
+  return seen->wide || _mm256_movemask_epi8(nan);
+}
+
+static inline int is_record(amla_dtype type) {
+  return type == AMLA_FP8_656 || type == AMLA_FP8_584;
+}
+
+static inline int is_fp8(amla_dtype type) { return is_record(type) || type == AMLA_FP8_E4M3; }
+
+/* Has element i another scale than the one before it? */
+static inline int begins_group(const amla_row_format *f, amla_dtype type, int32_t i) {
+  switch (type) {
+  case AMLA_Q8_0: return i % AMLA_Q8_0_ELEMS == 0;
+  case AMLA_FP8_656: return i % AMLA_FP8_656_GROUP == 0;
+  case AMLA_FP8_584: return i % AMLA_FP8_584_GROUP == 0;
+  case AMLA_FP8_E4M3: return i == 0 || i == f->d_latent;
+  default: return 0;
+  }
+}
+
+/* The scale of the group that begins with element i. */
+static inline __attribute__((always_inline)) __m256 scale_at(const amla_row_format *f,
+                                                             amla_dtype type, const void *row,
+                                                             const void *scales, int32_t i,
+                                                             seen_of_rows *seen) {
+  const char *at = row;
+  float scale = i < f->d_latent ? f->scale : f->rope_scale;
+  if (type == AMLA_Q8_0) {
+    uint16_t d;
+    memcpy(&d, at + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES, sizeof d);
+    return _mm256_set1_ps(_cvtsh_ss(d));
+  }
+  if (type == AMLA_FP8_584) {
+    const uint32_t e = ((const uint8_t *)scales)[i / AMLA_FP8_584_GROUP] + 8u;
+    seen->wide |= e >= 255;
+    return _mm256_castsi256_ps(_mm256_set1_epi32((int)(e << 23)));
+  }
+  if (type == AMLA_FP8_656)
+    memcpy(&scale, at + AMLA_FP8_656_LATENT + i / AMLA_FP8_656_GROUP * 4, sizeof scale);
+  scale *= 256.0f;
+  seen->wide |= !(__builtin_fabsf(scale) <= 0x1.fffffep127f);
+  return _mm256_set1_ps(scale);
+}
+
+/* 8 elements from i on, i a multiple of 8; times the group's scale, which for q8_0 is exact: 11 + 7
+ * significant bits. */
 static inline __m256 load_8(amla_dtype type, const void *src, int32_t i, __m256 scale) {
   if (type == AMLA_Q8_0) {
     const char *q =
@@ -50,35 +105,76 @@ static inline __m256 load_8(amla_dtype type, const void *src, int32_t i, __m256 
         _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)q))),
         scale);
   }
+  if (is_fp8(type)) {
+    const void *codes = (const char *)src + i;
+    const __m128i x = _mm_cvtepi8_epi16(_mm_loadl_epi64(codes)); /* the sign is there twice */
+    const __m128i h = _mm_and_si128(_mm_slli_epi16(x, 7), _mm_set1_epi16((short)0xbf80));
+    return _mm256_mul_ps(_mm256_cvtph_ps(h), scale);
+  }
   if (type == AMLA_F32)
     return _mm256_loadu_ps((const float *)src + i);
   const __m128i *h = (const __m128i *)(const void *)((const uint16_t *)src + i);
   return type == AMLA_BF16 ? widen_bf16(h) : _mm256_cvtph_ps(_mm_loadu_si128(h));
 }
 
-static inline void load_rest(amla_dtype type, int32_t n, const void *src, int32_t i, float *dst) {
-  const void *rest = (const char *)src + amla_elems_bytes(type, i);
-  if (i < n)
-    amla_load_row(type, n - i, rest, dst + i);
+/* `count` elements, 8 or 16, from i on. */
+static inline __attribute__((always_inline)) void
+load_some(amla_dtype type, int count, const void *src, int32_t i, __m256 scale, float *dst) {
+  if (count == 16 && is_fp8(type)) {
+    const void *codes = (const char *)src + i;
+    const __m256i x = _mm256_cvtepi8_epi16(_mm_loadu_si128(codes));
+    const __m256i h = _mm256_and_si256(_mm256_slli_epi16(x, 7), _mm256_set1_epi16((short)0xbf80));
+    const __m256 low = _mm256_cvtph_ps(_mm256_castsi256_si128(h));
+    const __m256 high = _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1));
+    _mm256_store_ps(dst, _mm256_mul_ps(low, scale));
+    _mm256_store_ps(dst + 8, _mm256_mul_ps(high, scale));
+    return;
+  }
+  _mm256_store_ps(dst, load_8(type, src, i, scale));
+  if (count == 16)
+    _mm256_store_ps(dst + 8, load_8(type, src, i + 8, scale));
+}
+
+/* What is left of a row when its first i elements, in whole vectors, are done. */
+static inline void load_rest(const amla_row_format *f, amla_dtype type, const void *row, int32_t i,
+                             float *dst) {
+  const char *rest = (const char *)row + amla_elems_bytes(type, i);
+  if (type == AMLA_FP8_E4M3)
+    amla_load_e4m3(f->d - i, rest, f->rope_scale, dst + i);
+  else if (type == AMLA_FP8_656)
+    amla_load_fp8_rope((const char *)row + AMLA_FP8_656_ROPE_AT, dst + i);
+  else if (type == AMLA_FP8_584)
+    amla_load_fp8_rope(rest, dst + i);
+  else if (i < f->d)
+    amla_load_row(type, f->d - i, rest, dst + i);
 }
 
 /* q8_0 has whole blocks only: no rest. */
-static inline __attribute__((always_inline)) void load_row(amla_dtype type, int32_t n,
-                                                           const void *src, float *dst) {
+static inline __attribute__((always_inline)) void load_row(amla_dtype type,
+                                                           const amla_row_format *f,
+                                                           const void *row, const void *scales,
+                                                           float *dst) {
+  const int32_t end = is_record(type) ? f->d_latent : f->d;
+  seen_of_rows seen = {_mm256_setzero_si256(), is_fp8(type) && f->d_latent % 8 != 0};
   __m256 scale = _mm256_setzero_ps();
   int32_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    if (type == AMLA_Q8_0 && i % AMLA_Q8_0_ELEMS == 0)
-      scale = scale_q8_0(src, i);
-    _mm256_storeu_ps(dst + i, load_8(type, src, i, scale));
+  for (; i + 8 <= end; i += 8) {
+    if (begins_group(f, type, i))
+      scale = scale_at(f, type, row, scales, i, &seen);
+    if (is_fp8(type))
+      see_codes(&seen,
+                _mm256_castsi128_si256(_mm_loadl_epi64((const void *)((const char *)row + i))));
+    _mm256_storeu_ps(dst + i, load_8(type, row, i, scale));
   }
-  load_rest(type, n, src, i, dst);
+  load_rest(f, type, row, i, dst);
+  if (is_fp8(type) && is_wild(&seen))
+    amla_load_kv_row(f, row, scales, dst);
 }
 
-static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
+static void load(const amla_row_format *f, const void *row, const void *scales, void *dst) {
 #define CASE(id, ...)                                                                              \
-  case id: load_row(id, n, src, dst); return;
-  switch (type) { AMLA_DTYPES(CASE) }
+  case id: load_row(id, f, row, scales, dst); return;
+  switch (f->type) { AMLA_DTYPES(CASE) }
 #undef CASE
 }
 
@@ -154,7 +250,8 @@ static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void 
   for (int32_t at = 0; at < d; at += CHUNK) {
     const int32_t some = d - at < CHUNK ? d - at : CHUNK;
     for (int r = 0; r < 8 && r < n; r++)
-      load(type, some, (const char *)q[r] + amla_elems_bytes(type, at), chunk[r]);
+      load(&(amla_row_format){.type = type, .d = some},
+           (const char *)q[r] + amla_elems_bytes(type, at), NULL, chunk[r]);
     for (int32_t i = 0; i < some; i += 8, qt += 8 * rows) {
 #pragma GCC unroll 8
       for (int r = 0; r < 8; r++)
@@ -180,12 +277,13 @@ static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, 
 }
 
 /* Before the product. */
-static void run_stage(int32_t d, const amla_ukr_stage *stage, int32_t tokens) {
-  const int64_t row_bytes = amla_elems_bytes(stage->type, d);
+static void run_stage(const amla_ukr_stage *stage, int32_t tokens) {
+  const amla_row_format *f = stage->format;
   for (const amla_ukr_move *m = stage->moves; m < stage->moves + stage->n_rows; m++) {
+    const int64_t row_bytes = amla_elems_bytes(f->type, amla_row_elems(f->type, f->d));
     for (int64_t at = 0; at < row_bytes; at += 64)
       _mm_prefetch((const char *)m[tokens].row + at, _MM_HINT_T1);
-    load(stage->type, d, m->row, m->to);
+    load(f, m->row, m->scales, m->to);
   }
 }
 
@@ -217,42 +315,97 @@ static inline __attribute__((always_inline)) void qk_end(score_tile acc, int32_t
   }
 }
 
-/* Converting its own 6 rows, 8 columns ahead of the product, one row a column, as a burst of
- * conversions would hold up the FMAs; the cache lines that come FETCH_COLUMNS later are fetched. */
-static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int32_t d_qk,
-                                                             float *k, int64_t ldk, const float *qt,
-                                                             float *s, const amla_ukr_move *moves) {
+/* Fetches what the moves' rows have in column d. */
+static inline __attribute__((always_inline)) void fetch_column(amla_dtype type, int32_t d,
+                                                               const amla_ukr_move *moves) {
+  const int64_t at = type == AMLA_FP8_656 && d >= AMLA_FP8_656_LATENT
+                         ? AMLA_FP8_656_ROPE_AT + 2 * (d - AMLA_FP8_656_LATENT)
+                         : amla_elems_bytes(type, d);
+  for (int i = 0; i < QK_TOKENS; i++)
+    _mm_prefetch((const char *)moves[i].row + at, _MM_HINT_T0);
+  for (int i = 0; type == AMLA_FP8_584 && d == 0 && i < QK_TOKENS; i++)
+    _mm_prefetch((const char *)moves[i].scales, _MM_HINT_T0);
+}
+
+/* Where elements [begin, end) of rows of that type lie: element i at byte `at` as number i - begin
+ * of a row of `elems`. */
+typedef struct stage_part {
+  amla_dtype type, elems;
+  int32_t begin, end, at;
+} stage_part;
+
+static inline stage_part latent_part(amla_dtype type, const amla_row_format *f) {
+  return (stage_part){type, type, 0, is_record(type) ? f->d_latent : f->d, 0};
+}
+
+/* The bf16 of a record. */
+static inline stage_part rope_part(amla_dtype type, const amla_row_format *f) {
+  const int32_t at = type == AMLA_FP8_656 ? AMLA_FP8_656_ROPE_AT : AMLA_FP8_584_LATENT;
+  return (stage_part){type, AMLA_BF16, f->d_latent, f->d, at};
+}
+
+/* Columns that are converted at a time. */
+static inline int32_t stage_step(amla_dtype type) { return is_fp8(type) ? 16 : 8; }
+
+/* Converts columns of its own 6 rows from `next` to the end of the part, and multiplies those one
+ * step before them: one row a column, as a burst of conversions would hold up the FMAs. The cache
+ * lines that come later are fetched. */
+static inline __attribute__((always_inline)) void
+stage_columns(score_tile acc, stage_part p, int32_t next, const amla_row_format *f,
+              const amla_ukr_move *moves, float *k, int64_t ldk, const float *qt, __m256 *scale,
+              seen_of_rows *seen) {
+  const int32_t line = p.type == AMLA_F32 ? 16 : 32; /* columns; those of q8_0 are half a line */
+  const int32_t fetched = is_fp8(p.type) ? 2 * FETCH_COLUMNS : FETCH_COLUMNS;
+  const int32_t step = stage_step(p.type), each = step / 8;
   float *k3 = k + 3 * ldk;
-  const int32_t line = type == AMLA_F32 ? 16 : 32; /* columns; those of q8_0 are half a line */
-  score_tile acc;
-  __m256 scale[QK_TOKENS]; /* of q8_0 */
-  int32_t d = 0;
-#pragma GCC unroll 6
-  for (int i = 0; i < QK_TOKENS; i++) {
-    acc[i][0] = acc[i][1] = _mm256_setzero_ps();
-    scale[i] = type == AMLA_Q8_0 ? scale_q8_0(moves[i].row, 0) : _mm256_setzero_ps();
-    _mm256_store_ps(i < 3 ? k + i * ldk : k3 + (i - 3) * ldk,
-                    load_8(type, moves[i].row, 0, scale[i]));
-  }
-  for (; d + 8 < d_qk; d += 8) {
-    if (d % line == 0) {
-      const int32_t ahead = d + FETCH_COLUMNS;
-      const amla_ukr_move *fetch = ahead < d_qk ? moves : moves + QK_TOKENS;
-      const int64_t at = amla_elems_bytes(type, ahead < d_qk ? ahead : ahead - d_qk);
-      for (int i = 0; i < QK_TOKENS; i++)
-        _mm_prefetch((const char *)fetch[i].row + at, _MM_HINT_T0);
-    }
-    for (int i = 0; type == AMLA_Q8_0 && (d + 8) % AMLA_Q8_0_ELEMS == 0 && i < QK_TOKENS; i++)
-      scale[i] = scale_q8_0(moves[i].row, d + 8);
-#pragma GCC unroll 8
-    for (int t = 0; t < 8; t++) {
-      if (t < QK_TOKENS)
-        _mm256_store_ps((t < 3 ? k + t * ldk : k3 + (t - 3) * ldk) + d + 8,
-                        load_8(type, moves[t].row, d + 8, scale[t]));
+  for (int32_t d = next - step; d + step < p.end; d += step) {
+    const int32_t ahead = d + fetched, to = d + step;
+    if (d % line == 0)
+      fetch_column(p.type, ahead < f->d ? ahead : ahead - f->d,
+                   ahead < f->d ? moves : moves + QK_TOKENS);
+    for (int i = 0; is_fp8(p.elems) && d % 32 == 0 && i < QK_TOKENS; i++)
+      see_codes(seen, _mm256_loadu_si256((const void *)((const char *)moves[i].row + d)));
+    for (int i = 0; begins_group(f, p.elems, to) && i < QK_TOKENS; i++)
+      scale[i] = scale_at(f, p.elems, moves[i].row, moves[i].scales, to, seen);
+#pragma GCC unroll 16
+    for (int t = 0; t < step; t++) {
+      const int i = t / each;
+      if (t % each == 0 && i < QK_TOKENS)
+        load_some(p.elems, step, (const char *)moves[i].row + p.at, to - p.begin, scale[i],
+                  (i < 3 ? k + i * ldk : k3 + (i - 3) * ldk) + to);
       qk_step(acc, k, k3, ldk, d + t, qt + (d + t) * 16);
     }
   }
-  qk_end(acc, d_qk, d, k, ldk, qt, s);
+}
+
+/* Returns whether a row was wild. */
+static inline __attribute__((always_inline)) int qk_staging(amla_dtype type,
+                                                            const amla_row_format *f, float *k,
+                                                            int64_t ldk, const float *qt, float *s,
+                                                            const amla_ukr_move *moves) {
+  const int32_t step = stage_step(type);
+  seen_of_rows seen = {_mm256_setzero_si256(), 0};
+  score_tile acc;
+  __m256 scale[QK_TOKENS];
+#pragma GCC unroll 6
+  for (int i = 0; i < QK_TOKENS; i++) {
+    acc[i][0] = acc[i][1] = scale[i] = _mm256_setzero_ps();
+    if (begins_group(f, type, 0))
+      scale[i] = scale_at(f, type, moves[i].row, moves[i].scales, 0, &seen);
+    load_some(type, step, moves[i].row, 0, scale[i], k + i * ldk);
+  }
+  stage_columns(acc, latent_part(type, f), step, f, moves, k, ldk, qt, scale, &seen);
+  if (is_record(type))
+    stage_columns(acc, rope_part(type, f), f->d_latent, f, moves, k, ldk, qt, scale, &seen);
+  qk_end(acc, f->d, f->d - step, k, ldk, qt, s);
+  return is_fp8(type) && is_wild(&seen);
+}
+
+/* Can stage_columns take rows of the format? */
+static inline int is_staged(const amla_row_format *f) {
+  if (!is_fp8(f->type))
+    return f->d % 8 == 0;
+  return f->d % 32 == 0 && f->d_latent % 16 == 0;
 }
 
 static void qk_6x16(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const void *qt,
@@ -260,13 +413,16 @@ static void qk_6x16(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, cons
   const amla_ukr_move *moves = stage->moves;
   score_tile acc;
   (void)n;
-  if (stage->n_rows == QK_TOKENS && d_qk % 8 == 0) {
+  int wild = 1;
+  if (stage->n_rows == QK_TOKENS && is_staged(stage->format)) {
 #define CASE(id, ...)                                                                              \
-  case id: qk_staging(id, d_qk, moves->to, ldk, qt, s, moves); return;
-    switch (stage->type) { AMLA_DTYPES(CASE) }
+  case id: wild = qk_staging(id, stage->format, moves->to, ldk, qt, s, moves); break;
+    switch (stage->format->type) { AMLA_DTYPES(CASE) }
 #undef CASE
   }
-  run_stage(d_qk, stage, QK_TOKENS);
+  if (!wild)
+    return;
+  run_stage(stage, QK_TOKENS);
 #pragma GCC unroll 6
   for (int i = 0; i < QK_TOKENS; i++)
     acc[i][0] = acc[i][1] = _mm256_setzero_ps();
@@ -278,7 +434,7 @@ static void qk_12x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, cons
   const float *k = keys, *qt = panel;
   __m256 acc[NARROW_TOKENS];
   (void)n;
-  run_stage(d_qk, stage, NARROW_TOKENS);
+  run_stage(stage, NARROW_TOKENS);
 #pragma GCC unroll 12
   for (int i = 0; i < NARROW_TOKENS; i++)
     acc[i] = _mm256_setzero_ps();

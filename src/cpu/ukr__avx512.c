@@ -11,6 +11,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "../base/load.h"
 #include "exp2_poly.h"
 
 typedef double float_pair __attribute__((may_alias, aligned(4)));
@@ -25,6 +26,52 @@ enum {
   UNROLL = 8
 };
 
+/* ---- Rows of kv ----
+ *
+ * e4m3 becomes f16 by a shift, with 8 exponents too few: its scale makes up for them. That is wrong
+ * for NaN, which becomes 480, and for scales that times 2^8 are infinite. Rows that have any of
+ * these are told by what has been seen of them, and are portable C's to convert. */
+
+typedef struct seen_of_rows {
+  __m256i codes; /* the largest ones, without sign */
+  int32_t wide;  /* is a scale? */
+} seen_of_rows;
+
+static inline void see_codes(seen_of_rows *seen, const void *codes) {
+  const __m256i x = _mm256_loadu_si256(codes);
+  seen->codes = _mm256_max_epu8(seen->codes, _mm256_and_si256(x, _mm256_set1_epi8(0x7f)));
+}
+
+static inline int is_wild(const seen_of_rows *seen) {
+  const __m256i nan = _mm256_cmpeq_epi8(seen->codes, _mm256_set1_epi8(0x7f));
+  return seen->wide || _mm256_movemask_epi8(nan);
+}
+
+static inline int is_record(amla_dtype type) {
+  return type == AMLA_FP8_656 || type == AMLA_FP8_584;
+}
+
+static inline int is_fp8(amla_dtype type) { return is_record(type) || type == AMLA_FP8_E4M3; }
+
+/* The scale of the group of e4m3 that element i is in. */
+static inline __attribute__((always_inline)) __m512 scale_at(const amla_row_format *f,
+                                                             amla_dtype type, const void *row,
+                                                             const void *scales, int32_t i,
+                                                             seen_of_rows *seen) {
+  float scale = i < f->d_latent ? f->scale : f->rope_scale;
+  if (type == AMLA_FP8_584) {
+    const uint32_t e = ((const uint8_t *)scales)[i / AMLA_FP8_584_GROUP] + 8u;
+    seen->wide |= e >= 255;
+    return _mm512_castsi512_ps(_mm512_set1_epi32((int)(e << 23)));
+  }
+  if (type == AMLA_FP8_656)
+    memcpy(&scale, (const char *)row + AMLA_FP8_656_LATENT + i / AMLA_FP8_656_GROUP * 4,
+           sizeof scale);
+  scale *= 256.0f;
+  seen->wide |= !(__builtin_fabsf(scale) <= 0x1.fffffep127f);
+  return _mm512_set1_ps(scale);
+}
+
 /* Half a block of q8_0: 11 + 7 significant bits, an exact product. */
 static inline __m512 load_16_q8_0(const void *src, int32_t i) {
   const char *block = (const char *)src + amla_elems_bytes(AMLA_Q8_0, i);
@@ -32,6 +79,12 @@ static inline __m512 load_16_q8_0(const void *src, int32_t i) {
   memcpy(&d, block, sizeof d);
   const __m128i q = _mm_loadu_si128((const __m128i *)(block + 2 + i % AMLA_Q8_0_ELEMS));
   return _mm512_mul_ps(_mm512_set1_ps(_cvtsh_ss(d)), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)));
+}
+
+static inline __m512 load_16_e4m3(const void *codes, __m512 scale) {
+  const __m256i x = _mm256_cvtepi8_epi16(_mm_loadu_si128(codes)); /* the sign is there twice */
+  const __m256i h = _mm256_and_si256(_mm256_slli_epi16(x, 7), _mm256_set1_epi16((short)0xbf80));
+  return _mm512_mul_ps(_mm512_cvtph_ps(h), scale);
 }
 
 /* 16 elements of a KV or q row as f32, i a multiple of 16. */
@@ -70,20 +123,62 @@ static inline __attribute__((always_inline)) void load_32(amla_dtype type, const
   }
 }
 
-static inline void load_row(amla_dtype type, int32_t n, const void *src, float *dst) {
-  int32_t i = 0;
-  for (; i + 32 <= n; i += 32)
-    load_32(type, src, i, dst);
-  if (n - i >= 16)
-    _mm512_store_ps(dst + i, load_16(type, src, i)), i += 16;
-  if (i < n)
-    load_tail(type, src, i, n - i, dst);
+/* The first element that a record has in bf16, and its byte. */
+static inline int32_t record_rope(amla_dtype type) {
+  return type == AMLA_FP8_656 ? AMLA_FP8_656_LATENT : AMLA_FP8_584_LATENT;
 }
 
-static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
+static inline int32_t record_rope_at(amla_dtype type) {
+  return type == AMLA_FP8_656 ? AMLA_FP8_656_ROPE_AT : AMLA_FP8_584_LATENT;
+}
+
+/* Elements i to i + 31 of a row, i a multiple of 32; of fp8 they have one scale. */
+static inline __attribute__((always_inline)) void load_line(const amla_row_format *f,
+                                                            amla_dtype type, const void *row,
+                                                            const void *scales, int32_t i,
+                                                            float *dst, seen_of_rows *seen) {
+  const char *at = (const char *)row + i;
+  if (!is_fp8(type)) {
+    load_32(type, row, i, dst);
+  } else if (is_record(type) && i >= record_rope(type)) {
+    const char *rope = (const char *)row + record_rope_at(type);
+    _mm512_store_ps(dst + i, load_16(AMLA_BF16, rope, i - record_rope(type)));
+    _mm512_store_ps(dst + i + 16, load_16(AMLA_BF16, rope, i + 16 - record_rope(type)));
+  } else {
+    const __m512 scale = scale_at(f, type, row, scales, i, seen);
+    see_codes(seen, at);
+    _mm512_store_ps(dst + i, load_16_e4m3(at, scale));
+    _mm512_store_ps(dst + i + 16, load_16_e4m3(at + 16, scale));
+  }
+}
+
+/* Does a line of fp8 have one scale? */
+static inline int has_lines(const amla_row_format *f) {
+  return !is_fp8(f->type) || f->d_latent % 32 == 0;
+}
+
+static inline void load_row(amla_dtype type, const amla_row_format *f, const void *row,
+                            const void *scales, float *dst) {
+  const int32_t n = f->d;
+  seen_of_rows seen = {_mm256_setzero_si256(), is_fp8(type) && (n % 32 != 0 || !has_lines(f))};
+  int32_t i = 0;
+  for (; i + 32 <= n && !seen.wide; i += 32)
+    load_line(f, type, row, scales, i, dst, &seen);
+  if (is_fp8(type)) {
+    if (is_wild(&seen))
+      amla_load_kv_row(f, row, scales, dst);
+    return;
+  }
+  if (n - i >= 16)
+    _mm512_store_ps(dst + i, load_16(type, row, i)), i += 16;
+  if (i < n)
+    load_tail(type, row, i, n - i, dst);
+}
+
+static void load(const amla_row_format *f, const void *row, const void *scales, void *dst) {
 #define CASE(id, ...)                                                                              \
-  case id: load_row(id, n, src, dst); return;
-  switch (type) { AMLA_DTYPES(CASE) }
+  case id: load_row(id, f, row, scales, dst); return;
+  switch (f->type) { AMLA_DTYPES(CASE) }
 #undef CASE
 }
 
@@ -333,6 +428,30 @@ static inline __attribute__((always_inline)) void qk_tile(int tokens, int depth,
   qk_end(acc, tokens, depth, rows, d_qk, 0, ldk, qt, s);
 }
 
+/* Fetches what a row has in column d, d a multiple of 32. */
+static inline __attribute__((always_inline)) void
+fetch_line(amla_dtype type, int32_t d, const amla_ukr_move *move, const int hint_t0) {
+  const char *at = (const char *)move->row + amla_elems_bytes(type, d);
+  if (is_record(type) && d >= record_rope(type))
+    at = (const char *)move->row + record_rope_at(type) + 2 * (d - record_rope(type));
+  if (type == AMLA_FP8_584 && d == 0)
+    _mm_prefetch((const char *)move->scales, _MM_HINT_T0);
+  if (hint_t0) {
+    _mm_prefetch(at, _MM_HINT_T0);
+    if (type == AMLA_F32)
+      _mm_prefetch(at + 64, _MM_HINT_T0);
+  } else {
+    _mm_prefetch(at, _MM_HINT_T1);
+    if (type == AMLA_F32)
+      _mm_prefetch(at + 64, _MM_HINT_T1);
+  }
+}
+
+static void load_rows(const amla_ukr_stage *stage) {
+  for (const amla_ukr_move *m = stage->moves; m < stage->moves + stage->n_rows; m++)
+    load(stage->format, m->row, m->scales, m->to);
+}
+
 /* The stage of a wide panel, a line of 32 elements every so many columns: straight-line code, for a
  * loop around a conversion costs more than the conversion hides. */
 static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int every,
@@ -341,15 +460,13 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
                                                              const amla_ukr_stage *stage) {
   const amla_ukr_move *move = stage->moves;
   const float *rows[QK_TOKENS / 3], *q = qt;
+  seen_of_rows seen = {_mm256_setzero_si256(), 0};
   score_tile acc;
   int32_t d = 0, column = 0;
   qk_begin(acc, QK_TOKENS, k, ldk, rows);
   for (int32_t lines = stage->n_rows * (d_qk / 32); lines > 0; lines--) {
-    const char *fetch = (const char *)move[QK_TOKENS].row + amla_elems_bytes(type, column);
-    _mm_prefetch(fetch, _MM_HINT_T1);
-    if (type == AMLA_F32)
-      _mm_prefetch(fetch + 64, _MM_HINT_T1);
-    load_32(type, move->row, column, move->to);
+    fetch_line(type, column, move + QK_TOKENS, 0);
+    load_line(stage->format, type, move->row, move->scales, column, move->to, &seen);
     column += 32;
     if (column == d_qk)
       column = 0, move++;
@@ -360,32 +477,34 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
     q += every * 32;
   }
   qk_end(acc, QK_TOKENS, 1, rows, d_qk, d, ldk, qt, s);
+  if (is_fp8(type) && is_wild(&seen))
+    load_rows(stage);
 }
 
 /* The stage of a narrow panel, 12 rows of its own: 32 columns are converted while those before them
  * are multiplied, three rows to 8 columns. With so few FMAs to a row, cache lines that go through
- * L1 once instead of twice are worth the bother; FETCH_COLUMNS later ones are fetched into it. */
-static inline __attribute__((always_inline)) void qk_staging_own(amla_dtype type, int32_t d_qk,
-                                                                 float *k, int64_t ldk,
-                                                                 const float *qt, float *s,
-                                                                 const amla_ukr_move *moves) {
+ * L1 once instead of twice are worth the bother; FETCH_COLUMNS later ones are fetched into it.
+ * Returns whether a row was wild. */
+static inline __attribute__((always_inline)) int
+qk_staging_own(amla_dtype type, const amla_row_format *f, float *k, int64_t ldk, const float *qt,
+               float *s, const amla_ukr_move *moves) {
   const float *rows[QK_TOKENS / 3];
+  const int32_t fetched = is_fp8(type) ? 2 * FETCH_COLUMNS : FETCH_COLUMNS, d_qk = f->d;
+  seen_of_rows seen = {_mm256_setzero_si256(), 0};
   score_tile acc;
   int32_t d = 0;
   qk_begin(acc, QK_TOKENS, k, ldk, rows);
   for (int i = 0; i < QK_TOKENS; i++)
-    load_32(type, moves[i].row, 0, k + i * ldk);
+    load_line(f, type, moves[i].row, moves[i].scales, 0, k + i * ldk, &seen);
   for (int32_t next = 32; next < d_qk; next += 32) {
-    const int32_t ahead = next + FETCH_COLUMNS;
+    const int32_t ahead = next + fetched;
     const amla_ukr_move *fetch = ahead < d_qk ? moves : moves + QK_TOKENS;
-    const int64_t at = amla_elems_bytes(type, ahead < d_qk ? ahead : ahead - d_qk);
+    const int32_t at = ahead < d_qk ? ahead : ahead - d_qk;
     for (int i = 0; i < QK_TOKENS; i += 3) {
 #pragma GCC unroll 3
       for (int t = 0; t < 3; t++) {
-        _mm_prefetch((const char *)fetch[i + t].row + at, _MM_HINT_T0);
-        if (type == AMLA_F32)
-          _mm_prefetch((const char *)fetch[i + t].row + at + 64, _MM_HINT_T0);
-        load_32(type, moves[i + t].row, next, k + (i + t) * ldk);
+        fetch_line(type, at, fetch + i + t, 1);
+        load_line(f, type, moves[i + t].row, moves[i + t].scales, next, k + (i + t) * ldk, &seen);
       }
 #pragma GCC unroll 4
       for (int t = 0; t < 4; t++, d += 2)
@@ -393,11 +512,7 @@ static inline __attribute__((always_inline)) void qk_staging_own(amla_dtype type
     }
   }
   qk_end(acc, QK_TOKENS, 2, rows, d_qk, d, ldk, qt, s);
-}
-
-static void load_rows(int32_t d, const amla_ukr_stage *stage) {
-  for (int32_t i = 0; i < stage->n_rows; i++)
-    load(stage->type, d, stage->moves[i].row, stage->moves[i].to);
+  return is_fp8(type) && is_wild(&seen);
 }
 
 static inline __attribute__((always_inline)) void qk_tokens(int depth, int32_t n, int32_t d_qk,
@@ -437,35 +552,36 @@ static qk_staged *staged_kernel(amla_dtype type, int32_t n_rows) {
 
 static void qk_12x32(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt, float *s,
                      const amla_ukr_stage *stage) {
-  if (stage->n_rows > 0 && n == QK_TOKENS && d_qk % 32 == 0) {
-    staged_kernel(stage->type, stage->n_rows)(d_qk, k, ldk, qt, s, stage);
+  if (stage->n_rows > 0 && n == QK_TOKENS && d_qk % 32 == 0 && has_lines(stage->format)) {
+    staged_kernel(stage->format->type, stage->n_rows)(d_qk, k, ldk, qt, s, stage);
     return;
   }
-  load_rows(d_qk, stage);
+  load_rows(stage);
   qk_tokens(1, n, d_qk, k, ldk, qt, s);
 }
 
 /* One function a type too: in one for all, the loop has 16 instructions more in 32 columns. */
-typedef void qk_own(int32_t d_qk, const float *qt, int64_t ldk, float *s,
-                    const amla_ukr_move *moves);
+typedef int qk_own(const amla_row_format *f, const float *qt, int64_t ldk, float *s,
+                   const amla_ukr_move *moves);
 #define QK_OWN(id, ...)                                                                            \
-  static void qk_own_##id(int32_t d_qk, const float *qt, int64_t ldk, float *s,                    \
-                          const amla_ukr_move *moves) {                                            \
-    qk_staging_own(id, d_qk, moves->to, ldk, qt, s, moves);                                        \
+  static int qk_own_##id(const amla_row_format *f, const float *qt, int64_t ldk, float *s,         \
+                         const amla_ukr_move *moves) {                                             \
+    return qk_staging_own(id, f, moves->to, ldk, qt, s, moves);                                    \
   }
 AMLA_DTYPES(QK_OWN)
 #undef QK_OWN
 
 static void qk_12x16(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt, float *s,
                      const amla_ukr_stage *stage) {
-  if (stage->n_rows == QK_TOKENS && d_qk % 32 == 0) {
+  if (stage->n_rows == QK_TOKENS && d_qk % 32 == 0 && has_lines(stage->format)) {
 #define OWN(id, ...) [id] = qk_own_##id,
     static qk_own *const own[] = {AMLA_DTYPES(OWN)};
 #undef OWN
-    own[stage->type](d_qk, qt, ldk, s, stage->moves);
-    return;
+    const int wild = own[stage->format->type](stage->format, qt, ldk, s, stage->moves);
+    if (!wild)
+      return;
   }
-  load_rows(d_qk, stage);
+  load_rows(stage);
   qk_tokens(2, n, d_qk, k, ldk, qt, s);
 }
 

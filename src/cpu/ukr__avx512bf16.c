@@ -50,7 +50,7 @@ static void round_row(amla_dtype type, int32_t n, const void *src, uint16_t *dst
   for (int32_t i = 0; i < n; i += PART) {
     const int32_t end = at_most(PART, n - i);
     const char *from = (const char *)src + amla_elems_bytes(type, i);
-    amla_ukernels__avx512.load(type, end, from, x);
+    amla_ukernels__avx512.load(&(amla_row_format){.type = type, .d = end}, from, NULL, x);
     for (int32_t c = 0; c < end; c += LINE) {
       const __m512bh y = _mm512_cvtne2ps_pbh(_mm512_load_ps(x + c + 16), _mm512_load_ps(x + c));
       _mm512_mask_storeu_epi16(dst + i + c, first(end - c), (__m512i)y);
@@ -58,16 +58,18 @@ static void round_row(amla_dtype type, int32_t n, const void *src, uint16_t *dst
   }
 }
 
-static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
-  if (type == AMLA_BF16)
-    copy_row(n, src, dst);
+/* Of keys that are bf16, or may be rounded to it: no type with scales of its own. */
+static void load(const amla_row_format *f, const void *row, const void *scales, void *dst) {
+  (void)scales;
+  if (f->type == AMLA_BF16)
+    copy_row(f->d, row, dst);
   else
-    round_row(type, n, src, dst);
+    round_row(f->type, f->d, row, dst);
 }
 
-static void load_rows(int32_t d, const amla_ukr_stage *stage) {
-  for (int32_t i = 0; i < stage->n_rows; i++)
-    load(stage->type, d, stage->moves[i].row, stage->moves[i].to);
+static void load_rows(const amla_ukr_stage *stage) {
+  for (const amla_ukr_move *m = stage->moves; m < stage->moves + stage->n_rows; m++)
+    load(stage->format, m->row, m->scales, m->to);
 }
 
 /* ---- Q^T ---- */
@@ -243,9 +245,9 @@ INLINE void qk_staging(int every, int32_t d_qk, const uint16_t *k, int64_t ldk, 
 /* n_rows rows are n_rows * d_qk / 32 lines in d_qk / 2 pairs of columns. */
 static void qk_12x32(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt, float *s,
                      const amla_ukr_stage *stage) {
-  const int whole = n == QK_TOKENS && d_qk % LINE == 0 && stage->type == AMLA_BF16;
+  const int whole = n == QK_TOKENS && d_qk % LINE == 0 && stage->format->type == AMLA_BF16;
   if (!whole || stage->n_rows == 0) {
-    load_rows(d_qk, stage);
+    load_rows(stage);
     qk_tokens(2, n, d_qk, k, ldk, qt, s);
   } else if (stage->n_rows <= 4) {
     qk_staging(4, d_qk, k, ldk, qt, s, stage);
@@ -283,11 +285,11 @@ static void qk_staging_own(int32_t d_qk, uint16_t *k, int64_t ldk, const uint16_
 
 static void qk_12x16(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt, float *s,
                      const amla_ukr_stage *stage) {
-  if (stage->n_rows == QK_TOKENS && d_qk % LINE == 0 && stage->type == AMLA_BF16) {
+  if (stage->n_rows == QK_TOKENS && d_qk % LINE == 0 && stage->format->type == AMLA_BF16) {
     qk_staging_own(d_qk, stage->moves->to, ldk, qt, s, stage->moves);
     return;
   }
-  load_rows(d_qk, stage);
+  load_rows(stage);
   qk_tokens(4, n, d_qk, k, ldk, qt, s);
 }
 

@@ -13,8 +13,8 @@
 
 enum { ROWS = 8, QK_TOKENS = 4, PV_ROWS = 4, PV_COLS = 8, TILE_TOKENS = 64 };
 
-static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
-  amla_load_row(type, n, src, dst);
+static void load(const amla_row_format *format, const void *row, const void *scales, void *dst) {
+  amla_load_kv_row(format, row, scales, dst);
 }
 
 static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
@@ -35,8 +35,8 @@ static void qk_4x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const
   const float *k = keys, *qt = panel;
   float acc[QK_TOKENS][ROWS] = {{0}};
   (void)n;
-  for (int32_t i = 0; i < stage->n_rows; i++)
-    amla_load_row(stage->type, d_qk, stage->moves[i].row, stage->moves[i].to);
+  for (const amla_ukr_move *m = stage->moves; m < stage->moves + stage->n_rows; m++)
+    amla_load_kv_row(stage->format, m->row, m->scales, m->to);
   for (int32_t d = 0; d < d_qk; d++)
     for (int i = 0; i < QK_TOKENS; i++)
       for (int r = 0; r < ROWS; r++)

@@ -107,11 +107,21 @@ INLINE void load_row(amla_dtype type, int32_t n, const void *src, float *dst) {
     amla_load_row(type, n - i, (const char *)src + amla_elems_bytes(type, i), dst + i);
 }
 
-static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
+/* Types with scales that load_8 does not know are read by portable C. */
+static int is_fp8(amla_dtype type) { return type > AMLA_Q8_0; }
+
+static void load_elems(amla_dtype type, int32_t n, const void *src, float *dst) {
 #define CASE(id, ...)                                                                              \
   case id: load_row(id, n, src, dst); return;
   switch (type) { AMLA_DTYPES(CASE) }
 #undef CASE
+}
+
+static void load(const amla_row_format *f, const void *row, const void *scales, void *dst) {
+  if (is_fp8(f->type))
+    amla_load_kv_row(f, row, scales, dst);
+  else
+    load_elems(f->type, f->d, row, dst);
 }
 
 /* base/float16.h on 4 lanes. */
@@ -163,7 +173,7 @@ static void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void *const 
   for (int32_t at = 0; at < d; at += PIECE) {
     const int32_t some = d - at < PIECE ? d - at : PIECE;
     for (int r = 0; r < 4 && r < n; r++)
-      load(type, some, (const char *)q[r] + amla_elems_bytes(type, at), piece[r]);
+      load_elems(type, some, (const char *)q[r] + amla_elems_bytes(type, at), piece[r]);
     for (int32_t i = 0; i < some; i += 4, qt += 4 * rows) {
       for (int r = 0; r < 4; r++)
         x[r] = vmulq_n_f32(vld1q_f32(piece[r] + i), factor);
@@ -191,12 +201,13 @@ static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, 
 /* ---- Scores ---- */
 
 /* Before the product. */
-static void run_stage(int32_t d, const amla_ukr_stage *stage, int32_t tokens) {
-  const int64_t row_bytes = amla_elems_bytes(stage->type, d);
+static void run_stage(const amla_ukr_stage *stage, int32_t tokens) {
+  const amla_row_format *f = stage->format;
+  const int64_t row_bytes = amla_elems_bytes(f->type, amla_row_elems(f->type, f->d));
   for (const amla_ukr_move *m = stage->moves; m < stage->moves + stage->n_rows; m++) {
     for (int64_t at = 0; at < row_bytes; at += 64)
       __builtin_prefetch((const char *)m[tokens].row + at, 0, 2);
-    load(stage->type, d, m->row, m->to);
+    load(f, m->row, m->scales, m->to);
   }
 }
 
@@ -284,13 +295,13 @@ static void qk_6x16(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, cons
   const amla_ukr_move *moves = stage->moves;
   score_tile acc;
   (void)n;
-  if (stage->n_rows == QK_TOKENS && d_qk % 8 == 0) {
+  if (stage->n_rows == QK_TOKENS && d_qk % 8 == 0 && !is_fp8(stage->format->type)) {
 #define CASE(id, ...)                                                                              \
   case id: qk_staging(id, d_qk, moves->to, ldk, qt, s, moves); return;
-    switch (stage->type) { AMLA_DTYPES(CASE) }
+    switch (stage->format->type) { AMLA_DTYPES(CASE) }
 #undef CASE
   }
-  run_stage(d_qk, stage, QK_TOKENS);
+  run_stage(stage, QK_TOKENS);
   qk_clear(acc);
   qk_end(acc, d_qk, 0, keys, ldk, qt, s);
 }
@@ -320,7 +331,7 @@ static void qk_12x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, cons
   narrow_tile acc;
   int32_t d = 0;
   (void)n;
-  run_stage(d_qk, stage, NARROW_TOKENS);
+  run_stage(stage, NARROW_TOKENS);
 #pragma GCC unroll 24
   for (int i = 0; i < 2 * NARROW_TOKENS; i++)
     acc[i / 2][i % 2] = vdupq_n_f32(0);

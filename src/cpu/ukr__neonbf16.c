@@ -66,7 +66,7 @@ INLINE uint16x4_t narrow(float32x4_t x) { return vreinterpret_u16_bf16(vcvt_bf16
 INLINE float32x4_t widen(uint16x4_t x) { return vreinterpretq_f32_u32(vshll_n_u16(x, 16)); }
 
 /* Rounded to nearest even; n is a multiple of the type's block. */
-static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
+static void load_elems(amla_dtype type, int32_t n, const void *src, void *dst) {
   enum { PIECE = 32 };
   uint16_t *to = dst;
   if (type == AMLA_BF16) {
@@ -82,6 +82,12 @@ static void load(amla_dtype type, int32_t n, const void *src, void *dst) {
       vst1_u16(y + c, narrow(vld1q_f32(x + c)));
     memcpy(to + i, y, (size_t)some * sizeof *to);
   }
+}
+
+/* Of keys that are bf16, or may be rounded to it: no type with scales of its own. */
+static void load(const amla_row_format *f, const void *row, const void *scales, void *dst) {
+  (void)scales;
+  load_elems(f->type, f->d, row, dst);
 }
 
 /* ---- Packing: as ukernels.h has it ---- */
@@ -115,9 +121,9 @@ static void stage_rest(amla_dtype type, int32_t d_qk, int32_t d, const void *a, 
     const int32_t some = d_qk - d < PIECE ? d_qk - d : PIECE;
     const int64_t at = amla_elems_bytes(type, d);
     uint16_t x[PIECE] = {0}, y[PIECE] = {0};
-    load(type, some, (const char *)a + at, x);
+    load_elems(type, some, (const char *)a + at, x);
     if (b)
-      load(type, some, (const char *)b + at, y);
+      load_elems(type, some, (const char *)b + at, y);
     for (int32_t c = 0; c < some; c += 8)
       put_pair(vld1q_u16(x + c), vld1q_u16(y + c), to + d + c, ldk);
   }
@@ -135,13 +141,13 @@ static void stage_pair(amla_dtype type, int32_t d_qk, const void *a, const void 
 
 static void run_stage(int32_t d_qk, int64_t ldk, const amla_ukr_stage *stage) {
   const amla_ukr_move *m = stage->moves;
-  const int64_t row_bytes = amla_elems_bytes(stage->type, d_qk);
+  const amla_dtype type = stage->format->type;
+  const int64_t row_bytes = amla_elems_bytes(type, d_qk);
   for (int32_t i = 0; i < stage->n_rows; i++)
     for (int64_t at = 0; at < row_bytes; at += 64)
       __builtin_prefetch((const char *)m[QK_TOKENS + i].row + at, 0, 2);
   for (int32_t i = 0; i < stage->n_rows; i += 2)
-    stage_pair(stage->type, d_qk, m[i].row, i + 1 < stage->n_rows ? m[i + 1].row : NULL, m[i].to,
-               ldk);
+    stage_pair(type, d_qk, m[i].row, i + 1 < stage->n_rows ? m[i + 1].row : NULL, m[i].to, ldk);
 }
 
 typedef float32x4_t score_tile[PAIRS][ROWS / 2];

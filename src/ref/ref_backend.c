@@ -46,11 +46,23 @@ static spec_algo algo(amla_rescale mode, int32_t length) {
   return (spec_algo){.mode = modes[mode], .p = SPEC_P_F32, .headroom = headroom};
 }
 
-static void load_parts(amla_dtype type, int32_t d, int32_t d_rope, const void *row,
-                       const void *rope, float *dst) {
-  amla_load_row(type, d - d_rope, row, dst);
-  if (d_rope > 0)
-    amla_load_row(type, d_rope, rope, dst + (d - d_rope));
+static void load_q(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query,
+                   int32_t head, float *dst) {
+  const int32_t d = p->d_qk - p->q_d_rope;
+  amla_load_row(p->q_type, d, amla_q_row(p, t, sequence, query, head), dst);
+  if (p->q_d_rope > 0)
+    amla_load_row(p->q_type, p->q_d_rope, amla_q_rope(p, t, sequence, query, head), dst + d);
+}
+
+/* A key's row, whose rope part may lie apart. */
+static void load_key(const amla_problem *p, amla_token_ref from, float *dst) {
+  amla_row_format f = amla_row_format_of(p);
+  if (p->kv_d_rope > 0) {
+    const amla_row_format rope = {p->kv_type, p->kv_d_rope, 0, f.scale, f.rope_scale};
+    f.d = f.d_latent;
+    amla_load_kv_row(&rope, from.rope, NULL, dst + f.d);
+  }
+  amla_load_kv_row(&f, from.row, from.scales, dst);
 }
 
 /* The next block of keys from *j on that the mask leaves: their rows and what is added to their
@@ -64,8 +76,7 @@ static int32_t gather(const amla_line *line, int32_t visible, const uint16_t *ma
       continue;
     amla_token_ref from;
     amla_line_locate(line, *j, 1, cursor, &from);
-    load_parts(p->kv_type, p->d_qk, p->kv_d_rope, from.row, from.rope,
-               b->kv + (int64_t)n * p->d_qk);
+    load_key(p, from, b->kv + (int64_t)n * p->d_qk);
     b->bias[n++] = mask ? amla_f16_to_f32(mask[*j]) : 0.0f;
   }
   return n;
@@ -81,8 +92,7 @@ static void run_row(const amla_plan *plan, const amla_scopes *scopes, const buff
   const uint16_t *mask = amla_mask_row(p, t, sequence, query);
   amla_cursor cursor = AMLA_CURSOR_INIT;
   spec_row row = SPEC_ROW_INIT;
-  load_parts(p->q_type, p->d_qk, p->q_d_rope, amla_q_row(p, t, sequence, query, head),
-             p->q_d_rope > 0 ? amla_q_rope(p, t, sequence, query, head) : NULL, b->q);
+  load_q(p, t, sequence, query, head, b->q);
   for (int32_t j = 0; j < visible;) {
     const int32_t n = gather(&line, visible, mask, b, &j, &cursor);
     spec_block(&a, &row, p->d_qk, p->d_v, p->scale, b->q, b->kv, b->bias, n, b->p, b->o);

@@ -18,7 +18,7 @@ static const amla_ukr_panel *panel(int p16, int narrow) {
 }
 
 EXPORT void ukr_load(amla_dtype type, int32_t n, const void *src, void *dst) {
-  ROW.load(type, n, src, dst);
+  ROW.load(&(amla_row_format){.type = type, .d = n}, src, NULL, dst);
 }
 
 /* q [n] rows at equal distances. */
@@ -39,7 +39,8 @@ EXPORT void ukr_qk(int narrow, int32_t n, int32_t d, const void *k, int64_t ldk,
     const int32_t at = i < n_rows || n_rows == 0 ? i : n_rows - 1;
     moves[i] = (amla_ukr_move){.row = from + at * from_bytes, .to = to + at * ldk};
   }
-  const amla_ukr_stage stage = {type, n_rows, moves};
+  const amla_row_format format = {.type = type, .d = d};
+  const amla_ukr_stage stage = {&format, n_rows, moves};
   panel(0, narrow)->qk(n, d, k, ldk, qt, s, &stage);
 }
 
