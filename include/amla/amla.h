@@ -601,6 +601,57 @@ AMLA_API amla_status amla_index_scratch_bytes(const amla_index_args *args,
  * overlap another buffer. */
 AMLA_API amla_status amla_index_topk(const amla_index_args *args, const amla_options *options,
                                      void *scratch, size_t scratch_bytes, amla_detail *detail);
+/* ---- Writing a cache ---- */
+
+/* Tokens for a cache, in host memory. Strides count elements of their tensor, bytes in fp8_656 and
+ * fp8_584; 0 = packed. */
+typedef struct amla_cache_write_args {
+  uint32_t struct_bytes;
+  int32_t d_latent;  /* 512; 448 in fp8_584. Default 512 */
+  int32_t d_rope;    /* 64; 0 = none. Default 64 */
+  int32_t page_size; /* tokens per page, >= 1. A contiguous cache has one page a sequence */
+  int64_t n_pages;   /* n_pages * page_size <= 2^31 - 1 */
+  int64_t n_tokens;
+  amla_dtype type;    /* of latent and rope: f32, bf16, f16 */
+  amla_dtype kv_type; /* as in amla_problem */
+  int32_t kv_d_rope;  /* 0: a row of kv ends with its rope part; d_rope: that is in kv_rope */
+  int32_t any_scale;  /* fp8_656: 0: powers of two, as DeepSeek writes them; 1: any, as GLM does */
+  float kv_scale, kv_rope_scale;      /* fp8_e4m3: as in amla_problem, given, not found; 0 = 1 */
+  int64_t latent_stride, rope_stride; /* between tokens */
+  int64_t kv_stride_page, kv_stride_token, kv_rope_stride_page, kv_rope_stride_token;
+  const void *latent; /* [n_tokens][d_latent] */
+  size_t latent_bytes;
+  const void *rope; /* [n_tokens][d_rope]; NULL if d_rope is 0 */
+  size_t rope_bytes;
+  const int64_t *slot_mapping; /* [n_tokens] page * page_size + offset; -1: the token is left out */
+  size_t slot_mapping_bytes;
+  void *kv; /* [n_pages][page_size] rows */
+  size_t kv_bytes;
+  void *kv_rope; /* [n_pages][page_size][d_rope]; NULL if kv_d_rope is 0 */
+  size_t kv_rope_bytes;
+} amla_cache_write_args;
+
+/* clang-format off */
+#define AMLA_CACHE_WRITE_ARGS_INIT                                                                 \
+  {(uint32_t)sizeof(amla_cache_write_args), 512, 64, 0, 0, 0, AMLA_BF16, AMLA_BF16, 0, 0, 0.0f,    \
+   0.0f, 0, 0, 0, 0, 0, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0}
+/* clang-format on */
+
+/* Writes each token to its slot and nothing else. Of several tokens for one slot the last one
+ * stays. Of options threads, parallel and isa count, and change no bit; NULL = the defaults.
+ *
+ * An element of the cache's own type keeps its bits. Others are rounded to nearest even:
+ *   f32, bf16, f16: f16 overflows to infinity.
+ *   q8_0: d = largest magnitude of the block / 127. A block whose d leaves f16, or with an element
+ *     that is not finite, reads as NaN.
+ *   fp8_656, fp8_584: a group's scale = its largest finite magnitude / 448, at least 1e-4, rounded
+ *     up to a power of two (but any_scale). Elements are divided by it in f32, rounded to e4m3, and
+ *     saturate at 448, infinities too. NaN stays NaN. The rope part is bf16.
+ *   fp8_e4m3: the same by the scales that are given.
+ * Refused before anything is written: shapes, short buffers, buffers that overlap, slots outside
+ * the cache. */
+AMLA_API amla_status amla_cache_write(const amla_cache_write_args *args,
+                                      const amla_options *options, amla_detail *detail);
 
 /* ---- Backends ---- */
 
