@@ -12,6 +12,7 @@
 
 #include "../base/load.h"
 #include "exp2_poly.h"
+#include "ukr_fp8.h"
 
 enum {
   QK_TOKENS = 6,
@@ -33,32 +34,7 @@ static inline __m256 widen_bf16(const void *src) {
       _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(src)), high));
 }
 
-/* ---- Rows of kv ----
- *
- * e4m3 becomes f16 by a shift, with 8 exponents too few: its scale makes up for them. That is wrong
- * for NaN, which becomes 480, and for scales that times 2^8 are infinite. Rows that have any of
- * these are told by what has been seen of them, and are portable C's to convert. */
-
-typedef struct seen_of_rows {
-  __m256i codes; /* the largest ones, without sign */
-  int32_t wide;  /* is a scale? */
-} seen_of_rows;
-
-static inline void see_codes(seen_of_rows *seen, __m256i codes) {
-  const __m256i a = _mm256_and_si256(codes, _mm256_set1_epi8(0x7f));
-  seen->codes = _mm256_max_epu8(seen->codes, a);
-}
-
-static inline int is_wild(const seen_of_rows *seen) {
-  const __m256i nan = _mm256_cmpeq_epi8(seen->codes, _mm256_set1_epi8(0x7f));
-  return seen->wide || _mm256_movemask_epi8(nan);
-}
-
-static inline int is_record(amla_dtype type) {
-  return type == AMLA_FP8_656 || type == AMLA_FP8_584;
-}
-
-static inline int is_fp8(amla_dtype type) { return is_record(type) || type == AMLA_FP8_E4M3; }
+/* ---- Rows of kv ---- */
 
 /* Has element i another scale than the one before it? */
 static inline int begins_group(const amla_row_format *f, amla_dtype type, int32_t i) {
@@ -71,28 +47,15 @@ static inline int begins_group(const amla_row_format *f, amla_dtype type, int32_
   }
 }
 
-/* The scale of the group that begins with element i. */
+/* The scale of the group that begins with element i; of e4m3 as ukr_fp8.h has it. */
 static inline __attribute__((always_inline)) __m256 scale_at(const amla_row_format *f,
                                                              amla_dtype type, const void *row,
-                                                             const void *scales, int32_t i,
-                                                             seen_of_rows *seen) {
-  const char *at = row;
-  float scale = i < f->d_latent ? f->scale : f->rope_scale;
-  if (type == AMLA_Q8_0) {
-    uint16_t d;
-    memcpy(&d, at + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES, sizeof d);
-    return _mm256_set1_ps(_cvtsh_ss(d));
-  }
-  if (type == AMLA_FP8_584) {
-    const uint32_t e = ((const uint8_t *)scales)[i / AMLA_FP8_584_GROUP] + 8u;
-    seen->wide |= e >= 255;
-    return _mm256_castsi256_ps(_mm256_set1_epi32((int)(e << 23)));
-  }
-  if (type == AMLA_FP8_656)
-    memcpy(&scale, at + AMLA_FP8_656_LATENT + i / AMLA_FP8_656_GROUP * 4, sizeof scale);
-  scale *= 256.0f;
-  seen->wide |= !(__builtin_fabsf(scale) <= 0x1.fffffep127f);
-  return _mm256_set1_ps(scale);
+                                                             const void *scales, int32_t i) {
+  if (type != AMLA_Q8_0)
+    return _mm256_set1_ps(scale_x256(f, type, row, scales, i));
+  uint16_t d;
+  memcpy(&d, (const char *)row + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES, sizeof d);
+  return _mm256_set1_ps(_cvtsh_ss(d));
 }
 
 /* 8 elements from i on, i a multiple of 8; times the group's scale, which for q8_0 is exact: 11 + 7
@@ -149,6 +112,11 @@ static inline void load_rest(const amla_row_format *f, amla_dtype type, const vo
     amla_load_row(type, f->d - i, rest, dst + i);
 }
 
+static inline void see_8(seen_of_rows *seen, const void *codes) {
+  const __m128i x = _mm_and_si128(_mm_loadl_epi64(codes), _mm_set1_epi8(0x7f));
+  seen->codes = _mm256_max_epu8(seen->codes, _mm256_zextsi128_si256(x));
+}
+
 /* q8_0 has whole blocks only: no rest. */
 static inline __attribute__((always_inline)) void load_row(amla_dtype type,
                                                            const amla_row_format *f,
@@ -158,12 +126,13 @@ static inline __attribute__((always_inline)) void load_row(amla_dtype type,
   seen_of_rows seen = {_mm256_setzero_si256(), is_fp8(type) && f->d_latent % 8 != 0};
   __m256 scale = _mm256_setzero_ps();
   int32_t i = 0;
+  if (is_fp8(type))
+    see_scales(&seen, f, type, row, scales);
   for (; i + 8 <= end; i += 8) {
     if (begins_group(f, type, i))
-      scale = scale_at(f, type, row, scales, i, &seen);
+      scale = scale_at(f, type, row, scales, i);
     if (is_fp8(type))
-      see_codes(&seen,
-                _mm256_castsi128_si256(_mm_loadl_epi64((const void *)((const char *)row + i))));
+      see_8(&seen, (const char *)row + i);
     _mm256_storeu_ps(dst + i, load_8(type, row, i, scale));
   }
   load_rest(f, type, row, i, dst);
@@ -340,8 +309,7 @@ static inline stage_part latent_part(amla_dtype type, const amla_row_format *f) 
 
 /* The bf16 of a record. */
 static inline stage_part rope_part(amla_dtype type, const amla_row_format *f) {
-  const int32_t at = type == AMLA_FP8_656 ? AMLA_FP8_656_ROPE_AT : AMLA_FP8_584_LATENT;
-  return (stage_part){type, AMLA_BF16, f->d_latent, f->d, at};
+  return (stage_part){type, AMLA_BF16, f->d_latent, f->d, rope_byte(type)};
 }
 
 /* Columns that are converted at a time. */
@@ -364,9 +332,9 @@ stage_columns(score_tile acc, stage_part p, int32_t next, const amla_row_format 
       fetch_column(p.type, ahead < f->d ? ahead : ahead - f->d,
                    ahead < f->d ? moves : moves + QK_TOKENS);
     for (int i = 0; is_fp8(p.elems) && d % 32 == 0 && i < QK_TOKENS; i++)
-      see_codes(seen, _mm256_loadu_si256((const void *)((const char *)moves[i].row + d)));
+      see_codes(seen, (const char *)moves[i].row + d);
     for (int i = 0; begins_group(f, p.elems, to) && i < QK_TOKENS; i++)
-      scale[i] = scale_at(f, p.elems, moves[i].row, moves[i].scales, to, seen);
+      scale[i] = scale_at(f, p.elems, moves[i].row, moves[i].scales, to);
 #pragma GCC unroll 16
     for (int t = 0; t < step; t++) {
       const int i = t / each;
@@ -391,7 +359,9 @@ static inline __attribute__((always_inline)) int qk_staging(amla_dtype type,
   for (int i = 0; i < QK_TOKENS; i++) {
     acc[i][0] = acc[i][1] = scale[i] = _mm256_setzero_ps();
     if (begins_group(f, type, 0))
-      scale[i] = scale_at(f, type, moves[i].row, moves[i].scales, 0, &seen);
+      scale[i] = scale_at(f, type, moves[i].row, moves[i].scales, 0);
+    if (is_fp8(type))
+      see_scales(&seen, f, type, moves[i].row, moves[i].scales);
     load_some(type, step, moves[i].row, 0, scale[i], k + i * ldk);
   }
   stage_columns(acc, latent_part(type, f), step, f, moves, k, ldk, qt, scale, &seen);

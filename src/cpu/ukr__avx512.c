@@ -11,8 +11,8 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "../base/load.h"
 #include "exp2_poly.h"
+#include "ukr_fp8.h"
 
 typedef double float_pair __attribute__((may_alias, aligned(4)));
 
@@ -26,51 +26,7 @@ enum {
   UNROLL = 8
 };
 
-/* ---- Rows of kv ----
- *
- * e4m3 becomes f16 by a shift, with 8 exponents too few: its scale makes up for them. That is wrong
- * for NaN, which becomes 480, and for scales that times 2^8 are infinite. Rows that have any of
- * these are told by what has been seen of them, and are portable C's to convert. */
-
-typedef struct seen_of_rows {
-  __m256i codes; /* the largest ones, without sign */
-  int32_t wide;  /* is a scale? */
-} seen_of_rows;
-
-static inline void see_codes(seen_of_rows *seen, const void *codes) {
-  const __m256i x = _mm256_loadu_si256(codes);
-  seen->codes = _mm256_max_epu8(seen->codes, _mm256_and_si256(x, _mm256_set1_epi8(0x7f)));
-}
-
-static inline int is_wild(const seen_of_rows *seen) {
-  const __m256i nan = _mm256_cmpeq_epi8(seen->codes, _mm256_set1_epi8(0x7f));
-  return seen->wide || _mm256_movemask_epi8(nan);
-}
-
-static inline int is_record(amla_dtype type) {
-  return type == AMLA_FP8_656 || type == AMLA_FP8_584;
-}
-
-static inline int is_fp8(amla_dtype type) { return is_record(type) || type == AMLA_FP8_E4M3; }
-
-/* The scale of the group of e4m3 that element i is in. */
-static inline __attribute__((always_inline)) __m512 scale_at(const amla_row_format *f,
-                                                             amla_dtype type, const void *row,
-                                                             const void *scales, int32_t i,
-                                                             seen_of_rows *seen) {
-  float scale = i < f->d_latent ? f->scale : f->rope_scale;
-  if (type == AMLA_FP8_584) {
-    const uint32_t e = ((const uint8_t *)scales)[i / AMLA_FP8_584_GROUP] + 8u;
-    seen->wide |= e >= 255;
-    return _mm512_castsi512_ps(_mm512_set1_epi32((int)(e << 23)));
-  }
-  if (type == AMLA_FP8_656)
-    memcpy(&scale, (const char *)row + AMLA_FP8_656_LATENT + i / AMLA_FP8_656_GROUP * 4,
-           sizeof scale);
-  scale *= 256.0f;
-  seen->wide |= !(__builtin_fabsf(scale) <= 0x1.fffffep127f);
-  return _mm512_set1_ps(scale);
-}
+/* ---- Rows of kv ---- */
 
 /* Half a block of q8_0: 11 + 7 significant bits, an exact product. */
 static inline __m512 load_16_q8_0(const void *src, int32_t i) {
@@ -123,29 +79,24 @@ static inline __attribute__((always_inline)) void load_32(amla_dtype type, const
   }
 }
 
-/* The first element that a record has in bf16, and its byte. */
-static inline int32_t record_rope(amla_dtype type) {
-  return type == AMLA_FP8_656 ? AMLA_FP8_656_LATENT : AMLA_FP8_584_LATENT;
+static inline int is_rope(amla_dtype type, int32_t i) {
+  return is_record(type) && i >= rope_begin(type);
 }
 
-static inline int32_t record_rope_at(amla_dtype type) {
-  return type == AMLA_FP8_656 ? AMLA_FP8_656_ROPE_AT : AMLA_FP8_584_LATENT;
-}
-
-/* Elements i to i + 31 of a row, i a multiple of 32; of fp8 they have one scale. */
-static inline __attribute__((always_inline)) void load_line(const amla_row_format *f,
-                                                            amla_dtype type, const void *row,
-                                                            const void *scales, int32_t i,
-                                                            float *dst, seen_of_rows *seen) {
+/* Elements i to i + 31 of a row, i a multiple of 32; of e4m3 they have one scale. `rope`: they are
+ * the bf16 of a record. */
+static inline __attribute__((always_inline)) void
+load_line(const amla_row_format *f, amla_dtype type, int rope, const void *row, const void *scales,
+          int32_t i, float *dst, seen_of_rows *seen) {
   const char *at = (const char *)row + i;
   if (!is_fp8(type)) {
     load_32(type, row, i, dst);
-  } else if (is_record(type) && i >= record_rope(type)) {
-    const char *rope = (const char *)row + record_rope_at(type);
-    _mm512_store_ps(dst + i, load_16(AMLA_BF16, rope, i - record_rope(type)));
-    _mm512_store_ps(dst + i + 16, load_16(AMLA_BF16, rope, i + 16 - record_rope(type)));
+  } else if (rope) {
+    const char *bf16 = (const char *)row + rope_byte(type);
+    _mm512_store_ps(dst + i, load_16(AMLA_BF16, bf16, i - rope_begin(type)));
+    _mm512_store_ps(dst + i + 16, load_16(AMLA_BF16, bf16, i + 16 - rope_begin(type)));
   } else {
-    const __m512 scale = scale_at(f, type, row, scales, i, seen);
+    const __m512 scale = _mm512_set1_ps(scale_x256(f, type, row, scales, i));
     see_codes(seen, at);
     _mm512_store_ps(dst + i, load_16_e4m3(at, scale));
     _mm512_store_ps(dst + i + 16, load_16_e4m3(at + 16, scale));
@@ -162,8 +113,10 @@ static inline void load_row(amla_dtype type, const amla_row_format *f, const voi
   const int32_t n = f->d;
   seen_of_rows seen = {_mm256_setzero_si256(), is_fp8(type) && (n % 32 != 0 || !has_lines(f))};
   int32_t i = 0;
+  if (is_fp8(type))
+    see_scales(&seen, f, type, row, scales);
   for (; i + 32 <= n && !seen.wide; i += 32)
-    load_line(f, type, row, scales, i, dst, &seen);
+    load_line(f, type, is_rope(type, i), row, scales, i, dst, &seen);
   if (is_fp8(type)) {
     if (is_wild(&seen))
       amla_load_kv_row(f, row, scales, dst);
@@ -432,8 +385,8 @@ static inline __attribute__((always_inline)) void qk_tile(int tokens, int depth,
 static inline __attribute__((always_inline)) void
 fetch_line(amla_dtype type, int32_t d, const amla_ukr_move *move, const int hint_t0) {
   const char *at = (const char *)move->row + amla_elems_bytes(type, d);
-  if (is_record(type) && d >= record_rope(type))
-    at = (const char *)move->row + record_rope_at(type) + 2 * (d - record_rope(type));
+  if (is_rope(type, d))
+    at = (const char *)move->row + rope_byte(type) + 2 * (d - rope_begin(type));
   if (type == AMLA_FP8_584 && d == 0)
     _mm_prefetch((const char *)move->scales, _MM_HINT_T0);
   if (hint_t0) {
@@ -466,7 +419,12 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
   qk_begin(acc, QK_TOKENS, k, ldk, rows);
   for (int32_t lines = stage->n_rows * (d_qk / 32); lines > 0; lines--) {
     fetch_line(type, column, move + QK_TOKENS, 0);
-    load_line(stage->format, type, move->row, move->scales, column, move->to, &seen);
+    if (is_fp8(type) && column == 0)
+      see_scales(&seen, stage->format, type, move->row, move->scales);
+    if (is_rope(type, column))
+      load_line(stage->format, type, 1, move->row, move->scales, column, move->to, &seen);
+    else
+      load_line(stage->format, type, 0, move->row, move->scales, column, move->to, &seen);
     column += 32;
     if (column == d_qk)
       column = 0, move++;
@@ -481,37 +439,52 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
     load_rows(stage);
 }
 
-/* The stage of a narrow panel, 12 rows of its own: 32 columns are converted while those before them
- * are multiplied, three rows to 8 columns. With so few FMAs to a row, cache lines that go through
- * L1 once instead of twice are worth the bother; FETCH_COLUMNS later ones are fetched into it.
- * Returns whether a row was wild. */
-static inline __attribute__((always_inline)) int
-qk_staging_own(amla_dtype type, const amla_row_format *f, float *k, int64_t ldk, const float *qt,
-               float *s, const amla_ukr_move *moves) {
-  const float *rows[QK_TOKENS / 3];
-  const int32_t fetched = is_fp8(type) ? 2 * FETCH_COLUMNS : FETCH_COLUMNS, d_qk = f->d;
-  seen_of_rows seen = {_mm256_setzero_si256(), 0};
-  score_tile acc;
-  int32_t d = 0;
-  qk_begin(acc, QK_TOKENS, k, ldk, rows);
-  for (int i = 0; i < QK_TOKENS; i++)
-    load_line(f, type, moves[i].row, moves[i].scales, 0, k + i * ldk, &seen);
-  for (int32_t next = 32; next < d_qk; next += 32) {
-    const int32_t ahead = next + fetched;
-    const amla_ukr_move *fetch = ahead < d_qk ? moves : moves + QK_TOKENS;
-    const int32_t at = ahead < d_qk ? ahead : ahead - d_qk;
+/* Converts columns [next, end) of 12 rows of their own, and multiplies those 32 columns before them,
+ * three rows to 8 columns. With so few FMAs to a row, cache lines that go through L1 once instead of
+ * twice are worth the bother; those that come later are fetched into it. */
+static inline __attribute__((always_inline)) void
+stage_lines(score_tile acc, amla_dtype type, int rope, int32_t next, int32_t end,
+            const amla_row_format *f, const float *const rows[QK_TOKENS / 3], float *k, int64_t ldk,
+            const float *qt, const amla_ukr_move *moves, seen_of_rows *seen) {
+  const int32_t fetched = is_fp8(type) ? 2 * FETCH_COLUMNS : FETCH_COLUMNS;
+  int32_t d = next - 32;
+  for (; next < end; next += 32) {
+    const int32_t ahead = next + fetched, at = ahead < f->d ? ahead : ahead - f->d;
+    const amla_ukr_move *fetch = ahead < f->d ? moves : moves + QK_TOKENS;
     for (int i = 0; i < QK_TOKENS; i += 3) {
 #pragma GCC unroll 3
       for (int t = 0; t < 3; t++) {
         fetch_line(type, at, fetch + i + t, 1);
-        load_line(f, type, moves[i + t].row, moves[i + t].scales, next, k + (i + t) * ldk, &seen);
+        load_line(f, type, rope, moves[i + t].row, moves[i + t].scales, next, k + (i + t) * ldk,
+                  seen);
       }
 #pragma GCC unroll 4
       for (int t = 0; t < 4; t++, d += 2)
         qk_step(acc, QK_TOKENS, 2, rows, ldk, d, qt + d * 16);
     }
   }
-  qk_end(acc, QK_TOKENS, 2, rows, d_qk, d, ldk, qt, s);
+}
+
+/* The stage of a narrow panel. Returns whether a row was wild. */
+static inline __attribute__((always_inline)) int qk_staging_own(amla_dtype type,
+                                                                const amla_row_format *f, float *k,
+                                                                int64_t ldk, const float *qt,
+                                                                float *s,
+                                                                const amla_ukr_move *moves) {
+  const float *rows[QK_TOKENS / 3];
+  const int32_t latent = is_record(type) ? rope_begin(type) : f->d;
+  seen_of_rows seen = {_mm256_setzero_si256(), 0};
+  score_tile acc;
+  qk_begin(acc, QK_TOKENS, k, ldk, rows);
+  for (int i = 0; i < QK_TOKENS; i++) {
+    if (is_fp8(type))
+      see_scales(&seen, f, type, moves[i].row, moves[i].scales);
+    load_line(f, type, 0, moves[i].row, moves[i].scales, 0, k + i * ldk, &seen);
+  }
+  stage_lines(acc, type, 0, 32, latent, f, rows, k, ldk, qt, moves, &seen);
+  if (is_record(type))
+    stage_lines(acc, type, 1, latent, f->d, f, rows, k, ldk, qt, moves, &seen);
+  qk_end(acc, QK_TOKENS, 2, rows, f->d, f->d - 32, ldk, qt, s);
   return is_fp8(type) && is_wild(&seen);
 }
 
