@@ -84,7 +84,7 @@ static inline int is_rope(amla_dtype type, int32_t i) {
 }
 
 /* Elements i to i + 31 of a row, i a multiple of 32; of e4m3 they have one scale. `rope`: they are
- * the bf16 of a record. */
+ * the bf16 of a record. seen may be NULL. */
 static inline __attribute__((always_inline)) void
 load_line(const amla_row_format *f, amla_dtype type, int rope, const void *row, const void *scales,
           int32_t i, float *dst, seen_of_rows *seen) {
@@ -97,7 +97,8 @@ load_line(const amla_row_format *f, amla_dtype type, int rope, const void *row, 
     _mm512_store_ps(dst + i + 16, load_16(AMLA_BF16, bf16, i + 16 - rope_begin(type)));
   } else {
     const __m512 scale = _mm512_set1_ps(scale_x256(f, type, row, scales, i));
-    see_codes(seen, at);
+    if (seen)
+      see_codes(seen, at);
     _mm512_store_ps(dst + i, load_16_e4m3(at, scale));
     _mm512_store_ps(dst + i + 16, load_16_e4m3(at + 16, scale));
   }
@@ -405,6 +406,14 @@ static void load_rows(const amla_ukr_stage *stage) {
     load(stage->format, m->row, m->scales, m->to);
 }
 
+static inline void see_row(seen_of_rows *seen, const amla_row_format *f, amla_dtype type,
+                           const amla_ukr_move *move) {
+  const int32_t end = is_record(type) ? rope_begin(type) : f->d;
+  see_scales(seen, f, type, move->row, move->scales);
+  for (int32_t i = 0; i < end; i += 32)
+    see_codes(seen, (const char *)move->row + i);
+}
+
 /* The stage of a wide panel, a line of 32 elements every so many columns: straight-line code, for a
  * loop around a conversion costs more than the conversion hides. */
 static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, int every,
@@ -419,12 +428,10 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
   qk_begin(acc, QK_TOKENS, k, ldk, rows);
   for (int32_t lines = stage->n_rows * (d_qk / 32); lines > 0; lines--) {
     fetch_line(type, column, move + QK_TOKENS, 0);
-    if (is_fp8(type) && column == 0)
-      see_scales(&seen, stage->format, type, move->row, move->scales);
     if (is_rope(type, column))
-      load_line(stage->format, type, 1, move->row, move->scales, column, move->to, &seen);
+      load_line(stage->format, type, 1, move->row, move->scales, column, move->to, NULL);
     else
-      load_line(stage->format, type, 0, move->row, move->scales, column, move->to, &seen);
+      load_line(stage->format, type, 0, move->row, move->scales, column, move->to, NULL);
     column += 32;
     if (column == d_qk)
       column = 0, move++;
@@ -435,6 +442,8 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
     q += every * 32;
   }
   qk_end(acc, QK_TOKENS, 1, rows, d_qk, d, ldk, qt, s);
+  for (const amla_ukr_move *m = stage->moves; is_fp8(type) && m < move; m++)
+    see_row(&seen, stage->format, type, m);
   if (is_fp8(type) && is_wild(&seen))
     load_rows(stage);
 }
