@@ -50,6 +50,8 @@ static const char *const built_in[] = {
     "h=16,sk=400,sinks=1,lse=2",
     "b=2,sq=3,h=16,sk=900,mask=1,causal=0",
     "b=2,h=20,sk=700,kv=q8_0,page=0,pad=32,len=uniform",
+    "b=2,h=40,sk=500,kv=fp8_656,len=uniform",
+    "b=2,h=16,sk=500,dqk=512,kv=fp8_584,len=uniform",
     "b=2,sq=7,h=3,sk=333,causal=0,len=uniform",
     "b=2,h=16,sk=500,dqk=512,len=uniform",
     "h=4,sk=200,dqk=70,dv=33,page=7",

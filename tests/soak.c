@@ -170,7 +170,8 @@ static void random_problem(uint64_t *state, char text[TEXT]) {
             sk = 1 + below(state, 400);
   const int dqk = q8_0 ? 32 * (1 + below(state, 4)) : 1 + below(state, 96),
             dv = 1 + below(state, dqk), page = random_page(state);
-  const char *q = PICK("f32", "bf16", "f16"), *kv = q8_0 ? "q8_0" : PICK("f32", "bf16", "f16"),
+  const char *q = PICK("f32", "bf16", "f16"),
+             *kv = q8_0 ? "q8_0" : PICK("f32", "bf16", "f16", "fp8_e4m3"),
              *out = PICK("f32", "f32", "bf16", "f16");
   const char *dist = PICK("normal:1", "normal:0.1", "uniform:2", "rising", "outlier", "onehot",
                           "peaked", "zerov", "masked");

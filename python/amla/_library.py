@@ -182,7 +182,41 @@ class BackendInfo(ctypes.Structure):
     ]
 
 
+class CacheWriteArgs(ctypes.Structure):
+    _fields_ = [
+        ("struct_bytes", ctypes.c_uint32),
+        ("d_latent", I32),
+        ("d_rope", I32),
+        ("page_size", I32),
+        ("n_pages", I64),
+        ("n_tokens", I64),
+        ("type", I32),
+        ("kv_type", I32),
+        ("kv_d_rope", I32),
+        ("any_scale", I32),
+        ("kv_scale", ctypes.c_float),
+        ("kv_rope_scale", ctypes.c_float),
+        ("latent_stride", I64),
+        ("rope_stride", I64),
+        ("kv_stride_page", I64),
+        ("kv_stride_token", I64),
+        ("kv_rope_stride_page", I64),
+        ("kv_rope_stride_token", I64),
+        ("latent", PTR),
+        ("latent_bytes", SIZE),
+        ("rope", PTR),
+        ("rope_bytes", SIZE),
+        ("slot_mapping", PTR),
+        ("slot_mapping_bytes", SIZE),
+        ("kv", PTR),
+        ("kv_bytes", SIZE),
+        ("kv_rope", PTR),
+        ("kv_rope_bytes", SIZE),
+    ]
+
+
 C_NAMES = {
+    CacheWriteArgs: "amla_cache_write_args",
     Problem: "amla_problem",
     Options: "amla_options",
     Tensors: "amla_tensors",
@@ -227,6 +261,7 @@ def _load() -> ctypes.CDLL:
     lib.amla_plan_run.argtypes = [PTR, PTR, PTR, SIZE, PTR]
     lib.amla_plan_destroy.argtypes = [PTR]
     lib.amla_plan_destroy.restype = None
+    lib.amla_cache_write.argtypes = [ctypes.POINTER(CacheWriteArgs), PTR, detail]
     lib.amla_merge.argtypes = [
         I32,
         I64,

@@ -448,9 +448,9 @@ static inline __attribute__((always_inline)) void qk_staging(amla_dtype type, in
     load_rows(stage);
 }
 
-/* Converts columns [next, end) of 12 rows of their own, and multiplies those 32 columns before them,
- * three rows to 8 columns. With so few FMAs to a row, cache lines that go through L1 once instead of
- * twice are worth the bother; those that come later are fetched into it. */
+/* Converts columns [next, end) of 12 rows of their own, and multiplies those 32 columns before
+ * them, three rows to 8 columns. With so few FMAs to a row, cache lines that go through L1 once
+ * instead of twice are worth the bother; those that come later are fetched into it. */
 static inline __attribute__((always_inline)) void
 stage_lines(score_tile acc, amla_dtype type, int rope, int32_t next, int32_t end,
             const amla_row_format *f, const float *const rows[QK_TOKENS / 3], float *k, int64_t ldk,
@@ -475,11 +475,9 @@ stage_lines(score_tile acc, amla_dtype type, int rope, int32_t next, int32_t end
 }
 
 /* The stage of a narrow panel. Returns whether a row was wild. */
-static inline __attribute__((always_inline)) int qk_staging_own(amla_dtype type,
-                                                                const amla_row_format *f, float *k,
-                                                                int64_t ldk, const float *qt,
-                                                                float *s,
-                                                                const amla_ukr_move *moves) {
+static inline __attribute__((always_inline)) int
+qk_staging_own(amla_dtype type, const amla_row_format *f, float *k, int64_t ldk, const float *qt,
+               float *s, const amla_ukr_move *moves) {
   const float *rows[QK_TOKENS / 3];
   const int32_t latent = is_record(type) ? rope_begin(type) : f->d;
   seen_of_rows seen = {_mm256_setzero_si256(), 0};
