@@ -121,16 +121,25 @@ static inline void encode_plain(amla_dtype from, amla_dtype type, int32_t n, con
   }
 }
 
+/* The bf16 of a record, of any alignment. */
+static inline void encode_fp8_rope(amla_dtype from, const void *rope, void *to) {
+  uint16_t h[AMLA_FP8_ROPE];
+  encode_plain(from, AMLA_BF16, AMLA_FP8_ROPE, rope, 1.0f, (char *)h);
+  put(to, h, sizeof h);
+}
+
 static void encode_token(const amla_encoding *e, const void *latent, const void *rope,
                          amla_encoded to) {
-  amla_dtype rope_type = e->to;
-  if (e->to == AMLA_FP8_656)
-    encode_656(e, latent, to.row), rope_type = AMLA_BF16;
-  else if (e->to == AMLA_FP8_584)
-    encode_584(e, latent, to.row, to.scales), rope_type = AMLA_BF16;
-  else
+  if (e->to == AMLA_FP8_656) {
+    encode_656(e, latent, to.row);
+    encode_fp8_rope(e->from, rope, to.rope);
+  } else if (e->to == AMLA_FP8_584) {
+    encode_584(e, latent, to.row, to.scales);
+    encode_fp8_rope(e->from, rope, to.rope);
+  } else {
     encode_plain(e->from, e->to, e->d_latent, latent, e->scale, to.row);
-  encode_plain(e->from, rope_type, e->d_rope, rope, e->rope_scale, to.rope);
+    encode_plain(e->from, e->to, e->d_rope, rope, e->rope_scale, to.rope);
+  }
 }
 
 #endif
