@@ -102,8 +102,10 @@ static int any_beyond(const int32_t *entries, int32_t n, int32_t last) {
 static amla_status check_entries(const char *prefix, const amla_problem *p, const amla_tensors *t,
                                  int32_t sequence, int32_t query, int32_t n, amla_detail *detail) {
   const int slots = amla_has_slots(p);
-  const int64_t cache = (p->page_size > 0 ? p->n_pages : p->b) * (int64_t)amla_page_tokens(p);
-  const int64_t tokens = slots ? cache : amla_seqlen(p, t, sequence);
+  const int64_t pages = p->page_size > 0 ? p->n_pages : p->b;
+  if (slots && pages > INT32_MAX)
+    return AMLA_OK; /* every entry is one */
+  const int64_t tokens = slots ? pages * amla_page_tokens(p) : amla_seqlen(p, t, sequence);
   const int32_t *entries = amla_list(p, t, sequence, query);
   if (tokens > INT32_MAX || !any_beyond(entries, n, (int32_t)tokens - 1))
     return AMLA_OK;

@@ -361,8 +361,8 @@ typedef struct amla_tensors {
   size_t kv_indptr_bytes;
   const int32_t *kv_indices; /* [kv_indptr[b]] page ids */
   size_t kv_indices_bytes;
-  float *max_logits; /* [b][h_q][s_q] f32, or NULL: the largest scale * q . k of the row, mask
-                        included, in natural-log units; -inf without keys */
+  float *max_logits; /* [b][h_q][s_q] f32, or NULL: the largest scale * q . k of the row that is a
+                        number, mask included, in natural-log units; -inf without keys */
   size_t max_logits_bytes;
   const void *extra_kv; /* second scope: as kv, of kv_type too; the others as their namesakes */
   size_t extra_kv_bytes;
@@ -440,8 +440,9 @@ AMLA_API amla_status amla_plan_query(const amla_plan *plan, amla_plan_info *info
  * exceptions. These are restored, as in every function here.
  *
  * Refused before any work, outputs untouched: null or short buffers, and scratch smaller than
- * amla_plan_scratch_bytes. In host memory also lengths outside [0, sk] and a used page id outside
- * [0, n_pages). The device clamps the one and reports the other: amla_cuda.h.
+ * amla_plan_scratch_bytes. In host memory also lengths outside [0, sk], a used page id outside
+ * [0, n_pages) and an entry of a list beyond the cache or the sequence. The device clamps the first
+ * and reports the second: amla_cuda.h.
  *
  * Range of V: any finite number on ref and cpu, in every rescale mode. On every backend |V| <=
  * FLT_MAX / (2^8 * keys) is safe, and so is |V| <= 2^88 for every sk. Beyond that cuda and npu may
@@ -450,12 +451,12 @@ AMLA_API amla_status amla_plan_query(const amla_plan *plan, amla_plan_info *info
  *
  * Non-finite numbers: a non-finite element of q makes its own row non-finite and no other. A
  * non-finite element of kv makes every row non-finite that sees its token. It may also reach
- * queries of the same sequence that causality or the mask hides it from, but never another
- * sequence. An infinite score gives a NaN row. A score counts as infinite, in either sign and mask
- * included, from FLT_MAX / log2(e) = 2.36e38 on; if one of its scaled products or partial sums
- * does; if an element of scale * log2(e) * q beyond f32 takes part in it. Where keys are multiplied
- * in bf16, q . k is summed unscaled, and such a sum may not leave f32 either. ref may be right for
- * some of them. */
+ * queries of the same sequence that causality, visible_k or the mask hides it from, but never
+ * another sequence, and with topk, window or a second scope no other query. An infinite score gives
+ * a NaN row. A score counts as infinite, in either sign and mask included, from FLT_MAX / log2(e)
+ * = 2.36e38 on; if one of its scaled products or partial sums does; if an element of scale *
+ * log2(e) * q beyond f32 takes part in it. Where keys are multiplied in bf16, q . k is summed
+ * unscaled, and such a sum may not leave f32 either. ref may be right for some of them. */
 AMLA_API amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *tensors,
                                    void *scratch, size_t scratch_bytes, amla_detail *detail);
 
