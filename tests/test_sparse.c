@@ -5,6 +5,8 @@
  */
 #include "sparse_case.h"
 
+#include "src/keys.h"
+
 static void check_form(const sparse_form *form, const amla_options *options, int32_t every) {
   sparse_case c;
   sparse_make(&c, form);
@@ -139,6 +141,34 @@ static void every_split_is_right(void **state) {
   for_each_engine(check_splits);
 }
 
+/* Keys are where they are, in whatever order they are asked for. */
+static void keys_are_located_in_any_order(void **state) {
+  (void)state;
+  static const sparse_form form = {.scope = {{.sk = 90, .topk = 200, .page = 16, .invalid = 40},
+                                             {.sk = 50, .topk = 99, .page = 0, .invalid = 20}},
+                                   .b = 2};
+  sparse_case c;
+  sparse_make(&c, &form);
+  key_place *keys = malloc((size_t)most_keys(&c) * sizeof *keys);
+  assert_non_null(keys);
+  const int32_t n = keys_of(&c, 1, 0, keys);
+  const amla_scopes scopes = amla_scopes_create(&c.data.problem, &c.data.tensors);
+  const amla_line line = amla_line_create(&scopes, 1, 0);
+  amla_cursor cursor = AMLA_CURSOR_INIT;
+  assert_int_equal(line.n, n);
+  for (int i = 0; i < 300; i++) {
+    const int32_t begin = random_below(&c.seed, n), some = random_below(&c.seed, n - begin + 1);
+    amla_token_ref refs[300];
+    amla_line_locate(&line, begin, some, &cursor, refs);
+    for (int32_t j = 0; j < some; j++) {
+      const key_place *k = &keys[begin + j];
+      assert_ptr_equal(refs[j].row, (const float *)k->scope->kv + row_at(k));
+    }
+  }
+  free(keys);
+  sparse_free(&c);
+}
+
 /* ---- Fields in random company: a covering set would have 16 factors ---- */
 
 static int32_t draw(uint64_t *seed, const int32_t *values, int n) {
@@ -241,9 +271,8 @@ static void flash_mla_grid_is_right(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(every_form_is_right),
-      cmocka_unit_test(every_split_is_right),
-      cmocka_unit_test(random_forms_are_right),
+      cmocka_unit_test(every_form_is_right),           cmocka_unit_test(every_split_is_right),
+      cmocka_unit_test(keys_are_located_in_any_order), cmocka_unit_test(random_forms_are_right),
       cmocka_unit_test(flash_mla_grid_is_right),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
