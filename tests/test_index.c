@@ -517,7 +517,13 @@ static void check_few(const amla_options *o) {
       for (int k = 0; n <= 20 && k < 20; k++)
         assert_int_equal(d.indices[(i * 2 + query) * 20 + k], k < n ? i * 30 + k : -1);
     }
-  d.args.scores = NULL, d.args.topk = INT32_MAX; /* no list is as long; nor is one wanted */
+  int32_t want[160]; /* also if scores are not wanted, and computed from 21 keys on */
+  memcpy(want, d.indices, sizeof want);
+  memset(d.indices, 0x55, sizeof want);
+  d.args.scores = NULL;
+  index_topk(&d.args, o);
+  assert_memory_equal(want, d.indices, sizeof want);
+  d.args.topk = INT32_MAX; /* no list is as long; nor is one wanted */
   d.args.b = 0;
   index_topk(&d.args, o);
   d.args.b = 4, d.args.topk = 20, d.args.sk = 0, d.args.k = NULL, d.args.seqlens_k = NULL;
