@@ -41,7 +41,16 @@ static inline engine engine_at(int e) {
 
 static const amla_rescale rescales[] = {AMLA_RESCALE_LAZY, AMLA_RESCALE_AMLA, AMLA_RESCALE_FLASH};
 
-static inline bool engine_runs_here(int e) { return e == 0 || can_run(engine_at(e).isa); }
+/* AMLA_TEST_ISA=neonbf16: the engine of this instruction set alone, where others have had theirs.
+ */
+static inline bool engine_is_wanted(int e) {
+  const char *only = getenv("AMLA_TEST_ISA");
+  return !only || (e > 0 && strcmp(only, amla_isa_name(engine_at(e).isa)) == 0);
+}
+
+static inline bool engine_runs_here(int e) {
+  return engine_is_wanted(e) && (e == 0 || can_run(engine_at(e).isa));
+}
 
 static inline amla_options engine_options(int e, amla_rescale rescale, int32_t threads,
                                           int32_t split_tokens) {
