@@ -19,6 +19,12 @@ const char *cli_sim_schedules(int i);
 cli_exit cli_sim_tables(const char *command, const char *name, const amla_sim_options *base);
 bool cli_sim_has_table(const char *name);
 
+/* The model against published profiles, and the fit that was made to them. */
+cli_exit cli_sim_validate(const char *command, const amla_sim_options *base);
+
+/* Draws n settings of the model's numbers, and prints ranges and orderings instead of points. */
+cli_exit cli_sim_sweep(const char *command, int32_t n, const amla_sim_options *base);
+
 /* Times every candidate tiling on the problem and prints the best, the best one checked for races.
  */
 cli_exit cli_sim_search(const char *command, const amla_problem *problem, const int32_t *lengths,

@@ -28,7 +28,7 @@ enum {
   KEY_COST,
   KEY_COSTS
 };
-enum { KEY_GUARD = KEY_COSTS + 1 };
+enum { KEY_GUARD = KEY_COSTS + 1, KEY_VALIDATE, KEY_SWEEP, KEY_EFFICIENCY };
 enum { MAX_COSTS = 16, CHECK_BATCH = 4, CHECK_KEYS = 2048 };
 
 typedef struct arguments {
@@ -37,7 +37,8 @@ typedef struct arguments {
   amla_sim_options sim;
   amla_sim_cost_change costs[MAX_COSTS];
   const char *table; /* name, "all", NULL = none */
-  bool search, list_costs, all_races;
+  bool search, list_costs, all_races, validate;
+  int32_t sweep; /* settings to draw; 0 = none */
 } arguments;
 
 static const char doc[] = "Times the Ascend kernel on a SIMULATED NPU: cycles, utilisation and "
@@ -69,6 +70,13 @@ static const struct argp_option options[] = {
      "print the tables of predictions, or one: ideas, doubts, models, chips, paper, ours; minutes",
      0},
     {"search", KEY_SEARCH, NULL, 0, "try tilings on the problem, print the best", 0},
+    {"validate", KEY_VALIDATE, NULL, 0, "hold the model against published GEMMs", 0},
+    {"sweep", KEY_SWEEP, "N", 0,
+     "draw N settings of the model's numbers: ranges, and how often each ordering holds", 0},
+    {"efficiency", KEY_EFFICIENCY, "E", 0,
+     "share of the model's speed, in (0, 1]; default: what meets the published figure; 1: nothing "
+     "fitted",
+     0},
     {0}};
 static const struct argp_child children[] = {
     {&cli_json_argp, 0, NULL, 0}, {&cli_plot_argp, 0, NULL, 0}, {0}};
@@ -91,6 +99,14 @@ static int32_t count(struct argp_state *state, const char *option, const char *t
   return (int32_t)n;
 }
 
+static double share(struct argp_state *state, const char *option, const char *text) {
+  char *end;
+  const double x = strtod(text, &end);
+  if (end == text || *end != '\0' || !(x > 0 && x <= 1))
+    argp_error(state, "--%s=%s: must be above 0 and at most 1", option, text);
+  return x;
+}
+
 /* "UNIT/operation=fixed,rate,latency"; the text is kept. */
 static void add_cost(struct argp_state *state, arguments *a, char *text) {
   char *equals = strrchr(text, '=');
@@ -102,6 +118,10 @@ static void add_cost(struct argp_state *state, arguments *a, char *text) {
     argp_error(state, "--cost=%s: must be UNIT/operation=fixed,rate,latency", text);
   *equals = '\0';
   c->row = text;
+}
+
+static bool needs_no_problem(const arguments *a) {
+  return a->table != NULL || a->list_costs || a->validate || a->sweep > 0;
 }
 
 static error_t parse(int key, char *text, struct argp_state *state) {
@@ -124,18 +144,21 @@ static error_t parse(int key, char *text, struct argp_state *state) {
       argp_error(state, "--table=%s: must be ideas, doubts, models, chips, paper or ours", text);
     return 0;
   case KEY_SEARCH: a->search = true; return 0;
+  case KEY_VALIDATE: a->validate = true; return 0;
+  case KEY_SWEEP: a->sweep = count(state, "sweep", text, 1); return 0;
+  case KEY_EFFICIENCY: a->sim.efficiency = share(state, "efficiency", text); return 0;
   case ARGP_KEY_ARG:
     if (a->problem != NULL)
       argp_error(state, "extra argument '%s'", text);
     a->problem = text;
     return 0;
   case ARGP_KEY_END:
-    if (a->problem == NULL && a->table == NULL && !a->list_costs)
+    if (a->problem == NULL && !needs_no_problem(a))
       argp_error(state, "PROBLEM is missing");
-    if ((a->table || a->list_costs || a->search) &&
+    if ((needs_no_problem(a) || a->search) &&
         (a->common.json || a->common.plot || a->sim.trace_path))
       argp_error(state, "--json, --plot, --trace: must go with a PROBLEM alone, "
-                        "not --table, --costs or --search");
+                        "not --table, --costs, --search, --sweep or --validate");
     return 0;
   default: return ARGP_ERR_UNKNOWN;
   }
@@ -201,11 +224,14 @@ static void print_text(const arguments *a, const amla_sim_report *r, const amla_
   printf("speed     %.1f TFLOPS, %.1f %% of %.1f; %.1f us, %lld cycles\n",
          r->flops_per_second / 1e12, 100 * r->utilization, r->peak_flops_per_second / 1e12,
          r->seconds * 1e6, (long long)r->cycles);
+  printf("unfitted  %.1f %%, %.1f us: the model alone, without the efficiency of %.3f that meets "
+         "the published figure\n",
+         100 * r->unfitted_utilization, r->unfitted_seconds * 1e6, r->efficiency);
   printf("busy     ");
   for (int i = 0; i < AMLA_SIM_PIPES; i++)
     printf(" %s %.1f %%%s", r->pipe_name[i], 100 * r->pipe_busy[i],
            i < AMLA_SIM_PIPES - 1 ? "," : "");
-  printf("; most: %s\n", binding_pipe(r));
+  printf("; L2 reads %.1f %%; most: %s\n", 100 * r->l2_read_busy, binding_pipe(r));
   printf("GB        GM to L1 %.2f, GM to UB %.2f, L1 to L0A %.2f, to L0B %.2f, L0C to GM %.2f, UB "
          "to GM %.2f; from HBM %.2f, to HBM %.2f\n",
          (double)r->gm_l1_bytes / 1e9, (double)r->gm_ub_bytes / 1e9, (double)r->l1_l0a_bytes / 1e9,
@@ -230,13 +256,15 @@ static void print_json(const arguments *a, const amla_sim_report *r, const amla_
                     "hbm_write", (json_int_t)r->hbm_write_bytes);
   cli_print_json(cli_json_pack(
       "{s:b, s:o, s:s, s:I, s:f, s:f, s:f, s:f, s:i, s:o, s:o, s:I, s:I,"
-      " s:b, s:b}",
+      " s:b, s:b, s:f, s:f, s:f, s:f}",
       "simulated", 1, "problem", cli_json_text(a->problem), "description", r->description, "cycles",
       (json_int_t)r->cycles, "seconds", r->seconds, "tflops", r->flops_per_second / 1e12,
       "peak_tflops", r->peak_flops_per_second / 1e12, "utilization", r->utilization, "cores",
       r->cores, "pipes", pipes, "bytes", bytes, "races", (json_int_t)races->races, "other_errors",
       (json_int_t)(races->other_errors + r->other_errors), "races_checked_on_all", a->all_races,
-      "unguarded_add", is_study(a)));
+      "unguarded_add", is_study(a), "efficiency", r->efficiency, "unfitted_seconds",
+      r->unfitted_seconds, "unfitted_utilization", r->unfitted_utilization, "l2_read",
+      r->l2_read_busy));
 }
 
 static cli_exit run_one(const char *command, arguments *a, const amla_problem *p,
@@ -262,9 +290,9 @@ static cli_exit run_one(const char *command, arguments *a, const amla_problem *p
   const bool drawn =
       a->common.plot == NULL || cli_timeline_draw(command, a->common.plot, &timeline, &report);
   cli_timeline_free(&timeline);
-  return !drawn                                                       ? CLI_ERROR
-         : races.races + races.other_errors + report.other_errors > 0 ? CLI_MISMATCH
-                                                                      : CLI_OK;
+  if (!drawn)
+    return CLI_ERROR;
+  return races.races + races.other_errors + report.other_errors > 0 ? CLI_MISMATCH : CLI_OK;
 }
 
 static cli_exit list_costs(void) {
@@ -284,6 +312,10 @@ cli_exit cmd_sim(int argc, char **argv) {
   a.sim.costs = a.costs;
   if (a.list_costs)
     return list_costs();
+  if (a.validate)
+    return cli_sim_validate(argv[0], &a.sim);
+  if (a.sweep > 0)
+    return cli_sim_sweep(argv[0], a.sweep, &a.sim);
   if (a.table != NULL)
     return cli_sim_tables(argv[0], a.table, &a.sim);
   if (!load_problem(argv[0], a.problem, &p, &lengths))

@@ -138,7 +138,9 @@ npu_moved npu_cache_transfer(npu_chip *chip, const npu_core *core, const npu_ran
   npu_walk(range, touch_run, &t);
 
   const int64_t moved = t.pieces * PIECE_BYTES;
-  int64_t end = serve(&c->total, chip->now, moved);
+  const int is_add = range->access == ACCESS_ADD_S32 || range->access == ACCESS_ADD_F32;
+  const double times = is_add ? 1 / chip->cost[COST_L2_ATOMIC].rate : 1;
+  int64_t end = serve(&c->total, chip->now, (int64_t)((double)moved * times));
   if (range->access == ACCESS_READ) {
     const int64_t read_end = serve(&c->read, chip->now, moved);
     if (read_end > end)

@@ -64,6 +64,7 @@ typedef enum npu_opcode {
 #include "npu_ops.def"
 #undef NPU_OP
   OP_NOTIFY,
+  OP_NOTIFY_UNIT,
   OP_WAIT,
   OP_BARRIER,
   OP_CROSS_SET,
@@ -159,6 +160,7 @@ typedef struct npu_queue { /* one pipe */
   int32_t head, count;
   int64_t free_cycle, done_cycle; /* when it can start another; when all it started is finished */
   int64_t busy_cycles;
+  int64_t least_end_cycle; /* of its next instruction: it follows another unit by unit */
   uint32_t issued, started;
   bool blocked;      /* its head waits for an event or flag */
   bool wake_pending; /* an event of time will look at it */
@@ -168,7 +170,8 @@ typedef struct npu_queue { /* one pipe */
 
 typedef struct npu_counter { /* an event or flag: unwaited sets, oldest first */
   int32_t count, head;
-  npu_clock *clock[NPU_FLAG_MAX]; /* race checker only */
+  int64_t least_end_cycle[NPU_FLAG_MAX]; /* for what follows the wait; 0 but for unit flags */
+  npu_clock *clock[NPU_FLAG_MAX];        /* race checker only */
 } npu_counter;
 
 typedef struct npu_flag_user { /* the one pipe of a core that sets a flag, or waits for it */
@@ -224,6 +227,7 @@ typedef struct npu_event { /* of simulated time */
   enum { EVENT_PIPE, EVENT_RESUME, EVENT_SET, EVENT_CROSS } kind;
   npu_core *core;
   uint8_t from, to, id;
+  int64_t least_end_cycle;
   npu_clock *clock;
 } npu_event;
 

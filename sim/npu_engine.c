@@ -145,21 +145,24 @@ static void execute(npu_core *core, npu_pipe pipe, const npu_instr *i) {
     if (moved.missed)
       latency += (int64_t)chip->cost[COST_HBM_MISS].latency_cycles;
   }
-  const int64_t end = npu_later(chip->now + cycles_of(chip, i, work), shared_end);
+  const int64_t hold = cycles_of(chip, i, work);
+  const int64_t start = npu_later(chip->now, q->least_end_cycle - hold);
+  const int64_t end = npu_later(start + hold, shared_end);
   count_bytes(chip->report, i, useful);
   if (chip->race)
     npu_race_check(core, pipe, i, range, n);
   if (chip->checks_written)
     npu_written_check(core, pipe, i, range, n);
   if (chip->options.trace)
-    record(core, pipe, i, chip->now, end);
+    record(core, pipe, i, start, end);
 
   if (chip->mode == NPU_FUNCTIONAL)
     npu_apply(i);
 
   q->free_cycle = end;
   q->done_cycle = npu_later(q->done_cycle, end + latency);
-  q->busy_cycles += end - chip->now;
+  q->busy_cycles += end - start;
+  q->least_end_cycle = 0;
   chip->report->instructions++;
 }
 
@@ -173,6 +176,7 @@ static int64_t ready_cycle(const npu_core *core, const npu_queue *q, const npu_i
   case OP_CROSS_WAIT: return turn > core->chip->now || npu_is_set(core, i) ? turn : NEVER;
   case OP_BARRIER: return npu_later(turn, q->done_cycle);
   case OP_NOTIFY:
+  case OP_NOTIFY_UNIT:
   case OP_CROSS_SET:
     return i->issue_cycle; /* it takes effect when all before it is done; what comes after it does
                               not wait for that */
@@ -190,6 +194,7 @@ static void go(npu_core *core, npu_pipe pipe, npu_queue *q, const npu_instr *i) 
   case OP_WAIT:
   case OP_CROSS_WAIT: npu_take(core, pipe, i); break;
   case OP_BARRIER: break;
+  case OP_NOTIFY_UNIT: npu_send(core, pipe, i, core->chip->now); break;
   case OP_NOTIFY:
   case OP_CROSS_SET: npu_send(core, pipe, i, npu_later(core->chip->now, q->done_cycle)); break;
   default: execute(core, pipe, i);

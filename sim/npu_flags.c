@@ -25,11 +25,14 @@ static void counter_set(npu_core *core, npu_counter *c, const npu_event *e) {
     npu_clock_release(e->clock);
     return;
   }
-  c->clock[(c->head + c->count++) % NPU_FLAG_MAX] = e->clock;
+  const int32_t last = (c->head + c->count++) % NPU_FLAG_MAX;
+  c->clock[last] = e->clock, c->least_end_cycle[last] = e->least_end_cycle;
 }
 
 static void counter_take(npu_core *core, npu_pipe pipe, npu_counter *c) {
   npu_clock *clock = c->clock[c->head];
+  npu_queue *q = &core->pipe[pipe];
+  q->least_end_cycle = npu_later(q->least_end_cycle, c->least_end_cycle[c->head]);
   c->clock[c->head] = NULL;
   c->head = (c->head + 1) % NPU_FLAG_MAX;
   c->count--;
@@ -81,7 +84,9 @@ void npu_send(npu_core *core, npu_pipe pipe, const npu_instr *i, int64_t cycle) 
                  .to = i->to,
                  .id = i->event,
                  .clock = clock};
-  if (i->op == OP_NOTIFY) {
+  if (i->op == OP_NOTIFY || i->op == OP_NOTIFY_UNIT) {
+    if (i->op == OP_NOTIFY_UNIT)
+      e.least_end_cycle = core->pipe[pipe].done_cycle;
     e.cycle = cycle + (int64_t)chip->cost[COST_EVENT_HOP].latency_cycles;
     npu_push_event(chip, e);
     return;
@@ -250,6 +255,18 @@ void npu_notify(npu_pipe from, npu_pipe to, int32_t event) {
   npu_core *core = npu_self;
   npu_instr i = make_event(core, OP_NOTIFY, from, to, event);
   set_or_append(core, from, &i);
+}
+
+void npu_notify_unit(npu_pipe from, npu_pipe to, int32_t event) {
+  npu_core *core = npu_self;
+  npu_instr i = make_event(core, OP_NOTIFY_UNIT, from, to, event);
+  const bool pair =
+      (from == NPU_PIPE_M && to == NPU_PIPE_FIX) || (from == NPU_PIPE_FIX && to == NPU_PIPE_M);
+  if (!pair) {
+    npu_refuse(core, &i, "from", (long long)from, "a unit flag is between M and FIX");
+    npu_stop_here(core);
+  }
+  npu_append(core, from, &i);
 }
 
 void npu_wait(npu_pipe from, npu_pipe to, int32_t event) {

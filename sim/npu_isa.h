@@ -108,6 +108,12 @@ NPU_UB void *npu_ub(uint32_t offset_bytes);
 void npu_notify(npu_pipe from, npu_pipe to, int32_t event);
 void npu_wait(npu_pipe from, npu_pipe to, int32_t event);
 
+/* A unit flag: notify between M and FIX for an accumulator that one fills and the other drains 16 x
+ * 16 elements after 16 x 16. The event is set when the instruction before it starts, and what
+ * follows the wait may run beside that instruction, but ends no earlier than it. Memory is ordered
+ * as by notify. (On silicon it is a mode of mmad and of the copy out of L0C.) */
+void npu_notify_unit(npu_pipe from, npu_pipe to, int32_t event);
+
 /* Sits in the pipe's queue: later instructions of the pipe start after earlier ones finished (pipe
  * order alone already orders memory). NPU_PIPE_ALL: every pipe drains before any goes on, the C
  * code included. */

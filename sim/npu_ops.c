@@ -361,6 +361,7 @@ const npu_op npu_ops[OPS] = {
 #include "npu_ops.def"
 #undef NPU_OP
     {"notify", NPU_PIPE_S, 0, COST_EVENT_HOP, NULL, NULL},
+    {"notify_unit", NPU_PIPE_S, 0, COST_EVENT_HOP, NULL, NULL},
     {"wait", NPU_PIPE_S, 0, COST_EVENT_HOP, NULL, NULL},
     {"barrier", NPU_PIPE_S, 0, COST_EVENT_HOP, NULL, NULL},
     {"cross_set", NPU_PIPE_S, 0, COST_CROSS_HOP, NULL, NULL},

@@ -24,8 +24,10 @@ const char *npu_core_name(const npu_core *core, char *text, size_t capacity) {
 }
 
 static const char *base_name(const char *file) {
-  const char *slash = file ? strrchr(file, '/') : NULL;
-  return slash ? slash + 1 : file ? file : "?";
+  if (!file)
+    return "?";
+  const char *slash = strrchr(file, '/');
+  return slash ? slash + 1 : file;
 }
 
 const char *npu_describe_instr(const npu_core *core, npu_pipe pipe, uint32_t index,
@@ -52,9 +54,9 @@ void npu_report_error(npu_chip *chip, npu_error kind, const char *format, ...) {
 
 bool npu_refuse(npu_core *core, const npu_instr *i, const char *field, long long value,
                 const char *rule) {
-  const npu_pipe pipe = i->op < OP_NOTIFY  ? npu_ops[i->op].pipe
-                        : i->op == OP_WAIT ? (npu_pipe)i->to
-                                           : (npu_pipe)i->from;
+  npu_pipe pipe = npu_ops[i->op].pipe;
+  if (i->op >= OP_NOTIFY)
+    pipe = (npu_pipe)(i->op == OP_WAIT ? i->to : i->from);
   const uint32_t index = pipe < NPU_PIPES ? core->pipe[pipe].issued + 1 : 0;
   char text[160];
   npu_report_error(core->chip, NPU_ERROR_OPERAND, "%s: %s=%lld: %s",

@@ -14,6 +14,7 @@ extern "C"
     npu_site(const char *file, int32_t line);
 
 #define npu_notify (npu_site(__FILE__, __LINE__), npu_notify)
+#define npu_notify_unit (npu_site(__FILE__, __LINE__), npu_notify_unit)
 #define npu_wait (npu_site(__FILE__, __LINE__), npu_wait)
 #define npu_barrier (npu_site(__FILE__, __LINE__), npu_barrier)
 #define npu_cross_set (npu_site(__FILE__, __LINE__), npu_cross_set)

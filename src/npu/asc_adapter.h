@@ -78,6 +78,8 @@ inline void npu_notify(npu_pipe from, npu_pipe to, int32_t id) {
   const event_t event = (event_t)id;
   ASC_EACH_PAIR(asc_sync_notify)
 }
+/* On silicon a mode of mmad and of the copy out of L0C; the flag alone is right, and slower. */
+inline void npu_notify_unit(npu_pipe from, npu_pipe to, int32_t id) { npu_notify(from, to, id); }
 inline void npu_wait(npu_pipe from, npu_pipe to, int32_t id) {
   const event_t event = (event_t)id;
   ASC_EACH_PAIR(asc_sync_wait)

@@ -13,6 +13,7 @@
 
 typedef struct ascend_ring {
   npu_pipe filler, user;
+  int32_t by_unit; /* 1: the user follows the filler, and it the user, unit by unit (L0C) */
   int32_t slots;
   int32_t event; /* slot i uses event + i of both directions of this pair of pipes */
   int32_t acquired, filled, taken, released; /* so far */
@@ -23,10 +24,18 @@ static inline ascend_ring ascend_ring_open(npu_pipe filler, npu_pipe user, int32
                                            int32_t event) {
   ascend_ring r;
   r.filler = filler, r.user = user, r.slots = slots, r.event = event;
+  r.by_unit = filler == NPU_PIPE_M && user == NPU_PIPE_FIX;
   r.acquired = r.filled = r.taken = r.released = 0;
   for (int32_t i = 0; i < slots; i++)
     npu_notify(user, filler, event + i);
   return r;
+}
+
+static inline void ascend_ring_tell(const ascend_ring *r, npu_pipe from, npu_pipe to, int32_t use) {
+  if (r->by_unit)
+    npu_notify_unit(from, to, r->event + use % r->slots);
+  else
+    npu_notify(from, to, r->event + use % r->slots);
 }
 
 /* Index of the slot to fill. */
@@ -36,7 +45,7 @@ static inline int32_t ascend_ring_acquire(ascend_ring *r) {
   return slot;
 }
 static inline void ascend_ring_commit(ascend_ring *r) {
-  npu_notify(r->filler, r->user, r->event + r->filled++ % r->slots);
+  ascend_ring_tell(r, r->filler, r->user, r->filled++);
 }
 
 /* Index of the slot to use. */
@@ -46,7 +55,7 @@ static inline int32_t ascend_ring_take(ascend_ring *r) {
   return slot;
 }
 static inline void ascend_ring_release(ascend_ring *r) {
-  npu_notify(r->user, r->filler, r->event + r->released++ % r->slots);
+  ascend_ring_tell(r, r->user, r->filler, r->released++);
 }
 
 /* Takes the credits back, so that no event stays set. */

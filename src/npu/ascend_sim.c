@@ -9,6 +9,7 @@
 
 #include "../refuse.h"
 #include "../problem.h"
+#include "ascend_chip.h"
 #include "ascend_launch.h"
 
 enum { OWN_PIPES = AMLA_SIM_PIPES - 2 };
@@ -63,33 +64,6 @@ static amla_status choose_tiling(const amla_problem *p, const amla_sim_options *
   return AMLA_OK;
 }
 
-/* ---- Cost table ---- */
-
-static amla_status change_cost(npu_chip *chip, const amla_sim_cost_change *c, amla_detail *detail) {
-  char unit[16];
-  const char *slash = strchr(c->row, '/');
-  const size_t n = slash ? (size_t)(slash - c->row) : sizeof unit;
-  if (n >= sizeof unit)
-    INVALID("costs: %.60s: must be UNIT/operation of the cost table", c->row);
-  memcpy(unit, c->row, n), unit[n] = '\0';
-  if (npu_chip_set_cost(chip, unit, slash + 1, c->fixed_cycles, c->rate, c->latency_cycles) != 0)
-    INVALID("costs: %.60s: no such row of the cost table, or an impossible number", c->row);
-  return AMLA_OK;
-}
-
-const char *amla_sim_cost(int32_t i) {
-  static _Thread_local char text[400];
-  npu_chip *chip = npu_chip_create(npu_preset_at(0), NPU_TIMING_ONLY);
-  const npu_cost *c = chip ? npu_chip_cost(chip, i) : NULL;
-  if (c)
-    snprintf(text, sizeof text,
-             "%s/%s: %g + work / %g (%s) cycles, results %g later; confidence %s; %s", c->unit,
-             c->operation, c->fixed_cycles, c->rate, c->rate_unit, c->latency_cycles, c->confidence,
-             c->source);
-  npu_chip_destroy(chip);
-  return c ? text : NULL;
-}
-
 /* ---- Report ---- */
 
 static double useful_flops(const amla_problem *p, const int32_t *seqlens_k) {
@@ -100,41 +74,65 @@ static double useful_flops(const amla_problem *p, const int32_t *seqlens_k) {
   return 2.0 * keys * p->h_q * ((double)p->d_qk + p->d_v);
 }
 
-static void fill_report(const amla_problem *p, const int32_t *seqlens_k, const npu_preset *preset,
-                        const ascend_launch *l, const char *schedule, int checked,
-                        const npu_report *r, amla_sim_report *out) {
-  static const char *const modes[] = {"flash", "guarded amla", "lazy"};
-  const char *mode = l->unguarded ? "amla with the published unguarded add" : modes[l->mode];
-  memset(out, 0, sizeof *out);
-  out->struct_bytes = sizeof *out;
-  out->cores = r->cores, out->cycles = r->cycles, out->launch_cycles = r->launch_cycles,
-  out->instructions = r->instructions;
-  out->seconds = r->seconds, out->flops = useful_flops(p, seqlens_k);
-  out->flops_per_second = r->seconds > 0 ? out->flops / r->seconds : 0;
+/* Times and rates: as the model says, and with the efficiency. */
+static void fill_speed(const amla_problem *p, const int32_t *seqlens_k, const npu_preset *preset,
+                       double efficiency, const npu_report *r, amla_sim_report *out) {
+  const double busy_cycles = (double)(r->cycles - r->launch_cycles);
+  out->efficiency = efficiency > 0 ? efficiency : AMLA_SIM_EFFICIENCY;
+  out->cycles = r->launch_cycles + (int64_t)(busy_cycles / out->efficiency + 0.5);
+  out->launch_cycles = r->launch_cycles;
+  out->seconds = (double)out->cycles / (preset->ghz * 1e9);
+  out->flops = useful_flops(p, seqlens_k);
+  out->flops_per_second = out->flops / out->seconds;
   out->peak_flops_per_second = npu_peak_flops(preset);
   out->utilization = out->flops_per_second / out->peak_flops_per_second;
-  for (int i = 0; i < OWN_PIPES; i++)
-    out->pipe_name[i] = pipes[i].name,
-    out->pipe_busy[i] = pipes[i].on_aiv ? r->aiv_busy[pipes[i].pipe] : r->aic_busy[pipes[i].pipe];
-  const double seconds = r->seconds * (double)(r->cycles - r->launch_cycles) / (double)r->cycles,
-               dies = preset->dies;
+  out->unfitted_seconds = r->seconds;
+  out->unfitted_utilization = out->flops / r->seconds / out->peak_flops_per_second;
+}
+
+static void fill_busy(const npu_preset *preset, const npu_report *r, amla_sim_report *out) {
+  for (int i = 0; i < OWN_PIPES; i++) {
+    const double *busy = pipes[i].on_aiv ? r->aiv_busy : r->aic_busy;
+    out->pipe_name[i] = pipes[i].name, out->pipe_busy[i] = busy[pipes[i].pipe];
+  }
+  const double seconds = r->seconds * (double)(r->cycles - r->launch_cycles) / (double)r->cycles;
+  const double die_seconds = seconds * preset->dies;
+  const double l2 = (double)(r->l2_read_bytes + r->l2_write_bytes) / die_seconds;
+  const double hbm = (double)(r->hbm_read_bytes + r->hbm_write_bytes) / die_seconds;
   out->pipe_name[OWN_PIPES] = "l2", out->pipe_name[OWN_PIPES + 1] = "hbm";
-  out->pipe_busy[OWN_PIPES] = (double)(r->l2_read_bytes + r->l2_write_bytes) /
-                              (seconds * dies * preset->l2_bytes_per_second);
-  out->pipe_busy[OWN_PIPES + 1] = (double)(r->hbm_read_bytes + r->hbm_write_bytes) /
-                                  (seconds * dies * preset->hbm_bytes_per_second);
-  out->gm_l1_bytes = r->gm_l1_bytes, out->gm_ub_bytes = r->gm_ub_bytes,
+  out->pipe_busy[OWN_PIPES] = l2 / preset->l2_bytes_per_second;
+  out->pipe_busy[OWN_PIPES + 1] = hbm / preset->hbm_bytes_per_second;
+  out->l2_read_busy = (double)r->l2_read_bytes / die_seconds / preset->l2_read_bytes_per_second;
+}
+
+static void fill_bytes(const npu_report *r, amla_sim_report *out) {
+  out->gm_l1_bytes = r->gm_l1_bytes, out->gm_ub_bytes = r->gm_ub_bytes;
   out->l1_l0a_bytes = r->l1_l0a_bytes, out->l1_l0b_bytes = r->l1_l0b_bytes;
   out->l0c_gm_bytes = r->l0c_gm_bytes, out->ub_gm_bytes = r->ub_gm_bytes;
   out->l2_read_bytes = r->l2_read_bytes, out->l2_write_bytes = r->l2_write_bytes;
   out->hbm_read_bytes = r->hbm_read_bytes, out->hbm_write_bytes = r->hbm_write_bytes;
-  out->races_checked = checked, out->races = r->errors[NPU_ERROR_RACE];
+}
+
+static void fill_report(const amla_problem *p, const int32_t *seqlens_k, const npu_preset *preset,
+                        const ascend_launch *l, const amla_sim_options *sim, const npu_report *r,
+                        amla_sim_report *out) {
+  static const char *const schedules[] = {"best", "serial", "preload", "custom"};
+  static const char *const modes[] = {"flash", "guarded amla", "lazy"};
+  const char *mode = l->unguarded ? "amla with the published unguarded add" : modes[l->mode];
+  memset(out, 0, sizeof *out);
+  out->struct_bytes = sizeof *out;
+  out->cores = r->cores, out->instructions = r->instructions;
+  fill_speed(p, seqlens_k, preset, sim->efficiency, r, out);
+  fill_busy(preset, r, out);
+  fill_bytes(r, out);
+  out->races_checked = sim->check_races, out->races = r->errors[NPU_ERROR_RACE];
   for (int i = 0; i < NPU_ERRORS; i++)
     out->other_errors += i == NPU_ERROR_RACE ? 0 : r->errors[i];
   out->tiling = to_public(&l->tiling);
   snprintf(out->description, sizeof out->description,
-           "%s %s, %s: %d cores at %.2f GHz, %d rows x %d keys", schedule, mode, preset->name,
-           r->cores, preset->ghz, ascend_tile_rows(p), l->tiling.block_keys);
+           "%s %s, %s: %d cores at %.2f GHz, %d rows x %d keys",
+           schedules[sim->tiling ? 3 : (int)sim->schedule], mode, preset->name, r->cores,
+           preset->ghz, ascend_tile_rows(p), l->tiling.block_keys);
   if (r->n_messages > 0)
     snprintf(out->message, sizeof out->message, "%s", r->message[0]);
 }
@@ -159,18 +157,6 @@ static amla_status hand_out_trace(const amla_sim_options *o, const npu_preset *p
 
 /* ---- Run ---- */
 
-static amla_status time_on(npu_chip *chip, const npu_preset *preset, const amla_problem *p,
-                           const int32_t *seqlens_k, const amla_sim_options *o,
-                           const ascend_launch *l, npu_report *r, amla_detail *detail) {
-  amla_tensors t = AMLA_TENSORS_INIT;
-  t.seqlens_k = seqlens_k;
-  amla_status status = AMLA_OK;
-  for (int32_t i = 0; status == AMLA_OK && i < o->n_costs; i++)
-    status = change_cost(chip, &o->costs[i], detail);
-  return status == AMLA_OK ? ascend_launch_run(chip, preset, NPU_TIMING_ONLY, p, &t, l, r, detail)
-                           : status;
-}
-
 static amla_status check_arguments(const amla_problem *p, const int32_t *seqlens_k,
                                    const amla_sim_options *o, const amla_sim_report *report,
                                    amla_detail *detail) {
@@ -180,6 +166,8 @@ static amla_status check_arguments(const amla_problem *p, const int32_t *seqlens
     INVALID("report.struct_bytes: use AMLA_SIM_REPORT_INIT of this version");
   if (p->b == 0)
     INVALID("b=0: nothing to simulate");
+  if (!(o->efficiency >= 0 && o->efficiency <= 1))
+    INVALID("efficiency=%g: must be in 0..1", o->efficiency);
   if (o->assume_bumps < 0)
     INVALID("assume_bumps=%d: must be >= 0", o->assume_bumps);
   for (int32_t i = 0; seqlens_k && i < p->b; i++)
@@ -191,43 +179,30 @@ static amla_status check_arguments(const amla_problem *p, const int32_t *seqlens
 amla_status amla_sim_run(const amla_problem *problem, const amla_options *options,
                          const int32_t *seqlens_k, const amla_sim_options *sim,
                          amla_sim_report *report, amla_detail *detail) {
-  static const char *const schedules[] = {"best", "serial", "preload", "custom"};
   amla_problem p;
   amla_options o;
+  amla_tensors t = AMLA_TENSORS_INIT;
   ascend_launch l;
+  npu_preset preset;
+  npu_chip *chip;
   npu_report r;
-  amla_status status = amla_problem_check(problem, &p, detail);
-  if (status == AMLA_OK)
-    status = amla_options_check(options, &o, detail);
-  if (status == AMLA_OK)
-    status = check_arguments(&p, seqlens_k, sim, report, detail);
-  if (status != AMLA_OK)
-    return status;
-  const char *name = sim->chip ? sim->chip : "910";
-  const npu_preset *preset = npu_find_preset(name);
-  if (!preset)
-    INVALID("chip=%.40s: must be 910, 910b1, 910b2, 910b3 or 910b4", name);
-  if (sim->cores < 0 || sim->cores > preset->dies * preset->cores_per_die)
-    INVALID("cores=%d: must be in 0..%d on chip %s", sim->cores,
-            preset->dies * preset->cores_per_die, name);
+  amla_status status;
+  TRY(amla_problem_check(problem, &p, detail));
+  TRY(amla_options_check(options, &o, detail));
+  TRY(check_arguments(&p, seqlens_k, sim, report, detail));
   o.split_tokens = AMLA_SPLIT_AUTO;
   l = ascend_launch_of(&p, &o);
   l.assume_bumps = sim->assume_bumps, l.unguarded = sim->unguarded_add && l.mode == ASCEND_AMLA;
   l.options.cores = sim->cores, l.options.check_races = sim->check_races ? 1 : -1,
   l.options.trace = sim->trace_path || sim->event;
-  status = choose_tiling(&p, sim, &l.tiling, detail);
-  if (status != AMLA_OK)
-    return status;
-
-  npu_chip *chip = npu_chip_create(preset, NPU_TIMING_ONLY);
-  if (!chip)
-    return amla_refuse(detail, AMLA_OUT_OF_MEMORY, "chip=%s: no memory for the simulator", name);
-  status = time_on(chip, preset, &p, seqlens_k, sim, &l, &r, detail);
+  TRY(choose_tiling(&p, sim, &l.tiling, detail));
+  TRY(ascend_chip_create(sim, "910", &preset, &chip, detail));
+  t.seqlens_k = seqlens_k;
+  status = ascend_launch_run(chip, &preset, NPU_TIMING_ONLY, &p, &t, &l, &r, detail);
   if (status == AMLA_OK)
-    fill_report(&p, seqlens_k, preset, &l, schedules[sim->tiling ? 3 : sim->schedule],
-                sim->check_races, &r, report);
+    fill_report(&p, seqlens_k, &preset, &l, sim, &r, report);
   if (status == AMLA_OK)
-    status = hand_out_trace(sim, preset, &r, detail);
+    status = hand_out_trace(sim, &preset, &r, detail);
   npu_chip_destroy(chip);
   return status == AMLA_OK ? amla_accept(detail) : status;
 }
