@@ -218,7 +218,7 @@ static void print_found(const sim_cases *list) {
                               x->pv_l0, x->kv_slots, x->qp_slots, x->l0_slots,
                               x->order, x->in_turns, x->keep_q};
     cli_table_row(&t);
-    cli_table_cell(&t, 0, "%.2f", 100 * c->r.utilization);
+    cli_table_cell(&t, 0, "%.2f", 100 * c->r.unfitted_utilization);
     for (int k = 0; k < 11; k++)
       cli_table_cell(&t, 1 + k, "%d", fields[k]);
     for (int k = 0; k < 4; k++)
@@ -245,7 +245,7 @@ cli_exit cli_sim_search(const char *command, const amla_problem *problem, const 
   print_found(&list);
   sim_case *best = &list.cases[0];
   best->sim.tiling = &best->tiling, best->sim.check_races = 1, best->sim.cores = 2,
-  best->p.b = problem->b < 2 ? problem->b : 2;
+  best->sim.slice_cores = 0, best->p.b = problem->b < 2 ? problem->b : 2;
   const amla_status status =
       amla_sim_run(&best->p, &best->o, lengths, &best->sim, &best->r, &best->detail);
   if (status == AMLA_OK)

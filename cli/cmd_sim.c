@@ -28,7 +28,7 @@ enum {
   KEY_COST,
   KEY_COSTS
 };
-enum { KEY_GUARD = KEY_COSTS + 1, KEY_VALIDATE, KEY_SWEEP, KEY_EFFICIENCY };
+enum { KEY_GUARD = KEY_COSTS + 1, KEY_VALIDATE, KEY_SWEEP, KEY_EFFICIENCY, KEY_SLICE };
 enum { MAX_COSTS = 16, CHECK_BATCH = 4, CHECK_KEYS = 2048 };
 
 typedef struct arguments {
@@ -60,7 +60,7 @@ static const struct argp_option options[] = {
     {"chip", KEY_CHIP, "NAME", 0, "910 (two dies, default), 910b1, 910b2, 910b3 or 910b4", 0},
     {"cores", KEY_CORES, "N", 0, "AI cores to use; default all", 0},
     {"bumps", KEY_BUMPS, "N", 0,
-     "lazy: blocks of a work item in which every row's reference moves; default 1", 0},
+     "lazy: key tiles of a work item in which every row's reference moves; default 1", 0},
     {"races", KEY_RACES, NULL, 0, "check all of the problem for races, not a small one", 0},
     {"cost", KEY_COST, "ROW=F,R,L", 0,
      "what if a row of the cost table had these fixed cycles, rate, latency", 0},
@@ -73,6 +73,8 @@ static const struct argp_option options[] = {
     {"validate", KEY_VALIDATE, NULL, 0, "hold the model against published GEMMs", 0},
     {"sweep", KEY_SWEEP, "N", 0,
      "draw N settings of the model's numbers: ranges, and how often each ordering holds", 0},
+    {"slice", KEY_SLICE, "N", 0,
+     "N AI cores with their share of a die stand for the chip: faster, much the same shares", 0},
     {"efficiency", KEY_EFFICIENCY, "E", 0,
      "share of the model's speed, in (0, 1]; default: what meets the published figure; 1: nothing "
      "fitted",
@@ -146,6 +148,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case KEY_SEARCH: a->search = true; return 0;
   case KEY_VALIDATE: a->validate = true; return 0;
   case KEY_SWEEP: a->sweep = count(state, "sweep", text, 1); return 0;
+  case KEY_SLICE: a->sim.slice_cores = count(state, "slice", text, 1); return 0;
   case KEY_EFFICIENCY: a->sim.efficiency = share(state, "efficiency", text); return 0;
   case ARGP_KEY_ARG:
     if (a->problem != NULL)
@@ -194,7 +197,7 @@ static amla_status check_races(const arguments *a, const amla_problem *whole,
   if (!a->all_races && p.b > CHECK_BATCH)
     p.b = CHECK_BATCH;
   if (!a->all_races && (o.cores == 0 || o.cores > 3))
-    o.cores = 3; /* so that sequences are cut and merged */
+    o.cores = 3, o.slice_cores = 0; /* so that sequences are cut and merged */
   for (int32_t i = 0; i < p.b; i++)
     some[i] = !a->all_races && lengths[i] > CHECK_KEYS ? CHECK_KEYS : lengths[i];
   const amla_status status = amla_sim_run(&p, &a->common.plan, some, &o, report, detail);

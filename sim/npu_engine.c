@@ -126,6 +126,24 @@ static bool touches_gm(npu_pipe pipe, npu_opcode op) {
          (pipe == NPU_PIPE_MTE2 && op != OP_FILL_L1);
 }
 
+static void watch(const npu_core *core, const npu_instr *i) {
+  const npu_region *piece = npu_find_region(core->chip, (uintptr_t)i->dst);
+  npu_watched w = {.block = core->block,
+                   .subcore = core->subcore,
+                   .name = npu_ops[i->op].name,
+                   .dst = i->dst,
+                   .src = i->src0,
+                   .scalar = i->scalar.f,
+                   .ub = core->local[SPACE_UB]};
+  if (piece) {
+    w.piece = piece->name;
+    w.offset_bytes = (const char *)i->dst - piece->base;
+  } else if (w.ub) {
+    w.offset_bytes = (const char *)i->dst - core->local[SPACE_UB];
+  }
+  core->chip->options.watch(core->chip->options.watch_context, &w);
+}
+
 /* An instruction starts now: the observers look at it, then it does what it does. */
 static void execute(npu_core *core, npu_pipe pipe, const npu_instr *i) {
   npu_chip *chip = core->chip;
@@ -155,6 +173,9 @@ static void execute(npu_core *core, npu_pipe pipe, const npu_instr *i) {
     npu_written_check(core, pipe, i, range, n);
   if (chip->options.trace)
     record(core, pipe, i, start, end);
+
+  if (chip->options.watch)
+    watch(core, i);
 
   if (chip->mode == NPU_FUNCTIONAL)
     npu_apply(i);

@@ -85,6 +85,18 @@ void npu_gm_forget_all(npu_chip *chip);
 
 /* ---- Launch ---- */
 
+/* An instruction that is about to have its effect, for tests that look into a kernel. */
+typedef struct npu_watched {
+  int32_t block, subcore; /* subcore -1: the AIC */
+  const char *name;       /* "muls_f32" */
+  const void *dst, *src;
+  float scalar;
+  const char *piece;    /* of global memory, that dst is in; NULL: dst is local */
+  int64_t offset_bytes; /* of dst in that piece, or in UB */
+  const void *ub;       /* the AIV's unified buffer */
+} npu_watched;
+typedef void npu_watch(void *context, const npu_watched *what);
+
 typedef struct npu_launch_options {
   int32_t cores;         /* AI cores to launch; 0 = all of the chip */
   int32_t check_races;   /* 0 = as the mode says, 1 = on, -1 = off */
@@ -92,6 +104,8 @@ typedef struct npu_launch_options {
   int32_t check_written; /* reads of what nobody wrote: 0 = where races are checked, 1 on, -1 off */
   int32_t drop_wait;     /* 0 = none; i = leave out every execution of the i-th wait site (1 ..
                             npu_report.wait_sites) */
+  npu_watch *watch; /* called for every instruction, in the order of simulated time; NULL: none */
+  void *watch_context;
 } npu_launch_options;
 
 typedef enum npu_error {

@@ -52,14 +52,24 @@ void npu_apply(const npu_instr *i) {
 
 /* ---- Semantics ---- */
 
-static float max_f32(float a, float b) { return a != a ? a : b != b ? b : a > b ? a : b; }
-static float min_f32(float a, float b) { return a != a ? a : b != b ? b : a < b ? a : b; }
+static float max_f32(float a, float b) {
+  if (a != a)
+    return a;
+  return b != b || b >= a ? b : a;
+}
+static float min_f32(float a, float b) {
+  if (a != a)
+    return a;
+  return b != b || b <= a ? b : a;
+}
 
 static int32_t rna_s32(float a) {
   if (a != a)
     return 0;
   const float r = roundf(a);
-  return r >= 2147483648.0f ? INT32_MAX : r < -2147483648.0f ? INT32_MIN : (int32_t)r;
+  if (r >= 2147483648.0f)
+    return INT32_MAX;
+  return r < -2147483648.0f ? INT32_MIN : (int32_t)r;
 }
 
 static bool compare(float a, float b, int32_t op) {

@@ -31,10 +31,10 @@ static inline ascend_tiling tiling_of(int schedule, const amla_problem *p) {
     return ascend_tiling_serial;
   if (schedule == PRELOAD)
     return ascend_tiling_preload;
-  return *ascend_tiling_best(ascend_tile_rows(p));
+  return *ascend_tiling_best(ascend_block_rows(p));
 }
 
-/* Defaults, which tests change: parts of 8 blocks, as the library's default is. mode: an
+/* Defaults, which tests change: splits of 8 tiles, as the library's default is. mode: an
  * ascend_mode, or UNGUARDED_AMLA. */
 static inline ascend_launch make_launch(const harness_dataset *data, int mode, int schedule) {
   amla_options o = AMLA_OPTIONS_INIT;
@@ -48,9 +48,9 @@ static inline ascend_launch make_launch(const harness_dataset *data, int mode, i
 
 static inline const char *describe_launch(const ascend_launch *l) {
   static char text[200];
-  snprintf(text, sizeof text, "mode=%s lag=%d order=%d keep_q=%d split_blocks=%d",
+  snprintf(text, sizeof text, "mode=%s lag=%d order=%d keep_q=%d split_tiles=%d",
            mode_name(l->unguarded ? UNGUARDED_AMLA : (int)l->mode), l->tiling.lag, l->tiling.order,
-           l->tiling.keep_q, l->split_blocks);
+           l->tiling.keep_q, l->split_tiles);
   return text;
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The Ascend kernel's `amla` against spec/amla.c (bf16 P, same blocks), guarded and as published.
+ * The Ascend kernel's `amla` against spec/amla.c (bf16 P, same tiles), guarded and as published.
  * On integer-valued inputs scores are exact in any order of summation; then m, n, S16, P' and N of
- * every row and block are the specification's, bit for bit, and l and O differ by the order of
+ * every row and tile are the specification's, bit for bit, and l and O differ by the order of
  * their sums only: by at most L_ULPS ulps of l, and O_ULPS * 2^-24 of |O| + sum p |v| / l (|O|,
  * because the published clamp of n's steps at -30 leaves 2^-30 of an old O; guarded, the kernel
  * does without it, so inputs are such that none is as large). The guarded add is spec_add, bit for
@@ -14,22 +14,24 @@
 
 #include "spec/spec.h"
 #include "src/base/float16.h"
-#include "src/npu/ascend_softmax.h"
+#include "src/npu/ascend_ub.h"
 
 enum { D_QK = 576, D_V = 512, BLOCK = 512, L_ULPS = 16, O_ULPS = 64 };
+enum { PROBES = 5 }; /* m, n, S16, l and the bits of N */
 static const spec_algo published = {.mode = SPEC_AMLA, .p = SPEC_P_BF16, .unguarded = 1},
                        mended = {.mode = SPEC_AMLA, .p = SPEC_P_BF16};
 static const spec_algo *algo_of(int mode) { return mode == UNGUARDED_AMLA ? &published : &mended; }
 
 typedef struct comparison {
   harness_dataset data; /* one query per sequence, one sequence */
-  int32_t rows, blocks;
-  float *probe;      /* what the kernel shows: [blocks][ASCEND_PROBES][256] */
-  uint16_t *probe_p; /* [blocks][256][BLOCK] */
-  float *q, *kv;     /* as f32: [rows][D_QK], [sk][D_QK] */
+  int32_t rows, tiles;
+  float *probe;                 /* what the watch saw: [tiles][PROBES][256] */
+  uint16_t *probe_p;            /* [tiles][256][BLOCK] */
+  int32_t chunks[2], stores[2]; /* so far, of each AIV */
+  float *q, *kv;                /* as f32: [rows][D_QK], [sk][D_QK] */
 } comparison;
 
-/* Small integers. Value column 0 is 1 in the first block and 0 later, so that PV leaves O alone
+/* Small integers. Value column 0 is 1 in the first tile and 0 later, so that PV leaves O alone
  * there and N shows in its bits. */
 static void make_integers(comparison *c) {
   uint64_t seed = 11;
@@ -48,22 +50,66 @@ static void make_integers(comparison *c) {
 }
 
 static comparison prepare(const char *problem) {
-  comparison c;
+  comparison c = {.chunks = {0}};
   generate(&c.data, problem);
-  c.rows = c.data.problem.h_q, c.blocks = (c.data.problem.sk + BLOCK - 1) / BLOCK;
-  c.probe = alloc_floats((int64_t)c.blocks * ASCEND_PROBES * ASCEND_TILE_ROWS);
-  c.probe_p = malloc((size_t)c.blocks * ASCEND_TILE_ROWS * BLOCK * sizeof *c.probe_p);
+  c.rows = c.data.problem.h_q, c.tiles = (c.data.problem.sk + BLOCK - 1) / BLOCK;
+  c.probe = alloc_floats((int64_t)c.tiles * PROBES * ASCEND_BLOCK_ROWS);
+  c.probe_p = malloc((size_t)c.tiles * ASCEND_BLOCK_ROWS * BLOCK * sizeof *c.probe_p);
   c.q = alloc_floats(c.rows * D_QK), c.kv = alloc_floats((int64_t)c.data.problem.sk * D_QK);
   assert_non_null(c.probe_p);
   make_integers(&c);
   return c;
 }
 
-static comparison run_probed(const char *problem, int mode, int schedule) {
+/* ---- Watching V1: the kernel itself knows nothing of it ---- */
+
+static int32_t my_rows(const comparison *c, int32_t sub) {
+  const int32_t half = (c->rows + 15) / 16 * 8, begin = sub * half;
+  return c->rows - begin < half ? c->rows - begin : half;
+}
+static int32_t my_begin(const comparison *c, int32_t sub) {
+  return sub * ((c->rows + 15) / 16 * 8);
+}
+
+/* The numbers per row of a tile that V1 is through with. */
+static void keep_rows(comparison *c, const npu_watched *w, int32_t tile) {
+  const float *ub = w->ub;
+  const int32_t add = (ASCEND_UB_ROWS + 5 * ASCEND_STAT_BYTES) / 4, stats = ASCEND_UB_STATS / 4;
+  const int32_t from[PROBES] = {
+      stats + ASCEND_M * ASCEND_HALF_ROWS, stats + ASCEND_N * ASCEND_HALF_ROWS,
+      stats + ASCEND_S16 * ASCEND_HALF_ROWS, stats + ASCEND_L * ASCEND_HALF_ROWS, add};
+  for (int32_t i = 0; i < PROBES; i++)
+    memcpy(c->probe + ((int64_t)tile * PROBES + i) * ASCEND_BLOCK_ROWS + my_begin(c, w->subcore),
+           ub + from[i], (size_t)my_rows(c, w->subcore) * 4);
+}
+
+static void watch_v1(void *context, const npu_watched *w) {
+  comparison *c = context;
+  if (w->subcore < 0 || my_rows(c, w->subcore) <= 0)
+    return;
+  const int32_t per_tile = (my_rows(c, w->subcore) + ASCEND_CHUNK_ROWS - 1) / ASCEND_CHUNK_ROWS;
+  if (strcmp(w->name, "muls_f32") == 0 && w->scalar == c->data.problem.scale &&
+      w->offset_bytes < ASCEND_UB_OUT) { /* a chunk begins */
+    const int32_t chunk = c->chunks[w->subcore]++;
+    if (chunk > 0 && chunk % per_tile == 0)
+      keep_rows(c, w, chunk / per_tile - 1);
+  }
+  if (strcmp(w->name, "ln_f32") == 0) /* the end of the only item */
+    keep_rows(c, w, c->tiles - 1);
+  if (strcmp(w->name, "copy_ub_gm") == 0 && w->piece && strcmp(w->piece, "P") == 0) {
+    const int32_t store = c->stores[w->subcore]++, tile = store / per_tile,
+                  r = store % per_tile * ASCEND_CHUNK_ROWS;
+    const int32_t rows = ascend_min(ASCEND_CHUNK_ROWS, my_rows(c, w->subcore) - r);
+    memcpy(c->probe_p + ((int64_t)tile * ASCEND_BLOCK_ROWS + my_begin(c, w->subcore) + r) * BLOCK,
+           w->src, (size_t)rows * BLOCK * 2);
+  }
+}
+
+static comparison run_watched(const char *problem, int mode, int schedule) {
   comparison c = prepare(problem);
   ascend_launch l = make_launch(&c.data, mode, schedule);
-  l.split_blocks = c.blocks; /* one part */
-  l.probe = c.probe, l.probe_p = c.probe_p, l.probe_blocks = c.blocks;
+  l.split_tiles = c.tiles; /* one split */
+  l.options.watch = watch_v1, l.options.watch_context = &c;
   const npu_report report = launch_on(&c.data, problem, &l, 1);
   expect_clean(&report, problem, &l);
   return c;
@@ -74,38 +120,37 @@ static void free_comparison(comparison *c) {
   free(c->probe), free(c->probe_p), free(c->q), free(c->kv);
 }
 
-static void expect_bits(const char *name, int32_t block, int32_t row, float got, float want) {
+static void expect_bits(const char *name, int32_t tile, int32_t row, float got, float want) {
   if (to_bits(got) != to_bits(want))
-    fail_msg("%s of row %d in block %d is %a, want %a", name, row, block, (double)got,
-             (double)want);
+    fail_msg("%s of row %d in tile %d is %a, want %a", name, row, tile, (double)got, (double)want);
 }
 
-static void compare_block(const comparison *c, const spec_row *s, int32_t block, int32_t r,
+static void compare_block(const comparison *c, const spec_row *s, int32_t tile, int32_t r,
                           int32_t keys, const float *p, uint32_t n_bits) {
-  const float *shown = c->probe + (int64_t)block * ASCEND_PROBES * ASCEND_TILE_ROWS + r;
-  const uint16_t *shown_p = c->probe_p + ((int64_t)block * ASCEND_TILE_ROWS + r) * BLOCK;
-  const float l = shown[3 * ASCEND_TILE_ROWS];
+  const float *shown = c->probe + (int64_t)tile * PROBES * ASCEND_BLOCK_ROWS + r;
+  const uint16_t *shown_p = c->probe_p + ((int64_t)tile * ASCEND_BLOCK_ROWS + r) * BLOCK;
+  const float l = shown[3 * ASCEND_BLOCK_ROWS];
   const double ulps = fabs((double)l - (double)s->l) / ((double)s->l * 0x1p-23);
-  expect_bits("m", block, r, shown[0], s->m);
-  expect_bits("n", block, r, shown[1 * ASCEND_TILE_ROWS], s->n);
-  expect_bits("S16", block, r, shown[2 * ASCEND_TILE_ROWS], s->s16);
+  expect_bits("m", tile, r, shown[0], s->m);
+  expect_bits("n", tile, r, shown[1 * ASCEND_BLOCK_ROWS], s->n);
+  expect_bits("S16", tile, r, shown[2 * ASCEND_BLOCK_ROWS], s->s16);
   for (int32_t j = 0; j < keys; j++)
-    expect_bits("P'", block, r, amla_bf16_to_f32(shown_p[j]), p[j]);
-  if (block > 0 && to_bits(shown[4 * ASCEND_TILE_ROWS]) != n_bits)
-    fail_msg("N of row %d in block %d is %d, want %d", r, block,
-             (int32_t)to_bits(shown[4 * ASCEND_TILE_ROWS]), (int32_t)n_bits);
+    expect_bits("P'", tile, r, amla_bf16_to_f32(shown_p[j]), p[j]);
+  if (tile > 0 && to_bits(shown[4 * ASCEND_BLOCK_ROWS]) != n_bits)
+    fail_msg("N of row %d in tile %d is %d, want %d", r, tile,
+             (int32_t)to_bits(shown[4 * ASCEND_BLOCK_ROWS]), (int32_t)n_bits);
   if (!(ulps <= L_ULPS))
-    fail_msg("l of row %d in block %d is %a, want %a: %g ulps", r, block, (double)l, (double)s->l,
+    fail_msg("l of row %d in tile %d is %a, want %a: %g ulps", r, tile, (double)l, (double)s->l,
              ulps);
 }
 
-/* Returns in how many blocks n moved. */
+/* Returns in how many tiles n moved. */
 static int compare_row(const comparison *c, const spec_algo *algo, const harness_truth *truth,
                        int32_t r) {
   spec_row s = SPEC_ROW_INIT;
   float p[BLOCK], o[D_V] = {0};
   int moves = 0;
-  for (int32_t b = 0; b < c->blocks; b++) {
+  for (int32_t b = 0; b < c->tiles; b++) {
     const int32_t begin = b * BLOCK,
                   keys = c->data.problem.sk - begin < BLOCK ? c->data.problem.sk - begin : BLOCK;
     const uint32_t before = to_bits(o[0]);
@@ -113,7 +158,7 @@ static int compare_row(const comparison *c, const spec_algo *algo, const harness
     spec_block(algo, &s, D_QK, D_V, c->data.problem.scale, c->q + r * D_QK,
                c->kv + (int64_t)begin * D_QK, NULL, keys, p, o);
     if (b > 0 && !algo->unguarded && s.n - n < -30)
-      fail_msg("n of row %d falls by %g in block %d: too hard", r, (double)(n - s.n), b);
+      fail_msg("n of row %d falls by %g in tile %d: too hard", r, (double)(n - s.n), b);
     compare_block(c, &s, b, r, keys, p, to_bits(o[0]) - before);
     moves += b > 0 && to_bits(s.n) != to_bits(n);
   }
@@ -129,7 +174,7 @@ static int compare_row(const comparison *c, const spec_algo *algo, const harness
 }
 
 static void check_exact(const char *problem, int mode, int schedule, int least_moves) {
-  comparison c = run_probed(problem, mode, schedule);
+  comparison c = run_watched(problem, mode, schedule);
   harness_truth truth;
   int moves = 0;
   compute_truth_of(&c.data, &truth);
@@ -181,8 +226,8 @@ static void ties_of_p_round_away(void **state) {
   check_exact(problem, ASCEND_AMLA, PRELOAD, 0);
 }
 
-/* Query 0 sees none of the last block, which query 1 sees one key of: its bits are those of a run
- * without that block. */
+/* Query 0 sees none of the last tile, which query 1 sees one key of: its bits are those of a run
+ * without that tile. */
 static void a_hidden_block_changes_no_bit(void **state) {
   (void)state;
   const char *one = "sq=1,h=5,sk=512,page=0", *two = "sq=2,h=5,sk=513,page=0";

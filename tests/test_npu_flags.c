@@ -3,12 +3,12 @@
  * Every flag wait of the Ascend kernel is needed: with any single one left out, the race checker
  * fires or a deadlock is reported, for at least one of the shapes that have it; with all of them,
  * nothing is. All rescale modes, amla guarded and as published, and schedules. Timing only: no data
- * moves, but every address and flag is real; lazy is told to shift rows in one block of each item.
+ * moves, but every address and flag is real; lazy is told to shift rows in one tile of each item.
  */
 #include "test_npu.h"
 
-/* Tiles of 256 rows: last blocks with all pieces of L1 in use, and with half of them, so that slots
- * change roles. Tiles of 128 rows and less: items of several blocks and of one; few rows, where few
+/* Tiles of 256 rows: last tiles with all pieces of L1 in use, and with half of them, so that slots
+ * change roles. Tiles of 128 rows and less: items of several tiles and of one; few rows, where few
  * chunks leave little order between pipes. */
 static const char *const two_halves[] = {"b=2,sq=2,h=128,sk=1300,sinks=1", "b=2,sq=2,h=128,sk=1200",
                                          "b=2,sq=2,h=65,sk=1900"};

@@ -9,7 +9,7 @@
 
 typedef struct launch_case {
   const char *problem;
-  int split_blocks; /* as in ascend_shape */
+  int split_tiles; /* as in ascend_shape */
   int32_t cores;
 } launch_case;
 
@@ -45,7 +45,7 @@ static void check_case(const launch_case *c) {
       if (TEST_SLOW && schedule == PRELOAD)
         continue; /* its tilings are those of the others; a sanitizer is slow */
       ascend_launch l = make_launch(&data, mode, schedule);
-      l.split_blocks = c->split_blocks;
+      l.split_tiles = c->split_tiles;
       const npu_report report = launch_on(&data, c->problem, &l, c->cores);
       expect_clean(&report, c->problem, &l);
       expect_npu_bound(&data, &truth, c->problem, &l);

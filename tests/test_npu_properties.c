@@ -238,7 +238,7 @@ static void poison_stays_where_it_belongs(void **state) {
   for_each_mode(check_poison);
 }
 
-/* Columns of V that are +0, -0, tiny or large in the first of two blocks, the second with logits
+/* Columns of V that are +0, -0, tiny or large in the first of two tiles, the second with logits
  * that are higher by `jump`. amla as published makes -1.5e37 and NaN of the small ones, and leaves
  * 2^-30 of the large one behind. */
 static void check_late_columns_at(const amla_options *o, float jump) {

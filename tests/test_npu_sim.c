@@ -136,13 +136,13 @@ static void refusals_of_gemms_and_copies(void **state) {
 /* A slice of a die with its share of the bandwidths stands for the chip. */
 static void a_slice_stands_for_the_chip(void **state) {
   (void)state;
-  const amla_problem p = decode_problem(96, 2, 2048), part = decode_problem(8, 2, 2048);
+  const amla_problem p = decode_problem(96, 2, 2048), split = decode_problem(8, 2, 2048);
   amla_sim_options sim = defaults;
   amla_sim_report r = empty_report;
   amla_detail detail;
   const amla_sim_report whole = simulate(&p, AMLA_RESCALE_LAZY, AMLA_SIM_PRELOAD);
   sim.schedule = AMLA_SIM_PRELOAD, sim.slice_cores = 4;
-  assert_int_equal(amla_sim_run(&part, NULL, NULL, &sim, &r, &detail), AMLA_OK);
+  assert_int_equal(amla_sim_run(&split, NULL, NULL, &sim, &r, &detail), AMLA_OK);
   print_message("slice %.2f %%, chip %.2f %% (simulated)\n", 100 * r.utilization,
                 100 * whole.utilization);
   assert_int_equal(r.cores, 4);

@@ -56,8 +56,8 @@ static void query(const amla_plan *plan, amla_plan_info *info) {
   const ascend_launch l = ascend_launch_of(&plan->problem, &plan->options);
   info->p_type = AMLA_BF16;
   info->threads = 1;
-  info->block_rows = ascend_tile_rows(&plan->problem);
-  info->tile_tokens = l.tiling.block_keys;
+  info->block_rows = ascend_block_rows(&plan->problem);
+  info->tile_tokens = l.tiling.tile_keys;
   info->split_tokens = AMLA_SPLIT_AUTO; /* contiguous runs over cores */
   info->simulated = 1;
   snprintf(info->kernel, sizeof info->kernel, "sim-%s", chip_name);
@@ -67,7 +67,7 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   static const char *const modes[] = {"flash", "amla", "lazy"};
   const ascend_launch l = ascend_launch_of(&plan->problem, &plan->options);
   return snprintf(text, capacity_bytes, "npu sim-%s %s, SIMULATED, %d rows x %d keys, lag %d%s",
-                  chip_name, modes[l.mode], ascend_tile_rows(&plan->problem), l.tiling.block_keys,
+                  chip_name, modes[l.mode], ascend_block_rows(&plan->problem), l.tiling.tile_keys,
                   l.tiling.lag, l.mode == ASCEND_AMLA ? ", guarded add" : "");
 }
 

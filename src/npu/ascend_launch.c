@@ -20,9 +20,9 @@ amla_status ascend_check(const amla_problem *p, amla_detail *detail) {
   if (p->out_type == AMLA_F16)
     UNSUPPORTED("out_type=f16: backend npu writes f32 or bf16");
   if (p->d_qk > ASCEND_MAX_QK)
-    UNSUPPORTED("d_qk=%d: backend npu needs <= %d, its L1 tiles", p->d_qk, ASCEND_MAX_QK);
+    UNSUPPORTED("d_qk=%d: backend npu needs <= %d, its L1 blocks", p->d_qk, ASCEND_MAX_QK);
   if (p->d_v > ASCEND_MAX_V)
-    UNSUPPORTED("d_v=%d: backend npu needs <= %d, its L1 tiles", p->d_v, ASCEND_MAX_V);
+    UNSUPPORTED("d_v=%d: backend npu needs <= %d, its L1 blocks", p->d_v, ASCEND_MAX_V);
   const struct {
     const char *name;
     int64_t value;
@@ -37,23 +37,25 @@ amla_status ascend_check(const amla_problem *p, amla_detail *detail) {
 }
 
 ascend_mode ascend_mode_of(amla_rescale rescale) {
-  return rescale == AMLA_RESCALE_FLASH  ? ASCEND_FLASH
-         : rescale == AMLA_RESCALE_AMLA ? ASCEND_AMLA
-                                        : ASCEND_LAZY;
+  switch (rescale) {
+  case AMLA_RESCALE_FLASH: return ASCEND_FLASH;
+  case AMLA_RESCALE_AMLA: return ASCEND_AMLA;
+  default: return ASCEND_LAZY;
+  }
 }
 
-int32_t ascend_tile_rows(const amla_problem *p) {
-  return ascend_min(ASCEND_TILE_ROWS, p->s_q * p->h_q);
+int32_t ascend_block_rows(const amla_problem *p) {
+  return ascend_min(ASCEND_BLOCK_ROWS, p->s_q * p->h_q);
 }
 
 ascend_launch ascend_launch_of(const amla_problem *problem, const amla_options *options) {
   ascend_launch l;
   memset(&l, 0, sizeof l);
-  l.tiling = *ascend_tiling_best(ascend_tile_rows(problem));
+  l.tiling = *ascend_tiling_best(ascend_block_rows(problem));
   l.mode = ascend_mode_of(options->rescale);
-  l.split_blocks = options->split_tokens == AMLA_SPLIT_AUTO
-                       ? 0
-                       : ascend_split_blocks(options->split_tokens, l.tiling.block_keys);
+  l.split_tiles = options->split_tokens == AMLA_SPLIT_AUTO
+                      ? 0
+                      : ascend_split_tiles(options->split_tokens, l.tiling.tile_keys);
   l.lse_base2 = options->lse_base == AMLA_LSE_BASE2;
   l.assume_bumps = 1;
   return l;
@@ -109,9 +111,9 @@ static void *lend_output(memory *m, const char *name, void *at, int64_t bytes) {
 /* Bytes from the first to the last element of rows of `run` elements. */
 static int64_t extent(int64_t n0, int64_t stride0, int64_t n1, int64_t stride1, int64_t n2,
                       int64_t stride2, int64_t run, int64_t elem_bytes) {
-  return n0 < 1 || n1 < 1 || n2 < 1
-             ? 0
-             : ((n0 - 1) * stride0 + (n1 - 1) * stride1 + (n2 - 1) * stride2 + run) * elem_bytes;
+  if (n0 < 1 || n1 < 1 || n2 < 1)
+    return 0;
+  return ((n0 - 1) * stride0 + (n1 - 1) * stride1 + (n2 - 1) * stride2 + run) * elem_bytes;
 }
 
 static void place_tensors(memory *m, const amla_problem *p, const amla_tensors *t, ascend_job *j) {
@@ -141,8 +143,8 @@ static void invent_block_table(const amla_problem *p, int32_t *table) {
 
 static void place_work(memory *m, const ascend_work *w, int32_t cores, const ascend_tiling *t,
                        ascend_job *j) {
-  const int64_t tile = (int64_t)ASCEND_TILE_ROWS * ASCEND_BLOCK_KEYS,
-                ring = (int64_t)cores * (t->lag + 1) * tile;
+  const int64_t row_block = (int64_t)ASCEND_BLOCK_ROWS * ASCEND_TILE_KEYS,
+                ring = (int64_t)cores * (t->lag + 1) * row_block;
   j->items = place(m, "items", w->n_items * (int64_t)sizeof *w->items, w->items);
   j->core_items =
       place(m, "core_items", (cores + 1) * (int64_t)sizeof *w->core_items, w->core_items);
@@ -151,9 +153,9 @@ static void place_work(memory *m, const ascend_work *w, int32_t cores, const asc
   j->s = place(m, "S", ring * 4, NULL);
   j->p = place(m, "P", ring * 2, NULL);
   j->o = place(m, "O", ring * 4, NULL);
-  j->o_flash = j->mode == ASCEND_FLASH ? place(m, "O_flash", cores * tile * 4, NULL) : NULL;
-  j->part_o = place(m, "part_O", w->n_parts * tile * 4, NULL);
-  j->part_lse = place(m, "part_LSE", w->n_parts * (int64_t)ASCEND_TILE_ROWS * 4, NULL);
+  j->o_flash = j->mode == ASCEND_FLASH ? place(m, "O_flash", cores * row_block * 4, NULL) : NULL;
+  j->split_o = place(m, "split_O", w->n_splits * row_block * 4, NULL);
+  j->split_lse = place(m, "split_LSE", w->n_splits * (int64_t)ASCEND_BLOCK_ROWS * 4, NULL);
 }
 
 static void describe_job(const amla_problem *p, const ascend_launch *l, ascend_job *j) {
@@ -165,6 +167,7 @@ static void describe_job(const amla_problem *p, const ascend_launch *l, ascend_j
   j->kv_stride_page = p->kv_stride_page, j->kv_stride_token = (int32_t)p->kv_stride_token;
   j->out_stride_batch = p->out_stride_batch, j->out_stride_query = p->out_stride_query,
   j->out_stride_head = (int32_t)p->out_stride_head;
+  j->d_latent = p->d_qk;
   j->page_size = p->page_size > 0 ? p->page_size : p->sk, j->max_pages = p->max_pages;
   j->out_is_bf16 = p->out_type == AMLA_BF16, j->lse_base2 = l->lse_base2;
   j->unguarded = l->unguarded, j->clamp = l->clamp, j->assume_bumps = l->assume_bumps;
@@ -189,12 +192,6 @@ static amla_status launch_work(npu_chip *chip, npu_mode mode, const amla_problem
     invent_block_table(p, table.own);
   }
   place_work(&m, w, cores, &l->tiling, &j);
-  if (l->probe)
-    j.probe = lend_output(&m, "probe", l->probe,
-                          (int64_t)l->probe_blocks * ASCEND_PROBES * ASCEND_TILE_ROWS * 4);
-  if (l->probe)
-    j.probe_p = lend_output(&m, "probe_p", l->probe_p,
-                            (int64_t)l->probe_blocks * ASCEND_TILE_ROWS * ASCEND_BLOCK_KEYS * 2);
   if (m.status == AMLA_OK &&
       npu_launch(chip, ascend_cube, ascend_vector, &j, &l->options, report) < 0)
     m.status =
@@ -208,8 +205,8 @@ amla_status ascend_launch_run(npu_chip *chip, const npu_preset *preset, npu_mode
                               npu_report *report, amla_detail *detail) {
   const int32_t cores =
       l->options.cores > 0 ? l->options.cores : preset->dies * preset->cores_per_die;
-  ascend_shape shape = {
-      p->b, p->s_q, p->h_q, p->causal, cores, l->tiling.block_keys, l->split_blocks, t->seqlens_k};
+  ascend_shape shape = {p->b,           p->s_q,      p->h_q, p->causal, cores, l->tiling.tile_keys,
+                        l->split_tiles, t->seqlens_k};
   ascend_work work;
   int32_t *all_sk = NULL;
   const char *wrong = ascend_tiling_error(&l->tiling);

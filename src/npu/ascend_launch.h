@@ -18,21 +18,18 @@ amla_status ascend_check(const amla_problem *problem, amla_detail *detail);
 typedef struct ascend_launch {
   ascend_tiling tiling;
   ascend_mode mode;
-  int32_t split_blocks; /* as in ascend_shape */
+  int32_t split_tiles; /* as in ascend_shape */
   int32_t lse_base2, assume_bumps;
   int32_t unguarded; /* as in ascend_job */
   float clamp;
   npu_launch_options options;
-  float *probe; /* as in ascend_job, for probe_blocks blocks; NULL = off */
-  uint16_t *probe_p;
-  int32_t probe_blocks;
 } ascend_launch;
 
 /* From the library's options: best tiling for the problem's rows, mode, split rule. */
 ascend_launch ascend_launch_of(const amla_problem *problem, const amla_options *options);
 
 ascend_mode ascend_mode_of(amla_rescale rescale);
-int32_t ascend_tile_rows(const amla_problem *problem); /* of the largest tile */
+int32_t ascend_block_rows(const amla_problem *problem); /* of the largest row block */
 
 /* One launch. Functional chip: tensors as amla_plan_run takes them, checked. Timing only: tensors
  * may be NULL but for seqlens_k, which may be NULL too (all sk); contents do not matter. Whatever

@@ -13,7 +13,7 @@
 typedef NPU_UB float *ascend_vec; /* [16], or a chunk */
 
 enum {
-  ASCEND_WIDTH = ASCEND_BLOCK_KEYS, /* of a row of a chunk, in elements */
+  ASCEND_WIDTH = ASCEND_TILE_KEYS, /* of a row of a chunk, in elements */
   ASCEND_ROW_BLOCKS = ASCEND_WIDTH * 4 / NPU_BLOCK_BYTES,
   ASCEND_GROUPS = ASCEND_WIDTH / NPU_LANES /* vector repeats per row */
 };
@@ -23,6 +23,13 @@ enum {
 /* One number per row. */
 static inline npu_vec ascend_per_row(int32_t rows) {
   return npu_vec_rows(1, ((uint64_t)1 << rows) - 1, 8, 8, 8);
+}
+
+/* One number per row, of all rows of a vector core. */
+static inline npu_vec ascend_all_rows(int32_t rows) {
+  if (rows % NPU_LANES)
+    return npu_vec_count(rows);
+  return npu_vec_rows(rows / NPU_LANES, NPU_MASK_ALL, 8, 8, 8);
 }
 
 /* All of a chunk, contiguous; for operations of one source, or of two chunks. */
@@ -55,13 +62,13 @@ static inline void ascend_div_rows(ascend_vec dst, NPU_UB const float *chunk,
     npu_div_f32(dst + g * NPU_LANES, chunk + g * NPU_LANES, blocks, ascend_by_row(rows));
 }
 
-/* Every column = its row's number. */
+/* [rows][ASCEND_COLUMNS]: every column = its row's number. */
 static inline void ascend_fill_rows(NPU_UB int32_t *dst, NPU_UB const int32_t *blocks,
                                     int32_t rows) {
-  npu_vec v = npu_vec_rows(rows, NPU_MASK_ALL, ASCEND_ROW_BLOCKS, 1, 0);
+  npu_vec v = npu_vec_rows(rows, NPU_MASK_ALL, ASCEND_COLUMNS * 4 / NPU_BLOCK_BYTES, 1, 0);
   v.src0_block = 0;
-  for (int32_t g = 0; g < ASCEND_GROUPS; g++)
-    npu_adds_s32(dst + g * NPU_LANES, blocks, 0, v);
+  for (int32_t at = 0; at < ASCEND_COLUMNS; at += NPU_LANES)
+    npu_adds_s32(dst + at, blocks, 0, v);
 }
 
 /* Row maxima and row sums: 512 -> 64 -> 8 -> 1. work: [16][64] + [16][8]. */

@@ -24,21 +24,21 @@ static const struct {
 /* ---- Tilings: the public struct and ours ---- */
 
 static ascend_tiling from_public(const amla_sim_tiling *t) {
-  const ascend_tiling a = {t->lag,      t->block_keys, t->qk_l1,    t->qk_l0,
-                           t->pv_l1,    t->pv_l0,      t->kv_slots, t->qp_slots,
-                           t->l0_slots, t->order,      t->in_turns, t->keep_q};
+  const ascend_tiling a = {t->lag,      t->tile_keys, t->qk_l1,    t->qk_l0,
+                           t->pv_l1,    t->pv_l0,     t->kv_slots, t->qp_slots,
+                           t->l0_slots, t->order,     t->in_turns, t->keep_q};
   return a;
 }
 static amla_sim_tiling to_public(const ascend_tiling *t) {
-  const amla_sim_tiling p = {t->lag,      t->block_keys, t->qk_l1,    t->qk_l0,
-                             t->pv_l1,    t->pv_l0,      t->kv_slots, t->qp_slots,
-                             t->l0_slots, t->order,      t->in_turns, t->keep_q};
+  const amla_sim_tiling p = {t->lag,      t->tile_keys, t->qk_l1,    t->qk_l0,
+                             t->pv_l1,    t->pv_l0,     t->kv_slots, t->qp_slots,
+                             t->l0_slots, t->order,     t->in_turns, t->keep_q};
   return p;
 }
 
 int32_t amla_sim_candidate(const amla_problem *problem, int32_t i, amla_sim_tiling *tiling) {
   ascend_tiling t;
-  const int32_t found = ascend_tiling_candidate(ascend_tile_rows(problem), i, &t);
+  const int32_t found = ascend_tiling_candidate(ascend_block_rows(problem), i, &t);
   if (found)
     *tiling = to_public(&t);
   return found;
@@ -53,14 +53,14 @@ static amla_status choose_tiling(const amla_problem *p, const amla_sim_options *
   else if (o->schedule == AMLA_SIM_PRELOAD)
     *t = ascend_tiling_preload;
   else if (o->schedule == AMLA_SIM_BEST)
-    *t = *ascend_tiling_best(ascend_tile_rows(p));
+    *t = *ascend_tiling_best(ascend_block_rows(p));
   else
     INVALID("schedule=%d: must be in %d..%d", (int)o->schedule, AMLA_SIM_BEST, AMLA_SIM_PRELOAD);
   const char *wrong = ascend_tiling_error(t);
   if (wrong)
     INVALID("tiling: %s", wrong);
-  if (t->keep_q && ascend_tile_rows(p) > ASCEND_HALF_ROWS)
-    INVALID("tiling: keep_q=1: tiles must have at most %d rows", ASCEND_HALF_ROWS);
+  if (t->keep_q && ascend_block_rows(p) > ASCEND_HALF_ROWS)
+    INVALID("tiling: keep_q=1: blocks must have at most %d rows", ASCEND_HALF_ROWS);
   return AMLA_OK;
 }
 
@@ -132,7 +132,7 @@ static void fill_report(const amla_problem *p, const int32_t *seqlens_k, const n
   snprintf(out->description, sizeof out->description,
            "%s %s, %s: %d cores at %.2f GHz, %d rows x %d keys",
            schedules[sim->tiling ? 3 : (int)sim->schedule], mode, preset->name, r->cores,
-           preset->ghz, ascend_tile_rows(p), l->tiling.block_keys);
+           preset->ghz, ascend_block_rows(p), l->tiling.tile_keys);
   if (r->n_messages > 0)
     snprintf(out->message, sizeof out->message, "%s", r->message[0]);
 }

@@ -38,62 +38,116 @@ static void exponentials(const ascend_chunk_state *c, ascend_vec s, const ascend
   npu_add_f32(sum, sum, poison, ascend_per_row(rows));
 }
 
-/* l = factor * l + sum */
-static void accumulate(ascend_vec l, NPU_UB const float *factor, NPU_UB const float *sum,
-                       int32_t rows) {
-  npu_mul_f32(l, factor, l, ascend_per_row(rows));
-  npu_add_f32(l, l, sum, ascend_per_row(rows));
-}
-
-/* m = max(m, row maximum), factor = exp(m_old - m). */
-static void running_max(const ascend_chunk_state *c, ascend_vec max, ascend_vec factor,
-                        int32_t rows) {
-  const npu_vec v = ascend_per_row(rows);
-  ascend_vec m = c->stat[ASCEND_M];
-  npu_max_f32(max, m, max, v);
-  npu_sub_f32(factor, m, max, v);
-  npu_exp_f32(factor, factor, v);
-  npu_adds_f32(m, max, 0.0f, v);
-}
-
 static npu_vec to_bf16(int32_t rows) {
   return npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 4, 8, 0);
 }
 
-void ascend_softmax_flash(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
-                          const ascend_sight *sight, int32_t rows) {
-  ascend_vec poison = c->temp[0], max = c->temp[1], sum = c->temp[2];
+/* ---- A chunk ---- */
+
+/* m = max(m, row maximum); s = exp(s - m), summed. */
+static void weights(const ascend_chunk_state *c, ascend_vec s, const ascend_sight *sight,
+                    int32_t rows) {
+  ascend_vec poison = c->temp[0], max = c->temp[1], m = c->stat[ASCEND_M];
   look(c, s, sight, poison, max, rows);
-  running_max(c, max, c->factor, rows);
-  exponentials(c, s, sight, c->stat[ASCEND_M], poison, sum, rows);
-  accumulate(c->stat[ASCEND_L], c->factor, sum, rows);
+  npu_max_f32(m, m, max, ascend_per_row(rows));
+  exponentials(c, s, sight, m, poison, c->sum, rows);
+}
+
+static void chunk_flash(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
+                        const ascend_sight *sight, int32_t rows) {
+  weights(c, s, sight, rows);
   npu_cast_f32_bf16_rne(p, s, to_bf16(rows));
 }
 
-/* n, S16, c and N from m. N = 2^23 (max(n - n_old, least) + eps + 1e-6), eps = 1.5 (c_old / c - 1),
- * in integers but for the last rounding, so that it is what exact arithmetic gives. */
-static void exponent_step(const ascend_chunk_state *c, float least, int32_t rows) {
+/* n, S32 and S16 from m. */
+static void exponent(const ascend_chunk_state *c, int32_t rows) {
   const npu_vec v = ascend_per_row(rows);
-  ascend_vec n = c->stat[ASCEND_N], c_old = c->stat[ASCEND_C], s16 = c->stat[ASCEND_S16];
-  ascend_vec q = c->temp[3], n_new = c->temp[4], s32 = c->temp[5], whole = c->temp[6],
-             k = c->temp[7];
-  NPU_UB int32_t *add = c->add, *k_int = (NPU_UB int32_t *)k;
+  ascend_vec q = c->temp[3], n = c->next, s32 = c->s32;
   npu_div_f32(q, c->stat[ASCEND_M], c->ln2, v);
-  npu_muls_f32(n_new, q, -1.0f, v);
-  npu_round_f32_rna(n_new, n_new, v);
-  npu_add_f32(s32, q, n_new, v); /* S32 = exp(ln2 (m / ln2 + n)) */
+  npu_muls_f32(n, q, -1.0f, v);
+  npu_round_f32_rna(n, n, v);
+  npu_add_f32(s32, q, n, v); /* S32 = exp(ln2 (m / ln2 + n)) */
   npu_muls_f32(s32, s32, ln2, v);
   npu_exp_f32(s32, s32, v);
   npu_cast_f32_bf16_rna(c->temp16, s32, v);
-  npu_cast_bf16_f32(s16, c->temp16, v);
+  npu_cast_bf16_f32(c->stat[ASCEND_S16], c->temp16, v);
+}
 
-  npu_sub_f32(k, n_new, n, v);
-  npu_adds_f32(n, n_new, 0.0f, v);
+static void chunk_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
+                       const ascend_sight *sight, int32_t rows) {
+  weights(c, s, sight, rows);
+  exponent(c, rows);
+  ascend_spread(c->spread, c->stat[ASCEND_S16]);
+  ascend_mul_rows(s, s, c->spread, rows);
+  hide(s, sight, 0.0f); /* S16 of a row without keys is NaN */
+  npu_cast_f32_bf16_rna(p, s, to_bf16(rows));
+}
+
+/* The next e = ceil(max) where max > e + 8, both in log2 units. */
+static void next_reference(const ascend_chunk_state *c, ascend_vec max, int32_t rows) {
+  const npu_vec v = ascend_per_row(rows);
+  ascend_vec e = c->stat[ASCEND_M], e_new = c->next, t = c->temp[5];
+  npu_muls_f32(max, max, log2e, v);
+  npu_round_f32_rna(e_new, max, v); /* ceil: one more where rounding went down */
+  npu_cmp_f32(c->bits, max, e_new, NPU_CMP_GT, v);
+  npu_sels_f32(t, c->bits, c->one, 0.0f, v);
+  npu_add_f32(e_new, e_new, t, v);
+  npu_adds_f32(t, e, 8.0f, v);
+  npu_cmp_f32(c->bits, max, t, NPU_CMP_GT, v);
+  npu_sel_f32(e_new, c->bits, e_new, e, v);
+}
+
+static void chunk_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
+                       const ascend_sight *sight, int32_t rows) {
+  ascend_vec poison = c->temp[0], max = c->temp[1], reference = c->temp[7];
+  look(c, s, sight, poison, max, rows);
+  next_reference(c, max, rows);
+  npu_muls_f32(reference, c->next, ln2, ascend_per_row(rows));
+  exponentials(c, s, sight, reference, poison, c->sum, rows);
+  npu_cast_f32_bf16_rne(p, s, to_bf16(rows));
+  npu_cast_bf16_f32(s, p, npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 8, 4, 0));
+  ascend_row_sum(c->sum_out, s, c->work, rows);
+  npu_add_f32(c->sum_out, c->sum_out, poison, ascend_per_row(rows));
+}
+
+void ascend_softmax_chunk(ascend_mode mode, const ascend_chunk_state *c, ascend_vec s,
+                          NPU_UB npu_bf16 *p, const ascend_sight *sight, int32_t rows) {
+  switch (mode) {
+  case ASCEND_FLASH: chunk_flash(c, s, p, sight, rows); break;
+  case ASCEND_AMLA: chunk_amla(c, s, p, sight, rows); break;
+  default: chunk_lazy(c, s, p, sight, rows);
+  }
+}
+
+/* ---- All rows, before and after the chunks ---- */
+
+/* l = factor * l + sum */
+static void accumulate(ascend_vec l, NPU_UB const float *factor, NPU_UB const float *sum,
+                       npu_vec v) {
+  npu_mul_f32(l, factor, l, v);
+  npu_add_f32(l, l, sum, v);
+}
+
+/* factor = exp(m_old - m); l follows. */
+static void end_weights(const ascend_chunk_state *c, ascend_vec factor, npu_vec v) {
+  npu_sub_f32(factor, c->m_old, c->stat[ASCEND_M], v);
+  npu_exp_f32(factor, factor, v);
+  accumulate(c->stat[ASCEND_L], factor, c->sum, v);
+}
+
+/* c and N. N = 2^23 (max(n - n_old, least) + eps + 1e-6), eps = 1.5 (c_old / c - 1), in integers
+ * but for the last rounding, so that it is what exact arithmetic gives. */
+static void end_exponent(const ascend_chunk_state *c, float least, npu_vec v) {
+  ascend_vec n = c->stat[ASCEND_N], c_old = c->stat[ASCEND_C], s32 = c->s32;
+  ascend_vec q = c->wide[1], whole = c->wide[2], k = c->wide[3];
+  NPU_UB int32_t *add = c->add, *k_int = (NPU_UB int32_t *)k;
+  npu_sub_f32(k, c->next, n, v);
+  npu_adds_f32(n, c->next, 0.0f, v);
   npu_maxs_f32(k, k, least, v);
   npu_cast_f32_s32_rna(k_int, k, v);
   npu_shl_s32(k_int, k_int, 23, v);
 
-  npu_div_f32(s32, s32, s16, v); /* c */
+  npu_div_f32(s32, s32, c->stat[ASCEND_S16], v); /* c */
   npu_div_f32(q, c_old, s32, v);
   npu_adds_f32(c_old, s32, 0.0f, v);
   npu_adds_f32(q, q, -1.0f, v);
@@ -108,63 +162,40 @@ static void exponent_step(const ascend_chunk_state *c, float least, int32_t rows
   npu_add_s32(add, add, k_int, v);
 }
 
-void ascend_softmax_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
-                         const ascend_sight *sight, float least, int32_t rows) {
-  ascend_vec poison = c->temp[0], max = c->temp[1], sum = c->temp[2], factor = c->temp[3];
-  look(c, s, sight, poison, max, rows);
-  running_max(c, max, factor, rows);
-  exponentials(c, s, sight, c->stat[ASCEND_M], poison, sum, rows);
-  accumulate(c->stat[ASCEND_L], factor, sum, rows);
-  exponent_step(c, least, rows);
-  ascend_spread(c->spread, c->stat[ASCEND_S16]);
-  ascend_mul_rows(s, s, c->spread, rows);
-  hide(s, sight, 0.0f); /* S16 of a row without keys is NaN */
-  npu_cast_f32_bf16_rna(p, s, to_bf16(rows));
-}
-
-/* e = ceil(max) where max > e + 8, both in log2 units; add, moved and factor (the exact power of
- * two) follow. */
-static void move_reference(const ascend_chunk_state *c, ascend_vec max, ascend_vec factor,
-                           int32_t rows) {
-  const npu_vec v = ascend_per_row(rows);
-  ascend_vec e = c->stat[ASCEND_M], e_new = c->temp[4], t = c->temp[5], k = c->temp[6];
+/* e moves; add, moved and factor (the exact power of two) follow, and both sums. */
+static void end_lazy(const ascend_chunk_state *c, npu_vec v) {
+  ascend_vec e = c->stat[ASCEND_M], factor = c->wide[0], k = c->wide[1], zero = c->wide[2];
   NPU_UB int32_t *bits = (NPU_UB int32_t *)factor;
-  npu_muls_f32(max, max, log2e, v);
-  npu_round_f32_rna(e_new, max, v); /* ceil: one more where rounding went down */
-  npu_cmp_f32(c->bits, max, e_new, NPU_CMP_GT, v);
-  npu_sels_f32(t, c->bits, c->one, 0.0f, v);
-  npu_add_f32(e_new, e_new, t, v);
-  npu_adds_f32(t, e, 8.0f, v);
-  npu_cmp_f32(c->bits, max, t, NPU_CMP_GT, v);
-  npu_sel_f32(e_new, c->bits, e_new, e, v);
-
-  npu_sub_f32(k, e, e_new, v); /* <= 0 */
-  npu_adds_f32(e, e_new, 0.0f, v);
+  npu_sub_f32(k, e, c->next, v); /* <= 0 */
+  npu_adds_f32(e, c->next, 0.0f, v);
   npu_maxs_f32(k, k, -256.0f, v); /* takes any finite number to 0, and k * 2^23 stays an int32 */
   npu_muls_f32(c->moved, k, -1.0f, v);
   npu_cast_f32_s32_rna(c->add, k, v);
   npu_adds_s32(bits, c->add, 127, v);
   npu_shl_s32(c->add, c->add, 23, v);
-  npu_dup_s32((NPU_UB int32_t *)t, 0, v);
-  npu_max_s32(bits, bits, (NPU_UB int32_t *)t, v);
+  npu_dup_s32((NPU_UB int32_t *)zero, 0, v);
+  npu_max_s32(bits, bits, (NPU_UB int32_t *)zero, v);
   npu_shl_s32(bits, bits, 23, v); /* 2^k, or 0 below 2^-126 */
+  accumulate(c->stat[ASCEND_L], factor, c->sum, v);
+  accumulate(c->stat[ASCEND_L_OUT], factor, c->sum_out, v);
 }
 
-void ascend_softmax_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
-                         const ascend_sight *sight, int32_t rows) {
-  ascend_vec poison = c->temp[0], max = c->temp[1], sum = c->temp[2], factor = c->temp[3],
-             reference = c->temp[7];
-  look(c, s, sight, poison, max, rows);
-  move_reference(c, max, factor, rows);
-  npu_muls_f32(reference, c->stat[ASCEND_M], ln2, ascend_per_row(rows));
-  exponentials(c, s, sight, reference, poison, sum, rows);
-  accumulate(c->stat[ASCEND_L], factor, sum, rows);
-  npu_cast_f32_bf16_rne(p, s, to_bf16(rows));
-  npu_cast_bf16_f32(s, p, npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 8, 4, 0));
-  ascend_row_sum(sum, s, c->work, rows);
-  npu_add_f32(sum, sum, poison, ascend_per_row(rows));
-  accumulate(c->stat[ASCEND_L_OUT], factor, sum, rows);
+void ascend_softmax_begin(const ascend_chunk_state *c, int32_t rows) {
+  npu_adds_f32(c->m_old, c->stat[ASCEND_M], 0.0f, ascend_all_rows(rows));
 }
+
+void ascend_softmax_end(ascend_mode mode, const ascend_chunk_state *c, float least, int32_t rows) {
+  const npu_vec v = ascend_all_rows(rows);
+  if (mode == ASCEND_LAZY) {
+    end_lazy(c, v);
+    return;
+  }
+  end_weights(c, mode == ASCEND_FLASH ? c->factor : c->wide[0], v);
+  if (mode == ASCEND_AMLA)
+    end_exponent(c, least, v);
+}
+
+/* ---- The end of an item ---- */
 
 void ascend_divisor(const ascend_chunk_state *c, ascend_mode mode, ascend_vec divisor,
                     ascend_vec lse, int32_t rows) {

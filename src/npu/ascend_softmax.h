@@ -21,18 +21,26 @@ enum {
   ASCEND_STATS
 };
 
-/* Where a chunk's numbers are: pointers into the unified buffer, at the chunk's first row. */
+/* Where a chunk's numbers are: pointers into the unified buffer, at the chunk's first row. Numbers
+ * of one row block and key tile are [ASCEND_HALF_ROWS], so that what does not depend on the chunk
+ * is done for all rows at once, after the last chunk. */
+enum { ASCEND_WIDE = 6 };
 typedef struct ascend_chunk_state {
   ascend_vec stat[ASCEND_STATS];
-  ascend_vec factor;       /* flash: what O is multiplied by in this block */
-  NPU_UB int32_t *add;     /* amla: N; lazy: what the shift adds to the bits of O */
-  ascend_vec moved;        /* lazy: > 0 in rows whose reference moved although they had one */
-  ascend_vec work, spread; /* [16][72] and [16][8] of work space */
-  ascend_vec temp[8];      /* [16] each */
-  NPU_UB npu_bf16 *temp16; /* [16] */
-  NPU_UB uint8_t *bits;    /* [8] */
-  NPU_UB const float *ln2; /* [16] = ln 2 */
-  NPU_UB const float *one; /* [16] = 1 */
+  ascend_vec factor;            /* flash: what O is multiplied by in this key tile */
+  NPU_UB int32_t *add;          /* amla: N; lazy: what the shift adds to the bits of O */
+  ascend_vec moved;             /* lazy: > 0 in rows whose reference moved although they had one */
+  ascend_vec m_old;             /* flash, amla: m before this key tile */
+  ascend_vec next;              /* amla: n, lazy: e, of this key tile */
+  ascend_vec s32;               /* amla */
+  ascend_vec sum, sum_out;      /* of this key tile's P, as l and l_out */
+  ascend_vec wide[ASCEND_WIDE]; /* [128] each, work space */
+  ascend_vec work, spread;      /* [16][72] and [16][8] of work space */
+  ascend_vec temp[8];           /* [16] each */
+  NPU_UB npu_bf16 *temp16;      /* [16] */
+  NPU_UB uint8_t *bits;         /* [8] */
+  NPU_UB const float *ln2;      /* [16] = ln 2 */
+  NPU_UB const float *one;      /* [16] = 1 */
 } ascend_chunk_state;
 
 /* Columns of a chunk that its rows see, where that is not all: `runs` of rows, each with its number
@@ -43,18 +51,19 @@ typedef struct ascend_sight {
       keys[ASCEND_CHUNK_ROWS]; /* run i: rows [row[i], row[i + 1]) */
 } ascend_sight;
 
-/* amla: the most that n falls by in one block. As published, which leaves 2^-30 of an old O; and
+/* amla: the most that n falls by in one tile. As published, which leaves 2^-30 of an old O; and
  * what takes any number to zero. */
 #define ASCEND_LEAST_PUBLISHED (-30.0f)
 #define ASCEND_LEAST (-254.0f)
 
+/* One key tile of a row block: begin, chunks, end. begin and end: c at row 0, rows of all chunks.
+ */
+void ascend_softmax_begin(const ascend_chunk_state *c, int32_t rows);
 /* s: scaled scores [rows][512], destroyed; p [rows][512]. */
-void ascend_softmax_flash(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
-                          const ascend_sight *sight, int32_t rows);
-void ascend_softmax_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
-                         const ascend_sight *sight, float least, int32_t rows);
-void ascend_softmax_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
-                         const ascend_sight *sight, int32_t rows);
+void ascend_softmax_chunk(ascend_mode mode, const ascend_chunk_state *c, ascend_vec s,
+                          NPU_UB npu_bf16 *p, const ascend_sight *sight, int32_t rows);
+/* least: of amla. Then l, factor, add and moved are those of this key tile. */
+void ascend_softmax_end(ascend_mode mode, const ascend_chunk_state *c, float least, int32_t rows);
 
 /* O's divisor and the natural-log LSE of the rows; a row that has seen no key: 1 and -inf. */
 void ascend_divisor(const ascend_chunk_state *c, ascend_mode mode, ascend_vec divisor,

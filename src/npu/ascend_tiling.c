@@ -18,15 +18,15 @@ const ascend_tiling ascend_tiling_preload = {1, 512, 288, 96, 256, 128, 3, 4, 2,
 static const ascend_tiling best_256 = {2, 512, 288, 96, 256, 128, 3, 4, 2, ASCEND_STAGGER, 0, 0};
 static const ascend_tiling best_128 = {2, 512, 288, 96, 256, 128, 3, 2, 2, ASCEND_BY_PIECE, 1, 1};
 
-const ascend_tiling *ascend_tiling_best(int32_t tile_rows) {
-  return tile_rows > ASCEND_HALF_ROWS ? &best_256 : &best_128;
+const ascend_tiling *ascend_tiling_best(int32_t block_rows) {
+  return block_rows > ASCEND_HALF_ROWS ? &best_256 : &best_128;
 }
 
 const char *ascend_tiling_error(const ascend_tiling *t) {
   if (t->lag < 0 || t->lag > ASCEND_MAX_LAG)
     return "lag: must be in 0..2";
-  if (t->block_keys < 128 || t->block_keys > ASCEND_BLOCK_KEYS || t->block_keys % 128)
-    return "block_keys: must be a multiple of 128 up to 512";
+  if (t->tile_keys < 128 || t->tile_keys > ASCEND_TILE_KEYS || t->tile_keys % 128)
+    return "tile_keys: must be a multiple of 128 up to 512";
   if (t->qk_l1 < 16 || t->qk_l1 % 16 || t->qk_l0 < 16 || t->qk_l0 % 16)
     return "qk_l1, qk_l0: must be multiples of 16";
   if (t->pv_l1 < 16 || t->pv_l1 % 16 || t->pv_l0 < 16 || t->pv_l0 % 16)
@@ -36,14 +36,14 @@ const char *ascend_tiling_error(const ascend_tiling *t) {
   if (t->order < ASCEND_BY_PIECE || t->order > ASCEND_STAGGER)
     return "order: must be in 0..2";
   const int32_t pieces =
-      ascend_max(ascend_parts(ASCEND_MAX_QK, t->qk_l1), ascend_parts(t->block_keys, t->pv_l1));
+      ascend_max(ascend_pieces(ASCEND_MAX_QK, t->qk_l1), ascend_pieces(t->tile_keys, t->pv_l1));
   if (pieces > 4 || t->kv_slots < pieces || t->kv_slots > 8)
     return "kv_slots: must hold all pieces of a column tile, at most 4, and be at most 8 (events)";
-  const int32_t q_pieces = 2 * ascend_parts(ASCEND_MAX_QK, t->qk_l1),
-                p_pieces = 2 * ascend_parts(t->block_keys, t->pv_l1);
+  const int32_t q_pieces = 2 * ascend_pieces(ASCEND_MAX_QK, t->qk_l1),
+                p_pieces = 2 * ascend_pieces(t->tile_keys, t->pv_l1);
   const int32_t needed = t->keep_q ? p_pieces / 2 : ascend_max(q_pieces, p_pieces);
   if (t->qp_slots < needed || t->qp_slots > 8)
-    return "qp_slots: must hold all pieces of Q or P of a tile, and be at most 8 (events)";
+    return "qp_slots: must hold all pieces of Q or P of a row block, and be at most 8 (events)";
   if (ascend_l1_bytes(t) > L1_BYTES)
     return "L1: needs more than 512 KB";
   if (t->l0_slots < 2 || t->l0_slots > 8)
@@ -54,12 +54,12 @@ const char *ascend_tiling_error(const ascend_tiling *t) {
 }
 
 /* Varies one list of choices per field, like the digits of a number. */
-int32_t ascend_tiling_candidate(int32_t tile_rows, int32_t i, ascend_tiling *t) {
+int32_t ascend_tiling_candidate(int32_t block_rows, int32_t i, ascend_tiling *t) {
   static const int32_t lags[] = {1, 2}, qk_l0[] = {48, 64, 96, 112}, pv_l0[] = {64, 96, 128},
                        kv_slots[] = {2, 3, 4}, l0_slots[] = {2, 3, 4};
   for (int32_t code = 0;; code++) {
     int32_t digits = code;
-    const int32_t two = tile_rows > ASCEND_HALF_ROWS;
+    const int32_t two = block_rows > ASCEND_HALF_ROWS;
     ascend_tiling c = {0, 512, 288, 0, 256, 0, 0, two ? 4 : 2, 0, 0, 0, 0};
     c.lag = lags[digits % 2], digits /= 2;
     c.qk_l0 = qk_l0[digits % 4], digits /= 4;
@@ -85,58 +85,58 @@ int32_t ascend_tiling_candidate(int32_t tile_rows, int32_t i, ascend_tiling *t) 
 
 /* ---- Work list ---- */
 
-int32_t ascend_split_blocks(int32_t split_tokens, int32_t block_keys) {
-  return split_tokens > 0 ? (int32_t)(((int64_t)split_tokens + block_keys - 1) / block_keys)
-                          : 8 * ASCEND_BLOCK_KEYS / block_keys;
+int32_t ascend_split_tiles(int32_t split_tokens, int32_t tile_keys) {
+  return split_tokens > 0 ? (int32_t)(((int64_t)split_tokens + tile_keys - 1) / tile_keys)
+                          : 8 * ASCEND_TILE_KEYS / tile_keys;
 }
 
-/* A tile of a sequence. */
-typedef struct tile {
-  int32_t sequence, row_begin, rows, blocks;
-} tile;
+/* A row block of a sequence. */
+typedef struct row_block {
+  int32_t sequence, row_begin, rows, tiles;
+} row_block;
 
-static int32_t tiles_per_sequence(const ascend_shape *s) {
-  return ascend_parts(s->s_q * s->h_q, ASCEND_TILE_ROWS);
+static int32_t blocks_per_sequence(const ascend_shape *s) {
+  return ascend_pieces(s->s_q * s->h_q, ASCEND_BLOCK_ROWS);
 }
 
 /* Tiles of a sequence are as equal as multiples of 16 rows can be. */
-static tile tile_at(const ascend_shape *s, int64_t i) {
-  const int32_t rows = s->s_q * s->h_q, n = tiles_per_sequence(s), sequence = (int32_t)(i / n);
-  const int32_t step = ascend_min(ASCEND_TILE_ROWS, ascend_ceil(ascend_parts(rows, n), 16)),
+static row_block block_at(const ascend_shape *s, int64_t i) {
+  const int32_t rows = s->s_q * s->h_q, n = blocks_per_sequence(s), sequence = (int32_t)(i / n);
+  const int32_t step = ascend_min(ASCEND_BLOCK_ROWS, ascend_ceil(ascend_pieces(rows, n), 16)),
                 begin = (int32_t)(i % n) * step;
   const int32_t end = ascend_min(rows, begin + step);
   const int32_t seen =
       ascend_visible(s->causal, s->s_q, s->seqlens_k[sequence], (end - 1) / s->h_q);
-  const tile t = {sequence, begin, end - begin, ascend_parts(seen, s->block_keys)};
+  const row_block t = {sequence, begin, end - begin, ascend_pieces(seen, s->tile_keys)};
   return t;
 }
 
-static void add_merge(ascend_work *w, const tile *t, int32_t part_begin, int32_t parts) {
-  const ascend_merge m = {t->sequence, t->row_begin, t->rows, part_begin, parts};
+static void add_merge(ascend_work *w, const row_block *t, int32_t split_begin, int32_t splits) {
+  const ascend_merge m = {t->sequence, t->row_begin, t->rows, split_begin, splits};
   w->merges[w->n_merges++] = m;
 }
 
-/* The next cut of a tile behind block `at`: where its part ends, or where the core's share of the
- * line does. */
-static int32_t next_cut(const ascend_shape *s, const tile *t, int32_t at, int64_t line,
+/* The next cut of a row block behind tile `at`: where its split ends, or where the core's share of
+ * the line does. */
+static int32_t next_cut(const ascend_shape *s, const row_block *t, int32_t at, int64_t line,
                         int64_t share_end) {
-  if (s->split_blocks == 0)
-    return (int32_t)(share_end - line < t->blocks - at ? at + (share_end - line) : t->blocks);
-  const int32_t parts = ascend_parts(t->blocks, s->split_blocks),
-                part = (int32_t)(((int64_t)at * parts + t->blocks - 1) / t->blocks);
-  return (int32_t)((int64_t)(part + 1) * t->blocks / parts);
+  if (s->split_tiles == 0)
+    return (int32_t)(share_end - line < t->tiles - at ? at + (share_end - line) : t->tiles);
+  const int32_t splits = ascend_pieces(t->tiles, s->split_tiles),
+                split = (int32_t)(((int64_t)at * splits + t->tiles - 1) / t->tiles);
+  return (int32_t)((int64_t)(split + 1) * t->tiles / splits);
 }
 
-/* Walks the line of all blocks; core i takes those whose item starts in the i-th equal share of it.
+/* Walks the line of all tiles; core i takes those whose item starts in the i-th equal share of it.
  */
-static void lay_out(const ascend_shape *s, int64_t n_tiles, int64_t total, ascend_work *w) {
+static void lay_out(const ascend_shape *s, int64_t n_blocks, int64_t total, ascend_work *w) {
   int64_t line = 0;
   int32_t core = 0;
   w->core_items[0] = 0;
-  for (int64_t i = 0; i < n_tiles; i++) {
-    const tile t = tile_at(s, i);
-    const int32_t part_begin = w->n_parts, first = w->n_items;
-    for (int32_t at = 0; at < t.blocks;) {
+  for (int64_t i = 0; i < n_blocks; i++) {
+    const row_block t = block_at(s, i);
+    const int32_t split_begin = w->n_splits, first = w->n_items;
+    for (int32_t at = 0; at < t.tiles;) {
       while (line >= (core + 1) * total / s->cores)
         w->core_items[++core] = w->n_items;
       const int32_t end = next_cut(s, &t, at, line, (core + 1) * total / s->cores);
@@ -146,33 +146,33 @@ static void lay_out(const ascend_shape *s, int64_t n_tiles, int64_t total, ascen
                                 s->seqlens_k[t.sequence],
                                 at,
                                 end,
-                                at == 0 && end == t.blocks ? -1 : w->n_parts++};
+                                at == 0 && end == t.tiles ? -1 : w->n_splits++};
       w->items[w->n_items++] = item;
       line += end - at, at = end;
     }
     if (w->n_items - first != 1)
-      add_merge(w, &t, part_begin, w->n_parts - part_begin);
+      add_merge(w, &t, split_begin, w->n_splits - split_begin);
   }
   while (core < s->cores)
     w->core_items[++core] = w->n_items;
 }
 
 int ascend_work_create(const ascend_shape *s, ascend_work *w) {
-  const int64_t n_tiles = (int64_t)s->b * tiles_per_sequence(s);
+  const int64_t n_blocks = (int64_t)s->b * blocks_per_sequence(s);
   int64_t total = 0, items = s->cores;
-  for (int64_t i = 0; i < n_tiles; i++) {
-    const int32_t blocks = tile_at(s, i).blocks;
-    total += blocks, items += 1 + (s->split_blocks > 0 ? ascend_parts(blocks, s->split_blocks) : 0);
+  for (int64_t i = 0; i < n_blocks; i++) {
+    const int32_t tiles = block_at(s, i).tiles;
+    total += tiles, items += 1 + (s->split_tiles > 0 ? ascend_pieces(tiles, s->split_tiles) : 0);
   }
   w->items = (ascend_item *)calloc((size_t)items + 1, sizeof *w->items);
   w->core_items = (int32_t *)calloc((size_t)s->cores + 1, sizeof *w->core_items);
-  w->merges = (ascend_merge *)calloc((size_t)n_tiles + 1, sizeof *w->merges);
-  w->n_items = w->n_merges = w->n_parts = 0;
-  if (!w->items || !w->core_items || !w->merges || items > INT32_MAX || n_tiles > INT32_MAX) {
+  w->merges = (ascend_merge *)calloc((size_t)n_blocks + 1, sizeof *w->merges);
+  w->n_items = w->n_merges = w->n_splits = 0;
+  if (!w->items || !w->core_items || !w->merges || items > INT32_MAX || n_blocks > INT32_MAX) {
     ascend_work_free(w);
     return -1;
   }
-  lay_out(s, n_tiles, total, w);
+  lay_out(s, n_blocks, total, w);
   return 0;
 }
 
