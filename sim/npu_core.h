@@ -60,7 +60,7 @@ enum { MAX_RANGES = 4 };
 /* ---- Instructions ---- */
 
 typedef enum npu_opcode {
-#define NPU_OP(id, name, pipe, core, cost, family, semantics) OP_##id,
+#define NPU_OP(id, name, pipe, core, cost, family, semantics, ...) OP_##id,
 #include "npu_ops.def"
 #undef NPU_OP
   OP_NOTIFY,
@@ -146,7 +146,7 @@ int32_t npu_repeats(const npu_vec *v);
 uint64_t npu_lanes_of_repeat(const npu_vec *v, int32_t repeat); /* which of its 64 lanes count */
 void npu_apply(const npu_instr *i);
 
-#define NPU_OP(id, name, pipe, core, cost, family, semantics) npu_semantics semantics;
+#define NPU_OP(id, name, pipe, core, cost, family, semantics, ...) npu_semantics semantics;
 #include "npu_ops.def"
 #undef NPU_OP
 

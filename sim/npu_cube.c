@@ -75,38 +75,38 @@ void npu_do_load_l0b_t(const npu_instr *i, void *dst, const void *a, const void 
 
 enum { CUBE_M, CUBE_N, CUBE_K, CUBE_ACCUMULATE };
 
+typedef float widen_fn(uint16_t x); /* of either 16-bit type */
+
 /* Columns 16 n.. of C, in f32: B's fractals of that column, row by row. */
 static void widen_column(float (*wide)[F], const npu_bf16 *b, int64_t n, int64_t ns,
-                         int64_t k_elems) {
+                         int64_t k_elems, widen_fn *widen) {
   for (int64_t k = 0; k < k_elems; k++)
     for (int64_t c = 0; c < F; c++)
-      wide[k][c] = npu_bf16_f32(b[(k / F * ns + n) * FRACTAL + c * F + k % F]);
+      wide[k][c] = widen(b[(k / F * ns + n) * FRACTAL + c * F + k % F]);
 }
 
 /* acc[r][c] += a[r][k] * wide[k][c], k ascending, each step rounded: THE accumulation order. Four
  * rows at a time only for speed. */
 static void multiply_rows(float acc[4][F], const npu_bf16 *const a[4], const float (*wide)[F],
-                          int64_t k_elems) {
+                          int64_t k_elems, widen_fn *widen) {
   for (int64_t k = 0; k < k_elems; k++) {
     const int64_t at = k / F * FRACTAL + k % F;
     for (int r = 0; r < 4; r++) {
-      const float x = npu_bf16_f32(a[r][at]);
+      const float x = widen(a[r][at]);
       for (int c = 0; c < F; c++)
         acc[r][c] += x * wide[k][c];
     }
   }
 }
 
-void npu_do_mmad(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes,
-                 uint32_t bits) {
-  (void)lanes, (void)bits;
+static void multiply(const npu_instr *i, void *dst, const void *a, const void *b, widen_fn *widen) {
   static _Thread_local float wide[4096][F]; /* one column of fractals of B */
   const int64_t m = i->n[CUBE_M], n = i->n[CUBE_N], k = i->n[CUBE_K], ms = fractals(m),
                 ns = fractals(n), ks = fractals(k);
   for (int64_t column = 0; column < ns; column++) {
     const size_t width = (size_t)(n - column * F < F ? n - column * F : F) * sizeof(float);
     float *c = (float *)dst + column * ms * FRACTAL;
-    widen_column(wide, b, column, ns, k);
+    widen_column(wide, b, column, ns, k, widen);
     for (int64_t row = 0; row < m; row += 4) {
       const npu_bf16 *a_row[4];
       float acc[4][F];
@@ -118,9 +118,21 @@ void npu_do_mmad(const npu_instr *i, void *dst, const void *a, const void *b, ui
         else
           memset(acc[r], 0, sizeof acc[r]);
       }
-      multiply_rows(acc, a_row, (const float(*)[F])wide, k);
+      multiply_rows(acc, a_row, (const float(*)[F])wide, k, widen);
       for (int64_t r = 0; r < 4 && row + r < m; r++)
         memcpy(c + (row + r) * F, acc[r], width);
     }
   }
+}
+
+void npu_do_mmad_bf16(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes,
+                      uint32_t bits) {
+  (void)lanes, (void)bits;
+  multiply(i, dst, a, b, npu_bf16_f32);
+}
+
+void npu_do_mmad_f16(const npu_instr *i, void *dst, const void *a, const void *b, uint32_t lanes,
+                     uint32_t bits) {
+  (void)lanes, (void)bits;
+  multiply(i, dst, a, b, npu_f16_f32);
 }

@@ -51,6 +51,7 @@ extern "C" {
 #endif
 
 typedef uint16_t npu_bf16;
+typedef uint16_t npu_f16; /* moves and loads of bf16 are also those of f16 */
 
 enum {
   NPU_L1_BYTES = 512 * 1024,
@@ -181,6 +182,9 @@ void npu_load_l0b_t_bf16(NPU_L0B npu_bf16 *dst, NPU_L1 const npu_bf16 *src, int3
 void npu_mmad_bf16(NPU_L0C float *c, NPU_L0A const npu_bf16 *a, NPU_L0B const npu_bf16 *b,
                    int32_t m, int32_t n, int32_t k, int32_t accumulate);
 
+void npu_mmad_f16(NPU_L0C float *c, NPU_L0A const npu_f16 *a, NPU_L0B const npu_f16 *b, int32_t m,
+                  int32_t n, int32_t k, int32_t accumulate);
+
 /* ---- AIC: FIX, L0C -> GM ---- */
 
 /* src NZ of height src_rows -> dst ND [m][n], rows dst_stride elements apart (>= n). add: each
@@ -295,6 +299,8 @@ void npu_dup_s32(NPU_UB int32_t *dst, int32_t scalar, npu_vec v);
 void npu_cast_f32_bf16_rna(NPU_UB npu_bf16 *dst, NPU_UB const float *src, npu_vec v);
 void npu_cast_f32_bf16_rne(NPU_UB npu_bf16 *dst, NPU_UB const float *src, npu_vec v);
 void npu_cast_bf16_f32(NPU_UB float *dst, NPU_UB const npu_bf16 *src, npu_vec v);
+void npu_cast_f32_f16_rne(NPU_UB npu_f16 *dst, NPU_UB const float *src, npu_vec v);
+void npu_cast_f16_f32(NPU_UB float *dst, NPU_UB const npu_f16 *src, npu_vec v);
 void npu_cast_f32_s32_rna(NPU_UB int32_t *dst, NPU_UB const float *src, npu_vec v);
 void npu_cast_s32_f32(NPU_UB float *dst, NPU_UB const int32_t *src, npu_vec v); /* RNE */
 void npu_round_f32_rna(NPU_UB float *dst, NPU_UB const float *src,

@@ -356,8 +356,8 @@ static const npu_family
 
 enum { ON_AIC, ON_AIV };
 const npu_op npu_ops[OPS] = {
-#define NPU_OP(id, name, pipe, core, cost, family, semantics)                                      \
-  {name, NPU_PIPE_##pipe, ON_##core, COST_##cost, &family, semantics},
+#define NPU_OP(id, name, pipe, core, cost, family, semantics, ...)                                 \
+  {#name, NPU_PIPE_##pipe, ON_##core, COST_##cost, &family, semantics},
 #include "npu_ops.def"
 #undef NPU_OP
     {"notify", NPU_PIPE_S, 0, COST_EVENT_HOP, NULL, NULL},

@@ -207,9 +207,15 @@ static void refusals_name_field_value_and_rule(void **state) {
   amla_problem p = good;
   amla_sim_options o = defaults;
   p.q_type = AMLA_F32;
-  expect_sim_refusal(p, defaults, NULL, "q_type=f32: backend npu needs bf16");
+  expect_sim_refusal(p, defaults, NULL, "q_type=f32: backend npu needs bf16 or f16");
   p = good, p.kv_type = AMLA_F16;
-  expect_sim_refusal(p, defaults, NULL, "kv_type=f16: backend npu needs bf16");
+  expect_sim_refusal(p, defaults, NULL, "kv_type=f16: backend npu needs q's, bf16");
+  o.d_rope = 576;
+  expect_sim_refusal(good, o, NULL, "d_rope=576: must be in 0..575");
+  o.d_rope = 60;
+  expect_sim_refusal(good, o, NULL,
+                     "d_rope=60: in this layout it and d_qk=576 must be multiples of 16");
+  o = defaults;
   p = good, p.d_qk = 640;
   expect_sim_refusal(p, defaults, NULL, "d_qk=640: backend npu needs <= 576");
   expect_sim_refusal(good, defaults, too_long, "seqlens_k[1]=701: must be in [0, sk=700]");
@@ -257,7 +263,7 @@ static void the_loaded_backend_runs_and_refuses(void **state) {
   assert_true(harness_compare_rounded_p(&data, &truth, AMLA_BF16).ok);
   harness_truth_free(&truth);
   harness_free(&data);
-  expect_backend_refusal("h=16,sk=100,q=f32", "q_type=f32: backend npu needs bf16");
+  expect_backend_refusal("h=16,sk=100,q=f32", "q_type=f32: backend npu needs bf16 or f16");
   expect_backend_refusal("h=16,sk=100,out=f16", "out_type=f16: backend npu writes f32 or bf16");
   expect_backend_refusal("h=16,sk=100,mask=1", "backend npu takes none");
 }

@@ -7,6 +7,8 @@
  */
 #include "test_sim_support.h"
 
+#include "src/base/float16.h"
+
 enum {
   UB = NPU_UB_BYTES,
   THIRD = UB / 3,
@@ -204,6 +206,8 @@ static void do_from_s(const call *c) { npu_cast_s32_f32(ub_f32(0), ub_s32(IN0), 
 static void do_to_bf16_rna(const call *c) { npu_cast_f32_bf16_rna(ub_bf16(0), ub_f32(IN0), c->v); }
 static void do_to_bf16_rne(const call *c) { npu_cast_f32_bf16_rne(ub_bf16(0), ub_f32(IN0), c->v); }
 static void do_from_bf16(const call *c) { npu_cast_bf16_f32(ub_f32(0), ub_bf16(IN0), c->v); }
+static void do_to_f16(const call *c) { npu_cast_f32_f16_rne(ub_bf16(0), ub_f32(IN0), c->v); }
+static void do_from_f16(const call *c) { npu_cast_f16_f32(ub_f32(0), ub_bf16(IN0), c->v); }
 static void do_block_max(const call *c) { npu_block_max_f32(ub_f32(0), ub_f32(IN0), c->v); }
 static void do_block_sum(const call *c) { npu_block_sum_f32(ub_f32(0), ub_f32(IN0), c->v); }
 static void do_brcb(const call *c) { npu_brcb_f32(ub_f32(0), ub_f32(IN0), c->v); }
@@ -255,29 +259,36 @@ static void plain_lanes(const call *c, lane_fn *want, image *u) {
     }
 }
 
-static void plain_to_bf16(const call *c, image *u, bool away) {
+static uint16_t to_bf16_rna(float x) { return to_bf16(x, true); }
+static uint16_t to_bf16_rne(float x) { return to_bf16(x, false); }
+static float from_bf16(uint16_t h) { return of_bits((uint32_t)h << 16); }
+
+static void plain_to_16(const call *c, image *u, uint16_t (*round)(float)) {
   for (int r = 0; r < repeats_of(c); r++)
     for (int i = 0; i < 64; i++) {
       if (!is_active(c, r, i))
         continue;
       const uint16_t h =
-          to_bf16(get_f32(u, lane_at(IN0, r, i, 4, c->v.src0_block, c->v.src0_repeat)), away);
+          round(get_f32(u, lane_at(IN0, r, i, 4, c->v.src0_block, c->v.src0_repeat)));
       memcpy(u->byte + lane_at(0, r, i, 2, c->v.dst_block, c->v.dst_repeat), &h, 2);
     }
 }
-static void plain_to_bf16_rna(const call *c, image *u) { plain_to_bf16(c, u, true); }
-static void plain_to_bf16_rne(const call *c, image *u) { plain_to_bf16(c, u, false); }
+static void plain_to_bf16_rna(const call *c, image *u) { plain_to_16(c, u, to_bf16_rna); }
+static void plain_to_bf16_rne(const call *c, image *u) { plain_to_16(c, u, to_bf16_rne); }
+static void plain_to_f16(const call *c, image *u) { plain_to_16(c, u, amla_f32_to_f16); }
 
-static void plain_from_bf16(const call *c, image *u) {
+static void plain_from_16(const call *c, image *u, float (*widen)(uint16_t)) {
   for (int r = 0; r < repeats_of(c); r++)
     for (int i = 0; i < 64; i++) {
       if (!is_active(c, r, i))
         continue;
       uint16_t h;
       memcpy(&h, u->byte + lane_at(IN0, r, i, 2, c->v.src0_block, c->v.src0_repeat), 2);
-      put_f32(u, lane_at(0, r, i, 4, c->v.dst_block, c->v.dst_repeat), of_bits((uint32_t)h << 16));
+      put_f32(u, lane_at(0, r, i, 4, c->v.dst_block, c->v.dst_repeat), widen(h));
     }
 }
+static void plain_from_bf16(const call *c, image *u) { plain_from_16(c, u, from_bf16); }
+static void plain_from_f16(const call *c, image *u) { plain_from_16(c, u, amla_f16_to_f32); }
 
 static void plain_reduce(const call *c, image *u, bool sum) {
   for (int r = 0; r < repeats_of(c); r++)
@@ -376,6 +387,8 @@ static const instruction instructions[] = {
     {"cast_f32_bf16_rna", do_to_bf16_rna, NULL, plain_to_bf16_rna},
     {"cast_f32_bf16_rne", do_to_bf16_rne, NULL, plain_to_bf16_rne},
     {"cast_bf16_f32", do_from_bf16, NULL, plain_from_bf16},
+    {"cast_f32_f16_rne", do_to_f16, NULL, plain_to_f16},
+    {"cast_f16_f32", do_from_f16, NULL, plain_from_f16},
     {"block_max_f32", do_block_max, NULL, plain_block_max},
     {"block_sum_f32", do_block_sum, NULL, plain_block_sum},
     {"brcb_f32", do_brcb, NULL, plain_brcb},

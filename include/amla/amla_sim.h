@@ -52,12 +52,13 @@ typedef struct amla_sim_options {
   uint32_t struct_bytes;
   amla_sim_schedule schedule;
   const amla_sim_tiling *tiling; /* NULL = the schedule's */
-  const char *chip;     /* "910" (two dies, the default), "910b1" .. "910b4"; NULL = default */
-  int32_t cores;        /* AI cores to use; 0 = all */
-  int32_t assume_bumps; /* lazy: key tiles of a work item in which every row's reference moves. Default
-                           1 */
-  int32_t check_races;  /* 1: also here, where no data moves; functional runs always do. Slow for
-                           large problems */
+  const char *chip; /* "910" (two dies, the default), "910b1" .. "910b4"; NULL = default */
+  int32_t cores;    /* AI cores to use; 0 = all */
+  int32_t
+      assume_bumps; /* lazy: key tiles of a work item in which every row's reference moves. Default
+                       1 */
+  int32_t check_races;    /* 1: also here, where no data moves; functional runs always do. Slow for
+                             large problems */
   const char *trace_path; /* writes a Chrome trace there (Perfetto opens it); NULL = none */
   void (*event)(void *context,
                 const amla_sim_event *event); /* called for each after the run; NULL = none */
@@ -74,6 +75,8 @@ typedef struct amla_sim_options {
   double l2_share, hbm_share; /* of the chip's bandwidths, for what-if questions; 0 = 1 */
   int32_t slice_cores; /* > 0: that many AI cores of a die, with their share of its L2 and HBM,
                           stand for the chip: faster. 0 = all of it */
+  int32_t kv_nz;       /* 1: pages of kv lie in columns of 16 elements, [d / 16][page_size][16] */
+  int32_t d_rope; /* > 0: the last so many elements of rows of q and kv are tensors of their own */
 } amla_sim_options;
 
 /* With it, the published schedule at s_q = 2, h_q = 128, s_k = 16384, b = 96 meets the published
@@ -83,7 +86,7 @@ typedef struct amla_sim_options {
 /* clang-format off */
 #define AMLA_SIM_OPTIONS_INIT                                                                      \
   {(uint32_t)sizeof(amla_sim_options), AMLA_SIM_BEST, NULL, NULL, 0, 1, 0, NULL, NULL, NULL,       \
-   NULL, 0, 0, 0.0, 0.0, 0.0, 0}
+   NULL, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0}
 /* clang-format on */
 
 /* What the report names as pipes. Cube core: cube (M), mte1, mte2, fix; vector cores: vector (V),

@@ -165,6 +165,11 @@ inline void npu_mmad_bf16(NPU_L0C float *c, NPU_L0A const npu_bf16 *a, NPU_L0B c
   asc_mmad(c, (__ca__ bfloat16_t *)a, (__cb__ bfloat16_t *)b, (uint16_t)m, (uint16_t)k, (uint16_t)n,
            !accumulate);
 }
+inline void npu_mmad_f16(NPU_L0C float *c, NPU_L0A const npu_f16 *a, NPU_L0B const npu_f16 *b,
+                         int32_t m, int32_t n, int32_t k, int32_t accumulate) {
+  asc_mmad(c, (__ca__ half *)a, (__cb__ half *)b, (uint16_t)m, (uint16_t)k, (uint16_t)n,
+           !accumulate);
+}
 inline void npu_copy_l0c_gm_f32(NPU_GM float *dst, NPU_L0C const float *src, int32_t m, int32_t n,
                                 int32_t dst_stride, int32_t src_rows) {
   asc_copy_l0c2gm(dst, (__cc__ float *)src, (uint16_t)n, (uint16_t)m, (uint32_t)dst_stride,
@@ -271,6 +276,8 @@ ASC_ONE(npu_ln_f32, asc_log, float, float, float, float)
 ASC_ONE(npu_abs_f32, asc_abs, float, float, float, float)
 ASC_ONE(npu_cast_f32_bf16_rna, asc_float2bfloat16_rna, npu_bf16, bfloat16_t, float, float)
 ASC_ONE(npu_cast_f32_bf16_rne, asc_float2bfloat16_rne, npu_bf16, bfloat16_t, float, float)
+ASC_ONE(npu_cast_f32_f16_rne, asc_float2half_rne, npu_f16, half, float, float)
+ASC_ONE(npu_cast_f16_f32, asc_half2float, float, float, npu_f16, half)
 ASC_ONE(npu_cast_bf16_f32, asc_bfloat162float, float, float, npu_bf16, bfloat16_t)
 ASC_ONE(npu_cast_f32_s32_rna, asc_float2int32_rna, int32_t, int32_t, float, float)
 ASC_ONE(npu_cast_s32_f32, asc_int322float, float, float, int32_t, int32_t)

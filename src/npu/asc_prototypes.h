@@ -21,6 +21,9 @@
 struct bfloat16_t {
   uint16_t bits;
 };
+struct half {
+  uint16_t bits;
+};
 enum pipe_t { PIPE_S, PIPE_MTE1, PIPE_MTE2, PIPE_MTE3, PIPE_M, PIPE_FIX, PIPE_V, PIPE_ALL };
 typedef int32_t event_t;
 
@@ -48,6 +51,8 @@ void asc_copy_l12l0b(__cb__ bfloat16_t *dst, __cbuf__ bfloat16_t *src, uint16_t 
                      uint16_t src_rows, bool transpose); /* [guess] */
 void asc_mmad(__cc__ float *c, __ca__ bfloat16_t *a, __cb__ bfloat16_t *b, uint16_t m, uint16_t k,
               uint16_t n, bool init); /* [listed] */
+void asc_mmad(__cc__ float *c, __ca__ half *a, __cb__ half *b, uint16_t m, uint16_t k, uint16_t n,
+              bool init); /* [listed] */
 void asc_copy_l0c2gm(__gm__ float *dst, __cc__ float *src, uint16_t n, uint16_t m,
                      uint32_t dst_stride, uint16_t src_rows); /* [listed] */
 void asc_copy_l0c2gm(__gm__ bfloat16_t *dst, __cc__ float *src, uint16_t n, uint16_t m,
@@ -111,6 +116,8 @@ ASC_ONE_SOURCE(asc_log, float, float)
 ASC_ONE_SOURCE(asc_abs, float, float) /* [listed] */
 ASC_ONE_SOURCE(asc_float2bfloat16_rna, bfloat16_t, float)
 ASC_ONE_SOURCE(asc_float2bfloat16_rne, bfloat16_t, float) /* [listed] but for suffixes */
+ASC_ONE_SOURCE(asc_float2half_rne, half, float)           /* [guess] */
+ASC_ONE_SOURCE(asc_half2float, float, half)               /* [guess] */
 ASC_ONE_SOURCE(asc_bfloat162float, float, bfloat16_t)
 ASC_ONE_SOURCE(asc_float2int32_rna, int32_t, float)
 ASC_ONE_SOURCE(asc_int322float, float, int32_t)

@@ -14,7 +14,7 @@ static const char chip_name[] = "910";
 
 static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   plan->scratch_bytes = 0; /* the simulator has its own memory */
-  return ascend_check(&plan->problem, detail);
+  return ascend_check(&plan->problem, plan->options.rescale, detail);
 }
 
 static amla_status run_on(npu_chip *chip, const npu_preset *preset, const amla_plan *plan,

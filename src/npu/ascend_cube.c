@@ -263,8 +263,11 @@ static void multiply(cube *c, const column *x, const ascend_l0_step *s) {
   (void)ascend_ring_take(&c->l0);
   if (starts)
     c->acc[s->half] = ascend_ring_acquire(&c->l0c);
-  npu_mmad_bf16(accumulator(c->acc[s->half]), l0a(c, a_slot), l0b(c, b_slot), rows, x->cols, depth,
-                !starts);
+  NPU_L0C float *acc = accumulator(c->acc[s->half]);
+  if (c->j->f16)
+    npu_mmad_f16(acc, l0a(c, a_slot), l0b(c, b_slot), rows, x->cols, depth, !starts);
+  else
+    npu_mmad_bf16(acc, l0a(c, a_slot), l0b(c, b_slot), rows, x->cols, depth, !starts);
   ascend_ring_release(&c->l0);
 }
 

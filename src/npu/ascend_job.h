@@ -31,6 +31,7 @@ typedef struct ascend_job {
   int64_t q_rope_stride_batch, q_rope_stride_query, kv_rope_stride_page;
   int32_t q_stride_head, kv_stride_token, out_stride_head, page_size, max_pages;
   int32_t q_rope_stride_head, kv_rope_stride_token, d_latent, kv_nz;
+  int32_t f16; /* q, kv and P are f16, else bf16 */
   int32_t out_is_bf16, lse_base2;
 
   NPU_GM const ascend_item *items; /* work list: ascend_work */

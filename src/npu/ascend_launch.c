@@ -10,13 +10,15 @@
 
 #include "../refuse.h"
 
-amla_status ascend_check(const amla_problem *p, amla_detail *detail) {
-  if (p->q_type != AMLA_BF16)
-    UNSUPPORTED("q_type=%s: backend npu needs bf16, the type of its cube",
+amla_status ascend_check(const amla_problem *p, amla_rescale rescale, amla_detail *detail) {
+  if (p->q_type != AMLA_BF16 && p->q_type != AMLA_F16)
+    UNSUPPORTED("q_type=%s: backend npu needs bf16 or f16, the types of its cube",
                 amla_dtype_name(p->q_type));
-  if (p->kv_type != AMLA_BF16)
-    UNSUPPORTED("kv_type=%s: backend npu needs bf16, the type of its cube",
-                amla_dtype_name(p->kv_type));
+  if (p->kv_type != p->q_type)
+    UNSUPPORTED("kv_type=%s: backend npu needs q's, %s", amla_dtype_name(p->kv_type),
+                amla_dtype_name(p->q_type));
+  if (p->kv_type == AMLA_F16 && rescale == AMLA_RESCALE_AMLA)
+    UNSUPPORTED("rescale=amla: backend npu has it for bf16, whose P it compensates, not for f16");
   if (p->out_type == AMLA_F16)
     UNSUPPORTED("out_type=f16: backend npu writes f32 or bf16");
   if (p->d_qk > ASCEND_MAX_QK)
@@ -116,23 +118,91 @@ static int64_t extent(int64_t n0, int64_t stride0, int64_t n1, int64_t stride1, 
   return ((n0 - 1) * stride0 + (n1 - 1) * stride1 + (n2 - 1) * stride2 + run) * elem_bytes;
 }
 
-static void place_tensors(memory *m, const amla_problem *p, const amla_tensors *t, ascend_job *j) {
-  const int paged = p->page_size > 0, with_data = t->q != NULL;
+/* ---- The caller's tensors, as they lie or repacked ---- */
+
+enum { ELEM_BYTES = 2 }; /* of q and kv */
+
+static void place_packed(memory *m, const amla_problem *p, const amla_tensors *t, ascend_job *j) {
+  const int paged = p->page_size > 0;
   const int64_t pages = paged ? p->n_pages : p->b, tokens = paged ? p->page_size : p->sk;
   const int64_t q_bytes = extent(p->b, p->q_stride_batch, p->s_q, p->q_stride_query, p->h_q,
-                                 p->q_stride_head, p->d_qk, 2);
+                                 p->q_stride_head, p->d_qk, ELEM_BYTES);
   const int64_t kv_bytes =
-      extent(pages, p->kv_stride_page, tokens, p->kv_stride_token, 1, 0, p->d_qk, 2);
-  const int64_t out_bytes = extent(p->b, p->out_stride_batch, p->s_q, p->out_stride_query, p->h_q,
-                                   p->out_stride_head, p->d_v, p->out_type == AMLA_BF16 ? 2 : 4);
+      extent(pages, p->kv_stride_page, tokens, p->kv_stride_token, 1, 0, p->d_qk, ELEM_BYTES);
   j->q = lend(m, "q", t->q, q_bytes);
   j->kv = lend(m, "kv", t->kv, kv_bytes);
-  j->block_table =
-      paged ? lend(m, "block_table", t->block_table, (int64_t)p->b * p->max_pages * 4) : NULL;
-  j->sinks = t->sinks ? lend(m, "sinks", t->sinks, (int64_t)p->h_q * 4) : NULL;
+}
+
+/* [rows][width] of `from`, rows `stride` apart, as rows or as columns of 16. */
+static void repack(npu_bf16 *to, const npu_bf16 *from, int64_t rows, int64_t stride, int32_t width,
+                   int32_t nz) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int32_t c = 0; c < width; c++)
+      to[nz ? (c / 16 * rows + r) * 16 + c % 16 : r * width + c] = from[r * stride + c];
+}
+
+/* Columns [begin, begin + width) of all pages, in a tensor of their own. */
+static const npu_bf16 *repack_kv(memory *m, const char *name, const amla_problem *p,
+                                 const npu_bf16 *kv, int32_t begin, int32_t width, int32_t nz) {
+  const int64_t pages = p->page_size > 0 ? p->n_pages : p->b;
+  const int64_t tokens = p->page_size > 0 ? p->page_size : p->sk;
+  npu_bf16 *to = place(m, name, pages * tokens * width * ELEM_BYTES, NULL);
+  for (int64_t page = 0; to && kv && page < pages; page++)
+    repack(to + page * tokens * width, kv + page * p->kv_stride_page + begin, tokens,
+           p->kv_stride_token, width, nz);
+  if (to)
+    npu_gm_written(m->chip, to);
+  return to;
+}
+
+static const npu_bf16 *repack_q(memory *m, const char *name, const amla_problem *p,
+                                const npu_bf16 *q, int32_t begin, int32_t width) {
+  const int64_t queries = (int64_t)p->b * p->s_q;
+  npu_bf16 *to = place(m, name, queries * p->h_q * width * ELEM_BYTES, NULL);
+  for (int64_t i = 0; to && q && i < queries; i++)
+    repack(to + i * p->h_q * width,
+           q + i / p->s_q * p->q_stride_batch + i % p->s_q * p->q_stride_query + begin, p->h_q,
+           p->q_stride_head, width, 0);
+  if (to)
+    npu_gm_written(m->chip, to);
+  return to;
+}
+
+static void place_repacked(memory *m, const amla_problem *p, const amla_tensors *t,
+                           const ascend_layout *layout, ascend_job *j) {
+  const int32_t rope = layout->d_rope, latent = p->d_qk - rope;
+  const int32_t tokens = p->page_size > 0 ? p->page_size : p->sk;
+  j->d_latent = latent, j->kv_nz = layout->nz;
+  j->q = repack_q(m, "q", p, t->q, 0, latent);
+  j->kv = repack_kv(m, "kv", p, t->kv, 0, latent, layout->nz);
+  if (rope > 0) {
+    j->q_rope = repack_q(m, "q_rope", p, t->q, latent, rope);
+    j->kv_rope = repack_kv(m, "kv_rope", p, t->kv, latent, rope, layout->nz);
+  }
+  j->q_stride_head = latent, j->q_rope_stride_head = rope;
+  j->q_stride_query = (int64_t)p->h_q * latent, j->q_rope_stride_query = (int64_t)p->h_q * rope;
+  j->q_stride_batch = p->s_q * j->q_stride_query;
+  j->q_rope_stride_batch = p->s_q * j->q_rope_stride_query;
+  j->kv_stride_token = latent, j->kv_rope_stride_token = rope;
+  j->kv_stride_page = (int64_t)tokens * latent, j->kv_rope_stride_page = (int64_t)tokens * rope;
+}
+
+static void place_tensors(memory *m, const amla_problem *p, const amla_tensors *t,
+                          const ascend_layout *layout, ascend_job *j) {
+  const int paged = p->page_size > 0, with_data = t->q != NULL;
+  const int64_t out_bytes = extent(p->b, p->out_stride_batch, p->s_q, p->out_stride_query, p->h_q,
+                                   p->out_stride_head, p->d_v, p->out_type == AMLA_BF16 ? 2 : 4);
+  if (layout->nz || layout->d_rope > 0)
+    place_repacked(m, p, t, layout, j);
+  else
+    place_packed(m, p, t, j);
+  if (paged)
+    j->block_table = lend(m, "block_table", t->block_table, (int64_t)p->b * p->max_pages * 4);
+  if (t->sinks)
+    j->sinks = lend(m, "sinks", t->sinks, (int64_t)p->h_q * 4);
   j->out = lend_output(m, "out", t->out, out_bytes);
-  j->lse = !with_data || t->lse ? lend_output(m, "lse", t->lse, (int64_t)p->b * p->s_q * p->h_q * 4)
-                                : NULL;
+  if (!with_data || t->lse)
+    j->lse = lend_output(m, "lse", t->lse, (int64_t)p->b * p->s_q * p->h_q * 4);
 }
 
 /* Timing only: pages in order, as many as sequences need. */
@@ -167,7 +237,7 @@ static void describe_job(const amla_problem *p, const ascend_launch *l, ascend_j
   j->kv_stride_page = p->kv_stride_page, j->kv_stride_token = (int32_t)p->kv_stride_token;
   j->out_stride_batch = p->out_stride_batch, j->out_stride_query = p->out_stride_query,
   j->out_stride_head = (int32_t)p->out_stride_head;
-  j->d_latent = p->d_qk;
+  j->d_latent = p->d_qk, j->f16 = p->kv_type == AMLA_F16;
   j->page_size = p->page_size > 0 ? p->page_size : p->sk, j->max_pages = p->max_pages;
   j->out_is_bf16 = p->out_type == AMLA_BF16, j->lse_base2 = l->lse_base2;
   j->unguarded = l->unguarded, j->clamp = l->clamp, j->assume_bumps = l->assume_bumps;
@@ -183,7 +253,7 @@ static amla_status launch_work(npu_chip *chip, npu_mode mode, const amla_problem
   memset(&j, 0, sizeof j);
   describe_job(p, l, &j);
   npu_gm_forget_all(chip);
-  place_tensors(&m, p, t, &j);
+  place_tensors(&m, p, t, &l->layout, &j);
   if (m.status == AMLA_OK && mode == NPU_TIMING_ONLY && j.block_table && !t->block_table) {
     union {
       const int32_t *lent;
@@ -200,6 +270,15 @@ static amla_status launch_work(npu_chip *chip, npu_mode mode, const amla_problem
   return m.status;
 }
 
+static amla_status check_layout(const ascend_layout *l, const amla_problem *p,
+                                amla_detail *detail) {
+  if (l->d_rope < 0 || l->d_rope >= p->d_qk)
+    INVALID("d_rope=%d: must be in 0..%d", l->d_rope, p->d_qk - 1);
+  if ((l->nz || l->d_rope > 0) && (p->d_qk % 16 || l->d_rope % 16))
+    INVALID("d_rope=%d: in this layout it and d_qk=%d must be multiples of 16", l->d_rope, p->d_qk);
+  return AMLA_OK;
+}
+
 amla_status ascend_launch_run(npu_chip *chip, const npu_preset *preset, npu_mode mode,
                               const amla_problem *p, const amla_tensors *t, const ascend_launch *l,
                               npu_report *report, amla_detail *detail) {
@@ -212,6 +291,7 @@ amla_status ascend_launch_run(npu_chip *chip, const npu_preset *preset, npu_mode
   const char *wrong = ascend_tiling_error(&l->tiling);
   if (wrong)
     INVALID("tiling: %s", wrong);
+  TRY(check_layout(&l->layout, p, detail));
   if (!t->seqlens_k) {
     shape.seqlens_k = all_sk = malloc((size_t)p->b * sizeof *all_sk + 1);
     for (int32_t i = 0; all_sk && i < p->b; i++)

@@ -13,7 +13,14 @@
 
 /* Of what the library takes, what this kernel does not: AMLA_UNSUPPORTED with field, value and
  * rule. */
-amla_status ascend_check(const amla_problem *problem, amla_detail *detail);
+amla_status ascend_check(const amla_problem *problem, amla_rescale rescale, amla_detail *detail);
+
+/* How the cache lies, beside the library's packed rows. The launch repacks it for the chip: what
+ * production systems store, for study. */
+typedef struct ascend_layout {
+  int32_t nz;     /* pages are columns of 16 elements, [d / 16][page_size][16] */
+  int32_t d_rope; /* > 0: the last so many elements of q's and kv's rows are tensors of their own */
+} ascend_layout;
 
 typedef struct ascend_launch {
   ascend_tiling tiling;
@@ -22,6 +29,7 @@ typedef struct ascend_launch {
   int32_t lse_base2, assume_bumps;
   int32_t unguarded; /* as in ascend_job */
   float clamp;
+  ascend_layout layout;
   npu_launch_options options;
 } ascend_launch;
 

@@ -157,9 +157,9 @@ static amla_status hand_out_trace(const amla_sim_options *o, const npu_preset *p
 
 /* ---- Run ---- */
 
-static amla_status check_arguments(const amla_problem *p, const int32_t *seqlens_k,
-                                   const amla_sim_options *o, const amla_sim_report *report,
-                                   amla_detail *detail) {
+static amla_status check_arguments(const amla_problem *p, amla_rescale rescale,
+                                   const int32_t *seqlens_k, const amla_sim_options *o,
+                                   const amla_sim_report *report, amla_detail *detail) {
   if (!o || o->struct_bytes != sizeof *o)
     INVALID("sim.struct_bytes: use AMLA_SIM_OPTIONS_INIT of this version");
   if (!report || report->struct_bytes != sizeof *report)
@@ -173,7 +173,7 @@ static amla_status check_arguments(const amla_problem *p, const int32_t *seqlens
   for (int32_t i = 0; seqlens_k && i < p->b; i++)
     if (seqlens_k[i] < 0 || seqlens_k[i] > p->sk)
       INVALID("seqlens_k[%d]=%d: must be in [0, sk=%d]", i, seqlens_k[i], p->sk);
-  return ascend_check(p, detail);
+  return ascend_check(p, rescale, detail);
 }
 
 amla_status amla_sim_run(const amla_problem *problem, const amla_options *options,
@@ -189,9 +189,10 @@ amla_status amla_sim_run(const amla_problem *problem, const amla_options *option
   amla_status status;
   TRY(amla_problem_check(problem, &p, detail));
   TRY(amla_options_check(options, &o, detail));
-  TRY(check_arguments(&p, seqlens_k, sim, report, detail));
+  TRY(check_arguments(&p, o.rescale, seqlens_k, sim, report, detail));
   o.split_tokens = AMLA_SPLIT_AUTO;
   l = ascend_launch_of(&p, &o);
+  l.layout.nz = sim->kv_nz, l.layout.d_rope = sim->d_rope;
   l.assume_bumps = sim->assume_bumps, l.unguarded = sim->unguarded_add && l.mode == ASCEND_AMLA;
   l.options.cores = sim->cores, l.options.check_races = sim->check_races ? 1 : -1,
   l.options.trace = sim->trace_path || sim->event;

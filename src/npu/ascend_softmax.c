@@ -38,8 +38,19 @@ static void exponentials(const ascend_chunk_state *c, ascend_vec s, const ascend
   npu_add_f32(sum, sum, poison, ascend_per_row(rows));
 }
 
-static npu_vec to_bf16(int32_t rows) {
+static npu_vec from_16(int32_t rows) {
+  return npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 8, 4, 0);
+}
+static npu_vec to_16(int32_t rows) {
   return npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 4, 8, 0);
+}
+
+static void round_p(const ascend_chunk_state *c, NPU_UB npu_bf16 *p, NPU_UB const float *s,
+                    int32_t rows) {
+  if (c->f16)
+    npu_cast_f32_f16_rne(p, s, to_16(rows));
+  else
+    npu_cast_f32_bf16_rne(p, s, to_16(rows));
 }
 
 /* ---- A chunk ---- */
@@ -56,7 +67,7 @@ static void weights(const ascend_chunk_state *c, ascend_vec s, const ascend_sigh
 static void chunk_flash(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf16 *p,
                         const ascend_sight *sight, int32_t rows) {
   weights(c, s, sight, rows);
-  npu_cast_f32_bf16_rne(p, s, to_bf16(rows));
+  round_p(c, p, s, rows);
 }
 
 /* n, S32 and S16 from m. */
@@ -80,10 +91,11 @@ static void chunk_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf1
   ascend_spread(c->spread, c->stat[ASCEND_S16]);
   ascend_mul_rows(s, s, c->spread, rows);
   hide(s, sight, 0.0f); /* S16 of a row without keys is NaN */
-  npu_cast_f32_bf16_rna(p, s, to_bf16(rows));
+  npu_cast_f32_bf16_rna(p, s, to_16(rows));
 }
 
-/* The next e = ceil(max) where max > e + 8, both in log2 units. */
+/* The next e = ceil(max) where max > e + 8, both in log2 units. f16 has few exponents below 1:
+ * there P may grow from 2^7 to 2^15, so that small weights do not vanish. */
 static void next_reference(const ascend_chunk_state *c, ascend_vec max, int32_t rows) {
   const npu_vec v = ascend_per_row(rows);
   ascend_vec e = c->stat[ASCEND_M], e_new = c->next, t = c->temp[5];
@@ -92,7 +104,9 @@ static void next_reference(const ascend_chunk_state *c, ascend_vec max, int32_t 
   npu_cmp_f32(c->bits, max, e_new, NPU_CMP_GT, v);
   npu_sels_f32(t, c->bits, c->one, 0.0f, v);
   npu_add_f32(e_new, e_new, t, v);
-  npu_adds_f32(t, e, 8.0f, v);
+  if (c->f16)
+    npu_adds_f32(e_new, e_new, -7.0f, v);
+  npu_adds_f32(t, e, c->f16 ? 15.0f : 8.0f, v);
   npu_cmp_f32(c->bits, max, t, NPU_CMP_GT, v);
   npu_sel_f32(e_new, c->bits, e_new, e, v);
 }
@@ -104,8 +118,11 @@ static void chunk_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf1
   next_reference(c, max, rows);
   npu_muls_f32(reference, c->next, ln2, ascend_per_row(rows));
   exponentials(c, s, sight, reference, poison, c->sum, rows);
-  npu_cast_f32_bf16_rne(p, s, to_bf16(rows));
-  npu_cast_bf16_f32(s, p, npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 8, 4, 0));
+  round_p(c, p, s, rows);
+  if (c->f16)
+    npu_cast_f16_f32(s, p, from_16(rows));
+  else
+    npu_cast_bf16_f32(s, p, from_16(rows));
   ascend_row_sum(c->sum_out, s, c->work, rows);
   npu_add_f32(c->sum_out, c->sum_out, poison, ascend_per_row(rows));
 }

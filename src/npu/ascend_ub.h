@@ -93,6 +93,7 @@ static inline ascend_chunk_state ascend_state_at(const ascend_vectors *v, const 
     c.temp[i] = ascend_ub(ASCEND_UB_TEMP + i * 64);
   c.work = ascend_ub(ASCEND_UB_WORK), c.spread = ascend_ub(ASCEND_UB_SPREAD);
   c.temp16 = NPU_UB_AT(npu_bf16, ASCEND_UB_TEMP16), c.bits = NPU_UB_AT(uint8_t, ASCEND_UB_BITS);
+  c.f16 = v->j->f16;
   c.ln2 = ascend_ub(ASCEND_UB_LN2), c.one = ascend_ub(ASCEND_UB_ONE);
   return c;
 }
