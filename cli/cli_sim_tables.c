@@ -128,6 +128,76 @@ static bool table_of_doubts(const char *command, const amla_sim_options *base) {
   return print_rows(command, "Doubts: other numbers where the model is least sure", &list);
 }
 
+/* ---- What production runs ---- */
+
+static const struct {
+  const char *name;
+  int32_t kv_nz, d_rope, kv_int8, page_size;
+  amla_dtype type;
+} caches[] = {{"rows, packed", 0, 0, 0, 128, AMLA_BF16},
+              {"NZ, packed", 1, 0, 0, 128, AMLA_BF16},
+              {"NZ, rope apart", 1, 64, 0, 128, AMLA_BF16},
+              {"NZ, rope apart, f16", 1, 64, 0, 128, AMLA_F16},
+              {"int8, a scale per token", 0, 0, 1, 128, AMLA_F16},
+              {"rows, top-k list", 0, 0, 0, 1, AMLA_BF16}};
+enum { N_CACHES = sizeof caches / sizeof *caches, LISTED = N_CACHES - 1 };
+
+static void add_cache(sim_cases *list, const amla_sim_options *base, int cache, sim_shape shape) {
+  sim_case *c = sim_cases_add(list, base, shape, AMLA_RESCALE_LAZY, AMLA_SIM_BEST);
+  c->label = caches[cache].name;
+  c->sim.kv_nz = caches[cache].kv_nz, c->sim.d_rope = caches[cache].d_rope;
+  c->sim.kv_int8 = caches[cache].kv_int8;
+  c->p.q_type = c->p.kv_type = caches[cache].type;
+  c->p.page_size = caches[cache].page_size;
+  c->p.n_pages = (int64_t)c->p.b * ((c->p.sk + c->p.page_size - 1) / c->p.page_size);
+}
+
+static void print_production(const sim_cases *list) {
+  static const char *const headings[] = {"<cache", "s_q",  "h",      "s_k",     "us",    "unfitted",
+                                         "cube",   "mte2", "vector", "KV TB/s", "of HBM"};
+  cli_table t = cli_table_create(11, headings);
+  for (int i = 0; i < list->n; i++) {
+    const sim_case *c = &list->cases[i];
+    const double kv =
+        (c->sim.kv_int8 ? 1.0 : 2.0) * c->p.b * c->p.sk * c->p.d_qk / c->r.seconds / 1e12;
+    const double bytes = (double)(c->r.hbm_read_bytes + c->r.hbm_write_bytes);
+    const double hbm = bytes / c->r.unfitted_seconds / c->r.pipe_busy[AMLA_SIM_PIPES - 1];
+    cli_table_row(&t);
+    cli_table_cell(&t, 0, "%s", c->label);
+    cli_table_cell(&t, 1, "%d", c->p.s_q), cli_table_cell(&t, 2, "%d", c->p.h_q);
+    cli_table_cell(&t, 3, "%d", c->p.sk), cli_table_cell(&t, 4, "%.0f", 1e6 * c->r.seconds);
+    cli_table_cell(&t, 5, "%.1f", 100 * c->r.unfitted_utilization);
+    cli_table_cell(&t, 6, "%.0f", 100 * c->r.pipe_busy[0]);
+    cli_table_cell(&t, 7, "%.0f", 100 * c->r.pipe_busy[2]);
+    cli_table_cell(&t, 8, "%.0f", 100 * c->r.pipe_busy[4]);
+    cli_table_cell(&t, 9, "%.2f", kv), cli_table_cell(&t, 10, "%.0f %%", 1e14 * kv / hbm);
+  }
+  cli_table_print(&t);
+  cli_table_free(&t);
+}
+
+static bool table_of_production(const char *command, const amla_sim_options *base) {
+  static const int32_t heads[] = {128, 64, 32, 16};
+  sim_cases list = {0};
+  for (int cache = 0; cache < LISTED; cache++)
+    for (int32_t s_q = 2; s_q >= 1; s_q--)
+      add_cache(&list, base, cache, (sim_shape){96, s_q, 128, 8192});
+  for (int h = 1; h < 4; h++)
+    add_cache(&list, base, 2, (sim_shape){96, 1, heads[h], 8192});
+  for (int32_t s_q = 3; s_q <= 4; s_q++)
+    add_cache(&list, base, 2, (sim_shape){48, s_q, 128, 8192});
+  add_cache(&list, base, 0, (sim_shape){96, 1, 128, 2048});
+  add_cache(&list, base, LISTED, (sim_shape){96, 1, 128, 2048});
+  const bool ok = sim_cases_run(command, &list);
+  if (ok)
+    printf(
+        "\nWhat production runs: best lazy; KV TB/s: bytes of all keys over the time, and of the "
+        "chip's HBM\n\n"),
+        print_production(&list), fflush(stdout);
+  sim_cases_free(&list);
+  return ok;
+}
+
 /* ---- The grid ---- */
 
 static bool table_of_shapes(const char *command, const amla_sim_options *base, amla_rescale rescale,
@@ -175,8 +245,10 @@ static bool table_of_ours(const char *command, const amla_sim_options *base) {
 static const struct {
   const char *name;
   bool (*print)(const char *command, const amla_sim_options *base);
-} tables[] = {{"ideas", tables_of_ideas}, {"doubts", table_of_doubts}, {"models", table_of_models},
-              {"chips", table_of_chips},  {"paper", table_of_paper},   {"ours", table_of_ours}};
+} tables[] = {
+    {"ideas", tables_of_ideas}, {"doubts", table_of_doubts},         {"models", table_of_models},
+    {"chips", table_of_chips},  {"production", table_of_production}, {"paper", table_of_paper},
+    {"ours", table_of_ours}};
 enum { N_TABLES = sizeof tables / sizeof *tables };
 
 bool cli_sim_has_table(const char *name) {

@@ -67,7 +67,8 @@ static const struct argp_option options[] = {
     {"costs", KEY_COSTS, NULL, 0, "print the cost table with its sources", 0},
     {"trace", KEY_TRACE, "FILE", 0, "write a Chrome trace (opens in Perfetto)", 0},
     {"table", KEY_TABLE, "NAME", OPTION_ARG_OPTIONAL,
-     "print the tables of predictions, or one: ideas, doubts, models, chips, paper, ours; minutes",
+     "print the tables of predictions, or one: ideas, doubts, models, chips, production, "
+     "paper, ours; minutes",
      0},
     {"search", KEY_SEARCH, NULL, 0, "try tilings on the problem, print the best", 0},
     {"validate", KEY_VALIDATE, NULL, 0, "hold the model against published GEMMs", 0},
@@ -143,7 +144,10 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   case KEY_TABLE:
     a->table = text != NULL ? text : "all";
     if (!cli_sim_has_table(a->table))
-      argp_error(state, "--table=%s: must be ideas, doubts, models, chips, paper or ours", text);
+      argp_error(state,
+                 "--table=%s: must be ideas, doubts, models, chips, production, "
+                 "paper or ours",
+                 text);
     return 0;
   case KEY_SEARCH: a->search = true; return 0;
   case KEY_VALIDATE: a->validate = true; return 0;

@@ -112,9 +112,10 @@ typedef struct npu_core npu_core;
 typedef void npu_semantics(const npu_instr *i, void *dst, const void *a, const void *b,
                            uint32_t lanes, uint32_t bits);
 
-/* How a vector instruction visits an operand: lanes of 4 or 2 bytes, or */
+/* How a vector instruction visits an operand: lanes of 4, 2 or 1 bytes, or */
 enum {
   LANES_NONE = 0,
+  LANES_1 = 1,
   LANES_2 = 2,
   LANES_4 = 4,
   LANES_BLOCK = 32 /* 8 x 4 bytes per repeat */,

@@ -301,6 +301,8 @@ void npu_cast_f32_bf16_rne(NPU_UB npu_bf16 *dst, NPU_UB const float *src, npu_ve
 void npu_cast_bf16_f32(NPU_UB float *dst, NPU_UB const npu_bf16 *src, npu_vec v);
 void npu_cast_f32_f16_rne(NPU_UB npu_f16 *dst, NPU_UB const float *src, npu_vec v);
 void npu_cast_f16_f32(NPU_UB float *dst, NPU_UB const npu_f16 *src, npu_vec v);
+/* 1-byte operand: a contiguous repeat is 2 blocks. */
+void npu_cast_s8_f16(NPU_UB npu_f16 *dst, NPU_UB const int8_t *src, npu_vec v);
 void npu_cast_f32_s32_rna(NPU_UB int32_t *dst, NPU_UB const float *src, npu_vec v);
 void npu_cast_s32_f32(NPU_UB float *dst, NPU_UB const int32_t *src, npu_vec v); /* RNE */
 void npu_round_f32_rna(NPU_UB float *dst, NPU_UB const float *src,

@@ -166,7 +166,7 @@ bool npu_check_range(npu_core *core, const npu_instr *i, const npu_range *r) {
 /* ---- Runs of bytes ---- */
 
 /* Lanes lane, lane + 1, ... of one run: visits each stretch of set bits. */
-static void walk_lanes(uintptr_t run, uint32_t lanes, int32_t lane_bytes, npu_visit *visit,
+static void walk_lanes(uintptr_t run, uint64_t lanes, int32_t lane_bytes, npu_visit *visit,
                        void *context) {
   for (int32_t first = 0; lanes >> first;) {
     int32_t end = first;
@@ -193,8 +193,8 @@ void npu_walk(const npu_range *r, npu_visit *visit, void *context) {
       if (!r->lane_bytes)
         visit(context, run, r->run_bytes);
       else
-        walk_lanes(run, (uint32_t)(mask >> n * per_run) & ((1u << per_run) - 1), r->lane_bytes,
-                   visit, context);
+        walk_lanes(run, (uint32_t)(mask >> n * per_run & (((uint64_t)1 << per_run) - 1)),
+                   r->lane_bytes, visit, context);
     }
   }
 }

@@ -347,6 +347,7 @@ static const npu_family
     vector_none = {rules_vector, ranges_vector, work_vector, LANES_4, 0, 0, 0},
     vector_to_bf16 = {rules_vector, ranges_vector, work_vector, LANES_2, LANES_4, 0, 0},
     vector_from_bf16 = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_2, 0, 0},
+    vector_s8_to_16 = {rules_vector, ranges_vector, work_vector, LANES_2, LANES_1, 0, 0},
     vector_reduce = {rules_vector, ranges_vector, work_vector, LANES_BLOCK, LANES_4, 0, 0},
     vector_brcb = {rules_vector, ranges_brcb, work_vector, LANES_4, LANES_BLOCK, 0, 0},
     vector_cmp = {rules_cmp, ranges_vector, work_vector, LANES_BITS, LANES_4, LANES_4, 0},

@@ -67,6 +67,7 @@ extern "C"
 #define npu_cast_bf16_f32 (npu_site(__FILE__, __LINE__), npu_cast_bf16_f32)
 #define npu_cast_f32_f16_rne (npu_site(__FILE__, __LINE__), npu_cast_f32_f16_rne)
 #define npu_cast_f16_f32 (npu_site(__FILE__, __LINE__), npu_cast_f16_f32)
+#define npu_cast_s8_f16 (npu_site(__FILE__, __LINE__), npu_cast_s8_f16)
 #define npu_cast_f32_s32_rna (npu_site(__FILE__, __LINE__), npu_cast_f32_s32_rna)
 #define npu_cast_s32_f32 (npu_site(__FILE__, __LINE__), npu_cast_s32_f32)
 #define npu_round_f32_rna (npu_site(__FILE__, __LINE__), npu_round_f32_rna)

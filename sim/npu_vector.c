@@ -20,6 +20,8 @@ static char *lanes_at(const void *base, uint8_t lanes, int32_t repeat, int32_t b
   case LANES_4: return start + (int64_t)block * block_stride * NPU_BLOCK_BYTES;
   case LANES_2:
     return start + (int64_t)(block / 2) * block_stride * NPU_BLOCK_BYTES + block % 2 * 16;
+  case LANES_1:
+    return start + (int64_t)(block / 4) * block_stride * NPU_BLOCK_BYTES + block % 4 * 8;
   case LANES_BLOCK: return start + block * 4;
   case LANES_BITS: return (char *)(uintptr_t)base + repeat * 8 + block;
   default: return NULL;
@@ -133,6 +135,7 @@ LANES(npu_do_cast_f32_bf16_rne, npu_bf16, float, npu_bf16_rne(a))
 LANES(npu_do_cast_bf16_f32, float, npu_bf16, npu_bf16_f32(a))
 LANES(npu_do_cast_f32_f16_rne, npu_f16, float, npu_f16_rne(a))
 LANES(npu_do_cast_f16_f32, float, npu_f16, npu_f16_f32(a))
+LANES(npu_do_cast_s8_f16, npu_f16, int8_t, npu_f16_rne((float)a))
 LANES(npu_do_cast_f32_s32_rna, int32_t, float, rna_s32(a))
 LANES(npu_do_cast_s32_f32, float, int32_t, (float)a)
 LANES(npu_do_round_f32_rna, float, float, roundf(a))

@@ -38,12 +38,13 @@ static site *find_site(site_list *list, const char *name) {
 }
 
 static npu_report launch_without(npu_chip *chip, const harness_dataset *data, int mode,
-                                 int schedule, int32_t drop_wait) {
+                                 int schedule, int int8, int32_t drop_wait) {
   npu_report report;
   amla_detail detail;
   amla_problem p;
   amla_tensors t = AMLA_TENSORS_INIT;
   ascend_launch l = make_launch(data, mode, schedule);
+  l.layout.int8 = int8;
   l.options.cores = 1, l.options.check_races = 1, l.options.drop_wait = drop_wait;
   assert_int_equal(amla_problem_check(&data->problem, &p, &detail), AMLA_OK);
   if (ascend_launch_run(chip, npu_find_preset("910"), NPU_TIMING_ONLY, &p, &t, &l, &report,
@@ -52,17 +53,19 @@ static npu_report launch_without(npu_chip *chip, const harness_dataset *data, in
   return report;
 }
 
-static void drop_each(const char *problem, int mode, int schedule, site_list *list) {
+static void drop_each(const char *shape, int mode, int schedule, int int8, site_list *list) {
+  char problem[120];
   npu_chip *chip = npu_chip_create(npu_find_preset("910"), NPU_TIMING_ONLY);
   harness_dataset data;
   assert_non_null(chip);
+  snprintf(problem, sizeof problem, "%s%s", shape, int8 ? ",q=f16,kv=f16" : "");
   generate(&data, problem);
-  const npu_report whole = launch_without(chip, &data, mode, schedule, 0);
+  const npu_report whole = launch_without(chip, &data, mode, schedule, int8, 0);
   if (whole.n_messages > 0)
     fail_msg("%s %s: %s", mode_name(mode), schedule_names[schedule], whole.message[0]);
   for (int32_t i = 1; i <= whole.wait_sites; i++) {
     site *s = find_site(list, npu_wait_site(chip, i));
-    const npu_report r = s->missed ? whole : launch_without(chip, &data, mode, schedule, i);
+    const npu_report r = s->missed ? whole : launch_without(chip, &data, mode, schedule, int8, i);
     if (r.errors[NPU_ERROR_RACE] > 0 || r.errors[NPU_ERROR_DEADLOCK] > 0)
       s->missed = true;
   }
@@ -70,13 +73,13 @@ static void drop_each(const char *problem, int mode, int schedule, site_list *li
   harness_free(&data);
 }
 
-static void check_program(int mode, int schedule, bool two, bool one) {
+static void check_program(int mode, int schedule, int int8, bool two, bool one) {
   site_list list = {.n = 0};
   int unneeded = 0;
   for (int i = 0; two && i < SHAPES; i++)
-    drop_each(two_halves[i], mode, schedule, &list);
+    drop_each(two_halves[i], mode, schedule, int8, &list);
   for (int i = 0; one && i < SHAPES; i++)
-    drop_each(one_half[i], mode, schedule, &list);
+    drop_each(one_half[i], mode, schedule, int8, &list);
   for (int i = 0; i < list.n; i++)
     if (!list.sites[i].missed)
       print_error("%s %s: nobody misses '%s'\n", mode_name(mode), schedule_names[schedule],
@@ -93,13 +96,20 @@ static void every_wait_is_needed(void **state) {
   for (int mode = TEST_SLOW ? ASCEND_LAZY : 0; mode < (TEST_SLOW ? MODES : PROGRAMS);
        mode++) /* a sanitizer is slow */
     for (int schedule = 0; schedule < SCHEDULES; schedule++) {
-      check_program(mode, schedule, true, schedule != BEST);
+      check_program(mode, schedule, 0, true, schedule != BEST);
       if (schedule == BEST)
-        check_program(mode, schedule, false, true); /* another tiling */
+        check_program(mode, schedule, 0, false, true); /* another tiling */
     }
 }
 
+/* With the stage that converts an int8 cache, and its flags. */
+static void every_wait_of_int8_is_needed(void **state) {
+  (void)state;
+  check_program(ASCEND_LAZY, PRELOAD, 1, true, true);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(every_wait_is_needed)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_wait_is_needed),
+                                     cmocka_unit_test(every_wait_of_int8_is_needed)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,7 +10,7 @@
 static const struct {
   ascend_layout layout;
   const char *name;
-} layouts[] = {{{1, 0}, "nz"}, {{0, 64}, "rope apart"}, {{1, 64}, "nz, rope apart"}};
+} layouts[] = {{{1, 0, 0}, "nz"}, {{0, 64, 0}, "rope apart"}, {{1, 64, 0}, "nz, rope apart"}};
 
 static ascend_launch launch_of(const harness_dataset *data, int mode, int schedule,
                                ascend_layout layout) {
@@ -72,13 +72,50 @@ static void f16_is_within_its_bound(void **state) {
   check_f16("h=16,sk=600,q=f16,kv=f16,sinks=1", ASCEND_FLASH, PRELOAD);
 }
 
+/* Small integers: exact in int8, with a power of two per token. */
+static void make_small(harness_dataset *d) {
+  uint64_t seed = 5;
+  for (int32_t s = 0; s < d->problem.b; s++)
+    for (int64_t j = 0; j < d->seqlens_k[s]; j++) {
+      const float scale = ldexpf(1, (int)random_below(&seed, 4) - 7);
+      for (int32_t i = 0; i < d->problem.d_qk; i++)
+        harness_store(d->kv, AMLA_F16, kv_token_offset(d, s, j) + i,
+                      scale * (float)((int)random_below(&seed, 255) - 127));
+    }
+}
+
+static void check_int8(const char *problem, int mode, int schedule) {
+  harness_dataset data;
+  harness_truth truth;
+  generate(&data, problem);
+  make_small(&data);
+  compute_truth_of(&data, &truth);
+  ascend_launch l = launch_of(&data, mode, schedule, (ascend_layout){0, 0, 1});
+  const npu_report r = launch_on(&data, problem, &l, 2);
+  expect_clean(&r, problem, &l);
+  const harness_error e = harness_compare_rounded_p(&data, &truth, AMLA_F16);
+  if (!e.ok)
+    fail_msg("int8 '%s' %s: row %lld is %.3g times its bound away", problem, describe_launch(&l),
+             (long long)e.worst_row, e.worst_of_bound);
+  harness_truth_free(&truth);
+  harness_free(&data);
+}
+
+static void int8_is_converted_on_the_vector_cores(void **state) {
+  (void)state;
+  for (int schedule = 0; schedule < SCHEDULES; schedule++) {
+    check_int8("b=2,sq=2,h=20,sk=2700,len=2700/77,page=48,q=f16,kv=f16", ASCEND_LAZY, schedule);
+    check_int8("h=16,sk=2600,sq=2,q=f16,kv=f16,page=128", ASCEND_FLASH, schedule);
+  }
+}
+
 static void check_shape(const char *problem) {
   harness_dataset data;
   harness_truth truth;
   generate(&data, problem);
   compute_truth_of(&data, &truth);
   for (int mode = 0; mode < MODES; mode++) {
-    ascend_launch l = launch_of(&data, mode, BEST, (ascend_layout){1, 64});
+    ascend_launch l = launch_of(&data, mode, BEST, (ascend_layout){1, 64, 0});
     const npu_report r = launch_on(&data, problem, &l, 3);
     expect_clean(&r, problem, &l);
     expect_npu_bound(&data, &truth, problem, &l);
@@ -98,6 +135,7 @@ static void few_heads_more_queries_and_token_lists(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(layouts_change_no_bit),
                                      cmocka_unit_test(f16_is_within_its_bound),
+                                     cmocka_unit_test(int8_is_converted_on_the_vector_cores),
                                      cmocka_unit_test(few_heads_more_queries_and_token_lists)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

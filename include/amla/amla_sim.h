@@ -76,7 +76,9 @@ typedef struct amla_sim_options {
   int32_t slice_cores; /* > 0: that many AI cores of a die, with their share of its L2 and HBM,
                           stand for the chip: faster. 0 = all of it */
   int32_t kv_nz;       /* 1: pages of kv lie in columns of 16 elements, [d / 16][page_size][16] */
-  int32_t d_rope; /* > 0: the last so many elements of rows of q and kv are tensors of their own */
+  int32_t d_rope;  /* > 0: the last so many elements of rows of q and kv are tensors of their own */
+  int32_t kv_int8; /* 1: kv, f16 in the problem, is int8 with a scale per token; the vector cores
+                      convert it */
 } amla_sim_options;
 
 /* With it, the published schedule at s_q = 2, h_q = 128, s_k = 16384, b = 96 meets the published
@@ -86,7 +88,7 @@ typedef struct amla_sim_options {
 /* clang-format off */
 #define AMLA_SIM_OPTIONS_INIT                                                                      \
   {(uint32_t)sizeof(amla_sim_options), AMLA_SIM_BEST, NULL, NULL, 0, 1, 0, NULL, NULL, NULL,       \
-   NULL, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0}
+   NULL, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0, 0}
 /* clang-format on */
 
 /* What the report names as pipes. Cube core: cube (M), mte1, mte2, fix; vector cores: vector (V),

@@ -5,10 +5,10 @@
  *
  *     c++ -include src/npu/asc_adapter.h -x c++ -c src/npu/ascend_cube.c ...
  *
- * UNTESTED ON SILICON: nobody has built it with the vendor's compiler or run it. With a CANN
- * toolkit (__NPU_ARCH__ is defined) it includes the toolkit's own header; without, our prototypes,
- * so that CI compiles the kernel and this file and neither rots. What is known to be missing is
- * listed at the end of docs/ascend.md.
+ * A SKETCH, untested on silicon: nobody has built it with the vendor's compiler or run it. With a
+ * CANN toolkit (__NPU_ARCH__ is defined) it includes the toolkit's own header; without, our
+ * prototypes, so that CI compiles the kernel and this file and neither rots. What is known to be
+ * missing is listed at the end of docs/ascend.md.
  */
 #ifndef ASC_ADAPTER_H
 #define ASC_ADAPTER_H
@@ -277,6 +277,7 @@ ASC_ONE(npu_abs_f32, asc_abs, float, float, float, float)
 ASC_ONE(npu_cast_f32_bf16_rna, asc_float2bfloat16_rna, npu_bf16, bfloat16_t, float, float)
 ASC_ONE(npu_cast_f32_bf16_rne, asc_float2bfloat16_rne, npu_bf16, bfloat16_t, float, float)
 ASC_ONE(npu_cast_f32_f16_rne, asc_float2half_rne, npu_f16, half, float, float)
+ASC_ONE(npu_cast_s8_f16, asc_int82half, npu_f16, half, int8_t, int8_t)
 ASC_ONE(npu_cast_f16_f32, asc_half2float, float, float, npu_f16, half)
 ASC_ONE(npu_cast_bf16_f32, asc_bfloat162float, float, float, npu_bf16, bfloat16_t)
 ASC_ONE(npu_cast_f32_s32_rna, asc_float2int32_rna, int32_t, int32_t, float, float)

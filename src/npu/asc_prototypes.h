@@ -117,6 +117,7 @@ ASC_ONE_SOURCE(asc_abs, float, float) /* [listed] */
 ASC_ONE_SOURCE(asc_float2bfloat16_rna, bfloat16_t, float)
 ASC_ONE_SOURCE(asc_float2bfloat16_rne, bfloat16_t, float) /* [listed] but for suffixes */
 ASC_ONE_SOURCE(asc_float2half_rne, half, float)           /* [guess] */
+ASC_ONE_SOURCE(asc_int82half, half, int8_t)               /* [guess] */
 ASC_ONE_SOURCE(asc_half2float, float, half)               /* [guess] */
 ASC_ONE_SOURCE(asc_bfloat162float, float, bfloat16_t)
 ASC_ONE_SOURCE(asc_float2int32_rna, int32_t, float)

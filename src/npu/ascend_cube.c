@@ -147,8 +147,19 @@ static void load_b(cube *c, const column *x, int32_t k) {
     r.height = x->depths.piece, r.col = n_begin, r.cols = x->cols;
     key = k_begin, keys = depth;
   }
-  ascend_load_pages(c->j, x->t->sequence, x->t->key_begin + key, keys, r);
+  if (c->j->kv8)
+    npu_copy_gm_l1_nd2nz_bf16(r.dst,
+                              ascend_kv_slot(c->j, x->tile) + (int64_t)key * c->j->d_qk + r.col,
+                              keys, r.cols, c->j->d_qk, r.height);
+  else
+    ascend_load_pages(c->j, x->t->sequence, x->t->key_begin + key, keys, r);
   ascend_ring_commit(&c->kv);
+}
+
+/* kv8: the vector cores convert a key tile before C1 reads it. */
+static void wait_for_kv(const cube *c, const column *x, int32_t k) {
+  if (c->j->kv8 && x->product == ASCEND_C1 && x->n == 0 && k == 0)
+    npu_cross_wait(NPU_PIPE_MTE2, ASCEND_KV_READY);
 }
 
 static void load_a(cube *c, const column *x, int32_t half, int32_t k) {
@@ -183,6 +194,7 @@ static void load_a_pieces(cube *c, const column *x, int32_t k) {
 
 static void load_piece(cube *c, const position *at) {
   const column x = column_at(c, at);
+  wait_for_kv(c, &x, at->k);
   load_b(c, &x, at->k);
   if (loads_a(c, &x))
     load_a_pieces(c, &x, at->k);

@@ -23,6 +23,8 @@ typedef struct ascend_job {
   NPU_GM const npu_bf16 *q_rope;  /* [b][s_q][h_q][d_rope] */
   NPU_GM const npu_bf16 *kv;      /* [pages][page_size][d_latent]; kv_nz: NZ, see ascend_keys.h */
   NPU_GM const npu_bf16 *kv_rope; /* [pages][page_size][d_rope] */
+  NPU_GM const int8_t *kv8;       /* [pages][page_size][d_qk], instead of kv; NULL = none */
+  NPU_GM const float *kv_scales;  /* [pages][page_size], with kv8 */
   NPU_GM const int32_t *block_table; /* [b][max_pages]; NULL = contiguous, one page per sequence */
   NPU_GM const float *sinks;         /* [h_q] or NULL */
   NPU_GM void *out;                  /* [b][s_q][h_q][d_v] f32, or bf16 if out_is_bf16 */
@@ -43,6 +45,7 @@ typedef struct ascend_job {
   NPU_GM float *s;    /* [cores][lag + 1][256][512] scores */
   NPU_GM npu_bf16 *p; /* [cores][lag + 1][256][512] */
   NPU_GM float *o;    /* [cores][lag + 1][256][512] amla, lazy: O of an item; flash: PV of a tile */
+  NPU_GM npu_f16 *kv_work; /* [cores][ascend_kv_slots][512][d_qk] key tiles of kv8, converted */
   NPU_GM float *o_flash;   /* [cores][2][128][512] flash: O, by vector core */
   NPU_GM float *split_o;   /* [splits][256][512] normalised O of splits */
   NPU_GM float *split_lse; /* [splits][256] their natural-log LSE */
@@ -60,13 +63,14 @@ void ascend_vector(const void *args);
 /* Cross-core flags. Each is set at most once per tile by one side and waited for as often by the
  * other. */
 enum {
-  ASCEND_S_READY, /* AIC -> AIV: C1 has written S */
-  ASCEND_P_READY, /* AIV -> AIC: V1 has written P */
-  ASCEND_PV_DONE, /* AIC -> AIV: C2 has added PV to O, and more tiles follow */
-  ASCEND_O_DONE,  /* AIC -> AIV: the same, of an item's last tile. A flag of its own, as another
-                     pipe may wait for it */
-  ASCEND_O_READY  /* AIV -> AIC: O is rescaled for this tile, C2 may add to it. Serial flash: V2 is
-                     done, C1 may overwrite PV */
+  ASCEND_S_READY,  /* AIC -> AIV: C1 has written S */
+  ASCEND_P_READY,  /* AIV -> AIC: V1 has written P */
+  ASCEND_PV_DONE,  /* AIC -> AIV: C2 has added PV to O, and more tiles follow */
+  ASCEND_O_DONE,   /* AIC -> AIV: the same, of an item's last tile. A flag of its own, as another
+                      pipe may wait for it */
+  ASCEND_KV_READY, /* AIV -> AIC: a key tile of kv8 is converted */
+  ASCEND_O_READY   /* AIV -> AIC: O is rescaled for this tile, C2 may add to it. Serial flash: V2 is
+                      done, C1 may overwrite PV */
 };
 
 /* ---- A core's tiles, in order ---- */
@@ -142,6 +146,17 @@ static inline const ascend_tile *ascend_tile_at(const ascend_job *j, ascend_walk
 static inline int64_t ascend_slot(const ascend_job *j, int32_t i) {
   const int32_t ring = j->tiling.lag + 1;
   return ((int64_t)npu_block_index() * ring + i % ring) * ASCEND_BLOCK_ROWS * ASCEND_TILE_KEYS;
+}
+
+/* Slots of converted key tiles, and where key tile i of this core is. V0 runs one ahead of C1.
+ * Before V0(t + 1) the vector core has learnt from S_READY or PV_DONE that C2(t - 1 - lag) has read
+ * its tile, and with lag 0 that C2(t - 2) has: so many slots need no flag of their own. */
+static inline int32_t ascend_kv_slots(const ascend_job *j) {
+  return ascend_max(j->tiling.lag, 1) + 2;
+}
+static inline NPU_GM npu_f16 *ascend_kv_slot(const ascend_job *j, int32_t i) {
+  const int64_t slot = (int64_t)npu_block_index() * ascend_kv_slots(j) + i % ascend_kv_slots(j);
+  return j->kv_work + slot * ASCEND_TILE_KEYS * j->d_qk;
 }
 
 #endif

@@ -5,9 +5,11 @@
  */
 #include "ascend_launch.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/float16.h"
 #include "../refuse.h"
 
 amla_status ascend_check(const amla_problem *p, amla_rescale rescale, amla_detail *detail) {
@@ -187,6 +189,32 @@ static void place_repacked(memory *m, const amla_problem *p, const amla_tensors 
   j->kv_stride_page = (int64_t)tokens * latent, j->kv_rope_stride_page = (int64_t)tokens * rope;
 }
 
+/* A token's elements as integers of at most 127 times a power of two: exact if they are such. */
+static float quantise(int8_t *to, const uint16_t *from, int32_t n) {
+  float most = 0;
+  for (int32_t i = 0; i < n; i++)
+    most = fmaxf(most, fabsf(amla_f16_to_f32(from[i])));
+  const float scale = most > 0 ? exp2f(ceilf(log2f(most / 127))) : 1;
+  for (int32_t i = 0; i < n; i++)
+    to[i] = (int8_t)lrintf(amla_f16_to_f32(from[i]) / scale);
+  return scale;
+}
+
+static void place_int8(memory *m, const amla_problem *p, const amla_tensors *t, ascend_job *j) {
+  const int64_t pages = p->page_size > 0 ? p->n_pages : p->b;
+  const int64_t tokens = p->page_size > 0 ? p->page_size : p->sk;
+  int8_t *kv8 = place(m, "kv8", pages * tokens * p->d_qk, NULL);
+  float *scales = place(m, "kv_scales", pages * tokens * (int64_t)sizeof(float), NULL);
+  for (int64_t i = 0; kv8 && scales && t->kv && i < pages * tokens; i++)
+    scales[i] = quantise(kv8 + i * p->d_qk,
+                         (const uint16_t *)t->kv + i / tokens * p->kv_stride_page +
+                             i % tokens * p->kv_stride_token,
+                         p->d_qk);
+  if (kv8 && scales)
+    npu_gm_written(m->chip, kv8), npu_gm_written(m->chip, scales);
+  j->kv8 = kv8, j->kv_scales = scales;
+}
+
 static void place_tensors(memory *m, const amla_problem *p, const amla_tensors *t,
                           const ascend_layout *layout, ascend_job *j) {
   const int paged = p->page_size > 0, with_data = t->q != NULL;
@@ -196,6 +224,8 @@ static void place_tensors(memory *m, const amla_problem *p, const amla_tensors *
     place_repacked(m, p, t, layout, j);
   else
     place_packed(m, p, t, j);
+  if (layout->int8)
+    place_int8(m, p, t, j);
   if (paged)
     j->block_table = lend(m, "block_table", t->block_table, (int64_t)p->b * p->max_pages * 4);
   if (t->sinks)
@@ -224,6 +254,9 @@ static void place_work(memory *m, const ascend_work *w, int32_t cores, const asc
   j->p = place(m, "P", ring * 2, NULL);
   j->o = place(m, "O", ring * 4, NULL);
   j->o_flash = j->mode == ASCEND_FLASH ? place(m, "O_flash", cores * row_block * 4, NULL) : NULL;
+  if (j->kv8)
+    j->kv_work =
+        place(m, "KV", (int64_t)cores * ascend_kv_slots(j) * ASCEND_TILE_KEYS * j->d_qk * 2, NULL);
   j->split_o = place(m, "split_O", w->n_splits * row_block * 4, NULL);
   j->split_lse = place(m, "split_LSE", w->n_splits * (int64_t)ASCEND_BLOCK_ROWS * 4, NULL);
 }
@@ -276,6 +309,8 @@ static amla_status check_layout(const ascend_layout *l, const amla_problem *p,
     INVALID("d_rope=%d: must be in 0..%d", l->d_rope, p->d_qk - 1);
   if ((l->nz || l->d_rope > 0) && (p->d_qk % 16 || l->d_rope % 16))
     INVALID("d_rope=%d: in this layout it and d_qk=%d must be multiples of 16", l->d_rope, p->d_qk);
+  if (l->int8 && (p->kv_type != AMLA_F16 || p->d_qk % 64 || l->nz || l->d_rope > 0))
+    INVALID("kv_int8=1: needs q and kv of f16, packed rows and d_qk=%d a multiple of 64", p->d_qk);
   return AMLA_OK;
 }
 

@@ -20,6 +20,7 @@ amla_status ascend_check(const amla_problem *problem, amla_rescale rescale, amla
 typedef struct ascend_layout {
   int32_t nz;     /* pages are columns of 16 elements, [d / 16][page_size][16] */
   int32_t d_rope; /* > 0: the last so many elements of q's and kv's rows are tensors of their own */
+  int32_t int8;   /* kv, f16 in the problem, is int8 times a power of two per token */
 } ascend_layout;
 
 typedef struct ascend_launch {

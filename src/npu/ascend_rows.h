@@ -62,6 +62,13 @@ static inline void ascend_div_rows(ascend_vec dst, NPU_UB const float *chunk,
     npu_div_f32(dst + g * NPU_LANES, chunk + g * NPU_LANES, blocks, ascend_by_row(rows));
 }
 
+/* Every row times the same [512] numbers. */
+static inline void ascend_mul_columns(ascend_vec chunk, NPU_UB const float *numbers, int32_t rows) {
+  for (int32_t g = 0; g < ASCEND_GROUPS; g++)
+    npu_mul_f32(chunk + g * NPU_LANES, chunk + g * NPU_LANES, numbers + g * NPU_LANES,
+                npu_vec_rows(rows, NPU_MASK_ALL, ASCEND_ROW_BLOCKS, ASCEND_ROW_BLOCKS, 0));
+}
+
 /* [rows][ASCEND_COLUMNS]: every column = its row's number. */
 static inline void ascend_fill_rows(NPU_UB int32_t *dst, NPU_UB const int32_t *blocks,
                                     int32_t rows) {

@@ -192,7 +192,7 @@ amla_status amla_sim_run(const amla_problem *problem, const amla_options *option
   TRY(check_arguments(&p, o.rescale, seqlens_k, sim, report, detail));
   o.split_tokens = AMLA_SPLIT_AUTO;
   l = ascend_launch_of(&p, &o);
-  l.layout.nz = sim->kv_nz, l.layout.d_rope = sim->d_rope;
+  l.layout.nz = sim->kv_nz, l.layout.d_rope = sim->d_rope, l.layout.int8 = sim->kv_int8;
   l.assume_bumps = sim->assume_bumps, l.unguarded = sim->unguarded_add && l.mode == ASCEND_AMLA;
   l.options.cores = sim->cores, l.options.check_races = sim->check_races ? 1 : -1,
   l.options.trace = sim->trace_path || sim->event;

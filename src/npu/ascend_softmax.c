@@ -45,8 +45,10 @@ static npu_vec to_16(int32_t rows) {
   return npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 4, 8, 0);
 }
 
-static void round_p(const ascend_chunk_state *c, NPU_UB npu_bf16 *p, NPU_UB const float *s,
-                    int32_t rows) {
+/* s is destroyed if P takes on V's scales. */
+static void round_p(const ascend_chunk_state *c, NPU_UB npu_bf16 *p, ascend_vec s, int32_t rows) {
+  if (c->scales)
+    ascend_mul_columns(s, c->scales, rows);
   if (c->f16)
     npu_cast_f32_f16_rne(p, s, to_16(rows));
   else
@@ -119,6 +121,10 @@ static void chunk_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf1
   npu_muls_f32(reference, c->next, ln2, ascend_per_row(rows));
   exponentials(c, s, sight, reference, poison, c->sum, rows);
   round_p(c, p, s, rows);
+  if (c->scales) { /* the rounded P is V's scale times what would be summed */
+    npu_adds_f32(c->sum_out, c->sum, 0.0f, ascend_per_row(rows));
+    return;
+  }
   if (c->f16)
     npu_cast_f16_f32(s, p, from_16(rows));
   else

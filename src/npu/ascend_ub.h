@@ -8,6 +8,8 @@
 #ifndef ASCEND_UB_H
 #define ASCEND_UB_H
 
+#include <stddef.h>
+
 #include "ascend_job.h"
 #include "ascend_ring.h"
 #include "ascend_softmax.h"
@@ -36,7 +38,8 @@ enum {
   ASCEND_UB_BITS = ASCEND_UB_TEMP16 + 32,
   ASCEND_UB_LN2 = ASCEND_UB_BITS + 32,
   ASCEND_UB_ONE = ASCEND_UB_LN2 + 64,
-  ASCEND_UB_END = ASCEND_UB_ONE + 64
+  ASCEND_UB_SCALES = ASCEND_UB_ONE + 64, /* [512] of the key tile at hand, with kv8 */
+  ASCEND_UB_END = ASCEND_UB_SCALES + ASCEND_TILE_KEYS * 4
 };
 typedef char ascend_ub_is_large_enough[ASCEND_UB_END <= (int)NPU_UB_BYTES ? 1 : -1];
 enum { ASCEND_SMALL_ROWS = ASCEND_CHUNK_ROWS / 2 }; /* of a chunk where a slot holds two */
@@ -45,7 +48,7 @@ typedef struct ascend_vectors {
   const ascend_job *j;
   int32_t tiles;
   ascend_walk walk;
-  ascend_ring in, out, p;
+  ascend_ring in, out, p, scales;
 } ascend_vectors;
 
 static inline ascend_vec ascend_ub(int32_t offset_bytes) {
@@ -94,6 +97,7 @@ static inline ascend_chunk_state ascend_state_at(const ascend_vectors *v, const 
   c.work = ascend_ub(ASCEND_UB_WORK), c.spread = ascend_ub(ASCEND_UB_SPREAD);
   c.temp16 = NPU_UB_AT(npu_bf16, ASCEND_UB_TEMP16), c.bits = NPU_UB_AT(uint8_t, ASCEND_UB_BITS);
   c.f16 = v->j->f16;
+  c.scales = v->j->kv8 ? ascend_ub(ASCEND_UB_SCALES) : NULL;
   c.ln2 = ascend_ub(ASCEND_UB_LN2), c.one = ascend_ub(ASCEND_UB_ONE);
   return c;
 }
@@ -111,10 +115,14 @@ static inline NPU_GM float *ascend_o_rows(const ascend_vectors *v, const ascend_
 
 /* ---- The stages ---- */
 
+void ascend_v0(ascend_vectors *v, const ascend_tile *t, int32_t tile);      /* ascend_v0.c */
 void ascend_v1(ascend_vectors *v, const ascend_tile *t, int32_t tile);      /* ascend_v1.c */
 void ascend_rescale(ascend_vectors *v, const ascend_tile *t, int32_t tile); /* ascend_rescale.c */
 void ascend_v2(ascend_vectors *v, const ascend_tile *t, int32_t tile);      /* ascend_v2.c */
 void ascend_merge_splits(ascend_vectors *v);                                /* ascend_merge.c */
+
+/* kv8: the key tile's scales, to ASCEND_UB_SCALES. */
+void ascend_fetch_scales(ascend_vectors *v, const ascend_tile *t);
 
 /* Columns of a key tile that rows [row, row + rows) of the row block see, where that is not all. */
 ascend_sight ascend_sight_of(const ascend_job *j, const ascend_tile *t, int32_t row, int32_t rows);

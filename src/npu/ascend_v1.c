@@ -43,6 +43,8 @@ static void chunk(ascend_vectors *v, const ascend_tile *t, int32_t tile, int32_t
   const ascend_sight sight = ascend_sight_of(v->j, t, row, rows);
   ascend_vec s = ascend_in_slot(ascend_ring_take(&v->in));
   npu_muls_f32(s, s, v->j->scale, ascend_chunk(rows));
+  if (c.scales)
+    ascend_mul_columns(s, c.scales, rows);
   NPU_UB npu_bf16 *p = (NPU_UB npu_bf16 *)ascend_ub(ASCEND_UB_P + ascend_ring_acquire(&v->p) *
                                                                       ASCEND_CHUNK_BYTES / 2);
   ascend_softmax_chunk(v->j->mode, &c, s, p, &sight, rows);
@@ -66,6 +68,8 @@ void ascend_v1(ascend_vectors *v, const ascend_tile *t, int32_t tile) {
   const ascend_chunk_state c = ascend_state_at(v, t, tile, 0);
   if (t->first)
     start_item(v, t);
+  if (v->j->kv8 && rows > 0)
+    ascend_fetch_scales(v, t);
   npu_cross_wait(NPU_PIPE_MTE2, ASCEND_S_READY);
   if (rows > 0) {
     ascend_softmax_begin(&c, rows);
@@ -76,6 +80,8 @@ void ascend_v1(ascend_vectors *v, const ascend_tile *t, int32_t tile) {
       fetch_scores(v, t, tile, r + ASCEND_CHUNK_ROWS);
     chunk(v, t, tile, r);
   }
+  if (v->j->kv8 && rows > 0)
+    ascend_ring_release(&v->scales);
   npu_cross_set(NPU_PIPE_MTE3, ASCEND_P_READY);
   if (rows > 0)
     ascend_softmax_end(v->j->mode, &c, v->j->unguarded ? ASCEND_LEAST_PUBLISHED : ASCEND_LEAST,

@@ -2,6 +2,7 @@
  *
  * The vector program: what every AIV does. Per key tile
  *
+ *     V0       kv8 only, one key tile ahead: keys and values -> f16 (ascend_v0.c)
  *     V1       S -> P, and the numbers per row (ascend_v1.c)
  *     rescale  O of the key tiles before, in global memory, follows (ascend_rescale.c)
  *     V2       flash: O = O * factor + PV; at an item's end, all modes: results (ascend_v2.c)
@@ -27,6 +28,9 @@ static ascend_vectors open(const ascend_job *j) {
   v.in = ascend_ring_open(NPU_PIPE_MTE2, NPU_PIPE_V, 2, 0);
   v.out = ascend_ring_open(NPU_PIPE_V, NPU_PIPE_MTE3, 2, 0);
   v.p = ascend_ring_open(NPU_PIPE_V, NPU_PIPE_MTE3, 2, 2);
+  if (j->kv8) /* before MTE2 is told that it may write there */
+    clear(ASCEND_UB_SCALES, ASCEND_UB_END);
+  v.scales = ascend_ring_open(NPU_PIPE_MTE2, NPU_PIPE_V, j->kv8 ? 1 : 0, 2);
   npu_dup_f32(ascend_ub(ASCEND_UB_LN2), 0.69314718055994530942f, ascend_per_row(16));
   npu_dup_f32(ascend_ub(ASCEND_UB_ONE), 1.0f, ascend_per_row(16));
   return v;
@@ -36,7 +40,11 @@ void ascend_vector(const void *args) {
   const ascend_job *j = (const ascend_job *)args;
   const int32_t lag = j->tiling.lag;
   ascend_vectors v = open(j);
+  if (v.tiles > 0)
+    ascend_v0(&v, ascend_tile_at(j, &v.walk, 0), 0);
   for (int32_t t = 0; v.tiles > 0 && t < v.tiles + lag; t++) {
+    if (t + 1 < v.tiles)
+      ascend_v0(&v, ascend_tile_at(j, &v.walk, t + 1), t + 1);
     if (t < v.tiles) {
       ascend_v1(&v, ascend_tile_at(j, &v.walk, t), t);
       ascend_rescale(&v, ascend_tile_at(j, &v.walk, t), t);
@@ -47,4 +55,5 @@ void ascend_vector(const void *args) {
   if (j->n_merges > 0)
     npu_barrier_all(), ascend_merge_splits(&v);
   ascend_ring_close(&v.in), ascend_ring_close(&v.out), ascend_ring_close(&v.p);
+  ascend_ring_close(&v.scales);
 }
