@@ -40,22 +40,31 @@ static int64_t joined_bytes(const amla_problem *p) {
   return (q > kv ? q : kv) * AMLA_MAX_LISTED;
 }
 
+/* What the loop of decode.c works in. */
+static void carve_tiles(const amla_cpu_plan *cpu, int32_t d_qk, amla_arena *arena, amla_worker *w) {
+  const amla_ukernels *u = cpu->ukernels;
+  const amla_layout *l = &cpu->layout;
+  const size_t elem_bytes = (size_t)amla_elems_bytes(u->tile_type, 1);
+  w->qt = amla_arena_take(arena, l->rows_padded, (size_t)amla_ukr_qt_bytes(u, d_qk));
+  w->tiles[0] = w->tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, elem_bytes);
+  if (u->wide.ahead)
+    w->tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, elem_bytes);
+  w->s = amla_arena_take(arena, (int64_t)u->tile_tokens * l->rows_padded, sizeof *w->s);
+}
+
 /* Carves a thread's buffers; into t unless it only counts. */
 static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state *t) {
   const amla_cpu_plan *cpu = plan->state;
   const amla_ukernels *u = cpu->ukernels;
   const amla_layout *l = &cpu->layout;
-  const size_t tile_elem_bytes = (size_t)amla_elems_bytes(u->tile_type, 1);
   const int64_t o_elems = (int64_t)l->n_col_tiles * l->rows_padded * u->pv_cols;
   amla_worker w = {.plan = plan, .cpu = cpu};
   w.slots = amla_arena_take(arena, cpu->schedule.max_slots, sizeof *w.slots);
-  const size_t qt_bytes = (size_t)amla_ukr_qt_bytes(u, plan->problem.d_qk);
-  w.qt = amla_arena_take(arena, l->rows_padded, qt_bytes);
-  w.tiles[0] = w.tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, tile_elem_bytes);
-  if (u->wide.ahead)
-    w.tiles[1] = amla_arena_take(arena, u->tile_tokens * l->ld, tile_elem_bytes);
+  if (u->own)
+    w.own = u->own->carve(plan, cpu, arena);
+  else
+    carve_tiles(cpu, plan->problem.d_qk, arena, &w);
   w.joined = amla_arena_take(arena, joined_bytes(&plan->problem), 1);
-  w.s = amla_arena_take(arena, (int64_t)u->tile_tokens * l->rows_padded, sizeof *w.s);
   for (int32_t i = 0; i < cpu->schedule.max_slots; i++) {
     float *o = amla_arena_take(arena, o_elems, sizeof *o);
     float *ref = amla_arena_take(arena, l->rows_padded, sizeof *ref);
@@ -80,7 +89,8 @@ static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   if (!cpu)
     return amla_refuse(detail, AMLA_OUT_OF_MEMORY, "plan: no memory for %zu bytes", sizeof *cpu);
   cpu->ukernels = amla_ukernels_choose(p, &plan->options);
-  cpu->schedule = amla_schedule_create(p, &plan->options, cpu->ukernels->tile_tokens);
+  cpu->schedule = amla_schedule_create(p, &plan->options, cpu->ukernels->tile_tokens,
+                                       cpu->ukernels->grain_tokens);
   cpu->layout = amla_layout_create(p, cpu->ukernels, cpu->schedule.block_rows);
   cpu->l2_bytes = l2_bytes;
   cpu->row = amla_row_format_of(p);

@@ -134,7 +134,7 @@ static int tile_is_seen(const amla_worker *w, int32_t begin, int32_t n) {
 }
 
 /* The first tile from `begin` on, in steps of whole tiles, that some row sees; `limit` if none. */
-static int32_t next_tile(const amla_worker *w, int32_t begin, int32_t limit) {
+int32_t amla_next_tile(const amla_worker *w, int32_t begin, int32_t limit) {
   const int32_t tokens = w->cpu->ukernels->tile_tokens;
   if (!w->tensors->mask)
     return min(begin, limit);
@@ -144,8 +144,7 @@ static int32_t next_tile(const amla_worker *w, int32_t begin, int32_t limit) {
 }
 
 /* s [n][rows] += mask * log2 e, in log2 units as the scores are; hidden where it is -inf. */
-static void hide(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
-                 float *s) {
+void amla_hide(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n, float *s) {
   const amla_problem *p = &w->plan->problem;
   const int32_t rows = panel->kernels->rows, h_q = p->h_q;
   const int32_t first = w->group.row_begin + panel->row, end = min(rows, w->group.row_end - first);
@@ -182,8 +181,8 @@ static float raise_lowest(const amla_worker *w, const amla_panel *panel, int32_t
 }
 
 /* Rows whose maximum is `hidden` have it no more. */
-static void forgive(const amla_worker *w, const amla_panel *panel, int32_t begin,
-                    const int32_t *visible, float *s, float *max) {
+void amla_forgive(const amla_worker *w, const amla_panel *panel, int32_t begin,
+                  const int32_t *visible, float *s, float *max) {
   for (int32_t r = 0; r < panel->kernels->rows; r++)
     if (max[r] == hidden)
       max[r] = raise_lowest(w, panel, r, begin, visible[r], s);
@@ -192,13 +191,13 @@ static void forgive(const amla_worker *w, const amla_panel *panel, int32_t begin
 /* ---- Weights ---- */
 
 /* What the group's P, and so its O, is multiplied by beside what the mode asks for. */
-static float headroom(const amla_worker *w, const amla_group *group) {
+float amla_headroom_factor(const amla_worker *w, const amla_group *group) {
   return ldexpf(1.0f, -amla_headroom(w->plan->options.rescale, group->length));
 }
 
 /* How many of the tile's n keys, the first of which is `begin`, each row of the panel sees. */
-static void visible_keys(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
-                         int32_t *visible) {
+void amla_visible_keys(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
+                       int32_t *visible) {
   for (int32_t r = 0; r < panel->kernels->rows; r++) {
     const int32_t seen = w->visible_end[panel->row + r] - begin;
     visible[r] = seen < 0 ? 0 : min(seen, n);
@@ -224,7 +223,7 @@ static void raise_max(amla_partial *acc, int32_t row, int32_t n, const float *ma
 static int panel_weights(amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
                          amla_partial *acc, amla_rescale_step *steps) {
   const amla_rescale mode = w->plan->options.rescale;
-  const float room = headroom(w, &w->group);
+  const float room = amla_headroom_factor(w, &w->group);
   const amla_ukr_panel *kernels = panel->kernels;
   const int32_t rows = kernels->rows, masked = w->tensors->mask != NULL;
   float max[AMLA_UKR_MAX_ROWS], base[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS];
@@ -232,12 +231,12 @@ static int panel_weights(amla_worker *w, const amla_panel *panel, int32_t begin,
   int32_t visible[AMLA_UKR_MAX_ROWS];
   float *s = w->s + panel->row * w->cpu->ukernels->tile_tokens;
   float *ref = acc->ref + panel->row, *l = acc->l + panel->row;
-  visible_keys(w, panel, begin, n, visible);
+  amla_visible_keys(w, panel, begin, n, visible);
   if (masked)
-    hide(w, panel, begin, n, s);
+    amla_hide(w, panel, begin, n, s);
   kernels->max(n, s, visible, max);
   if (masked)
-    forgive(w, panel, begin, visible, s, max);
+    amla_forgive(w, panel, begin, visible, s, max);
   raise_max(acc, panel->row, rows, max);
   const int moved = amla_rescale_rows(mode, rows, ref, max, steps);
   for (int32_t r = 0; r < rows; r++) {
@@ -283,12 +282,6 @@ static void rescale_rows(const amla_worker *w, float *o, int32_t n,
   }
 }
 
-/* What a merge a += b multiplies the rows of either side's O by. */
-typedef struct merge_step {
-  float *a;
-  float of_a[AMLA_MAX_BLOCK_ROWS], of_b[AMLA_MAX_BLOCK_ROWS];
-} merge_step;
-
 /* A side that has seen no key holds +0. Times -0 it adds nothing: the other side keeps its bits, a
  * negative zero too. */
 static float merge_factor(amla_rescale_step step, float ref) {
@@ -296,10 +289,10 @@ static float merge_factor(amla_rescale_step step, float ref) {
 }
 
 /* Brings references and sums of rows [row_begin, row_end) of a to those of a + b. */
-static merge_step merge_sums(const amla_worker *w, amla_partial *a, const amla_partial *b,
-                             int32_t row_begin, int32_t row_end) {
+amla_merge_step amla_merge_sums(const amla_worker *w, amla_partial *a, const amla_partial *b,
+                                int32_t row_begin, int32_t row_end) {
   const amla_rescale mode = w->plan->options.rescale;
-  merge_step m;
+  amla_merge_step m;
   m.a = a->o;
   for (int32_t r = row_begin; r < row_end; r++) {
     const float ref = a->ref[r] > b->ref[r] ? a->ref[r] : b->ref[r];
@@ -320,7 +313,7 @@ static merge_step merge_sums(const amla_worker *w, amla_partial *a, const amla_p
 void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partial *b,
                         int32_t row_begin, int32_t row_end) {
   const amla_ukernels *u = w->cpu->ukernels;
-  const merge_step m = merge_sums(w, a, b, row_begin, row_end);
+  const amla_merge_step m = amla_merge_sums(w, a, b, row_begin, row_end);
   for (int32_t c = 0; c < w->cpu->layout.n_col_tiles; c++) {
     const int64_t at = ((int64_t)c * w->cpu->layout.rows_padded + row_begin) * u->pv_cols;
     const float *of_a = m.of_a + row_begin, *of_b = m.of_b + row_begin;
@@ -331,11 +324,11 @@ void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partia
 /* ---- The end of a group ---- */
 
 /* Ends rows [row_begin, row_end) of the group, whose result is a. */
-static void end_rows(const amla_worker *w, const amla_group *group, const amla_partial *a,
-                     int32_t row_begin, int32_t row_end, amla_row_end *ends) {
+void amla_end_rows(const amla_worker *w, const amla_group *group, const amla_partial *a,
+                   int32_t row_begin, int32_t row_end, amla_row_end *ends) {
   const amla_problem *p = &w->plan->problem;
   const amla_options *o = &w->plan->options;
-  const float room = headroom(w, group);
+  const float room = amla_headroom_factor(w, group);
   for (int32_t r = row_begin; r < row_end; r++) {
     const int32_t at = group->row_begin + r, query = at / p->h_q, head = at % p->h_q;
     const double l = (double)a->l[r], ref = (double)a->ref[r];
@@ -350,8 +343,8 @@ static void end_rows(const amla_worker *w, const amla_group *group, const amla_p
 }
 
 /* The first `rows` rows of an output tile, in column tile c. */
-static void store_tile(const amla_worker *w, const float *o, int32_t rows, int32_t c,
-                       const amla_row_end *ends) {
+void amla_store_tile(const amla_worker *w, const float *o, int32_t rows, int32_t c,
+                     const amla_row_end *ends) {
   const amla_ukernels *u = w->cpu->ukernels;
   const amla_problem *p = &w->plan->problem;
   const int32_t d = c * u->pv_cols;
@@ -363,11 +356,11 @@ void amla_partial_store(const amla_worker *w, const amla_group *group, const aml
                         int32_t row_begin, int32_t row_end) {
   const int32_t step = w->cpu->ukernels->pv_rows, cols = w->cpu->ukernels->pv_cols;
   amla_row_end ends[AMLA_MAX_BLOCK_ROWS];
-  end_rows(w, group, a, row_begin, row_end, ends);
+  amla_end_rows(w, group, a, row_begin, row_end, ends);
   for (int32_t r = row_begin; r < row_end; r += step)
     for (int32_t c = 0; c < w->cpu->layout.n_col_tiles; c++) {
       const float *o = a->o + ((int64_t)c * w->cpu->layout.rows_padded + r) * cols;
-      store_tile(w, o, min(step, row_end - r), c, ends + r);
+      amla_store_tile(w, o, min(step, row_end - r), c, ends + r);
     }
 }
 
@@ -378,7 +371,7 @@ void amla_partial_store(const amla_worker *w, const amla_group *group, const aml
 typedef struct pv_plan {
   int first;
   int32_t n_merges;
-  const merge_step *merges;
+  const amla_merge_step *merges;
   const amla_row_end *ends; /* or NULL */
 } pv_plan;
 
@@ -408,13 +401,13 @@ static void panel_pv(const amla_worker *w, const amla_panel *panel, int32_t c, i
     amla_ukr_merge merges[AMLA_MAX_MERGES];
     float *out = o + at;
     for (int32_t i = 0; i < plan->n_merges; i++) {
-      const merge_step *m = &plan->merges[i];
+      const amla_merge_step *m = &plan->merges[i];
       out = m->a + at;
       merges[i] = (amla_ukr_merge){out, m->of_a + r, m->of_b + r};
     }
     pv(n, p, ldp, v, ldv, plan->first, o + at, plan->n_merges, merges, out);
     if (plan->ends)
-      store_tile(w, out, min(step, n_rows - r), c, plan->ends + r);
+      amla_store_tile(w, out, min(step, n_rows - r), c, plan->ends + r);
   }
 }
 
@@ -453,7 +446,7 @@ static void clear_partial(const amla_worker *w, amla_partial *acc) {
 }
 
 /* No row saw any key. */
-static void end_empty(const amla_worker *w, amla_partial *acc, int32_t n_merges, int whole) {
+void amla_end_empty(const amla_worker *w, amla_partial *acc, int32_t n_merges, int whole) {
   const amla_layout *l = &w->cpu->layout;
   const int64_t elems = (int64_t)l->n_col_tiles * l->rows_padded * w->cpu->ukernels->pv_cols;
   memset(acc->o, 0, (size_t)elems * sizeof *acc->o);
@@ -467,33 +460,38 @@ static void end_empty(const amla_worker *w, amla_partial *acc, int32_t n_merges,
 void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit,
                             amla_partial *acc, int32_t n_merges, int whole) {
   const int32_t tile_tokens = w->cpu->ukernels->tile_tokens;
+  if (w->cpu->ukernels->own) {
+    w->cpu->ukernels->own->accumulate(w, begin, end, limit, acc, n_merges, whole);
+    return;
+  }
   amla_rescale_step steps[AMLA_MAX_BLOCK_ROWS];
-  merge_step merges[AMLA_MAX_MERGES];
+  amla_merge_step merges[AMLA_MAX_MERGES];
   amla_row_end ends[AMLA_MAX_BLOCK_ROWS];
   const int32_t rows = w->group.row_end - w->group.row_begin;
   pv_plan plan = {1, 0, merges, NULL};
 
   clear_partial(w, acc);
-  for (int32_t j = next_tile(w, begin, end), n, next; j < end; j = next) {
+  for (int32_t j = amla_next_tile(w, begin, end), n, next; j < end; j = next) {
     n = min(end - j, tile_tokens);
-    next = next_tile(w, j + n, end); /* whether a tile is skipped is the split's affair alone */
+    next =
+        amla_next_tile(w, j + n, end); /* whether a tile is skipped is the split's affair alone */
     const int last = next >= end;
-    scores(w, j, n, last ? next_tile(w, end, limit) : next, limit);
+    scores(w, j, n, last ? amla_next_tile(w, end, limit) : next, limit);
     const int moved = weights(w, j, n, acc, steps);
     if (moved && !plan.first)
       rescale_rows(w, acc->o, w->n_pv_rows, steps);
     for (; last && plan.n_merges < n_merges; plan.n_merges++) {
       amla_partial *b = acc - plan.n_merges;
-      merges[plan.n_merges] = merge_sums(w, b - 1, b, 0, w->cpu->layout.rows_padded);
+      merges[plan.n_merges] = amla_merge_sums(w, b - 1, b, 0, w->cpu->layout.rows_padded);
     }
     if (last && whole)
-      end_rows(w, &w->group, acc - n_merges, 0, rows, ends), plan.ends = ends;
+      amla_end_rows(w, &w->group, acc - n_merges, 0, rows, ends), plan.ends = ends;
     add_pv(w, n, acc->o, &plan);
     swap_tiles(w);
     plan.first = 0;
   }
   if (plan.first)
-    end_empty(w, acc, n_merges, whole);
+    amla_end_empty(w, acc, n_merges, whole);
 }
 
 /* ---- Around the loop ---- */
@@ -552,6 +550,10 @@ void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
     w->visible_end[r] = w->cpu->schedule.lines
                             ? group->visible
                             : amla_visible(p, w->tensors, group->sequence, query);
+  }
+  if (u->own) {
+    u->own->begin_group(w);
+    return;
   }
   for (int32_t row = 0; row < rows; row += w->panels[w->n_panels++].kernels->rows) {
     const amla_ukr_panel *kernels = rows - row > u->narrow.rows ? &u->wide : &u->narrow;

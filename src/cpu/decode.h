@@ -6,6 +6,7 @@
 #ifndef AMLA_CPU_DECODE_H
 #define AMLA_CPU_DECODE_H
 
+#include "../base/arena.h"
 #include "../plan.h"
 #include "schedule.h"
 #include "ukernels.h"
@@ -65,6 +66,7 @@ typedef struct amla_worker {
                      made whole; NULL: there are none */
   float *s;       /* panels of [tile_tokens][panel rows]: scores, then weights of p_type */
   amla_partial *slots; /* [schedule.max_slots] */
+  void *own;           /* of a row with a loop of its own, which has none of the four above */
 
   /* The group at hand */
   amla_group group;
@@ -77,6 +79,16 @@ typedef struct amla_worker {
   int32_t n_pv_rows; /* rows rounded up to PV tiles; pv_end may take some padding rows more */
   int32_t staged;    /* tiles[0] has the first score tile's keys from this one on; -1: none */
 } amla_worker;
+
+/* A row's own loop, where decode.c's cannot say its schedule. The partial results are the same, and
+ * so is what the functions below do to them. */
+typedef struct amla_own_loop {
+  /* The worker's `own` from the arena; NULL while it only counts. */
+  void *(*carve)(const amla_plan *plan, const amla_cpu_plan *cpu, amla_arena *arena);
+  void (*begin_group)(amla_worker *w); /* with all but panels and Q^T ready */
+  void (*accumulate)(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc,
+                     int32_t n_merges, int whole);
+} amla_own_loop;
 
 amla_layout amla_layout_create(const amla_problem *p, const amla_ukernels *u, int32_t block_rows);
 
@@ -98,5 +110,45 @@ void amla_partial_merge(const amla_worker *w, amla_partial *a, const amla_partia
 /* Writes rows [row_begin, row_end) of the group's result. */
 void amla_partial_store(const amla_worker *w, const amla_group *group, const amla_partial *a,
                         int32_t row_begin, int32_t row_end);
+
+/* ---- Steps that loops of rows with a schedule of their own share with decode.c ---- */
+
+/* The first tile from `begin` on, in steps of whole tiles, that some row sees; `limit` if none. */
+int32_t amla_next_tile(const amla_worker *w, int32_t begin, int32_t limit);
+
+/* How many of the tile's n keys, the first of which is `begin`, each row of the panel sees. */
+void amla_visible_keys(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
+                       int32_t *visible);
+
+/* s [n][rows] += mask * log2 e, in log2 units as the scores are; hidden where it is -inf. */
+void amla_hide(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n, float *s);
+
+/* Rows whose maximum is that of hidden keys have it no more. */
+void amla_forgive(const amla_worker *w, const amla_panel *panel, int32_t begin,
+                  const int32_t *visible, float *s, float *max);
+
+/* What the group's P, and so its O, is multiplied by beside what the mode asks for. */
+float amla_headroom_factor(const amla_worker *w, const amla_group *group);
+
+/* What a merge a += b multiplies the rows of either side's O by. */
+typedef struct amla_merge_step {
+  float *a;
+  float of_a[AMLA_MAX_BLOCK_ROWS], of_b[AMLA_MAX_BLOCK_ROWS];
+} amla_merge_step;
+
+/* Brings references and sums of rows [row_begin, row_end) of a to those of a + b. */
+amla_merge_step amla_merge_sums(const amla_worker *w, amla_partial *a, const amla_partial *b,
+                                int32_t row_begin, int32_t row_end);
+
+/* Ends rows [row_begin, row_end) of the group, whose result is a. */
+void amla_end_rows(const amla_worker *w, const amla_group *group, const amla_partial *a,
+                   int32_t row_begin, int32_t row_end, amla_row_end *ends);
+
+/* The first `rows` rows of an output tile, in column tile c. */
+void amla_store_tile(const amla_worker *w, const float *o, int32_t rows, int32_t c,
+                     const amla_row_end *ends);
+
+/* No row saw any key. */
+void amla_end_empty(const amla_worker *w, amla_partial *acc, int32_t n_merges, int whole);
 
 #endif

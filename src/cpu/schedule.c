@@ -75,12 +75,13 @@ int64_t amla_tree_left(int64_t n) {
 }
 
 amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *options,
-                                   int32_t tile_tokens) {
+                                   int32_t tile_tokens, int32_t grain_tokens) {
   amla_schedule s = {0};
   const int32_t longest = amla_longest_line(p);
   s.lines = amla_has_lines(p);
   s.rows = s.lines ? p->h_q : p->s_q * p->h_q;
   s.tile_tokens = tile_tokens;
+  s.grain_tokens = grain_tokens > 0 ? grain_tokens : GRAIN_TOKENS;
   s.split_tokens = options->split_tokens > 0 ? round_up(options->split_tokens, tile_tokens)
                                              : options->split_tokens;
   const int64_t splits =
@@ -103,7 +104,7 @@ amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *op
 
 static int32_t cut(const amla_group *g, int64_t i) {
   /* Up: no split is longer than asked for, a multiple of the grain. */
-  return (int32_t)round_up(i * g->length / g->n_cuts, GRAIN_TOKENS);
+  return (int32_t)round_up(i * g->length / g->n_cuts, g->grain_tokens);
 }
 
 int32_t amla_group_count(const amla_schedule *s, const amla_scopes *scopes, int32_t sequence) {
@@ -137,7 +138,7 @@ static void find_keys(const amla_schedule *s, const amla_scopes *scopes, amla_gr
 
 amla_group amla_group_get(const amla_schedule *s, const amla_scopes *scopes, int32_t sequence,
                           int32_t block, int64_t auto_tokens) {
-  amla_group g = {.sequence = sequence};
+  amla_group g = {.sequence = sequence, .grain_tokens = s->grain_tokens};
   find_rows(s, scopes, block, &g);
   find_keys(s, scopes, &g);
   g.n_cuts = count_splits(s, g.length, auto_tokens);

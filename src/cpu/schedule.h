@@ -22,6 +22,7 @@ typedef struct amla_schedule {
   int32_t block_rows; /* rows per block; the last block may have fewer */
   int32_t n_blocks;   /* of those rows; of a sequence with fewer queries there are fewer */
   int32_t tile_tokens;
+  int32_t grain_tokens; /* splits begin at multiples of it */
   int64_t split_tokens; /* option: > 0 fixed, a multiple of tile_tokens; or AMLA_SPLIT_BY_LENGTH,
                            AMLA_SPLIT_AUTO */
   int32_t max_slots;    /* partial results that one thread can hold at a time */
@@ -31,13 +32,14 @@ typedef struct amla_group {
   int32_t sequence, row_begin, row_end; /* rows of the sequence, half-open */
   int32_t visible;   /* no row sees a key from here on: its splits cover [0, visible) */
   int32_t length;    /* of its line of keys */
+  int32_t grain_tokens;
   int64_t n_cuts;    /* splits of the line: where they lie depends on its length alone */
   int64_t n_splits;  /* those that begin below visible; >= 1, also when visible is 0 */
   double split_cost; /* mean, in row-tokens */
 } amla_group;
 
 amla_schedule amla_schedule_create(const amla_problem *problem, const amla_options *options,
-                                   int32_t tile_tokens);
+                                   int32_t tile_tokens, int32_t grain_tokens);
 
 /* Most tokens per split of a line of that length: a multiple of tile_tokens. auto_tokens as below.
  */

@@ -145,13 +145,19 @@ const char *amla_ukernels_flaw(const amla_ukernels *u) {
     return "a tile has 1..AMLA_UKR_MAX_TILE_TOKENS tokens";
   if (u->pv_rows < 1 || u->pv_cols < 8 || u->pv_cols % 8)
     return "pv_cols is a multiple of 8";
+  if (u->grain_tokens < 0 || (u->grain_tokens > 0 && u->tile_tokens % u->grain_tokens))
+    return "grain_tokens divides tile_tokens";
+  if (!u->store || !u->scale || !u->shift || !u->merge)
+    return "a row stores, scales, shifts and merges";
+  if (u->own)
+    return u->narrow.rows % u->pv_rows ? "pv_rows divides a panel's rows" : NULL;
   if (u->wide.rows < u->narrow.rows)
     return "wide is not narrower than narrow";
   if (u->narrow.rows < 8)
     return "a panel has 8 rows or more: AMLA_MAX_PANELS counts on it";
   if (u->narrow.tokens % u->wide.tokens)
     return "a wide panel's tokens divide a narrow one's";
-  if (!u->load || !u->store || !u->pv || !u->scale || !u->shift || !u->merge)
+  if (!u->load || !u->pv)
     return "a row has all its kernels";
   const char *flaw = types_flaw(u);
   if (!flaw)

@@ -118,6 +118,7 @@ typedef struct amla_ukernels {
   amla_p_form p_form;   /* where p_type is not f32: one bf16, or two */
   int32_t q_in_parts;   /* tile_type bf16: q of other types too, as amla_q_parts bf16 */
   int32_t tile_tokens;  /* KV tokens per tile: part of the bits */
+  int32_t grain_tokens; /* splits begin at multiples of it: part of the bits; 0: of 4 */
   int32_t pv_rows;      /* rows of an output register tile */
   int32_t pv_cols;      /* columns of an output register tile: a multiple of 8 */
 
@@ -149,6 +150,10 @@ typedef struct amla_ukernels {
   void (*scale)(int32_t rows, float *o, const float *f);
   void (*shift)(int32_t rows, float *o, const int32_t *k);
   void (*merge)(int32_t rows, float *o, const float *f, const float *b, const float *g);
+
+  /* A loop of its own (decode.h); NULL: decode.c's. Then wide and narrow say its shapes, but have
+   * no kernels; load and pv are missing too. */
+  const struct amla_own_loop *own;
 } amla_ukernels;
 
 /* A `store` of rows that are not even_odd, by one that stores a row. */
