@@ -39,6 +39,22 @@ static const void *join_row(const amla_worker *w, amla_dtype type, const void *r
   return whole;
 }
 
+const void *amla_whole_kv_row(const amla_worker *w, amla_token_ref from, int32_t i) {
+  const amla_problem *p = &w->plan->problem;
+  if (p->kv_d_rope == 0)
+    return from.row;
+  return join_row(w, p->kv_type, from.row, from.rope, p->kv_d_rope, i);
+}
+
+const void *amla_whole_q_row(const amla_worker *w, int32_t query, int32_t head, int32_t i) {
+  const amla_problem *p = &w->plan->problem;
+  const void *row = amla_q_row(p, w->tensors, w->group.sequence, query, head);
+  if (p->q_d_rope == 0)
+    return row;
+  const void *rope = amla_q_rope(p, w->tensors, w->group.sequence, query, head);
+  return join_row(w, p->q_type, row, rope, p->q_d_rope, i);
+}
+
 typedef struct key_list {
   amla_ukr_move moves[AMLA_MAX_LISTED];
   int32_t n;
@@ -56,7 +72,7 @@ static void list_keys(const amla_worker *w, amla_cursor *cursor, int32_t begin, 
   char *to = tile;
   amla_line_locate(&w->line, begin, known, cursor, refs);
   for (int32_t j = 0; p->kv_d_rope > 0 && j < known; j++)
-    refs[j].row = join_row(w, p->kv_type, refs[j].row, refs[j].rope, p->kv_d_rope, list->n + j);
+    refs[j].row = amla_whole_kv_row(w, refs[j], list->n + j);
   for (int32_t j = 0; j < known; j++, to += row_bytes)
     moves[j] = (amla_ukr_move){refs[j].row, refs[j].scales, to};
   for (int32_t j = known > 0 ? known : 0; j < n; j++)
@@ -212,8 +228,7 @@ static void add_rounded(const amla_panel *panel, amla_partial *acc, const amla_r
     l[r] = steps[r].factor * l[r] + sum[r];
 }
 
-/* The largest scores of rows [row, row + n), if they are asked for. */
-static void raise_max(amla_partial *acc, int32_t row, int32_t n, const float *max) {
+void amla_raise_max(amla_partial *acc, int32_t row, int32_t n, const float *max) {
   for (int32_t r = 0; acc->max && r < n; r++)
     if (max[r] > acc->max[row + r])
       acc->max[row + r] = max[r];
@@ -237,7 +252,7 @@ static int panel_weights(amla_worker *w, const amla_panel *panel, int32_t begin,
   kernels->max(n, s, visible, max);
   if (masked)
     amla_forgive(w, panel, begin, visible, s, max);
-  raise_max(acc, panel->row, rows, max);
+  amla_raise_max(acc, panel->row, rows, max);
   const int moved = amla_rescale_rows(mode, rows, ref, max, steps);
   for (int32_t r = 0; r < rows; r++) {
     base[r] = masked && ref[r] == -INFINITY ? 0.0f : ref[r]; /* any will do for hidden keys */
@@ -306,7 +321,7 @@ amla_merge_step amla_merge_sums(const amla_worker *w, amla_partial *a, const aml
       a->l_rounded[r] = of_a.factor * a->l_rounded[r] + of_b.factor * b->l_rounded[r];
   }
   if (a->max)
-    raise_max(a, row_begin, row_end - row_begin, b->max + row_begin);
+    amla_raise_max(a, row_begin, row_end - row_begin, b->max + row_begin);
   return m;
 }
 
@@ -517,11 +532,7 @@ static void pack_q(const amla_worker *w, const amla_panel *panel) {
   const void *q[AMLA_UKR_MAX_ROWS];
   for (int32_t r = 0; r < n; r++) {
     const int32_t at = first + r, query = at / p->h_q, head = at % p->h_q;
-    q[r] = amla_q_row(p, w->tensors, w->group.sequence, query, head);
-    if (p->q_d_rope > 0) {
-      const void *rope = amla_q_rope(p, w->tensors, w->group.sequence, query, head);
-      q[r] = join_row(w, p->q_type, q[r], rope, p->q_d_rope, r);
-    }
+    q[r] = amla_whole_q_row(w, query, head, r);
   }
   panel->kernels->pack(n, p->d_qk, p->q_type, q, factor, u->even_odd[p->kv_type],
                        qt_at(w, panel->row));

@@ -113,6 +113,13 @@ void amla_partial_store(const amla_worker *w, const amla_group *group, const aml
 
 /* ---- Steps that loops of rows with a schedule of their own share with decode.c ---- */
 
+/* A row of kv or q, made whole in place i of `joined` if its rope part lies apart. */
+const void *amla_whole_kv_row(const amla_worker *w, amla_token_ref from, int32_t i);
+const void *amla_whole_q_row(const amla_worker *w, int32_t query, int32_t head, int32_t i);
+
+/* The largest scores of rows [row, row + n), if they are asked for. */
+void amla_raise_max(amla_partial *acc, int32_t row, int32_t n, const float *max);
+
 /* The first tile from `begin` on, in steps of whole tiles, that some row sees; `limit` if none. */
 int32_t amla_next_tile(const amla_worker *w, int32_t begin, int32_t limit);
 

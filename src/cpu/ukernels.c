@@ -11,7 +11,8 @@
 #include "../base/isa.h"
 
 extern const amla_ukernels amla_ukernels__avx2, amla_ukernels__avx512, amla_ukernels__avx512bf16,
-    amla_ukernels__avx512bf16_p16;
+    amla_ukernels__avx512bf16_p16, amla_ukernels__amxbf16_f32, amla_ukernels__amxbf16_bf16x2,
+    amla_ukernels__amxbf16_bf16;
 #ifdef AMLA_TEST_ROWS /* the contract of rows of bf16 in C, for tests */
 extern const amla_ukernels amla_ukernels__model, amla_ukernels__model_p16;
 #endif
@@ -29,6 +30,9 @@ const amla_ukernels *const amla_ukernels_all[] = {
     &amla_ukernels__avx512,
     &amla_ukernels__avx512bf16,
     &amla_ukernels__avx512bf16_p16,
+    &amla_ukernels__amxbf16_f32,
+    &amla_ukernels__amxbf16_bf16x2,
+    &amla_ukernels__amxbf16_bf16,
 #elif defined(__aarch64__)
     &amla_ukernels__neon,
     &amla_ukernels__neonbf16,

@@ -222,6 +222,12 @@ class Machine:
             raise IndexError(f"{address:#x} is outside the guest's memory")
         return self._bytes[start : start + size]
 
+    def unmap(self, address, size):
+        """Make whole pages fault, until their block is released."""
+        first = (address - BASE) // PAGE
+        self._entries[first : first + size // PAGE] = 0
+        self._pages[first : first + size // PAGE] = 0
+
     def load_code(self, code, align=64):
         """Place position-independent machine code; its address."""
         address = self.allocate(len(code), align, write=False, execute=True, flush=False)
@@ -257,7 +263,7 @@ class Machine:
         pointer, and copied back if it is writable.
         """
         entry = self.symbols[function] if isinstance(function, str) else function
-        restore = self._next
+        restore = self.mark()
         integers, vectors, arrays = [], [], []
         for argument in arguments:
             if isinstance(argument, np.ndarray):
@@ -299,7 +305,7 @@ class Machine:
                     raw = array.reshape(-1).view(np.uint8)
                     raw[:] = self.view(address, raw.size)
         finally:
-            self._release(restore)
+            self.release(restore)
         zmm0 = np.zeros(8, np.uint64)
         self._bochs.cpu_get_zmm(0, 0, ctypes.c_void_p(zmm0.ctypes.data))
         state.instructions -= 1  # the hlt
@@ -358,8 +364,11 @@ class Machine:
         address, name = max(below, default=(0, ""))
         return f"in {name}+{rip - address:#x}" if name else f"at {rip:#x}"
 
-    def _release(self, page):
-        """Unmap the blocks from this page on, which a call made."""
+    def mark(self):
+        """To `release` all blocks that are allocated from now on."""
+        return self._next
+
+    def release(self, page):
         self._entries[page : self._next] = 0
         self._pages[page : self._next] = 0
         start, end = page * PAGE, min(self._next * PAGE, self._size)

@@ -56,14 +56,14 @@ def on_model(name, *arguments):
 
 def both(machine, name, *arguments, align=64):
     """The kernel and its model on copies of the same arguments; their arrays afterwards."""
-    mark = machine._next
+    mark = machine.mark()
     theirs = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
     buffers = [Buffer(machine, a, align) if isinstance(a, np.ndarray) else a for a in arguments]
     try:
         machine.call(name, *[b.address if isinstance(b, Buffer) else b for b in buffers])
         got = [b.get() for b in buffers if isinstance(b, Buffer)]
     finally:
-        machine._release(mark)
+        machine.release(mark)
     on_model(name, *theirs)
     return got, [t for t in theirs if isinstance(t, np.ndarray)]
 
@@ -156,13 +156,13 @@ def test_pack(machine, rng, narrow, d):
 
 
 def pack_both(machine, narrow, n, d, q, factor, qt):
-    mark = machine._next
+    mark = machine.mark()
     try:
         queries, out = Buffer(machine, q, 2), Buffer(machine, qt)
         machine.call("ukr_pack", narrow, n, d, queries.address, 2 * d, factor, out.address)
         got = queries.get(), out.get()
     finally:
-        machine._release(mark)
+        machine.release(mark)
     want = qt.copy()
     on_model("ukr_pack", narrow, n, d, q, 2 * d, factor, want)
     return got, (q, want)
@@ -224,7 +224,7 @@ def test_narrow_scores_of_their_own_stage(machine, rng, d):
     s = np.zeros((TOKENS, 16), np.float32)
     want, tile = s.copy(), key_tile(rng, TOKENS, d, normal)
     on_model("ukr_qk", 1, TOKENS, d, tile, leading(d), qt, want, BF16, TOKENS, source, 2 * d, tile)
-    mark = machine._next
+    mark = machine.mark()
     try:
         keys, scores = Buffer(machine, np.full_like(tile, 0x7FC0)), Buffer(machine, s)
         machine.call(
@@ -234,7 +234,7 @@ def test_narrow_scores_of_their_own_stage(machine, rng, d):
         assert same(scores.get(), want)
         assert np.array_equal(keys.get()[:, :d], source)
     finally:
-        machine._release(mark)
+        machine.release(mark)
 
 
 # ---- P ----
@@ -473,11 +473,11 @@ def test_decode_step_of_one_block(machine, rng, p16, n, d, d_v, size):
     """64 rows x 96 keys; and three tiles, in which references move."""
     q = ins.round_to_bf16((rng.standard_normal((64, d)) * size).astype(np.float32))
     kv, scale = normal(rng, n, d), 192**-0.5
-    mark = machine._next
+    mark = machine.mark()
     try:
         out, lse = emulated_step(machine, p16).run(q, kv, scale, d_v)
     finally:
-        machine._release(mark)
+        machine.release(mark)
     same_out, same_lse = modelled_step(p16).run(q, kv, scale, d_v)
     assert same(out, same_out) and np.array_equal(lse, same_lse)
     exact, exact_lse, weight = truth(q, kv, scale, d_v)

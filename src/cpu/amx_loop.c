@@ -1,0 +1,565 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * THE loop of decode.c as AMX wants it: the same steps, of which P of a group of 32 rows is made
+ * beside the products that follow its scores. So PV of a key tile comes after the first scores of
+ * the next one:
+ *
+ *     S(t,0)             PV(t-1)         S(t,1)   S(t,2)          S(t,3)   ...
+ *     beside P(t-1,last) beside P(t,0)            beside P(t,1)   beside P(t,2)
+ *
+ * and where that finds a new reference, O follows when PV(t-1) is done. P of a split's last group
+ * is made beside PV of the other groups. With P in f32, V is widened and
+ * PV is the FMAs of the AVX-512 row. No ISA code.
+ */
+#include "amx.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "../rows.h"
+#include "exp2_poly.h"
+#include "rescale.h"
+
+enum { ROWS = AMLA_AMX_ROWS, DEPTH = AMLA_AMX_DEPTH, TILE = AMLA_AMX_TILE, COLS = AMLA_AMX_COLS };
+enum { TOKENS = AMLA_AMX_TOKENS, GROUP = 2 * ROWS, MAX_STEPS = TOKENS / DEPTH };
+
+extern const amla_ukernels amla_ukernels__avx512; /* its kernels for f32 */
+
+/* A key tile under way, in steps of 32 tokens. */
+typedef struct key_tile {
+  int32_t begin, n, steps;
+  uint16_t *v; /* V's pairs [d_v / 32][steps][2] tiles; with P in f32 V [TOKENS][ldv] of f32 */
+  uint16_t *p_hi, *p_lo; /* [rows / 16][steps] tiles; or f32 [rows / 16][tokens][ROWS] */
+} key_tile;
+
+/* A worker's own part of the scratch. */
+typedef struct amla_amx_state {
+  uint16_t *qt;     /* [parts] of packed panels */
+  float *s[2];      /* [2][tokens][ROWS]: of the group at hand, and of the one before it */
+  uint16_t *copy;   /* [TOKENS][depth]: keys that have to be copied */
+  key_tile tile[2]; /* even and odd ones */
+
+  /* The group */
+  amla_amx_q q;
+  float factor; /* of its scores */
+
+  /* The split */
+  const amla_worker *w;
+  amla_partial *acc;
+  int started;     /* O holds something */
+  int adding;      /* PV of the tile before the chore's is not done */
+  int late_panels; /* those of the first group, by bits, that have it ahead: */
+  amla_rescale_step late[GROUP];
+  int turn;                          /* of s */
+  const key_tile *weighed;           /* the chore's */
+  amla_amx_keys keys[2 * MAX_STEPS]; /* of the tile at hand */
+  amla_amx_chore chore;
+  amla_amx_fetch fetch;
+  const char *upcoming[TOKENS]; /* keys [begin_upcoming, begin_upcoming + n_upcoming), the next
+                                   tile's */
+  int32_t begin_upcoming, n_upcoming;
+  amla_cursor cursor; /* at the last key listed */
+} amla_amx_state;
+
+static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
+static int32_t round_up(int32_t n, int32_t to) { return (n + to - 1) / to * to; }
+
+static amla_p_form p_form(const amla_worker *w) { return amla_ukernels_p_form(w->cpu->ukernels); }
+static int32_t padded_depth(const amla_problem *p) { return round_up(p->d_qk, DEPTH); }
+static int32_t padded_rows(const amla_worker *w) {
+  return round_up(w->group.row_end - w->group.row_begin, ROWS);
+}
+/* Floats of a row of V, an odd number of cache lines: rows then lie in different sets of L1. */
+static int64_t v_row(const amla_problem *p) { return round_up(p->d_v, COLS) + 16; }
+
+static void *carve(const amla_plan *plan, const amla_cpu_plan *cpu, amla_arena *arena) {
+  const amla_problem *p = &plan->problem;
+  const int64_t rows = cpu->layout.rows_padded;
+  const int f32 = amla_ukernels_p_form(cpu->ukernels) == AMLA_P_F32;
+  const size_t part_bytes = (size_t)padded_depth(p) * sizeof(uint16_t);
+  const size_t v_bytes = (size_t)v_row(p) * (f32 ? sizeof(float) : sizeof(uint16_t));
+  amla_amx_state *state = amla_arena_take(arena, 1, sizeof *state), s;
+  s.qt = amla_arena_take(arena, rows * amla_q_parts(p, &plan->options), part_bytes);
+  s.s[0] = amla_arena_take(arena, GROUP * TOKENS, sizeof(float));
+  s.s[1] = amla_arena_take(arena, GROUP * TOKENS, sizeof(float));
+  for (int i = 0; i < 2; i++) { /* p_lo follows p_hi: f32 has both */
+    s.tile[i].p_hi = amla_arena_take(arena, rows * TOKENS, sizeof(uint16_t));
+    s.tile[i].p_lo = amla_arena_take(arena, rows * TOKENS, sizeof(uint16_t));
+  }
+  s.tile[0].v = s.tile[1].v = amla_arena_take(arena, TOKENS, v_bytes);
+  if (!f32)
+    s.tile[1].v = amla_arena_take(arena, TOKENS, v_bytes);
+  s.copy = amla_arena_take(arena, TOKENS, part_bytes);
+  if (state)
+    *state = s;
+  return state;
+}
+
+/* ---- Q ---- */
+
+/* The scale's power of two and its sign go into q, where they are exact; what is left of it, 1 to
+ * 2, into the exponential's argument. */
+static void begin_group(amla_worker *w) {
+  const amla_problem *p = &w->plan->problem;
+  amla_amx_state *state = w->own;
+  const int32_t d = padded_depth(p), rows = w->group.row_end - w->group.row_begin;
+  int exponent;
+  const double mantissa = frexp((double)p->scale * 1.4426950408889634, &exponent); /* log2 e */
+  const float of_q = copysignf(ldexpf(1.0f, exponent - 1), p->scale);
+  state->factor = 2.0f * fabsf((float)mantissa);
+  state->q = (amla_amx_q){state->qt, (int64_t)w->cpu->layout.rows_padded * d, (int64_t)ROWS * d,
+                          amla_q_parts(p, &w->plan->options), d};
+  for (int32_t row = 0; row < rows; row += ROWS) {
+    const int32_t n = min(ROWS, rows - row);
+    const void *q[ROWS];
+    for (int32_t r = 0; r < n; r++) {
+      const int32_t at = w->group.row_begin + row + r, query = at / p->h_q, head = at % p->h_q;
+      q[r] = amla_whole_q_row(w, query, head, r);
+    }
+    uint16_t *to = state->qt + row / ROWS * state->q.panel;
+    amla_amx_pack_q(n, p->d_qk, p->q_type, q, of_q, &state->q, to);
+  }
+}
+
+/* ---- Keys ---- */
+
+/* Where n keys from `begin` on lie, made whole if their rope part lies apart. */
+static void list_keys(amla_amx_state *state, int32_t begin, int32_t n) {
+  amla_token_ref refs[TOKENS];
+  amla_line_locate(&state->w->line, begin, n, &state->cursor, refs);
+  for (int32_t j = 0; j < n; j++)
+    state->upcoming[j] = amla_whole_kv_row(state->w, refs[j], j);
+}
+
+/* Can 16 keys, of which n exist, be multiplied where they are? They lie at equal distances then. */
+static int lie_well(const amla_problem *p, const char *const *keys, int32_t n) {
+  if (n < ROWS || p->kv_type != AMLA_BF16 || p->kv_d_rope > 0 || p->d_qk % DEPTH != 0)
+    return 0;
+  for (int i = 2; i < ROWS; i++)
+    if (keys[i] - keys[i - 1] != keys[1] - keys[0])
+      return 0;
+  return 1;
+}
+
+/* The tile's keys by 16, copied where they have to be; those that are missing are 0. */
+static void find_keys(amla_amx_state *state, const key_tile *t) {
+  const amla_problem *p = &state->w->plan->problem;
+  const int32_t d = padded_depth(p);
+  if (state->n_upcoming == 0 || state->begin_upcoming != t->begin)
+    list_keys(state, t->begin, t->n);
+  const char *const *list = state->upcoming;
+  for (int32_t j = 0; j < t->steps * DEPTH; j += ROWS) {
+    uint16_t *copy = state->copy + (int64_t)j * d;
+    amla_amx_keys *keys = &state->keys[j / ROWS];
+    if (lie_well(p, list + j, t->n - j)) {
+      *keys = (amla_amx_keys){list[j], list[j + 1] - list[j]};
+      continue;
+    }
+    *keys = (amla_amx_keys){(const char *)copy, (int64_t)d * (int64_t)sizeof *copy};
+    for (int32_t i = 0; i < ROWS; i++, copy += d)
+      if (j + i < t->n)
+        amla_amx_copy_key(p->d_qk, p->kv_type, list[j + i], copy);
+      else
+        memset(copy, 0, (size_t)d * sizeof *copy);
+  }
+}
+
+/* Fetches keys [begin, begin + n) while tile t, or what is ahead of it, is computed with. */
+static void start_fetch(amla_amx_state *state, const key_tile *t, int32_t begin, int32_t n) {
+  const amla_worker *w = state->w;
+  const amla_problem *p = &w->plan->problem;
+  const int64_t bytes = amla_elems_bytes(p->kv_type, p->d_qk), of_one = AMLA_AMX_LINES * 64;
+  const int32_t helpings = (int32_t)((bytes + of_one - 1) / of_one);
+  const int32_t groups = (padded_rows(w) + GROUP - 1) / GROUP;
+  const int64_t of_scores = (int64_t)groups * t->steps * (state->q.d / DEPTH);
+  const int64_t of_pv = (int64_t)groups * t->steps * w->cpu->layout.n_col_tiles;
+  const int64_t ticks = of_scores + (p_form(w) == AMLA_P_F32 ? 0 : of_pv);
+  state->begin_upcoming = begin;
+  state->n_upcoming = n;
+  list_keys(state, begin, n);
+  state->fetch = (amla_amx_fetch){.token = state->upcoming,
+                                  .end = state->upcoming + n,
+                                  .bytes = (int32_t)bytes,
+                                  .rate = (int32_t)(((int64_t)helpings * n << 16) / ticks) + 1};
+}
+
+/* ---- P ---- */
+
+/* s [n][ROWS] = t, in log2 units, with the mask added. */
+static void apply_mask(const amla_amx_state *state, const amla_panel *panel, float *s) {
+  const key_tile *t = state->weighed;
+  for (int32_t i = 0; i < t->n * ROWS; i++)
+    s[i] *= state->factor;
+  amla_hide(state->w, panel, t->begin, t->n, s);
+}
+
+/* O of ROWS rows from `row` on follows its references. */
+static void rescale_output(const amla_amx_state *state, int32_t row,
+                           const amla_rescale_step *steps) {
+  const amla_worker *w = state->w;
+  const amla_ukernels *u = w->cpu->ukernels;
+  float factor[ROWS];
+  int32_t shift[ROWS];
+  for (int32_t r = 0; r < ROWS; r++) {
+    factor[r] = steps[r].factor;
+    shift[r] = steps[r].shift;
+  }
+  for (int32_t c = 0; state->started && c < w->cpu->layout.n_col_tiles; c++) {
+    float *o = state->acc->o + ((int64_t)c * w->cpu->layout.rows_padded + row) * COLS;
+    if (w->plan->options.rescale == AMLA_RESCALE_FLASH)
+      u->scale(ROWS, o, factor);
+    else
+      u->shift(ROWS, o, shift);
+  }
+}
+
+/* Brings the panel's sums to new references, and O too or when PV is done; max is in log2 units. */
+static void move_references(amla_amx_state *state, int32_t row, const float *max) {
+  amla_partial *acc = state->acc;
+  amla_rescale_step steps[ROWS];
+  amla_rescale_rows(state->w->plan->options.rescale, ROWS, acc->ref + row, max, steps);
+  for (int32_t r = 0; r < ROWS; r++) {
+    acc->l[row + r] *= steps[r].l_factor;
+    if (acc->l_rounded != acc->l)
+      acc->l_rounded[row + r] *= steps[r].factor;
+  }
+  if (!state->adding) {
+    rescale_output(state, row, steps);
+    return;
+  }
+  memcpy(state->late + row % GROUP, steps, sizeof steps);
+  state->late_panels |= 1 << row % GROUP / ROWS;
+}
+
+/* PV of the tile before is done: what the first group found in this one. */
+static void rescale_late(amla_amx_state *state) {
+  state->adding = 0;
+  for (int32_t i = 0; i < GROUP / ROWS; i++)
+    if (state->late_panels >> i & 1)
+      rescale_output(state, i * ROWS, state->late + i * ROWS);
+  state->late_panels = 0;
+}
+
+/* Before the first token of a panel. */
+static void begin_panel(amla_amx_chore *c, const amla_panel *panel) {
+  const amla_amx_state *state = c->state;
+  const key_tile *t = state->weighed;
+  amla_visible_keys(state->w, panel, t->begin, t->n, c->visible);
+  c->factor = state->factor;
+  c->all = t->n;
+  for (int32_t r = 0; r < ROWS; r++) {
+    c->all = min(c->all, c->visible[r]);
+    c->max[r] = -INFINITY;
+    c->sum[r] = c->sum_rounded[r] = 0.0f;
+  }
+  if (!state->w->tensors->mask)
+    return;
+  apply_mask(state, panel, c->s);
+  c->factor = 1.0f;
+}
+
+/* After the last one: references for the maximum of all. */
+static void set_references(amla_amx_chore *c, const amla_panel *panel) {
+  amla_amx_state *state = c->state;
+  const amla_rescale mode = state->w->plan->options.rescale;
+  const float *ref = state->acc->ref + c->row;
+  int moved = 0;
+  if (state->w->tensors->mask)
+    amla_forgive(state->w, panel, state->weighed->begin, c->visible, c->s, c->max);
+  for (int32_t r = 0; r < ROWS; r++) {
+    c->max[r] *= c->factor;
+    moved |= c->max[r] > ref[r] + amla_rescale_tau(mode);
+  }
+  if (moved)
+    move_references(state, c->row, c->max);
+  amla_raise_max(state->acc, c->row, ROWS, c->max);
+  for (int32_t r = 0; r < ROWS; r++) {
+    c->base[r] = mode == AMLA_RESCALE_AMLA ? -amla_paper_n(ref[r]) : ref[r];
+    if (ref[r] == -INFINITY) /* no key seen: any will do */
+      c->base[r] = 0.0f;
+  }
+}
+
+static void measure(amla_amx_chore *c) {
+  const amla_panel panel = {&c->state->w->cpu->ukernels->narrow, c->row};
+  float max[ROWS];
+  int32_t visible[ROWS];
+  if (c->measured == 0)
+    begin_panel(c, &panel);
+  for (int32_t r = 0; r < ROWS; r++)
+    visible[r] = c->visible[r] - c->measured;
+  const int32_t n = min(DEPTH, c->state->weighed->n - c->measured);
+  amla_ukernels__avx512.narrow.max(n, c->s + c->measured * ROWS, visible, max);
+  for (int32_t r = 0; r < ROWS; r++)
+    c->max[r] = c->max[r] > max[r] ? c->max[r] : max[r];
+  c->measured += DEPTH;
+  if (c->measured == c->tokens)
+    set_references(c, &panel);
+}
+
+static void end_panel(amla_amx_chore *c) {
+  amla_amx_state *state = c->state;
+  const amla_rescale mode = state->w->plan->options.rescale;
+  amla_partial *acc = state->acc;
+  const float of_room = 1.0f / c->poly[0];
+  for (int32_t r = 0; r < ROWS; r++) {
+    const int32_t row = c->row + r;
+    acc->l[row] += c->sum[r] * (of_room / amla_rescale_p(mode, acc->ref[row]));
+    if (acc->l_rounded != acc->l)
+      acc->l_rounded[row] += c->sum_rounded[r];
+  }
+  c->s += c->tokens * ROWS;
+  c->p += c->tokens * ROWS;
+  c->row += ROWS;
+  c->at = c->measured = 0;
+}
+
+/* P of the group of rows from `row` on is to be made, in steps. */
+static void start_chore(amla_amx_state *state, const key_tile *t, int32_t row) {
+  amla_amx_chore *c = &state->chore;
+  const int64_t panel = row / ROWS;
+  state->weighed = t;
+  c->s = state->s[state->turn];
+  c->hi = t->p_hi + panel * t->steps * TILE;
+  c->lo = t->p_lo + panel * t->steps * TILE;
+  c->p = (float *)t->p_hi + panel * t->steps * TILE;
+  c->at = c->measured = c->n_loose = 0;
+  c->tokens = t->steps * DEPTH;
+  c->row = row;
+  c->row_end = min(padded_rows(state->w), row + GROUP);
+}
+
+/* What is left of the chore goes beside so many ticks. */
+static void pace_chore(amla_amx_chore *c, int32_t ticks) {
+  const int32_t steps = amla_amx_steps(c->tokens, c->form);
+  const int32_t done = amla_amx_steps(c->at, c->form) - (c->at - c->measured) / DEPTH;
+  c->due = 0;
+  c->rate = (((c->row_end - c->row) / ROWS * steps - done) << 16) / ticks + 1;
+}
+
+static void finish_chore(amla_amx_chore *c) {
+  while (c->row < c->row_end)
+    amla_amx_step(c);
+}
+
+/* ---- Scores ---- */
+
+/* Fours of V's 16 pairs in 32 tokens that are made beside the scores of groups 0, 1, ..., where
+ * there are 1, 2, 3 or 4: fewest in the first, which has a whole group's P beside it, most in the
+ * second, which has the least. */
+static const uint8_t v_shares[5][5] = {{0}, {0, 4}, {0, 1, 4}, {0, 1, 3, 4}, {0, 0, 2, 3, 4}};
+
+/* S of the group of rows from `row` on, its share of V's pairs, and the chore beside them. */
+static void scores(amla_amx_state *state, const key_tile *t, int32_t row) {
+  const amla_worker *w = state->w;
+  const int32_t rows = padded_rows(w), ticks = state->q.d / DEPTH * t->steps;
+  const uint8_t *share = v_shares[(rows + GROUP - 1) / GROUP] + row / GROUP;
+  const amla_amx_beside beside = {&state->chore, &state->fetch};
+  amla_amx_q q = state->q;
+  amla_amx_pairs v = {t->v, (int64_t)t->steps * 2 * TILE,
+                      (uint32_t)round_up(w->plan->problem.d_v, COLS), share[0] * 4u, share[1] * 4u};
+  float *s = state->s[state->turn ^= 1];
+  q.qt += row / ROWS * q.panel;
+  if (p_form(w) == AMLA_P_F32)
+    v.columns = 0;
+  if (rows - row >= GROUP) {
+    pace_chore(&state->chore, ticks);
+    amla_amx_scores_32x32(t->steps, state->keys, &q, s, s + t->steps * TILE, &v, &beside);
+    finish_chore(&state->chore);
+    return;
+  }
+  const int32_t even = t->steps / 2 * 2;
+  pace_chore(&state->chore, (ticks + 1) / 2);
+  if (even > 0)
+    amla_amx_scores_64x16(even, state->keys, &q, s, &v, &beside);
+  v.v += even * 2 * TILE;
+  if (even < t->steps)
+    amla_amx_scores_32x16(state->keys + 2 * even, &q, s + even * TILE, &v, &beside);
+  finish_chore(&state->chore);
+}
+
+/* ---- PV ---- */
+
+/* What becomes of O's rows [begin, end): merges on the way out, and a place in `out` if that is the
+ * end. */
+typedef struct pv_plan {
+  int32_t begin, end;
+  int32_t n_merges;
+  amla_merge_step merges[AMLA_MAX_MERGES];
+  int whole;
+  amla_row_end ends[AMLA_MAX_BLOCK_ROWS];
+} pv_plan;
+
+/* Rows [row, row + n) of column tile c are complete. */
+static void finish_rows(const amla_amx_state *state, const pv_plan *plan, int32_t c, int32_t row,
+                        int32_t n) {
+  const amla_worker *w = state->w;
+  const int64_t at = ((int64_t)c * w->cpu->layout.rows_padded + row) * COLS;
+  const int32_t stored = min(n, w->group.row_end - w->group.row_begin - row);
+  const float *o = state->acc->o + at;
+  for (const amla_merge_step *m = plan->merges; m < plan->merges + plan->n_merges; m++) {
+    w->cpu->ukernels->merge(n, m->a + at, m->of_a + row, o, m->of_b + row);
+    o = m->a + at;
+  }
+  if (plan->whole && stored > 0)
+    amla_store_tile(w, o, stored, c, plan->ends + row);
+}
+
+/* P is f32 [rows / 16][tokens][16], V f32. */
+static void add_pv_f32(const amla_amx_state *state, const key_tile *t, const pv_plan *plan) {
+  const amla_worker *w = state->w;
+  const int32_t tokens = t->steps * DEPTH, step = amla_ukernels__avx512.pv_rows;
+  const float *p = (const float *)t->p_hi, *v = (const float *)t->v;
+  const int64_t ldv = v_row(&w->plan->problem);
+  for (int32_t c = 0; c < w->cpu->layout.n_col_tiles; c++)
+    for (int32_t row = plan->begin; row < plan->end; row += step) {
+      float *o = state->acc->o + ((int64_t)c * w->cpu->layout.rows_padded + row) * COLS;
+      const float *weights = p + (int64_t)(row / ROWS) * tokens * ROWS + row % ROWS;
+      amla_ukernels__avx512.pv(t->n, weights, ROWS, v + c * COLS, ldv, !state->started, o, 0, NULL,
+                               o);
+      finish_rows(state, plan, c, row, step);
+    }
+}
+
+/* The last 16 rows of an odd number of panels, in n column tiles from c on: in twos, of which the
+ * first is even. */
+static void add_pv_16(amla_amx_state *state, const key_tile *t, int32_t row, int32_t c, int32_t n) {
+  const amla_worker *w = state->w;
+  const amla_amx_beside beside = {&state->chore, &state->fetch};
+  const int64_t panel = (int64_t)t->steps * TILE, at = row / ROWS * panel;
+  const int64_t o_step = (int64_t)w->cpu->layout.rows_padded * COLS;
+  const int32_t end = min(round_up(c + n, 2), w->cpu->layout.n_col_tiles), first = round_up(c, 2);
+  const int32_t even = (end - first) / 2 * 2, last = first + even;
+  const amla_amx_p p = {t->p_hi + at, t->p_lo + at, panel, t->steps, p_form(w)};
+  float *o = state->acc->o + row * COLS;
+  if (even > 0)
+    amla_amx_pv_16x64(&p, even, t->v + 2 * panel * first, !state->started, o + o_step * first,
+                      o_step, &beside);
+  if (last < end)
+    amla_amx_pv_16x32(&p, t->v + 2 * panel * last, !state->started, o + o_step * last, &beside);
+}
+
+/* The plan's rows of n column tiles from c on. A column tile's V stays in L1 while O streams past.
+ */
+static void add_pv_tiles(amla_amx_state *state, const key_tile *t, const pv_plan *plan, int32_t c,
+                         int32_t n) {
+  const amla_worker *w = state->w;
+  const amla_amx_beside beside = {&state->chore, &state->fetch};
+  const int32_t groups = (plan->end - plan->begin) / GROUP, last = plan->begin + groups * GROUP;
+  const int64_t panel = (int64_t)t->steps * TILE, at = plan->begin / ROWS * panel;
+  const int64_t o_step = (int64_t)w->cpu->layout.rows_padded * COLS;
+  const amla_amx_p p = {t->p_hi + at, t->p_lo + at, panel, t->steps, p_form(w)};
+  float *o = state->acc->o + o_step * c + plan->begin * COLS;
+  amla_amx_pv_32x32(&p, groups, n, t->v + 2 * panel * c, !state->started, o, o_step, &beside);
+  if (last < plan->end)
+    add_pv_16(state, t, last, c, n);
+}
+
+/* O += P V, or O = P V, of the plan's rows, and what becomes of it. */
+static void add_pv(amla_amx_state *state, const key_tile *t, const pv_plan *plan) {
+  const int32_t n_col_tiles = state->w->cpu->layout.n_col_tiles;
+  const int32_t at_once = plan->n_merges > 0 || plan->whole ? 1 : n_col_tiles;
+  if (p_form(state->w) == AMLA_P_F32) {
+    add_pv_f32(state, t, plan);
+    return;
+  }
+  /* ticks with a helping: none beside the last step of a tile of O */
+  const int32_t panels = (plan->end - plan->begin) / ROWS, steps = t->steps > 1 ? t->steps - 1 : 1;
+  pace_chore(&state->chore, (panels * n_col_tiles + 1) / 2 * steps);
+  for (int32_t c = 0; c < n_col_tiles; c += at_once) {
+    add_pv_tiles(state, t, plan, c, at_once);
+    if (at_once == 1)
+      finish_rows(state, plan, c, plan->begin, plan->end - plan->begin);
+  }
+}
+
+/* ---- The loop ---- */
+
+static void begin_split(amla_amx_state *state, const amla_worker *w, amla_partial *acc) {
+  amla_amx_chore *c = &state->chore;
+  static const float poly[] = {1.0f,         AMLA_EXP2_C1, AMLA_EXP2_C2, AMLA_EXP2_C3,
+                               AMLA_EXP2_C4, AMLA_EXP2_C5, AMLA_EXP2_C6};
+  const float room = amla_headroom_factor(w, &w->group);
+  state->w = w;
+  state->acc = acc;
+  state->started = state->turn = state->n_upcoming = 0;
+  state->cursor = (amla_cursor)AMLA_CURSOR_INIT;
+  state->adding = state->late_panels = 0;
+  c->form = p_form(w);
+  c->row = c->row_end = 0;
+  c->measure = measure;
+  c->end = end_panel;
+  c->state = state;
+  for (int i = 0; i < 7; i++)
+    c->poly[i] = room * poly[i];
+  for (int32_t r = 0; r < w->cpu->layout.rows_padded; r++) {
+    acc->ref[r] = -INFINITY;
+    acc->l[r] = acc->l_rounded[r] = 0.0f;
+    if (acc->max)
+      acc->max[r] = -INFINITY;
+  }
+}
+
+/* All of tile t but the last group's P, and its PV; PV of tile `before`, if there is one. */
+static void add_tile(amla_amx_state *state, key_tile *t, const key_tile *before) {
+  const amla_worker *w = state->w;
+  const pv_plan all = {.end = padded_rows(w)};
+  for (int32_t row = 0; row < all.end; row += GROUP) {
+    scores(state, t, row);
+    start_chore(state, t, row);
+    if (row > 0 || !before)
+      continue;
+    state->adding = 1;
+    add_pv(state, before, &all);
+    state->started = 1;
+    rescale_late(state);
+  }
+  if (p_form(w) == AMLA_P_F32)
+    amla_amx_widen_v(t->n, state->keys, round_up(w->plan->problem.d_v, COLS), (float *)t->v,
+                     v_row(&w->plan->problem));
+}
+
+/* PV of the last tile, merges and the store, of rows [begin, end), whose P is made. */
+static void end_split(amla_amx_state *state, const key_tile *t, int32_t begin, int32_t end,
+                      int32_t n_merges, int whole) {
+  const amla_worker *w = state->w;
+  const int32_t rows = min(end, w->group.row_end - w->group.row_begin);
+  pv_plan plan = {.begin = begin, .end = end, .n_merges = n_merges, .whole = whole};
+  for (int32_t i = 0; i < n_merges; i++)
+    plan.merges[i] = amla_merge_sums(w, state->acc - i - 1, state->acc - i, begin, end);
+  if (whole)
+    amla_end_rows(w, &w->group, state->acc - n_merges, begin, rows, plan.ends);
+  add_pv(state, t, &plan);
+}
+
+static void accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc,
+                       int32_t n_merges, int whole) {
+  amla_amx_state *state = w->own;
+  const key_tile *before = NULL;
+  begin_split(state, w, acc);
+  amla_amx_configure();
+  for (int32_t j = amla_next_tile(w, begin, end), next, i = 0; j < end; j = next, i++) {
+    key_tile *t = &state->tile[i % 2];
+    t->begin = j;
+    t->n = min(end - j, TOKENS);
+    t->steps = (t->n + DEPTH - 1) / DEPTH;
+    next = amla_next_tile(w, j + t->n, end);
+    const int32_t ahead = next < end ? next : amla_next_tile(w, end, limit);
+    find_keys(state, t);
+    start_fetch(state, t, ahead, min(limit - ahead, TOKENS));
+    add_tile(state, t, before);
+    before = t;
+  }
+  if (before) {
+    const int32_t rows = padded_rows(w), last = (rows - 1) / GROUP * GROUP;
+    if (last > 0)
+      end_split(state, before, 0, last, n_merges, whole);
+    finish_chore(&state->chore);
+    end_split(state, before, last, rows, n_merges, whole);
+  }
+  amla_amx_release();
+  if (!before)
+    amla_end_empty(w, acc, n_merges, whole);
+}
+
+const amla_own_loop amla_amx_loop = {carve, begin_group, accumulate};
