@@ -126,6 +126,11 @@ void amla_amx_pv_16x64(const amla_amx_p *p, int32_t n, const uint16_t *v, int fi
 void amla_amx_pv_16x32(const amla_amx_p *p, const uint16_t *v, int first, float *o,
                        const amla_amx_beside *beside);
 
+/* s [n][16] *= factor; then, in the rows of the mask register `rows`, += mask [n] of f16 times log2
+ * e, or `hidden` where that is -inf. */
+void amla_amx_scale(int32_t n, float factor, float *s);
+void amla_amx_mask(int32_t n, const uint16_t *mask, uint32_t rows, float hidden, float *s);
+
 /* v [32 columns] of f32 in O's order, of 32 columns of a key. */
 void amla_amx_widen_v(int32_t n, const amla_amx_keys *k, int32_t columns, float *v, int64_t ldv);
 

@@ -185,12 +185,20 @@ static void start_fetch(amla_amx_state *state, const key_tile *t, int32_t begin,
 
 /* ---- P ---- */
 
-/* s [n][ROWS] = t, in log2 units, with the mask added. */
-static void apply_mask(const amla_amx_state *state, const amla_panel *panel, float *s) {
-  const key_tile *t = state->weighed;
-  for (int32_t i = 0; i < t->n * ROWS; i++)
-    s[i] *= state->factor;
-  amla_hide(state->w, panel, t->begin, t->n, s);
+/* Scores of n keys from `begin` on in log2 units, with the mask added: query by query. */
+static void apply_mask(const amla_amx_state *state, int32_t row, int32_t begin, int32_t n,
+                       float *s) {
+  const amla_worker *w = state->w;
+  const amla_problem *p = &w->plan->problem;
+  const int32_t first = w->group.row_begin + row;
+  const int32_t end = min(first + ROWS, w->group.row_end);
+  amla_amx_scale(n, state->factor, s);
+  for (int32_t at = first, next; at < end; at = next) {
+    const int32_t query = at / p->h_q;
+    const uint16_t *mask = amla_mask_row(p, w->tensors, w->group.sequence, query) + begin;
+    next = min((query + 1) * p->h_q, end);
+    amla_amx_mask(n, mask, (1u << (next - first)) - (1u << (at - first)), amla_hidden_score, s);
+  }
 }
 
 /* O of ROWS rows from `row` on follows its references. */
@@ -245,17 +253,13 @@ static void begin_panel(amla_amx_chore *c, const amla_panel *panel) {
   const amla_amx_state *state = c->state;
   const key_tile *t = state->weighed;
   amla_visible_keys(state->w, panel, t->begin, t->n, c->visible);
-  c->factor = state->factor;
+  c->factor = state->w->tensors->mask ? 1.0f : state->factor;
   c->all = t->n;
   for (int32_t r = 0; r < ROWS; r++) {
     c->all = min(c->all, c->visible[r]);
     c->max[r] = -INFINITY;
     c->sum[r] = c->sum_rounded[r] = 0.0f;
   }
-  if (!state->w->tensors->mask)
-    return;
-  apply_mask(state, panel, c->s);
-  c->factor = 1.0f;
 }
 
 /* After the last one: references for the maximum of all. */
@@ -288,7 +292,10 @@ static void measure(amla_amx_chore *c) {
     begin_panel(c, &panel);
   for (int32_t r = 0; r < ROWS; r++)
     visible[r] = c->visible[r] - c->measured;
-  const int32_t n = min(DEPTH, c->state->weighed->n - c->measured);
+  const key_tile *t = c->state->weighed;
+  const int32_t n = min(DEPTH, t->n - c->measured);
+  if (c->state->w->tensors->mask)
+    apply_mask(c->state, c->row, t->begin + c->measured, n, c->s + c->measured * ROWS);
   amla_ukernels__avx512.narrow.max(n, c->s + c->measured * ROWS, visible, max);
   for (int32_t r = 0; r < ROWS; r++)
     c->max[r] = c->max[r] > max[r] ? c->max[r] : max[r];

@@ -90,7 +90,7 @@ static amla_status prepare(amla_plan *plan, amla_detail *detail) {
     return amla_refuse(detail, AMLA_OUT_OF_MEMORY, "plan: no memory for %zu bytes", sizeof *cpu);
   cpu->ukernels = amla_ukernels_choose(p, &plan->options);
   cpu->schedule = amla_schedule_create(p, &plan->options, cpu->ukernels->tile_tokens,
-                                       cpu->ukernels->grain_tokens);
+                                       cpu->ukernels->grain_tokens, cpu->ukernels->split_tiles);
   cpu->layout = amla_layout_create(p, cpu->ukernels, cpu->schedule.block_rows);
   cpu->l2_bytes = l2_bytes;
   cpu->row = amla_row_format_of(p);

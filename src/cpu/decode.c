@@ -6,7 +6,6 @@
  */
 #include "decode.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -132,9 +131,7 @@ static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32
 
 /* ---- The mask: hidden before the maximum, forgiven after it ---- */
 
-/* The score of a key that the mask hides: below the domain, so that P = 0 whatever the reference.
- */
-static const float hidden = -FLT_MAX, lowest = -0x1.fffffcp127f; /* lowest: the next number above */
+static const float lowest = -0x1.fffffcp127f; /* the next number above amla_hidden_score */
 
 /* Does some query of the group see a key of the tile? */
 static int tile_is_seen(const amla_worker *w, int32_t begin, int32_t n) {
@@ -160,7 +157,8 @@ int32_t amla_next_tile(const amla_worker *w, int32_t begin, int32_t limit) {
 }
 
 /* s [n][rows] += mask * log2 e, in log2 units as the scores are; hidden where it is -inf. */
-void amla_hide(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n, float *s) {
+static void hide(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
+                 float *s) {
   const amla_problem *p = &w->plan->problem;
   const int32_t rows = panel->kernels->rows, h_q = p->h_q;
   const int32_t first = w->group.row_begin + panel->row, end = min(rows, w->group.row_end - first);
@@ -172,7 +170,7 @@ void amla_hide(const amla_worker *w, const amla_panel *panel, int32_t begin, int
       const float bias = amla_f16_to_f32(mask[j]) * 1.44269504f;
       float *row = s + j * rows;
       for (int32_t i = r; bias == -INFINITY && i < stop; i++)
-        row[i] = hidden;
+        row[i] = amla_hidden_score;
       for (int32_t i = r; bias != -INFINITY && bias != 0.0f && i < stop; i++)
         row[i] += bias;
     }
@@ -190,7 +188,7 @@ static float raise_lowest(const amla_worker *w, const amla_panel *panel, int32_t
   float max = -INFINITY;
   for (int32_t j = 0; j < n; j++) {
     float *score = &s[j * panel->kernels->rows + r];
-    if (*score == hidden && mask[j] != AMLA_MASK_HIDDEN)
+    if (*score == amla_hidden_score && mask[j] != AMLA_MASK_HIDDEN)
       *score = max = lowest;
   }
   return max;
@@ -200,7 +198,7 @@ static float raise_lowest(const amla_worker *w, const amla_panel *panel, int32_t
 void amla_forgive(const amla_worker *w, const amla_panel *panel, int32_t begin,
                   const int32_t *visible, float *s, float *max) {
   for (int32_t r = 0; r < panel->kernels->rows; r++)
-    if (max[r] == hidden)
+    if (max[r] == amla_hidden_score)
       max[r] = raise_lowest(w, panel, r, begin, visible[r], s);
 }
 
@@ -248,7 +246,7 @@ static int panel_weights(amla_worker *w, const amla_panel *panel, int32_t begin,
   float *ref = acc->ref + panel->row, *l = acc->l + panel->row;
   amla_visible_keys(w, panel, begin, n, visible);
   if (masked)
-    amla_hide(w, panel, begin, n, s);
+    hide(w, panel, begin, n, s);
   kernels->max(n, s, visible, max);
   if (masked)
     amla_forgive(w, panel, begin, visible, s, max);

@@ -127,8 +127,9 @@ int32_t amla_next_tile(const amla_worker *w, int32_t begin, int32_t limit);
 void amla_visible_keys(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
                        int32_t *visible);
 
-/* s [n][rows] += mask * log2 e, in log2 units as the scores are; hidden where it is -inf. */
-void amla_hide(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n, float *s);
+/* The score of a key that the mask hides: below the domain, so that P = 0 whatever the reference.
+ */
+static const float amla_hidden_score = -0x1.fffffep127f; /* -FLT_MAX */
 
 /* Rows whose maximum is that of hidden keys have it no more. */
 void amla_forgive(const amla_worker *w, const amla_panel *panel, int32_t begin,

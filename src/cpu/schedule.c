@@ -30,7 +30,7 @@ int64_t amla_split_tokens(const amla_schedule *s, int32_t length, int64_t auto_t
     return auto_tokens > least ? auto_tokens : least;
   }
   return clamp(round_up(((int64_t)length + SPLITS_BY_LENGTH - 1) / SPLITS_BY_LENGTH, tile),
-               MIN_SPLIT_TILES * tile, MAX_SPLIT_TILES * tile);
+               s->split_tiles * tile, MAX_SPLIT_TILES * tile);
 }
 
 static int64_t count_blocks(int32_t rows, int32_t block_rows) {
@@ -75,13 +75,14 @@ int64_t amla_tree_left(int64_t n) {
 }
 
 amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *options,
-                                   int32_t tile_tokens, int32_t grain_tokens) {
+                                   int32_t tile_tokens, int32_t grain_tokens, int32_t split_tiles) {
   amla_schedule s = {0};
   const int32_t longest = amla_longest_line(p);
   s.lines = amla_has_lines(p);
   s.rows = s.lines ? p->h_q : p->s_q * p->h_q;
   s.tile_tokens = tile_tokens;
   s.grain_tokens = grain_tokens > 0 ? grain_tokens : GRAIN_TOKENS;
+  s.split_tiles = split_tiles > 0 ? split_tiles : MIN_SPLIT_TILES;
   s.split_tokens = options->split_tokens > 0 ? round_up(options->split_tokens, tile_tokens)
                                              : options->split_tokens;
   const int64_t splits =

@@ -23,6 +23,7 @@ typedef struct amla_schedule {
   int32_t n_blocks;   /* of those rows; of a sequence with fewer queries there are fewer */
   int32_t tile_tokens;
   int32_t grain_tokens; /* splits begin at multiples of it */
+  int32_t split_tiles;  /* least tiles of a split by length */
   int64_t split_tokens; /* option: > 0 fixed, a multiple of tile_tokens; or AMLA_SPLIT_BY_LENGTH,
                            AMLA_SPLIT_AUTO */
   int32_t max_slots;    /* partial results that one thread can hold at a time */
@@ -39,7 +40,7 @@ typedef struct amla_group {
 } amla_group;
 
 amla_schedule amla_schedule_create(const amla_problem *problem, const amla_options *options,
-                                   int32_t tile_tokens, int32_t grain_tokens);
+                                   int32_t tile_tokens, int32_t grain_tokens, int32_t split_tiles);
 
 /* Most tokens per split of a line of that length: a multiple of tile_tokens. auto_tokens as below.
  */

@@ -119,6 +119,7 @@ typedef struct amla_ukernels {
   int32_t q_in_parts;   /* tile_type bf16: q of other types too, as amla_q_parts bf16 */
   int32_t tile_tokens;  /* KV tokens per tile: part of the bits */
   int32_t grain_tokens; /* splits begin at multiples of it: part of the bits; 0: of 4 */
+  int32_t split_tiles;  /* least tiles of a split, where a merge costs 1.5 %: likewise; 0: 3 */
   int32_t pv_rows;      /* rows of an output register tile */
   int32_t pv_cols;      /* columns of an output register tile: a multiple of 8 */
 

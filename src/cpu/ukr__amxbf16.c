@@ -165,6 +165,30 @@ void amla_amx_widen_v(int32_t n, const amla_amx_keys *k, int32_t columns, float 
 
 /* ---- P ---- */
 
+void amla_amx_scale(int32_t n, float factor, float *s) {
+  const __m512 f = _mm512_set1_ps(factor);
+  for (int32_t j = 0; j < n; j++, s += ROWS)
+    _mm512_store_ps(s, _mm512_mul_ps(_mm512_load_ps(s), f));
+}
+
+void amla_amx_mask(int32_t n, const uint16_t *mask, uint32_t rows, float hidden, float *s) {
+  const __m256i minus_infinity = _mm256_set1_epi16((short)0xfc00);
+  const __m512 log2e = _mm512_set1_ps(1.44269504f);
+  for (int32_t j = 0; j < n; j += ROWS, mask += ROWS) {
+    const int32_t left = n - j < ROWS ? n - j : ROWS;
+    const __m256i h = _mm256_maskz_loadu_epi16((__mmask16)((1u << left) - 1u), mask);
+    uint32_t hides = _cvtmask16_u32(_mm256_cmpeq_epi16_mask(h, minus_infinity));
+    float bias[ROWS];
+    _mm512_storeu_ps(bias, _mm512_mul_ps(_mm512_cvtph_ps(h), log2e));
+    for (int32_t i = 0; i < left; i++, hides >>= 1, s += ROWS) {
+      const __mmask16 of_rows = (__mmask16)rows, hide = (__mmask16)(hides & 1 ? rows : 0);
+      const __m512 t = _mm512_load_ps(s);
+      const __m512 x = _mm512_mask_add_ps(t, of_rows, t, _mm512_set1_ps(bias[i]));
+      _mm512_store_ps(s, _mm512_mask_mov_ps(x, hide, _mm512_set1_ps(hidden)));
+    }
+  }
+}
+
 /* bf16 of two tokens, side by side in each row's lane. */
 INLINE __m512i round_pair(__m512 first, __m512 second) {
   static const uint16_t order[32]
@@ -708,6 +732,7 @@ static inline float multiply_add(float x, float y, float z) { return __builtin_f
       .q_in_parts = 1,                                                                             \
       .tile_tokens = AMLA_AMX_TOKENS,                                                              \
       .grain_tokens = DEPTH,                                                                       \
+      .split_tiles = 8,                                                                            \
       .pv_rows = ROWS,                                                                             \
       .pv_cols = PV_COLS,                                                                          \
       .wide = {.rows = 2 * ROWS, .tokens = 2 * ROWS},                                              \
