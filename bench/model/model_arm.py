@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inner loops of the rows of Arm, modelled by llvm-mca: MODELLED cycles, no hardware has run them.
 
-    python3 tools/model_arm.py BUILD_FOLDER [LLVM_MCA]
+    python3 bench/model/model_arm.py BUILD_FOLDER [LLVM_MCA]
 
 Reads the machine code that the cross build made (./dev test --aarch64, or ./dev model --arm). Of
 each kernel it takes every innermost loop with 16 multiply-adds or more, as a straight line. "of the
