@@ -16,6 +16,7 @@ double harness_peak_fma__c(int64_t iterations);
 double harness_peak_fma__avx2(int64_t iterations);
 double harness_peak_fma__avx512(int64_t iterations);
 double harness_peak_fma__avx512bf16(int64_t iterations); /* of bf16 products */
+double harness_peak_fma__amxbf16(int64_t iterations);    /* likewise */
 double harness_peak_fma__neon(int64_t iterations);
 double harness_peak_fma__neonbf16(int64_t iterations); /* of bf16 products */
 

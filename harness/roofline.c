@@ -35,6 +35,7 @@ static const struct {
     {AMLA_ISA_AVX2, harness_peak_fma__avx2},
     {AMLA_ISA_AVX512, harness_peak_fma__avx512},
     {AMLA_ISA_AVX512BF16, harness_peak_fma__avx512bf16},
+    {AMLA_ISA_AMXBF16, harness_peak_fma__amxbf16},
 #elif defined(__aarch64__)
     {AMLA_ISA_NEON, harness_peak_fma__neon},
     {AMLA_ISA_NEONBF16, harness_peak_fma__neonbf16},
