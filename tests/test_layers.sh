@@ -163,7 +163,8 @@ check_isa_ifdefs() { # the loop and everything else outside the ISA files is ISA
 }
 
 check_names() { # file names are unique in the tree, so that a name alone says which file
-  list_files | sed 's|.*/||' | grep -vE '^(CMakeLists\.txt|README\.md|__init__\.py|conftest\.py)$' | sort |
+  list_files | sed 's|.*/||' |
+    grep -vE '^(CMakeLists\.txt|README\.md|__init__\.py|conftest\.py)$' | sort |
     uniq -d | awk '{ print $0 ": more than one file has this name"; found = 1 } END { exit found }'
 }
 

@@ -240,7 +240,7 @@ def test_tails(machine, rng, n, p_form):
 
 
 @pytest.mark.parametrize("p_form", BOUND)
-@pytest.mark.parametrize("page", [1, 5, 16, 17, 64, 100])
+@pytest.mark.parametrize("page", [1, 5, 15, 16, 17, 64, 100])
 def test_pages_end_where_they_end(machine, rng, page, p_form):
     run_case(machine, rng, late, 161, page=page, h_q=16, p_form=p_form, rows=np.r_[0, 9, 15])
 
