@@ -89,7 +89,8 @@ int64_t decode_plan(const decode_job *job, decode_plan_info *info, const amla_pl
   amla_plan_query(plan, &of_plan, NULL);
   const amla_cpu_plan *cpu = plan->state;
   const amla_tensors none = {0};
-  const amla_group g = amla_group_get(&cpu->schedule, &plan->problem, &none, 0, 0, 0);
+  const amla_scopes scopes = amla_scopes_create(&plan->problem, &none);
+  const amla_group g = amla_group_get(&cpu->schedule, &scopes, 0, 0, 0);
   info->isa = of_plan.isa;
   info->p_form = of_plan.p_form;
   info->n_splits = (int32_t)g.n_splits;

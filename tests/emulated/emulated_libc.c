@@ -14,6 +14,8 @@
 
 #include "src/backend.h"
 #include "src/base/isa.h"
+#include "src/cpu/l2_cache.h"
+#include "src/environment.h"
 #include "src/forked.h"
 #include "src/load_backend.h"
 
@@ -169,6 +171,20 @@ const char *amla_isa_missing(amla_isa isa) {
 }
 int amla_isa_runs(amla_isa isa) { return !amla_isa_missing(isa); }
 int amla_isa_gains(amla_isa isa) { return !amla_isa_missing(isa); }
+int amla_isa_is_native(amla_isa isa) { return isa <= AMLA_ISA_AMXBF16; }
+
+amla_status amla_environment_number(const char *name, int64_t most, int64_t *value,
+                                    amla_detail *detail) {
+  (void)name, (void)most, (void)detail;
+  *value = 0;
+  return AMLA_OK;
+}
+
+amla_status amla_l2_from_environment(int64_t *bytes, amla_detail *detail) {
+  return amla_environment_number("", 0, bytes, detail);
+}
+
+int64_t amla_l2_of_system(void) { return 0; }
 
 const amla_backend_ops amla_backend_ref = {.id = AMLA_BACKEND_REF};
 
@@ -179,6 +195,7 @@ const amla_backend_ops *amla_backend_load(amla_backend id, const char **reason) 
 }
 
 double log(double x) { return log2(x) * 0.6931471805599453; }
+double log1p(double x) { return log(1.0 + x); }
 double exp(double x) { return exp2(x * 1.4426950408889634); }
 float expf(float x) { return (float)exp((double)x); }
 float logf(float x) { return (float)log((double)x); }
