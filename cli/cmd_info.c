@@ -153,14 +153,13 @@ static json_t *missing_json(void) {
 }
 
 static void print_json(const facts *f) {
-  cli_print_json(cli_json_pack("{s:s, s:o, s:s, s:s, s:o, s:i, s:I, s:o, s:f, s:f, s:f, s:f}", "version",
-                               amla_version(), "cpu", cli_json_text(f->cpu.model), "features",
-                               f->cpu.features, "isa", amla_isa_name(f->isa), "isas_missing",
-                               missing_json(), "threads", f->threads,
-                               "l2_bytes", (json_int_t)f->l2_bytes, "backends", backends_json(f),
-                               "peak_gflops_1_thread", f->one.peak / 1e9, "peak_gflops",
-                               f->all.peak / 1e9, "read_bytes_per_second_1_thread",
-                               f->one.bandwidth, "read_bytes_per_second", f->all.bandwidth));
+  cli_print_json(cli_json_pack(
+      "{s:s, s:o, s:s, s:s, s:o, s:i, s:I, s:o, s:f, s:f, s:f, s:f}", "version", amla_version(),
+      "cpu", cli_json_text(f->cpu.model), "features", f->cpu.features, "isa", amla_isa_name(f->isa),
+      "isas_missing", missing_json(), "threads", f->threads, "l2_bytes", (json_int_t)f->l2_bytes,
+      "backends", backends_json(f), "peak_gflops_1_thread", f->one.peak / 1e9, "peak_gflops",
+      f->all.peak / 1e9, "read_bytes_per_second_1_thread", f->one.bandwidth,
+      "read_bytes_per_second", f->all.bandwidth));
 }
 
 cli_exit cmd_info(int argc, char **argv) {

@@ -70,7 +70,7 @@ int harness_parse_problem(const char *text, harness_case *out, char *error, size
  * snprintf. */
 int harness_format_problem(const harness_case *c, char *text, size_t text_bytes);
 
-size_t harness_dtype_bytes(amla_dtype type); /* of an element of f32, bf16, f16; else 0 */
+size_t harness_dtype_bytes(amla_dtype type);       /* of an element of f32, bf16, f16; else 0 */
 int64_t harness_bytes(amla_dtype type, int64_t n); /* of n elements, in whole blocks */
 
 #endif

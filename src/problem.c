@@ -129,8 +129,8 @@ static amla_status check_cache(const amla_problem *p, cache_names names, int64_t
     INVALID("%s=%lld: its size in bytes overflows 64 bits", names.stride_token,
             (long long)*stride_token);
   return check_kv_extent(names.cache,
-                         kv_extent(p->kv_type, elems, pages > 0 ? pages : 1, tokens > 0 ? tokens : 1,
-                                   *stride_page, *stride_token),
+                         kv_extent(p->kv_type, elems, pages > 0 ? pages : 1,
+                                   tokens > 0 ? tokens : 1, *stride_page, *stride_token),
                          detail);
 }
 

@@ -102,10 +102,10 @@ static void problem_of(const choice c, int seed, char *text, size_t bytes) {
       text, bytes,
       "b=2,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,lse=%s,sinks=%d,mask=%"
       "d,pad=%d,dist=%s,len=%d/%d,seed=%d",
-      queries[c[F_QUERIES]], heads[c[F_HEADS]], sk, d.d_qk, d.d_v,
-      page_sizes[c[F_PAGE]], type_name(c[F_Q]), type_name(whole ? c[F_KV] : AMLA_BF16),
-      type_name(c[F_OUT]), c[F_CAUSAL], extras[c[F_EXTRA]].lse, extras[c[F_EXTRA]].sinks, c[F_MASK],
-      pad, dists[c[F_DIST]], length, other, seed);
+      queries[c[F_QUERIES]], heads[c[F_HEADS]], sk, d.d_qk, d.d_v, page_sizes[c[F_PAGE]],
+      type_name(c[F_Q]), type_name(whole ? c[F_KV] : AMLA_BF16), type_name(c[F_OUT]), c[F_CAUSAL],
+      extras[c[F_EXTRA]].lse, extras[c[F_EXTRA]].sinks, c[F_MASK], pad, dists[c[F_DIST]], length,
+      other, seed);
 }
 
 /* ---- A covering set: greedy, seeded ---- */

@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The first C blocks of README.md and docs/sparse.md compile against this build as they stand, without
-# a warning, and run. So do README.md's Python blocks with this build's library, in the first Python that has what they import.
+# The first C blocks of README.md and docs/sparse.md compile against this build as they stand,
+# without a warning, and run. So do README.md's Python blocks with this build's library, in the
+# first Python that has what they import.
 # Blocks that need torch are skipped where there is none.
 #
 #     test_readme.sh SOURCE_DIR BUILD_DIR CC [FLAG...]     a flag: a sanitizer, which no Python has

@@ -229,7 +229,7 @@ static void store_in_order(int (*column)(int i), amla_dtype type, int32_t rows, 
   static void qk_12x##rows(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt,    \
                            float *s, const amla_ukr_stage *stage) {                                \
     for (int32_t i = 0; i < stage->n_rows; i++)                                                    \
-      load(stage->format, stage->moves[i].row, NULL, stage->moves[i].to);                           \
+      load(stage->format, stage->moves[i].row, NULL, stage->moves[i].to);                          \
     qk(rows, n, d_qk, k, ldk, qt, s);                                                              \
   }                                                                                                \
   static void max_##rows(int32_t n, const float *s, const int32_t *visible, float *max_of) {       \

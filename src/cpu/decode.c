@@ -348,9 +348,8 @@ void amla_end_rows(const amla_worker *w, const amla_group *group, const amla_par
     const float of_p = room * amla_rescale_p(o->rescale, a->ref[r]);
     const int rounded = a->l_rounded != a->l;
     const double divisor = rounded ? (double)a->l_rounded[r] : l * (double)of_p;
-    const amla_row_sums sums = {.divisor = divisor,
-                                .lse2 = ref + log2(l),
-                                .max2 = a->max ? (double)a->max[r] : 0.0};
+    const amla_row_sums sums = {
+        .divisor = divisor, .lse2 = ref + log2(l), .max2 = a->max ? (double)a->max[r] : 0.0};
     ends[r] = amla_end_row(p, o, w->tensors, group->sequence, query, head, sums);
   }
 }

@@ -33,7 +33,7 @@ typedef struct amla_cpu_plan {
   const amla_ukernels *ukernels;
   amla_schedule schedule;
   amla_layout layout;
-  int64_t l2_bytes; /* AMLA_L2_BYTES; 0: not given */
+  int64_t l2_bytes;    /* AMLA_L2_BYTES; 0: not given */
   amla_row_format row; /* of kv */
 } amla_cpu_plan;
 

@@ -31,8 +31,8 @@ typedef struct amla_schedule {
 
 typedef struct amla_group {
   int32_t sequence, row_begin, row_end; /* rows of the sequence, half-open */
-  int32_t visible;   /* no row sees a key from here on: its splits cover [0, visible) */
-  int32_t length;    /* of its line of keys */
+  int32_t visible; /* no row sees a key from here on: its splits cover [0, visible) */
+  int32_t length;  /* of its line of keys */
   int32_t grain_tokens;
   int64_t n_cuts;    /* splits of the line: where they lie depends on its length alone */
   int64_t n_splits;  /* those that begin below visible; >= 1, also when visible is 0 */
