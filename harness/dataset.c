@@ -413,7 +413,7 @@ static void fill_token(const harness_case *c, harness_dataset *data, int32_t seq
         value = zero_column(d, j, n, value);
       values[count++] = (float)value;
     }
-    if (p->kv_type >= AMLA_FP8_656)
+    if (harness_is_fp8(p->kv_type))
       harness_store_fp8(p, data->kv, at, d - count, count, values);
     else
       store_elements(data->kv, p->kv_type, at + d - count, count, values);

@@ -37,6 +37,10 @@ static unsigned char float_to_e4m3(float x) {
 
 /* ---- Rows ---- */
 
+bool harness_is_fp8(amla_dtype type) {
+  return type == AMLA_FP8_656 || type == AMLA_FP8_584 || type == AMLA_FP8_E4M3;
+}
+
 int64_t harness_row_elems(amla_dtype type, int32_t d) {
   if (type == AMLA_FP8_656)
     return 656;
@@ -71,7 +75,7 @@ float harness_load_kv(const amla_problem *p, const void *kv, int64_t at, int32_t
   const int32_t rope = d - d_latent(p);
   float scale = rope < 0 ? p->kv_scale : p->kv_rope_scale;
   uint16_t h;
-  if (p->kv_type < AMLA_FP8_656)
+  if (!harness_is_fp8(p->kv_type))
     return harness_load(kv, p->kv_type, at + d);
   if (p->kv_type == AMLA_FP8_E4M3)
     return e4m3_to_float(row[d]) * (scale != 0 ? scale : 1.0f);
@@ -104,7 +108,7 @@ static float store_group(int32_t n, const float *values, int power_of_2, unsigne
 }
 
 int32_t harness_group_elems(amla_dtype type) {
-  if (type < AMLA_FP8_656)
+  if (!harness_is_fp8(type))
     return 32;
   return type == AMLA_FP8_656 ? 128 : 64;
 }

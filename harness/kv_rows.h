@@ -6,7 +6,12 @@
 #ifndef HARNESS_KV_ROWS_H
 #define HARNESS_KV_ROWS_H
 
+#include <stdbool.h>
+
 #include <amla/amla.h>
+
+/* e4m3 with scales, a record or not: for harness_load_kv and harness_store_fp8 only. */
+bool harness_is_fp8(amla_dtype type);
 
 /* Elements of a row of d, and of a page of packed tokens. */
 int64_t harness_row_elems(amla_dtype type, int32_t d);

@@ -306,7 +306,7 @@ static bool derive_strides(const amla_problem *p, int32_t d, int32_t pad, int64_
 static int derive_fp8(harness_case *c, message error) {
   amla_problem *p = &c->problem;
   const int32_t d_qk = p->kv_type == AMLA_FP8_656 ? 576 : 512;
-  if (p->kv_type < AMLA_FP8_656)
+  if (!harness_is_fp8(p->kv_type))
     return 0;
   if (p->kv_type == AMLA_FP8_E4M3)
     p->kv_scale = 0.0175f, p->kv_rope_scale = 0.03125f;

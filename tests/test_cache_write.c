@@ -65,7 +65,8 @@ static void draw_slots(uint64_t *seed, work *w) {
 static work work_create(uint64_t *seed, amla_dtype from, amla_dtype to, int32_t page, bool apart) {
   work w = {.args = AMLA_CACHE_WRITE_ARGS_INIT};
   amla_cache_write_args *a = &w.args;
-  const int32_t d = to == AMLA_FP8_584 ? 448 : 512, block = to == AMLA_Q8_0 ? 32 : 1;
+  int32_t block_bytes;
+  const int32_t d = to == AMLA_FP8_584 ? 448 : 512, block = amla_dtype_block(to, &block_bytes);
   a->d_latent = d, a->d_rope = 64, a->kv_d_rope = apart ? 64 : 0;
   a->type = from, a->kv_type = to;
   a->page_size = page, a->n_pages = PAGES, a->n_tokens = TOKENS;

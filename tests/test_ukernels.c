@@ -405,12 +405,10 @@ typedef struct stage_rows {
 /* fp8: no row, rows with NaN codes, or rows with any scale are those that no shortcut takes. */
 enum { TAME, WILD_CODES, WILD_SCALES, N_WILD };
 
-static bool is_fp8(amla_dtype type) { return type >= AMLA_FP8_656; }
-
 static float stage_value(const stage_rows *r, int32_t row, int32_t d) {
   const int64_t at = row * (int64_t)r->row_bytes;
-  return is_fp8(r->format.type) ? harness_load_kv(&r->page, r->rows, at, d)
-                                : harness_load(r->rows + at, r->format.type, d);
+  return harness_is_fp8(r->format.type) ? harness_load_kv(&r->page, r->rows, at, d)
+                                        : harness_load(r->rows + at, r->format.type, d);
 }
 
 static amla_ukr_move stage_move(const stage_rows *r, int32_t row, void *to) {
@@ -435,23 +433,24 @@ static void fill_page(subject *s, const stage_rows *r, int wild) {
 }
 
 static stage_rows stage_rows_create(subject *s, int32_t n, int32_t d, amla_dtype type, int wild) {
-  const size_t size = is_fp8(type) ? 1 : type == AMLA_Q8_0 ? 2 : harness_dtype_bytes(type);
+  const size_t size = amla_dtype_align(type);
   const int32_t d_v = d > 64 && type != AMLA_FP8_584 ? d - 64 : d;
   const float scale = wild == WILD_SCALES ? 0x1.8p122f : 0.7f;
   stage_rows r = {.page = AMLA_PROBLEM_INIT};
   r.page.kv_type = type, r.page.page_size = n, r.page.d_qk = d, r.page.d_v = d_v;
   r.page.kv_scale = scale, r.page.kv_rope_scale = 0.3f;
   r.format = (amla_row_format){type, d, type == AMLA_FP8_584 ? 448 : d_v, scale, 0.3f};
-  r.row_bytes = (size_t)harness_bytes(type, harness_row_elems(type, d)) + (is_fp8(type) ? 0 : size);
+  r.row_bytes = (size_t)harness_bytes(type, harness_row_elems(type, d));
+  r.row_bytes += harness_is_fp8(type) ? 0 : size;
   const size_t bytes = (size_t)n * (r.row_bytes + (type == AMLA_FP8_584 ? 8 : 0)) + size;
   r.buffer = malloc(bytes);
   assert_non_null(r.buffer);
   r.rows = r.buffer + size;
-  if (is_fp8(type))
+  if (harness_is_fp8(type))
     fill_page(s, &r, wild);
-  for (size_t i = 0; type == AMLA_Q8_0 && i < bytes; i++)
+  for (size_t i = 0; amla_block_elems(type) > 1 && i < bytes; i++)
     r.buffer[i] = (char)random_below(&s->seed, 256);
-  for (int64_t i = 0; type < AMLA_Q8_0 && i < n * (d + 1) + 1; i++)
+  for (int64_t i = 0; type <= AMLA_F16 && i < n * (d + 1) + 1; i++)
     harness_store(r.buffer, type, i, random_hostile(&s->seed));
   return r;
 }
@@ -496,10 +495,9 @@ static void check_stage_of(subject *s, int32_t n, int32_t n_rows, int32_t d, aml
 /* Can a row of the type have d elements? */
 static bool has_rows(amla_dtype type, int32_t d) {
   switch (type) {
-  case AMLA_Q8_0: return d % 32 == 0;
   case AMLA_FP8_656: return d == 576;
   case AMLA_FP8_584: return d == 512;
-  default: return true;
+  default: return d % amla_block_elems(type) == 0;
   }
 }
 
@@ -509,7 +507,7 @@ static void check_stage(subject *s) {
   for (int32_t n = 1; n <= tokens; n++)
     for (int i = 0; i < LENGTH(ds); i++)
       for (int type = AMLA_F32; type < AMLA_N_DTYPES; type++) {
-        const int n_wild = is_fp8((amla_dtype)type) ? N_WILD : 1;
+        const int n_wild = harness_is_fp8((amla_dtype)type) ? N_WILD : 1;
         for (int wild = 0; has_rows((amla_dtype)type, ds[i]) && wild < n_wild; wild++) {
           check_stage_of(s, n, ahead ? 1 + (n + i + type) % tokens : n, ds[i], (amla_dtype)type,
                          wild);
