@@ -10,11 +10,23 @@ RESCALES = {"lazy": 1, "amla": 2, "flash": 3}
 P_FORMS = {"default": 0, "f32": 1, "bf16x2": 2, "bf16": 3}
 MAX_SPLITS = 32
 
-FIELDS = "b s_q h_q sk d_qk d_v page_size n_pages q_type kv_type out_type causal"
-CHOICES = "rescale threads isa split_tokens p_form q_form kv_round"
+# As in emulated_decode.c, in its order.
+FIELDS = """
+b s_q h_q sk d_qk d_v page_size n_pages q_type kv_type out_type causal
+topk index_kind topk_length_per_query window q_d_rope kv_d_rope
+extra_sk extra_topk extra_page_size extra_n_pages
+kv_stride_page kv_stride_token extra_kv_stride_page extra_kv_stride_token
+kv_rope_stride_page kv_rope_stride_token
+rescale threads isa split_tokens p_form q_form kv_round lse_sink
+"""
+TENSORS = """
+q kv block_table seqlens_k sinks mask q_rope kv_rope
+indices topk_length visible_k q_indptr kv_indptr kv_indices
+extra_kv extra_block_table extra_seqlens_k extra_visible_k
+extra_indices extra_topk_length out lse max_logits
+"""
 JOB = np.dtype(
-    [(name, np.int32) for name in f"{FIELDS} {CHOICES}".split()]
-    + [("scale", np.float32), ("kv_stride_page", np.int64), ("kv_stride_token", np.int64)]
+    [(name, np.int64) for name in FIELDS.split()] + [("scale", np.float32), ("unused", np.float32)]
 )
 PLAN_INFO = np.dtype(
     [("isa", np.int32), ("p_form", np.int32), ("n_splits", np.int32)]
@@ -80,25 +92,44 @@ class Plan:
     def splits(self):
         return list(self["split_begin"][: self["n_splits"] + 1])
 
-    def run(self, q, kv, block_table=None, seqlens=None, mask=None):
-        """kv is an array or an address. out in its own type, lse in log2 units."""
+    def run(self, q, kv, block_table=None, seqlens_k=None, mask=None):
+        """out in its own type, lse in log2 units."""
+        tensors = dict(block_table=block_table, seqlens_k=seqlens_k, mask=mask)
+        results = self.run_tensors(q=q, kv=kv, **tensors)
+        return results["out"], results["lse"]
+
+    def results(self, ragged, max_logits):
+        """Empty ones; `ragged`: of how many queries."""
         j = self.job[0]
         item = np.float32 if j["out_type"] == DTYPES["f32"] else np.uint16
-        out = np.full((j["b"], j["s_q"], j["h_q"], j["d_v"]), 0, item)
-        lse = np.zeros((j["b"], j["h_q"], j["s_q"]), np.float32)
+        rows = (j["b"], j["s_q"]) if ragged is None else (ragged,)
+        of_lse = (j["b"], j["h_q"], j["s_q"]) if ragged is None else (ragged, j["h_q"])
+        empty = dict(
+            out=np.zeros((*rows, j["h_q"], j["d_v"]), item), lse=np.zeros(of_lse, np.float32)
+        )
+        return empty | (dict(max_logits=np.zeros(of_lse, np.float32)) if max_logits else {})
+
+    def run_tensors(self, max_logits=False, **tensors):
+        """Tensors by name, arrays or addresses; arrays lie before unmapped memory."""
+        ragged = tensors.get("q_indptr")
+        results = self.results(None if ragged is None else int(ragged[-1]), max_logits)
         mark = self.machine.mark()
-        scratch = self.machine.allocate(int(self["scratch_bytes"]))
-        self.machine.view(scratch, int(self["scratch_bytes"]))[:] = 0xFF  # NaN
-        arguments = [0 if x is None else x for x in (q, kv, block_table, seqlens, mask)]
         try:
-            self.result = self.machine.call(
-                "decode_run", self.address, *arguments, out, lse, scratch, self.info
-            )
+            at = {k: self.machine.place(v) for k, v in {**tensors, **results}.items()}
+            scratch = self.machine.allocate(int(self["scratch_bytes"]))
+            self.machine.view(scratch, int(self["scratch_bytes"]))[:] = 0xFF  # NaN
+            addresses = {name: at.pop(name, 0) for name in TENSORS.split()}
+            assert not at
+            table = np.array(list(addresses.values()), np.uint64)
+            self.result = self.machine.call("decode_run", self.address, table, scratch, self.info)
+            for name, array in results.items():
+                raw = self.machine.view(addresses[name], array.nbytes)
+                array.reshape(-1).view(np.uint8)[:] = raw
         finally:
             self.machine.release(mark)
         if self.result.integer:
             raise ValueError(self.info["message"][0].decode())
-        return out, lse
+        return results
 
 
 def truth(q, kv, scale, d_v, visible=None, bias=None):

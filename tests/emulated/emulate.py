@@ -222,6 +222,17 @@ class Machine:
             raise IndexError(f"{address:#x} is outside the guest's memory")
         return self._bytes[start : start + size]
 
+    def place(self, array):
+        """A copy of the array that ends at an unmapped page; its address. None, a null pointer, and
+        an address stay as they are."""
+        if array is None:
+            return 0
+        if not isinstance(array, np.ndarray):
+            return int(array)
+        address = self.allocate(array.nbytes, array.itemsize)
+        self.view(address, array.nbytes)[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        return address
+
     def unmap(self, address, size):
         """Make whole pages fault, until their block is released."""
         first = (address - BASE) // PAGE
