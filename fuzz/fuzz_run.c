@@ -241,6 +241,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
   FUZZ_CHECK(harness_parse_problem(text, &c, error, sizeof error) == 0, "%s: %s", text, error);
   FUZZ_CHECK(harness_generate(&c, &data, error, sizeof error) == 0, "%s: %s", text, error);
   options.lse_base = data.options.lse_base;
+  options.lse_sink = data.options.lse_sink;
   amla_problem problem = data.problem;
   amla_tensors tensors = data.tensors;
   const uint32_t n_corruptions = take(&in, 4);

@@ -13,11 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "draw.h"
 #include "kv_rows.h"
 #include "message.h"
+#include "scopes.h"
+#include "seen_data.h"
 
-/* Of a block table: FlashMLA's tests poison with the same. */
-static const int32_t unused_entry = 2147480000;
 static const double two_pi = 6.283185307179586, log2e = 1.4426950408889634;
 static const double gain_limit = 16384; /* |g_j|: stays finite in f16 */
 
@@ -37,27 +38,6 @@ double harness_random_uniform(uint64_t *state) {
 double harness_random_normal(uint64_t *state) { /* Box and Muller, one of the pair */
   const double radius = sqrt(-2 * log(harness_random_uniform(state)));
   return radius * cos(two_pi * harness_random_uniform(state));
-}
-
-static int64_t random_below(uint64_t *state, int64_t n) {
-  return (int64_t)(harness_random(state) % (uint64_t)n);
-}
-
-/* A generator of its own for item (i, j) of a stream. */
-enum {
-  STREAM_Q = 1,
-  STREAM_KV,
-  STREAM_LENGTHS,
-  STREAM_PAGES,
-  STREAM_SINKS,
-  STREAM_ONEHOT,
-  STREAM_MASK
-};
-static uint64_t seed_for(uint64_t seed, uint64_t stream, int64_t i, int64_t j) {
-  uint64_t state = seed * 8 + stream;
-  state = harness_random(&state) + (uint64_t)i;
-  state = harness_random(&state) + (uint64_t)j;
-  return harness_random(&state);
 }
 
 /* ---- Elements ---- */
@@ -168,20 +148,38 @@ static int64_t extent(int64_t n0, int64_t s0, int64_t n1, int64_t s1, int64_t n2
   return __builtin_add_overflow(a, b, &sum) || __builtin_add_overflow(sum, c, &sum) ? -1 : sum;
 }
 
-static int64_t q_elems(const amla_problem *p) {
-  return extent(p->b, p->q_stride_batch, p->s_q, p->q_stride_query, p->h_q, p->q_stride_head,
-                p->d_qk);
+/* Of a [b][s_q][h_q][d] tensor. */
+static int64_t query_elems(const harness_dataset *x, int64_t batch, int64_t query, int64_t head,
+                           int32_t d) {
+  const amla_problem *p = &x->problem;
+  if (x->q_indptr != NULL)
+    return extent(1, 0, x->q_indptr[p->b], query, p->h_q, head, d);
+  return extent(p->b, batch, p->s_q, query, p->h_q, head, d);
 }
-static int64_t out_elems(const amla_problem *p) {
-  return extent(p->b, p->out_stride_batch, p->s_q, p->out_stride_query, p->h_q, p->out_stride_head,
-                p->d_v);
+static int64_t q_elems(const harness_dataset *x) {
+  const amla_problem *p = &x->problem;
+  return query_elems(x, p->q_stride_batch, p->q_stride_query, p->q_stride_head,
+                     p->d_qk - p->q_d_rope);
+}
+static int64_t q_rope_elems(const harness_dataset *x) {
+  const amla_problem *p = &x->problem;
+  return query_elems(x, p->q_rope_stride_batch, p->q_rope_stride_query, p->q_rope_stride_head,
+                     p->q_d_rope);
+}
+static int64_t out_elems(const harness_dataset *x) {
+  const amla_problem *p = &x->problem;
+  return query_elems(x, p->out_stride_batch, p->out_stride_query, p->out_stride_head, p->d_v);
 }
 static int64_t kv_elems(const amla_problem *p) {
   const int64_t outer = p->page_size ? p->n_pages : p->b;
   const int64_t tokens = p->page_size ? p->page_size : p->sk;
   const int64_t footer = p->kv_type == AMLA_FP8_584 ? tokens * 8 : 0;
   return extent(1, 0, outer, p->kv_stride_page, tokens, p->kv_stride_token,
-                harness_row_elems(p->kv_type, p->d_qk) + footer);
+                harness_row_elems(p->kv_type, p->d_qk - p->kv_d_rope) + footer);
+}
+static int64_t kv_rope_elems(const amla_problem *p) {
+  const amla_problem rope = harness_rope_problem(p);
+  return kv_elems(&rope);
 }
 static int64_t mask_elems(const amla_problem *p) {
   return extent(1, 0, p->b, p->mask_stride_batch, p->s_q, p->mask_stride_query, p->sk);
@@ -197,32 +195,67 @@ void *harness_allocate(int64_t n, size_t element_bytes) {
   return posix_memalign(&buffer, 64, (size_t)n) == 0 ? buffer : NULL;
 }
 
+/* Points a tensor at its buffer, of n bytes. */
+#define ATTACH(tensor, pointer, n)                                                                 \
+  (t->tensor = (pointer), t->tensor##_bytes = t->tensor != NULL ? (size_t)(n) : 0)
+
+static int64_t words(int64_t n) { return n * (int64_t)sizeof(int32_t); }
+
+static int64_t list_lengths(const harness_dataset *data) {
+  const amla_problem *p = &data->problem;
+  return p->topk_length_per_query ? harness_rows(data) / p->h_q : p->b;
+}
+
+static void attach_first_scope(harness_dataset *data) {
+  const amla_problem *p = &data->problem;
+  amla_tensors *t = &data->tensors;
+  const int64_t queries = harness_rows(data) / p->h_q;
+  const bool slots = harness_has_slots(p);
+  ATTACH(kv, data->kv, harness_bytes(p->kv_type, kv_elems(p)));
+  ATTACH(kv_rope, data->kv_rope, harness_bytes(p->kv_type, kv_rope_elems(p)));
+  ATTACH(block_table, slots || data->kv_indptr ? NULL : data->block_table,
+         words(product(p->b, p->max_pages, 1)));
+  ATTACH(seqlens_k, slots ? NULL : data->seqlens_k, words(p->b));
+  ATTACH(visible_k, data->visible_k, words(queries));
+  ATTACH(indices, data->indices, words(p->b * p->indices_stride_batch));
+  ATTACH(topk_length, data->topk_length, words(list_lengths(data)));
+  ATTACH(kv_indptr, data->kv_indptr, words((int64_t)p->b + 1));
+  ATTACH(kv_indices, data->kv_indices, data->kv_indptr ? words(data->kv_indptr[p->b]) : 0);
+}
+
+static void attach_second_scope(harness_dataset *data) {
+  const amla_problem p = harness_second_problem(&data->problem);
+  amla_tensors *t = &data->tensors;
+  const int64_t queries = harness_rows(data) / p.h_q;
+  const bool slots = harness_has_slots(&p);
+  ATTACH(extra_kv, data->extra_kv, harness_bytes(p.kv_type, kv_elems(&p)));
+  ATTACH(extra_block_table, slots ? NULL : data->extra_block_table,
+         words(product(p.b, p.max_pages, 1)));
+  ATTACH(extra_seqlens_k, slots ? NULL : data->extra_seqlens_k, words(p.b));
+  ATTACH(extra_visible_k, data->extra_visible_k, words(queries));
+  ATTACH(extra_indices, data->extra_indices, words(p.b * p.indices_stride_batch));
+  ATTACH(extra_topk_length, data->extra_topk_length, words(list_lengths(data)));
+}
+
 bool harness_attach(harness_dataset *data) {
   const amla_problem *p = &data->problem;
   amla_tensors *t = &data->tensors;
-  const int64_t outs = out_elems(p), lses = product(p->b, p->h_q, p->s_q);
+  const int64_t outs = out_elems(data), lses = harness_rows(data);
   data->out = harness_allocate(outs, harness_dtype_bytes(p->out_type));
   data->lse = harness_allocate(lses, sizeof(float));
   if (data->out == NULL || data->lse == NULL)
     return false;
   *t = (amla_tensors)AMLA_TENSORS_INIT;
-  t->q = data->q;
-  t->q_bytes = (size_t)harness_bytes(p->q_type, q_elems(p));
-  t->kv = data->kv;
-  t->kv_bytes = (size_t)harness_bytes(p->kv_type, kv_elems(p));
-  t->block_table = data->block_table;
-  t->block_table_bytes =
-      data->block_table ? (size_t)p->b * (size_t)p->max_pages * sizeof(int32_t) : 0;
-  t->seqlens_k = data->seqlens_k;
-  t->seqlens_k_bytes = data->seqlens_k ? (size_t)p->b * sizeof(int32_t) : 0;
-  t->sinks = data->sinks;
-  t->sinks_bytes = data->sinks ? (size_t)p->h_q * sizeof(float) : 0;
-  t->mask = data->mask;
-  t->mask_bytes = data->mask ? (size_t)mask_elems(p) * sizeof(uint16_t) : 0;
-  t->out = data->out;
-  t->out_bytes = (size_t)outs * harness_dtype_bytes(p->out_type);
-  t->lse = data->lse;
-  t->lse_bytes = (size_t)lses * sizeof(float);
+  ATTACH(q, data->q, harness_bytes(p->q_type, q_elems(data)));
+  ATTACH(q_rope, data->q_rope, harness_bytes(p->q_type, q_rope_elems(data)));
+  ATTACH(q_indptr, data->q_indptr, words((int64_t)p->b + 1));
+  attach_first_scope(data);
+  if (harness_has_second_scope(p))
+    attach_second_scope(data);
+  ATTACH(sinks, data->sinks, p->h_q * (int64_t)sizeof(float));
+  ATTACH(mask, data->mask, mask_elems(p) * (int64_t)sizeof(uint16_t));
+  ATTACH(out, data->out, outs * (int64_t)harness_dtype_bytes(p->out_type));
+  ATTACH(lse, data->lse, lses * (int64_t)sizeof(float));
   harness_reset_outputs(data);
   return true;
 }
@@ -233,8 +266,30 @@ void harness_reset_outputs(harness_dataset *data) {
 }
 
 void harness_free(harness_dataset *data) {
-  void *const buffers[] = {data->q,     data->kv,   data->out, data->block_table, data->seqlens_k,
-                           data->sinks, data->mask, data->lse, data->out_ref,     data->lse_ref};
+  void *const buffers[] = {data->q,
+                           data->kv,
+                           data->out,
+                           data->block_table,
+                           data->seqlens_k,
+                           data->sinks,
+                           data->mask,
+                           data->lse,
+                           data->out_ref,
+                           data->lse_ref,
+                           data->q_rope,
+                           data->kv_rope,
+                           data->extra_kv,
+                           data->indices,
+                           data->topk_length,
+                           data->visible_k,
+                           data->q_indptr,
+                           data->kv_indptr,
+                           data->kv_indices,
+                           data->extra_block_table,
+                           data->extra_seqlens_k,
+                           data->extra_visible_k,
+                           data->extra_indices,
+                           data->extra_topk_length};
   for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
     free(buffers[i]);
   *data = (harness_dataset){0};
@@ -255,21 +310,38 @@ static int64_t row_offset(const amla_problem *p, int64_t row, int32_t d, int64_t
 }
 
 int64_t harness_q_offset(const amla_problem *p, int64_t row) {
-  return row_offset(p, row, p->d_qk, p->q_stride_batch, p->q_stride_query, p->q_stride_head);
+  return row_offset(p, row, p->d_qk - p->q_d_rope, p->q_stride_batch, p->q_stride_query,
+                    p->q_stride_head);
+}
+
+int64_t harness_q_rope_offset(const amla_problem *p, int64_t row) {
+  return row_offset(p, row, p->q_d_rope, p->q_rope_stride_batch, p->q_rope_stride_query,
+                    p->q_rope_stride_head);
 }
 
 int64_t harness_out_offset(const amla_problem *p, int64_t row) {
   return row_offset(p, row, p->d_v, p->out_stride_batch, p->out_stride_query, p->out_stride_head);
 }
 
-int64_t harness_lse_offset(const amla_problem *p, int64_t row) {
+int64_t harness_rows(const harness_dataset *data) {
+  const amla_problem *p = &data->problem;
+  if (data->q_indptr != NULL)
+    return product(data->q_indptr[p->b], p->h_q, 1);
+  return product(p->b, p->s_q, p->h_q);
+}
+
+int64_t harness_lse_offset(const harness_dataset *data, int64_t row) {
+  const amla_problem *p = &data->problem;
+  if (data->q_indptr != NULL)
+    return row;
   const int64_t h = row % p->h_q, i = row / p->h_q % p->s_q, s = row / p->h_q / p->s_q;
   return (s * p->h_q + h) * p->s_q + i;
 }
 
 int64_t harness_token_offset(const amla_problem *p, const int32_t *block_table, int32_t sequence,
                              int64_t j) {
-  const int64_t token = or_packed(p->kv_stride_token, harness_row_elems(p->kv_type, p->d_qk));
+  const int32_t d = p->d_qk - p->kv_d_rope;
+  const int64_t token = or_packed(p->kv_stride_token, harness_row_elems(p->kv_type, d));
   const int64_t page_elems = or_packed(p->kv_stride_page, harness_page_elems(p));
   if (p->page_size == 0)
     return sequence * page_elems + j * token;
@@ -326,7 +398,8 @@ static bool fill_block_table(const harness_case *c, harness_dataset *data) {
   for (int32_t s = 0; s < p->b; s++)
     for (int64_t e = 0; e < p->max_pages; e++) {
       const bool used = e * p->page_size < data->seqlens_k[s];
-      data->block_table[s * (int64_t)p->max_pages + e] = used ? pages[next++] : unused_entry;
+      data->block_table[s * (int64_t)p->max_pages + e] =
+          used ? pages[next++] : HARNESS_UNUSED_ENTRY;
     }
   free(pages);
   return true;
@@ -396,9 +469,21 @@ static double zero_column(int32_t d, int64_t j, int64_t n, double value) {
   }
 }
 
+/* Elements [d, d + n) of the row at `at`. */
+static void store_kv(const amla_problem *p, void *kv, int64_t at, int32_t d, int32_t n,
+                     const float *values) {
+  if (harness_is_fp8(p->kv_type))
+    harness_store_fp8(p, kv, at, d, n, values);
+  else
+    store_elements(kv, p->kv_type, at + d, n, values);
+}
+
 static void fill_token(const harness_case *c, harness_dataset *data, int32_t sequence, int64_t j) {
   const amla_problem *p = &c->problem;
+  const amla_problem rope = harness_rope_problem(p);
+  const int32_t whole = p->d_qk - p->kv_d_rope; /* elements before those that lie apart */
   const int64_t at = harness_token_offset(p, data->block_table, sequence, j);
+  const int64_t rope_at = harness_token_offset(&rope, data->block_table, sequence, j);
   const int64_t n = data->seqlens_k[sequence];
   uint64_t state = seed_for(c->seed, STREAM_KV, sequence, j);
   const double width = c->dist == HARNESS_NORMAL ? c->dist_width : 1.0,
@@ -407,38 +492,49 @@ static void fill_token(const harness_case *c, harness_dataset *data, int32_t seq
   for (int32_t d = 0; d < p->d_qk;) {
     float values[HARNESS_MAX_GROUP];
     int32_t count = 0;
-    for (; count < group && d < p->d_qk; d++) {
+    const int32_t end = d < whole ? whole : p->d_qk;
+    for (; count < group && d < end; d++) {
       double value = noise(c, &state, width) + g * direction(d);
       if (c->dist == HARNESS_ZEROV && d < p->d_v)
         value = zero_column(d, j, n, value);
       values[count++] = (float)value;
     }
-    if (harness_is_fp8(p->kv_type))
-      harness_store_fp8(p, data->kv, at, d - count, count, values);
+    const int32_t first = d - count;
+    if (first < whole)
+      store_kv(p, data->kv, at, first, count, values);
     else
-      store_elements(data->kv, p->kv_type, at + d - count, count, values);
+      store_kv(&rope, data->kv_rope, rope_at, first - whole, count, values);
   }
 }
 
-static void fill_kv(const harness_case *c, harness_dataset *data) {
+/* Tokens of all sequences, or those that `seen` [b][sk] has. */
+static void fill_kv(const harness_case *c, harness_dataset *data, const bool *seen) {
   for (int32_t s = 0; s < c->problem.b; s++) {
     const int64_t n = data->seqlens_k[s];
+    const bool *some = seen ? seen + (int64_t)s * c->problem.sk : NULL;
 #pragma omp parallel for schedule(static) if (n * c->problem.d_qk > 100000)
     for (int64_t j = 0; j < n; j++)
-      fill_token(c, data, s, j);
+      if (some == NULL || some[j])
+        fill_token(c, data, s, j);
   }
 }
 
 static void fill_q(const harness_case *c, harness_dataset *data) {
   const amla_problem *p = &c->problem;
-  const int64_t n = (int64_t)p->s_q * p->h_q;
-  for (int64_t s = 0; s < p->b; s++)
-    for (int64_t row = 0; row < n; row++) {
-      const int64_t at = harness_q_offset(p, s * n + row);
-      uint64_t state = seed_for(c->seed, STREAM_Q, s, row);
-      for (int32_t d = 0; d < p->d_qk; d++)
-        harness_store(data->q, p->q_type, at + d, (float)draw_q(c, &state, d));
+  for (int64_t row = 0; row < harness_rows(data); row++) {
+    const harness_query q = harness_query_at(p, &data->tensors, row / p->h_q);
+    const int64_t at = harness_q_offset(p, row), rope_at = harness_q_rope_offset(p, row);
+    const int32_t whole = p->d_qk - p->q_d_rope;
+    const int64_t own = q.query * (int64_t)p->h_q + row % p->h_q;
+    uint64_t state = seed_for(c->seed, STREAM_Q, q.sequence, own);
+    for (int32_t d = 0; d < p->d_qk; d++) {
+      const float value = (float)draw_q(c, &state, d);
+      if (d < whole)
+        harness_store(data->q, p->q_type, at + d, value);
+      else
+        harness_store(data->q_rope, p->q_type, rope_at + d - whole, value);
     }
+  }
 }
 
 /* Regions of 128 keys that differ from query to query: all hidden, all zero, finite values, or a
@@ -470,42 +566,101 @@ static void *allocate_nan(int64_t n, amla_dtype type) {
   return buffer;
 }
 
-static bool allocate_inputs(const harness_case *c, harness_dataset *data) {
+/* The cache of the first scope of c's problem, and what queries see of it. */
+static bool make_scope(const harness_case *c, harness_dataset *data, bool *seen) {
   const amla_problem *p = &c->problem;
-  data->q = allocate_nan(q_elems(p), p->q_type);
+  const bool table = p->page_size > 0, dense = p->topk == 0;
   data->kv = allocate_nan(kv_elems(p), p->kv_type);
   data->seqlens_k = harness_allocate(p->b, sizeof(int32_t));
-  if (p->page_size)
+  if (table)
     data->block_table = harness_allocate(product(p->b, p->max_pages, 1), sizeof(int32_t));
-  if (c->mask)
-    data->mask = allocate_nan(mask_elems(p), AMLA_F16);
+  if (p->kv_d_rope > 0)
+    data->kv_rope = allocate_nan(kv_rope_elems(p), p->kv_type);
+  if (!data->kv || !data->seqlens_k || (table && !data->block_table) ||
+      (p->kv_d_rope > 0 && !data->kv_rope))
+    return false;
+  for (int32_t s = 0; s < p->b; s++)
+    data->seqlens_k[s] = harness_length(c, s);
+  if ((table && !fill_block_table(c, data)) || (!dense && !harness_draw_lists(c, data, seen)) ||
+      (dense && c->visible && !harness_draw_visible(c, data)))
+    return false;
+  if (seen != NULL && dense)
+    harness_mark_dense(data, seen);
+  fill_kv(c, data, seen);
+  return true;
+}
+
+/* With queries that have keys of their own, other tokens stay NaN. */
+static bool make_hostile_scope(const harness_case *c, harness_dataset *data, bool lines) {
+  const int64_t n = product(c->problem.b, c->problem.sk, 1);
+  bool *seen = lines ? harness_allocate(n, sizeof *seen) : NULL;
+  if (lines && seen == NULL)
+    return false;
+  for (int64_t i = 0; lines && i < n; i++)
+    seen[i] = false;
+  const bool ok = make_scope(c, data, seen);
+  free(seen);
+  return ok;
+}
+
+/* As the first scope of a problem of its own. */
+static bool make_second_scope(const harness_case *c, harness_dataset *data) {
+  harness_case second = *c;
+  second.problem = harness_second_problem(&c->problem);
+  second.seed = ~c->seed;
+  if (c->len == HARNESS_LEN_LIST)
+    second.len = HARNESS_LEN_UNIFORM;
+  harness_dataset x = {.problem = second.problem, .tensors = data->tensors};
+  const bool ok = make_hostile_scope(&second, &x, true);
+  data->extra_kv = x.kv;
+  data->extra_block_table = x.block_table;
+  data->extra_seqlens_k = x.seqlens_k;
+  data->extra_visible_k = x.visible_k;
+  data->extra_indices = x.indices;
+  data->extra_topk_length = x.topk_length;
+  return ok;
+}
+
+static bool make_queries(const harness_case *c, harness_dataset *data) {
+  const amla_problem *p = &c->problem;
+  uint64_t state = seed_for(c->seed, STREAM_SINKS, 0, 0);
+  if (c->ragged && !harness_draw_q_indptr(c, data))
+    return false;
+  data->q = allocate_nan(q_elems(data), p->q_type);
+  if (p->q_d_rope > 0)
+    data->q_rope = allocate_nan(q_rope_elems(data), p->q_type);
   if (c->sinks)
     data->sinks = harness_allocate(p->h_q, sizeof(float));
-  return data->q && data->kv && data->seqlens_k && (!p->page_size || data->block_table) &&
-         (!c->sinks || data->sinks) && (!c->mask || data->mask);
+  if (!data->q || (p->q_d_rope > 0 && !data->q_rope) || (c->sinks && !data->sinks))
+    return false;
+  for (int32_t h = 0; c->sinks && h < p->h_q; h++)
+    data->sinks[h] = (float)(2 * harness_random_normal(&state));
+  fill_q(c, data);
+  return true;
+}
+
+static bool make_mask(const harness_case *c, harness_dataset *data) {
+  data->mask = allocate_nan(mask_elems(&c->problem), AMLA_F16);
+  if (data->mask != NULL)
+    fill_mask(c, data);
+  return data->mask != NULL;
+}
+
+static bool make_tensors(const harness_case *c, harness_dataset *data) {
+  const amla_problem *p = &c->problem;
+  return make_queries(c, data) && make_hostile_scope(c, data, harness_has_lines(p)) &&
+         (!harness_has_second_scope(p) || make_second_scope(c, data)) &&
+         (!c->csr || harness_make_page_lists(data)) && (!c->mask || make_mask(c, data)) &&
+         harness_attach(data);
 }
 
 int harness_generate(const harness_case *c, harness_dataset *data, char *error,
                      size_t error_bytes) {
-  uint64_t state = seed_for(c->seed, STREAM_SINKS, 0, 0);
   *data = (harness_dataset){.problem = c->problem, .options = AMLA_OPTIONS_INIT};
   data->options.lse_base = c->lse_base;
-  if (!allocate_inputs(c, data))
-    goto out_of_memory;
-  for (int32_t s = 0; s < c->problem.b; s++)
-    data->seqlens_k[s] = harness_length(c, s);
-  for (int32_t h = 0; c->sinks && h < c->problem.h_q; h++)
-    data->sinks[h] = (float)(2 * harness_random_normal(&state));
-  if (data->block_table && !fill_block_table(c, data))
-    goto out_of_memory;
-  fill_q(c, data);
-  fill_kv(c, data);
-  if (data->mask)
-    fill_mask(c, data);
-  if (harness_attach(data))
+  data->options.lse_sink = c->lse_sink;
+  if (make_tensors(c, data))
     return 0;
-
-out_of_memory:
   harness_free(data);
   return refuse((message){error, error_bytes}, "out of memory: b=%d, sk=%d, h=%d, sq=%d",
                 c->problem.b, c->problem.sk, c->problem.h_q, c->problem.s_q);

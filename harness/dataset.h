@@ -2,8 +2,8 @@
  *
  * Tensors for a problem: generated from a problem string, or loaded from a file. Everything that
  * the library must not look at is hostile: unused slots, unused pages and stride padding are NaN,
- * unused block-table entries are 2147480000, pages are in shuffled order, outputs start as a guard
- * pattern.
+ * unused block-table and list entries are 2147480000, pages are in shuffled order, outputs start as
+ * a guard pattern. Where queries have keys of their own, so are the slots that none of them sees.
  */
 #ifndef AMLA_HARNESS_DATASET_H
 #define AMLA_HARNESS_DATASET_H
@@ -14,12 +14,18 @@
 
 typedef struct harness_dataset {
   amla_problem problem;
-  amla_options options; /* lse_base set, the rest default */
+  amla_options options; /* lse_base and lse_sink set, the rest default */
   amla_tensors tensors; /* pointers into the buffers below */
   void *q, *kv, *out;   /* owned */
   uint16_t *mask;       /* [b][s_q][sk] f16 with the problem's strides, or NULL */
+  /* Where a sequence's tokens lie and how many there are; not attached where amla.h does not read
+   * them. NULL: lists of slots from a file. */
   int32_t *block_table, *seqlens_k;
   float *sinks, *lse;
+  void *q_rope, *kv_rope, *extra_kv; /* these and the next as in amla_tensors, or NULL */
+  int32_t *indices, *topk_length, *visible_k, *q_indptr, *kv_indptr, *kv_indices;
+  int32_t *extra_block_table, *extra_seqlens_k, *extra_visible_k, *extra_indices,
+      *extra_topk_length;
   float *out_ref;     /* [b][s_q][h_q][d_v] f32 from a file, or NULL: fp64 results rounded to f32 */
   float *lse_ref;     /* [b][h_q][s_q] f32 natural log from a file, or NULL */
   double scale_exact; /* of a file, before it became a float; 0 = problem.scale */
@@ -31,11 +37,16 @@ int harness_generate(const harness_case *c, harness_dataset *data, char *error, 
 /* The length that harness_generate gives a sequence. */
 int32_t harness_length(const harness_case *c, int32_t sequence);
 
+/* Query rows: b * s_q * h_q, or those of the ragged queries there are. */
+int64_t harness_rows(const harness_dataset *data);
+
 /* Element offsets in the tensors of a problem, whose strides may be 0 = packed. row: counted in the
- * order [b][s_q][h_q]; lse is [b][h_q][s_q]. */
+ * order [b][s_q][h_q], or of ragged queries [total][h_q], whose strides have nothing between
+ * sequences; lse is [b][h_q][s_q], or [total][h_q]. */
 int64_t harness_q_offset(const amla_problem *problem, int64_t row);
+int64_t harness_q_rope_offset(const amla_problem *problem, int64_t row);
 int64_t harness_out_offset(const amla_problem *problem, int64_t row);
-int64_t harness_lse_offset(const amla_problem *problem, int64_t row);
+int64_t harness_lse_offset(const harness_dataset *data, int64_t row);
 
 /* Of token j of a sequence in kv; -1 when its page id is out of range. block_table: NULL when KV is
  * contiguous. */

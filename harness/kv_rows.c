@@ -50,8 +50,8 @@ int64_t harness_row_elems(amla_dtype type, int32_t d) {
 static int64_t tokens_of_page(const amla_problem *p) { return p->page_size ? p->page_size : p->sk; }
 
 int64_t harness_page_elems(const amla_problem *p) {
-  const int64_t token =
-      p->kv_stride_token ? p->kv_stride_token : harness_row_elems(p->kv_type, p->d_qk);
+  const int64_t token = p->kv_stride_token ? p->kv_stride_token
+                                           : harness_row_elems(p->kv_type, p->d_qk - p->kv_d_rope);
   const int64_t n = tokens_of_page(p);
   return p->kv_type == AMLA_FP8_584 ? (n * 584 + 575) / 576 * 576 : n * token;
 }
@@ -66,7 +66,7 @@ static int32_t d_latent(const amla_problem *p) {
   switch (p->kv_type) {
   case AMLA_FP8_656: return LATENT_656;
   case AMLA_FP8_584: return LATENT_584;
-  default: return p->d_v;
+  default: return p->kv_d_rope > 0 ? p->d_qk - p->kv_d_rope : p->d_v;
   }
 }
 

@@ -15,6 +15,7 @@
 #include "kv_rows.h"
 #include "message.h"
 #include "names.h"
+#include "scopes.h"
 
 enum {
   MAX_KEY = 16,     /* characters */
@@ -137,6 +138,73 @@ static int parse_len(harness_case *c, const char *value, message error) {
   return parse_len_list(c, value, error);
 }
 
+/* ---- Which keys a query sees ---- */
+
+static const char *const index_names[] = {"slot", "position", NULL};
+static const char *const topklen_names[] = {"none", "sequence", "query", NULL};
+
+/* Its place in the list, -1 if it is none of it. */
+static int find_name(const char *const *names, const char *value) {
+  for (int i = 0; names[i] != NULL; i++)
+    if (strcmp(names[i], value) == 0)
+      return i;
+  return -1;
+}
+
+static int parse_index(harness_case *c, const char *value, message error) {
+  const int found = find_name(index_names, value);
+  if (found < 0)
+    return refuse(error, "index=%s: must be slot or position", value);
+  c->problem.index_kind = (amla_index_kind)found;
+  return 0;
+}
+
+static int parse_topklen(harness_case *c, const char *value, message error) {
+  const int found = find_name(topklen_names, value);
+  if (found < 0)
+    return refuse(error, "topklen=%s: must be none, sequence or query", value);
+  c->topklen = (harness_topklen)found;
+  return 0;
+}
+
+/* A field of scope2, "sk:4096". */
+static bool parse_scope2_field(amla_problem *p, const char *item) {
+  const struct {
+    const char *name;
+    int32_t *field, min;
+  } fields[] = {
+      {"topk:", &p->extra_topk, 0}, {"sk:", &p->extra_sk, 1}, {"page:", &p->extra_page_size, 0}};
+  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+    const size_t length = strlen(fields[i].name);
+    int64_t value;
+    if (strncmp(item, fields[i].name, length) != 0)
+      continue;
+    if (!parse_integer(item + length, &value) || value < fields[i].min || value > INT32_MAX)
+      return false;
+    *fields[i].field = (int32_t)value;
+    return true;
+  }
+  return false;
+}
+
+static int parse_scope2(harness_case *c, const char *value, message error) {
+  amla_problem *p = &c->problem;
+  char item[24];
+  if (strcmp(value, "none") == 0)
+    return 0;
+  p->extra_sk = 4096, p->extra_page_size = 64;
+  for (const char *at = value;; at++) {
+    const size_t length = strcspn(at, "/");
+    snprintf(item, sizeof item, "%.*s", (int)(length < sizeof item ? length : sizeof item - 1), at);
+    if (length >= sizeof item || !parse_scope2_field(p, item))
+      return refuse(error, "scope2=%s: must be none, or sizes such as topk:512/sk:4096/page:64",
+                    value);
+    at += length;
+    if (*at == '\0')
+      return 0;
+  }
+}
+
 static int parse_scale(harness_case *c, const char *value, message error) {
   double scale;
   if (!parse_real(value, &scale) || !isfinite((float)scale) || (float)scale == 0.0f)
@@ -203,6 +271,18 @@ static const key_row keys[] = {
     INTEGER("sinks", sinks, 0, 1),
     INTEGER("mask", mask, 0, 1),
     INTEGER("pad", pad, 0, 1 << 20),
+    INTEGER("topk", problem.topk, 0, INT32_MAX),
+    INTEGER("invalid", invalid, 0, 100),
+    INTEGER("window", problem.window, 0, INT32_MAX),
+    INTEGER("visible", visible, 0, 1),
+    INTEGER("ragged", ragged, 0, 1),
+    INTEGER("csr", csr, 0, 1),
+    INTEGER("lsesink", lse_sink, 0, 1),
+    INTEGER("qrope", problem.q_d_rope, 0, INT32_MAX),
+    INTEGER("kvrope", problem.kv_d_rope, 0, INT32_MAX),
+    {"index", parse_index, 0, 0, 0},
+    {"topklen", parse_topklen, 0, 0, 0},
+    {"scope2", parse_scope2, 0, 0, 0},
     {"q", parse_q, 0, 0, 0},
     {"kv", parse_kv, 0, 0, 0},
     {"out", parse_out, 0, 0, 0},
@@ -272,30 +352,34 @@ static int check_len_list(harness_case *c, bool b_given, message error) {
              : refuse(error, "len: lists %d lengths, b=%d needs as many", count, c->problem.b);
 }
 
-static int derive_pages(amla_problem *p, message error) {
+/* Of a scope, whose keys are named `page` and `sk`. */
+static int derive_pages(amla_problem *p, const char *page, const char *sk, message error) {
   if (p->page_size == 0)
     return 0;
   const int64_t pages = (p->sk - 1) / p->page_size + 1; /* per sequence */
   if (pages >= INT32_MAX)
-    return refuse(error, "page=%d: sk=%d needs more than 2^31 - 2 pages", p->page_size, p->sk);
+    return refuse(error, "%s%d: %s%d needs more than 2^31 - 2 pages", page, p->page_size, sk,
+                  p->sk);
   p->max_pages = (int32_t)pages + 1;
   p->n_pages = p->b * pages + SPARE_PAGES; /* < 2^62 */
   if (p->n_pages > INT32_MAX)
-    return refuse(error, "page=%d: b=%d, sk=%d need more than 2^31 - 1 pages", p->page_size, p->b,
-                  p->sk);
+    return refuse(error, "%s%d: b=%d, %s%d need more than 2^31 - 1 pages", page, p->page_size, p->b,
+                  sk, p->sk);
   return 0;
 }
 
-/* Strides of [b][s_q][h_q][d], each with pad elements behind it; false when a size leaves int64. */
-static bool derive_strides(const amla_problem *p, int32_t d, int32_t pad, int64_t *head,
-                           int64_t *query, int64_t *batch) {
+/* Strides of [b][s_q][h_q][d], each with pad elements behind it, but for that between ragged
+ * sequences, which means nothing; false when a size leaves int64. */
+static bool derive_strides(const harness_case *c, int32_t d, int64_t *head, int64_t *query,
+                           int64_t *batch) {
+  const amla_problem *p = &c->problem;
   int64_t all;
-  *head = (int64_t)d + pad;
+  *head = (int64_t)d + c->pad;
   *query = *head;
-  if (!multiply_add(query, p->h_q, pad))
+  if (!multiply_add(query, p->h_q, c->pad))
     return false;
   *batch = *query;
-  if (!multiply_add(batch, p->s_q, pad))
+  if (!multiply_add(batch, p->s_q, c->ragged ? 0 : c->pad))
     return false;
   all = *batch;
   /* In bytes, the largest type and some. */
@@ -310,9 +394,100 @@ static int derive_fp8(harness_case *c, message error) {
     return 0;
   if (p->kv_type == AMLA_FP8_E4M3)
     p->kv_scale = 0.0175f, p->kv_rope_scale = 0.03125f;
+  else if (p->kv_d_rope > 0)
+    return refuse(error, "kvrope=%d: must be 0 for kv=%s, whose records have it", p->kv_d_rope,
+                  amla_dtype_name(p->kv_type));
   else if (p->d_qk != d_qk || p->d_v != 512)
     return refuse(error, "kv=%s: dqk=%d must be %d, dv=%d must be 512", amla_dtype_name(p->kv_type),
                   p->d_qk, d_qk, p->d_v);
+  return 0;
+}
+
+/* Strides of a cache of rows of d elements; false when its size leaves int64. */
+static bool derive_cache(const amla_problem *p, int32_t d, int32_t pad, int64_t *stride_page,
+                         int64_t *stride_token) {
+  int64_t all = p->page_size ? p->n_pages : p->b;
+  *stride_token = harness_row_elems(p->kv_type, d);
+  if (p->kv_type != AMLA_FP8_584) /* its pages alone have room for more */
+    *stride_token += pad;
+  *stride_page = p->kv_type == AMLA_FP8_584 ? 584 : *stride_token;
+  return multiply_add(stride_page, p->page_size ? p->page_size : p->sk, pad) &&
+         multiply_add(&all, *stride_page, 0) && multiply_add(&all, 8, 0);
+}
+
+/* Strides of its lists and caches. */
+static int derive_scope(amla_problem *p, const harness_case *c, const char *name, message error) {
+  int64_t slots = p->page_size ? p->n_pages * p->page_size : (int64_t)p->b * p->sk;
+  int64_t lists = p->b;
+  p->indices_stride_query = p->topk > 0 ? (int64_t)p->topk + c->pad : 0;
+  p->indices_stride_batch = p->indices_stride_query;
+  if (p->topk > 0 && slots > INT32_MAX)
+    return refuse(error, "%s: a list needs fewer than 2^31 slots, the cache has %" PRId64, name,
+                  slots);
+  if (!multiply_add(&p->indices_stride_batch, p->s_q, c->ragged || p->topk == 0 ? 0 : c->pad) ||
+      !multiply_add(&lists, p->indices_stride_batch, 0) || !multiply_add(&lists, 8, 0))
+    return refuse(error, "%s: the size of indices leaves int64", name);
+  if (!derive_cache(p, p->d_qk - p->kv_d_rope, c->pad, &p->kv_stride_page, &p->kv_stride_token) ||
+      (p->kv_d_rope > 0 &&
+       !derive_cache(p, p->kv_d_rope, c->pad, &p->kv_rope_stride_page, &p->kv_rope_stride_token)))
+    return refuse(error, "%s: the size of kv leaves int64: b=%d, sk=%d, page=%d, dqk=%d", name,
+                  p->b, p->sk, p->page_size, p->d_qk);
+  return 0;
+}
+
+static int derive_scopes(harness_case *c, message error) {
+  amla_problem *p = &c->problem;
+  if (derive_scope(p, c, "topk", error) != 0)
+    return -1;
+  if (!harness_has_second_scope(p))
+    return 0;
+  amla_problem second = harness_second_problem(p);
+  if (derive_pages(&second, "scope2=page:", "sk:", error) != 0 ||
+      derive_scope(&second, c, "scope2", error) != 0)
+    return -1;
+  p->extra_max_pages = second.max_pages, p->extra_n_pages = second.n_pages;
+  p->extra_kv_stride_page = second.kv_stride_page;
+  p->extra_kv_stride_token = second.kv_stride_token;
+  p->extra_indices_stride_batch = second.indices_stride_batch;
+  p->extra_indices_stride_query = second.indices_stride_query;
+  return 0;
+}
+
+/* Rules of keys that say which keys are seen, as amla.h has them. */
+static int check_seen(harness_case *c, message error) {
+  amla_problem *p = &c->problem;
+  const bool second = harness_has_second_scope(p), lists = p->topk > 0 || p->extra_topk > 0;
+  const bool dense = p->topk == 0 || (second && p->extra_topk == 0);
+  if (p->causal < 0)
+    p->causal = p->topk == 0 && !c->visible;
+  p->topk_length_per_query = c->topklen == HARNESS_TOPKLEN_QUERY;
+  const struct {
+    bool broken;
+    const char *key;
+    int32_t value;
+    const char *rule;
+  } rules[] = {
+      {p->causal && p->topk > 0, "causal", 1, "must be 0 with topk, where the list says it"},
+      {p->causal && c->visible, "causal", 1, "must be 0 with visible=1"},
+      {c->visible && !dense, "visible", 1, "needs a scope without a list"},
+      {p->window > 0 && p->topk > 0, "window", p->window, "must be 0 with topk"},
+      {p->window > 0 && !p->causal && !c->visible, "window", p->window,
+       "needs causal=1 or visible=1"},
+      {c->invalid > 0 && !lists, "invalid", c->invalid, "needs topk or scope2=topk"},
+      {c->mask && harness_has_lines(p), "mask", 1, "must be 0 with topk, window or scope2"},
+      {c->mask && c->ragged, "mask", 1, "must be 0 with ragged=1"},
+      {c->csr && p->page_size == 0, "csr", 1, "needs pages, page=0 has none"},
+      {c->csr && harness_has_slots(p), "csr", 1, "must be 0 with topk and index=slot"},
+      {p->q_d_rope >= p->d_qk, "qrope", p->q_d_rope, "must be < dqk"},
+      {p->kv_d_rope >= p->d_qk, "kvrope", p->kv_d_rope, "must be < dqk"},
+      {p->kv_d_rope > 0 && second, "kvrope", p->kv_d_rope, "must be 0 with scope2"}};
+  for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+    if (rules[i].broken)
+      return refuse(error, "%s=%d: %s", rules[i].key, rules[i].value, rules[i].rule);
+  if (c->topklen != HARNESS_TOPKLEN_NONE && !lists)
+    return refuse(error, "topklen=%s: needs topk or scope2=topk", topklen_names[c->topklen]);
+  if (p->index_kind != AMLA_INDEX_SLOT && !lists)
+    return refuse(error, "index=position: needs topk or scope2=topk");
   return 0;
 }
 
@@ -320,19 +495,21 @@ static int derive(harness_case *c, bool b_given, message error) {
   amla_problem *p = &c->problem;
   if (p->d_v > p->d_qk)
     return refuse(error, "dv=%d: must be <= dqk=%d", p->d_v, p->d_qk);
-  if (check_len_list(c, b_given, error) != 0 || derive_pages(p, error) != 0)
+  if (check_len_list(c, b_given, error) != 0 || check_seen(c, error) != 0 ||
+      derive_pages(p, "page=", "sk=", error) != 0)
     return -1;
-  if (!derive_strides(p, p->d_qk, c->pad, &p->q_stride_head, &p->q_stride_query,
+  if (!derive_strides(c, p->d_qk - p->q_d_rope, &p->q_stride_head, &p->q_stride_query,
                       &p->q_stride_batch) ||
-      !derive_strides(p, p->d_v, c->pad, &p->out_stride_head, &p->out_stride_query,
-                      &p->out_stride_batch))
+      (p->q_d_rope > 0 && !derive_strides(c, p->q_d_rope, &p->q_rope_stride_head,
+                                          &p->q_rope_stride_query, &p->q_rope_stride_batch)) ||
+      !derive_strides(c, p->d_v, &p->out_stride_head, &p->out_stride_query, &p->out_stride_batch))
     return refuse(error, "b=%d, sq=%d, h=%d, dqk=%d: the size of q leaves int64", p->b, p->s_q,
                   p->h_q, p->d_qk);
   int32_t bytes;
   const int32_t elems = amla_dtype_block(p->kv_type, &bytes);
-  if (p->d_qk % elems != 0 || c->pad % elems != 0)
-    return refuse(error, "kv=%s: dqk=%d and pad=%d must be multiples of %d",
-                  amla_dtype_name(p->kv_type), p->d_qk, c->pad, elems);
+  if (p->d_qk % elems != 0 || c->pad % elems != 0 || p->kv_d_rope % elems != 0)
+    return refuse(error, "kv=%s: dqk=%d, pad=%d and kvrope=%d must be multiples of %d",
+                  amla_dtype_name(p->kv_type), p->d_qk, c->pad, p->kv_d_rope, elems);
   if (derive_fp8(c, error) != 0)
     return -1;
   p->mask_stride_query = (int64_t)p->sk + c->pad;
@@ -342,16 +519,7 @@ static int derive(harness_case *c, bool b_given, message error) {
       !multiply_add(&mask, p->mask_stride_batch, 0) || !multiply_add(&mask, 8, 0))
     return refuse(error, "b=%d, sq=%d, sk=%d: the size of the mask leaves int64", p->b, p->s_q,
                   p->sk);
-  p->kv_stride_token = harness_row_elems(p->kv_type, p->d_qk);
-  if (p->kv_type != AMLA_FP8_584) /* its pages alone have room for more */
-    p->kv_stride_token += c->pad;
-  p->kv_stride_page = p->kv_type == AMLA_FP8_584 ? 584 : p->kv_stride_token;
-  int64_t all = p->page_size ? p->n_pages : p->b;
-  if (!multiply_add(&p->kv_stride_page, p->page_size ? p->page_size : p->sk, c->pad) ||
-      !multiply_add(&all, p->kv_stride_page, 0) || !multiply_add(&all, 8, 0))
-    return refuse(error, "b=%d, sk=%d, page=%d, dqk=%d: the size of kv leaves int64", p->b, p->sk,
-                  p->page_size, p->d_qk);
-  return 0;
+  return derive_scopes(c, error);
 }
 
 /* ---- Interface ---- */
@@ -366,7 +534,7 @@ static harness_case default_case(void) {
   c.problem.sk = 4096;
   c.problem.page_size = 64;
   c.problem.out_type = AMLA_F32;
-  c.problem.causal = 1;
+  c.problem.causal = -1; /* until topk and visible are known */
   c.problem.scale = 0.1352f;
   return c;
 }
@@ -409,18 +577,30 @@ static void format_dist(const harness_case *c, char *text, size_t text_bytes) {
   snprintf(text, text_bytes, "%s%s%s", dists[c->dist].name, *width ? ":" : "", width);
 }
 
+static void format_scope2(const amla_problem *p, char *text, size_t text_bytes) {
+  if (harness_has_second_scope(p))
+    snprintf(text, text_bytes, "topk:%d/sk:%d/page:%d", p->extra_topk, p->extra_sk,
+             p->extra_page_size);
+  else
+    snprintf(text, text_bytes, "none");
+}
+
 int harness_format_problem(const harness_case *c, char *text, size_t text_bytes) {
   const amla_problem *p = &c->problem;
-  char scale[32] = "", dist[64], len[HARNESS_MAX_LEN_LIST * 12] = "";
+  char scale[32] = "", dist[64], len[HARNESS_MAX_LEN_LIST * 12] = "", scope2[64];
   format_real(scale, (double)p->scale, true);
   format_dist(c, dist, sizeof dist);
   format_len(c, len, sizeof len);
+  format_scope2(p, scope2, sizeof scope2);
   return snprintf(
       text, text_bytes,
       "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,scale=%s,lse=%s,"
-      "sinks=%d,mask=%d,pad=%d,"
+      "sinks=%d,mask=%d,pad=%d,topk=%d,index=%s,topklen=%s,invalid=%d,window=%d,scope2=%s,"
+      "visible=%d,ragged=%d,csr=%d,lsesink=%d,qrope=%d,kvrope=%d,"
       "dist=%s,len=%s,seed=%" PRIu64,
       p->b, p->s_q, p->h_q, p->sk, p->d_qk, p->d_v, p->page_size, amla_dtype_name(p->q_type),
       amla_dtype_name(p->kv_type), amla_dtype_name(p->out_type), p->causal, scale,
-      c->lse_base == AMLA_LSE_NATURAL ? "e" : "2", c->sinks, c->mask, c->pad, dist, len, c->seed);
+      c->lse_base == AMLA_LSE_NATURAL ? "e" : "2", c->sinks, c->mask, c->pad, p->topk,
+      index_names[p->index_kind], topklen_names[c->topklen], c->invalid, p->window, scope2,
+      c->visible, c->ragged, c->csr, c->lse_sink, p->q_d_rope, p->kv_d_rope, dist, len, c->seed);
 }

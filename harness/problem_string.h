@@ -8,7 +8,8 @@
  *   b=1 sq=1 h=128 sk=4096 dqk=576 dv=512     sizes
  *   page=64                                   tokens per page; 0 = contiguous
  *   q=bf16 kv=bf16 out=f32                    types: f32, bf16, f16; kv also q8_0, fp8_*
- *   causal=1 scale=0.1352                     scale of DeepSeek-V3: 192^-0.5 times YaRN's mscale^2
+ *   causal=1 scale=0.1352                     scale of DeepSeek-V3: 192^-0.5 times YaRN's mscale^2;
+ *                                             causal is 0 where topk or visible is given
  *   lse=e                                     e or 2
  *   sinks=0                                   1: attention sinks, drawn from N(0, 2)
  *   mask=0                                    1: an additive mask with hidden tiles, hidden
@@ -20,6 +21,26 @@
  *                                             1, then random), or a list such as 3/0/1000,
  *                                             which also sets b
  *   seed=7
+ *
+ * Which keys a query sees (docs/sparse.md):
+ *   topk=0                                    entries of a query's list of tokens; 0 = no lists.
+ *                                             They are drawn with replacement from its sequence,
+ *                                             slots now and then from another
+ *   index=slot                                what entries are: slot or position
+ *   topklen=none                              entries that count: none (all), sequence or query,
+ *                                             drawn from 0 to topk; the others are hostile
+ *   invalid=0                                 per cent of the entries that are negative; 100: all,
+ *                                             of every second list
+ *   window=0                                  a query sees at most so many keys, the last ones
+ *   scope2=none                               a second cache: topk:512/sk:4096/page:64, in which
+ *                                             0 of topk (default) is dense, and the others are as
+ *                                             sk and page. Its tokens take part in the same softmax
+ *   visible=0                                 1: each query has a length of its own
+ *   ragged=0                                  1: sequences have different numbers of queries, the
+ *                                             first one sq, some 0
+ *   csr=0                                     1: page lists by kv_indptr, not a block table
+ *   lsesink=0                                 1: LSE with the sink
+ *   qrope=0 kvrope=0                          elements at the end of a row that lie apart
  */
 #ifndef AMLA_HARNESS_PROBLEM_STRING_H
 #define AMLA_HARNESS_PROBLEM_STRING_H
@@ -51,6 +72,13 @@ typedef enum harness_len {
 
 enum { HARNESS_MAX_LEN_LIST = 256 };
 
+/* What topk_length is given for. */
+typedef enum harness_topklen {
+  HARNESS_TOPKLEN_NONE,
+  HARNESS_TOPKLEN_SEQUENCE,
+  HARNESS_TOPKLEN_QUERY
+} harness_topklen;
+
 typedef struct harness_case {
   amla_problem problem; /* strides and max_pages filled in; n_pages includes spare, unused pages */
   amla_lse_base lse_base;
@@ -59,6 +87,8 @@ typedef struct harness_case {
   harness_len len;
   int32_t len_list[HARNESS_MAX_LEN_LIST]; /* b entries when len is LIST */
   int32_t sinks, mask, pad;
+  harness_topklen topklen;
+  int32_t invalid, visible, ragged, csr, lse_sink;
   uint64_t seed;
 } harness_case;
 

@@ -7,8 +7,10 @@
 
 #include <amla/amla.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "dataset.h"
 
@@ -37,6 +39,11 @@ static void fit_record(amla_dtype type, int *d_qk, int *d_v) {
   *d_v = 512;
 }
 
+static bool is_record(const char *kv) {
+  return strcmp(kv, amla_dtype_name(AMLA_FP8_656)) == 0 ||
+         strcmp(kv, amla_dtype_name(AMLA_FP8_584)) == 0;
+}
+
 /* A type for kv only, if whole blocks fit into d_qk. Its elements per block in *elems, else 1. */
 static const char *kv_type(uint64_t *state, int *d_qk, int *d_v, int32_t *elems) {
   int n = N_FLOAT_TYPES;
@@ -52,6 +59,63 @@ static const char *kv_type(uint64_t *state, int *d_qk, int *d_v, int32_t *elems)
   }
   *elems = 1;
   return float_type(state);
+}
+
+/* A first scope: without a list, or with one. */
+static const char *const dense[] = {"causal=0", "causal=1", "causal=1", "visible=1"};
+static const char *const masked[] = {"causal=0,mask=1", "causal=1,mask=1"};
+static const char *const windows[] = {"causal=1", "visible=1"};
+static const char *const lengths[] = {"none", "none", "sequence", "query"};
+static const int invalid[] = {0, 0, 10, 60, 100};
+
+__attribute__((format(printf, 2, 3))) static void append(char *text, const char *format, ...) {
+  const size_t used = strlen(text);
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text + used, HARNESS_RANDOM_SEEN - used, format, arguments);
+  va_end(arguments);
+}
+
+/* Elements that lie apart, whole blocks. */
+static int rope(uint64_t *state, int d_qk, int elems) {
+  return below(state, (d_qk - 1) / elems + 1) * elems;
+}
+
+void harness_random_seen(uint64_t *state, int sk, int page, int d_qk, int elems,
+                         char text[HARNESS_RANDOM_SEEN]) {
+  enum { DENSE = 4, LIST = 6, WINDOW = 7, MASK }; /* the kinds before each, of 9 */
+  const int kind = below(state, 9), most = sk + sk / 2 + 1;
+  const bool list = kind >= DENSE && kind < LIST, mask = kind == MASK;
+  const bool second = !mask && below(state, 3) == 0, ragged = !mask && below(state, 4) == 0;
+  bool lists = list, slots = list;
+  *text = '\0';
+  if (list)
+    append(text, ",topk=%d", harness_random_size(state, most));
+  else if (kind == WINDOW || kind == LIST)
+    append(text, ",%s,window=%d", PICK(state, windows), harness_random_size(state, most));
+  else
+    append(text, ",%s", mask ? PICK(state, masked) : PICK(state, dense));
+  if (second) {
+    const int topk = below(state, 2) * harness_random_size(state, most);
+    const int size = harness_random_size(state, most);
+    append(text, ",scope2=topk:%d/sk:%d/page:%d", topk, size, below(state, 3) * page / 2);
+    lists = lists || topk > 0;
+  }
+  if (lists && below(state, 2)) {
+    append(text, ",index=position");
+    slots = false;
+  }
+  if (lists)
+    append(text, ",topklen=%s", PICK(state, lengths));
+  if (lists)
+    append(text, ",invalid=%d", PICK(state, invalid));
+  if (page > 0 && !slots && below(state, 3) == 0)
+    append(text, ",csr=1");
+  append(text, ",ragged=%d,lsesink=%d", ragged, below(state, 2));
+  if (below(state, 4) == 0)
+    append(text, ",qrope=%d", rope(state, d_qk, 1));
+  if (!second && elems > 0 && below(state, 4) == 0)
+    append(text, ",kvrope=%d", rope(state, d_qk, elems));
 }
 
 void harness_random_problem(uint64_t *state, char text[HARNESS_RANDOM_PROBLEM]) {
@@ -77,13 +141,14 @@ void harness_random_problem(uint64_t *state, char text[HARNESS_RANDOM_PROBLEM]) 
   const int page = below(state, 3) == 0 ? 0 : any_page;
   const int any_pad = elems > 1 ? elems : below(state, 20);
   const int pad = below(state, 3) == 0 ? any_pad : 0;
-  const int causal = below(state, 2), sinks = below(state, 4) == 0;
-  const int mask = below(state, 4) == 0;
+  const int sinks = below(state, 4) == 0;
   const double scale = PICK(state, scales);
   const char *lse = PICK(state, bases), *dist = PICK(state, dists), *len = PICK(state, lens);
+  char seen[HARNESS_RANDOM_SEEN];
+  harness_random_seen(state, sk, page, d_qk, is_record(kv) ? 0 : elems, seen);
   snprintf(text, HARNESS_RANDOM_PROBLEM,
-           "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,scale=%g,lse=%s,"
-           "sinks=%d,mask=%d,pad=%d,dist=%s,len=%s,seed=%d",
-           b, s_q, h, sk, d_qk, d_v, page, q, kv, out, causal, scale, lse, sinks, mask, pad, dist,
-           len, below(state, 1000));
+           "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,scale=%g,lse=%s,sinks=%d,"
+           "pad=%d%s,dist=%s,len=%s,seed=%d",
+           b, s_q, h, sk, d_qk, d_v, page, q, kv, out, scale, lse, sinks, pad, seen, dist, len,
+           below(state, 1000));
 }

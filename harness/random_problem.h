@@ -9,7 +9,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { HARNESS_RANDOM_PROBLEM = 512 }; /* characters that are enough */
+enum { HARNESS_RANDOM_SEEN = 256, HARNESS_RANDOM_PROBLEM = 768 }; /* characters that are enough */
+
+/* Keys that say which keys a query sees, as ",causal=0,topk=12": they agree with one another and
+ * with the sizes. elems: of a block of kv; 0: its rows are in one piece. */
+void harness_random_seen(uint64_t *state, int sk, int page, int d_qk, int elems,
+                         char text[HARNESS_RANDOM_SEEN]);
 
 void harness_random_problem(uint64_t *state, char text[HARNESS_RANDOM_PROBLEM]);
 

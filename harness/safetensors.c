@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "message.h"
+#include "scopes.h"
 
 enum { MAX_DIMS = 8, SHOWN = 80 /* characters of a name or value in a message */ };
 static const uint64_t max_header_bytes = 100000000; /* as the format's own library */
@@ -342,6 +343,18 @@ static int metadata_integer(const file_view *f, const char *key, const char *fal
   return refuse(f->error, "%s: metadata '%s': %g: must be %s", f->name, key, number, rule);
 }
 
+static int take_index_kind(const file_view *f, amla_problem *p) {
+  const char *text = f->metadata ? json_string_value(json_object_get(f->metadata, "index")) : NULL;
+  p->index_kind = AMLA_INDEX_SLOT;
+  if (text == NULL || strcmp(text, "slot") == 0)
+    return 0;
+  p->index_kind = AMLA_INDEX_POSITION;
+  if (strcmp(text, "position") == 0)
+    return 0;
+  return refuse(f->error, "%s: metadata 'index': \"%.*s\": must be slot or position", f->name,
+                SHOWN, text);
+}
+
 static int take_metadata(const file_view *f, harness_dataset *data) {
   const char *rule = "a number, finite in f32 and not 0";
   amla_problem *p = &data->problem;
@@ -352,9 +365,11 @@ static int take_metadata(const file_view *f, harness_dataset *data) {
   if (p->scale == 0.0f)
     return refuse(f->error, "%s: metadata 'scale': %g: must be %s", f->name, data->scale_exact,
                   rule);
-  return metadata_integer(f, "causal", "0", 0, 1, &p->causal) != 0
-             ? -1
-             : metadata_integer(f, "d_v", NULL, 1, p->d_qk, &p->d_v);
+  if (metadata_integer(f, "causal", "0", 0, 1, &p->causal) != 0 ||
+      metadata_integer(f, "window", "0", 0, INT32_MAX, &p->window) != 0 ||
+      take_index_kind(f, p) != 0)
+    return -1;
+  return metadata_integer(f, "d_v", NULL, 1, p->d_qk, &p->d_v);
 }
 
 /* ---- Tensors ---- */
@@ -373,14 +388,50 @@ static int take_q(const file_view *f, harness_dataset *data) {
   return copy(f, q, &data->q);
 }
 
-/* The cache, the block table, and *capacity = the tokens a sequence has room for. */
-static int take_kv(const file_view *f, harness_dataset *data, int64_t *capacity) {
-  amla_problem *p = &data->problem;
-  const bool paged = find(f, "block_table") != NULL;
-  const expected kv_expected = {"kv_cache", FLOATS, 3, {paged ? ANY_OR_0 : p->b, ANY, p->d_qk}};
-  const expected table_expected = {"block_table", I32_ONLY, 2, {p->b, ANY}};
-  const tensor *kv, *table;
-  if (take(f, &kv_expected, false, &kv) != 0 || take(f, &table_expected, true, &table) != 0)
+/* ---- Scopes: of the second one every name begins with extra_ ---- */
+
+typedef struct scope_names {
+  const char *kv, *table, *lengths, *visible, *indices, *topk_length;
+} scope_names;
+
+static const scope_names first_names = {"kv_cache",  "block_table", "seqlens_k",
+                                        "visible_k", "indices",     "topk_length"};
+static const scope_names second_names = {"extra_kv_cache",  "extra_block_table",
+                                         "extra_seqlens_k", "extra_visible_k",
+                                         "extra_indices",   "extra_topk_length"};
+
+/* The lists, if there are any. */
+static int take_lists(const file_view *f, const scope_names *names, harness_dataset *x) {
+  amla_problem *p = &x->problem;
+  const expected e = {names->indices, I32_ONLY, 3, {p->b, p->s_q, ANY}};
+  const tensor *list, *length = find(f, names->topk_length);
+  const int per_query = length != NULL && length->n_dims == 2;
+  const expected length_expected = {
+      names->topk_length, I32_ONLY, per_query ? 2 : 1, {p->b, p->s_q}};
+  if (take(f, &e, true, &list) != 0 || copy(f, list, &x->indices) != 0)
+    return -1;
+  if (list == NULL)
+    return 0;
+  p->topk = (int32_t)list->dims[2];
+  p->indices_stride_query = p->topk;
+  p->indices_stride_batch = (int64_t)p->s_q * p->topk;
+  p->topk_length_per_query = per_query;
+  if (take(f, &length_expected, true, &length) != 0)
+    return -1;
+  return copy(f, length, &x->topk_length);
+}
+
+/* The cache, the block table, and *capacity = the tokens a sequence has room for. Lists of slots
+ * see nothing but pages. */
+static int take_kv(const file_view *f, const scope_names *names, harness_dataset *x,
+                   int64_t *capacity) {
+  amla_problem *p = &x->problem;
+  const bool slots = harness_has_slots(p), paged = slots || find(f, names->table) != NULL;
+  const expected kv_expected = {names->kv, FLOATS, 3, {paged ? ANY_OR_0 : p->b, ANY, p->d_qk}};
+  const expected table_expected = {names->table, I32_ONLY, 2, {p->b, ANY}};
+  const tensor *kv, *table = NULL;
+  if (take(f, &kv_expected, false, &kv) != 0 ||
+      (!slots && take(f, &table_expected, true, &table) != 0))
     return -1;
   p->kv_type = (amla_dtype)type_of(kv);
   p->kv_stride_token = p->d_qk;
@@ -389,29 +440,69 @@ static int take_kv(const file_view *f, harness_dataset *data, int64_t *capacity)
   if (paged) {
     p->n_pages = kv->dims[0];
     p->page_size = (int32_t)kv->dims[1];
-    p->max_pages = (int32_t)table->dims[1];
+    p->max_pages = table != NULL ? (int32_t)table->dims[1] : 0;
     *capacity *= p->max_pages;
   }
-  return copy(f, kv, &data->kv) != 0 ? -1 : copy(f, table, &data->block_table);
+  return copy(f, kv, &x->kv) != 0 ? -1 : copy(f, table, &x->block_table);
 }
 
 /* sk = the longest length when all fit. Otherwise the capacity: amla_plan_run then refuses the
  * length by name. */
-static int take_lengths(const file_view *f, harness_dataset *data, int64_t capacity) {
-  amla_problem *p = &data->problem;
-  const expected e = {"seqlens_k", I32_ONLY, 1, {p->b}};
-  const tensor *lengths;
+static int take_lengths(const file_view *f, const scope_names *names, harness_dataset *x,
+                        int64_t capacity) {
+  amla_problem *p = &x->problem;
+  const expected e = {names->lengths, I32_ONLY, 1, {p->b}};
+  const expected visible_expected = {names->visible, I32_ONLY, 2, {p->b, p->s_q}};
+  const tensor *lengths, *visible = NULL;
   int32_t longest = 1;
-  if (take(f, &e, false, &lengths) != 0 || copy(f, lengths, &data->seqlens_k) != 0)
+  if (take(f, &e, false, &lengths) != 0 || copy(f, lengths, &x->seqlens_k) != 0)
+    return -1;
+  if (p->topk == 0 && take(f, &visible_expected, true, &visible) != 0)
+    return -1;
+  if (copy(f, visible, &x->visible_k) != 0)
     return -1;
   p->sk = capacity < INT32_MAX ? (int32_t)capacity : INT32_MAX;
   for (int32_t s = 0; s < p->b; s++) {
-    if (data->seqlens_k[s] < 0 || data->seqlens_k[s] > p->sk)
+    if (x->seqlens_k[s] < 0 || x->seqlens_k[s] > p->sk)
       return 0;
-    if (data->seqlens_k[s] > longest)
-      longest = data->seqlens_k[s];
+    if (x->seqlens_k[s] > longest)
+      longest = x->seqlens_k[s];
   }
   p->sk = longest;
+  return 0;
+}
+
+static int take_scope(const file_view *f, const scope_names *names, harness_dataset *x) {
+  int64_t capacity;
+  if (take_lists(f, names, x) != 0 || take_kv(f, names, x, &capacity) != 0)
+    return -1;
+  return harness_has_slots(&x->problem) ? 0 : take_lengths(f, names, x, capacity);
+}
+
+/* As the first scope of a problem of its own. */
+static int take_second_scope(const file_view *f, harness_dataset *data) {
+  amla_problem *p = &data->problem;
+  harness_dataset x = {.problem = harness_second_problem(p)};
+  const int status = take_scope(f, &second_names, &x);
+  data->extra_kv = x.kv, data->extra_indices = x.indices, data->extra_topk_length = x.topk_length;
+  data->extra_block_table = x.block_table, data->extra_seqlens_k = x.seqlens_k;
+  data->extra_visible_k = x.visible_k;
+  if (status != 0)
+    return -1;
+  if (x.problem.kv_type != p->kv_type)
+    return refuse(f->error, "%s: tensor 'extra_kv_cache': must be of kv_cache's dtype", f->name);
+  if (data->topk_length && x.topk_length &&
+      x.problem.topk_length_per_query != p->topk_length_per_query)
+    return refuse(f->error, "%s: tensor 'extra_topk_length': must have topk_length's dimensions",
+                  f->name);
+  p->topk_length_per_query |= x.topk_length && x.problem.topk_length_per_query;
+  p->extra_sk = x.problem.sk, p->extra_topk = x.problem.topk;
+  p->extra_page_size = x.problem.page_size, p->extra_max_pages = x.problem.max_pages;
+  p->extra_n_pages = x.problem.n_pages;
+  p->extra_kv_stride_page = x.problem.kv_stride_page;
+  p->extra_kv_stride_token = x.problem.kv_stride_token;
+  p->extra_indices_stride_batch = x.problem.indices_stride_batch;
+  p->extra_indices_stride_query = x.problem.indices_stride_query;
   return 0;
 }
 
@@ -440,13 +531,14 @@ static bool fill_strides(amla_problem *p) {
 }
 
 static int take_problem(const file_view *f, harness_dataset *data) {
-  int64_t capacity;
   data->problem = (amla_problem)AMLA_PROBLEM_INIT;
   data->problem.out_type = AMLA_F32;
   data->options = (amla_options)AMLA_OPTIONS_INIT;
-  if (take_q(f, data) != 0 || take_metadata(f, data) != 0 || take_kv(f, data, &capacity) != 0)
+  if (take_q(f, data) != 0 || take_metadata(f, data) != 0 || take_scope(f, &first_names, data) != 0)
     return -1;
-  if (take_lengths(f, data, capacity) != 0 || take_optional(f, data) != 0)
+  if (find(f, second_names.kv) != NULL && take_second_scope(f, data) != 0)
+    return -1;
+  if (take_optional(f, data) != 0)
     return -1;
   if (!fill_strides(&data->problem))
     return refuse(f->error, "%s: tensor 'q': a stride leaves int64", f->name);

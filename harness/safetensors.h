@@ -7,9 +7,16 @@
  *   block_table  [b, max_pages]               I32, optional
  *   seqlens_k    [b]                          I32
  *   sinks        [h_q]                        F32, optional
+ *   indices      [b, s_q, topk]               I32, optional: lists. Of slots (metadata) neither
+ *                                             block_table nor seqlens_k is needed
+ *   topk_length  [b] or [b, s_q]              I32, optional
+ *   visible_k    [b, s_q]                     I32, optional
+ *   extra_kv_cache, extra_block_table, extra_seqlens_k, extra_visible_k, extra_indices,
+ *   extra_topk_length                         the same of a second scope, optional
  *   out_ref      [b, s_q, h_q, d_v]           F32, optional: the fp64 result, rounded
  *   lse_ref      [b, h_q, s_q]                F32, optional: the same, natural log
- *   metadata     scale, d_v; causal (0 or 1, default 0)
+ *   metadata     scale, d_v; causal (0 or 1, default 0), window (default 0), index (slot or
+ *                position, default slot)
  *
  * Every number of the header is checked before it is used: lengths, offsets (inside the file, no
  * overlap, no holes), shape x type = bytes, unknown types, duplicate names. Other tensors are
@@ -29,13 +36,13 @@ int harness_read_problem(const char *path, harness_dataset *data, char *error, s
 int harness_parse_safetensors(const char *name, const void *bytes, size_t n_bytes,
                               harness_dataset *data, char *error, size_t error_bytes);
 
-/* Writes a problem (q, kv_cache, block_table, seqlens_k, sinks; out_ref and lse_ref when present),
- * through a temporary file renamed at the end: a failed write leaves no file and an existing one
- * untouched. */
+/* Writes a problem, out_ref and lse_ref when present, through a temporary file renamed at the end:
+ * a failed write leaves no file and an existing one untouched. */
 int harness_write_problem(const char *path, const harness_dataset *data, char *error,
                           size_t error_bytes);
 
-/* Writes out [b, s_q, h_q, d_v] and lse [b, h_q, s_q] f32. */
+/* Writes out [b, s_q, h_q, d_v] and lse [b, h_q, s_q] f32; of ragged queries [total, h_q, d_v] and
+ * [total, h_q]. */
 int harness_write_result(const char *path, const harness_dataset *data, char *error,
                          size_t error_bytes);
 

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "message.h"
+#include "scopes.h"
 
 /* ---- The output file ---- */
 
@@ -95,7 +96,7 @@ typedef struct source {
   int64_t n[4], stride[3];
 } source;
 
-enum { MAX_SOURCES = 8 };
+enum { MAX_SOURCES = 16 };
 typedef struct source_list {
   source list[MAX_SOURCES];
   size_t n;
@@ -136,11 +137,11 @@ static void sort_by_size(source_list *l) {
 
 /* ---- Header and data ---- */
 
-/* Its JSON, in memory of its own so that no allocation can fail: longest are seven tensors of 170
+/* Its JSON, in memory of its own so that no allocation can fail: longest are 16 tensors of 170
  * characters and the metadata. */
 typedef struct header {
   size_t length;
-  char text[2048];
+  char text[4096];
 } header;
 
 __attribute__((format(printf, 2, 3))) static void append(header *h, const char *format, ...) {
@@ -207,34 +208,90 @@ static int write_file(const char *path, source_list *l, const char *metadata, me
 
 /* ---- Interface ---- */
 
+static source words(const char *name, const int32_t *at, int32_t n_dims, int64_t b, int64_t c,
+                    int64_t d) {
+  return packed(name, AMLA_F32, true, at, n_dims, 1, b, c, d);
+}
+
+static void add_cache(source_list *l, const char *name, const void *kv, const amla_problem *p) {
+  const int64_t outer = p->page_size ? p->n_pages : p->b;
+  const int64_t tokens = p->page_size ? p->page_size : p->sk;
+  source s = packed(name, p->kv_type, false, kv, 3, 1, outer, tokens, p->d_qk);
+  memcpy(s.stride, (int64_t[]){0, p->kv_stride_page, p->kv_stride_token}, sizeof s.stride);
+  add(l, s);
+}
+
+static void add_lists(source_list *l, const char *name, const int32_t *lists,
+                      const amla_problem *p) {
+  source s = words(name, lists, 3, p->b, p->s_q, p->topk);
+  memcpy(s.stride, (int64_t[]){0, p->indices_stride_batch, p->indices_stride_query},
+         sizeof s.stride);
+  add(l, s);
+}
+
+static void add_list_lengths(source_list *l, const char *name, const int32_t *lengths,
+                             const amla_problem *p) {
+  const int32_t n_dims = p->topk_length_per_query ? 2 : 1;
+  add(l, words(name, lengths, n_dims, 1, n_dims == 2 ? p->b : 1, n_dims == 2 ? p->s_q : p->b));
+}
+
+static void add_scopes(source_list *l, const amla_problem *p, const amla_tensors *t) {
+  const amla_problem second = harness_second_problem(p);
+  add(l, words("block_table", t->block_table, 2, 1, p->b, p->max_pages));
+  add(l, words("seqlens_k", t->seqlens_k, 1, 1, 1, p->b));
+  add(l, words("visible_k", t->visible_k, 2, 1, p->b, p->s_q));
+  add_lists(l, "indices", t->indices, p);
+  add_list_lengths(l, "topk_length", t->topk_length, p);
+  add(l, words("extra_block_table", t->extra_block_table, 2, 1, p->b, second.max_pages));
+  add(l, words("extra_seqlens_k", t->extra_seqlens_k, 1, 1, 1, p->b));
+  add(l, words("extra_visible_k", t->extra_visible_k, 2, 1, p->b, p->s_q));
+  add_lists(l, "extra_indices", t->extra_indices, &second);
+  add_list_lengths(l, "extra_topk_length", t->extra_topk_length, p);
+  add_cache(l, "kv_cache", t->kv, p);
+  add_cache(l, "extra_kv_cache", t->extra_kv, &second);
+}
+
+/* What files do not hold, by its key of a problem string. */
+static int refuse_unheld(const char *path, const harness_dataset *data, message error) {
+  const amla_problem *p = &data->problem;
+  const struct {
+    const char *key;
+    int32_t value;
+  } unheld[] = {{"mask", data->mask != NULL},
+                {"ragged", data->q_indptr != NULL},
+                {"csr", data->kv_indptr != NULL},
+                {"qrope", p->q_d_rope},
+                {"kvrope", p->kv_d_rope}};
+  for (size_t i = 0; i < sizeof unheld / sizeof *unheld; i++)
+    if (unheld[i].value != 0)
+      return refuse(error, "%s: %s=%d: files hold none", path, unheld[i].key, unheld[i].value);
+  return 0;
+}
+
 int harness_write_problem(const char *path, const harness_dataset *data, char *error,
                           size_t error_bytes) {
   const amla_problem *p = &data->problem;
-  const int64_t outer = p->page_size ? p->n_pages : p->b;
-  const int64_t tokens = p->page_size ? p->page_size : p->sk;
   const double scale = data->scale_exact != 0 ? data->scale_exact : (double)p->scale;
   source_list l = {.n = 0};
-  char metadata[128];
+  char metadata[192];
   if (harness_dtype_bytes(p->kv_type) == 0)
     return refuse((message){error, error_bytes}, "%s: kv=%s: files hold f32, bf16 or f16", path,
                   amla_dtype_name(p->kv_type));
-  if (data->mask != NULL)
-    return refuse((message){error, error_bytes}, "%s: mask=1: files hold no mask", path);
+  if (refuse_unheld(path, data, (message){error, error_bytes}) != 0)
+    return -1;
   source q = packed("q", p->q_type, false, data->q, 4, p->b, p->s_q, p->h_q, p->d_qk);
-  source kv = packed("kv_cache", p->kv_type, false, data->kv, 3, 1, outer, tokens, p->d_qk);
   memcpy(q.stride, (int64_t[]){p->q_stride_batch, p->q_stride_query, p->q_stride_head},
          sizeof q.stride);
-  memcpy(kv.stride, (int64_t[]){0, p->kv_stride_page, p->kv_stride_token}, sizeof kv.stride);
-  add(&l, packed("block_table", AMLA_F32, true, data->block_table, 2, 1, 1, p->b, p->max_pages));
-  add(&l, packed("seqlens_k", AMLA_F32, true, data->seqlens_k, 1, 1, 1, 1, p->b));
+  add_scopes(&l, p, &data->tensors);
   add(&l, packed("sinks", AMLA_F32, false, data->sinks, 1, 1, 1, 1, p->h_q));
   add(&l, packed("out_ref", AMLA_F32, false, data->out_ref, 4, p->b, p->s_q, p->h_q, p->d_v));
   add(&l, packed("lse_ref", AMLA_F32, false, data->lse_ref, 3, 1, p->b, p->h_q, p->s_q));
-  add(&l, kv);
   add(&l, q);
   snprintf(metadata, sizeof metadata,
-           "\"scale\":\"%.17g\",\"causal\":\"%d\",\"d_v\":\"%d\",\"source\":\"amla gen\"", scale,
-           p->causal != 0, p->d_v);
+           "\"scale\":\"%.17g\",\"causal\":\"%d\",\"d_v\":\"%d\",\"window\":\"%d\","
+           "\"index\":\"%s\",\"source\":\"amla gen\"",
+           scale, p->causal != 0, p->d_v, p->window,
+           p->index_kind == AMLA_INDEX_SLOT ? "slot" : "position");
   return write_file(path, &l, metadata, (message){error, error_bytes});
 }
 
@@ -242,11 +299,17 @@ int harness_write_result(const char *path, const harness_dataset *data, char *er
                          size_t error_bytes) {
   const amla_problem *p = &data->problem;
   source_list l = {.n = 0};
-  source out = packed("out", p->out_type, false, data->out, 4, p->b, p->s_q, p->h_q, p->d_v);
+  const bool ragged = data->q_indptr != NULL;
+  const int64_t b = ragged ? 1 : p->b, queries = ragged ? harness_rows(data) / p->h_q : p->s_q;
+  source out =
+      packed("out", p->out_type, false, data->out, ragged ? 3 : 4, b, queries, p->h_q, p->d_v);
   memcpy(out.stride, (int64_t[]){p->out_stride_batch, p->out_stride_query, p->out_stride_head},
          sizeof out.stride);
   add(&l, out);
-  add(&l, packed("lse", AMLA_F32, false, data->lse, 3, 1, p->b, p->h_q, p->s_q));
+  if (ragged)
+    add(&l, packed("lse", AMLA_F32, false, data->lse, 2, 1, 1, queries, p->h_q));
+  else
+    add(&l, packed("lse", AMLA_F32, false, data->lse, 3, 1, p->b, p->h_q, p->s_q));
   const bool base2 = data->options.lse_base == AMLA_LSE_BASE2;
   const char *metadata = base2 ? "\"lse_base\":\"2\"" : "\"lse_base\":\"e\"";
   return write_file(path, &l, metadata, (message){error, error_bytes});

@@ -14,6 +14,7 @@
 #include "spec/spec.h"
 #include "kv_rows.h"
 #include "message.h"
+#include "scopes.h"
 
 static const double ln2 = 0.69314718055994530942;
 
@@ -25,9 +26,11 @@ static int64_t length_of(const amla_problem *p, const amla_tensors *t, int32_t s
 
 int64_t harness_visible(const amla_problem *p, const amla_tensors *t, int32_t sequence,
                         int32_t query) {
-  const int64_t length = length_of(p, t, sequence),
-                seen = p->causal ? length - p->s_q + query + 1 : length;
-  return seen > 0 ? seen : 0;
+  if (t->visible_k)
+    return t->visible_k[harness_query_index(p, t, sequence, query)];
+  const int64_t length = length_of(p, t, sequence);
+  const int64_t hidden = p->causal ? harness_query_count(p, t, sequence) - 1 - query : 0;
+  return length > hidden ? length - hidden : 0;
 }
 
 /* The mask's row for a query, [sk] f16; NULL without one. */
@@ -40,26 +43,36 @@ static const uint16_t *mask_row(const amla_problem *p, const amla_tensors *t, in
 
 static bool hides(const uint16_t *mask, int64_t j) { return mask != NULL && mask[j] == 0xfc00; }
 
+/* Keys that a query sees. */
+static int64_t count_keys(const amla_problem *p, const amla_tensors *t, harness_query q) {
+  if (harness_has_lines(p))
+    return harness_list_keys(p, t, q, NULL);
+  const uint16_t *mask = mask_row(p, t, q.sequence, q.query);
+  int64_t seen = harness_visible(p, t, q.sequence, q.query);
+  for (int64_t j = seen - 1; mask != NULL && j >= 0; j--)
+    seen -= hides(mask, j);
+  return seen;
+}
+
 double harness_flops(const harness_dataset *data) {
   const amla_problem *p = &data->problem;
+  const amla_tensors *t = &data->tensors;
   double keys = 0;
-  for (int32_t s = 0; s < p->b; s++)
-    for (int32_t i = 0; i < p->s_q; i++) {
-      const uint16_t *mask = mask_row(p, &data->tensors, s, i);
-      int64_t seen = harness_visible(p, &data->tensors, s, i);
-      for (int64_t j = seen - 1; mask != NULL && j >= 0; j--)
-        seen -= hides(mask, j);
-      keys += (double)seen * p->h_q;
-    }
+  for (int64_t i = 0; i < harness_all_queries(p, t); i++)
+    keys += (double)count_keys(p, t, harness_query_at(p, t, i)) * p->h_q;
   return 2 * keys * ((double)p->d_qk + p->d_v);
 }
 
 double harness_kv_bytes(const harness_dataset *data) {
   const amla_problem *p = &data->problem;
-  const double rows = (double)p->b * p->s_q * p->h_q;
+  const amla_tensors *t = &data->tensors;
+  const double rows = (double)harness_rows(data);
+  const bool lines = harness_has_lines(p);
   double tokens = 0;
-  for (int32_t s = 0; s < p->b; s++)
-    tokens += (double)length_of(p, &data->tensors, s);
+  for (int64_t i = 0; lines && i < harness_all_queries(p, t); i++)
+    tokens += (double)count_keys(p, t, harness_query_at(p, t, i));
+  for (int32_t s = 0; !lines && s < p->b; s++)
+    tokens += (double)length_of(p, t, s);
   return tokens * (double)harness_bytes(p->kv_type, harness_row_elems(p->kv_type, p->d_qk)) +
          rows * (p->d_qk * (double)harness_dtype_bytes(p->q_type) +
                  p->d_v * (double)harness_dtype_bytes(p->out_type));
@@ -67,46 +80,59 @@ double harness_kv_bytes(const harness_dataset *data) {
 
 /* ---- Gathering ---- */
 
-/* The keys of one sequence as f32, and which are not finite. */
+/* Queries that share their keys, which are here as f32, and which of those are not finite. */
 typedef struct gathered {
+  harness_query first;
+  int32_t n_queries;
   float *kv;        /* [length][d_qk] */
   bool *not_finite; /* [length] */
   int64_t length;
 } gathered;
 
-static bool gather(const harness_dataset *data, int32_t sequence, gathered *g, double *kv_max) {
+/* The key's row; false if an element is not finite. */
+static bool load_key(const harness_dataset *data, const harness_key *key, float *row,
+                     double *kv_max) {
   const amla_problem *p = &data->problem;
-  bool ok = true;
-  g->length = length_of(p, &data->tensors, sequence);
-  if (g->length < 0 || g->length > p->sk)
+  const amla_problem scope = key->scope == 0 ? *p : harness_second_problem(p);
+  const amla_problem rope = harness_rope_problem(p);
+  const void *kv = key->scope == 0 ? data->tensors.kv : data->tensors.extra_kv;
+  const int32_t whole = p->d_qk - p->kv_d_rope;
+  bool finite = true;
+  for (int32_t d = 0; d < p->d_qk; d++) {
+    row[d] = d < whole ? harness_load_kv(&scope, kv, key->at, d)
+                       : harness_load_kv(&rope, data->tensors.kv_rope, key->rope_at, d - whole);
+    if (isfinite(row[d]))
+      *kv_max = fmax(*kv_max, fabs((double)row[d]));
+    else
+      finite = false;
+  }
+  return finite;
+}
+
+static bool gather(const harness_dataset *data, gathered *g, double *kv_max) {
+  const amla_problem *p = &data->problem;
+  g->length = harness_list_keys(p, &data->tensors, g->first, NULL);
+  if (g->length < 0)
     return false;
+  harness_key *keys = harness_allocate(g->length, sizeof *keys);
   g->kv = harness_allocate(g->length * p->d_qk, sizeof(float));
   g->not_finite = harness_allocate(g->length, sizeof(bool));
-  if (g->kv == NULL || g->not_finite == NULL)
-    return false;
-  for (int64_t j = 0; j < g->length && ok; j++) {
-    g->not_finite[j] = false;
-    const int64_t at = harness_token_offset(p, data->tensors.block_table, sequence, j);
-    ok = at >= 0;
-    for (int32_t d = 0; d < p->d_qk && ok; d++) {
-      const float x = g->kv[j * p->d_qk + d] = harness_load_kv(p, data->tensors.kv, at, d);
-      if (!isfinite(x))
-        g->not_finite[j] = true;
-      else
-        *kv_max = fmax(*kv_max, fabs((double)x));
-    }
-  }
+  const bool ok = keys != NULL && g->kv != NULL && g->not_finite != NULL;
+  if (ok)
+    harness_list_keys(p, &data->tensors, g->first, keys);
+  for (int64_t j = 0; ok && j < g->length; j++)
+    g->not_finite[j] = !load_key(data, &keys[j], g->kv + j * p->d_qk, kv_max);
+  free(keys);
   return ok;
 }
 
 /* ---- Truth ---- */
 
-static bool allocate_truth(const amla_problem *p, harness_truth *truth) {
-  int64_t n = p->b, elems;
-  if (!multiply_add(&n, p->s_q, 0) || !multiply_add(&n, p->h_q, 0))
-    return false;
-  elems = n;
-  if (!multiply_add(&elems, p->d_v, 0))
+static bool allocate_truth(const harness_dataset *data, harness_truth *truth) {
+  const amla_problem *p = &data->problem;
+  const int64_t n = harness_rows(data);
+  int64_t elems = n;
+  if (n < 0 || !multiply_add(&elems, p->d_v, 0))
     return false;
   *truth = (harness_truth){.n_rows = n, .d_v = p->d_v};
   truth->out = harness_allocate(elems, sizeof(double));
@@ -126,22 +152,29 @@ static double sink_factor(const amla_tensors *t, int64_t head, double lse) {
   return t->sinks && lse != -INFINITY ? 1 / (1 + exp((double)t->sinks[head] - lse)) : 1.0;
 }
 
+static void load_q(const harness_dataset *data, int64_t row, float *q) {
+  const amla_problem *p = &data->problem;
+  const int64_t at = harness_q_offset(p, row), rope_at = harness_q_rope_offset(p, row);
+  const int32_t whole = p->d_qk - p->q_d_rope;
+  for (int32_t d = 0; d < whole; d++)
+    q[d] = harness_load(data->tensors.q, p->q_type, at + d);
+  for (int32_t d = whole; d < p->d_qk; d++)
+    q[d] = harness_load(data->tensors.q_rope, p->q_type, rope_at + d - whole);
+}
+
 static void compute_row(const harness_dataset *data, const gathered *g, int64_t row, float *q,
                         float *bias, double *weights, harness_truth *truth) {
   const amla_problem *p = &data->problem;
-  const int64_t rows_per_sequence = (int64_t)p->s_q * p->h_q;
-  const int32_t sequence = (int32_t)(row / rows_per_sequence),
-                query = (int32_t)(row % rows_per_sequence / p->h_q);
-  const int64_t n = harness_visible(p, &data->tensors, sequence, query),
-                at = harness_q_offset(p, row);
+  const harness_query at = harness_query_at(p, &data->tensors, row / p->h_q);
+  const bool all = harness_has_lines(p);
+  const int64_t n = all ? g->length : harness_visible(p, &data->tensors, at.sequence, at.query);
   const double scale = data->scale_exact != 0 ? data->scale_exact : (double)p->scale;
   double *out = truth->out + row * p->d_v, *out_abs = truth->out_abs + row * p->d_v, q_max = 0;
-  const uint16_t *mask = mask_row(p, &data->tensors, sequence, query);
+  const uint16_t *mask = mask_row(p, &data->tensors, at.sequence, at.query);
 
   for (int64_t j = 0; mask != NULL && j < n; j++)
     bias[j] = harness_load(mask, AMLA_F16, j);
-  for (int32_t d = 0; d < p->d_qk; d++)
-    q[d] = harness_load(data->tensors.q, p->q_type, at + d);
+  load_q(data, row, q);
   const spec_truth t = spec_attention_f64(p->d_qk, p->d_v, n, scale, q, g->kv, mask ? bias : NULL,
                                           out, out_abs, weights);
   const double factor = sink_factor(&data->tensors, row % p->h_q, t.lse);
@@ -164,11 +197,13 @@ static void compute_row(const harness_dataset *data, const gathered *g, int64_t 
       truth->may_poison[row] = true;
 }
 
-/* All rows of one sequence; false when out of memory. */
-static bool compute_sequence(const harness_dataset *data, const gathered *g, int32_t sequence,
-                             harness_truth *truth, harness_progress progress, void *context) {
+/* All rows of its queries; false when out of memory. */
+static bool compute_rows(const harness_dataset *data, const gathered *g, harness_truth *truth,
+                         harness_progress progress, void *context) {
   const amla_problem *p = &data->problem;
-  const int64_t n = (int64_t)p->s_q * p->h_q, first = sequence * n;
+  const int64_t n = (int64_t)g->n_queries * p->h_q;
+  const int64_t first =
+      harness_query_index(p, &data->tensors, g->first.sequence, g->first.query) * p->h_q;
   bool ok = true;
 #pragma omp parallel reduction(&& : ok)
   {
@@ -190,13 +225,25 @@ static bool compute_sequence(const harness_dataset *data, const gathered *g, int
   return ok;
 }
 
+/* A sequence; or a query, where each has keys of its own. */
+static gathered group_at(const harness_dataset *data, int64_t i) {
+  const amla_problem *p = &data->problem;
+  const amla_tensors *t = &data->tensors;
+  if (harness_has_lines(p))
+    return (gathered){.first = harness_query_at(p, t, i), .n_queries = 1};
+  const int32_t sequence = (int32_t)i;
+  return (gathered){.first = {sequence, 0}, .n_queries = harness_query_count(p, t, sequence)};
+}
+
 int harness_truth_compute_with(const harness_dataset *data, harness_truth *truth,
                                harness_progress progress, void *context) {
-  bool ok = allocate_truth(&data->problem, truth);
-  for (int32_t s = 0; ok && s < data->problem.b; s++) {
-    gathered g = {0};
-    ok = gather(data, s, &g, &truth->kv_max);
-    ok = ok && compute_sequence(data, &g, s, truth, progress, context);
+  const amla_problem *p = &data->problem;
+  const int64_t n = harness_has_lines(p) ? harness_all_queries(p, &data->tensors) : p->b;
+  bool ok = allocate_truth(data, truth);
+  for (int64_t i = 0; ok && i < n; i++) {
+    gathered g = group_at(data, i);
+    ok = gather(data, &g, &truth->kv_max);
+    ok = ok && compute_rows(data, &g, truth, progress, context);
     free(g.kv);
     free(g.not_finite);
   }
@@ -228,7 +275,7 @@ int harness_set_refs(harness_dataset *data, const harness_truth *truth) {
   for (int64_t i = 0; i < elems; i++)
     data->out_ref[i] = (float)truth->out[i];
   for (int64_t row = 0; row < truth->n_rows; row++)
-    data->lse_ref[harness_lse_offset(&data->problem, row)] = (float)truth->lse[row];
+    data->lse_ref[harness_lse_offset(data, row)] = (float)truth->lse[row];
   return 0;
 }
 
@@ -253,7 +300,7 @@ static const double u = 0x1p-24;
 /* What underflows, at l >= 1/2: 64 losses of the smallest normal number in O, below which there is
  * room for 2^10 sk; and keys of a weight below 2^-86 of the reference's. */
 static double flushed(const amla_problem *p, const harness_truth *truth) {
-  return (64 * 0x1p-126 * 0x1p11 + 0x1p-85 * truth->kv_max) * p->sk;
+  return (64 * 0x1p-126 * 0x1p11 + 0x1p-85 * truth->kv_max) * (double)harness_most_keys(p);
 }
 
 static bound bound_of_result(const amla_problem *p, const harness_truth *truth) {
@@ -289,6 +336,7 @@ typedef struct side {
   bool packed;
   const float *lse;      /* [b][h_q][s_q]; NULL = not compared */
   double lse_to_natural; /* 1, or ln 2 */
+  bool lse_with_sink;
 } side;
 
 static double value_of(const amla_problem *p, const side *s, int64_t row, int32_t d) {
@@ -358,13 +406,28 @@ static row_kind kind_of_row(const harness_truth *truth, const bound *b, int64_t 
   return score_abs > b->largest_score || truth->may_poison[row] ? ROW_EITHER : ROW_NORMAL;
 }
 
+/* log(exp(lse) + exp(sink)), of rows that see a key. Moves by no more than lse does. */
+static double add_sink(const amla_tensors *t, int64_t head, double lse) {
+  if (t->sinks == NULL || lse == -INFINITY)
+    return lse;
+  const double sink = (double)t->sinks[head];
+  return fmax(lse, sink) + log1p(exp(-fabs(lse - sink)));
+}
+
+static double expected_lse(const harness_dataset *data, const harness_truth *truth, const side *got,
+                           int64_t row) {
+  const double lse = truth->lse[row];
+  return got->lse_with_sink ? add_sink(&data->tensors, row % data->problem.h_q, lse) : lse;
+}
+
 static void compare_row(const harness_dataset *data, const harness_truth *truth, const side *got,
                         const bound *b, int64_t row, tally *t) {
   const amla_problem *p = &data->problem;
   const double score_abs = truth->score_abs[row], *out = truth->out + row * p->d_v,
                *out_abs = truth->out_abs + row * p->d_v;
-  const double lse = got->lse ? (double)got->lse[harness_lse_offset(p, row)] * got->lse_to_natural
-                              : truth->lse[row];
+  const double lse = got->lse
+                         ? (double)got->lse[harness_lse_offset(data, row)] * got->lse_to_natural
+                         : truth->lse[row];
   const bool empty = truth->lse[row] == -INFINITY;
   const row_kind kind = kind_of_row(truth, b, row);
   const double share = 1 - sink_factor(&data->tensors, row % p->h_q, truth->lse[row]);
@@ -377,7 +440,7 @@ static void compare_row(const harness_dataset *data, const harness_truth *truth,
   if (kind == ROW_POISONED && got->lse)
     judge(t, row, isfinite(lse) ? INFINITY : 0);
   if (kind != ROW_POISONED && got->lse)
-    judge_lse(t, b, row, lse, truth->lse[row], score_abs);
+    judge_lse(t, b, row, lse, expected_lse(data, truth, got, row), score_abs);
   for (int32_t d = 0; got->out != NULL && d < p->d_v; d++) {
     const double value = value_of(p, got, row, d);
     const double relative = b->score * score_abs + b->sum + b->p;
@@ -407,7 +470,8 @@ static side result_of(const harness_dataset *data) {
   return (side){.out = data->tensors.out,
                 .type = data->problem.out_type,
                 .lse = data->tensors.lse,
-                .lse_to_natural = data->options.lse_base == AMLA_LSE_BASE2 ? ln2 : 1.0};
+                .lse_to_natural = data->options.lse_base == AMLA_LSE_BASE2 ? ln2 : 1.0,
+                .lse_with_sink = data->options.lse_sink != AMLA_LSE_WITHOUT_SINK};
 }
 
 harness_error harness_compare(const harness_dataset *data, const harness_truth *truth) {
@@ -421,10 +485,10 @@ harness_error harness_compare_rounded_p(const harness_dataset *data, const harne
   const side got = result_of(data);
   bound b = bound_of_result(&data->problem, truth);
   b.score *= 4;
-  b.range = (double)FLT_MAX / 256 / data->problem.sk; /* P may reach 2^8 */
+  b.range = (double)FLT_MAX / 256 / (double)harness_most_keys(&data->problem); /* P may reach 2^8 */
   b.p = p_type == AMLA_F16 ? 0x1p-10 : 0x1p-7;
   if (p_type == AMLA_F16)
-    b.tiny += 0x1p-30 * data->problem.sk * truth->kv_max;
+    b.tiny += 0x1p-30 * (double)harness_most_keys(&data->problem) * truth->kv_max;
   return compare(data, truth, &got, &b);
 }
 
@@ -432,7 +496,8 @@ harness_error harness_compare_rounded_p(const harness_dataset *data, const harne
  * passes for an error of V. */
 static void multiply_bf16(const amla_problem *p, const harness_truth *truth, bound *b) {
   const double scale = fabs((double)p->scale);
-  b->tiny += 0x1p-117 * p->sk + 0x1p-125 * scale * p->d_qk * truth->kv_max * (1 + truth->kv_max);
+  b->tiny += 0x1p-117 * (double)harness_most_keys(p) +
+             0x1p-125 * scale * p->d_qk * truth->kv_max * (1 + truth->kv_max);
   b->largest_score = fmin(largest_score, scale * (double)FLT_MAX * (1 - 0x1p-12));
   if (p->kv_type != AMLA_BF16) {
     b->score += 0x1p-8;
@@ -479,8 +544,8 @@ static bool truth_from_refs(const harness_dataset *data, const harness_truth *tr
   for (int64_t i = 0; i < elems; i++)
     refs->out[i] = data->out_ref ? (double)data->out_ref[i] : truth->out[i];
   for (int64_t row = 0; row < n; row++)
-    refs->lse[row] = data->lse_ref ? (double)data->lse_ref[harness_lse_offset(&data->problem, row)]
-                                   : truth->lse[row];
+    refs->lse[row] =
+        data->lse_ref ? (double)data->lse_ref[harness_lse_offset(data, row)] : truth->lse[row];
   return true;
 }
 

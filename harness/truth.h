@@ -24,7 +24,7 @@
 #include "dataset.h"
 
 typedef struct harness_truth {
-  int64_t n_rows; /* b * s_q * h_q, in the order [b][s_q][h_q] */
+  int64_t n_rows; /* in the order [b][s_q][h_q]; of ragged queries [total][h_q] */
   int32_t d_v;
   double *out;       /* [n_rows][d_v], after the sink */
   double *out_abs;   /* [n_rows][d_v] */
@@ -89,13 +89,14 @@ harness_error harness_check_refs(const harness_dataset *data, const harness_trut
 /* Gives data the truth, rounded to f32, as its out_ref and lse_ref; -1 when out of memory. */
 int harness_set_refs(harness_dataset *data, const harness_truth *truth);
 
-/* Row (sequence, query) sees keys below this, but for those that the mask hides: the length, or
- * less under causality; never negative. */
+/* Row (sequence, query) sees keys of a dense first scope below this, but for those that the mask or
+ * a window hides: the length, or less under causality or visible_k; never negative. */
 int64_t harness_visible(const amla_problem *problem, const amla_tensors *tensors, int32_t sequence,
                         int32_t query);
 
 /* Useful work of one run: visible keys only. */
-double harness_flops(const harness_dataset *data);    /* 2 * rows' visible keys * (d_qk + d_v) */
-double harness_kv_bytes(const harness_dataset *data); /* each sequence's KV once, plus q and out */
+double harness_flops(const harness_dataset *data); /* 2 * rows' visible keys * (d_qk + d_v) */
+/* Each sequence's KV once, or the keys of each query that has its own; plus q and out. */
+double harness_kv_bytes(const harness_dataset *data);
 
 #endif

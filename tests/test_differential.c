@@ -28,7 +28,20 @@ static const int threads[] = {1, 2, 3};
 static const struct {
   int pad, sinks;
   const char *lse;
-} extras[] = {{0, 0, "e"}, {3, 0, "2"}, {1, 1, "e"}};
+} extras[] = {{0, 0, "e"}, {3, 0, "2"}, {1, 1, "e"}, {0, 1, "2,lsesink=1"}};
+
+/* What a query sees of the first scope, of a length: N stands for about so many keys. */
+enum { SEES_MASK = 2, SEES_SLOTS = 4, SEES_POSITIONS, SEES_END = 9 };
+static const char *const sees[SEES_END] = {
+    "causal=0",          "causal=1",  "causal=0,mask=1",
+    "causal=1,mask=1",   "topk=N",    "topk=N,index=position",
+    "causal=1,window=N", "visible=1", "visible=1,window=N"};
+static const char *const list_forms[] = {"", ",topklen=sequence,invalid=25", ",topklen=query",
+                                         ",invalid=100"};
+static const char *const second_scopes[] = {"", ",scope2=sk:N", ",scope2=topk:N/sk:N"};
+static const char *const page_tables[] = {"", ",csr=1"};
+static const char *const query_forms[] = {"", ",ragged=1"};
+static const char *const ropes[] = {"", ",qrope=R", ",kvrope=R", ",qrope=R,kvrope=R"};
 
 enum {
   F_ENGINE,
@@ -40,10 +53,14 @@ enum {
   F_LENGTH,
   F_HEADS,
   F_QUERIES,
-  F_CAUSAL,
+  F_SEES,
+  F_LISTS,
+  F_SECOND,
+  F_TABLE,
+  F_RAGGED,
+  F_ROPE,
   F_DIMS,
   F_DIST,
-  F_MASK,
   F_SPLIT,
   F_THREADS,
   F_EXTRA,
@@ -58,10 +75,14 @@ static const int levels[FACTORS] = {N_ENGINES,
                                     LENGTH(lengths),
                                     LENGTH(heads),
                                     LENGTH(queries),
-                                    2,
+                                    SEES_END,
+                                    LENGTH(list_forms),
+                                    LENGTH(second_scopes),
+                                    LENGTH(page_tables),
+                                    LENGTH(query_forms),
+                                    LENGTH(ropes),
                                     LENGTH(dims),
                                     LENGTH(dists),
-                                    2,
                                     LENGTH(splits),
                                     LENGTH(threads),
                                     LENGTH(extras)};
@@ -89,6 +110,16 @@ static row_dims dims_for(int kv_type, row_dims others) {
   }
 }
 
+/* Appends a form, with n and rope in place of N and R. */
+static void append_form(char *text, size_t bytes, const char *form, int n, int rope) {
+  size_t used = strlen(text);
+  for (; *form; form++, used = strlen(text))
+    if (*form == 'N' || *form == 'R')
+      snprintf(text + used, bytes - used, "%d", *form == 'N' ? n : rope);
+    else
+      snprintf(text + used, bytes - used, "%c", *form);
+}
+
 /* Two sequences, so that neither is alone: the length in question, and a short one. */
 static void problem_of(const choice c, int seed, char *text, size_t bytes) {
   const int length = lengths[c[F_LENGTH]], other = lengths[(c[F_LENGTH] + seed) % 9];
@@ -100,12 +131,40 @@ static void problem_of(const choice c, int seed, char *text, size_t bytes) {
   const int pad = extras[c[F_EXTRA]].pad * (whole ? block : 1);
   snprintf(
       text, bytes,
-      "b=2,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,lse=%s,sinks=%d,mask=%"
-      "d,pad=%d,dist=%s,len=%d/%d,seed=%d",
+      "b=2,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,lse=%s,sinks=%d,pad=%d,dist=%s,"
+      "len=%d/%d,seed=%d,",
       queries[c[F_QUERIES]], heads[c[F_HEADS]], sk, d.d_qk, d.d_v, page_sizes[c[F_PAGE]],
-      type_name(c[F_Q]), type_name(whole ? c[F_KV] : AMLA_BF16), type_name(c[F_OUT]), c[F_CAUSAL],
-      extras[c[F_EXTRA]].lse, extras[c[F_EXTRA]].sinks, c[F_MASK], pad, dists[c[F_DIST]], length,
-      other, seed);
+      type_name(c[F_Q]), type_name(whole ? c[F_KV] : AMLA_BF16), type_name(c[F_OUT]),
+      extras[c[F_EXTRA]].lse, extras[c[F_EXTRA]].sinks, pad, dists[c[F_DIST]], length, other, seed);
+  const char *const forms[] = {
+      sees[c[F_SEES]],         list_forms[c[F_LISTS]],   second_scopes[c[F_SECOND]],
+      page_tables[c[F_TABLE]], query_forms[c[F_RAGGED]], ropes[c[F_ROPE]]};
+  for (int i = 0; i < LENGTH(forms); i++)
+    append_form(text, bytes, forms[i], longest * (1 + seed % 4) / 3 + 1,
+                d.d_qk > 64 ? 64 : d.d_qk / 2);
+}
+
+/* ---- Choices that exclude one another ---- */
+
+/* Choice i of factor f beside choice j of factor g; f < g. */
+static bool excludes(int f, int i, int g, int j) {
+  if (f == F_SEES && (i == SEES_MASK || i == SEES_MASK + 1) && (g == F_SECOND || g == F_RAGGED))
+    return j > 0;
+  if (f == F_SEES && g == F_LISTS)
+    return j > 0 && i != SEES_SLOTS && i != SEES_POSITIONS;
+  if (f == F_SEES && g == F_TABLE)
+    return j > 0 && i == SEES_SLOTS;
+  if (f == F_PAGE && g == F_TABLE)
+    return j > 0 && page_sizes[i] == 0;
+  if (f == F_SECOND && g == F_ROPE)
+    return i > 0 && strstr(ropes[j], "kvrope") != NULL;
+  if (f == F_KV && g == F_ROPE)
+    return (i == AMLA_FP8_656 || i == AMLA_FP8_584) && strstr(ropes[j], "kvrope") != NULL;
+  return f == F_ROPE && g == F_DIMS && i > 0 && dims[j].d_qk == 1;
+}
+
+static bool may_meet(int f, int i, int g, int j) {
+  return f < g ? !excludes(f, i, g, j) : !excludes(g, j, f, i);
 }
 
 /* ---- A covering set: greedy, seeded ---- */
@@ -119,16 +178,19 @@ static int64_t count_missing_pairs(void) {
     for (int g = 0; g < f; g++)
       for (int i = 0; i < levels[f]; i++)
         for (int j = 0; j < levels[g]; j++)
-          missing += !met[f][i][g][j];
+          missing += !met[f][i][g][j] && may_meet(f, i, g, j);
   return missing;
 }
 
 /* Pairs that choosing `level` for factor f would add to a row in which the factors with set[] are
- * decided. */
+ * decided; -1: one of those excludes it. The first level goes with everything. */
 static int gain(const choice row, const bool *set, int f, int level) {
   int pairs = 0;
-  for (int g = 0; g < FACTORS; g++)
+  for (int g = 0; g < FACTORS; g++) {
+    if (set[g] && g != f && !may_meet(f, level, g, row[g]))
+      return -1;
     pairs += set[g] && g != f && !met[f][level][g][row[g]];
+  }
   return pairs;
 }
 
@@ -185,7 +247,7 @@ static void covering_set_is_within_the_bound(void **state) {
   int count = 0;
   while (count_missing_pairs() > 0) {
     choice row;
-    char problem[512];
+    char problem[768];
     next_row(row, &seed);
     if (++count > 2000)
       fail_msg("the covering set does not end");
@@ -250,7 +312,7 @@ static void lse_may_be_left_out(void **state) {
 
 /* Every engine and mode on one set of tensors. */
 static void check_engines(choice c, int seed) {
-  char problem[512];
+  char problem[768];
   harness_dataset data;
   harness_truth truth;
   problem_of(c, seed, problem, sizeof problem);
@@ -267,12 +329,21 @@ static void check_engines(choice c, int seed) {
   harness_free(&data);
 }
 
-/* Engines x modes x types x pages x lengths x heads x queries x causal; dimensions, distributions
- * and the rest take turns. */
+/* The level, or the first one if another factor excludes it. */
+static void choose_allowed(choice c, int f, int level) {
+  bool allowed = true;
+  for (int g = 0; g < FACTORS; g++)
+    allowed = allowed && (g == f || may_meet(f, level, g, c[g]));
+  c[f] = allowed ? level : 0;
+}
+
+/* Engines x modes x types x pages x lengths x heads x queries x keys seen; dimensions,
+ * distributions and the rest take turns. */
 static void cross_product_is_within_the_bound(void **state) {
   (void)state;
-  static const int crossed[] = {F_Q, F_KV, F_PAGE, F_LENGTH, F_HEADS, F_QUERIES, F_CAUSAL};
-  static const int rotating[] = {F_OUT, F_DIMS, F_DIST, F_SPLIT, F_THREADS, F_EXTRA};
+  static const int crossed[] = {F_Q, F_KV, F_PAGE, F_LENGTH, F_HEADS, F_QUERIES, F_SEES};
+  static const int rotating[] = {F_OUT,   F_DIMS,  F_DIST,   F_SPLIT,  F_THREADS, F_EXTRA,
+                                 F_LISTS, F_TABLE, F_SECOND, F_RAGGED, F_ROPE};
   int total = 1;
   if (!long_run())
     skip();
@@ -286,7 +357,7 @@ static void cross_product_is_within_the_bound(void **state) {
       rest /= levels[crossed[i]];
     }
     for (int i = 0; i < LENGTH(rotating); i++)
-      c[rotating[i]] = random_below(&seed, levels[rotating[i]]);
+      choose_allowed(c, rotating[i], random_below(&seed, levels[rotating[i]]));
     check_engines(c, n);
   }
 }

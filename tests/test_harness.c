@@ -62,6 +62,12 @@ static void strings_round_trip(void **state) {
                                       "scale=1e-30",
                                       "seed=18446744073709551615",
                                       "q=f32,kv=f16,out=bf16",
+                                      "topk=2048,index=position,topklen=query,invalid=100,ragged=1",
+                                      "topk=64,index=slot,topklen=sequence,causal=0",
+                                      "window=128,causal=1,scope2=topk:512/sk:4096/page:256",
+                                      "scope2=topk:0/sk:900/page:0,csr=1,lsesink=1",
+                                      "visible=1,causal=0,window=7,qrope=64,kvrope=0",
+                                      "kvrope=32,kv=q8_0,scope2=none",
                                       "dqk=1,dv=1,h=1,sk=1"};
   for (int i = 0; i < LENGTH(texts); i++) {
     harness_case a, b;
@@ -166,6 +172,34 @@ static void refusals_name_key_value_and_rule(void **state) {
       {"h=3 ", "h=3 : must be an integer"},
       {"default,h=3", "'default': must be key=value"},
       {"b=2147483647,sk=2147483647,page=1", "page=1: "},
+      {"topk=-1", "topk=-1: must be >= 0"},
+      {"topk=8,causal=1", "causal=1: must be 0 with topk"},
+      {"visible=1,causal=1", "causal=1: must be 0 with visible=1"},
+      {"topk=8,visible=1", "visible=1: needs a scope without a list"},
+      {"topk=8,window=3", "window=3: must be 0 with topk"},
+      {"causal=0,window=3", "window=3: needs causal=1 or visible=1"},
+      {"index=place,topk=8", "index=place: must be slot or position"},
+      {"index=position", "index=position: needs topk or scope2=topk"},
+      {"topklen=all,topk=8", "topklen=all: must be none, sequence or query"},
+      {"topklen=query", "topklen=query: needs topk or scope2=topk"},
+      {"invalid=5", "invalid=5: needs topk or scope2=topk"},
+      {"invalid=101,topk=8", "invalid=101: must be <= 100"},
+      {"scope2=", "scope2=: must be none, or sizes such as"},
+      {"scope2=sk:0", "scope2=sk:0: must be none, or sizes such as"},
+      {"scope2=sk:3/", "scope2=sk:3/: must be none, or sizes such as"},
+      {"scope2=top:3", "scope2=top:3: must be none, or sizes such as"},
+      {"scope2=sk:99999999999999999999999999", "must be none, or sizes such as"},
+      {"mask=1,scope2=sk:3", "mask=1: must be 0 with topk, window or scope2"},
+      {"mask=1,ragged=1", "mask=1: must be 0 with ragged=1"},
+      {"csr=1,page=0", "csr=1: needs pages, page=0 has none"},
+      {"csr=1,topk=8", "csr=1: must be 0 with topk and index=slot"},
+      {"qrope=576", "qrope=576: must be < dqk"},
+      {"kvrope=576", "kvrope=576: must be < dqk"},
+      {"kvrope=64,scope2=sk:3", "kvrope=64: must be 0 with scope2"},
+      {"kvrope=7,kv=q8_0", "kv=q8_0: dqk=576, pad=0 and kvrope=7 must be multiples of 32"},
+      {"topk=8,b=65536,sk=65536,page=0", "topk: a list needs fewer than 2^31 slots"},
+      {"scope2=topk:8/sk:65536/page:0,b=65536", "scope2: a list needs fewer than 2^31 slots"},
+      {"scope2=sk:2000000000/page:1,b=9,sk=1", "scope2=page:1: b=9, sk:2000000000 need"},
       {"h=2147483647,sq=2147483647,dqk=2147483647,dv=1,page=0", "leaves int64"},
       {"b=2147483647,sk=2147483647,page=0,dqk=2147483647", "leaves int64"},
   };
@@ -301,6 +335,121 @@ static void unused_memory_is_hostile(void **state) {
                 all_bytes_are(d.lse, d.tensors.lse_bytes, GUARD_PATTERN));
     free(q_used);
     free(kv_used);
+    harness_free(&d);
+  }
+}
+
+/* ---- Datasets: which keys are seen ---- */
+
+typedef struct entry_counts {
+  int valid, negative, twice;
+} entry_counts;
+
+/* Entries of one query's list: marks the slots of the cache that it names, and demands that what
+ * does not count is out of range. */
+static void count_entries(const int32_t *list, int32_t n, int32_t topk, unsigned char *named,
+                          entry_counts *counts) {
+  for (int32_t i = 0; i < n; i++) {
+    counts->valid += list[i] >= 0;
+    counts->negative += list[i] < 0;
+    counts->twice += list[i] >= 0 && named[list[i]];
+    if (list[i] >= 0)
+      named[list[i]] = 1;
+  }
+  for (int32_t i = n; i < topk; i++)
+    assert_int_equal(list[i], 2147480000);
+}
+
+/* Slots of a cache of pages of `page` tokens: named ones finite, all other elements NaN. */
+static void expect_only_named(const void *kv, size_t kv_bytes, const unsigned char *named,
+                              int64_t slots, int32_t page, int64_t stride_page,
+                              int64_t stride_token) {
+  const int64_t elems = (int64_t)kv_bytes / 2;
+  unsigned char *used = calloc((size_t)elems, 1);
+  assert_non_null(used);
+  for (int64_t i = 0; i < slots; i++)
+    memset(used + i / page * stride_page + i % page * stride_token, named[i], 8);
+  expect_nan_elsewhere(kv, AMLA_BF16, elems, used, "kv");
+  free(used);
+}
+
+static void lists_are_hostile(void **state) {
+  (void)state;
+  harness_dataset d;
+  entry_counts counts = {0, 0, 0};
+  static unsigned char first[1000], second[1000];
+  generate(&d, "b=3,sq=2,h=2,sk=60,dqk=8,dv=8,page=7,pad=2,topk=90,topklen=query,invalid=30,len=60/"
+               "0/9,scope2=topk:40/sk:50/page:3");
+  const amla_problem *p = &d.problem;
+  const amla_tensors *t = &d.tensors;
+  assert_true(t->block_table == NULL && t->seqlens_k == NULL && t->kv_indptr == NULL);
+  for (int32_t i = 0; i < 6; i++) {
+    count_entries(t->indices + i / 2 * p->indices_stride_batch + i % 2 * p->indices_stride_query,
+                  t->topk_length[i], 90, first, &counts);
+    count_entries(t->extra_indices + i / 2 * p->extra_indices_stride_batch +
+                      i % 2 * p->extra_indices_stride_query,
+                  t->extra_topk_length[i], 40, second, &counts);
+  }
+  assert_true(counts.valid > 100 && counts.negative > 40 && counts.twice > 10);
+  assert_int_equal(t->topk_length[0], 90);
+  expect_only_named(t->kv, t->kv_bytes, first, p->n_pages * 7, 7, p->kv_stride_page,
+                    p->kv_stride_token);
+  expect_only_named(t->extra_kv, t->extra_kv_bytes, second, p->extra_n_pages * 3, 3,
+                    p->extra_kv_stride_page, p->extra_kv_stride_token);
+  harness_free(&d);
+}
+
+static void change_entry(harness_dataset *d) { d->indices[0] = d->indices[1]; }
+static void change_length(harness_dataset *d) { d->topk_length[0] = 3; }
+static void change_visible(harness_dataset *d) { d->visible_k[0] /= 2; }
+static void change_window(harness_dataset *d) { d->problem.window--; }
+static void change_extra_entry(harness_dataset *d) { d->extra_indices[0] = d->extra_indices[1]; }
+static void change_extra_length(harness_dataset *d) { d->extra_seqlens_k[0]--; }
+static void change_page(harness_dataset *d) { d->kv_indices[0] = d->kv_indices[1]; }
+static void change_queries(harness_dataset *d) { d->problem.causal = 0; }
+static void change_sink(harness_dataset *d) { d->options.lse_sink = AMLA_LSE_WITHOUT_SINK; }
+static void change_q_rope(harness_dataset *d) { harness_store(d->q_rope, AMLA_BF16, 0, 9.0f); }
+static void change_kv_rope(harness_dataset *d) {
+  for (int64_t i = 0; i < (int64_t)d->tensors.kv_rope_bytes / 2; i++)
+    harness_store(d->kv_rope, AMLA_BF16, i, 1.0f);
+}
+
+/* A result is right for what the tensors said, and wrong once any of them says something else. */
+static void what_is_seen_decides_the_verdict(void **state) {
+  (void)state;
+  static const struct {
+    const char *problem;
+    void (*change)(harness_dataset *d);
+  } rows[] = {{"topk=20,page=3", change_entry},
+              {"topk=20,index=position,page=3", change_entry},
+              {"topk=20,topklen=query", change_length},
+              {"topk=20,topklen=sequence,page=0", change_length},
+              {"visible=1", change_visible},
+              {"window=9", change_window},
+              {"scope2=topk:20/sk:30/page:4", change_extra_entry},
+              {"scope2=sk:30/page:4", change_extra_length},
+              {"csr=1,page=8", change_page},
+              {"ragged=1,b=4,sq=3,page=0", change_queries},
+              {"sinks=1,lsesink=1", change_sink},
+              {"qrope=3", change_q_rope},
+              {"kvrope=3,page=3", change_kv_rope}};
+  const amla_options options = make_options(AMLA_BACKEND_REF, AMLA_RESCALE_LAZY, 0, 1, 0);
+  for (int i = 0; i < LENGTH(rows); i++) {
+    harness_dataset d;
+    harness_truth truth;
+    char problem[256];
+    snprintf(problem, sizeof problem, "h=3,sk=40,dqk=12,dv=8,%s", rows[i].problem);
+    generate(&d, problem);
+    run(&d, problem, &options);
+    compute_truth_of(&d, &truth);
+    if (!harness_compare(&d, &truth).ok)
+      fail_msg("'%s': a right result is refused", problem);
+    harness_truth_free(&truth);
+    rows[i].change(&d);
+    compute_truth_of(&d, &truth);
+    if (harness_compare(&d, &truth).ok)
+      fail_msg("'%s': the result of other keys is accepted", problem);
+    harness_truth_free(&truth);
     harness_free(&d);
   }
 }
@@ -544,7 +693,7 @@ static void store_truth(harness_dataset *d, const harness_truth *t) {
     for (int32_t c = 0; c < t->d_v; c++)
       harness_store(d->out, d->problem.out_type, out_row_offset(&d->problem, row) + c,
                     (float)t->out[row * t->d_v + c]);
-    d->lse[lse_row_offset(&d->problem, row)] = (float)(t->lse[row] / unit);
+    d->lse[lse_row_offset(d, row)] = (float)(t->lse[row] / unit);
   }
 }
 
@@ -602,7 +751,7 @@ static void corrupt_out(specimen *s, int64_t row, int32_t column, float value) {
 }
 static void corrupt_lse(specimen *s, int64_t row, float value) {
   store_truth(&s->data, &s->truth);
-  s->data.lse[lse_row_offset(&s->data.problem, row)] = value;
+  s->data.lse[lse_row_offset(&s->data, row)] = value;
 }
 
 static void every_corrupted_element_is_found(void **state) {
@@ -921,6 +1070,37 @@ static void visible_keys_and_flops_are_counted(void **state) {
   harness_free(&d);
 }
 
+static double flops_of(const char *problem) {
+  harness_dataset d;
+  generate(&d, problem);
+  const double flops = harness_flops(&d);
+  harness_free(&d);
+  return flops;
+}
+
+static void keys_of_lists_windows_and_scopes_are_counted(void **state) {
+  (void)state;
+  static const struct {
+    const char *problem;
+    double keys;
+  } rows[] = {
+      {"sq=2,topk=30", 60},
+      {"sq=2,topk=30,invalid=100", 30}, /* every second list has none */
+      {"sq=2,topk=30,invalid=100,scope2=sk:5", 40},
+      {"sq=3,window=4", 12},
+      {"len=2,sq=3,window=4", 0 + 1 + 2},
+      {"sq=3,window=4,scope2=topk:7/sk:9/page:2", 33},
+      {"scope2=sk:9", 49},
+      {"b=2,sq=3,ragged=1,len=40/40", 38 + 39 + 40}, /* the second has no query */
+  };
+  for (int i = 0; i < LENGTH(rows); i++) {
+    char problem[256];
+    snprintf(problem, sizeof problem, "h=2,sk=40,dqk=6,dv=5,%s", rows[i].problem);
+    if (flops_of(problem) != rows[i].keys * 2 * 2 * 11)
+      fail_msg("'%s': %g FLOP", problem, flops_of(problem));
+  }
+}
+
 /* ---- Names ---- */
 
 static const char *some_names(int i) {
@@ -1011,6 +1191,9 @@ int main(void) {
       cmocka_unit_test(lse_and_rows_without_keys_are_judged),
       cmocka_unit_test(references_are_compared_and_checked),
       cmocka_unit_test(visible_keys_and_flops_are_counted),
+      cmocka_unit_test(keys_of_lists_windows_and_scopes_are_counted),
+      cmocka_unit_test(lists_are_hostile),
+      cmocka_unit_test(what_is_seen_decides_the_verdict),
   };
   return cmocka_run_group_tests_name("harness", tests, NULL, NULL);
 }

@@ -91,15 +91,13 @@ static inline void generate(harness_dataset *data, const char *problem) {
     fail_msg("'%s': %s", problem, error);
 }
 
-static inline int64_t n_rows(const harness_dataset *d) {
-  return (int64_t)d->problem.b * d->problem.s_q * d->problem.h_q;
-}
+static inline int64_t n_rows(const harness_dataset *d) { return harness_rows(d); }
 
 static inline int64_t out_row_offset(const amla_problem *p, int64_t row) {
   return harness_out_offset(p, row);
 }
-static inline int64_t lse_row_offset(const amla_problem *p, int64_t row) {
-  return harness_lse_offset(p, row);
+static inline int64_t lse_row_offset(const harness_dataset *d, int64_t row) {
+  return harness_lse_offset(d, row);
 }
 static inline int64_t q_row_offset(const amla_problem *p, int64_t row) {
   return harness_q_offset(p, row);
@@ -112,7 +110,7 @@ static inline float out_at(const harness_dataset *d, int64_t row, int32_t column
   return harness_load(d->out, d->problem.out_type, out_row_offset(&d->problem, row) + column);
 }
 static inline float lse_at(const harness_dataset *d, int64_t row) {
-  return d->lse[lse_row_offset(&d->problem, row)];
+  return d->lse[lse_row_offset(d, row)];
 }
 
 static inline bool row_is_finite(const harness_dataset *d, int64_t row) {
@@ -151,13 +149,14 @@ static inline int64_t damaged_padding(const harness_dataset *d) {
 /* ---- Runs ---- */
 
 /* Plans and runs; the scratch is exactly as long as asked for, at an odd address, between guard
- * bytes, and all NaN. options' lse_base is taken from the data. Returns the status; detail may be
- * NULL. */
+ * bytes, and all NaN. options' lse_base and lse_sink are those of the data. Returns the status;
+ * detail may be NULL. */
 static inline amla_status try_run(harness_dataset *data, const amla_options *options,
                                   amla_detail *detail) {
   amla_plan *plan = NULL;
   amla_options o = *options;
   o.lse_base = data->options.lse_base;
+  o.lse_sink = data->options.lse_sink;
   amla_status status = amla_plan_create(&plan, &data->problem, &o, detail);
   if (status != AMLA_OK)
     return status;

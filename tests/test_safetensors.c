@@ -160,6 +160,64 @@ static void problems_round_trip(void **state) {
     }
 }
 
+/* Lists, windows and second scopes: the bits from the file are those from memory, and its truth is
+ * the truth. */
+static void sparse_problems_round_trip(void **state) {
+  (void)state;
+  static const char *const problems[] = {"topk=30",
+                                         "topk=30,page=0,topklen=sequence,invalid=20",
+                                         "topk=30,index=position,topklen=query,pad=2,q=f32,kv=f16",
+                                         "topk=9,scope2=topk:70/sk:33/page:3,topklen=query,sinks=1",
+                                         "topk=9,scope2=sk:33/page:0",
+                                         "window=11,scope2=topk:7/sk:33/page:5,topklen=sequence",
+                                         "scope2=sk:33/page:5",
+                                         "visible=1,window=20,pad=1",
+                                         "visible=1,page=0,scope2=sk:9"};
+  for (int i = 0; i < LENGTH(problems); i++) {
+    char problem[256], error[ERROR_BYTES] = "";
+    harness_dataset a, b;
+    harness_truth truth;
+    const char *path = in_folder("problem.safetensors");
+    snprintf(problem, sizeof problem, "b=3,sq=2,h=4,sk=50,dqk=12,dv=8,len=50/0/7,%s", problems[i]);
+    generate(&a, problem);
+    compute_truth_of(&a, &truth);
+    assert_int_equal(harness_set_refs(&a, &truth), 0);
+    if (harness_write_problem(path, &a, error, sizeof error) != 0 ||
+        harness_read_problem(path, &b, error, sizeof error) != 0)
+      fail_msg("'%s': %s", problem, error);
+    expect_same_result(&a, &b);
+    harness_truth_free(&truth);
+    compute_truth_of(&b, &truth);
+    if (!harness_check_refs(&b, &truth).ok || harness_flops(&a) != harness_flops(&b))
+      fail_msg("'%s': other keys are seen in the file", problem);
+    harness_truth_free(&truth);
+    harness_free(&a);
+    harness_free(&b);
+  }
+  list_folder(true);
+}
+
+static void what_files_do_not_hold_is_refused_by_name(void **state) {
+  (void)state;
+  static const char *const rows[][2] = {{"kv=q8_0", "kv=q8_0: files hold f32, bf16 or f16"},
+                                        {"mask=1", "mask=1: files hold none"},
+                                        {"ragged=1", "ragged=1: files hold none"},
+                                        {"csr=1", "csr=1: files hold none"},
+                                        {"qrope=8", "qrope=8: files hold none"},
+                                        {"kvrope=32", "kvrope=32: files hold none"}};
+  for (int i = 0; i < LENGTH(rows); i++) {
+    char problem[128], error[ERROR_BYTES] = "";
+    harness_dataset d;
+    snprintf(problem, sizeof problem, "h=1,sk=9,dqk=64,dv=8,%s", rows[i][0]);
+    generate(&d, problem);
+    assert_int_equal(harness_write_problem(in_folder("none"), &d, error, sizeof error), -1);
+    if (strstr(error, rows[i][1]) == NULL)
+      fail_msg("'%s': '%s' does not contain '%s'", problem, error, rows[i][1]);
+    harness_free(&d);
+  }
+  assert_int_equal(list_folder(true), 0);
+}
+
 /* [begin, end) of a tensor in the data of a file. */
 static const unsigned char *find_tensor(const unsigned char *bytes, const char *name,
                                         const char *entry_start, size_t *n_bytes) {
@@ -415,6 +473,29 @@ static void bad_optional_tensors_are_refused(void **state) {
       {"\"lse_ref\":{\"dtype\":\"F32\",\"shape\":[1,1,2],\"data_offsets\":[76,84]}",
        8,
        {"tensor 'lse_ref'", "[1, 1, 2]", "must be 2"}},
+      {"\"indices\":{\"dtype\":\"I32\",\"shape\":[1,2,3],\"data_offsets\":[76,100]}",
+       24,
+       {"tensor 'indices'", "[1, 2, 3]", "dimension 1 must be 1"}},
+      {"\"indices\":{\"dtype\":\"I32\",\"shape\":[1,1,0],\"data_offsets\":[76,76]}",
+       0,
+       {"tensor 'indices'", "[1, 1, 0]", "dimension 2 must be in [1"}},
+      {"\"indices\":{\"dtype\":\"I32\",\"shape\":[1,1,2],\"data_offsets\":[76,84]},"
+       "\"topk_length\":{\"dtype\":\"I32\",\"shape\":[1,1,1],\"data_offsets\":[84,88]}",
+       12,
+       {"tensor 'topk_length'", "[1, 1, 1]", "must have 1 dimensions"}},
+      {"\"visible_k\":{\"dtype\":\"I32\",\"shape\":[2],\"data_offsets\":[76,84]}",
+       8,
+       {"tensor 'visible_k'", "[2]", "must have 2 dimensions"}},
+      {"\"extra_kv_cache\":{\"dtype\":\"BF16\",\"shape\":[1,2,3],\"data_offsets\":[76,88]}",
+       12,
+       {"tensor 'extra_kv_cache'", "[1, 2, 3]", "dimension 2 must be 4"}},
+      {"\"extra_kv_cache\":{\"dtype\":\"BF16\",\"shape\":[1,2,4],\"data_offsets\":[76,92]}",
+       16,
+       {"tensor 'extra_seqlens_k'", "missing"}},
+      {"\"extra_kv_cache\":{\"dtype\":\"F32\",\"shape\":[1,2,4],\"data_offsets\":[76,108]},"
+       "\"extra_seqlens_k\":{\"dtype\":\"I32\",\"shape\":[1],\"data_offsets\":[108,112]}",
+       36,
+       {"tensor 'extra_kv_cache'", "kv_cache's dtype"}},
       {"\"anything\":{\"dtype\":\"F32\",\"shape\":[5],\"data_offsets\":[76,84]}",
        8,
        {"tensor 'anything'", "needs 20 bytes"}},
@@ -615,6 +696,8 @@ static void a_failed_write_leaves_nothing_behind(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(problems_round_trip),
+      cmocka_unit_test(sparse_problems_round_trip),
+      cmocka_unit_test(what_files_do_not_hold_is_refused_by_name),
       cmocka_unit_test(results_are_written),
       cmocka_unit_test(the_good_file_is_good),
       cmocka_unit_test(lying_headers_are_refused),
