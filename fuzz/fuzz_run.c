@@ -13,6 +13,7 @@
 
 #include <string.h>
 
+#include "harness/random_problem.h"
 #include "harness/truth.h"
 
 enum { GUARD = 0xA5, MAX_SCRATCH_BYTES = 64 << 20 };
@@ -56,7 +57,7 @@ static const char *take_type(reader *in) { /* f32, bf16, f16 */
   return amla_dtype_name((amla_dtype)take(in, AMLA_F16 + 1));
 }
 
-static void take_problem(reader *in, char text[512], amla_options *options) {
+static void take_problem(reader *in, char text[HARNESS_RANDOM_PROBLEM], amla_options *options) {
   static const char *const dists[] = {"normal:1", "uniform:2", "rising", "outlier",
                                       "onehot",   "peaked",    "zerov",  "masked"};
   static const char *const lens[] = {"fixed", "uniform", "ragged"};
@@ -66,14 +67,16 @@ static void take_problem(reader *in, char text[512], amla_options *options) {
   /* One argument at a time: C does not say in which order arguments are evaluated. */
   const int page = pages[take(in, 6)];
   const char *q = take_type(in), *kv = take_type(in), *out = take_type(in);
-  const uint32_t causal = take(in, 2), lse = take(in, 2), sinks = take(in, 2), pad = take(in, 4);
+  const uint32_t lse = take(in, 2), sinks = take(in, 2), pad = take(in, 4);
   const char *dist = dists[take(in, 8)], *len = lens[take(in, 3)];
   const uint32_t seed = take(in, 256);
-  snprintf(text, 512,
-           "b=%u,sq=%u,h=%u,sk=%u,dqk=%u,dv=%u,page=%d,q=%s,kv=%s,out=%s,causal=%u,scale=0.25,lse=%"
-           "s,sinks=%u,pad=%u,"
-           "dist=%s,len=%s,seed=%u",
-           b, sq, h, sk, dqk, dv, page, q, kv, out, causal, lse ? "2" : "e", sinks, pad, dist, len,
+  uint64_t drawn = take_u32(in);
+  char seen[HARNESS_RANDOM_SEEN];
+  harness_random_seen(&drawn, (int)sk, page, (int)dqk, 1, seen);
+  snprintf(text, HARNESS_RANDOM_PROBLEM,
+           "b=%u,sq=%u,h=%u,sk=%u,dqk=%u,dv=%u,page=%d,q=%s,kv=%s,out=%s,scale=0.25,lse=%s,sinks=%"
+           "u,pad=%u%s,dist=%s,len=%s,seed=%u",
+           b, sq, h, sk, dqk, dv, page, q, kv, out, lse ? "2" : "e", sinks, pad, seen, dist, len,
            seed);
   options->backend = (amla_backend)take(in, 3); /* auto, ref, cpu */
   options->rescale = (amla_rescale)take(in, 4);
@@ -100,36 +103,50 @@ static void corrupt_struct(reader *in, void *object, size_t n_bytes) {
     memcpy((char *)object + offset, &narrow, 4);
 }
 
-/* A missing, short or misaligned buffer. */
+/* A missing, short or misaligned buffer; one that is missing already stays so. */
 static void corrupt_buffer(reader *in, amla_tensors *t) {
-  struct {
-    const void *pointer;
-    size_t bytes;
-  } buffers[] = {{t->q, t->q_bytes},
-                 {t->kv, t->kv_bytes},
-                 {t->block_table, t->block_table_bytes},
-                 {t->seqlens_k, t->seqlens_k_bytes},
-                 {t->sinks, t->sinks_bytes},
-                 {t->out, t->out_bytes},
-                 {t->lse, t->lse_bytes}};
-  const uint32_t i = take(in, 7), how = take(in, 4);
+#define BUFFER(name) {offsetof(amla_tensors, name), offsetof(amla_tensors, name##_bytes)}
+  static const struct {
+    size_t pointer, bytes;
+  } buffers[] = {BUFFER(q),
+                 BUFFER(kv),
+                 BUFFER(block_table),
+                 BUFFER(seqlens_k),
+                 BUFFER(sinks),
+                 BUFFER(out),
+                 BUFFER(lse),
+                 BUFFER(q_rope),
+                 BUFFER(kv_rope),
+                 BUFFER(mask),
+                 BUFFER(indices),
+                 BUFFER(topk_length),
+                 BUFFER(visible_k),
+                 BUFFER(q_indptr),
+                 BUFFER(kv_indptr),
+                 BUFFER(kv_indices),
+                 BUFFER(extra_kv),
+                 BUFFER(extra_block_table),
+                 BUFFER(extra_seqlens_k),
+                 BUFFER(extra_visible_k),
+                 BUFFER(extra_indices),
+                 BUFFER(extra_topk_length)};
+  const uint32_t i = take(in, sizeof buffers / sizeof *buffers), how = take(in, 4);
+  const char *pointer;
+  size_t bytes;
+  memcpy(&pointer, (char *)t + buffers[i].pointer, sizeof pointer);
+  memcpy(&bytes, (char *)t + buffers[i].bytes, sizeof bytes);
   if (how == 0)
-    buffers[i].pointer = NULL;
-  if (how == 1 && buffers[i].bytes)
-    buffers[i].bytes -= 1 + take(in, 256) % buffers[i].bytes;
+    pointer = NULL;
+  if (how == 1 && bytes)
+    bytes -= 1 + take(in, 256) % bytes;
   if (how == 2)
-    buffers[i].bytes = 0;
-  if (how == 3 && buffers[i].pointer && buffers[i].bytes) {
-    buffers[i].pointer = (const char *)buffers[i].pointer + 1;
-    buffers[i].bytes--;
+    bytes = 0;
+  if (how == 3 && pointer && bytes) {
+    pointer++;
+    bytes--;
   }
-  t->q = buffers[0].pointer, t->q_bytes = buffers[0].bytes;
-  t->kv = buffers[1].pointer, t->kv_bytes = buffers[1].bytes;
-  t->block_table = buffers[2].pointer, t->block_table_bytes = buffers[2].bytes;
-  t->seqlens_k = buffers[3].pointer, t->seqlens_k_bytes = buffers[3].bytes;
-  t->sinks = buffers[4].pointer, t->sinks_bytes = buffers[4].bytes;
-  t->out = (void *)(uintptr_t)buffers[5].pointer, t->out_bytes = buffers[5].bytes;
-  t->lse = (float *)(uintptr_t)buffers[6].pointer, t->lse_bytes = buffers[6].bytes;
+  memcpy((char *)t + buffers[i].pointer, &pointer, sizeof pointer);
+  memcpy((char *)t + buffers[i].bytes, &bytes, sizeof bytes);
 }
 
 static void corrupt_element(reader *in, int32_t *array, size_t n_bytes) {
@@ -138,17 +155,40 @@ static void corrupt_element(reader *in, int32_t *array, size_t n_bytes) {
   array[take_u32(in) % (n_bytes / 4)] = (int32_t)take_odd(in);
 }
 
-/* Features not built yet must stay refused; only these pointers of the tensors may be other than a
- * buffer. */
-static void corrupt_unbuilt(reader *in, amla_tensors *t) {
-  const void **const unbuilt[] = {&t->q_rope, &t->kv_rope, &t->mask};
-  const uint32_t i = take(in, 5);
-  if (i < 3)
-    *unbuilt[i] = t->q;
-  if (i == 3)
-    t->stream = t->out;
-  if (i == 4)
-    t->mask_bytes = 2;
+/* A tensor that others rule out, as often as not; it claims no more than there is. */
+static void corrupt_absent(reader *in, amla_tensors *t) {
+  switch (take(in, 7)) {
+  case 0: t->q_rope = t->q, t->q_rope_bytes = t->q_bytes; break;
+  case 1: t->kv_rope = t->kv, t->kv_rope_bytes = t->kv_bytes; break;
+  case 2: t->mask = t->q, t->mask_bytes = t->q_bytes; break;
+  case 3: t->stream = t->out; break;
+  case 4: t->visible_k = t->seqlens_k, t->visible_k_bytes = t->seqlens_k_bytes; break;
+  case 5: t->kv_indptr = t->seqlens_k, t->kv_indptr_bytes = t->seqlens_k_bytes; break;
+  case 6: t->indices = t->block_table, t->indices_bytes = t->block_table_bytes; break;
+  }
+}
+
+/* One number of those that say what is seen. */
+static void corrupt_number(reader *in, harness_dataset *d) {
+  const amla_tensors *t = &d->tensors;
+  const struct {
+    int32_t *at;
+    size_t bytes;
+  } arrays[] = {{d->block_table, t->block_table_bytes},
+                {d->seqlens_k, t->seqlens_k_bytes},
+                {d->indices, t->indices_bytes},
+                {d->topk_length, t->topk_length_bytes},
+                {d->visible_k, t->visible_k_bytes},
+                {d->q_indptr, t->q_indptr_bytes},
+                {d->kv_indptr, t->kv_indptr_bytes},
+                {d->kv_indices, t->kv_indices_bytes},
+                {d->extra_block_table, t->extra_block_table_bytes},
+                {d->extra_seqlens_k, t->extra_seqlens_k_bytes},
+                {d->extra_visible_k, t->extra_visible_k_bytes},
+                {d->extra_indices, t->extra_indices_bytes},
+                {d->extra_topk_length, t->extra_topk_length_bytes}};
+  const uint32_t i = take(in, sizeof arrays / sizeof *arrays);
+  corrupt_element(in, arrays[i].at, arrays[i].bytes);
 }
 
 static void corrupt(reader *in, amla_problem *problem, amla_options *options, amla_tensors *tensors,
@@ -160,9 +200,9 @@ static void corrupt(reader *in, amla_problem *problem, amla_options *options, am
     options->parallel = run_in_reverse; /* a pointer that points nowhere is a lie about memory */
     break;
   case 2: corrupt_buffer(in, tensors); break;
-  case 3: corrupt_element(in, data->block_table, data->tensors.block_table_bytes); break;
-  case 4: corrupt_element(in, data->seqlens_k, data->tensors.seqlens_k_bytes); break;
-  case 5: corrupt_unbuilt(in, tensors); break;
+  case 3:
+  case 4: corrupt_number(in, data); break;
+  case 5: corrupt_absent(in, tensors); break;
   case 6: tensors->struct_bytes = (uint32_t)take_odd(in) % (uint32_t)sizeof *tensors; break;
   }
 }
@@ -234,7 +274,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
   harness_dataset data;
   amla_options options = AMLA_OPTIONS_INIT;
   amla_detail detail;
-  char text[512], error[256];
+  char text[HARNESS_RANDOM_PROBLEM], error[256];
   int short_scratch;
 
   take_problem(&in, text, &options);

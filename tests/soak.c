@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "harness/random_problem.h"
 #include "harness/safetensors.h"
 #include "harness/truth.h"
 
@@ -177,12 +178,13 @@ static void random_problem(uint64_t *state, char text[TEXT]) {
                           "peaked", "zerov", "masked");
   const char *len = PICK("fixed", "uniform", "ragged"), *lse = PICK("e", "2"),
              *scale = PICK("0.1352", "0.25", "-0.1", "0.01");
-  const int causal = below(state, 2), sinks = below(state, 2), mask = below(state, 4) == 0,
-            pad = q8_0 ? 32 * below(state, 2) : below(state, 4);
+  const int sinks = below(state, 2), pad = q8_0 ? 32 * below(state, 2) : below(state, 4);
+  char seen[HARNESS_RANDOM_SEEN];
+  harness_random_seen(state, sk, page, dqk, q8_0 ? 32 : 1, seen);
   snprintf(text, TEXT,
-           "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,causal=%d,scale=%s,lse=%s,"
-           "sinks=%d,mask=%d,pad=%d,dist=%s,len=%s,seed=%d",
-           b, sq, h, sk, dqk, dv, page, q, kv, out, causal, scale, lse, sinks, mask, pad, dist, len,
+           "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,scale=%s,lse=%s,sinks=%d,"
+           "pad=%d%s,dist=%s,len=%s,seed=%d",
+           b, sq, h, sk, dqk, dv, page, q, kv, out, scale, lse, sinks, pad, seen, dist, len,
            below(state, 1 << 20));
 }
 
@@ -194,7 +196,7 @@ static void run_in_reverse(void *context, int32_t n, void (*task)(void *argument
     task(argument, --n);
 }
 
-static amla_options random_options(uint64_t *state, amla_lse_base base) {
+static amla_options random_options(uint64_t *state, const harness_case *c) {
   amla_options o = AMLA_OPTIONS_INIT;
   o.backend = (amla_backend)below(state, 3); /* auto, ref, cpu */
   o.rescale = (amla_rescale)below(state, 4);
@@ -204,7 +206,8 @@ static amla_options random_options(uint64_t *state, amla_lse_base base) {
   o.kv_round = (amla_kv_round)below(state, 2);
   o.threads = (const int[]){0, 1, 2, 2, 3, 4, 7, 32}[below(state, 8)];
   o.split_tokens = below(state, 3) ? below(state, 3) - 1 : 1 + below(state, 200);
-  o.lse_base = base;
+  o.lse_base = c->lse_base;
+  o.lse_sink = c->lse_sink;
   o.parallel = below(state, 4) ? NULL : run_in_reverse;
   return o;
 }
@@ -260,7 +263,7 @@ static void drop(kept *k) {
 /* Data and plan, once while allocations fail and then, if that was refused, again. */
 static void generate(kept *k, const harness_case *c, uint64_t *state) {
   char error[256] = "";
-  start_failing(state, 16);
+  start_failing(state, 40);
   const int status = harness_generate(c, &k->data, error, sizeof error);
   const bool failed = stop_failing();
   if (status == 0)
@@ -292,7 +295,7 @@ static void replace(kept *k, uint64_t *state) {
   random_problem(state, k->problem);
   if (harness_parse_problem(k->problem, &c, error, sizeof error) != 0)
     fail("%s: %s", k->problem, error);
-  k->options = random_options(state, c.lse_base);
+  k->options = random_options(state, &c);
   generate(k, &c, state);
   create_plan(k, state);
   run_into(k, &k->data.tensors);
@@ -306,25 +309,43 @@ static bool is_filled(const void *buffer, size_t bytes) {
   return bytes == 0 || (at[0] == GUARD && memcmp(at, at + 1, bytes - 1) == 0);
 }
 
-/* Spoils a copy of the tensors, the lengths or the capacity of the scratch; false where that cannot
- * be done to this problem. */
-static bool spoil(uint64_t *state, const kept *k, amla_tensors *t, int32_t *lengths,
+/* One length out of range, in a copy that begins at `words`. */
+static bool spoil_length(uint64_t *state, const amla_problem *p, amla_tensors *t, int32_t *words) {
+  if (p->b == 0 || t->seqlens_k == NULL)
+    return false;
+  memcpy(words, t->seqlens_k, t->seqlens_k_bytes);
+  words[below(state, p->b)] = below(state, 2) ? -1 - below(state, 1 << 30) : p->sk + 1;
+  t->seqlens_k = words;
+  return true;
+}
+
+/* The first entry of the first list out of range, likewise. It counts in every problem. */
+static bool spoil_list(uint64_t *state, const amla_problem *p, amla_tensors *t, int32_t *words) {
+  if (p->b == 0 || t->indices == NULL)
+    return false;
+  memcpy(words, t->indices, t->indices_bytes);
+  words[0] = INT32_MAX - below(state, 100);
+  t->indices = words;
+  return true;
+}
+
+/* Spoils a copy of the tensors, of lengths or lists (at `words`), or the capacity of the scratch;
+ * false where that cannot be done to this problem. */
+static bool spoil(uint64_t *state, const kept *k, amla_tensors *t, int32_t *words,
                   size_t *scratch_bytes) {
   const amla_problem *p = &k->data.problem;
-  switch (below(state, 8)) {
+  switch (below(state, 9)) {
   case 0: return (*scratch_bytes)-- > 0;
   case 1: return t->out_bytes-- > 0;
   case 2: return t->q = NULL, p->b > 0;
   case 3: return t->q_bytes-- > 0;
   case 4: return t->struct_bytes = (uint32_t)below(state, 4), true;
   case 5: return t->lse_bytes-- > 0;
-  case 6: return t->q_rope = t->kv, t->q_rope != NULL;
-  default:
-    if (p->b == 0)
-      return false;
-    lengths[below(state, p->b)] = below(state, 2) ? -1 - below(state, 1 << 30) : p->sk + 1;
-    t->seqlens_k = lengths;
-    return true;
+  case 6: /* must not be there, or must */
+    t->q_rope = p->q_d_rope == 0 ? t->kv : NULL;
+    return p->q_d_rope == 0 || p->b > 0;
+  case 7: return spoil_list(state, p, t, words);
+  default: return spoil_length(state, p, t, words);
   }
 }
 
@@ -334,15 +355,13 @@ static void refuse_spoilt(const kept *k, uint64_t *state) {
   size_t scratch_bytes = amla_plan_scratch_bytes(k->plan);
   void *out = allocate(t.out_bytes), *scratch = allocate(scratch_bytes);
   float *lse = allocate(t.lse_bytes);
-  int32_t *lengths = allocate(t.seqlens_k_bytes);
+  int32_t *words = allocate(t.seqlens_k_bytes + t.indices_bytes);
   memset(out, GUARD, t.out_bytes);
   memset(lse, GUARD, t.lse_bytes);
-  if (t.seqlens_k_bytes)
-    memcpy(lengths, t.seqlens_k, t.seqlens_k_bytes);
   t.out = out;
   t.lse = lse;
   const amla_tensors whole = t;
-  if (spoil(state, k, &t, lengths, &scratch_bytes)) {
+  if (spoil(state, k, &t, words, &scratch_bytes)) {
     if (amla_plan_run(k->plan, &t, scratch, scratch_bytes, &detail) == AMLA_OK)
       fail("%s: a spoilt run was not refused", k->problem);
     if (!*detail.text)
@@ -353,7 +372,7 @@ static void refuse_spoilt(const kept *k, uint64_t *state) {
   }
   free(out);
   free(lse);
-  free(lengths);
+  free(words);
   free(scratch);
 }
 
@@ -418,7 +437,10 @@ static void truncate_and_read(const kept *k, const char *path, uint64_t *state) 
 
 static void through_a_file(const kept *k, uint64_t *state) {
   char path[300], error[512] = "";
-  const bool can_be_written = harness_dtype_bytes(k->data.problem.kv_type) > 0 && !k->data.mask;
+  const harness_dataset *d = &k->data;
+  const bool can_be_written = harness_dtype_bytes(d->problem.kv_type) > 0 && !d->mask &&
+                              !d->q_indptr && !d->kv_indptr && d->problem.q_d_rope == 0 &&
+                              d->problem.kv_d_rope == 0;
   snprintf(path, sizeof path, "%s/problem.safetensors", folder);
   if (below(state, 3) == 0)
     start_failing(state, 100);
