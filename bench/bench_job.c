@@ -24,20 +24,31 @@ __attribute__((format(printf, 1, 2), noreturn)) static void give_up(const char *
 
 /* ---- Data and truth ---- */
 
-harness_dataset *bench_load(const char *problem) {
+harness_case bench_parse(const char *problem) {
   harness_case c;
+  char error[512];
+  if (harness_parse_problem(problem, &c, error, sizeof error) != 0)
+    give_up("%s: %s", problem, error);
+  return c;
+}
+
+harness_dataset *bench_generate(const harness_case *c, const char *problem) {
   char error[512];
   harness_dataset *data = malloc(sizeof *data);
   if (data == NULL)
     give_up("out of memory");
-  if (harness_parse_problem(problem, &c, error, sizeof error) != 0 ||
-      harness_generate(&c, data, error, sizeof error) != 0)
+  if (harness_generate(c, data, error, sizeof error) != 0)
     give_up("%s: %s", problem, error);
   void *kv = bench_huge_allocate(data->tensors.kv_bytes);
   data->tensors.kv = memcpy(kv, data->kv, data->tensors.kv_bytes);
   free(data->kv);
   data->kv = kv;
   return data;
+}
+
+harness_dataset *bench_load(const char *problem) {
+  const harness_case c = bench_parse(problem);
+  return bench_generate(&c, problem);
 }
 
 void bench_unload(harness_dataset *data) {

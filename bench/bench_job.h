@@ -8,7 +8,9 @@
 
 #include "harness/truth.h"
 
-/* Both end the program with a message when they fail. */
+/* All end the program with a message when they fail. */
+harness_case bench_parse(const char *problem);
+harness_dataset *bench_generate(const harness_case *c, const char *problem); /* named in messages */
 harness_dataset *bench_load(const char *problem);
 const harness_truth *bench_truth(const char *problem, const harness_dataset *data);
 void bench_unload(harness_dataset *data);
