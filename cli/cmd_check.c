@@ -21,7 +21,7 @@ static const char doc[] =
     "Compares every available backend and rescale mode with attention in fp64, element by "
     "element against the stated bound.\v"
     "Without PROBLEM a built-in list covers all distributions, types, paged and contiguous "
-    "caches, mixed lengths, several queries and "
+    "caches, mixed lengths, several queries, lists, windows, two scopes and "
     "sinks. Exit status 3 when any row fails.\n\n"
     "Examples:\n"
     "  amla check\n"
@@ -56,6 +56,14 @@ static const char *const built_in[] = {
     "b=2,h=16,sk=500,dqk=512,len=uniform",
     "h=4,sk=200,dqk=70,dv=33,page=7",
     "h=8,sk=20000",
+    "h=16,sk=1000,topk=300,sq=2",
+    "b=3,sq=2,h=12,sk=500,topk=700,topklen=query,invalid=30,page=61,len=uniform",
+    "b=2,sq=3,h=20,sk=400,index=position,topk=64,invalid=100,ragged=1,csr=1",
+    "b=2,h=64,dqk=512,sk=900,page=256,window=128,scope2=topk:200/sk:700/page:64,sinks=1",
+    "b=2,sq=2,h=5,sk=300,scope2=sk:400/page:3,sinks=1,lsesink=1",
+    "b=3,sq=4,h=9,sk=300,visible=1,window=70,csr=1",
+    "b=4,sq=5,h=6,sk=300,ragged=1,len=ragged",
+    "h=16,sk=400,qrope=64,kvrope=64,page=0",
 };
 
 /* What the Ascend kernel takes, small enough for its simulator. */

@@ -12,6 +12,7 @@
 #include "cli_report.h"
 #include "harness/names.h"
 #include "harness/safetensors.h"
+#include "harness/scopes.h"
 
 typedef struct arguments {
   cli_options common;
@@ -26,7 +27,8 @@ static const char doc[] =
     "FILE is safetensors: q [b, s_q, h_q, d_qk], kv_cache [pages, page_size, d_qk], block_table "
     "[b, max_pages] i32, seqlens_k [b] i32; "
     "optional sinks [h_q] f32 and, from fp64, out_ref [b, s_q, h_q, d_v] f32 and lse_ref [b, "
-    "h_q, s_q] f32; metadata scale, d_v, causal. "
+    "h_q, s_q] f32; metadata scale, d_v, causal. Lists, windows, visible lengths and a second "
+    "scope: harness/safetensors.h has their names. "
     "Without block_table, kv_cache is [b, sk, d_qk].\n\n"
     "Exit status 3 when an element or an LSE is outside its error bound, or when the file's "
     "references are not those of its inputs.\n\n"
@@ -115,12 +117,41 @@ static verdict judge(const cli_job *job, bool no_check) {
 
 /* ---- Report ---- */
 
-static void print_row(const char *what, const amla_problem *p, int64_t row) {
-  printf("%s: sequence %lld, query %lld, head %lld\n", what, (long long)(row / p->h_q / p->s_q),
-         (long long)(row / p->h_q % p->s_q), (long long)(row % p->h_q));
+static void print_row(const char *what, const harness_dataset *data, int64_t row) {
+  const amla_problem *p = &data->problem;
+  const harness_query q = harness_query_at(p, &data->tensors, row / p->h_q);
+  printf("%s: sequence %d, query %d, head %lld\n", what, q.sequence, q.query,
+         (long long)(row % p->h_q));
 }
 
-static void print_verdict(const verdict *v, const amla_problem *p) {
+/* Which keys a query sees, where that is more than a length. */
+static void print_seen(const harness_dataset *data) {
+  const amla_problem *p = &data->problem;
+  const struct {
+    const char *name;
+    int32_t value;
+  } fields[] = {{"topk", p->topk},
+                {"window", p->window},
+                {"visible_k", data->visible_k != NULL},
+                {"extra_sk", p->extra_sk},
+                {"extra_topk", p->extra_topk},
+                {"extra_page", p->extra_page_size},
+                {"q_indptr", data->q_indptr != NULL},
+                {"kv_indptr", data->kv_indptr != NULL},
+                {"q_d_rope", p->q_d_rope},
+                {"kv_d_rope", p->kv_d_rope}};
+  bool any = false;
+  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+    if (fields[i].value == 0)
+      continue;
+    printf("%s%s=%d", any ? " " : "keys     ", fields[i].name, fields[i].value);
+    any = true;
+  }
+  if (any)
+    printf("\n");
+}
+
+static void print_verdict(const verdict *v, const harness_dataset *p) {
   if (strcmp(v->reference, "none") == 0)
     return;
   const bool of_file = strcmp(v->reference, "file") == 0;
@@ -151,8 +182,9 @@ static void print_text(const arguments *a, const cli_job *job, const verdict *v,
          a->problem, p->b, p->s_q, p->h_q, p->sk, p->d_qk, p->d_v, p->page_size,
          amla_dtype_name(p->q_type), amla_dtype_name(p->kv_type), amla_dtype_name(p->out_type),
          p->causal, (double)p->scale);
+  print_seen(job->data);
   printf("plan     %s\n", job->description);
-  print_verdict(v, p);
+  print_verdict(v, job->data);
   if (cli_is_simulated(job)) {
     printf("time     of the chip: see amla sim. The simulator took %s on this machine\n",
            cli_format_seconds(t->seconds[0].best, best));

@@ -173,6 +173,21 @@ static error_t parse(int key, char *text, struct argp_state *state) {
 
 /* ---- One problem ---- */
 
+/* The first key that says which keys a query sees, beyond what the kernel has; NULL: none. */
+static const char *sparse_key(const harness_case *c) {
+  const amla_problem *p = &c->problem;
+  const struct {
+    const char *key;
+    int32_t value;
+  } keys[] = {{"mask", c->mask},       {"topk", p->topk},       {"window", p->window},
+              {"scope2", p->extra_sk}, {"visible", c->visible}, {"ragged", c->ragged},
+              {"csr", c->csr},         {"qrope", p->q_d_rope},  {"kvrope", p->kv_d_rope}};
+  for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+    if (keys[i].value != 0)
+      return keys[i].key;
+  return NULL;
+}
+
 /* Shapes and lengths only; the caller frees *lengths. */
 static bool load_problem(const char *command, const char *text, amla_problem *p,
                          int32_t **lengths) {
@@ -180,6 +195,10 @@ static bool load_problem(const char *command, const char *text, amla_problem *p,
   harness_case c;
   if (harness_parse_problem(text, &c, error, sizeof error) != 0) {
     cli_error(command, "%s", error);
+    return false;
+  }
+  if (sparse_key(&c) != NULL) {
+    cli_error(command, "%s: %s: the kernel does not have it", text, sparse_key(&c));
     return false;
   }
   *p = c.problem;

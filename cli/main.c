@@ -45,10 +45,14 @@ static void print_usage(FILE *to) {
         "b=1,sq=1,h=128,sk=4096,dqk=576,dv=512,page=64,q=bf16,kv=bf16,out=f32,causal=1,scale=0."
         "1352,lse=e,sinks=0,pad="
         "0,\n"
-        "  dist=normal:1,len=fixed,seed=7\n"
+        "  mask=0,topk=0,index=slot,topklen=none,invalid=0,window=0,scope2=none,visible=0,ragged=0,"
+        "csr=0,\n"
+        "  lsesink=0,qrope=0,kvrope=0,dist=normal:1,len=fixed,seed=7\n"
         "dist: normal:S uniform:A rising:R outlier:R onehot peaked:S zerov masked. len: fixed "
         "uniform ragged, or "
-        "3/0/1000.\n\n"
+        "3/0/1000. index: slot position. topklen: none sequence query. scope2: none, or "
+        "topk:512/sk:4096/page:64.\n"
+        "With topk or visible, causal is 0.\n\n"
         "Exit status: 0 good, 1 error, 2 usage, 3 the result is wrong.\n"
         "Environment: AMLA_NUM_THREADS; AMLA_L2_BYTES, a thread's; AMLA_ISA (",
         to);

@@ -476,7 +476,11 @@ static int take_scope(const file_view *f, const scope_names *names, harness_data
   int64_t capacity;
   if (take_lists(f, names, x) != 0 || take_kv(f, names, x, &capacity) != 0)
     return -1;
-  return harness_has_slots(&x->problem) ? 0 : take_lengths(f, names, x, capacity);
+  if (!harness_has_slots(&x->problem))
+    return take_lengths(f, names, x, capacity);
+  const int64_t slots = x->problem.n_pages * x->problem.page_size; /* no length is read */
+  x->problem.sk = slots < INT32_MAX ? (int32_t)slots : INT32_MAX;
+  return 0;
 }
 
 /* As the first scope of a problem of its own. */

@@ -96,6 +96,16 @@ expect 2 --heads= accuracy --heads 0
 
 expect 1 'sk=0: must be >= 1' run h=2,sk=0
 expect 1 'colour: unknown key' run h=2,colour=red
+expect 0 'topk:512/sk:4096/page:64' --help
+expect 1 'topk: the kernel does not have it' sim "$small,topk=4"
+expect 1 'ragged: the kernel does not have it' sim "$small,ragged=1"
+expect 0 'keys     topk=4 extra_sk=9 extra_topk=3 extra_page=2' \
+  run "$small,topk=4,scope2=topk:3/sk:9/page:2"
+expect 1 'causal=1: must be 0 with topk' run "$small,topk=4,causal=1"
+expect 1 'csr=1: files hold none' gen "$small,csr=1" -o "$scratch/none.safetensors"
+expect 0 '' gen "$small,sq=2,topk=4,scope2=sk:9" --ref -o "$scratch/lists.safetensors"
+expect 0 "out_ref and lse_ref: ok" run "$scratch/lists.safetensors"
+expect 0 yes check "$scratch/lists.safetensors" --backend ref
 expect 1 'dv=600: must be <= dqk=576' gen dv=600 -o "$scratch/none"
 expect 1 'h=x: must be an integer' check h=x
 expect 1 'h=x: must be an integer' bench h=x --for 0.1
