@@ -6,18 +6,19 @@
  * generated, not captured from a model. Every part is compared with fp64. Tokens that the list
  * leaves out are NaN.
  *
- *     test_sparse_step [FILE]      with FILE, the step is written there, out_ref and lse_ref in
- * fp64
+ *     test_sparse_step [FILE]     FILE: where to write the step in bf16, with references in fp64
  */
 #include "test_run.h"
 
 #include <unistd.h>
 
 #include "harness/index_data.h"
+#include "harness/kv_rows.h"
 #include "harness/safetensors.h"
 
 enum { TOKENS = 3000, TOPK = 2048 };
-static const char problem[] = "h=128,sk=3000,page=64,causal=0,seed=32";
+static const char bf16[] = "h=128,sk=3000,page=64,causal=0,seed=32";
+static const char fp8[] = "h=128,sk=3000,page=64,causal=0,seed=32,kv=fp8_656";
 static const char *path; /* of the file; NULL: none is asked for */
 
 /* The positions that the indexer lists. */
@@ -51,7 +52,8 @@ static int32_t slot_of(const harness_dataset *d, int32_t j) {
 static void take_list(harness_dataset *d, const int32_t positions[TOPK]) {
   static bool listed[TOKENS];
   char *kv = d->kv;
-  const size_t row_bytes = (size_t)harness_bytes(d->problem.kv_type, d->problem.d_qk);
+  const amla_dtype type = d->problem.kv_type;
+  const int64_t row_bytes = harness_bytes(type, harness_row_elems(type, d->problem.d_qk));
   d->indices = harness_allocate(TOPK, sizeof *d->indices);
   assert_non_null(d->indices);
   memset(listed, 0, sizeof listed);
@@ -62,15 +64,14 @@ static void take_list(harness_dataset *d, const int32_t positions[TOPK]) {
   }
   for (int32_t j = 0; j < TOKENS; j++)
     if (!listed[j])
-      memset(kv + (size_t)kv_token_offset(d, 0, j) * row_bytes / (size_t)d->problem.d_qk, 0xff,
-             row_bytes);
+      memset(kv + harness_bytes(type, kv_token_offset(d, 0, j)), 0xff, (size_t)row_bytes);
   d->problem.topk = d->problem.indices_stride_query = d->problem.indices_stride_batch = TOPK;
   free(d->out);
   free(d->lse);
   assert_true(harness_attach(d));
 }
 
-static harness_dataset make_step(harness_truth *truth) {
+static harness_dataset make_step(const char *problem, harness_truth *truth) {
   int32_t positions[TOPK];
   harness_dataset d;
   list_positions(positions);
@@ -80,10 +81,9 @@ static harness_dataset make_step(harness_truth *truth) {
   return d;
 }
 
-static void the_step_is_within_the_bound(void **state) {
-  (void)state;
+static void expect_right(const char *problem) {
   harness_truth truth;
-  harness_dataset d = make_step(&truth);
+  harness_dataset d = make_step(problem, &truth);
   for (int e = 0; e < N_ENGINES; e++) {
     const amla_options options = engine_options(e, AMLA_RESCALE_LAZY, 2, 0);
     if (!engine_runs_here(e))
@@ -95,12 +95,18 @@ static void the_step_is_within_the_bound(void **state) {
   harness_free(&d);
 }
 
+static void the_step_is_within_the_bound(void **state) {
+  (void)state;
+  expect_right(bf16);
+  expect_right(fp8);
+}
+
 /* What the file says is what was computed, and its references follow from its inputs. */
 static void the_step_survives_a_file(void **state) {
   (void)state;
   char name[512], error[512] = "";
   harness_truth truth;
-  harness_dataset d = make_step(&truth), read;
+  harness_dataset d = make_step(bf16, &truth), read;
   const char *folder = getenv("TMPDIR");
   const amla_options options = make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, 0, 2, 0);
   snprintf(name, sizeof name, "%s/amla_step_%d.safetensors", folder ? folder : "/tmp",
