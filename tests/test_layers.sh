@@ -138,7 +138,8 @@ list_imports() {
 check_imports() { # a module imports from tiers below and, without circles, from its own
   list_imports | awk '
     BEGIN {
-      n = split("_library;_arrays;_problem;_plan;_decode _torch_op _latent_cache;" \
+      n = split("_library;_arrays;_shapes _scopes;_problem;_plan;" \
+                "_decode _merge _torch_op _latent_cache;" \
                 "_bench flash_mla transformers;__init__", tiers, ";")
       for (i = 1; i <= n; i++) {
         m = split(tiers[i], names, " ")

@@ -14,11 +14,13 @@ import sys as _sys
 
 from . import _library
 from ._bench import BenchResult, bench
-from ._decode import decode, merge
+from ._decode import decode
+from ._merge import merge
 from ._plan import Plan
+from ._scopes import Scope
 
 __version__ = _library.version
-__all__ = ["BenchResult", "Plan", "backends", "bench", "decode", "merge"]
+__all__ = ["BenchResult", "Plan", "Scope", "backends", "bench", "decode", "merge"]
 
 
 def backends() -> dict[str, str]:

@@ -1,36 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""amla.decode and amla.merge: arrays in, arrays out, thin over amla_plan_create, amla_plan_run and
-amla_merge."""
+"""amla.decode: arrays in, arrays out, thin over amla_plan_create and amla_plan_run."""
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import sys
 from typing import Any
 
-import numpy as np
-
-from . import _library as c
-from ._arrays import (
-    loaded_torch,
-    maker_like_kind,
-    native,
-    pointer,
-    refuse_gradients,
-    refuse_unplain,
-    view_of,
-)
+from ._arrays import loaded_torch, refuse_gradients
 from ._plan import find_call
-from ._problem import (
-    Arguments,
-    Array,
-    expect,
-    expect_contiguous,
-    expect_dtype,
-    one_device,
-    options_of,
-)
+from ._problem import Arguments, options_of
+from ._scopes import Array, Scope, flat
 
 
 def decode(
@@ -56,7 +36,23 @@ def decode(
     kv_round: str = "exact",
     out: Array | None = None,
     lse: Array | None = None,
-) -> tuple[Any, Any]:
+    max_logits: Array | bool = False,
+    indices: Array | None = None,
+    index_kind: str = "slot",
+    topk_length: Array | None = None,
+    visible: Array | None = None,
+    window: int = 0,
+    extra: Scope | None = None,
+    q_rope: Array | None = None,
+    kv_rope: Array | None = None,
+    q_indptr: Array | None = None,
+    kv_indptr: Array | None = None,
+    kv_indices: Array | None = None,
+    lse_sink: bool = False,
+    kv_type: str | None = None,
+    kv_scale: float = 1.0,
+    kv_rope_scale: float = 1.0,
+) -> tuple[Any, ...]:
     """Attention decoding in MLA's absorbed form: all heads share one KV row per token, whose first
     d_v elements are the value.
 
@@ -90,14 +86,38 @@ def decode(
         isa, split_tokens, p_form, q_form, kv_round  as in amla_options
         out, lse     arrays to write into: [b, s_q, h_q, d_v] in any of the types, and [b, h_q, s_q]
                      float32
+        max_logits   True, or an array like lse to write into: a third result, the largest scaled
+                     score of each row in natural-log units, -inf without keys
+
+    What a query sees (docs/sparse.md); all but kv_cache and q may be lists of integers
+        indices      [b, s_q, topk] int32, the only keys that a query sees. Negative entries are
+                     none, repeated ones count as often
+        index_kind   "slot": entries are page * page_size + offset (contiguous: sequence * sk +
+                     position), and block_table and seqlens are not read; "position": positions in
+                     the sequence. For both scopes
+        topk_length  [b] or [b, s_q]: only so many entries of a list count, the first ones
+        visible      [b, s_q]: a query sees the first so many keys; not with causal or indices
+        window       of those that a query sees, only the last so many; needs causal or visible
+        extra        amla.Scope: a second cache, whose keys come after those of the first
+        q_rope, kv_rope  the last columns of q and kv_cache, where they lie apart:
+                     [b, s_q, h_q, d_rope], and [n_pages, page_size, d_rope] or [b, sk, d_rope]
+        q_indptr     [b + 1]: sequence i has queries [q_indptr[i], q_indptr[i + 1]) of q, which is
+                     [total, h_q, d_qk]. Then out is [total, h_q, d_v], lse and max_logits are
+                     [total, h_q], and every [b, s_q] above is [total]
+        kv_indptr, kv_indices  [b + 1] and [n]: page ids as FlashInfer has them, instead of
+                     block_table
+        lse_sink     True: lse is of keys and sink together
+        kv_type      what the bytes of a cache of uint8, int8 or float8_e4m3fn are: "fp8_656",
+                     "fp8_584" (kv_cache [n_pages, page_size, 656 or 584]) or "fp8_e4m3"
+        kv_scale, kv_rope_scale  factors of fp8_e4m3 elements: of the latent and of the rope part
 
     NumPy arrays (bfloat16 from ml_dtypes), torch tensors and objects with __dlpack__ mix freely.
     Nothing else is copied; strides are honoured where the last axis is contiguous (of seqlens,
     sinks and lse: all axes). Integer lists serve as block_table and seqlens.
 
-    Returns (out, lse): out [b, s_q, h_q, d_v] and lse [b, h_q, s_q] float32, torch tensors if q is
-    one, else NumPy arrays. A row that sees no key has out 0 and lse -inf. The same input gives the
-    same bits with any number of threads and in any batch.
+    Returns (out, lse), or (out, lse, max_logits): out [b, s_q, h_q, d_v] and lse [b, h_q, s_q]
+    float32, torch tensors if q is one, else NumPy arrays. A row that sees no key has out 0 and lse
+    -inf. The same input gives the same bits with any number of threads and in any batch.
 
     Raises ValueError with field, value and rule for bad arguments, before any work;
     NotImplementedError for what is not built or not on this machine; TypeError for what is no
@@ -106,12 +126,23 @@ def decode(
     """
     if _is_traced(q):
         return _call_operator(**locals())  # nothing but the arguments as yet
+    more = flat(
+        extra,
+        indices=indices,
+        topk_length=topk_length,
+        visible=visible,
+        q_rope=q_rope,
+        kv_rope=kv_rope,
+        q_indptr=q_indptr,
+        kv_indptr=kv_indptr,
+        kv_indices=kv_indices,
+    )
     torch = loaded_torch()
     if torch is not None:
-        refuse_gradients(q=q, kv_cache=kv_cache, sinks=sinks, mask=mask, out=out, lse=lse)
+        refuse_gradients(q=q, kv_cache=kv_cache, sinks=sinks, mask=mask, out=out, lse=lse, **more)
         if isinstance(q, torch.Tensor) and _OPERATOR not in sys.modules:
             importlib.import_module(_OPERATOR)
-    a = Arguments(q, kv_cache, block_table, seqlens, sinks, mask, out, lse)
+    a = Arguments(q, kv_cache, block_table, seqlens, sinks, mask, out, lse, max_logits, more)
     options = options_of(
         scale=scale,
         causal=causal,
@@ -126,6 +157,12 @@ def decode(
         q_form=q_form,
         kv_round=kv_round,
         out_dtype=out_dtype,
+        index_kind=index_kind,
+        window=window,
+        lse_sink=lse_sink,
+        kv_type=kv_type,
+        kv_scale=kv_scale,
+        kv_rope_scale=kv_rope_scale,
     )
     return find_call(a, options).run(a)
 
@@ -138,7 +175,7 @@ def _is_traced(q: Array) -> bool:
     return torch.compiler.is_compiling() or not is_plain
 
 
-def _call_operator(**arguments: Any) -> tuple[Any, Any]:
+def _call_operator(**arguments: Any) -> tuple[Any, ...]:
     from . import _torch_op
 
     return _torch_op.call(**arguments)
@@ -146,68 +183,3 @@ def _call_operator(**arguments: Any) -> tuple[Any, Any]:
 
 # Registers torch.ops.amla.decode: with the first tensor where amla was imported before torch.
 _OPERATOR = f"{__package__}._torch_op"
-
-
-def merge(o: Array, lse: Array, *, lse_base: str | int = "e") -> tuple[Any, Any]:
-    """Merges partial results over disjoint sets of keys, as split or context-parallel decoding
-    leaves them, in the order of the parts:
-
-        LSE = log sum_p exp(lse[p])      out = sum_p exp(lse[p] - LSE) o[p]
-
-    Arguments
-        o         float32 [n_parts, b, s_q, h_q, d_v] with lse [n_parts, b, h_q, s_q] (stacked
-                  results of `decode`), or [n_parts, n_rows, d_v] with lse [n_parts, n_rows];
-                  contiguous. `decode` with out_dtype="float32" gives such parts
-        lse       float32; parts with -inf (no key seen) are left out. amla.flash_mla marks such
-                  rows with +inf: replace it by -inf first, or the merged row is NaN
-        lse_base  "e" or 2, as the parts were made
-
-    Returns (out, lse) without the first axis, of o's kind. Sinks: apply them once, after the merge.
-    Raises ValueError for bad shapes, types or strides.
-    """
-    refuse_gradients(o=o, lse=lse)
-    o, lse = native("o", o), native("lse", lse)
-    for name, x in (("o", o), ("lse", lse)):
-        refuse_unplain(name, x)
-    o_view, lse_view = view_of("o", o), view_of("lse", lse)
-    if len(o_view.shape) == 5:
-        n_parts, b, s_q, h_q, d_v = o_view.shape
-        expect("lse", lse_view, (n_parts, b, h_q, s_q))
-        n_rows = b * s_q * h_q
-        lse = lse.swapaxes(-1, -2)  # [.., s_q, h_q], the order of o's rows
-        lse = np.ascontiguousarray(lse) if isinstance(lse, np.ndarray) else lse.contiguous()
-        merged, merged_lse = merge(
-            o.reshape(n_parts, n_rows, d_v), lse.reshape(n_parts, n_rows), lse_base=lse_base
-        )
-        return merged.reshape(b, s_q, h_q, d_v), merged_lse.reshape(b, s_q, h_q).swapaxes(-1, -2)
-    expect("o", o_view, ("n_parts", "n_rows", "d_v"))
-    n_parts, n_rows, d_v = o_view.shape
-    expect("lse", lse_view, (n_parts, n_rows))
-    if one_device(o=o_view, lse=lse_view) != "cpu":
-        raise NotImplementedError(f"o: device {o_view.device}: amla_merge works on the CPU")
-    for name, view in (("o", o_view), ("lse", lse_view)):
-        expect_dtype(name, view, ("float32",))
-        expect_contiguous(name, view, 0)
-    out, out_lse = (
-        maker_like_kind(o, (n_rows, d_v), "float32")(),
-        maker_like_kind(o, (n_rows,), "float32")(),
-    )
-    detail = c.Detail()
-    status = c.lib.amla_merge(
-        c.checked_int("n_parts", n_parts),
-        n_rows,
-        c.checked_int("d_v", d_v),
-        c.choice("lse_base", lse_base, c.LSE_BASES),
-        pointer(o),
-        n_parts * n_rows * d_v * 4,
-        pointer(lse),
-        n_parts * n_rows * 4,
-        pointer(out),
-        n_rows * d_v * 4,
-        pointer(out_lse),
-        n_rows * 4,
-        ctypes.byref(detail),
-    )
-    if status:
-        c.raise_status(status, detail)
-    return out, out_lse

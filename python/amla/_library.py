@@ -298,15 +298,19 @@ def _kinds(kind: str) -> dict[str, int]:
 
 BACKENDS, RESCALES, ISAS = _kinds("backend"), _kinds("rescale"), _kinds("isa")
 P_FORMS, Q_FORMS, KV_ROUNDS = _kinds("p_form"), _kinds("q_form"), _kinds("kv_round")
-# What arrays call the library's types, and bytes per element. A type that is not here, such as
-# q8_0, has no arrays.
-_ARRAY_TYPES = {"f32": ("float32", 4), "bf16": ("bfloat16", 2), "f16": ("float16", 2)}
+# What arrays call the library's types. A type that is not here, such as q8_0, has no arrays.
+_ARRAY_TYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 DTYPES = {
-    _ARRAY_TYPES[name][0]: number
-    for name, number in _kinds("dtype").items()
-    if name in _ARRAY_TYPES
+    _ARRAY_TYPES[name]: number for name, number in _kinds("dtype").items() if name in _ARRAY_TYPES
 }
-DTYPE_BYTES = dict(_ARRAY_TYPES.values())
+# Types of caches whose arrays are bytes, and the bytes of those that are records.
+FP8_TYPES = {name: n for name, n in _kinds("dtype").items() if name.startswith("fp8_")}
+RECORD_BYTES = {"fp8_656": 656, "fp8_584": 584}
+BYTE_DTYPES = ("uint8", "int8", "float8_e4m3fn")
+KV_TYPES = {**DTYPES, **FP8_TYPES}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "int64": 8}
+DTYPE_BYTES.update(dict.fromkeys(BYTE_DTYPES, 1))
+INDEX_KINDS = {"slot": 0, "position": 1}
 
 
 # ---- Statuses ----

@@ -24,15 +24,15 @@ from ._problem import (
     OPTION_DEFAULTS,
     PROBLEM_DEFAULTS,
     Arguments,
-    Array,
     Options,
-    one_device,
     options_struct,
     problem_fields,
     problem_struct,
     refuse_other_fields,
     sized_tensors,
 )
+from ._scopes import FIRST_NAMES, Array, Scope, flat
+from ._shapes import one_device
 
 _MAX_CALLS = MAX_REMEMBERED  # shapes remembered; a plan is a few kB
 
@@ -101,6 +101,7 @@ class Plan:
         p_form: str = "default",
         q_form: str = "default",
         kv_round: str = "exact",
+        lse_sink: bool = False,
         **problem: Any,
     ) -> None:
         _refuse_unknown(problem, PROBLEM_DEFAULTS, "field")
@@ -114,6 +115,7 @@ class Plan:
             p_form=p_form,
             q_form=q_form,
             kv_round=kv_round,
+            lse_sink=lse_sink,
         )
         fields = {**PROBLEM_DEFAULTS, **problem, "scale": scale}
         self.fields = {**fields, **options}
@@ -139,12 +141,14 @@ class Plan:
         seqlens: Array | None = None,
         *,
         scale: float,
-        **options: Any,
+        extra: Scope | None = None,
+        **more: Any,
     ) -> Plan:
         """The plan that `decode` would use for these arrays and options."""
-        _refuse_unknown(options, OPTION_DEFAULTS, "option")
-        a = Arguments(q, kv_cache, block_table, seqlens)
-        return Call(a, Options(scale, **options)).plan
+        arrays = {name: more.pop(name) for name in FIRST_NAMES if name in more}
+        _refuse_unknown(more, OPTION_DEFAULTS, "option")
+        a = Arguments(q, kv_cache, block_table, seqlens, more=flat(extra, **arrays))
+        return Call(a, Options(scale, **more)).plan
 
     def run(
         self,
@@ -157,10 +161,14 @@ class Plan:
         mask: Array | None = None,
         out: Array | None = None,
         lse: Array | None = None,
-    ) -> tuple[Any, Any]:
+        max_logits: Array | bool = False,
+        extra: Scope | None = None,
+        **more: Array,
+    ) -> tuple[Any, ...]:
         """`decode` with this plan. ValueError if the arrays' shapes, strides or types are not the
-        plan's; arguments and results as in `decode`."""
-        a = Arguments(q, kv_cache, block_table, seqlens, sinks, mask, out, lse)
+        plan's; arguments and results as in `decode`, whose other arrays are taken by name."""
+        arrays = (q, kv_cache, block_table, seqlens, sinks, mask, out, lse, max_logits)
+        a = Arguments(*arrays, more=flat(extra, **more))
         key = a.signature()
         call = self._calls.get(key)
         if call is None:
@@ -173,6 +181,8 @@ class Plan:
         f = self.fields
         values = {name: f[name] for name in OPTION_DEFAULTS if name in f}
         values["causal"] = bool(f["causal"])
+        if f["kv_type"] in c.DTYPES:  # which arrays say themselves
+            values["kv_type"] = None
         out_dtype = None if a.out is not None else f["out_type"]
         return Options(f["scale"], out_dtype=out_dtype, **values)
 
@@ -202,34 +212,40 @@ class Call:
 
     def __init__(self, a: Arguments, o: Options, plan: Plan | None = None) -> None:
         views = a.views()
-        self.device = one_device(**views._asdict())
-        fields = problem_fields(views, o, self.device)
+        self.device = one_device(**views.all())
+        fields = problem_fields(views, o, self.device, a.most_queries)
         if plan is None:
             plan = _plan_for(a, o, self.device, fields)
         else:
+            if 0 < a.most_queries <= plan.fields["s_q"]:
+                fields["s_q"] = plan.fields["s_q"]
             refuse_other_fields(fields, plan.fields)
         self.plan, self.handle, self.scratch_bytes = plan, plan._handle.value, plan.scratch_bytes
-        b, s_q, h_q, _ = views.q.shape
-        self.out_shape, self.lse_shape = (b, s_q, h_q, o.d_v), (b, h_q, s_q)
+        *lead, h_q, _ = views.q.shape
+        self.out_shape = (*lead, h_q, o.d_v)
+        self.lse_shape = (lead[0], h_q, *lead[1:])
         self.make_out = maker_like_kind(a.q, self.out_shape, fields["out_type"])
         self.make_lse = maker_like_kind(a.q, self.lse_shape, "float32")
         template = bytes(sized_tensors(views, fields))
         self.new_tensors = functools.partial(c.Tensors.from_buffer_copy, template)
 
-    def run(self, a: Arguments) -> tuple[Any, Any]:
-        """The results: a.out and a.lse where given, else new arrays."""
-        out, lse = a.out, a.lse
-        for name, x in (("out", out), ("lse", lse)):
+    def run(self, a: Arguments) -> tuple[Any, ...]:
+        """The results: a.out, a.lse and a.max_logits where given, else new arrays; max_logits only
+        if asked for."""
+        out, lse, max_logits = a.out, a.lse, a.max_logits
+        for name, x in (("out", out), ("lse", lse), ("max_logits", max_logits)):
             if x is not None and isinstance(x, np.ndarray) and not x.flags.writeable:
                 raise ValueError(f"{name}: read-only: must be writable")
         if out is None:
             out = self.make_out()
         if lse is None:
             lse = self.make_lse()
+        if max_logits is True:
+            max_logits = self.make_lse()
         tensors = self.new_tensors()
-        a.fill(tensors, out, lse)
+        a.fill(tensors, out, lse, max_logits)
         self.run_tensors(tensors)
-        return out, lse
+        return (out, lse) if max_logits is None else (out, lse, max_logits)
 
     def run_tensors(self, tensors: c.Tensors) -> None:
         """amla_plan_run. tensors: `new_tensors()` with its pointers; the caller keeps the memory
@@ -285,6 +301,7 @@ def _plan_for(a: Arguments, o: Options, device: str, fields: dict[str, Any]) -> 
         p_form=o.p_form,
         q_form=o.q_form,
         kv_round=o.kv_round,
+        lse_sink=o.lse_sink,
         **fields,
     )
 

@@ -10,22 +10,18 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
-from collections.abc import Sequence
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _library as c
+from . import _scopes
 from ._arrays import View, integers, native, pointer, refuse_unplain, signature, view_of
-
-Array = Any
-"""A NumPy array, a torch tensor, or an object with __dlpack__."""
+from ._scopes import Array
+from ._shapes import INTEGERS, expect, expect_dtype, expect_packed, extent_bytes, strides
 
 MAX_REMEMBERED = 1024
-_INTEGERS = (
-    "int32",
-    "int64",
-)  # of block_table and seqlens; the latter are int32 when they come here
 
 
 # ---- Options ----
@@ -49,12 +45,21 @@ class Options:
     q_form: str = "default"
     kv_round: str = "exact"
     out_dtype: Any = None
+    index_kind: str = "slot"
+    window: int = 0
+    lse_sink: bool = False
+    kv_type: str | None = None
+    kv_scale: float = 1.0
+    kv_rope_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", c.checked_number("scale", self.scale))
-        c.checked_flag("causal", self.causal)
-        for name in ("d_v", "threads", "split_tokens"):
+        for name in ("scale", "kv_scale", "kv_rope_scale"):
+            object.__setattr__(self, name, c.checked_number(name, getattr(self, name)))
+        for name in ("causal", "lse_sink"):
+            c.checked_flag(name, getattr(self, name))
+        for name in ("d_v", "threads", "split_tokens", "window"):
             c.checked_int(name, getattr(self, name))
+        c.choice("index_kind", self.index_kind, c.INDEX_KINDS)
 
 
 OPTION_DEFAULTS = {f.name: f.default for f in dataclasses.fields(Options) if f.name != "scale"}
@@ -77,10 +82,18 @@ def options_of(
     q_form: str,
     kv_round: str,
     out_dtype: Any,
+    index_kind: str = "slot",
+    window: int = 0,
+    lse_sink: bool = False,
+    kv_type: str | None = None,
+    kv_scale: float = 1.0,
+    kv_rope_scale: float = 1.0,
 ) -> Options:
     """The same object for the same values."""
+    fields: tuple[Any, ...]
     fields = (scale, causal, d_v, rescale, backend, threads, lse_base, isa, split_tokens)
     fields += (p_form, q_form, kv_round, out_dtype)
+    fields += (index_kind, window, lse_sink, kv_type, kv_scale, kv_rope_scale)
     try:
         return _remembered(*fields)
     except TypeError:  # a value that cannot be hashed: whoever checks it says which
@@ -101,12 +114,21 @@ class Views(NamedTuple):
     mask: View | None
     out: View | None
     lse: View | None
+    max_logits: View | None
+    more: dict[str, View]  # those of `_scopes.NAMES` that are there
+
+    def all(self) -> dict[str, View | None]:
+        """By name, those of `more` among them."""
+        arrays = self._asdict()
+        more = arrays.pop("more")
+        return {**arrays, **more}
 
 
 class Arguments:
-    """The arrays of one call, native. q first, as results are of its kind."""
+    """The arrays of one call, native. q first, as results are of its kind. max_logits may be True
+    where they are wanted in a new array. more: as in Views."""
 
-    __slots__ = Views._fields
+    __slots__ = (*Views._fields, "most_queries")
 
     def __init__(
         self,
@@ -118,16 +140,24 @@ class Arguments:
         mask: Array = None,
         out: Array = None,
         lse: Array = None,
+        max_logits: Array | bool = None,
+        more: dict[str, Array] | None = None,
     ) -> None:
         self.q, self.kv_cache = native("q", q), native("kv_cache", kv_cache)
         self.block_table = integers("block_table", block_table)
         self.seqlens = integers("seqlens", seqlens)
         self.sinks, self.mask = native("sinks", sinks, "float32"), native("mask", mask)
         self.out, self.lse = native("out", out), native("lse", lse)
+        self.max_logits = max_logits or None if isinstance(max_logits, bool) else max_logits
+        if self.max_logits is not True:
+            self.max_logits = native("max_logits", self.max_logits)
         if self.q is None:
             raise TypeError("q=None: must be an array")
         if self.kv_cache is None:
             raise TypeError("kv_cache=None: must be an array")
+        self.more, self.most_queries = _scopes.natives(more) if more else {}, 0
+        if "q_indptr" in self.more:
+            self.most_queries = _scopes.most_queries(self.q, self.more["q_indptr"])
 
     def signature(self) -> tuple[Any, ...]:
         """All of the arrays but where they lie; hashable."""
@@ -141,6 +171,9 @@ class Arguments:
                 signature(self.mask),
                 signature(self.out),
                 signature(self.lse),
+                None if self.max_logits is True else signature(self.max_logits),
+                tuple((name, signature(x)) for name, x in self.more.items()),
+                self.most_queries,
             )
         except RuntimeError:
             self.refuse_unplain()
@@ -148,13 +181,15 @@ class Arguments:
 
     def views(self) -> Views:
         """What the signature means."""
-        arrays = {name: getattr(self, name) for name in self.__slots__}
-        views: dict[str, Any] = {
-            name: None if x is None else view_of(name, x) for name, x in arrays.items()
-        }
-        return Views(**views)
+        arrays = {name: view_of(name, x) for name, x in self._named()}
+        views: dict[str, Any] = {name: arrays.get(name) for name in Views._fields[:-1]}
+        return Views(**views, more={name: arrays[name] for name in self.more})
 
-    def fill(self, tensors: c.Tensors, out: Array, lse: Array) -> None:
+    def _named(self) -> list[tuple[str, Any]]:
+        arrays = [(name, getattr(self, name)) for name in Views._fields[:-1]]
+        return [(n, x) for n, x in (*arrays, *self.more.items()) if x is not None and x is not True]
+
+    def fill(self, tensors: c.Tensors, out: Array, lse: Array, max_logits: Array) -> None:
         """Puts the pointers in, of these results. The caller keeps the memory alive."""
         try:
             tensors.q = pointer(self.q)
@@ -165,58 +200,20 @@ class Arguments:
             tensors.mask = pointer(self.mask)
             tensors.out = pointer(out)
             tensors.lse = pointer(lse)
+            tensors.max_logits = pointer(max_logits)
+            for name, x in self.more.items():
+                setattr(tensors, _scopes.tensor_field(name), pointer(x))
         except RuntimeError:  # torch: no storage
             self.refuse_unplain()
             raise
 
     def refuse_unplain(self) -> None:
         """ValueError for the array that torch refused to describe: asked only then, as it costs."""
-        for name in self.__slots__:
-            refuse_unplain(name, getattr(self, name))
+        for name, x in self._named():
+            refuse_unplain(name, x)
 
 
-# ---- Shapes and strides ----
-
-
-def expect(
-    name: str, view: View, shape: Sequence[int | str], values: dict[str, int] | None = None
-) -> None:
-    """The view has these dimensions: a number must be equal, a word says what stands there."""
-    named = (f"{k}={values[k]}" if values and k in values else str(k) for k in shape)
-    wanted = "[" + ", ".join(named) + "]"
-    if len(view.shape) != len(shape):
-        raise ValueError(f"{name}: shape {list(view.shape)}: must be {wanted}")
-    for have, want in zip(view.shape, shape):
-        number = values.get(want, have) if values and isinstance(want, str) else want
-        if isinstance(number, int) and have != number:
-            raise ValueError(f"{name}: shape {list(view.shape)}: must be {wanted}")
-
-
-def expect_dtype(name: str, view: View, allowed: dict[str, int] | Sequence[str]) -> str:
-    """The view's dtype, one of these."""
-    if view.dtype not in allowed:
-        raise ValueError(f"{name}: dtype {view.dtype}: must be {' or '.join(allowed)}")
-    return view.dtype
-
-
-def expect_contiguous(name: str, view: View, axis: int) -> None:
-    """The axes from `axis` on are packed in order."""
-    inner = 1
-    for i in range(len(view.shape) - 1, axis - 1, -1):
-        if view.shape[i] > 1 and view.strides[i] != inner and 0 not in view.shape:
-            raise ValueError(
-                f"{name}: strides {list(view.strides)}: must be contiguous from axis {axis} on"
-            )
-        inner *= view.shape[i]
-
-
-def one_device(**views: View | None) -> str:
-    """The device that all views are on."""
-    devices = {view.device for view in views.values() if view}
-    if len(devices) > 1:
-        where = ", ".join(f"{name} on {view.device}" for name, view in views.items() if view)
-        raise ValueError(f"all arrays must be on one device: {where}")
-    return devices.pop()
+# ---- Arrays to a problem ----
 
 
 def _dtype_name(dtype: Any) -> str:
@@ -234,79 +231,89 @@ def _dtype_name(dtype: Any) -> str:
         ) from None
 
 
-def _stride(name: str, view: View, axis: int) -> int:
-    """For a stride field of amla_problem, where 0 means packed and is right for an axis of one
-    element and for no elements."""
-    if view.shape[axis] <= 1 or 0 in view.shape:
-        return 0
-    if view.strides[axis] == 0:
-        raise ValueError(
-            f"{name}: stride 0 along axis {axis}: "
-            "a broadcast array cannot be described to the library, copy it"
-        )
-    return view.strides[axis]
-
-
-def _strides(name: str, view: View, prefix: str, axes: Sequence[str]) -> dict[str, int]:
-    """The stride fields of the view's first axes. Its last axis is contiguous."""
-    fields = {f"{prefix}_stride_{axis}": _stride(name, view, i) for i, axis in enumerate(axes)}
-    expect_contiguous(name, view, len(view.shape) - 1)
-    return fields
-
-
-def _extent_bytes(view: View) -> int:
-    """Bytes from the first element to the end of the last one; 0 for an empty array."""
-    if 0 in view.shape:
-        return 0
-    last = sum((n - 1) * stride for n, stride in zip(view.shape, view.strides))
-    return max(0, 1 + last) * c.DTYPE_BYTES[view.dtype]
-
-
-# ---- Arrays to a problem ----
-
-
-def problem_fields(v: Views, o: Options, device: str) -> dict[str, Any]:
+def problem_fields(v: Views, o: Options, device: str, most_queries: int = 0) -> dict[str, Any]:
     """The fields of amla_problem for these arrays, ValueError if they do not fit together. The
-    scale is not among them."""
-    expect("q", v.q, ("b", "s_q", "h_q", "d_qk"))
-    b, s_q, h_q, d_qk = v.q.shape
-    known = dict(b=b, s_q=s_q, h_q=h_q, d_qk=d_qk, d_v=c.checked_int("d_v", o.d_v))
-    out_type = _out_type(v, o)
+    scale is not among them. most_queries: of a sequence, where they are ragged."""
+    known = _known(v, o, most_queries)
+    lead = ("total",) if "total" in known else ("b", "s_q")
+    axes = ("query", "head") if "total" in known else ("batch", "query", "head")
+    kv_type = _scopes.cache_type("kv_cache", v.kv_cache, o.kv_type)
     fields: dict[str, Any] = dict(
-        known,
+        {name: known[name] for name in ("b", "s_q", "h_q", "d_qk")},
         d_v=o.d_v,
         causal=o.causal,
         memory=c.MEMORY_HOST if device == "cpu" else c.MEMORY_DEVICE,
         q_type=expect_dtype("q", v.q, c.DTYPES),
-        kv_type=expect_dtype("kv_cache", v.kv_cache, c.DTYPES),
-        out_type=out_type,
+        kv_type=kv_type,
+        out_type=_out_type(v, o),
+        index_kind=o.index_kind,
+        window=o.window,
+        kv_scale=0.0 if o.kv_scale == 1 else o.kv_scale,
+        kv_rope_scale=0.0 if o.kv_rope_scale == 1 else o.kv_rope_scale,
+        topk_length_per_query=_scopes.per_query(v.more, known),
     )
-    fields.update(_strides("q", v.q, "q", ("batch", "query", "head")))
-    fields.update(_kv_fields(v.kv_cache, v.block_table, known))
+    fields.update(strides("q", v.q, "q", axes))
+    fields.update(_scopes.rope_fields(v.more, v.q, v.kv_cache, v.q.dtype, kv_type, known))
+    fields.update(_both_scopes(v, o, known, kv_type, known["d_qk"] - fields.get("kv_d_rope", 0)))
     if v.out:
-        expect("out", v.out, ("b", "s_q", "h_q", "d_v"), known)
-        fields.update(_strides("out", v.out, "out", ("batch", "query", "head")))
+        expect("out", v.out, (*lead, "h_q", "d_v"), known)
+        fields.update(strides("out", v.out, "out", axes))
     if v.mask:
-        expect("mask", v.mask, ("b", "s_q", "sk"), dict(known, sk=fields["sk"]))
-        expect_dtype("mask", v.mask, ("float16",))
-        fields.update(_strides("mask", v.mask, "mask", ("batch", "query")))
-    _expect_packed("seqlens", v.seqlens, ("b",), _INTEGERS, known)
-    _expect_packed("sinks", v.sinks, ("h_q",), ("float32",), known)
-    _expect_packed("lse", v.lse, ("b", "h_q", "s_q"), ("float32",), known)
+        fields.update(_mask_fields(v.mask, dict(known, sk=fields["sk"]), v.more, o))
+    if not _has_slots(v, o):
+        expect_packed("seqlens", v.seqlens, ("b",), INTEGERS, known)
+    expect_packed("sinks", v.sinks, ("h_q",), ("float32",), known)
+    rows = ("total", "h_q") if "total" in known else ("b", "h_q", "s_q")
+    expect_packed("lse", v.lse, rows, ("float32",), known)
+    expect_packed("max_logits", v.max_logits, rows, ("float32",), known)
     return fields
 
 
-def _expect_packed(
-    name: str,
-    view: View | None,
-    shape: Sequence[str],
-    dtypes: Sequence[str],
-    known: dict[str, int],
-) -> None:
-    if view:
-        expect(name, view, shape, known)
-        expect_dtype(name, view, dtypes)
-        expect_contiguous(name, view, 0)
+def _known(v: Views, o: Options, most_queries: int) -> dict[str, int]:
+    """The dimensions that q fixes: total is there where queries are ragged."""
+    expect("q", v.q, ("total" if most_queries else "b", "s_q", "h_q", "d_qk")[bool(most_queries) :])
+    *lead, h_q, d_q = v.q.shape
+    d_rope = v.more["q_rope"].shape[-1:] if "q_rope" in v.more else ()
+    known = dict(h_q=h_q, d_qk=d_q + sum(d_rope), d_v=c.checked_int("d_v", o.d_v))
+    if not most_queries:
+        return dict(known, b=lead[0], s_q=lead[1])
+    ends = v.more["q_indptr"]
+    expect_packed("q_indptr", ends, ("b + 1",), ("int32",), {})
+    return dict(known, b=ends.shape[0] - 1, s_q=most_queries, total=lead[0])
+
+
+def _has_slots(v: Views, o: Options) -> bool:
+    return "indices" in v.more and o.index_kind == "slot"
+
+
+def _both_scopes(
+    v: Views, o: Options, known: dict[str, int], kv_type: str, d_row: int
+) -> dict[str, Any]:
+    slots, kv = o.index_kind == "slot", v.more.get("extra_kv_cache")
+    fields = _scopes.scope_fields(
+        "", v.kv_cache, v.block_table, v.more, known, kv_type, d_row, slots
+    )
+    if kv is None:
+        return fields
+    extra_type = _scopes.cache_type("extra_kv_cache", kv, o.kv_type)
+    if extra_type != kv_type:
+        raise ValueError(f"extra_kv_cache: dtype {kv.dtype}: must be kv_cache's, {kv_type}")
+    table, d_qk = v.more.get("extra_block_table"), known["d_qk"]
+    extra = _scopes.scope_fields("extra_", kv, table, v.more, known, kv_type, d_qk, slots)
+    return {**fields, **extra}
+
+
+def _mask_fields(
+    mask: View, known: dict[str, int], more: dict[str, View], o: Options
+) -> dict[str, int]:
+    for name in ("indices", "extra_kv_cache", "q_indptr"):
+        if name in more:
+            raise ValueError(f"mask: must be None with {name.removesuffix('_kv_cache')}")
+    if o.window:
+        raise ValueError(f"mask: must be None with window={o.window}")
+    expect("mask", mask, ("b", "s_q", "sk"), known)
+    expect_dtype("mask", mask, ("float16",))
+    return strides("mask", mask, "mask", ("batch", "query"))
 
 
 def _out_type(v: Views, o: Options) -> str:
@@ -318,58 +325,24 @@ def _out_type(v: Views, o: Options) -> str:
     return v.out.dtype
 
 
-def _kv_fields(kv: View, table: View | None, known: dict[str, int]) -> dict[str, Any]:
-    """The fields of amla_problem that say where KV lies."""
-    paged = table is not None
-    axes = ("n_pages" if paged else "b", "page_size" if paged else "sk")
-    if len(kv.shape) == 4:
-        expect("kv_cache", kv, (*axes, "h_kv", "d_qk"), known)
-    else:
-        expect("kv_cache", kv, (*axes, "d_qk"), known)
-    expect_contiguous("kv_cache", kv, len(kv.shape) - 1)
-    fields = dict(
-        h_kv=kv.shape[2] if len(kv.shape) == 4 else 1,
-        kv_stride_page=_stride("kv_cache", kv, 0),
-        kv_stride_token=_stride("kv_cache", kv, 1),
-    )
-    if table is None:
-        return dict(fields, sk=kv.shape[1], page_size=0, n_pages=0, max_pages=0)
-    expect("block_table", table, ("b", "max_pages"), known)
-    expect_dtype("block_table", table, _INTEGERS)
-    expect_contiguous("block_table", table, 1)
-    return dict(fields, **_page_fields(kv, table))
-
-
-def _page_fields(kv: View, table: View) -> dict[str, int]:
-    n_pages, page_size = kv.shape[:2]
-    _, columns = table.shape
-    row_stride = _stride("block_table", table, 0) or columns
-    if row_stride < columns:
-        raise ValueError(f"block_table: strides {list(table.strides)}: rows overlap")
-    if columns == 0:
-        page_size = max(1, page_size)  # of pages that nobody can use
-    if page_size == 0:
-        raise ValueError(f"kv_cache: shape {list(kv.shape)}: page_size must be >= 1")
-    sk = min(columns * page_size, c.INT32_MAX)
-    return dict(page_size=page_size, n_pages=n_pages, max_pages=row_stride, sk=sk)
-
-
 def sized_tensors(v: Views, f: dict[str, Any]) -> c.Tensors:
     """An amla_tensors that lacks only its pointers.
 
     Of the block table the library reads used entries only, so a view of some columns of a wider
     table is passed with the capacity of whole rows."""
-    rows = f["b"] * f["s_q"] * f["h_q"]
+    rows = math.prod(v.q.shape[:-1])
     return c.Tensors(
         struct_bytes=ctypes.sizeof(c.Tensors),
-        q_bytes=_extent_bytes(v.q),
-        kv_bytes=_extent_bytes(v.kv_cache),
+        q_bytes=extent_bytes(v.q),
+        kv_bytes=extent_bytes(v.kv_cache),
         block_table_bytes=f["b"] * f["max_pages"] * 4 if v.block_table else 0,
         seqlens_k_bytes=f["b"] * 4,
         sinks_bytes=f["h_q"] * 4,
-        out_bytes=_extent_bytes(v.out) if v.out else rows * f["d_v"] * c.DTYPE_BYTES[f["out_type"]],
+        out_bytes=extent_bytes(v.out) if v.out else rows * f["d_v"] * c.DTYPE_BYTES[f["out_type"]],
         lse_bytes=rows * 4,
-        mask_bytes=_extent_bytes(v.mask) if v.mask else 0,
+        mask_bytes=extent_bytes(v.mask) if v.mask else 0,
+        max_logits_bytes=rows * 4,
+        **_scopes.sizes(v.more, f),
     )
 
 
@@ -402,6 +375,30 @@ PROBLEM_DEFAULTS: dict[str, Any] = dict(
     kv_stride_token=0,
     mask_stride_batch=0,
     mask_stride_query=0,
+    topk=0,
+    index_kind="slot",
+    topk_length_per_query=0,
+    window=0,
+    q_d_rope=0,
+    kv_d_rope=0,
+    extra_sk=0,
+    extra_topk=0,
+    extra_page_size=0,
+    extra_max_pages=0,
+    kv_scale=0.0,
+    kv_rope_scale=0.0,
+    extra_n_pages=0,
+    extra_kv_stride_page=0,
+    extra_kv_stride_token=0,
+    indices_stride_batch=0,
+    indices_stride_query=0,
+    extra_indices_stride_batch=0,
+    extra_indices_stride_query=0,
+    q_rope_stride_batch=0,
+    q_rope_stride_query=0,
+    q_rope_stride_head=0,
+    kv_rope_stride_page=0,
+    kv_rope_stride_token=0,
 )
 
 
@@ -415,12 +412,14 @@ def problem_struct(fields: dict[str, Any]) -> c.Problem:
 
 def _checked_field(name: str, value: Any) -> int | float:
     if name.endswith("_type"):
-        return c.choice(name, value, c.DTYPES)
-    if name == "scale":
+        return c.choice(name, value, c.KV_TYPES if name == "kv_type" else c.DTYPES)
+    if name == "index_kind":
+        return c.choice(name, value, c.INDEX_KINDS)
+    if name.endswith("scale"):
         return c.checked_number(name, value)
     if name == "causal":
         return c.checked_flag(name, value)
-    is_wide = "stride" in name or name == "n_pages"
+    is_wide = "stride" in name or name.endswith("n_pages")
     return c.checked_int(name, value, 2**63 - 1 if is_wide else c.INT32_MAX)
 
 
@@ -435,6 +434,7 @@ def options_struct(
     p_form: str,
     q_form: str,
     kv_round: str,
+    lse_sink: bool,
 ) -> c.Options:
     """amla_options."""
     return c.Options(
@@ -448,6 +448,7 @@ def options_struct(
         p_form=c.choice("p_form", p_form, c.P_FORMS),
         q_form=c.choice("q_form", q_form, c.Q_FORMS),
         kv_round=c.choice("kv_round", kv_round, c.KV_ROUNDS),
+        lse_sink=c.checked_flag("lse_sink", lse_sink),
     )
 
 
@@ -456,28 +457,46 @@ def options_struct(
 
 def refuse_other_fields(fields: dict[str, Any], plan_fields: dict[str, Any]) -> None:
     """ValueError unless arrays with these fields are what the plan was made for."""
-    theirs = _effective(plan_fields)
-    for name, value in _effective(fields).items():
-        if value != theirs[name]:
-            raise ValueError(f"{name}={value}: the plan was made for {name}={theirs[name]}")
+    theirs, ours = _effective(plan_fields), _effective({**PROBLEM_DEFAULTS, **fields})
+    for name in PROBLEM_DEFAULTS:
+        if name != "scale" and ours[name] != theirs[name]:
+            raise ValueError(f"{name}={ours[name]}: the plan was made for {name}={theirs[name]}")
 
 
 def _effective(f: dict[str, Any]) -> dict[str, Any]:
-    """The fields with every 0 that stands for a default resolved as the library does."""
-    pages = -(-f["sk"] // f["page_size"]) if f["page_size"] else 0
-    return {**f, "max_pages": f["max_pages"] or pages, **_effective_strides(f)}
+    """The fields with every 0 that stands for a default resolved as the library does, and without
+    those that lists of slots make meaningless."""
+    resolved = dict(f)
+    for prefix in ("", "extra_"):
+        page_size, sk = f[f"{prefix}page_size"], f[f"{prefix}sk"]
+        pages = f[f"{prefix}max_pages"] or (-(-sk // page_size) if page_size else 0)
+        resolved[f"{prefix}max_pages"] = pages
+        if f[f"{prefix}topk"] > 0 and f["index_kind"] == "slot":
+            resolved.update({f"{prefix}sk": 0, f"{prefix}max_pages": 0})
+    return {**resolved, **_effective_strides(resolved)}
+
+
+def _cache_axes(f: dict[str, Any], prefix: str) -> tuple[tuple[str, int], ...]:
+    page_size = f[f"{prefix}page_size"]
+    tokens, pages = (page_size, f[f"{prefix}n_pages"]) if page_size else (f[f"{prefix}sk"], f["b"])
+    return ("token", tokens), ("page", pages)
 
 
 def _effective_strides(f: dict[str, Any]) -> dict[str, int | None]:
     """Every stride; None along an axis of one element."""
-    tokens, pages = (f["page_size"], f["n_pages"]) if f["page_size"] else (f["sk"], f["b"])
     rows = (("head", f["h_q"]), ("query", f["s_q"]), ("batch", f["b"]))
+    row = c.RECORD_BYTES.get(f["kv_type"], f["d_qk"] - f["kv_d_rope"])
     strides: dict[str, int | None] = {}
     for tensor, run, axes in (
-        ("q_stride", f["d_qk"], rows),
+        ("q_stride", f["d_qk"] - f["q_d_rope"], rows),
+        ("q_rope_stride", f["q_d_rope"], rows),
         ("out_stride", f["d_v"], rows),
-        ("kv_stride", f["d_qk"], (("token", tokens), ("page", pages))),
+        ("kv_stride", row, _cache_axes(f, "")),
+        ("kv_rope_stride", f["kv_d_rope"], _cache_axes(f, "")),
+        ("extra_kv_stride", row, _cache_axes(f, "extra_")),
         ("mask_stride", f["sk"], rows[1:]),
+        ("indices_stride", f["topk"], rows[1:]),
+        ("extra_indices_stride", f["extra_topk"], rows[1:]),
     ):
         packed = run
         for axis, n in axes:

@@ -17,6 +17,7 @@ from ._arrays import is_torch, refuse_gradients, refuse_unplain
 from ._library import checked_number
 from ._plan import find_call
 from ._problem import OPTION_DEFAULTS, Arguments, options_of
+from ._scopes import FIRST_NAMES, NAMES, Scope, flat
 
 
 def _decode(
@@ -36,27 +37,55 @@ def _decode(
     out_dtype: torch.dtype,
     isa: str,
     split_tokens: int,
-    p_form: str,
-    q_form: str,
-    kv_round: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """See amla.decode."""
+    p_form: str = "default",
+    q_form: str = "default",
+    kv_round: str = "exact",
+    index_kind: str = "slot",
+    window: int = 0,
+    lse_sink: bool = False,
+    kv_type: str | None = None,
+    kv_scale: float = 1.0,
+    kv_rope_scale: float = 1.0,
+    indices: torch.Tensor | None = None,
+    topk_length: torch.Tensor | None = None,
+    visible: torch.Tensor | None = None,
+    q_rope: torch.Tensor | None = None,
+    kv_rope: torch.Tensor | None = None,
+    q_indptr: torch.Tensor | None = None,
+    kv_indptr: torch.Tensor | None = None,
+    kv_indices: torch.Tensor | None = None,
+    extra_kv_cache: torch.Tensor | None = None,
+    extra_block_table: torch.Tensor | None = None,
+    extra_seqlens: torch.Tensor | None = None,
+    extra_indices: torch.Tensor | None = None,
+    extra_topk_length: torch.Tensor | None = None,
+    extra_visible: torch.Tensor | None = None,
+    max_logits: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """See amla.decode. max_logits are the third result, empty unless asked for."""
     options = dict(locals())
-    a = Arguments(*(options.pop(name) for name in _ARRAYS))
-    return find_call(a, options_of(**options)).run(a)
+    want = options.pop("max_logits")
+    arrays = {name: options.pop(name) for name in _ARRAYS}
+    more = {name: options.pop(name) for name in NAMES}
+    a = Arguments(**arrays, max_logits=want, more=more)
+    out, lse, *rest = find_call(a, options_of(**options)).run(a)
+    return out, lse, rest[0] if want else lse.new_empty((0,))
 
 
 decode_op = torch.library.custom_op("amla::decode", _decode, mutates_args=())
 _ARRAYS = ("q", "kv_cache", "block_table", "seqlens", "sinks", "mask")
-_ARGUMENTS = tuple(inspect.signature(_decode).parameters)
+_PARAMETERS = inspect.signature(_decode).parameters
+_DEFAULTS = {n: p.default for n, p in _PARAMETERS.items() if p.default is not p.empty}
 
 
 @decode_op.register_fake
-def _(*values: Any) -> Any:
-    a = dict(zip(_ARGUMENTS, values))
-    b, s_q, h_q, _ = a["q"].shape
-    out = a["q"].new_empty((b, s_q, h_q, a["d_v"]), dtype=a["out_dtype"])
-    return out, a["q"].new_empty((b, h_q, s_q), dtype=torch.float32)
+def _(*values: Any, **named: Any) -> Any:
+    a = {**_DEFAULTS, **dict(zip(_PARAMETERS, values)), **named}
+    *lead, h_q, _ = a["q"].shape
+    rows = (lead[0], h_q, *lead[1:])
+    out = a["q"].new_empty((*lead, h_q, a["d_v"]), dtype=a["out_dtype"])
+    lse = a["q"].new_empty(rows, dtype=torch.float32)
+    return out, lse, lse.new_empty(rows if a["max_logits"] else (0,))
 
 
 def call(
@@ -70,26 +99,35 @@ def call(
     mask: Any = None,
     out: Any = None,
     lse: Any = None,
-    **options: Any,
-) -> tuple[Any, Any]:
+    max_logits: Any = False,
+    extra: Scope | None = None,
+    **others: Any,
+) -> tuple[Any, ...]:
     """The operator with `decode`'s arguments. ValueError for what a graph cannot hold."""
-    if out is not None or lse is not None:
+    if out is not None or lse is not None or not isinstance(max_logits, bool):
         raise ValueError(
-            "out, lse: must be None inside torch.compile, the operator returns new tensors"
+            "out, lse, max_logits: must be None inside torch.compile, or max_logits True: the "
+            "operator returns new tensors"
         )
     arrays = dict(
         q=q, kv_cache=kv_cache, block_table=block_table, seqlens=seqlens, sinks=sinks, mask=mask
     )
-    if not all(x is None or is_torch(x) for x in arrays.values()):
+    more = flat(extra, **{name: others.pop(name, None) for name in FIRST_NAMES})
+    given = {**arrays, **more}
+    if not all(x is None or is_torch(x) for x in given.values()):
         raise ValueError("inside torch.compile all arrays must be torch tensors")
-    for name, x in arrays.items():
+    for name, x in given.items():
         if x is not None and x.is_nested:
             refuse_unplain(name, x)
-    refuse_gradients(q=q, kv_cache=kv_cache, sinks=sinks, mask=mask)
-    options = {**OPTION_DEFAULTS, **options}
+    refuse_gradients(q=q, kv_cache=kv_cache, sinks=sinks, mask=mask, **more)
+    options = {**OPTION_DEFAULTS, **others}
     options["lse_base"] = str(options["lse_base"])
     options["out_dtype"] = _torch_dtype(options["out_dtype"], q.dtype)
-    return torch.ops.amla.decode(**arrays, scale=checked_number("scale", scale), **options)
+    for name in ("kv_scale", "kv_rope_scale"):
+        options[name] = checked_number(name, options[name])
+    scale = checked_number("scale", scale)
+    results = torch.ops.amla.decode(**arrays, scale=scale, **options, **more, max_logits=max_logits)
+    return tuple(results if max_logits else results[:2])
 
 
 def _torch_dtype(dtype: Any, default: torch.dtype) -> Any:

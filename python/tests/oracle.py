@@ -81,3 +81,71 @@ def rel_error(got, want):
     """Relative Frobenius error; NaN stays NaN, so that comparisons with it fail."""
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     return np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-30)
+
+
+def entries_of(indices, topk_length, i, j, room):
+    """The valid entries of query j of sequence i, in order: those that are not negative and below
+    `room`, of the first topk_length."""
+    entries = np.asarray(indices)[i, j].astype(np.int64)
+    if topk_length is not None:
+        n = np.asarray(topk_length)
+        entries = entries[: int(n[i] if n.ndim == 1 else n[i, j])]
+    return entries[(entries >= 0) & (entries < room)]
+
+
+def keys_of(
+    kv_cache,
+    i,
+    j,
+    s_q,
+    block_table=None,
+    seqlens=None,
+    indices=None,
+    topk_length=None,
+    visible=None,
+    index_kind="slot",
+    causal=False,
+    window=0,
+):
+    """The keys of one scope that query j of sequence i sees, fp64 [n, d]. Nothing else of the cache
+    is looked at."""
+    if indices is not None and index_kind == "slot":
+        slots = kv_cache.reshape(-1, kv_cache.shape[-1])
+        entries = entries_of(indices, topk_length, i, j, len(slots))
+        return np.array(slots[entries], np.float64)
+    room = kv_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
+    length = room if seqlens is None else int(seqlens[i])
+    tokens = tokens_of(kv_cache, block_table, length, i)
+    if indices is not None:
+        return tokens[entries_of(indices, topk_length, i, j, length)]
+    end = max(0, length - s_q + j + 1) if causal else length
+    if visible is not None:
+        end = int(visible[i][j])
+    return tokens[max(0, end - window) if window else 0 : end]
+
+
+def attend_keys(q, keys, scale, d_v=512, sinks=None, extra=None, **scope):
+    """amla.decode's out, lse and max_logits in fp64, whatever a query sees. keys: the cache of the
+    first scope. `scope` and `extra`, which has a kv_cache too: keyword arguments of `keys_of`."""
+    b, s_q, h, _ = q.shape
+    out, lse = np.zeros((b, s_q, h, d_v)), np.full((b, h, s_q), -np.inf)
+    most = lse.copy()
+    for i, j in np.ndindex(b, s_q):
+        rows = keys_of(keys, i, j, s_q, **scope)
+        if extra is not None:
+            second = {name: x for name, x in extra.items() if name != "kv_cache"}
+            kind = scope.get("index_kind", "slot")
+            second = keys_of(extra["kv_cache"], i, j, s_q, index_kind=kind, **second)
+            rows = np.concatenate((rows, second))
+        if len(rows) == 0:
+            continue
+        scores = scale * np.array(q[i, j], np.float64) @ rows.T
+        most[i, :, j] = top = scores.max(-1)
+        p = np.exp(scores - top[:, None])
+        lse[i, :, j] = top + np.log(p.sum(-1))
+        weight = 1 / p.sum(-1)
+        if sinks is not None:
+            with np.errstate(over="ignore"):
+                weight /= 1 + np.exp(np.asarray(sinks, np.float64) - lse[i, :, j])
+        out[i, j] = p @ rows[:, :d_v] * weight[:, None]
+    return out, lse, most

@@ -310,14 +310,14 @@ def test_merge_takes_tensors():
 def operator_arguments(dtype=torch.float32, **options):
     q, kv, table, lengths = problem(dtype)
     return (
-        q,
-        kv,
+        options.get("q", q),
+        options.get("kv", kv),
         options.get("table", table),
         options.get("lengths", lengths),
         options.get("sinks"),
         None,
         SCALE,
-        True,
+        options.get("causal", True),
         512,
         "lazy",
         "auto",
@@ -379,6 +379,74 @@ def test_compile_full_graph(backend):
             fullgraph=True,
             backend="eager",
         )(*problem())
+
+
+# ---- Lists and scopes ----
+
+
+def sparse_problem(seed=3):
+    """q, kv and keyword arguments: a list of slots, then a list in another cache."""
+    q, kv, _, _ = problem(torch.bfloat16, b=3, s_q=2, seed=seed)
+    g = torch.Generator().manual_seed(seed)
+    indices = torch.randint(-20, kv.shape[0] * kv.shape[1], (3, 2, 40), generator=g)
+    other = torch.randn(7, 4, 576, generator=g).bfloat16()
+    more = torch.randint(-9, 28, (3, 2, 11), generator=g, dtype=torch.int32)
+    length = torch.tensor([11, 0, 5], dtype=torch.int32)
+    return q, kv, dict(indices=indices), dict(kv_cache=other, indices=more, topk_length=length)
+
+
+def test_lists_against_fp64_and_numpy():
+    q, kv, scope, extra = sparse_problem()
+    got = amla.decode(q, kv, scale=SCALE, **scope, extra=amla.Scope(**extra), max_logits=True)
+    assert all(isinstance(x, torch.Tensor) for x in got)
+    arrays = [x.float().numpy() for x in (q, kv)]
+    numbers = {name: x.float().numpy() for name, x in extra.items() if name == "kv_cache"}
+    numbers |= {name: x.numpy() for name, x in extra.items() if name != "kv_cache"}
+    want = oracle.attend_keys(*arrays, SCALE, indices=scope["indices"].numpy(), extra=numbers)
+    for x, y, bound in zip(got, want, (5e-3, 1e-6, 1e-6)):
+        assert oracle.rel_error(x.float().numpy(), y) < bound
+    mixed = amla.Scope(extra["kv_cache"], indices=numbers["indices"], topk_length=[11, 0, 5])
+    again = amla.decode(
+        q, kv, scale=SCALE, indices=scope["indices"].int().numpy(), extra=mixed, max_logits=True
+    )
+    assert all(torch.equal(x, y) for x, y in zip(got, again))
+
+
+def test_opcheck_with_lists():
+    q, kv, scope, extra = sparse_problem()
+    named = {f"extra_{name}": x for name, x in extra.items()} | scope
+    results = torch.library.opcheck(
+        torch.ops.amla.decode.default,
+        operator_arguments(torch.bfloat16, table=None, lengths=None, q=q, kv=kv, causal=False),
+        dict(named, max_logits=True, index_kind="slot"),
+    )
+    assert set(results.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compile_with_lists(backend):
+    def step(q, kv, indices, other, more, length, sinks):
+        extra = amla.Scope(other, indices=more, topk_length=length)
+        out, lse, most = amla.decode(
+            q * 2, kv, scale=SCALE, indices=indices, extra=extra, sinks=sinks, max_logits=True
+        )
+        ragged = amla.decode(
+            q[:, 0],
+            kv,
+            scale=SCALE,
+            indices=indices[:, 0],
+            q_indptr=torch.tensor([0, 1, 3]),
+            lse_sink=True,
+            sinks=sinks,
+        )
+        return out + 1, lse, most, *ragged
+
+    q, kv, scope, extra = sparse_problem()
+    arguments = (q, kv, scope["indices"], *extra.values(), torch.zeros(5))
+    torch._dynamo.reset()
+    got = torch.compile(step, fullgraph=True, backend=backend)(*arguments)
+    want = step(*arguments)
+    assert len(got) == 5 and all(torch.equal(x, y) for x, y in zip(got, want))
 
 
 def test_compile_when_amla_was_imported_before_torch():
