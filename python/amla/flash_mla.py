@@ -4,9 +4,10 @@ CUDA tensors:
 
     from amla import flash_mla          # instead of: import flash_mla
 
-`get_mla_metadata` and `flash_mla_with_kvcache` take the old and the new call forms. What FlashMLA
-has and this has not (fp8 caches, sparse attention, prefill) raises NotImplementedError by name.
-More than FlashMLA: `attn_sink` with dense attention, float32, any page size, any number of heads.
+`get_mla_metadata` and `flash_mla_with_kvcache` take the old and the new call forms, and
+`flash_mla_sparse_fwd` is there. What FlashMLA has and this has not (dense prefill, several KV
+heads) raises NotImplementedError by name. More than FlashMLA: `attn_sink` with dense attention,
+float32, any page size, any number of heads, lists over caches of any type, dense fp8 caches.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import torch
 
 from . import _torch_op
 from ._arrays import integers, is_torch, refuse_gradients, refuse_unplain
+from ._decode import decode
 from ._library import checked_number
 from ._plan import Call, find_call
 from ._problem import OPTION_DEFAULTS, Arguments, options_of
+from ._scopes import Scope
 
 __all__ = [
     "FlashMLASchedMeta",
@@ -54,11 +57,9 @@ def get_mla_metadata(
     New form, without arguments: (FlashMLASchedMeta, None). Old form, with cache_seqlens [b] int32
     first: two int32 tensors shaped as the old releases return them, [1, 8] and [b + 1], for callers
     that copy them into buffers of their own. Pass either pair on to `flash_mla_with_kvcache`.
-    Numbers of tokens and query heads make no difference; is_fp8_kvcache, topk and num_heads_k other
-    than 1 are NotImplementedError, cache_seqlens that is no tensor TypeError.
+    Numbers of tokens and query heads, is_fp8_kvcache and topk make no difference; num_heads_k other
+    than 1 is NotImplementedError, cache_seqlens that is no tensor TypeError.
     """
-    if is_fp8_kvcache or topk is not None:
-        _refuse(is_fp8_kvcache=is_fp8_kvcache or None, topk=topk)
     if num_heads_k not in (None, 1):
         raise NotImplementedError(f"num_heads_k={num_heads_k}: MLA decode needs 1")
     if cache_seqlens is None:
@@ -73,8 +74,8 @@ def get_mla_metadata(
 def flash_mla_with_kvcache(
     q: torch.Tensor,
     k_cache: torch.Tensor,
-    block_table: torch.Tensor,
-    cache_seqlens: torch.Tensor,
+    block_table: Any,
+    cache_seqlens: Any,
     head_dim_v: int,
     tile_scheduler_metadata: Any = None,
     num_splits: Any = None,
@@ -88,12 +89,13 @@ def flash_mla_with_kvcache(
     topk_length: Any = None,
     extra_topk_length: Any = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Dense MLA decoding over a paged cache.
+    """MLA decoding over a paged cache: dense, or over lists of tokens.
 
     Arguments
         q              [b, s_q, h_q, 576], bfloat16, float16 or float32, last axis contiguous
         k_cache        [n_pages, page_size, 1, 576] of q's dtype, last axis contiguous, any page
-                       stride
+                       stride; or, with is_fp8_kvcache, [n_pages, page_size, 1, 656] or
+                       [..., 584] of uint8, int8 or float8_e4m3fn
         block_table    [b, max_pages] int32; entries past a sequence's end may hold anything. int64
                        is copied in every call, every entry must fit
         cache_seqlens  [b] int32, or int64 as in block_table
@@ -103,8 +105,15 @@ def flash_mla_with_kvcache(
         causal         bottom-right aligned
         attn_sink      [h_q] float32: out is scaled by exp(lse) / (exp(lse) + exp(sink)); lse is
                        left alone
-        is_fp8_kvcache, indices, extra_k_cache, extra_indices_in_kvcache, topk_length,
-        extra_topk_length: NotImplementedError if used
+        is_fp8_kvcache k_cache holds records of 656 bytes (q's width is 576), or of 584 bytes in
+                       pages with their scales behind (q's width is 512). Their page stride is
+                       free; a stride of 584 between tokens is nominal
+        indices        [b, s_q, topk] int32 slots, page * page_size + offset; negative ones are
+                       none. Then block_table and cache_seqlens are not read and may be None
+        topk_length    [b] int32: only so many entries of a list count, the first ones
+        extra_k_cache, extra_indices_in_kvcache, extra_topk_length
+                       a second cache of k_cache's type with a page size of its own, and its
+                       lists, under the same softmax
 
     Returns out [b, s_q, h_q, head_dim_v] of q's dtype and lse [b, h_q, s_q] float32, natural
     logarithm; a row that sees no key has out 0 and lse +inf. Whatever lies in unused slots and
@@ -122,13 +131,24 @@ def flash_mla_with_kvcache(
         or topk_length is not None
         or extra_topk_length is not None
     ):
-        _refuse(
-            is_fp8_kvcache=is_fp8_kvcache or None,
+        lists = dict(
             indices=indices,
+            topk_length=topk_length,
             extra_k_cache=extra_k_cache,
             extra_indices_in_kvcache=extra_indices_in_kvcache,
-            topk_length=topk_length,
             extra_topk_length=extra_topk_length,
+        )
+        return _sparse(
+            q,
+            k_cache,
+            block_table,
+            cache_seqlens,
+            attn_sink,
+            lists,
+            is_fp8_kvcache=is_fp8_kvcache,
+            scale=_scale("softmax_scale", softmax_scale, q),
+            causal=causal,
+            d_v=head_dim_v,
         )
     if _is_compiling() or type(q) is not torch.Tensor:
         return _traced(
@@ -211,6 +231,10 @@ _calls: dict[tuple[Any, ...], Call] = {}
 _MAX_CALLS = 1024
 
 
+def _scale(name: str, scale: Any, q: Any) -> float:
+    return q.shape[-1] ** -0.5 if scale is None else checked_number(name, scale)
+
+
 def _check_tensor(name: str, x: Any, n_dims: int) -> None:
     if not is_torch(x):
         raise TypeError(f"{name}: {type(x).__name__}: must be a torch tensor")
@@ -265,11 +289,7 @@ def _remember(
         integers("block_table", block_table),
         integers("cache_seqlens", cache_seqlens),
     )
-    scale = (
-        q.shape[-1] ** -0.5
-        if softmax_scale is None
-        else checked_number("softmax_scale", softmax_scale)
-    )
+    scale = _scale("softmax_scale", softmax_scale, q)
     options: dict[str, Any] = dict(OPTION_DEFAULTS, causal=causal, d_v=head_dim_v)
     call = find_call(
         Arguments(q, k_cache, block_table, cache_seqlens, sinks=attn_sink),
@@ -304,11 +324,7 @@ def _traced(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same through the operator amla::decode, for torch.compile and tensor subclasses."""
     _check(q, k_cache, block_table, cache_seqlens, attn_sink)
-    scale = (
-        q.shape[-1] ** -0.5
-        if softmax_scale is None
-        else checked_number("softmax_scale", softmax_scale)
-    )
+    scale = _scale("softmax_scale", softmax_scale, q)
     out, lse = _torch_op.call(
         q,
         k_cache,
@@ -322,26 +338,165 @@ def _traced(
     return out, torch.where(lse == -torch.inf, torch.inf, lse)
 
 
+# ---- Lists, second caches, fp8 ----
+
+
+def _cache_format(name: str, cache: Any, q: Any, is_fp8: bool) -> str | None:
+    """What the bytes of a cache are, by the width of its rows; None: numbers of q's type."""
+    if not is_fp8:
+        if cache.dtype != q.dtype:
+            raise ValueError(
+                f"{name}: dtype {cache.dtype}: must be q's, {q.dtype}, unless is_fp8_kvcache"
+            )
+        return None
+    width = cache.shape[-1]
+    if width not in (656, 584):
+        raise ValueError(
+            f"{name}: shape {list(cache.shape)}: with is_fp8_kvcache a token has 656 or 584 bytes"
+        )
+    return f"fp8_{width}"
+
+
+def _sparse(
+    q: Any,
+    k_cache: Any,
+    block_table: Any,
+    cache_seqlens: Any,
+    attn_sink: Any,
+    lists: dict[str, Any],
+    *,
+    is_fp8_kvcache: bool,
+    scale: float,
+    causal: bool,
+    d_v: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whatever is not dense attention over numbers, by amla.decode."""
+    dense = lists["indices"] is None
+    given = dict(q=q, k_cache=k_cache, attn_sink=attn_sink, **lists)
+    if dense:
+        given |= dict(block_table=block_table, cache_seqlens=cache_seqlens)
+    for name, x in given.items():
+        if x is not None or name not in ("attn_sink", *lists):
+            _check_tensor(name, x, _N_DIMS[name])
+    _check_lists(lists)
+    for name in ("k_cache", "extra_k_cache"):
+        if given[name] is not None and given[name].shape[2] != 1:
+            raise NotImplementedError(
+                f"{name}: {given[name].shape[2]} KV heads: MLA decode needs 1"
+            )
+    kv_type = _cache_format("k_cache", k_cache, q, is_fp8_kvcache)
+    extra = None
+    if lists["extra_k_cache"] is not None:
+        if _cache_format("extra_k_cache", lists["extra_k_cache"], q, is_fp8_kvcache) != kv_type:
+            raise ValueError(
+                f"extra_k_cache: shape {list(lists['extra_k_cache'].shape)}: must be of k_cache's "
+                f"format, {kv_type}"
+            )
+        extra = Scope(
+            lists["extra_k_cache"],
+            indices=lists["extra_indices_in_kvcache"],
+            topk_length=lists["extra_topk_length"],
+        )
+    out, lse = decode(
+        q,
+        k_cache,
+        block_table if dense else None,
+        cache_seqlens if dense else None,
+        scale=scale,
+        causal=causal,
+        d_v=d_v,
+        sinks=attn_sink,
+        indices=lists["indices"],
+        topk_length=lists["topk_length"],
+        extra=extra,
+        kv_type=kv_type,
+    )[:2]
+    return out, torch.where(lse == -torch.inf, torch.inf, lse)
+
+
+_N_DIMS = dict(
+    q=4,
+    k_cache=4,
+    block_table=2,
+    cache_seqlens=1,
+    attn_sink=1,
+    indices=3,
+    topk_length=1,
+    extra_k_cache=4,
+    extra_indices_in_kvcache=3,
+    extra_topk_length=1,
+)
+
+
+def _check_lists(lists: dict[str, Any]) -> None:
+    """Each of these needs another one."""
+    for name, needed in (
+        ("topk_length", "indices"),
+        ("extra_k_cache", "extra_indices_in_kvcache"),
+        ("extra_indices_in_kvcache", "extra_k_cache"),
+        ("extra_topk_length", "extra_indices_in_kvcache"),
+    ):
+        if lists[name] is not None and lists[needed] is None:
+            raise ValueError(f"{needed}=None: must be a tensor where {name} is one")
+
+
+def flash_mla_sparse_fwd(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    indices: torch.Tensor,
+    sm_scale: float,
+    d_v: int = 512,
+    attn_sink: torch.Tensor | None = None,
+    topk_length: torch.Tensor | None = None,
+    indexer_topk: int = 0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Attention of s_q queries to lists of the tokens of one sequence: sparse prefill.
+
+    Arguments
+        q             [s_q, h_q, d_qk], bfloat16, float16 or float32
+        kv            [s_kv, 1, d_qk] of q's dtype
+        indices       [s_q, 1, topk] int32 tokens; negative ones and those from s_kv on are none
+        sm_scale      a plain number
+        attn_sink     [h_q] float32, as in `flash_mla_with_kvcache`
+        topk_length   [s_q] int32: only so many entries of a list count, the first ones
+        indexer_topk  0; else NotImplementedError
+
+    Returns out [s_q, h_q, d_v] of q's dtype, and max_logits and lse [s_q, h_q] float32, natural
+    logarithms. A row that sees no key has out 0, max_logits -inf and lse +inf. Raises as
+    `flash_mla_with_kvcache` does.
+    """
+    if indexer_topk:
+        raise NotImplementedError(f"indexer_topk={indexer_topk!r}: must be 0")
+    for name, x in (("q", q), ("kv", kv), ("indices", indices)):
+        _check_tensor(name, x, 3)
+    optional = dict(attn_sink=attn_sink, topk_length=topk_length)
+    for name, sizes in optional.items():
+        if sizes is not None:
+            _check_tensor(name, sizes, 1)
+    if kv.dtype != q.dtype:
+        raise ValueError(f"kv: dtype {kv.dtype}: must be q's, {q.dtype}")
+    for name, x in (("kv", kv), ("indices", indices)):
+        if x.shape[1] != 1:
+            raise NotImplementedError(f"{name}: {x.shape[1]} KV heads: MLA decode needs 1")
+    out, lse, max_logits = decode(
+        q[:, None],  # every query is a sequence of its own, every token a page
+        kv,
+        scale=checked_number("sm_scale", sm_scale),
+        d_v=d_v,
+        sinks=attn_sink,
+        indices=torch.where(indices < kv.shape[0], indices, -1),
+        topk_length=topk_length,
+        max_logits=True,
+    )
+    lse = torch.where(lse == -torch.inf, torch.inf, lse)
+    return out[:, 0], max_logits[..., 0], lse[..., 0]
+
+
 # ---- What is not here ----
 
 
-def _refuse(**arguments: Any) -> NoReturn:
-    name = next(name for name, value in arguments.items() if value is not None)
-    raise NotImplementedError(
-        f"{name}: not supported by amla.flash_mla: it decodes dense bfloat16, float16 and float32 "
-        "caches"
-    )
-
-
 def _absent(name: str) -> NoReturn:
-    raise NotImplementedError(
-        f"{name}: not supported by amla.flash_mla: it has flash_mla_with_kvcache, dense decoding"
-    )
-
-
-def flash_mla_sparse_fwd(*args: Any, **kwargs: Any) -> NoReturn:
-    """Sparse prefill: NotImplementedError."""
-    _absent("flash_mla_sparse_fwd")
+    raise NotImplementedError(f"{name}: not supported by amla.flash_mla: it has no dense prefill")
 
 
 def flash_attn_varlen_func(*args: Any, **kwargs: Any) -> NoReturn:

@@ -18,6 +18,7 @@ LONG = bool(os.environ.get("AMLA_LONG"))
 NEEDS = {
     "test_decode_torch.py": ("torch",),
     "test_flash_mla.py": ("torch",),
+    "test_flash_mla_sparse.py": ("torch",),
     "test_transformers_patch.py": ("torch", "transformers"),
     "test_deepseek_example.py": ("torch", "transformers"),
 }

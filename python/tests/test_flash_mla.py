@@ -269,28 +269,8 @@ def test_lengths_may_change_between_calls_of_one_shape():
 
 
 @pytest.mark.parametrize(
-    "argument, value",
-    [
-        ("is_fp8_kvcache", True),
-        ("indices", torch.zeros(2, 2, 64, dtype=torch.int32)),
-        ("extra_k_cache", torch.zeros(1)),
-        ("extra_indices_in_kvcache", torch.zeros(1)),
-        ("topk_length", torch.zeros(1)),
-        ("extra_topk_length", torch.zeros(1)),
-    ],
-)
-def test_what_is_not_supported_is_refused_by_name(argument, value):
-    q, cache, table, lengths = small()
-    with pytest.raises(NotImplementedError, match=f"^{argument}: not supported"):
-        flash_mla.flash_mla_with_kvcache(
-            q, cache, table, lengths, 512, flash_mla.get_mla_metadata()[0], **{argument: value}
-        )
-
-
-@pytest.mark.parametrize(
     "name",
     [
-        "flash_mla_sparse_fwd",
         "flash_attn_varlen_func",
         "flash_attn_varlen_qkvpacked_func",
         "flash_attn_varlen_kvpacked_func",
@@ -361,8 +341,6 @@ def test_bad_arguments():
     with pytest.raises(TypeError, match="^attn_sink: ndarray: must be a torch tensor"):
         call(q, cache, table, lengths, 512, attn_sink=np.zeros(5, np.float32))
     for options, error, words in (
-        (dict(is_fp8_kvcache=True), NotImplementedError, "^is_fp8_kvcache: not supported"),
-        (dict(topk=64), NotImplementedError, "^topk: not"),
         (dict(num_heads_k=2), NotImplementedError, "^num_heads_k=2"),
         (dict(cache_seqlens=[1]), TypeError, "^cache_seqlens: list"),
         (dict(foo=3), TypeError, "foo"),
