@@ -3,7 +3,7 @@
 
     out, lse = amla.decode(q, kv_cache, block_table, seqlens, scale=192**-0.5, causal=True)
 
-decode, Plan, merge and bench work on NumPy arrays, torch tensors and whatever speaks DLPack.
+Everything here works on NumPy arrays, torch tensors and whatever speaks DLPack.
 `amla.flash_mla` has FlashMLA's interface, `amla.transformers` makes Hugging Face's DeepSeek models
 decode through this library. docs/python.md tells more.
 """
@@ -14,13 +14,26 @@ import sys as _sys
 
 from . import _library
 from ._bench import BenchResult, bench
+from ._cache_write import cache_write
 from ._decode import decode
-from ._merge import merge
+from ._index_topk import index_topk
+from ._merge import merge, merge_parts
 from ._plan import Plan
 from ._scopes import Scope
 
 __version__ = _library.version
-__all__ = ["BenchResult", "Plan", "Scope", "backends", "bench", "decode", "merge"]
+__all__ = [
+    "BenchResult",
+    "Plan",
+    "Scope",
+    "backends",
+    "bench",
+    "cache_write",
+    "decode",
+    "index_topk",
+    "merge",
+    "merge_parts",
+]
 
 
 def backends() -> dict[str, str]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import math
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,31 @@ def is_torch(x: Any) -> bool:
     """Is x a torch tensor?"""
     torch = loaded_torch()
     return torch is not None and isinstance(x, torch.Tensor)
+
+
+def is_traced(x: Any) -> bool:
+    """Is the call part of a graph, or x a tensor without memory of its own, such as a fake one?
+    Then it goes through torch's dispatcher."""
+    torch = loaded_torch()
+    if torch is None:
+        return False
+    is_plain = not isinstance(x, torch.Tensor) or type(x) in (torch.Tensor, torch.nn.Parameter)
+    return torch.compiler.is_compiling() or not is_plain
+
+
+def call_operator(name: str, arrays: Sequence[str], arguments: dict[str, Any]) -> Any:
+    """torch.ops.amla.name with these arguments, of which `arrays` are arrays or None."""
+    given = {array: arguments[array] for array in arrays}
+    if not all(x is None or is_torch(x) for x in given.values()):
+        raise ValueError("inside torch.compile all arrays must be torch tensors")
+    refuse_gradients(**given)
+    if OPERATORS not in sys.modules:
+        importlib.import_module(OPERATORS)
+    return getattr(loaded_torch().ops.amla, name)(**arguments)
+
+
+# Registers them: with the first tensor where amla was imported before torch.
+OPERATORS = f"{__package__}._torch_op"
 
 
 def native(name: str, x: Any, dtype: str | None = None) -> Any:
@@ -219,6 +245,20 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     except ImportError:
         raise ValueError(BFLOAT16_HELP) from None
     return np.dtype(ml_dtypes.bfloat16)
+
+
+def dtype_name(dtype: Any) -> str:
+    """The name of a dtype given as a name, a torch dtype or a NumPy dtype or scalar type."""
+    name = str(dtype)
+    if isinstance(dtype, str) or name.startswith("torch."):
+        return name.removeprefix("torch.")
+    try:
+        return np.dtype(dtype).name
+    except TypeError:
+        raise ValueError(
+            f"out_dtype={dtype!r:.60}: must be one of float32, bfloat16, float16, as a name or a "
+            "dtype of torch or NumPy"
+        ) from None
 
 
 def maker_like_kind(like: Any, shape: tuple[int, ...], dtype: str) -> Callable[[], Any]:

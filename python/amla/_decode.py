@@ -7,7 +7,7 @@ import importlib
 import sys
 from typing import Any
 
-from ._arrays import loaded_torch, refuse_gradients
+from ._arrays import OPERATORS, is_traced, loaded_torch, refuse_gradients
 from ._plan import find_call
 from ._problem import Arguments, options_of
 from ._scopes import Array, Scope, flat
@@ -124,7 +124,7 @@ def decode(
     array. The GIL is released while the library works. Inference only: torch tensors that require a
     gradient are refused unless gradients are switched off.
     """
-    if _is_traced(q):
+    if is_traced(q):
         return _call_operator(**locals())  # nothing but the arguments as yet
     more = flat(
         extra,
@@ -140,8 +140,8 @@ def decode(
     torch = loaded_torch()
     if torch is not None:
         refuse_gradients(q=q, kv_cache=kv_cache, sinks=sinks, mask=mask, out=out, lse=lse, **more)
-        if isinstance(q, torch.Tensor) and _OPERATOR not in sys.modules:
-            importlib.import_module(_OPERATOR)
+        if isinstance(q, torch.Tensor) and OPERATORS not in sys.modules:
+            importlib.import_module(OPERATORS)
     a = Arguments(q, kv_cache, block_table, seqlens, sinks, mask, out, lse, max_logits, more)
     options = options_of(
         scale=scale,
@@ -167,19 +167,7 @@ def decode(
     return find_call(a, options).run(a)
 
 
-def _is_traced(q: Array) -> bool:
-    torch = loaded_torch()
-    if torch is None:
-        return False
-    is_plain = not isinstance(q, torch.Tensor) or type(q) in (torch.Tensor, torch.nn.Parameter)
-    return torch.compiler.is_compiling() or not is_plain
-
-
 def _call_operator(**arguments: Any) -> tuple[Any, ...]:
     from . import _torch_op
 
     return _torch_op.call(**arguments)
-
-
-# Registers torch.ops.amla.decode: with the first tensor where amla was imported before torch.
-_OPERATOR = f"{__package__}._torch_op"

@@ -183,6 +183,8 @@ class BackendInfo(ctypes.Structure):
 
 
 class CacheWriteArgs(ctypes.Structure):
+    """amla_cache_write_args."""
+
     _fields_ = [
         ("struct_bytes", ctypes.c_uint32),
         ("d_latent", I32),
@@ -215,8 +217,87 @@ class CacheWriteArgs(ctypes.Structure):
     ]
 
 
+class IndexArgs(ctypes.Structure):
+    """amla_index_args."""
+
+    _fields_ = [
+        ("struct_bytes", U32),
+        ("b", I32),
+        ("s_q", I32),
+        ("heads", I32),
+        ("d", I32),
+        ("sk", I32),
+        ("topk", I32),
+        ("page_size", I32),
+        ("max_pages", I32),
+        ("n_pages", I64),
+        ("q_type", I32),
+        ("keys", I32),
+        ("index_kind", I32),
+        ("causal", I32),
+        ("q_stride_batch", I64),
+        ("q_stride_query", I64),
+        ("q_stride_head", I64),
+        ("k_stride_page", I64),
+        ("k_stride_token", I64),
+        ("q", PTR),
+        ("q_bytes", SIZE),
+        ("q_scales", PTR),
+        ("q_scales_bytes", SIZE),
+        ("weights", PTR),
+        ("weights_bytes", SIZE),
+        ("k", PTR),
+        ("k_bytes", SIZE),
+        ("block_table", PTR),
+        ("block_table_bytes", SIZE),
+        ("seqlens_k", PTR),
+        ("seqlens_k_bytes", SIZE),
+        ("visible_k", PTR),
+        ("visible_k_bytes", SIZE),
+        ("indices", PTR),
+        ("indices_bytes", SIZE),
+        ("scores", PTR),
+        ("scores_bytes", SIZE),
+    ]
+
+
+class MergeArgs(ctypes.Structure):
+    """amla_merge_args."""
+
+    _fields_ = [
+        ("struct_bytes", U32),
+        ("n_parts", I32),
+        ("n_rows", I64),
+        ("d_v", I32),
+        ("base", I32),
+        ("empty", I32),
+        ("out_type", I32),
+        ("o", PTR),
+        ("o_bytes", SIZE),
+        ("o_stride_part", I64),
+        ("o_stride_row", I64),
+        ("lse_parts", PTR),
+        ("lse_parts_bytes", SIZE),
+        ("lse_parts_stride_part", I64),
+        ("lse_parts_stride_row", I64),
+        ("sinks", PTR),
+        ("sinks_bytes", SIZE),
+        ("n_heads", I32),
+        ("head_rows", I32),
+        ("lse_sink", I32),
+        ("out", PTR),
+        ("out_bytes", SIZE),
+        ("out_stride_row", I64),
+        ("lse", PTR),
+        ("lse_bytes", SIZE),
+        ("lse_stride_row", I64),
+    ]
+
+
 C_NAMES = {
     CacheWriteArgs: "amla_cache_write_args",
+    IndexArgs: "amla_index_args",
+    MergeArgs: "amla_merge_args",
     Problem: "amla_problem",
     Options: "amla_options",
     Tensors: "amla_tensors",
@@ -262,6 +343,9 @@ def _load() -> ctypes.CDLL:
     lib.amla_plan_destroy.argtypes = [PTR]
     lib.amla_plan_destroy.restype = None
     lib.amla_cache_write.argtypes = [ctypes.POINTER(CacheWriteArgs), PTR, detail]
+    lib.amla_index_scratch_bytes.argtypes = [PTR, PTR, ctypes.POINTER(SIZE), detail]
+    lib.amla_index_topk.argtypes = [PTR, PTR, PTR, SIZE, detail]
+    lib.amla_merge_parts.argtypes = [PTR, detail]
     lib.amla_merge.argtypes = [
         I32,
         I64,
@@ -311,6 +395,8 @@ KV_TYPES = {**DTYPES, **FP8_TYPES}
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "int64": 8}
 DTYPE_BYTES.update(dict.fromkeys(BYTE_DTYPES, 1))
 INDEX_KINDS = {"slot": 0, "position": 1}
+INDEX_KEYS = {"bf16": 0, "fp8_page": 1, "fp8_token": 2}
+EMPTY_LSE = {"-inf": 0, "+inf": 1}
 
 
 # ---- Statuses ----
@@ -329,6 +415,12 @@ def raise_status(status: int, detail: Detail) -> NoReturn:
     is not built or not on this machine a NotImplementedError, no memory a MemoryError, a failing
     driver a RuntimeError."""
     raise _EXCEPTIONS.get(status, RuntimeError)(detail.text.decode("utf-8", "replace"))
+
+
+def check(status: int, detail: Detail) -> None:
+    """Nothing, or the status as an exception."""
+    if status:
+        raise_status(status, detail)
 
 
 def log(text: str) -> None:

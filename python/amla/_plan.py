@@ -70,6 +70,20 @@ class _Scratch:
 _free: list[_Scratch] = []  # pop and append are atomic
 
 
+def take_scratch(n_bytes: int) -> _Scratch:
+    """Scratch of at least so many bytes, for one run; `give_scratch` takes it back."""
+    try:
+        scratch = _free.pop()
+    except IndexError:
+        scratch = _Scratch()
+    if scratch.bytes < n_bytes:
+        scratch.grow(n_bytes)
+    return scratch
+
+
+give_scratch = _free.append
+
+
 # ---- Plans ----
 
 
@@ -252,18 +266,13 @@ class Call:
         alive."""
         if self.device != "cpu":
             return self._run_on_device(tensors)
-        try:
-            scratch = _free.pop()
-        except IndexError:
-            scratch = _Scratch()
-        if scratch.bytes < self.scratch_bytes:
-            scratch.grow(self.scratch_bytes)
+        scratch = take_scratch(self.scratch_bytes)
         status = _run(
             self.handle, _addressof(tensors), scratch.address, scratch.bytes, scratch.detail_address
         )
         if status:
             c.raise_status(status, scratch.detail)
-        _free.append(scratch)
+        give_scratch(scratch)
 
     def _run_on_device(self, tensors: c.Tensors) -> None:
         """On the current stream of the tensors' device, with scratch from torch's allocator. Not
@@ -287,14 +296,11 @@ _run, _addressof = c.lib.amla_plan_run, ctypes.addressof
 
 
 def _plan_for(a: Arguments, o: Options, device: str, fields: dict[str, Any]) -> Plan:
-    threads = o.threads
-    if not os.environ.get("AMLA_NUM_THREADS"):  # which goes before torch's number
-        threads = _threads(a, threads)
     return Plan(
         scale=o.scale,
         rescale=o.rescale,
         backend=backend_for(device, o.backend),
-        threads=threads,
+        threads=threads_for(a.q, o.threads),
         isa=o.isa,
         split_tokens=o.split_tokens,
         lse_base=o.lse_base,
@@ -320,10 +326,24 @@ def backend_for(device: str, backend: str) -> str:
     return "cuda"
 
 
-def _threads(a: Arguments, threads: int) -> int:
+def _threads(q: Array, threads: int) -> int:
     """threads as asked for, or, for torch tensors, torch.get_num_threads(), so that
     torch.set_num_threads holds here too."""
-    return loaded_torch().get_num_threads() if threads == 0 and is_torch(a.q) else threads
+    return loaded_torch().get_num_threads() if threads == 0 and is_torch(q) else threads
+
+
+def threads_for(q: Array, threads: int) -> int:
+    """The same, but that AMLA_NUM_THREADS goes before torch's number."""
+    return threads if os.environ.get("AMLA_NUM_THREADS") else _threads(q, threads)
+
+
+def cpu_options(q: Array, threads: int, isa: str) -> c.Options:
+    """amla_options for functions that are not plans."""
+    return c.Options(
+        struct_bytes=ctypes.sizeof(c.Options),
+        threads=c.checked_int("threads", threads_for(q, threads)),
+        isa=c.choice("isa", isa, c.ISAS),
+    )
 
 
 # ---- Calls remembered ----
@@ -339,7 +359,7 @@ def _remember(calls: dict[tuple[Any, ...], Call], key: tuple[Any, ...], call: Ca
 
 def find_call(a: Arguments, o: Options) -> Call:
     """The call for these arguments, from memory or worked out now. o: from `options_of`."""
-    key = (a.signature(), o, _threads(a, o.threads))
+    key = (a.signature(), o, _threads(a.q, o.threads))
     call = _calls.get(key)
     if call is None:
         call = Call(a, o)

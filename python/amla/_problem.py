@@ -13,11 +13,9 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from . import _library as c
 from . import _scopes
-from ._arrays import View, integers, native, pointer, refuse_unplain, signature, view_of
+from ._arrays import View, dtype_name, integers, native, pointer, refuse_unplain, signature, view_of
 from ._scopes import Array
 from ._shapes import INTEGERS, expect, expect_dtype, expect_packed, extent_bytes, strides
 
@@ -216,21 +214,6 @@ class Arguments:
 # ---- Arrays to a problem ----
 
 
-def _dtype_name(dtype: Any) -> str:
-    """The name of a dtype given as a name, a torch dtype or a NumPy dtype or scalar type."""
-    name = str(dtype)
-    if isinstance(dtype, str) or name.startswith("torch."):
-        return name.removeprefix("torch.")
-    try:
-        return np.dtype(dtype).name
-    except TypeError:
-        known = ", ".join(c.DTYPES)
-        raise ValueError(
-            f"out_dtype={dtype!r:.60}: must be one of {known}, as a name or a dtype of torch or "
-            "NumPy"
-        ) from None
-
-
 def problem_fields(v: Views, o: Options, device: str, most_queries: int = 0) -> dict[str, Any]:
     """The fields of amla_problem for these arrays, ValueError if they do not fit together. The
     scale is not among them. most_queries: of a sequence, where they are ragged."""
@@ -248,8 +231,8 @@ def problem_fields(v: Views, o: Options, device: str, most_queries: int = 0) -> 
         out_type=_out_type(v, o),
         index_kind=o.index_kind,
         window=o.window,
-        kv_scale=0.0 if o.kv_scale == 1 else o.kv_scale,
-        kv_rope_scale=0.0 if o.kv_rope_scale == 1 else o.kv_rope_scale,
+        kv_scale=o.kv_scale,
+        kv_rope_scale=o.kv_rope_scale,
         topk_length_per_query=_scopes.per_query(v.more, known),
     )
     fields.update(strides("q", v.q, "q", axes))
@@ -318,9 +301,9 @@ def _mask_fields(
 
 def _out_type(v: Views, o: Options) -> str:
     if not v.out:
-        return _dtype_name(o.out_dtype) if o.out_dtype else expect_dtype("q", v.q, c.DTYPES)
-    if o.out_dtype and _dtype_name(o.out_dtype) != v.out.dtype:
-        name = _dtype_name(o.out_dtype)
+        return dtype_name(o.out_dtype) if o.out_dtype else expect_dtype("q", v.q, c.DTYPES)
+    if o.out_dtype and dtype_name(o.out_dtype) != v.out.dtype:
+        name = dtype_name(o.out_dtype)
         raise ValueError(f"out_dtype={name}: must be out's, {v.out.dtype}, or not be given")
     return v.out.dtype
 
@@ -385,8 +368,8 @@ PROBLEM_DEFAULTS: dict[str, Any] = dict(
     extra_topk=0,
     extra_page_size=0,
     extra_max_pages=0,
-    kv_scale=0.0,
-    kv_rope_scale=0.0,
+    kv_scale=1.0,
+    kv_rope_scale=1.0,
     extra_n_pages=0,
     extra_kv_stride_page=0,
     extra_kv_stride_token=0,

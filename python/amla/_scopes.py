@@ -233,21 +233,28 @@ def _page_fields(
     """Pages by block table, by kv_indptr and kv_indices, or none."""
     if not prefix and "kv_indptr" in more:
         return _csr_fields(kv, more, known)
+    return table_fields(f"{prefix}kv_cache", kv, f"{prefix}block_table", table, known)
+
+
+def table_fields(
+    name: str, kv: View, table_name: str, table: View | None, known: dict[str, int]
+) -> dict[str, int]:
+    """page_size, n_pages, max_pages and sk of a cache [n_pages, page_size, ..] and its table, or of
+    a contiguous one."""
     if table is None:
         return dict(sk=kv.shape[1], page_size=0, n_pages=0, max_pages=0)
-    name = f"{prefix}block_table"
-    expect(name, table, ("b", "max_pages"), known)
-    expect_dtype(name, table, INTEGERS)
-    expect_contiguous(name, table, 1)
+    expect(table_name, table, ("b", "max_pages"), known)
+    expect_dtype(table_name, table, INTEGERS)
+    expect_contiguous(table_name, table, 1)
     n_pages, page_size = kv.shape[:2]
     _, columns = table.shape
-    row_stride = stride(name, table, 0) or columns
+    row_stride = stride(table_name, table, 0) or columns
     if row_stride < columns:
-        raise ValueError(f"{name}: strides {list(table.strides)}: rows overlap")
+        raise ValueError(f"{table_name}: strides {list(table.strides)}: rows overlap")
     if columns == 0:
         page_size = max(1, page_size)  # of pages that nobody can use
     if page_size == 0:
-        raise ValueError(f"{prefix}kv_cache: shape {list(kv.shape)}: page_size must be >= 1")
+        raise ValueError(f"{name}: shape {list(kv.shape)}: page_size must be >= 1")
     sk = min(columns * page_size, c.INT32_MAX)
     return dict(page_size=page_size, n_pages=n_pages, max_pages=row_stride, sk=sk)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""amla.decode as the torch operator amla::decode, with a fake kernel: for torch.compile,
-torch.export and FakeTensorMode.
+"""amla.decode as the torch operator amla::decode, and its siblings, with fake kernels: for
+torch.compile, torch.export and FakeTensorMode.
 
 Eager calls of `amla.decode` do not come through here: torch's dispatcher costs more than all the
 rest of a call.
@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+from . import _cache_write as _cache_write_module
+from . import _index_topk as _index_topk_module
+from . import _merge as _merge_module
 from ._arrays import is_torch, refuse_gradients, refuse_unplain
 from ._library import checked_number
 from ._plan import find_call
@@ -128,6 +131,108 @@ def call(
     scale = checked_number("scale", scale)
     results = torch.ops.amla.decode(**arrays, scale=scale, **options, **more, max_logits=max_logits)
     return tuple(results if max_logits else results[:2])
+
+
+# ---- Other functions ----
+
+
+def _cache_write(
+    latent: torch.Tensor,
+    rope: torch.Tensor | None,
+    kv_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    kv_rope: torch.Tensor | None,
+    kv_type: str | None = None,
+    kv_scale: float = 1.0,
+    kv_rope_scale: float = 1.0,
+    any_scale: bool = False,
+    threads: int = 0,
+    isa: str = "auto",
+) -> None:
+    """See amla.cache_write."""
+    _cache_write_module.cache_write(**locals())
+
+
+cache_write_op = torch.library.custom_op(
+    "amla::cache_write", _cache_write, mutates_args=("kv_cache", "kv_rope")
+)
+
+
+@cache_write_op.register_fake
+def _(*values: Any, **named: Any) -> None:
+    return None
+
+
+def _index_topk(
+    q: torch.Tensor,
+    weights: torch.Tensor,
+    k_cache: torch.Tensor,
+    block_table: torch.Tensor | None,
+    seqlens: torch.Tensor | None,
+    visible: torch.Tensor | None = None,
+    q_scales: torch.Tensor | None = None,
+    topk: int = 2048,
+    keys: str | None = None,
+    causal: bool = False,
+    index_kind: str = "slot",
+    scores: bool = False,
+    threads: int = 0,
+    isa: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See amla.index_topk. Scores are empty unless asked for."""
+    found = _index_topk_module.index_topk(**locals())
+    return found if scores else (found, q.new_empty((0,), dtype=torch.float32))
+
+
+index_topk_op = torch.library.custom_op("amla::index_topk", _index_topk, mutates_args=())
+
+
+@index_topk_op.register_fake
+def _(
+    q: Any,
+    weights: Any,
+    k_cache: Any,
+    block_table: Any,
+    seqlens: Any,
+    visible: Any = None,
+    q_scales: Any = None,
+    topk: Any = 2048,
+    keys: Any = None,
+    causal: Any = False,
+    index_kind: Any = "slot",
+    scores: Any = False,
+    threads: Any = 0,
+    isa: Any = "auto",
+) -> Any:
+    b, s_q = q.shape[:2]
+    sk = k_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
+    found = q.new_empty((b, s_q, sk) if scores else (0,), dtype=torch.float32)
+    return q.new_empty((b, s_q, topk), dtype=torch.int32), found
+
+
+def _merge_parts(
+    o: torch.Tensor,
+    lse: torch.Tensor,
+    sinks: torch.Tensor | None,
+    lse_base: str,
+    empty: str,
+    lse_sink: bool,
+    out_dtype: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See amla.merge_parts."""
+    out, merged = _merge_module.merge_parts(**locals())
+    return out, merged.contiguous()
+
+
+merge_parts_op = torch.library.custom_op("amla::merge_parts", _merge_parts, mutates_args=())
+
+
+@merge_parts_op.register_fake
+def _(
+    o: Any, lse: Any, sinks: Any, lse_base: Any, empty: Any, lse_sink: Any, out_dtype: Any
+) -> Any:
+    out = o.new_empty(o.shape[1:], dtype=getattr(torch, out_dtype))
+    return out, lse.new_empty(lse.shape[1:])
 
 
 def _torch_dtype(dtype: Any, default: torch.dtype) -> Any:

@@ -149,3 +149,44 @@ def attend_keys(q, keys, scale, d_v=512, sinks=None, extra=None, **scope):
                 weight /= 1 + np.exp(np.asarray(sinks, np.float64) - lse[i, :, j])
         out[i, j] = p @ rows[:, :d_v] * weight[:, None]
     return out, lse, most
+
+
+# ---- fp8 caches and the indexer, with ml_dtypes' own e4m3 and e8m0 ----
+
+
+def e4m3(codes):
+    import ml_dtypes
+
+    return np.ascontiguousarray(codes).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
+
+
+def fp8_rows(cache, kv_type, kv_scale=1.0, kv_rope_scale=1.0, d_v=512):
+    """The fp64 rows [n_pages, page_size, d] of a cache of bytes, [n_pages, page_size, row]."""
+    import ml_dtypes
+
+    cache = np.ascontiguousarray(cache).view(np.uint8)
+    pages, size, row = cache.shape
+    if kv_type == "fp8_e4m3":
+        scale = np.where(np.arange(row) < d_v, kv_scale, kv_rope_scale)
+        return e4m3(cache) * scale.astype(np.float32)
+    if kv_type == "fp8_656":
+        scales = np.ascontiguousarray(cache[..., 512:528]).view(np.float32).repeat(128, -1)
+        rope = np.ascontiguousarray(cache[..., 528:]).view(ml_dtypes.bfloat16)
+        return np.concatenate((e4m3(cache[..., :512]) * scales, rope.astype(np.float64)), -1)
+    flat = cache.reshape(pages, size * 584)
+    rows = flat[:, : size * 576].reshape(pages, size, 576)
+    footer = flat[:, size * 576 :].reshape(pages, size, 8)[..., :7]
+    scales = np.ascontiguousarray(footer).view(ml_dtypes.float8_e8m0fnu).astype(np.float64)
+    rope = np.ascontiguousarray(rows[..., 448:]).view(ml_dtypes.bfloat16).astype(np.float64)
+    return np.concatenate((e4m3(rows[..., :448]) * scales.repeat(64, -1), rope), -1)
+
+
+def index_scores(q, weights, keys):
+    """q [h, d], weights [h], keys [n, d] -> [n]."""
+    return np.maximum(keys @ q.T, 0) @ weights
+
+
+def best(scores, topk):
+    """Positions of the best, ties to the lower one, in ascending order, then -1."""
+    chosen = np.sort(np.lexsort((np.arange(len(scores)), -scores))[:topk])
+    return np.concatenate((chosen, np.full(topk - len(chosen), -1))).astype(np.int32)

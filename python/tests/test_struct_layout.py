@@ -36,6 +36,17 @@ def test_structs_and_constants_match_the_header(tmp_path):
             lines.append(
                 f'_Static_assert(AMLA_{prefix}{c_name} == {_library.DTYPES[key]}, "{key}");'
             )
+    for prefix, values in (
+        ("", _library.FP8_TYPES),
+        ("INDEX_", _library.INDEX_KINDS),
+        ("INDEX_KEYS_", _library.INDEX_KEYS),
+        ("EMPTY_", {"minus_inf": _library.EMPTY_LSE["-inf"], "plus_inf": 1}),
+        ("LSE_", {"without_sink": 0, "with_sink": 1}),
+    ):
+        lines += [
+            f'_Static_assert(AMLA_{prefix}{name.upper()} == {number}, "{name}");'
+            for name, number in values.items()
+        ]
     for prefix, kind, choices in (
         ("BACKEND", "backend", _library.BACKENDS),
         ("RESCALE", "rescale", _library.RESCALES),

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""amla.cache_write: tokens into a KV cache of any type, thin over amla_cache_write."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from . import _library as c
+from . import _scopes
+from ._arrays import (
+    View,
+    call_operator,
+    is_torch,
+    is_traced,
+    native,
+    pointer,
+    refuse_gradients,
+    view_of,
+)
+from ._plan import cpu_options
+from ._scopes import Array
+from ._shapes import (
+    expect,
+    expect_contiguous,
+    expect_dtype,
+    expect_packed,
+    extent_bytes,
+    one_device,
+    stride,
+)
+
+_ARRAYS = ("latent", "rope", "kv_cache", "slot_mapping", "kv_rope")
+
+
+def cache_write(
+    latent: Array,
+    rope: Array | None,
+    kv_cache: Array,
+    slot_mapping: Array,
+    *,
+    kv_rope: Array | None = None,
+    kv_type: str | None = None,
+    kv_scale: float = 1.0,
+    kv_rope_scale: float = 1.0,
+    any_scale: bool = False,
+    threads: int = 0,
+    isa: str = "auto",
+) -> None:
+    """Writes each token to its slot of kv_cache and nothing else; of several for a slot the last.
+
+    Arguments
+        latent        [n, d_latent], float32, bfloat16 or float16
+        rope          [n, d_rope] of latent's type, or None
+        kv_cache      [n_pages, page_size, row] or [n_pages, page_size, 1, row], contiguous caches
+                      [b, sk, row]: as `decode` takes it; written in place
+        slot_mapping  [n] int64, page * page_size + offset; -1 leaves the token out. int32 and lists
+                      of integers are copied
+        kv_rope       [n_pages, page_size, d_rope]: the cache of rope parts where they lie apart
+        kv_type, kv_scale, kv_rope_scale  as in `decode`; of fp8_e4m3 the scales are given, not
+                      found
+        any_scale     fp8_656: scales as they come, as GLM writes them, not powers of two
+        threads, isa  as in `decode`
+
+    How elements are rounded and scales are found: include/amla/amla.h. Raises ValueError with
+    field, value and rule before anything is written: also for a slot outside the cache.
+    """
+    if is_traced(latent):
+        return call_operator("cache_write", _ARRAYS, locals())
+    refuse_gradients(latent=latent, rope=rope, kv_cache=kv_cache, kv_rope=kv_rope)
+    given = dict(latent=latent, rope=rope, kv_cache=kv_cache, kv_rope=kv_rope)
+    arrays = {name: native(name, x) for name, x in given.items()}
+    arrays["slot_mapping"] = _int64("slot_mapping", slot_mapping)
+    views = {name: view_of(name, x) for name, x in arrays.items() if x is not None}
+    for name in ("latent", "kv_cache", "slot_mapping"):
+        if name not in views:
+            raise TypeError(f"{name}=None: must be an array")
+    if one_device(**views) != "cpu":
+        raise NotImplementedError(f"latent: device {views['latent'].device}: must be on the CPU")
+    for name in ("kv_cache", "kv_rope"):
+        if isinstance(arrays[name], np.ndarray) and not arrays[name].flags.writeable:
+            raise ValueError(f"{name}: read-only: must be writable")
+    scales = dict(kv_scale=kv_scale, kv_rope_scale=kv_rope_scale)
+    args = _args(views, _scopes.cache_type("kv_cache", views["kv_cache"], kv_type))
+    args.any_scale = c.checked_flag("any_scale", any_scale)
+    for name, scale in scales.items():
+        setattr(args, name, c.checked_number(name, scale))
+    for name, x in arrays.items():
+        field = "kv" if name == "kv_cache" else name
+        setattr(args, field, pointer(x))
+        setattr(args, f"{field}_bytes", extent_bytes(views[name]) if name in views else 0)
+    options, detail = cpu_options(latent, threads, isa), c.Detail()
+    c.check(
+        c.lib.amla_cache_write(ctypes.byref(args), ctypes.addressof(options), ctypes.byref(detail)),
+        detail,
+    )
+
+
+def _int64(name: str, x: Any) -> Any:
+    x = native(name, x, "int64")
+    if x is None or x.itemsize != 4:
+        return x
+    if is_torch(x):
+        return x.long() if not x.dtype.is_floating_point else x
+    return x.astype(np.int64) if x.dtype.kind == "i" else x
+
+
+def _args(v: dict[str, View], kv_type: str) -> c.CacheWriteArgs:
+    """amla_cache_write_args without its pointers; ValueError for shapes that do not fit."""
+    latent, kv, rope, kv_rope = (v.get(n) for n in ("latent", "kv_cache", "rope", "kv_rope"))
+    assert latent and kv
+    expect("latent", latent, ("n", "d_latent"))
+    n, d_latent = latent.shape
+    known, d_rope = dict(n=n), 0
+    for name, view in (("latent", latent), ("rope", rope)):
+        if view:
+            expect(name, view, ("n", f"d_{name}"), known)
+            expect_dtype(name, view, c.DTYPES if name == "latent" else (latent.dtype,))
+            expect_contiguous(name, view, 1)
+            d_rope = view.shape[1] if name == "rope" else 0
+    expect_packed("slot_mapping", v["slot_mapping"], ("n",), ("int64",), known)
+    row = c.RECORD_BYTES.get(kv_type, d_latent + (0 if kv_rope else d_rope))
+    sizes = dict(row=row, h_kv=1, d_rope=d_rope)
+    caches: dict[str, int] = {}
+    for name, field, view, last in (
+        ("kv_cache", "kv", kv, "row"),
+        ("kv_rope", "kv_rope", kv_rope, "d_rope"),
+    ):
+        if view:
+            heads = ("h_kv",) if len(view.shape) == 4 else ()
+            expect(name, view, ("n_pages", "page_size", *heads, last), sizes)
+            expect_contiguous(name, view, 1 if kv_type == "fp8_584" else len(view.shape) - 1)
+            caches[f"{field}_stride_page"] = stride(name, view, 0)
+            caches[f"{field}_stride_token"] = stride(name, view, 1)
+            sizes |= dict(n_pages=view.shape[0], page_size=view.shape[1])
+    if kv_rope:
+        _scopes.cache_type("kv_rope", kv_rope, kv_type)
+    if kv_type == "fp8_584":
+        caches["kv_stride_token"] = 0
+    return c.CacheWriteArgs(
+        struct_bytes=ctypes.sizeof(c.CacheWriteArgs),
+        d_latent=d_latent,
+        d_rope=d_rope,
+        page_size=c.checked_int("page_size", kv.shape[1]),
+        n_pages=kv.shape[0],
+        n_tokens=n,
+        type=c.DTYPES[latent.dtype],
+        kv_type=c.KV_TYPES[kv_type],
+        kv_d_rope=d_rope if kv_rope else 0,
+        latent_stride=stride("latent", latent, 0),
+        rope_stride=stride("rope", rope, 0) if rope else 0,
+        **caches,
+    )
