@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicIndexedLayer, DynamicLayer
 
 PAGE = 64  # tokens at the end of a buffer that belong to no sequence: room for its last page
 
@@ -144,10 +144,13 @@ class LatentLayer(DynamicLayer):
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Beam search: sequence i becomes what beam_idx[i] was."""
-        self.batch_select_indices(beam_idx)
+        self._select(beam_idx)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keeps these sequences."""
+        self._select(indices)
+
+    def _select(self, indices: torch.Tensor) -> None:
         self._settle()
         if self.rows is not None:
             self._replace(self.rows[indices.to(self.rows.device)])
@@ -168,12 +171,26 @@ class LatentLayer(DynamicLayer):
         """Rows stay where they are computed with."""
 
 
+class LatentIndexedLayer(DynamicIndexedLayer, LatentLayer):  # type: ignore[misc] # annotations
+    """A LatentLayer that also keeps the keys of an indexer, as transformers does."""
+
+    @classmethod
+    def of(cls, layer: DynamicLayer) -> LatentIndexedLayer:
+        """The same content, the indexer's too."""
+        new: Any = super().of(layer)
+        for name, value in layer.__dict__.items():
+            if "indexer" in name:
+                setattr(new, name, value)
+        return new
+
+
 def latent_layer(cache: Cache, i: int) -> LatentLayer | None:
     """Layer i of the cache as a LatentLayer, if its kind is known to be a DynamicLayer's."""
     layers: list[Any] = cache.layers
     if getattr(cache, "layer_class_to_replicate", None) is DynamicLayer:
         while len(layers) <= i:
             layers.append(DynamicLayer())
-    if i < len(layers) and type(layers[i]) is DynamicLayer:
-        layers[i] = LatentLayer.of(layers[i])
+    kinds = {DynamicLayer: LatentLayer, DynamicIndexedLayer: LatentIndexedLayer}
+    if i < len(layers) and type(layers[i]) in kinds:
+        layers[i] = kinds[type(layers[i])].of(layers[i])
     return layers[i] if i < len(layers) and isinstance(layers[i], LatentLayer) else None

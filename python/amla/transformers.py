@@ -12,7 +12,8 @@ changes three things in every attention layer:
     that grows in place;
   - a decode step takes the key half of kv_b_proj into the query (`q_nope @ W_UK`), attends to the
     latent rows where they lie, and takes the value half (`@ W_UV`) afterwards: nothing is expanded;
-  - padding masks become lengths and block tables, so hidden keys cost nothing.
+  - padding masks become lengths and block tables, so hidden keys cost nothing. Where a model has
+    an indexer, its lists say which rows are read, and no mask over all of them is made.
 
 A step is a decode step if it has a past and at most MAX_DECODE_QUERIES queries; it must be causal
 up to padding. All others (prefill, training, output_attentions, other masks) run the model's own
@@ -49,8 +50,10 @@ __all__ = ["LatentLayer", "Stats", "patch", "stats", "unpatch"]
 ATTENTION_CLASSES = (
     "DeepseekV2Attention",
     "DeepseekV3Attention",
-    "Glm4MoeLiteAttention",
-)  # tested; the last is GLM-4.7-Flash's
+    "Glm4MoeLiteAttention",  # GLM-4.7-Flash's
+    "DeepseekV32Attention",
+    "GlmMoeDsaAttention",  # GLM-5's
+)  # tested
 MAX_DECODE_QUERIES = 16  # tokens of one step: speculative decoding; above, expanding the keys pays
 _PREFIX = "amla_"  # of the names under which attention functions are registered
 
@@ -177,6 +180,31 @@ def _runs(last: torch.Tensor) -> _Visible:
     return _Visible(lengths, tokens=tokens)
 
 
+def _folded(mask: Any, indices: torch.Tensor, n: int, dtype: torch.dtype) -> torch.Tensor:
+    """The mask [b, 1, s_q, n] of a step that sees listed tokens only, as these models make it for
+    attention that takes no lists."""
+    hidden = indices.new_ones((*indices.shape[:2], n), dtype=torch.bool)
+    hidden = hidden.scatter(-1, indices.long(), False)[:, None]
+    if mask.dtype == torch.bool:
+        return mask & ~hidden
+    return mask.masked_fill(hidden, torch.finfo(dtype).min)
+
+
+def _listed(mask: Any, indices: torch.Tensor, n: int) -> torch.Tensor | None:
+    """The lists [b, s_q, topk] of positions without those that the mask hides: an indexer lists
+    them where a query sees fewer than topk. None if the mask is more than a mask."""
+    if not isinstance(mask, torch.Tensor) or mask.dim() != 4 or mask.shape[1] != 1:
+        return None
+    allowed = mask[:, 0, :, :n]
+    if mask.dtype != torch.bool:
+        least = torch.finfo(mask.dtype).min
+        if not bool(((allowed == 0) | (allowed <= least)).all()):
+            return None
+        allowed = allowed == 0
+    allowed = allowed.expand(*indices.shape[:2], n)
+    return torch.where(allowed.gather(-1, indices.long()), indices, -1)
+
+
 # ---- A decode step ----
 
 
@@ -262,6 +290,14 @@ def _attend(
     return decode(q, pages, table.to(q.device), lengths, scale=scale, causal=True, d_v=d_v)[0]
 
 
+def _attend_to(
+    q: torch.Tensor, rows: torch.Tensor, lists: torch.Tensor, scale: float, d_v: int
+) -> torch.Tensor:
+    """_attend to the positions [b, s_q, topk] alone; negative ones are none."""
+    options: dict[str, Any] = dict(indices=lists, index_kind="position")
+    return decode(q, rows, scale=scale, d_v=d_v, **options)[0]
+
+
 def _per_head(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """x [b, s, h, m] times w [h, m, n] -> [b, s, h, n]. A w that is a transposed view goes to the
     left in 16 bits: 5 times faster on a CPU."""
@@ -281,12 +317,18 @@ def _decode_step(
     rope: torch.Tensor,
     mask: Any,
     scale: float,
+    indices: torch.Tensor | None,
 ) -> torch.Tensor | None:
     """query [b, h, s_q, nope + rope], latent [b, 1, n, 512], rope [b, 1, n, 64] -> [b, s_q, h,
-    v_head_dim]; None if the mask is not causal up to padding."""
+    v_head_dim]; None if the mask is not causal up to padding or, with indices [b, s_q, topk], not
+    only a mask."""
     (b, h, s_q, _), (_, _, n, rank), nope = query.shape, latent.shape, attention.qk_nope_head_dim
     patched, traced = attention._amla, torch.compiler.is_compiling()
-    visible: Any = None if traced else patched.visible(mask, b, s_q, n)
+    visible: Any = None
+    if not traced and indices is not None:
+        visible = _listed(mask, indices, n)
+    elif not traced:
+        visible = patched.visible(mask, b, s_q, n)
     if visible is None and not (
         traced and (isinstance(mask, torch.Tensor) or (mask is None and s_q == 1))
     ):
@@ -309,11 +351,12 @@ def _decode_step(
         )
     if traced:
         out = torch.ops.amla.latent_attention(
-            q, rows, n, mask, scale, rank, patched.stats_id, why_copied
+            q, rows, n, mask, scale, rank, patched.stats_id, why_copied, indices
         )
     else:
         patched.stats.count(why_copied)
-        out = _attend(q, rows, visible, scale, rank)
+        attend: Any = _attend if indices is None else _attend_to
+        out = attend(q, rows, visible, scale, rank)
     return _per_head(out, w_uv.transpose(1, 2))
 
 
@@ -327,14 +370,24 @@ def _latent_attention(
     d_v: int,
     stats_id: int,
     why_copied: str,
+    indices: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """_attend for a graph of torch.compile, over the first n rows and with any mask."""
-    visible, stats = _visible(mask, q.shape[0], q.shape[1], n), _all_stats.get(stats_id)
+    """_attend or _attend_to for a graph of torch.compile, over the first n rows and with any
+    mask."""
+    visible: Any
+    attend: Any
+    if indices is None:
+        visible, attend = _visible(mask, q.shape[0], q.shape[1], n), _attend
+    else:
+        visible, attend = _listed(mask, indices, n), _attend_to
+    stats = _all_stats.get(stats_id)
     if stats is not None:
         stats.count(why_copied, _MASK if visible is None else "")
     if visible is not None:
-        return _attend(q, rows, visible, scale, d_v)
+        return attend(q, rows, visible, scale, d_v)
     assert mask is not None
+    if indices is not None:
+        mask = _folded(mask[..., :n], indices, n, q.dtype)
     keys = rows[:, None, :n].expand(-1, q.shape[2], -1, -1)
     return (
         nn.functional.scaled_dot_product_attention(
@@ -347,7 +400,15 @@ def _latent_attention(
 
 @_latent_attention.register_fake
 def _(
-    q: Any, rows: Any, n: Any, mask: Any, scale: Any, d_v: Any, stats_id: Any, why_copied: Any
+    q: Any,
+    rows: Any,
+    n: Any,
+    mask: Any,
+    scale: Any,
+    d_v: Any,
+    stats_id: Any,
+    why_copied: Any,
+    indices: Any = None,
 ) -> Any:
     return q.new_empty((*q.shape[:3], d_v))
 
@@ -399,7 +460,7 @@ def _through_amla(
     if query.shape[2] < latent.shape[2] and query.shape[2] <= MAX_DECODE_QUERIES:
         reason = _obstacle(module, query, latent, kwargs)
         if not reason:
-            out = _decode_step(module, query, latent, rope, mask, scale)
+            out = _decode_step(module, query, latent, rope, mask, scale, kwargs.get("indices"))
             reason = _MASK
     if out is None and not torch.compiler.is_compiling():
         module._amla.stats.count(own=True, why_own=reason)
@@ -426,6 +487,10 @@ def _attention_function(own_name: str) -> Callable[..., tuple[torch.Tensor, torc
             if out is not None:
                 return out, None
             key, value = type(module).expand_kv(module, key, value)
+        indices = kwargs.get("indices")
+        if indices is not None and own_name in ("eager", "sdpa"):  # which take no lists
+            attention_mask = _folded(attention_mask, indices, key.shape[2], query.dtype)
+            kwargs["indices"] = None
         eager = sys.modules[type(module).__module__].eager_attention_forward
         return ALL_ATTENTION_FUNCTIONS.get_interface(own_name, eager)(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
@@ -486,8 +551,9 @@ def _register(own: str) -> None:
 
 
 def patch(model: nn.Module) -> nn.Module:
-    """Makes a DeepseekV2, DeepseekV3 or Glm4MoeLite (GLM-4.7-Flash) model of transformers decode
-    through AMLA, in place; returns it.
+    """Makes a DeepseekV2, DeepseekV3, DeepseekV32, Glm4MoeLite (GLM-4.7-Flash) or GlmMoeDsa (GLM-5)
+    model of transformers decode through AMLA, in place; returns it. Those with an indexer attend to
+    its lists.
 
     Greedy tokens are those of the unpatched model up to rounding; the cache takes kv_lora_rank +
     qk_rope_head_dim numbers per token and layer, and a step no more than that, where the unpatched

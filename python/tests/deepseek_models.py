@@ -80,19 +80,54 @@ SIZES = {
         n_group=1,
         topk_group=1,
     ),
+    "v32": dict(
+        hidden_size=256,
+        num_attention_heads=128,
+        num_key_value_heads=128,
+        q_lora_rank=1536,
+        kv_lora_rank=512,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        n_group=2,
+        topk_group=1,
+        index_n_heads=64,
+        index_head_dim=128,
+        index_topk=24,
+        rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0),
+    ),
+    "glm-dsa": dict(
+        hidden_size=256,
+        num_attention_heads=64,
+        num_key_value_heads=64,
+        q_lora_rank=2048,
+        kv_lora_rank=512,
+        qk_nope_head_dim=192,
+        qk_rope_head_dim=64,
+        v_head_dim=256,
+        n_group=1,
+        topk_group=1,
+        index_n_heads=32,
+        index_head_dim=128,
+        index_topk=24,
+        indexer_types=["full", "shared"],
+    ),
 }
+# Those that a release may lack, and how its classes are called.
+CLASSES = {"glm": "Glm4MoeLite", "v32": "DeepseekV32", "glm-dsa": "GlmMoeDsa"}
+SPARSE = [name for name in ("v32", "glm-dsa") if hasattr(transformers, f"{CLASSES[name]}Config")]
 
 
 def make(name, dtype=torch.float32, attention="sdpa", seed=0, **changes):
-    """ "v3" (DeepSeek-V3: 128 heads), "v2-lite" (16 heads, no query rank) or "glm" (GLM-4.7-Flash:
-    20 heads, if the release has it)."""
+    """ "v3" (DeepSeek-V3: 128 heads), "v2-lite" (16 heads, no query rank), "glm" (GLM-4.7-Flash: 20
+    heads), "v32" (DeepSeek-V3.2: 128 heads and an indexer of 64), "glm-dsa" (GLM-5: 64 heads, an
+    indexer of 32 in the first layer, whose lists the second one takes)."""
     config_class, model_class = DeepseekV3Config, DeepseekV3ForCausalLM
     if name == "v2-lite":
         config_class, model_class = DeepseekV2Config, DeepseekV2ForCausalLM
-    if name == "glm":
+    if name in CLASSES:
         config_class, model_class = (
-            transformers.Glm4MoeLiteConfig,
-            transformers.Glm4MoeLiteForCausalLM,
+            getattr(transformers, CLASSES[name] + what) for what in ("Config", "ForCausalLM")
         )
     torch.manual_seed(seed)
     config = config_class(**{**SMALL, **SIZES[name], **changes}, attn_implementation=attention)
