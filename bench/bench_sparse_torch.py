@@ -15,8 +15,9 @@ import struct
 import sys
 import time
 
-import amla
 import torch
+
+import amla
 
 TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I32": torch.int32}
 

@@ -453,13 +453,12 @@ static inline const char *describe_form(const sparse_form *f) {
 
 static inline void sparse_run(sparse_case *c, const amla_options *options) {
   amla_detail detail;
-  amla_options o = *options;
   const amla_tensors *t = &c->data.tensors;
-  o.lse_sink = c->form.with_sink ? AMLA_LSE_WITH_SINK : AMLA_LSE_WITHOUT_SINK;
+  c->data.options.lse_sink = c->form.with_sink ? AMLA_LSE_WITH_SINK : AMLA_LSE_WITHOUT_SINK;
   memset(c->out, GUARD_PATTERN, t->out_bytes);
   memset(c->lse, GUARD_PATTERN, t->lse_bytes);
   memset(c->max_logits, GUARD_PATTERN, t->max_logits_bytes);
-  const amla_status status = try_run(&c->data, &o, &detail);
+  const amla_status status = try_run(&c->data, options, &detail);
   if (status != AMLA_OK)
     fail_msg("%s %s: %s: %s", describe_form(&c->form), describe_options(options),
              amla_status_name(status), detail.text);
