@@ -201,7 +201,7 @@ python3 -c "import json, sys
 t = json.load(open(sys.argv[1]))
 assert any(e.get('ph') == 'X' and 'mmad' in e['name'] for e in t['traceEvents'])" \
   "$scratch/trace.json" || fail "the trace of amla sim"
-expect 0 'held out' sim --costs
+expect 0 'held out' sim --validate
 expect 2 'must go with a PROBLEM alone' sim --costs --json
 expect 2 'must go with a PROBLEM alone' sim --table=paper --json
 expect 2 'must go with a PROBLEM alone' sim b=2 --search --trace "$scratch/none"
