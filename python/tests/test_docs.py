@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python blocks of docs/python.md run as they are printed, and say what their comments say."""
+"""The Python blocks of docs/python.md and docs/sparse.md run as they are printed, and say what
+their comments say."""
 
 import importlib.util
 import pathlib
@@ -9,8 +10,12 @@ import sys
 
 import pytest
 
-PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "python.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
+BLOCKS = [
+    block
+    for page in ("python.md", "sparse.md")
+    for block in re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
+]
 
 
 def test_blocks_are_found():
@@ -18,6 +23,7 @@ def test_blocks_are_found():
         "decode",
         "flash_mla",
         "patch",
+        "decode",
     ]
 
 
