@@ -449,6 +449,14 @@ static amla_status check_overlaps(const extents *e, amla_detail *detail) {
   return AMLA_OK;
 }
 
+/* With q_indptr the queries of all sequences are one axis, of which the plan knew only s_q. */
+static amla_status check_ragged_out(const amla_problem *p, const amla_tensors *t,
+                                    amla_detail *detail) {
+  axis out[] = {{"out_stride_head", p->h_q, p->out_stride_head},
+                {"out_stride_query", count_queries(p, t), p->out_stride_query}};
+  return t->q_indptr ? check_disjoint("out", out, 2, p->d_v, detail) : AMLA_OK;
+}
+
 /* ---- Tensors that others rule out ---- */
 
 static amla_status check_absent(const amla_problem *p, const amla_tensors *t, amla_detail *detail) {
@@ -518,6 +526,7 @@ amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensor
   for (int i = 0; i < e.n; i++)
     TRY(check_buffer(&e.at[i], detail));
   TRY(check_overlaps(&e, detail));
+  TRY(check_ragged_out(p, t, detail));
   return p->memory == AMLA_MEMORY_DEVICE ? AMLA_OK : amla_keys_check(p, t, detail);
 }
 

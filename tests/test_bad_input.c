@@ -713,6 +713,22 @@ static void bad_indptrs_and_visible_lengths_are_refused(void **state) {
   sparse_fixture_free(&s);
 }
 
+/* Strides that keep rows of out apart for s_q queries, but not for all of a ragged batch. */
+static void ragged_rows_of_out_that_overlap_are_refused(void **state) {
+  (void)state;
+  static const sparse_form form = {.scope = {{.sk = 20, .page = 16}}, .ragged = 1, .b = 4, .s_q = 2};
+  sparse_fixture s;
+  sparse_fixture_create(&s, &form);
+  amla_problem p = s.c.data.problem;
+  p.out_stride_query = p.d_v, p.out_stride_head = p.s_q * p.d_v;
+  p.out_stride_batch = p.h_q * p.out_stride_head;
+  amla_plan_destroy(s.f.plan);
+  assert_int_equal(amla_plan_create(&s.f.plan, &p, NULL, NULL), AMLA_OK);
+  assert_true(all_queries(&s.c) > p.s_q);
+  BAD_TENSORS(&s.f, (void)t, INVALID, "out_stride_head=", "rows of out would overlap");
+  sparse_fixture_free(&s);
+}
+
 static void bad_sparse_buffers_are_refused(void **state) {
   (void)state;
   static const buffer sparse_buffers[] = {BUFFER(indices, 0),           BUFFER(topk_length, 1),
@@ -1294,6 +1310,7 @@ int main(void) {
       cmocka_unit_test(bad_sparse_problems_are_refused),
       cmocka_unit_test(bad_lists_are_refused),
       cmocka_unit_test(bad_indptrs_and_visible_lengths_are_refused),
+      cmocka_unit_test(ragged_rows_of_out_that_overlap_are_refused),
       cmocka_unit_test(bad_sparse_buffers_are_refused),
       cmocka_unit_test(tensors_of_nothing_are_refused),
       cmocka_unit_test(dense_backends_refuse_the_rest),
