@@ -53,7 +53,8 @@ static amla_status check_pages(amla_index_args *a, amla_detail *detail) {
   if (a->max_pages < needed)
     INVALID("max_pages=%d: must be >= %d to hold sk=%d tokens in pages of %d", a->max_pages, needed,
             a->sk, a->page_size);
-  return AMLA_OK;
+  const axis table[] = {{"", a->b > 0 ? a->b : 1, a->max_pages}};
+  return check_extent("block_table", table, 1, a->max_pages, detail);
 }
 
 /* A slot is an int32. */
@@ -81,6 +82,10 @@ static amla_status check_key_strides(amla_index_args *a, amla_detail *detail) {
   const axis k[] = {{"", pages > 0 ? pages : 1, a->k_stride_page}};
   if (span < 0)
     INVALID("k: its size in bytes overflows 64 bits");
+  /* Where it spans nothing (one token) the span does not see it. */
+  if (a->k_stride_token > INT64_MAX / 8)
+    INVALID("k_stride_token=%lld: its size in bytes overflows 64 bits",
+            (long long)a->k_stride_token);
   return check_extent("k", k, 1, span, detail);
 }
 
@@ -91,7 +96,10 @@ static amla_status check_q_strides(amla_index_args *a, amla_detail *detail) {
   const axis q[] = {{"", a->b > 0 ? a->b : 1, a->q_stride_batch},
                     {"", a->s_q, a->q_stride_query},
                     {"", a->heads, a->q_stride_head}};
-  return check_extent("q", q, 3, a->d, detail);
+  const int64_t rows = a->s_q * (int64_t)a->heads;
+  const axis weights[] = {{"", a->b > 0 ? a->b : 1, rows}};
+  TRY(check_extent("q", q, 3, a->d, detail));
+  return check_extent("weights", weights, 1, rows, detail);
 }
 
 /* Copies args to a with every default filled in. */

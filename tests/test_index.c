@@ -820,7 +820,14 @@ static void bad_fields_are_refused(void **state) {
   BAD(a.k_stride_page = -1, "k_stride_page=-1", ">= 0");
   BAD(a.k_stride_page = INT64_MAX, "k: its size", "overflows");
   BAD((a.k_stride_page = 1, a.k_stride_token = INT64_MAX / 2), "k: its size", "overflows");
+  BAD((a.page_size = 1, a.n_pages = 200, a.max_pages = 100, a.k_stride_page = 32,
+       a.k_stride_token = INT64_MAX),
+      "k_stride_token=9223372036854775807", "overflows");
   BAD((a.s_q = 1 << 24, a.b = INT32_MAX, a.topk = INT32_MAX), "overflows");
+  BAD((a.b = a.max_pages = INT32_MAX), "block_table: its size", "overflows");
+  BAD((a.s_q = 1 << 24, a.b = 1 << 30, a.heads = 1 << 10, a.q_stride_head = 1, a.q_stride_query = 1,
+       a.q_stride_batch = 1, a.topk = 0, a.sk = 0),
+      "weights: its size", "overflows");
   BAD_STATUS(o.backend = AMLA_BACKEND_CUDA, AMLA_UNSUPPORTED, "backend=cuda", "cpu");
   BAD_STATUS(o.backend = AMLA_BACKEND_REF, AMLA_UNSUPPORTED, "backend=ref", "cpu");
   BAD(o.threads = -1, "threads=-1", ">= 0");
