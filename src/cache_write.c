@@ -198,24 +198,39 @@ static void write_share(void *argument, int32_t task) {
   amla_leave_environment(&threads_own);
 }
 
+/* Checks everything and says what is to do. `a` are the arguments with every default filled in. */
+static amla_status prepare(const amla_cache_write_args *args, const amla_options *options,
+                           amla_cache_write_args *a, amla_options *o, job *j,
+                           amla_detail *detail) {
+  TRY(check_args(args, a, detail));
+  TRY(amla_options_check(options, o, detail));
+  if (a->n_tokens == 0)
+    return AMLA_OK;
+  TRY(check_buffers(a, detail));
+  TRY(check_mapping(a, detail));
+  amla_watch_forks();
+  const amla_encoding encoding = {a->type,     a->kv_type,       a->d_latent, a->d_rope,
+                                  a->kv_scale, a->kv_rope_scale, a->any_scale};
+  const double flops = (double)a->n_tokens * (a->d_latent + a->d_rope) * ELEM_FLOPS;
+  *j = (job){a, encoding, amla_encode_token_select(o->isa), amla_useful_threads(o, flops)};
+  return AMLA_OK;
+}
+
+/* Scales are compared, and FLOPs counted, in our floating-point environment. `parallel` runs in the
+ * caller's. */
 amla_status amla_cache_write(const amla_cache_write_args *args, const amla_options *options,
                              amla_detail *detail) {
   amla_cache_write_args a;
   amla_options o;
-  TRY(check_args(args, &a, detail));
-  TRY(amla_options_check(options, &o, detail));
-  if (a.n_tokens == 0)
-    return amla_accept(detail);
-  TRY(check_buffers(&a, detail));
-  TRY(check_mapping(&a, detail));
-  amla_watch_forks();
-  const amla_encoding encoding = {a.type,     a.kv_type,       a.d_latent, a.d_rope,
-                                  a.kv_scale, a.kv_rope_scale, a.any_scale};
-  const double flops = (double)a.n_tokens * (a.d_latent + a.d_rope) * ELEM_FLOPS;
-  job j = {&a, encoding, amla_encode_token_select(o.isa), amla_useful_threads(&o, flops)};
+  job j = {.n = 0};
+  const fenv_t callers = amla_enter_environment();
+  const amla_status status = prepare(args, options, &a, &o, &j, detail);
+  amla_leave_environment(&callers);
+  if (status != AMLA_OK)
+    return status;
   if (j.n == 1)
     write_share(&j, 0);
-  else
+  if (j.n > 1)
     amla_run_parallel(&o, j.n, write_share, &j);
   return amla_accept(detail);
 }

@@ -11,6 +11,9 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 #include "src/cpu/l2_cache.h"
 
@@ -300,6 +303,54 @@ static void check_traps(const amla_options *base) {
   harness_free(&d);
 }
 
+/* One token into a cache of fp8_e4m3, on two threads where that is worth while. */
+static amla_status write_token(float kv_scale, const float *latent, char *kv) {
+  static const int64_t slot = 0;
+  amla_cache_write_args a = AMLA_CACHE_WRITE_ARGS_INIT;
+  amla_options o = AMLA_OPTIONS_INIT;
+  a.d_latent = 4, a.d_rope = 0, a.page_size = a.n_pages = a.n_tokens = 1, a.kv_scale = kv_scale;
+  a.type = AMLA_F32, a.kv_type = AMLA_FP8_E4M3;
+  a.latent = latent, a.latent_bytes = 16, a.kv = kv, a.kv_bytes = 4;
+  a.slot_mapping = &slot, a.slot_mapping_bytes = sizeof slot;
+  o.threads = 2;
+  return amla_cache_write(&a, &o, NULL);
+}
+
+static void writing_a_cache_springs_no_trap(void **state) {
+  static const float scales[] = {NAN, -1.0f, 0.0f, 0.1f, 1e-45f};
+  const float latent[4] = {0.1f, INFINITY, NAN, 1e-45f};
+  amla_status statuses[LENGTH(scales)];
+  char kv[4];
+  (void)state;
+  if (feenableexcept(0) < 0 || feenableexcept(FE_DIVBYZERO) < 0)
+    skip(); /* not on this machine */
+  feenableexcept(FE_ALL_EXCEPT);
+  for (int i = 0; i < LENGTH(scales); i++)
+    statuses[i] = write_token(scales[i], latent, kv);
+  const int trapped = fegetexcept();
+  fedisableexcept(FE_ALL_EXCEPT);
+  assert_int_equal(trapped, FE_ALL_EXCEPT);
+  for (int i = 0; i < LENGTH(scales); i++)
+    assert_int_equal(statuses[i], i < 2 ? AMLA_INVALID_ARGUMENT : AMLA_OK);
+}
+
+#if defined(__x86_64__)
+/* A scale below 2^-126 is a number, whether or not the caller's arithmetic takes it as 0. */
+static void flush_bits_do_not_change_a_scale(void **state) {
+  enum { FLUSH_TO_ZERO = 0x8000, DENORMALS_ARE_ZERO = 0x40 };
+  const float latent[4] = {0.1f, 1e-38f, 1e-40f, -1e-39f};
+  char want[4], got[4];
+  (void)state;
+  assert_int_equal(write_token(1e-40f, latent, want), AMLA_OK);
+  const unsigned callers = _mm_getcsr();
+  _mm_setcsr(callers | FLUSH_TO_ZERO | DENORMALS_ARE_ZERO);
+  const amla_status status = write_token(1e-40f, latent, got);
+  _mm_setcsr(callers);
+  assert_int_equal(status, AMLA_OK);
+  assert_memory_equal(got, want, sizeof want);
+}
+#endif
+
 static void nothing_springs_a_trap(void **state) {
   (void)state;
   if (feenableexcept(0) < 0 || feenableexcept(FE_DIVBYZERO) < 0)
@@ -366,6 +417,10 @@ int main(void) {
       cmocka_unit_test(a_pools_rounding_mode_does_not_change_a_bit),
       cmocka_unit_test(merge_has_one_rounding_mode),
       cmocka_unit_test(nothing_springs_a_trap),
+      cmocka_unit_test(writing_a_cache_springs_no_trap),
+#if defined(__x86_64__)
+      cmocka_unit_test(flush_bits_do_not_change_a_scale),
+#endif
       cmocka_unit_test(a_jump_out_of_parallel_leaves_the_environment),
   };
   return cmocka_run_group_tests_name("environment", tests, NULL, NULL);
