@@ -118,6 +118,10 @@ static amla_status check_args(const amla_cache_write_args *args, amla_cache_writ
 }
 
 static amla_status check_buffers(const amla_cache_write_args *a, amla_detail *detail) {
+  if (a->rope && a->d_rope == 0)
+    INVALID("rope=%p: must be NULL when d_rope is 0", a->rope);
+  if (a->kv_rope && a->kv_d_rope == 0)
+    INVALID("kv_rope=%p: must be NULL when kv_d_rope is 0", a->kv_rope);
   const axis latent = {"", a->n_tokens, a->latent_stride}, rope = {"", a->n_tokens, a->rope_stride};
   const axis kv_rope[] = {{"", a->n_pages, a->kv_rope_stride_page},
                           {"", a->page_size, a->kv_rope_stride_token}};

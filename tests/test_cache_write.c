@@ -390,10 +390,29 @@ static void bad_arguments_are_refused(void **state) {
   BAD(a->kv_bytes = 100, "kv_bytes=100: must be >= ");
   BAD(a->kv_rope = NULL, "kv_rope=NULL");
   BAD(a->kv_rope = a->kv, "must not overlap");
+  BAD((a->kv_d_rope = 0, a->kv_stride_token = a->kv_stride_page = 0),
+      "must be NULL when kv_d_rope is 0");
+  BAD(a->d_rope = a->kv_d_rope = 0, "must be NULL when d_rope is 0");
   BAD((a->latent = a->kv, a->latent_bytes = SIZE_MAX), "kv=");
   BAD(w.slots[149] = 80, "slot_mapping[149]=80: the cache has 80 slots, and -1 is none");
   BAD(w.slots[3] = -2, "slot_mapping[3]=-2: the cache has 80 slots");
   work_free(&good);
+}
+
+/* A row that is its latent part alone. */
+static void rows_may_have_no_rope_part(void **state) {
+  const float latent[4] = {1, 2, 3, 4};
+  float kv[8] = {0};
+  const int64_t slot = 1;
+  amla_cache_write_args a = AMLA_CACHE_WRITE_ARGS_INIT;
+  (void)state;
+  a.d_latent = 4, a.d_rope = 0, a.page_size = 2, a.n_pages = 1, a.n_tokens = 1;
+  a.type = a.kv_type = AMLA_F32;
+  a.latent = latent, a.latent_bytes = sizeof latent, a.kv = kv, a.kv_bytes = sizeof kv;
+  a.slot_mapping = &slot, a.slot_mapping_bytes = sizeof slot;
+  assert_int_equal(amla_cache_write(&a, NULL, NULL), AMLA_OK);
+  assert_memory_equal(kv + 4, latent, sizeof latent);
+  assert_true(kv[0] == 0.0f && kv[3] == 0.0f);
 }
 
 /* Nothing to do is done without looking at pointers. */
@@ -409,6 +428,7 @@ int main(void) {
       cmocka_unit_test(tokens_are_what_their_types_make_of_them),
       cmocka_unit_test(records_have_their_bytes_in_place),
       cmocka_unit_test(bad_arguments_are_refused),
+      cmocka_unit_test(rows_may_have_no_rope_part),
       cmocka_unit_test(no_tokens_are_no_work),
   };
   return cmocka_run_group_tests_name("cache_write", tests, NULL, NULL);

@@ -138,7 +138,8 @@ static void encode_token(const amla_encoding *e, const void *latent, const void 
     encode_fp8_rope(e->from, rope, to.rope);
   } else {
     encode_plain(e->from, e->to, e->d_latent, latent, e->scale, to.row);
-    encode_plain(e->from, e->to, e->d_rope, rope, e->rope_scale, to.rope);
+    if (e->d_rope > 0) /* else rope is NULL, which memcpy may not have */
+      encode_plain(e->from, e->to, e->d_rope, rope, e->rope_scale, to.rope);
   }
 }
 
