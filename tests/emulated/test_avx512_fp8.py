@@ -55,7 +55,7 @@ class Rows:
             of_rows = rng.standard_normal((n, 4)).astype(np.float32)
             if wild == "scales":
                 of_rows = rng.integers(0, 1 << 32, (n, 4)).astype(np.uint32).view(np.float32)
-                of_rows[0] = [2.0**120, -(2.0**127), 2.0**-140, np.inf]
+                of_rows[:2] = [2.0**120, 1, 0.5, 1], [-(2.0**127), 2.0**-140, 1, np.inf]
             self.bytes[:, 512:528] = of_rows.view(np.uint8)
         elif wild == "scales":
             self.scales = rng.integers(0, 256, (n, 8)).astype(np.uint8)

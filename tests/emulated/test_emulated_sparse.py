@@ -315,7 +315,7 @@ class Islands:
 
 
 def on_islands(engine, kv, kept, tensors, job, rope=0):
-    """Runs with a contiguous cache kv [n][d] of which only the tokens of `kept` are there."""
+    """Runs with a contiguous cache kv [n][d], of which only the tokens of `kept` are there."""
     mark, kept = engine.machine.mark(), set(np.ravel(kept).tolist())
     try:
         whole = Islands(engine.machine, kv[:, : D - rope].copy(), kept)
@@ -331,18 +331,19 @@ def on_islands(engine, kv, kept, tensors, job, rope=0):
         engine.machine.release(mark)
 
 
-@pytest.mark.parametrize("rope", [0, ROPE])
-def test_slots_that_no_list_names_are_not_touched(engine, rng, rope):
-    n, q, kv = 197, bf16(rng, 1, 2, H_Q, D), bf16(rng, 400, D)
+@pytest.mark.parametrize("kv_type, rope", [("bf16", 0), ("bf16", ROPE), ("f16", 0), ("f32", ROPE)])
+def test_slots_that_no_list_names_are_not_touched(engine, rng, kv_type, rope):
+    n, q, (kv, _) = 197, bf16(rng, 1, 2, H_Q, D), to_type(rng.standard_normal((400, D)), kv_type)
     even, mixed = np.arange(0, 2 * n, 2), rng.permutation(200)[:n] * 2 + 1
     lists = np.full((1, 2, 260), -1, np.int32)
     lists[0, 0, 20 : 20 + n], lists[0, 1, :n] = even, mixed[::-1]
-    tensors, job = dict(q=q, indices=lists), dict(s_q=2, sk=400, topk=260)
+    tensors, job = dict(q=q, indices=lists), dict(sk=400, topk=260, kv_type=kv_type)
+    job |= dict(s_q=2, kv_round=1)
     got = on_islands(engine, kv, (even, mixed), tensors, job, rope)
     expect_same(got, engine(tensors | dict(kv=kv[None]), **job))
-    one = dict(q=q[:, :1].copy(), indices=lists[:, :1].copy())
-    got = on_islands(engine, kv, even, one, dict(sk=400, topk=260), rope)
-    expect_same(got, engine(one | dict(kv=kv[None]), sk=400, topk=260))
+    one, job = dict(q=q[:, :1].copy(), indices=lists[:, :1].copy()), job | dict(s_q=1)
+    got = on_islands(engine, kv, even, one, job, rope)
+    expect_same(got, engine(one | dict(kv=kv[None]), **job))
 
 
 def test_what_is_before_a_window_or_behind_a_length_is_not_touched(engine, rng):
