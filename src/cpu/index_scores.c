@@ -151,7 +151,8 @@ static void clear_padding(float *s, int32_t n, int32_t rows, int32_t used) {
 
 static void add_panel(const amla_index_scorer *s, const amla_ukr_panel *p, int32_t row, int32_t n) {
   static const amla_ukr_move no_move;
-  static const amla_ukr_stage nothing = {AMLA_F32, 0, &no_move}; /* the keys are converted */
+  static const amla_row_format f32 = {.type = AMLA_F32};
+  static const amla_ukr_stage nothing = {&f32, 0, &no_move}; /* the keys are converted */
   const amla_index_args *a = s->args;
   const float *scales = a->keys == AMLA_INDEX_KEYS_BF16 ? NULL : s->scales;
   for (int32_t j = 0; j < n; j += p->tokens)
