@@ -171,7 +171,10 @@ class LatentLayer(DynamicLayer):
         """Rows stay where they are computed with."""
 
 
-class LatentIndexedLayer(DynamicIndexedLayer, LatentLayer):  # type: ignore[misc] # annotations
+_Indexed: Any = DynamicIndexedLayer  # whose annotations are not those of its own base
+
+
+class LatentIndexedLayer(_Indexed, LatentLayer):
     """A LatentLayer that also keeps the keys of an indexer, as transformers does."""
 
     @classmethod
