@@ -550,6 +550,18 @@ static void scratch_depends_on_neither_batch_nor_length(void **state) {
   assert_true(small < 1000000);
 }
 
+/* A list of every key has room for a batch more behind the last one. */
+static void scratch_has_room_for_the_longest_list(void **state) {
+  (void)state;
+  const amla_options o = options_for(AMLA_ISA_AUTO, 1);
+  amla_index_args a = make_args(1, 1, 1, 32, INT32_MAX, INT32_MAX);
+  size_t longest, shorter;
+  assert_int_equal(amla_index_scratch_bytes(&a, &o, &longest, NULL), AMLA_OK);
+  a.sk -= 64;
+  assert_int_equal(amla_index_scratch_bytes(&a, &o, &shorter, NULL), AMLA_OK);
+  assert_int_equal(longest - shorter, 2 * 2 * 64 * sizeof(int32_t)); /* lists, keys and positions */
+}
+
 /* ---- Environment ---- */
 
 static void check_environment(const amla_options *o) {
@@ -922,6 +934,7 @@ int main(void) {
       cmocka_unit_test(q_types_are_exact),
       cmocka_unit_test(few_keys_are_all_listed),
       cmocka_unit_test(scratch_depends_on_neither_batch_nor_length),
+      cmocka_unit_test(scratch_has_room_for_the_longest_list),
       cmocka_unit_test(rounding_modes_change_no_bit),
       cmocka_unit_test(every_fp8_byte_is_exact),
       cmocka_unit_test(weighed_sums_are_right),

@@ -14,7 +14,7 @@ typedef struct amla_index_list {
   const amla_index_ukr *ukr;
   int32_t *keys, *positions; /* [capacity], by rising position */
   int32_t k;                 /* how many are wanted */
-  int32_t capacity;          /* at least k + AMLA_INDEX_BATCH */
+  int64_t capacity;          /* at least k + AMLA_INDEX_BATCH */
   int32_t n;
   int32_t threshold; /* k keys that are not below it have been seen */
 } amla_index_list;

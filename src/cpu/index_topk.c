@@ -41,9 +41,8 @@ static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
 static amla_index_list take_list(const amla_index_args *a, const amla_index_ukr *ukr,
                                  amla_arena *arena) {
   const int64_t k = min(a->topk, a->sk);
-  const int64_t full = 2 * k < a->sk ? 2 * k : a->sk, capacity = full + AMLA_INDEX_BATCH;
-  amla_index_list list = {.ukr = ukr, .k = (int32_t)k};
-  list.capacity = capacity < INT32_MAX ? (int32_t)capacity : INT32_MAX;
+  const int64_t full = 2 * k < a->sk ? 2 * k : a->sk;
+  amla_index_list list = {.ukr = ukr, .k = (int32_t)k, .capacity = full + AMLA_INDEX_BATCH};
   list.keys = amla_arena_take(arena, list.capacity, sizeof *list.keys);
   list.positions = amla_arena_take(arena, list.capacity, sizeof *list.positions);
   return list;
