@@ -140,7 +140,9 @@ static void check_scores(uint64_t *state, const amla_ukernels *u, amla_dtype typ
   u->wide.pack(ROWS - 2, d, AMLA_BF16, rows, factor, 0, guarded_data(&qt));
   stage_keys(u, &k, n, tile, ld, guarded_data(&qt), guarded_data(&s));
   expect_scores("first panel", &k, q, n, factor, guarded_data(&s));
-  u->wide.qk(n, d, tile, ld, guarded_data(&qt), guarded_data(&s), &(amla_ukr_stage){type, 0, NULL});
+  const amla_row_format format = {.type = type, .d = d};
+  const amla_ukr_stage none = {&format, 0, NULL};
+  u->wide.qk(n, d, tile, ld, guarded_data(&qt), guarded_data(&s), &none);
   expect_scores("next panel", &k, q, n, factor, guarded_data(&s));
   assert_int_equal(guarded_damage(&s), 0);
   assert_int_equal(guarded_damage(&qt), 0);
