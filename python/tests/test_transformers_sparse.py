@@ -5,6 +5,7 @@ unpatched models, whose lists of 24 tokens are shorter than the prompts."""
 import pytest
 import torch
 from transformers import StaticCache
+from transformers.cache_utils import DynamicIndexedLayer
 
 import amla.transformers
 import deepseek_models
@@ -71,6 +72,30 @@ def test_several_tokens_at_once_beams_and_other_caches():
         got = step_logits(model, inputs, 2, static())
     torch.testing.assert_close(got, own[1], rtol=1e-3, atol=2e-4)
     assert stats(model).copies == before + 4
+
+
+def test_the_indexed_layer_does_what_that_of_transformers_does():
+    own = DynamicIndexedLayer()
+    own.update(torch.randn(3, 1, 5, 512), torch.randn(3, 1, 5, 64))
+    own.update_indexer(torch.randn(3, 5, 128))
+    layer = LatentIndexedLayer.of(own)
+    order = torch.tensor([1, 2, 0])  # of which twice is another than once
+    reset = lambda x: x.reset()
+    for change in (
+        lambda x: x.reorder_cache(order),
+        lambda x: x.crop(-2),
+        lambda x: x.batch_repeat_interleave(2),
+        lambda x: x.batch_select_indices(torch.tensor([5, 0])),
+        lambda x: x.update_indexer(torch.ones(2, 1, 128)),
+        reset,
+    ):
+        for x in (own, layer):
+            change(x)
+        for name in ("keys", "values", "indexer_keys"):
+            want, got = getattr(own, name), getattr(layer, name)
+            if change is not reset or name == "indexer_keys":
+                assert got is want is None or torch.equal(got, want)
+    assert layer.length == 0
 
 
 def test_a_mask_that_is_a_bias_stays_the_models_own():
