@@ -231,8 +231,10 @@ static void add_lists(source_list *l, const char *name, const int32_t *lists,
 
 static void add_list_lengths(source_list *l, const char *name, const int32_t *lengths,
                              const amla_problem *p) {
-  const int32_t n_dims = p->topk_length_per_query ? 2 : 1;
-  add(l, words(name, lengths, n_dims, 1, n_dims == 2 ? p->b : 1, n_dims == 2 ? p->s_q : p->b));
+  if (p->topk_length_per_query)
+    add(l, words(name, lengths, 2, 1, p->b, p->s_q));
+  else
+    add(l, words(name, lengths, 1, 1, 1, p->b));
 }
 
 static void add_scopes(source_list *l, const amla_problem *p, const amla_tensors *t) {
@@ -300,7 +302,8 @@ int harness_write_result(const char *path, const harness_dataset *data, char *er
   const amla_problem *p = &data->problem;
   source_list l = {.n = 0};
   const bool ragged = data->q_indptr != NULL;
-  const int64_t b = ragged ? 1 : p->b, queries = ragged ? harness_rows(data) / p->h_q : p->s_q;
+  const int64_t b = ragged ? 1 : p->b;
+  const int64_t queries = ragged ? harness_rows(data) / p->h_q : p->s_q;
   source out =
       packed("out", p->out_type, false, data->out, ragged ? 3 : 4, b, queries, p->h_q, p->d_v);
   memcpy(out.stride, (int64_t[]){p->out_stride_batch, p->out_stride_query, p->out_stride_head},

@@ -183,8 +183,8 @@ void npu_report_ambiguous(const npu_core *core, const char *role, const npu_flag
 /* ---- Totals ---- */
 
 static void add_busy(npu_report *r, const npu_core *core, double cycles) {
-  double *mean = core->subcore < 0 ? r->aic_busy : r->aiv_busy,
-         *most = core->subcore < 0 ? r->aic_busy_max : r->aiv_busy_max;
+  double *mean = core->subcore < 0 ? r->aic_busy : r->aiv_busy;
+  double *most = core->subcore < 0 ? r->aic_busy_max : r->aiv_busy_max;
   const double cores = core->subcore < 0 ? r->cores : 2.0 * r->cores;
   for (int p = 0; p < NPU_PIPES; p++) {
     const double share = cycles > 0 ? (double)core->pipe[p].busy_cycles / cycles : 0;

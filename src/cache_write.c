@@ -204,8 +204,7 @@ static void write_share(void *argument, int32_t task) {
 
 /* Checks everything and says what is to do. `a` are the arguments with every default filled in. */
 static amla_status prepare(const amla_cache_write_args *args, const amla_options *options,
-                           amla_cache_write_args *a, amla_options *o, job *j,
-                           amla_detail *detail) {
+                           amla_cache_write_args *a, amla_options *o, job *j, amla_detail *detail) {
   TRY(check_args(args, a, detail));
   TRY(amla_options_check(options, o, detail));
   if (a->n_tokens == 0)

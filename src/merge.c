@@ -57,7 +57,8 @@ static row_sum sum_row(const amla_merge_args *a, int64_t row) {
 /* log (exp x + exp y) in the base of the LSE; NaN if either is. */
 static double log_of_sum(const amla_merge_args *a, double x, double y) {
   const double ln2 = 0.6931471805599453;
-  const double high = x > y ? x : y, low = x > y ? y : x;
+  const double high = x > y ? x : y;
+  const double low = x > y ? y : x;
   if (high == -INFINITY || high == INFINITY)
     return isnan(low) ? low : high;
   const double rest = log1p(power(a, low - high));
@@ -69,7 +70,9 @@ static float row_lse(const amla_merge_args *a, int64_t row, row_sum s) {
   const double sink = a->lse_sink ? row_sink(a, row) : -INFINITY;
   if (none && sink == -INFINITY)
     return a->empty == AMLA_EMPTY_PLUS_INF ? INFINITY : -INFINITY;
-  const double lse = none ? -INFINITY : s.max + (base2 ? log2(s.sum) : log(s.sum));
+  double lse = -INFINITY;
+  if (!none)
+    lse = s.max + (base2 ? log2(s.sum) : log(s.sum));
   return (float)(a->lse_sink ? log_of_sum(a, lse, sink) : lse);
 }
 

@@ -121,17 +121,19 @@ static amla_status check_pages(amla_problem *p, const char *prefix, amla_detail 
 /* A cache of rows of `elems` elements, or of the rope parts of its rows. */
 static amla_status check_cache(const amla_problem *p, cache_names names, int64_t *stride_page,
                                int64_t *stride_token, int32_t elems, amla_detail *detail) {
-  const int64_t tokens = amla_page_tokens(p), pages = p->page_size > 0 ? p->n_pages : p->b;
+  const int64_t tokens = amla_page_tokens(p);
+  const int64_t pages = p->page_size > 0 ? p->n_pages : p->b;
+  const int64_t some_pages = pages > 0 ? pages : 1;
+  const int64_t some_tokens = tokens > 0 ? tokens : 1;
   TRY(fill_kv_strides(names, p->kv_type, elems, elems == p->d_qk ? "d_qk" : "a row", tokens,
                       stride_page, stride_token, detail));
   /* Where it spans nothing (one token) the extent does not see it. */
   if (*stride_token > INT64_MAX / 8)
     INVALID("%s=%lld: its size in bytes overflows 64 bits", names.stride_token,
             (long long)*stride_token);
-  return check_kv_extent(names.cache,
-                         kv_extent(p->kv_type, elems, pages > 0 ? pages : 1,
-                                   tokens > 0 ? tokens : 1, *stride_page, *stride_token),
-                         detail);
+  const int64_t spanned =
+      kv_extent(p->kv_type, elems, some_pages, some_tokens, *stride_page, *stride_token);
+  return check_kv_extent(names.cache, spanned, detail);
 }
 
 static amla_status check_list(amla_problem *p, const char *prefix, amla_detail *detail) {
@@ -210,8 +212,8 @@ static amla_status check_what_is_seen(const amla_problem *p, amla_detail *detail
   if (p->topk > 0 && p->window > 0)
     INVALID("window=%d: must be 0 with topk > 0, where the list says which keys are seen",
             p->window);
-  const int64_t keys =
-      (int64_t)(p->topk > 0 ? p->topk : p->sk) + (p->extra_topk > 0 ? p->extra_topk : p->extra_sk);
+  const int64_t first_keys = p->topk > 0 ? p->topk : p->sk;
+  const int64_t keys = first_keys + (p->extra_topk > 0 ? p->extra_topk : p->extra_sk);
   if (keys > INT32_MAX)
     INVALID("sk or topk, and extra_sk or extra_topk: their sum, %lld, must be <= %d",
             (long long)keys, INT32_MAX);

@@ -29,7 +29,8 @@ static const double log2e = 1.4426950408889634, ln2 = 0.6931471805599453;
 
 /* log2(2^a + 2^b) */
 static double log2_add(double a, double b) {
-  const double max = a > b ? a : b, min = a > b ? b : a;
+  const double max = a > b ? a : b;
+  const double min = a > b ? b : a;
   return max + log1p(exp2(min - max)) * log2e;
 }
 

@@ -716,7 +716,8 @@ static void bad_indptrs_and_visible_lengths_are_refused(void **state) {
 /* Strides that keep rows of out apart for s_q queries, but not for all of a ragged batch. */
 static void ragged_rows_of_out_that_overlap_are_refused(void **state) {
   (void)state;
-  static const sparse_form form = {.scope = {{.sk = 20, .page = 16}}, .ragged = 1, .b = 4, .s_q = 2};
+  static const sparse_form form = {
+      .scope = {{.sk = 20, .page = 16}}, .ragged = 1, .b = 4, .s_q = 2};
   sparse_fixture s;
   sparse_fixture_create(&s, &form);
   amla_problem p = s.c.data.problem;

@@ -165,7 +165,9 @@ static bool is_quantised(float most, const float *block, int32_t i, float got) {
 static void expect_part(const work *w, int token, bool rope, const float *x, const float *got) {
   const amla_dtype to = w->args.kv_type;
   const int32_t n = rope ? w->args.d_rope : w->args.d_latent;
-  const int32_t group = to == AMLA_FP8_656 ? 128 : to == AMLA_FP8_584 ? 64 : n;
+  int32_t group = n;
+  if (is_record(to))
+    group = to == AMLA_FP8_656 ? 128 : 64;
   const amla_dtype plain = is_record(to) ? AMLA_BF16 : to;
   const float most = (float)largest_code(to);
   for (int32_t i = 0; i < n; i++) {
@@ -192,9 +194,10 @@ static void expect_part(const work *w, int token, bool rope, const float *x, con
 static void load_token(const work *w, int token, bool rope, float *x) {
   const amla_cache_write_args *a = &w->args;
   const int32_t n = rope ? a->d_rope : a->d_latent;
+  const void *row = rope ? a->rope : a->latent;
+  const int64_t stride = rope ? a->rope_stride : a->latent_stride;
   for (int32_t i = 0; i < n; i++)
-    x[i] = harness_load(rope ? a->rope : a->latent, a->type,
-                        token * (rope ? a->rope_stride : a->latent_stride) + i);
+    x[i] = harness_load(row, a->type, token * stride + i);
 }
 
 static void expect_slot(const work *w, int64_t slot, int token) {

@@ -144,7 +144,9 @@ static void merge_as_ever(const parts *p, int row, int base2, float *out, float 
     if (max != -INFINITY)
       sum += base2 ? exp2(x) : exp(x);
   }
-  *lse = max == -INFINITY ? -INFINITY : (float)(max + (base2 ? log2(sum) : log(sum)));
+  *lse = -INFINITY;
+  if (max != -INFINITY)
+    *lse = (float)(max + (base2 ? log2(sum) : log(sum)));
   for (int d = 0; d < D; d++)
     out[d] = 0.0f;
   for (int k = 0; k < PARTS; k++) {

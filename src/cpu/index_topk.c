@@ -167,8 +167,9 @@ static void run_share(const job *j, int32_t i) {
   int64_t begin = share_begin(j, i), end = share_begin(j, i + 1);
   for (int64_t query = 0; query < n_queries && end > 0; query++) {
     const int64_t n = n_tiles_of(a, t->scorer.tile_tokens, query);
+    const int64_t first = begin > 0 ? begin : 0, last = end;
     if (begin < n)
-      run_query(t, query, begin > 0 ? begin : 0, end < n ? end : n, n);
+      run_query(t, query, first, last < n ? last : n, n);
     begin -= n, end -= n;
   }
 }
