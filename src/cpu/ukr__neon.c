@@ -84,7 +84,7 @@ INLINE eight load_8(amla_dtype type, const void *src, int32_t i, float scale) {
   case AMLA_F32: return (eight){vld1q_f32(f), vld1q_f32(f + 4)};
   case AMLA_BF16: return widen_bf16((const uint16_t *)src + i);
   case AMLA_F16: return widen_f16((const uint16_t *)src + i);
-  case AMLA_Q8_0: break;
+  default: break; /* q8_0: types after it are read by portable C */
   }
   return widen_q8_0(q + 2 + i % AMLA_Q8_0_ELEMS, scale);
 }
