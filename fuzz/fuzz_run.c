@@ -82,6 +82,8 @@ static void take_problem(reader *in, char text[HARNESS_RANDOM_PROBLEM], amla_opt
   options->rescale = (amla_rescale)take(in, 4);
   options->threads = (int32_t)take(in, 4);
   options->isa = (amla_isa)take(in, AMLA_ISA_AMXBF16 + 1);
+  if (amla_isa_missing(options->isa)) /* of another architecture it would be refused */
+    options->isa = AMLA_ISA_AUTO;
   options->split_tokens = (int32_t)take(in, 256) - 1;
   options->p_form = (amla_p_form)take(in, 4);
   options->q_form = (amla_q_form)take(in, 3);

@@ -27,7 +27,7 @@ typedef struct amla_ukr_move {
  * leave. The row `tokens` moves later, with the panel's tokens, is fetched into cache meanwhile.
  * The panel's `ahead` says whether these are k's own rows (moves[i].to is its row i) or others. */
 typedef struct amla_ukr_stage {
-  const amla_row_format *format; /* d is d_qk */
+  const amla_row_format *format; /* d is d_qk; NULL where n_rows is 0 */
   int32_t n_rows;
   const amla_ukr_move *moves; /* [n_rows + tokens] */
 } amla_ukr_stage;

@@ -245,7 +245,8 @@ INLINE void qk_staging(int every, int32_t d_qk, const uint16_t *k, int64_t ldk, 
 /* n_rows rows are n_rows * d_qk / 32 lines in d_qk / 2 pairs of columns. */
 static void qk_12x32(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt, float *s,
                      const amla_ukr_stage *stage) {
-  const int whole = n == QK_TOKENS && d_qk % LINE == 0 && stage->format->type == AMLA_BF16;
+  const int whole =
+      stage->n_rows > 0 && n == QK_TOKENS && d_qk % LINE == 0 && stage->format->type == AMLA_BF16;
   if (!whole || stage->n_rows == 0) {
     load_rows(stage);
     qk_tokens(2, n, d_qk, k, ldk, qt, s);

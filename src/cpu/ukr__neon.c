@@ -203,8 +203,8 @@ static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, 
 /* Before the product. */
 static void run_stage(const amla_ukr_stage *stage, int32_t tokens) {
   const amla_row_format *f = stage->format;
-  const int64_t row_bytes = amla_elems_bytes(f->type, amla_row_elems(f->type, f->d));
   for (const amla_ukr_move *m = stage->moves; m < stage->moves + stage->n_rows; m++) {
+    const int64_t row_bytes = amla_elems_bytes(f->type, amla_row_elems(f->type, f->d));
     for (int64_t at = 0; at < row_bytes; at += 64)
       __builtin_prefetch((const char *)m[tokens].row + at, 0, 2);
     load(f, m->row, m->scales, m->to);

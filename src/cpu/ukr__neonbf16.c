@@ -141,6 +141,8 @@ static void stage_pair(amla_dtype type, int32_t d_qk, const void *a, const void 
 
 static void run_stage(int32_t d_qk, int64_t ldk, const amla_ukr_stage *stage) {
   const amla_ukr_move *m = stage->moves;
+  if (stage->n_rows == 0) /* its format may be NULL */
+    return;
   const amla_dtype type = stage->format->type;
   const int64_t row_bytes = amla_elems_bytes(type, d_qk);
   for (int32_t i = 0; i < stage->n_rows; i++)
