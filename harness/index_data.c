@@ -11,8 +11,6 @@
 #include "dataset.h"
 #include "spec/spec.h"
 
-enum { FP8 = 6 /* of amla_dtype */ };
-
 /* ---- Numbers ---- */
 
 float harness_e4m3(uint8_t code) {
@@ -117,7 +115,7 @@ static void fill_keys(harness_index_data *data, uint64_t *seed, bool integers) {
 
 static void fill_queries(harness_index_data *data, uint64_t *seed, bool integers) {
   const amla_index_args *a = &data->args;
-  const bool fp8 = (int)a->q_type == FP8;
+  const bool fp8 = a->q_type == AMLA_FP8_E4M3;
   const int64_t size = fp8 ? 1 : (int64_t)harness_dtype_bytes(a->q_type);
   const int64_t by_head = or_packed(a->q_stride_head, a->d);
   const int64_t by_query = or_packed(a->q_stride_query, by_head * a->heads);
@@ -165,7 +163,7 @@ static int64_t q_span(const amla_index_args *a) {
   const int64_t by_batch = or_packed(a->q_stride_batch, by_query * a->s_q);
   const int64_t elems =
       (a->b - 1) * by_batch + (a->s_q - 1) * by_query + (a->heads - 1) * by_head + a->d;
-  return elems * ((int)a->q_type == FP8 ? 1 : (int64_t)harness_dtype_bytes(a->q_type));
+  return elems * (a->q_type == AMLA_FP8_E4M3 ? 1 : (int64_t)harness_dtype_bytes(a->q_type));
 }
 
 static int64_t k_span(const amla_index_args *a) {
@@ -195,7 +193,7 @@ bool harness_index_create(harness_index_data *data, const amla_index_args *args,
   a->k = d.k_stored = filled((int64_t)a->k_bytes, 0xff);
   a->weights = d.weights = filled(rows * 4, 0), a->weights_bytes = (size_t)rows * 4;
   d.q_scales = filled(rows * 4, 0);
-  if ((int)a->q_type == FP8)
+  if (a->q_type == AMLA_FP8_E4M3)
     a->q_scales = d.q_scales, a->q_scales_bytes = (size_t)rows * 4;
   d.block_table = filled(a->b * width * 4, 0);
   if (a->page_size > 0)

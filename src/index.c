@@ -10,13 +10,7 @@
 #include "forked.h"
 #include "problem.h"
 
-enum {
-  MAX_D = 65536,
-  MAX_HEADS = 65536,
-  MAX_QUERIES = 1 << 24,
-  SCALE_BYTES = 4,
-  Q_FP8 = 6 /* of amla_dtype: e4m3fn */
-};
+enum { MAX_D = 65536, MAX_HEADS = 65536, MAX_QUERIES = 1 << 24, SCALE_BYTES = 4 };
 
 /* ---- Shapes ---- */
 
@@ -115,7 +109,7 @@ static amla_status check_shapes(const amla_index_args *args, amla_index_args *a,
   TRY(check_range("sk", a->sk, 0, INT32_MAX, detail));
   TRY(check_range("topk", a->topk, 0, INT32_MAX, detail));
   TRY(check_pages(a, detail));
-  if ((int)a->q_type != Q_FP8)
+  if (a->q_type != AMLA_FP8_E4M3)
     TRY(check_range("q_type", a->q_type, AMLA_F32, AMLA_N_FLOAT_DTYPES - 1, detail));
   TRY(check_range("keys", a->keys, AMLA_INDEX_KEYS_BF16, AMLA_INDEX_KEYS_FP8_TOKEN, detail));
   TRY(check_range("index_kind", a->index_kind, AMLA_INDEX_SLOT, AMLA_INDEX_POSITION, detail));
@@ -144,7 +138,7 @@ static int64_t q_bytes(const amla_index_args *a) {
                     {"", a->s_q, a->q_stride_query},
                     {"", a->heads, a->q_stride_head}};
   const int64_t elems = extent_elems(q, 3, a->d);
-  return (int)a->q_type == Q_FP8 ? elems : amla_elems_bytes(a->q_type, elems);
+  return a->q_type == AMLA_FP8_E4M3 ? elems : amla_elems_bytes(a->q_type, elems);
 }
 
 /* Of all pages that exist, as for kv; of no keys, none. */
@@ -158,7 +152,7 @@ static int64_t k_bytes(const amla_index_args *a) {
 
 static amla_status check_buffers(const amla_index_args *a, amla_detail *detail) {
   const int64_t queries = (int64_t)a->b * a->s_q, rows = queries * a->heads;
-  const int fp8_q = (int)a->q_type == Q_FP8;
+  const int fp8_q = a->q_type == AMLA_FP8_E4M3;
   const int64_t table = a->page_size > 0 && a->sk > 0 ? (int64_t)a->b * a->max_pages * 4 : 0;
   const extent all[] = {
       {"indices", a->indices, a->indices_bytes, queries * a->topk * 4, 4},
@@ -202,7 +196,7 @@ static amla_status check_sequence(const amla_index_args *a, int32_t i, amla_deta
 static amla_status check_memory(const amla_index_args *a, amla_detail *detail) {
   if (a->topk == 0 && !a->scores)
     INVALID("topk=0: must be >= 1, unless scores are wanted");
-  if (a->q_scales && (int)a->q_type != Q_FP8)
+  if (a->q_scales && a->q_type != AMLA_FP8_E4M3)
     INVALID("q_scales=%p: must be NULL, only fp8 q has scales", (const void *)a->q_scales);
   if (a->visible_k && a->causal)
     INVALID("visible_k=%p: must be NULL when causal is 1", (const void *)a->visible_k);

@@ -13,8 +13,6 @@
 #include "src/cpu/index_list.h"
 #include "src/cpu/index_ukr.h"
 
-enum { FP8 = 6 /* of amla_dtype */ };
-
 static amla_index_args make_args(int32_t b, int32_t s_q, int32_t heads, int32_t d, int32_t sk,
                                  int32_t topk) {
   amla_index_args a = AMLA_INDEX_ARGS_INIT;
@@ -170,7 +168,7 @@ static amla_index_args random_args(uint64_t *seed, int32_t *lengths, int32_t *vi
                 PICK(seed, 1, 23, 24, 25, 130, 311), PICK(seed, 1, 7, 64, 128, 400));
   a.page_size = PICK(seed, 0, 1, 2, 53, 64);
   a.keys = (amla_index_keys)random_below(seed, 3);
-  a.q_type = (amla_dtype)PICK(seed, AMLA_F32, AMLA_BF16, AMLA_F16, FP8);
+  a.q_type = (amla_dtype)PICK(seed, AMLA_F32, AMLA_BF16, AMLA_F16, AMLA_FP8_E4M3);
   a.index_kind = (amla_index_kind)random_below(seed, 2);
   if (random_below(seed, 2))
     a.q_stride_head = a.d + 8;
@@ -481,7 +479,8 @@ static void forms_say_the_same(void **state) {
 static void check_q_types(const amla_options *o) {
   amla_index_args a = make_args(2, 1, 12, 128, 90, 30);
   harness_index_data d;
-  for (int type = AMLA_BF16; type <= FP8; type += type == AMLA_F16 ? FP8 - AMLA_F16 : 1) {
+  for (int type = AMLA_BF16; type <= AMLA_FP8_E4M3;
+       type += type == AMLA_F16 ? AMLA_FP8_E4M3 - AMLA_F16 : 1) {
     a.q_type = (amla_dtype)type;
     create(&d, &a, 11, false);
     index_topk(&d.args, o);
@@ -892,7 +891,7 @@ static void bad_memory_is_refused(void **state) {
   BAD(a.indices_bytes--, "indices_bytes=159", ">= 160");
   BAD(a.scores_bytes--, "scores_bytes=1599", ">= 1600");
   BAD((a.visible_k = bad_visible, a.visible_k_bytes = 15), "visible_k_bytes=15", ">= 16");
-  BAD((a.q_type = (amla_dtype)FP8, a.q_scales = d.weights, a.q_scales_bytes = 60),
+  BAD((a.q_type = AMLA_FP8_E4M3, a.q_scales = d.weights, a.q_scales_bytes = 60),
       "q_scales_bytes=60", ">= 64");
   BAD(a.q_scales = d.weights, "q_scales=", "only fp8 q");
   BAD((a.visible_k = bad_visible, a.visible_k_bytes = 16, a.causal = 1),

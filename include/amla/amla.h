@@ -549,7 +549,7 @@ typedef struct amla_index_args {
   int32_t page_size; /* 0 = contiguous, k is [b][sk] */
   int32_t max_pages; /* entries per row of the block table; 0 = ceil(sk / page_size) */
   int64_t n_pages;   /* page ids must be in [0, n_pages). Contiguous: 0 */
-  amla_dtype q_type; /* f32, bf16, f16, or 6 = fp8 e4m3 (a byte an element). Default bf16 */
+  amla_dtype q_type; /* f32, bf16, f16, fp8_e4m3. Default bf16 */
   amla_index_keys keys;
   amla_index_kind index_kind;                            /* of indices */
   int32_t causal;                                        /* as in amla_problem */

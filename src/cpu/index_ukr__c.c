@@ -5,17 +5,7 @@
 #include "index_ukr.h"
 
 #include "../base/float16.h"
-
-/* The exponent's bias grows by 120; subnormals, of which f32 has none of this size, are an integer
- * times 2^-9. */
-static float from_e4m3(uint8_t x) {
-  const uint32_t sign = (uint32_t)(x & 0x80u) << 24, a = x & 0x7fu;
-  if (a == 0x7fu)
-    return amla_f32_from_bits(sign | 0x7fc00000u);
-  if (a < 8)
-    return amla_f32_from_bits(sign | amla_f32_bits((float)a * 0x1p-9f));
-  return amla_f32_from_bits(sign | ((a << 20) + (120u << 23)));
-}
+#include "../base/float8.h"
 
 static void load_bf16(int32_t n, const void *src, float *dst) {
   for (int32_t i = 0; i < n; i++)
@@ -24,7 +14,7 @@ static void load_bf16(int32_t n, const void *src, float *dst) {
 
 static void load_e4m3(int32_t n, const void *src, float *dst) {
   for (int32_t i = 0; i < n; i++)
-    dst[i] = from_e4m3(((const uint8_t *)src)[i]);
+    dst[i] = amla_e4m3_to_f32(((const uint8_t *)src)[i]);
 }
 
 static void weigh(int32_t n, int32_t rows, const float *s, const float *w, const float *scales,
