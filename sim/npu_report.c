@@ -140,8 +140,10 @@ const char *npu_describe_bytes(const npu_core *core, const npu_range *r, uintptr
                                uintptr_t end, char *text, size_t capacity) {
   const npu_region *region = r->space == SPACE_GM ? npu_find_region(core->chip, first) : NULL;
   const uintptr_t origin = region ? (uintptr_t)region->base : (uintptr_t)core->local[r->space];
-  snprintf(text, capacity, "%s%s%s [%lld, %lld)", npu_space_name[r->space], region ? " " : "",
-           region ? region->name : "", (long long)(first - origin), (long long)(end - origin));
+  const char *const gap = region ? " " : "";
+  const char *const name = region ? region->name : "";
+  snprintf(text, capacity, "%s%s%s [%lld, %lld)", npu_space_name[r->space], gap, name,
+           (long long)(first - origin), (long long)(end - origin));
   return text;
 }
 

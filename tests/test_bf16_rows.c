@@ -70,16 +70,18 @@ static void random_problem(uint64_t *seed, const char *kv, char *text, size_t by
   const bool whole = strcmp(kv, "q8_0") == 0;
   const int d = random_below(seed, whole ? 3 : LENGTH(dims));
   const int sk = lengths[random_below(seed, LENGTH(lengths))];
+  const char *const lse = random_below(seed, 2) ? "e" : "2";
+  const int pad = whole ? 32 * random_below(seed, 2) : random_below(seed, 4);
+  const double scale = random_below(seed, 4) ? 0.0722 : -0.2;
+  const char *const len = random_below(seed, 2) ? "ragged" : "fixed";
   snprintf(text, bytes,
            "b=2,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,kv=%s,out=%s,causal=%d,lse=%s,sinks=%d,"
            "mask=%d,pad=%d,scale=%g,dist=%s,len=%s,seed=%d",
            1 + random_below(seed, 2), heads[random_below(seed, LENGTH(heads))], sk, dims[d][0],
            dims[d][1], pages[random_below(seed, LENGTH(pages))], kv,
-           outs[random_below(seed, LENGTH(outs))], random_below(seed, 2),
-           random_below(seed, 2) ? "e" : "2", random_below(seed, 2), random_below(seed, 3) == 0,
-           whole ? 32 * random_below(seed, 2) : random_below(seed, 4),
-           random_below(seed, 4) ? 0.0722 : -0.2, dists[random_below(seed, LENGTH(dists))],
-           random_below(seed, 2) ? "ragged" : "fixed", random_below(seed, 1000));
+           outs[random_below(seed, LENGTH(outs))], random_below(seed, 2), lse,
+           random_below(seed, 2), random_below(seed, 3) == 0, pad, scale,
+           dists[random_below(seed, LENGTH(dists))], len, random_below(seed, 1000));
 }
 
 static void every_form_is_within_its_bound(void **state) {

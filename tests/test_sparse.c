@@ -219,7 +219,9 @@ static sparse_form random_form(uint64_t seed) {
 
 static void random_forms_are_right(void **state) {
   (void)state;
-  const int n = long_run() ? 20000 : TEST_SLOW ? 30 : 300;
+  int n = TEST_SLOW ? 30 : 300;
+  if (long_run())
+    n = 20000;
   for (int i = 0, e = 0; i < n; i++, e = (e + 1) % N_ENGINES) {
     const sparse_form form = random_form((uint64_t)i);
     const amla_options o =

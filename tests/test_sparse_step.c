@@ -113,8 +113,9 @@ static void the_step_survives_a_file(void **state) {
            (int)getpid());
   assert_int_equal(harness_set_refs(&d, &truth), 0);
   harness_truth_free(&truth);
-  if (harness_write_problem(path ? path : name, &d, error, sizeof error) != 0 ||
-      harness_read_problem(path ? path : name, &read, error, sizeof error) != 0)
+  const char *const at = path ? path : name;
+  if (harness_write_problem(at, &d, error, sizeof error) != 0 ||
+      harness_read_problem(at, &read, error, sizeof error) != 0)
     fail_msg("%s", error);
   remove(name);
   run(&d, "the step", &options);

@@ -134,11 +134,19 @@ void amla_amx_mask(int32_t n, const uint16_t *mask, uint32_t rows, float hidden,
 /* v [32 columns] of f32 in O's order, of 32 columns of a key. */
 void amla_amx_widen_v(int32_t n, const amla_amx_keys *k, int32_t columns, float *v, int64_t ldv);
 
+/* Tiles of bf16 that P has for AMLA_AMX_DEPTH tokens. */
+static inline int32_t amla_amx_p_tiles(amla_p_form form) {
+  switch (form) {
+  case AMLA_P_BF16: return 1;
+  case AMLA_P_BF16X2: return 2;
+  default: return 0;
+  }
+}
+
 /* Steps of a panel: one for each AMLA_AMX_DEPTH tokens, then for each AMLA_AMX_STEP of them, and
  * for each tile of P. */
 static inline int32_t amla_amx_steps(int32_t tokens, amla_p_form form) {
-  const int32_t tiles = form == AMLA_P_F32 ? 0 : form == AMLA_P_BF16 ? 1 : 2;
-  return tokens / AMLA_AMX_DEPTH * (1 + tiles) + tokens / AMLA_AMX_STEP;
+  return tokens / AMLA_AMX_DEPTH * (1 + amla_amx_p_tiles(form)) + tokens / AMLA_AMX_STEP;
 }
 
 /* The next step, if there is one. */

@@ -126,7 +126,8 @@ enum { ELEM_BYTES = 2 }; /* of q and kv */
 
 static void place_packed(memory *m, const amla_problem *p, const amla_tensors *t, ascend_job *j) {
   const int paged = p->page_size > 0;
-  const int64_t pages = paged ? p->n_pages : p->b, tokens = paged ? p->page_size : p->sk;
+  const int64_t pages = paged ? p->n_pages : p->b;
+  const int64_t tokens = paged ? p->page_size : p->sk;
   const int64_t q_bytes = extent(p->b, p->q_stride_batch, p->s_q, p->q_stride_query, p->h_q,
                                  p->q_stride_head, p->d_qk, ELEM_BYTES);
   const int64_t kv_bytes =

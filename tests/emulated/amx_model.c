@@ -88,15 +88,19 @@ static void add_values(const model_row *r, int32_t begin, int32_t n, const float
   const uint16_t *v = r->kv + (int64_t)begin * r->d;
   for (int32_t c = 0; c < r->d_v; c++) {
     float acc = first ? 0.0f : o[c], sum = 0.0f;
-    for (int32_t j = 0; r->p_form == AMLA_P_F32 && j < n; j++)
-      sum = fmaf(p[j], amla_bf16_to_f32(v[(int64_t)j * r->d + c]), sum);
-    for (int32_t j = 0; r->p_form != AMLA_P_F32 && j < n; j += DEPTH) {
+    if (r->p_form == AMLA_P_F32) {
+      for (int32_t j = 0; j < n; j++)
+        sum = fmaf(p[j], amla_bf16_to_f32(v[(int64_t)j * r->d + c]), sum);
+      o[c] = first ? sum : o[c] + sum;
+      continue;
+    }
+    for (int32_t j = 0; j < n; j += DEPTH) {
       const int32_t m = n - j < DEPTH ? n - j : DEPTH;
       if (r->p_form == AMLA_P_BF16X2)
         acc = dot_32(m, lo + j, v + (int64_t)j * r->d + c, r->d, acc);
       acc = dot_32(m, hi + j, v + (int64_t)j * r->d + c, r->d, acc);
     }
-    o[c] = r->p_form != AMLA_P_F32 ? acc : first ? sum : o[c] + sum;
+    o[c] = acc;
   }
 }
 

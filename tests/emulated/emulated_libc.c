@@ -150,8 +150,12 @@ float exp2f(float x) { return (float)exp2((double)x); }
 
 double log2(double x) {
   int exponent;
-  if (!(x > 0.0) || isinf(x))
-    return x == 0.0 ? -(double)INFINITY : x < 0.0 ? (double)NAN : x;
+  if (x == 0.0)
+    return -(double)INFINITY;
+  if (x < 0.0)
+    return (double)NAN;
+  if (isnan(x) || isinf(x))
+    return x;
   const double m = frexp(x, &exponent), z = (m - 0.75) / (m + 0.75);
   double sum = 0.0;
   for (int i = 41; i > 0; i -= 2)
