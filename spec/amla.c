@@ -79,6 +79,20 @@ static float dot(int32_t n, const float *a, const float *b) { /* fp32, sixteen p
 
 enum { COLUMNS = 64 };
 
+/* O += P V, the block's sum first: one chain over all keys would pile up their roundings. */
+static void add_values(int32_t d_qk, int32_t d_v, const float *kv, int32_t n, const float *p,
+                       float *o) {
+  for (int32_t begin = 0; begin < d_v; begin += COLUMNS) {
+    const int32_t columns = d_v - begin < COLUMNS ? d_v - begin : COLUMNS;
+    float pv[COLUMNS] = {0};
+    for (int32_t j = 0; j < n; j++)
+      for (int32_t d = 0; d < columns; d++)
+        pv[d] += p[j] * kv[(int64_t)j * d_qk + begin + d];
+    for (int32_t d = 0; d < columns; d++)
+      o[begin + d] += pv[d];
+  }
+}
+
 void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v, float scale,
                 const float *q, const float *kv, const float *bias, int32_t n, float *p, float *o) {
   const spec_row old = *row;
@@ -151,16 +165,8 @@ void spec_block(const spec_algo *algo, spec_row *row, int32_t d_qk, int32_t d_v,
         o[d] = algo->unguarded ? unguarded_add(o[d], add) : spec_add(o[d], add);
   }
 
-  /* 5. O += P V, the block's sum first: one chain over all keys would pile up their roundings. */
-  for (int32_t begin = 0; begin < d_v; begin += COLUMNS) {
-    const int32_t columns = d_v - begin < COLUMNS ? d_v - begin : COLUMNS;
-    float pv[COLUMNS] = {0};
-    for (int32_t j = 0; j < n; j++)
-      for (int32_t d = 0; d < columns; d++)
-        pv[d] += p[j] * kv[(int64_t)j * d_qk + begin + d];
-    for (int32_t d = 0; d < columns; d++)
-      o[begin + d] += pv[d];
-  }
+  /* 5. O += P V. */
+  add_values(d_qk, d_v, kv, n, p, o);
 }
 
 float spec_finish(const spec_algo *algo, const spec_row *row, int32_t d_v, float *o) {

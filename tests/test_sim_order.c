@@ -46,11 +46,12 @@ static void expect_error(int cores, npu_kernel *aic, npu_kernel *aiv, int varian
     int status;
     const npu_report r = run_on(modes[mode], cores, aic, aiv, variant, 0, &status);
     assert_int_equal(status, 1);
-    for (int e = 0; e < NPU_ERRORS; e++)
-      if (r.errors[e] != ((int)kind == e ? count : 0))
-        fail_msg("variant %d: %lld errors of kind %d, want %lld of kind %d: %s", variant,
-                 (long long)r.errors[e], e, (long long)count, (int)kind,
-                 r.n_messages ? r.message[0] : "");
+    for (int e = 0; e < NPU_ERRORS; e++) {
+      const int64_t want = (int)kind == e ? count : 0;
+      if (r.errors[e] != want)
+        fail_msg("variant %d: %lld errors of kind %d, want %lld: %s", variant,
+                 (long long)r.errors[e], e, (long long)want, r.n_messages ? r.message[0] : "");
+    }
     if (!strstr(r.message[0], words))
       fail_msg("variant %d: \"%s\" does not say \"%s\"", variant, r.message[0], words);
   }
@@ -811,87 +812,90 @@ static void bad_cube(const void *args) {
   }
 }
 
+/* What bad_vector and bad_cube are refused with, by variant. */
+static const char *const vector_refusals[] = {
+    "v.repeats=0: 1 to 255",
+    "v.repeats=256: 1 to 255",
+    "v.count=16321: 1 to 16320, or 0",
+    "v.dst_block=0: 1 to 255",
+    "v.src0_block=-1: 0 to 255",
+    "v.src1_block=256: 0 to 255",
+    "v.dst_repeat=256: 0 to 255",
+    "v.src0_repeat=256: 0 to 255",
+    "v.src1_repeat=256: 0 to 255",
+    "dst=4: the address in UB must be a multiple of 32",
+    "src0=16: the address in UB must be a multiple of 32",
+    "dst=195616: the offset in UB, of 196608 bytes; this touches 1024 bytes from there",
+    "src1=196544: the offset in UB, of 196608 bytes; this touches 68 bytes from there",
+    "shift=32: 0 to 31",
+    "op=6: NPU_CMP_LT to NPU_CMP_NE",
+    "bits=196608: the offset in UB",
+    "n_bursts=0: 1 to 4095",
+    "dst_stride_bytes=32: at least burst_bytes",
+    "dst_stride_bytes=36: a multiple of 32",
+    "src=1048545: the offset in GM piece work, of 1048576 bytes; this touches 32 bytes from there",
+    "not in any piece of global memory",
+    "dst=0: the offset in GM piece constant, which is read-only",
+    "burst_bytes=30: a multiple of 4",
+    "the address in GM must be a multiple of 4",
+    "an instruction of the AIC",
+    "to=5: not a pipe of this core",
+    "to=6: must be another pipe than from",
+    "event=8: 0 to 7",
+    "pipe=4: not a pipe of this core",
+    "flag=-1: 0 to 15",
+    "pipe=1: not a pipe of this core",
+    "src=196608: the offset in UB",
+    "not in any piece of global memory",
+    "src=196576: the offset in UB, of 196608 bytes; this touches 64 bytes",
+    "this touches 768 bytes from there",
+    "src=196384: the offset in UB, of 196608 bytes; this touches 256 bytes from there",
+    "dst=-32: the offset in UB",
+};
+
+static const char *const cube_refusals[] = {
+    "burst_bytes=48: a multiple of 32",
+    "dst_stride_bytes=80: a multiple of 32",
+    "rows=0: 1 to 16384",
+    "cols=0: 1 to 65535",
+    "src_stride=15: cols to 16777216",
+    "dst_rows=16: rows to 16384",
+    "dst_rows=24: a multiple of 16",
+    "dst=523776: the offset in L1, of 524288 bytes; this touches 1024 bytes from there",
+    "the address in GM must be a multiple of 2",
+    "burst_bytes=16: a multiple of 32",
+    "m=0: 1 to 4095",
+    "src_rows=16: at least the tile's rows, rounded up to 16",
+    "src_rows=16: at least the tile's rows, rounded up to 16",
+    "src_rows=24: a multiple of 16",
+    "dst=0: the offset in L0A, of 65536 bytes; this touches 73728 bytes from there",
+    "dst=256: the address in L0B must be a multiple of 512",
+    "k=0: 1 to 4095",
+    "c=0: the offset in L0C, of 131072 bytes; this touches 147456 bytes from there",
+    "c=32: the address in L0C must be a multiple of 64",
+    "dst_stride=15: n to 16777216",
+    "src_rows=16: m to 4096",
+    "the address in GM must be a multiple of 4",
+    "dst=1047556: the offset in GM piece work",
+    "an instruction of the AIV",
+    "an instruction of the AIV",
+    "from=1: a unit flag is between M and FIX",
+};
+
 static void operands_outside_the_rules_are_refused(void **state) {
   (void)state;
-  static const char *const vector[] = {
-      "v.repeats=0: 1 to 255",
-      "v.repeats=256: 1 to 255",
-      "v.count=16321: 1 to 16320, or 0",
-      "v.dst_block=0: 1 to 255",
-      "v.src0_block=-1: 0 to 255",
-      "v.src1_block=256: 0 to 255",
-      "v.dst_repeat=256: 0 to 255",
-      "v.src0_repeat=256: 0 to 255",
-      "v.src1_repeat=256: 0 to 255",
-      "dst=4: the address in UB must be a multiple of 32",
-      "src0=16: the address in UB must be a multiple of 32",
-      "dst=195616: the offset in UB, of 196608 bytes; this touches 1024 bytes from there",
-      "src1=196544: the offset in UB, of 196608 bytes; this touches 68 bytes from there",
-      "shift=32: 0 to 31",
-      "op=6: NPU_CMP_LT to NPU_CMP_NE",
-      "bits=196608: the offset in UB",
-      "n_bursts=0: 1 to 4095",
-      "dst_stride_bytes=32: at least burst_bytes",
-      "dst_stride_bytes=36: a multiple of 32",
-      "src=1048545: the offset in GM piece work, of 1048576 bytes; this touches 32 bytes from "
-      "there",
-      "not in any piece of global memory",
-      "dst=0: the offset in GM piece constant, which is read-only",
-      "burst_bytes=30: a multiple of 4",
-      "the address in GM must be a multiple of 4",
-      "an instruction of the AIC",
-      "to=5: not a pipe of this core",
-      "to=6: must be another pipe than from",
-      "event=8: 0 to 7",
-      "pipe=4: not a pipe of this core",
-      "flag=-1: 0 to 15",
-      "pipe=1: not a pipe of this core",
-      "src=196608: the offset in UB",
-      "not in any piece of global memory",
-      "src=196576: the offset in UB, of 196608 bytes; this touches 64 bytes",
-      "this touches 768 bytes from there",
-      "src=196384: the offset in UB, of 196608 bytes; this touches 256 bytes from there",
-      "dst=-32: the offset in UB",
-  };
-  static const char *const cube[] = {
-      "burst_bytes=48: a multiple of 32",
-      "dst_stride_bytes=80: a multiple of 32",
-      "rows=0: 1 to 16384",
-      "cols=0: 1 to 65535",
-      "src_stride=15: cols to 16777216",
-      "dst_rows=16: rows to 16384",
-      "dst_rows=24: a multiple of 16",
-      "dst=523776: the offset in L1, of 524288 bytes; this touches 1024 bytes from there",
-      "the address in GM must be a multiple of 2",
-      "burst_bytes=16: a multiple of 32",
-      "m=0: 1 to 4095",
-      "src_rows=16: at least the tile's rows, rounded up to 16",
-      "src_rows=16: at least the tile's rows, rounded up to 16",
-      "src_rows=24: a multiple of 16",
-      "dst=0: the offset in L0A, of 65536 bytes; this touches 73728 bytes from there",
-      "dst=256: the address in L0B must be a multiple of 512",
-      "k=0: 1 to 4095",
-      "c=0: the offset in L0C, of 131072 bytes; this touches 147456 bytes from there",
-      "c=32: the address in L0C must be a multiple of 64",
-      "dst_stride=15: n to 16777216",
-      "src_rows=16: m to 4096",
-      "the address in GM must be a multiple of 4",
-      "dst=1047556: the offset in GM piece work",
-      "an instruction of the AIV",
-      "an instruction of the AIV",
-      "from=1: a unit flag is between M and FIX",
-  };
-  for (int v = 0; v < LENGTH(vector); v++) {
+  for (int v = 0; v < LENGTH(vector_refusals); v++) {
     int status;
     const npu_report r = run_on(NPU_FUNCTIONAL, 1, NULL, bad_vector, v, 0, &status);
-    if (status != 1 || r.errors[NPU_ERROR_OPERAND] != 1 || !strstr(r.message[0], vector[v]))
+    if (status != 1 || r.errors[NPU_ERROR_OPERAND] != 1 ||
+        !strstr(r.message[0], vector_refusals[v]))
       fail_msg("vector %d: status %d, \"%s\" does not say \"%s\"", v, status, r.message[0],
-               vector[v]);
+               vector_refusals[v]);
     if (!strstr(r.message[0], "AIV 0."))
       fail_msg("vector %d: \"%s\" names no core", v, r.message[0]);
   }
-  for (int v = 0; v < LENGTH(cube); v++)
-    expect_error(1, bad_cube, NULL, v, NPU_ERROR_OPERAND, 1, cube[v]);
+  for (int v = 0; v < LENGTH(cube_refusals); v++)
+    expect_error(1, bad_cube, NULL, v, NPU_ERROR_OPERAND, 1, cube_refusals[v]);
 }
 
 static void impossible_launches_and_memory_are_refused(void **state) {
