@@ -31,8 +31,9 @@ typedef struct harness_truth {
   double *lse;       /* [n_rows] natural log, in the order of the rows, not of amla's lse tensor */
   double *score_abs; /* [n_rows] */
   double kv_max;     /* largest |element| of the keys in use, of those that are finite */
-  bool *may_poison;  /* [n_rows] a key that causality or the mask hides from the row is not finite:
-                        so may the row be (amla.h) */
+  /* [n_rows] a key that causality or the mask hides from the row is not finite: so may the row be
+   * (amla.h) */
+  bool *may_poison;
 } harness_truth;
 
 typedef struct harness_error {
@@ -44,8 +45,8 @@ typedef struct harness_error {
   /* numbers of out and lse that are not finite where amla.h promises nothing: neither right nor
    * wrong */
   int64_t unjudged;
-  int ok; /* every element within the bound, and NaN, inf and empty rows exactly where they belong
-           */
+  /* every element within the bound, and NaN, inf and empty rows exactly where they belong */
+  int ok;
 } harness_error;
 
 /* 0, or -1 when out of memory, or when a length or a used page id is out of range. Uses all threads

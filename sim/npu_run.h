@@ -24,8 +24,8 @@ typedef void npu_kernel(const void *args);
 
 typedef enum npu_mode {
   NPU_FUNCTIONAL, /* instructions move data; races are checked */
-  NPU_TIMING_ONLY /* the same instruction streams and times without data; races are checked on
-                     request */
+  /* the same instruction streams and times without data; races are checked on request */
+  NPU_TIMING_ONLY
 } npu_mode;
 
 /* ---- Presets: npu_presets.def ---- */
@@ -102,8 +102,8 @@ typedef struct npu_launch_options {
   int32_t check_races;   /* 0 = as the mode says, 1 = on, -1 = off */
   int32_t trace;         /* 1: record what every pipe does: npu_report.trace */
   int32_t check_written; /* reads of what nobody wrote: 0 = where races are checked, 1 on, -1 off */
-  int32_t drop_wait;     /* 0 = none; i = leave out every execution of the i-th wait site (1 ..
-                            npu_report.wait_sites) */
+  /* 0 = none; i = leave out every execution of the i-th wait site (1 .. npu_report.wait_sites) */
+  int32_t drop_wait;
   npu_watch *watch; /* called for every instruction, in the order of simulated time; NULL: none */
   void *watch_context;
 } npu_launch_options;

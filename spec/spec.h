@@ -15,9 +15,9 @@
 /* What the truth also knows about a row, for error bounds that scale with the rounding points
  * (harness/truth.h). */
 typedef struct spec_truth {
-  double lse;       /* natural log; -inf when no key is visible */
-  double score_abs; /* max_j |scale| * sum_d |q_d k_jd| + |bias_j|: what the rounding of a score
-                       scales with */
+  double lse; /* natural log; -inf when no key is visible */
+  /* max_j |scale| * sum_d |q_d k_jd| + |bias_j|: what the rounding of a score scales with */
+  double score_abs;
 } spec_truth;
 
 /* out [d_v] = softmax(scale * q . kv^T + bias) kv[:, :d_v] over the first n_visible rows of kv
@@ -41,26 +41,26 @@ int32_t spec_index_topk(int32_t n, const double *scores, int32_t k, int32_t *pos
 /* ---- The algorithm: one row, block by block, every fp32 rounding explicit ---- */
 
 typedef enum spec_mode { SPEC_FLASH, SPEC_AMLA, SPEC_LAZY } spec_mode;
+/* What P is rounded to before PV. */
 typedef enum spec_round {
   SPEC_P_F32,
   SPEC_P_BF16,
   SPEC_P_F16,
   SPEC_P_BF16X2 /* the sum of two bf16 */
-} spec_round;   /* what P is rounded to before PV */
+} spec_round;
 
 typedef struct spec_algo {
   spec_mode mode;
   spec_round p;
-  int unguarded; /* amla: the published bare integer add, wrong on zeros and underflow; for study
-                    only */
-  int uncompensated;       /* amla with 16-bit P: eps = 0 */
-  int divide_by_exact_sum; /* lazy with 16-bit P: divide O by the sum of the unrounded P; for study
-                              only */
+  /* amla: the published bare integer add, wrong on zeros and underflow; for study only */
+  int unguarded;
+  int uncompensated; /* amla with 16-bit P: eps = 0 */
+  /* lazy with 16-bit P: divide O by the sum of the unrounded P; for study only */
+  int divide_by_exact_sum;
   /* As the CPU's rows of bf16, in every mode: P is rounded to nearest even, O divided by the sum of
    * what it was rounded to, which is rescaled as O is; and amla keeps S16 = S32, c = 1, eps = 0 */
   int two_sums;
-  /* P is multiplied by 2^-headroom on its way to PV: no sum over 2^(headroom - 9) keys leaves fp32
-   * */
+  /* P is multiplied by 2^-headroom before PV: no sum over 2^(headroom - 9) keys leaves fp32 */
   int headroom;
 } spec_algo;
 
@@ -89,8 +89,9 @@ float spec_finish(const spec_algo *algo, const spec_row *row, int32_t d_v, float
 /* The guarded integer add: x * 2^(N / 2^23) for N a multiple of 2^23, exact, subnormals to signed
  * zero (DESIGN.md). */
 float spec_add(float x, int64_t n);
-float spec_shift(float x, double k); /* spec_add(x, clamp(k, -512, 512) * 2^23) */
-float spec_round_p(spec_round to, int away,
-                   float x); /* nearest; ties to even, or away from zero when away */
+/* spec_add(x, clamp(k, -512, 512) * 2^23) */
+float spec_shift(float x, double k);
+/* To the nearest; ties to even, or away from zero when away. */
+float spec_round_p(spec_round to, int away, float x);
 
 #endif

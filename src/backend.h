@@ -10,8 +10,8 @@
 #include <amla/amla.h>
 
 typedef struct amla_backend_ops {
-  size_t plan_bytes; /* sizeof(amla_plan) where it was built: a loaded backend of another build is
-                        refused */
+  /* sizeof(amla_plan) where it was built: a loaded backend of another build is refused */
+  size_t plan_bytes;
   amla_backend id;
   const char *name;
   int32_t device_memory; /* takes tensors in device memory, and only those */
@@ -19,9 +19,8 @@ typedef struct amla_backend_ops {
   int32_t own_environment;
   const char *(*absent)(void);      /* why it cannot run on this machine; NULL when it can */
   const char *(*isa)(amla_isa cap); /* instruction set it would use; "" where that means nothing */
-  amla_status (*prepare)(
-      amla_plan *plan,
-      amla_detail *detail); /* fills the backend's part of the plan and scratch_bytes, or refuses */
+  /* fills the backend's part of the plan and scratch_bytes, or refuses */
+  amla_status (*prepare)(amla_plan *plan, amla_detail *detail);
   void (*release)(amla_plan *plan); /* undoes prepare; NULL = nothing to undo */
   /* What the backend alone knows of a plan; the rest of info is filled in already. */
   void (*query)(const amla_plan *plan, amla_plan_info *info);

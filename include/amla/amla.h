@@ -75,18 +75,24 @@ typedef enum amla_dtype {
   AMLA_F32 = 0,
   AMLA_BF16 = 1, /* the upper half of an f32 */
   AMLA_F16 = 2,  /* IEEE binary16 */
-  AMLA_Q8_0 = 3, /* kv only: ggml's blocks of 32 elements in 34 bytes, {f16 d; int8 q[32]}; element
-                    i = d * q[i], which f32 holds exactly */
-  /* kv only, with e4m3fn for the latent part. Strides of the first two count bytes. Scales and
+  /* kv only: ggml's blocks of 32 elements in 34 bytes, {f16 d; int8 q[32]}; element i = d * q[i],
+   * which f32 holds exactly */
+  AMLA_Q8_0 = 3,
+
+  /* Of kv only, with e4m3fn for the latent part. Strides of the first two count bytes. Scales and
    * elements may be anything: what is NaN or infinite makes rows so. docs/numerics.md says where
    * reading them rounds. */
-  AMLA_FP8_656 = 4, /* DeepSeek-V3.2's 656 bytes a token, d_qk = 576: 512 e4m3, 4 f32 scales, one
-                       per 128 of them, 64 bf16 */
-  AMLA_FP8_584 = 5, /* DeepSeek-V4's pages, d_qk = d_v = 512: of each token 448 e4m3 and 64 bf16,
-                       576 bytes; behind the page's last token of each 8 bytes, 7 e8m0 scales, one
-                       per 64 e4m3, and one unused. kv_stride_token is 576 */
-  AMLA_FP8_E4M3 = 6 /* e4m3 throughout; elements times kv_scale, those of the rope part times
-                       kv_rope_scale: the last kv_d_rope, or d_qk - d_v if that is 0 */
+
+  /* DeepSeek-V3.2's 656 bytes a token, d_qk = 576: 512 e4m3, 4 f32 scales, one per 128 of them, 64
+   * bf16 */
+  AMLA_FP8_656 = 4,
+  /* DeepSeek-V4's pages, d_qk = d_v = 512: of each token 448 e4m3 and 64 bf16, 576 bytes; behind
+   * the page's last token of each 8 bytes, 7 e8m0 scales, one per 64 e4m3, and one unused.
+   * kv_stride_token is 576 */
+  AMLA_FP8_584 = 5,
+  /* e4m3 throughout; elements times kv_scale, those of the rope part times kv_rope_scale: the last
+   * kv_d_rope, or d_qk - d_v if that is 0 */
+  AMLA_FP8_E4M3 = 6
 } amla_dtype;
 
 typedef enum amla_backend {
@@ -94,19 +100,20 @@ typedef enum amla_backend {
   AMLA_BACKEND_REF = 1,  /* the executable specification, one thread: always right, slow */
   AMLA_BACKEND_CPU = 2,
   AMLA_BACKEND_CUDA = 3, /* libamla_cuda.so, loaded when first asked for */
-  AMLA_BACKEND_NPU = 4   /* libamla_npu.so, likewise: the Ascend kernel on a SIMULATED NPU, to study
-                            it, not to serve with it */
+  /* libamla_npu.so, likewise: the Ascend kernel on a SIMULATED NPU, to study it, not to serve with
+   * it */
+  AMLA_BACKEND_NPU = 4
 } amla_backend;
 
 /* How the running output follows a growing maximum. Same result within rounding, different cost;
  * see docs/numerics.md. */
 typedef enum amla_rescale {
   AMLA_RESCALE_DEFAULT = 0, /* lazy */
-  AMLA_RESCALE_LAZY = 1,    /* an integer log2 reference, moved only when a score exceeds it by 8:
-                               almost no rescale */
-  AMLA_RESCALE_AMLA = 2,    /* the paper: a power of two in every key tile, applied as an integer
-                               add to the exponent */
-  AMLA_RESCALE_FLASH = 3    /* FlashAttention-2: multiply by exp(m_old - m_new) in every key tile */
+  /* an integer log2 reference, moved only when a score exceeds it by 8: almost no rescale */
+  AMLA_RESCALE_LAZY = 1,
+  /* the paper: a power of two in every key tile, applied as an integer add to the exponent */
+  AMLA_RESCALE_AMLA = 2,
+  AMLA_RESCALE_FLASH = 3 /* FlashAttention-2: multiply by exp(m_old - m_new) in every key tile */
 } amla_rescale;
 
 /* What P = softmax's numerators are rounded to on their way to V, at most: a backend may be more
@@ -162,8 +169,8 @@ typedef enum amla_lse_sink {
 
 /* What the entries of indices are. */
 typedef enum amla_index_kind {
-  AMLA_INDEX_SLOT = 0, /* place in the cache: page * page_size + offset; contiguous: sequence * sk +
-                          position */
+  /* place in the cache: page * page_size + offset; contiguous: sequence * sk + position */
+  AMLA_INDEX_SLOT = 0,
   AMLA_INDEX_POSITION = 1 /* position in the sequence, found through its block table */
 } amla_index_kind;
 
@@ -197,33 +204,35 @@ AMLA_API int32_t amla_dtype_block(amla_dtype type, int32_t *bytes);
  * product leaves int64. */
 typedef struct amla_problem {
   uint32_t struct_bytes;
-  int32_t b;         /* sequences; 0 is allowed and does nothing */
-  int32_t s_q;       /* query tokens per sequence: 1 in plain decode, 2.. with speculative decoding.
-                        Default 1 */
-  int32_t h_q;       /* query heads */
-  int32_t h_kv;      /* KV heads: 0 or 1; MLA has one */
-  int32_t sk;        /* maximum KV length of a sequence: run refuses longer ones. 0 (ref and cpu):
-                        no sequence has keys, and kv and block_table may be NULL */
-  int32_t d_qk;      /* key elements per token. Default 576 */
-  int32_t d_v;       /* value = first d_v elements of the row, d_v <= d_qk. Default 512 */
-  int32_t page_size; /* tokens per page of the KV cache; 0 = contiguous, kv is [b][sk][d_qk] */
-  int32_t max_pages; /* entries per row of the block table; 0 = ceil(sk / page_size) */
-  int64_t n_pages;   /* pages in the KV cache; page ids must be in [0, n_pages). Contiguous: 0 */
-  amla_dtype q_type; /* f32, bf16, f16 */
+  int32_t b; /* sequences; 0 is allowed and does nothing */
+  /* query tokens per sequence: 1 in plain decode, 2.. with speculative decoding. Default 1 */
+  int32_t s_q;
+  int32_t h_q;  /* query heads */
+  int32_t h_kv; /* KV heads: 0 or 1; MLA has one */
+  /* maximum KV length of a sequence: run refuses longer ones. 0 (ref and cpu): no sequence has
+   * keys, and kv and block_table may be NULL */
+  int32_t sk;
+  int32_t d_qk;        /* key elements per token. Default 576 */
+  int32_t d_v;         /* value = first d_v elements of the row, d_v <= d_qk. Default 512 */
+  int32_t page_size;   /* tokens per page of the KV cache; 0 = contiguous, kv is [b][sk][d_qk] */
+  int32_t max_pages;   /* entries per row of the block table; 0 = ceil(sk / page_size) */
+  int64_t n_pages;     /* pages in the KV cache; page ids must be in [0, n_pages). Contiguous: 0 */
+  amla_dtype q_type;   /* f32, bf16, f16 */
   amla_dtype kv_type;  /* any; of q8_0 d_qk and the kv strides are multiples of 32 */
   amla_dtype out_type; /* f32, bf16, f16; rounded to nearest even */
-  int32_t causal;      /* 1: query i of a sequence of length n sees keys [0, n - s_q + i + 1)
-                          (bottom-right aligned) */
-  float scale;         /* factor of q . k, not 0, and finite also times log2(e). It has no default:
-                          models use 1/sqrt(192) times YaRN's mscale^2 */
+  /* 1: query i of a sequence of length n sees keys [0, n - s_q + i + 1) (bottom-right aligned) */
+  int32_t causal;
+  /* factor of q . k, not 0, and finite also times log2(e). It has no default: models use
+   * 1/sqrt(192) times YaRN's mscale^2 */
+  float scale;
   amla_memory memory;
-  int64_t q_stride_batch, q_stride_query,
-      q_stride_head; /* q [b][s_q][h_q][d_qk], last one contiguous */
-  int64_t out_stride_batch, out_stride_query,
-      out_stride_head;    /* out [b][s_q][h_q][d_v], last one contiguous */
+  /* q [b][s_q][h_q][d_qk], last one contiguous */
+  int64_t q_stride_batch, q_stride_query, q_stride_head;
+  /* out [b][s_q][h_q][d_v], last one contiguous */
+  int64_t out_stride_batch, out_stride_query, out_stride_head;
   int64_t kv_stride_page; /* between pages (paged) or sequences (contiguous) */
-  int64_t
-      kv_stride_token; /* between tokens of one page or sequence, >= d_qk unless page_size is 1 */
+  /* between tokens of one page or sequence, >= d_qk unless page_size is 1 */
+  int64_t kv_stride_token;
   int64_t mask_stride_batch, mask_stride_query; /* mask [b][s_q][sk], last one contiguous */
 
   /* Since 0.2. 0 everywhere is dense attention over one cache of whole rows. docs/sparse.md.
@@ -231,23 +240,28 @@ typedef struct amla_problem {
    * The keys of a query are those of the first scope, then those of the second, in that order: one
    * line of keys under one softmax, with one LSE and one sink. A scope is a cache and what a query
    * sees of it: a list, or everything up to a length. */
-  int32_t topk; /* > 0: a query sees of the first scope the tokens that indices lists, in at most so
-                   many entries. Needs causal = 0 and window = 0: the list says it all */
+
+  /* > 0: a query sees of the first scope the tokens that indices lists, in at most so many entries.
+   * Needs causal = 0 and window = 0: the list says it all */
+  int32_t topk;
   amla_index_kind index_kind;    /* of both scopes' lists */
   int32_t topk_length_per_query; /* topk_length and extra_topk_length are: 0: [b]; 1: [b][s_q] */
-  int32_t window; /* > 0: a query that would see keys [0, n) of the first scope sees those from
-                     max(0, n - window) on. Needs causal = 1 or visible_k */
-  int32_t q_d_rope, kv_d_rope; /* > 0: the last so many elements of a row lie in q_rope or kv_rope,
-                                  and rows of q or kv have only the d_qk - so many before them */
+  /* > 0: a query that would see keys [0, n) of the first scope sees those from max(0, n - window)
+   * on. Needs causal = 1 or visible_k */
+  int32_t window;
+  /* > 0: the last so many elements of a row lie in q_rope or kv_rope, and rows of q or kv have only
+   * the d_qk - so many before them */
+  int32_t q_d_rope, kv_d_rope;
   int32_t extra_sk; /* second scope: as sk. It is there if extra_sk or extra_topk is > 0 */
   int32_t extra_topk, extra_page_size, extra_max_pages; /* as topk, page_size, max_pages */
-  float kv_scale, kv_rope_scale; /* fp8_e4m3: factor of the elements of kv before the rope part, and
-                                    of those in it. Positive and finite; 0 = 1 */
+  /* fp8_e4m3: factor of the elements of kv before the rope part, and of those in it. Positive and
+   * finite; 0 = 1 */
+  float kv_scale, kv_rope_scale;
   int64_t extra_n_pages, extra_kv_stride_page, extra_kv_stride_token;
   int64_t indices_stride_batch, indices_stride_query; /* indices [b][s_q][topk], last contiguous */
   int64_t extra_indices_stride_batch, extra_indices_stride_query;
-  int64_t q_rope_stride_batch, q_rope_stride_query,
-      q_rope_stride_head; /* q_rope [b][s_q][h_q][q_d_rope], last one contiguous */
+  /* q_rope [b][s_q][h_q][q_d_rope], last one contiguous */
+  int64_t q_rope_stride_batch, q_rope_stride_query, q_rope_stride_head;
   int64_t kv_rope_stride_page, kv_rope_stride_token; /* kv_rope, as those of kv */
 } amla_problem;
 
@@ -260,9 +274,10 @@ typedef struct amla_problem {
 
 /* ---- Options: how, never what ---- */
 
-#define AMLA_SPLIT_BY_LENGTH                                                                       \
-  0 /* a function of the rows and the sequence's own length: batch-invariant bits */
-#define AMLA_SPLIT_AUTO (-1) /* by occupancy of the threads: not batch-invariant */
+/* A function of the rows and the sequence's own length: batch-invariant bits. */
+#define AMLA_SPLIT_BY_LENGTH 0
+/* By occupancy of the threads: not batch-invariant. */
+#define AMLA_SPLIT_AUTO (-1)
 
 /* Runs task(argument, i) once for each i in [0, n), in any order, on any threads, and returns
  * when all have returned. */
@@ -273,15 +288,17 @@ typedef struct amla_options {
   uint32_t struct_bytes;
   amla_backend backend;
   amla_rescale rescale;
-  /* After fork: the child of a process that had several threads when it forked runs on one thread.
+  /* 0 = AMLA_NUM_THREADS if set, else the OpenMP default. No number changes a bit of the result.
+   *
+   * After fork: the child of a process that had several threads when it forked runs on one thread.
    * OpenMP's may be among those, and it would wait for them for ever. The bits are the same, and
    * amla_plan_describe says so. The caller's own pool, `parallel`, is left alone. Forks are
    * noticed from the first plan on. */
-  int32_t threads; /* 0 = AMLA_NUM_THREADS if set, else the OpenMP default. No number changes a bit
-                      of the result */
+  int32_t threads;
   amla_isa isa;
-  int32_t split_tokens; /* most keys per split: AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number
-                           >= 1, rounded up to key tiles */
+  /* most keys per split: AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number >= 1, rounded up to key
+   * tiles */
+  int32_t split_tokens;
   amla_lse_base lse_base;
   /* cpu: NULL = OpenMP. For engines with a thread pool of their own, so that no second one competes
    * with it. It is called at most twice per run, never with n < 2 or n > threads, in the caller's
@@ -318,51 +335,53 @@ typedef struct amla_tensors {
   size_t block_table_bytes;
   const int32_t *seqlens_k; /* [b], each in [0, sk]; NULL = all sk */
   size_t seqlens_k_bytes;
-  const float
-      *sinks; /* [h_q] logits in natural-log units, or NULL. Scales out by
-                 exp(LSE) / (exp(LSE) + exp(sink)), leaves LSE alone, as FlashMLA's attn_sink */
+  /* [h_q] logits in natural-log units, or NULL. Scales out by exp(LSE) / (exp(LSE) + exp(sink)),
+   * leaves LSE alone, as FlashMLA's attn_sink */
+  const float *sinks;
   size_t sinks_bytes;
   void *out; /* [b][s_q][h_q][d_v] out_type; rows that see no key are 0 */
   size_t out_bytes;
   float *lse; /* [b][h_q][s_q] f32, or NULL; rows that see no key are -inf */
   size_t lse_bytes;
-  const void *q_rope;  /* [b][s_q][h_q][q_d_rope] q_type; NULL when q_d_rope is 0 */
-  const void *kv_rope; /* [n_pages][page_size][kv_d_rope] kv_type, or [b][sk][kv_d_rope]; NULL when
-                          kv_d_rope is 0 */
-  const void *mask; /* [b][s_q][sk] f16, added to scale * q . k of every head; -inf hides the key;
-                       NULL = none */
+  const void *q_rope; /* [b][s_q][h_q][q_d_rope] q_type; NULL when q_d_rope is 0 */
+  /* [n_pages][page_size][kv_d_rope] kv_type, or [b][sk][kv_d_rope]; NULL when kv_d_rope is 0 */
+  const void *kv_rope;
+  /* [b][s_q][sk] f16, added to scale * q . k of every head; -inf hides the key; NULL = none */
+  const void *mask;
   size_t q_rope_bytes, kv_rope_bytes, mask_bytes;
-  void *stream; /* device memory: the CUstream to run on, NULL = the default stream. Host
-                   memory: must be NULL */
+  /* device memory: the CUstream to run on, NULL = the default stream. Host memory: must be NULL */
+  void *stream;
 
   /* Since 0.2; all NULL for dense attention over one cache. */
-  const int32_t *indices; /* [b][s_q][topk] tokens of the first scope, as index_kind says. A
-                             negative entry is none, wherever it stands; a token listed twice counts
-                             twice. Slots are below n_pages * page_size (contiguous: b * sk), and
-                             block_table and seqlens_k are not read. Positions are below the
-                             sequence's length */
+
+  /* [b][s_q][topk] tokens of the first scope, as index_kind says. A negative entry is none,
+   * wherever it stands; a token listed twice counts twice. Slots are below n_pages * page_size
+   * (contiguous: b * sk), and block_table and seqlens_k are not read. Positions are below the
+   * sequence's length */
+  const int32_t *indices;
   size_t indices_bytes;
-  const int32_t
-      *topk_length; /* [b] or [b][s_q], each in [0, topk]: entries of a list that count, the
-                       first ones; NULL = all topk. Those after them may hold anything */
+  /* [b] or [b][s_q], each in [0, topk]: entries of a list that count, the first ones; NULL = all
+   * topk. Those after them may hold anything */
+  const int32_t *topk_length;
   size_t topk_length_bytes;
-  const int32_t *visible_k; /* [b][s_q], each in [0, length]: a query sees keys [0, visible_k) of
-                               the first scope. NULL = as causal says. Not with causal or topk */
+  /* [b][s_q], each in [0, length]: a query sees keys [0, visible_k) of the first scope. NULL = as
+   * causal says. Not with causal or topk */
+  const int32_t *visible_k;
   size_t visible_k_bytes;
-  const int32_t
-      *q_indptr; /* [b + 1], from 0, never falling: sequence i has queries [q_indptr[i],
-                    q_indptr[i + 1]), at most s_q. With it every [b][s_q] here and in
-                    the problem is [q_indptr[b]], by the query strides, and lse and
-                    max_logits are [q_indptr[b]][h_q]. NULL = each has s_q. Not with mask */
+  /* [b + 1], from 0, never falling: sequence i has queries [q_indptr[i], q_indptr[i + 1]), at most
+   * s_q. With it every [b][s_q] here and in the problem is [q_indptr[b]], by the query strides,
+   * and lse and max_logits are [q_indptr[b]][h_q]. NULL = each has s_q. Not with mask */
+  const int32_t *q_indptr;
   size_t q_indptr_bytes;
-  const int32_t *kv_indptr; /* [b + 1], from 0, never falling: sequence i has pages [kv_indptr[i],
-                               kv_indptr[i + 1]) of kv_indices, in place of a row of block_table,
-                               which is NULL then */
+  /* [b + 1], from 0, never falling: sequence i has pages [kv_indptr[i], kv_indptr[i + 1]) of
+   * kv_indices, in place of a row of block_table, which is NULL then */
+  const int32_t *kv_indptr;
   size_t kv_indptr_bytes;
   const int32_t *kv_indices; /* [kv_indptr[b]] page ids */
   size_t kv_indices_bytes;
-  float *max_logits; /* [b][h_q][s_q] f32, or NULL: the largest scale * q . k of the row that is a
-                        number, mask included, in natural-log units; -inf without keys */
+  /* [b][h_q][s_q] f32, or NULL: the largest scale * q . k of the row that is a number, mask
+   * included, in natural-log units; -inf without keys */
+  float *max_logits;
   size_t max_logits_bytes;
   const void *extra_kv; /* second scope: as kv, of kv_type too; the others as their namesakes */
   size_t extra_kv_bytes;
@@ -370,8 +389,8 @@ typedef struct amla_tensors {
   size_t extra_block_table_bytes;
   const int32_t *extra_seqlens_k; /* [b] */
   size_t extra_seqlens_k_bytes;
-  const int32_t *extra_visible_k; /* [b][s_q]; NULL = the scope's whole length: causal and window
-                                     are the first scope's */
+  /* [b][s_q]; NULL = the scope's whole length: causal and window are the first scope's */
+  const int32_t *extra_visible_k;
   size_t extra_visible_k_bytes;
   const int32_t *extra_indices; /* [b][s_q][extra_topk] */
   size_t extra_indices_bytes;
@@ -419,8 +438,9 @@ typedef struct amla_plan_info {
   amla_p_form p_form;   /* of ref and cpu, not DEFAULT; elsewhere p_type says it */
   amla_q_form q_form;   /* DEFAULT: q is multiplied as it is */
   amla_dtype key_type;  /* of backend cpu: keys are multiplied as f32, or as bf16 */
-  int64_t l2_bytes; /* of backend cpu: the least share of an L2 that a thread may have; 0: unknown.
-                       AMLA_L2_BYTES overrides it */
+  /* of backend cpu: the least share of an L2 that a thread may have; 0: unknown. AMLA_L2_BYTES
+   * overrides it */
+  int64_t l2_bytes;
 } amla_plan_info;
 
 /* clang-format off */
@@ -531,9 +551,9 @@ AMLA_API amla_status amla_merge_parts(const amla_merge_args *args, amla_detail *
 /* The indexer's key cache. P is page_size, or sk in a contiguous cache, where a page is a sequence.
  * Elements are fp8 e4m3fn, each times its token's f32 scale. */
 typedef enum amla_index_keys {
-  AMLA_INDEX_KEYS_BF16 = 0,     /* [P][d] bf16 */
-  AMLA_INDEX_KEYS_FP8_PAGE = 1, /* index_132: per page [P][d] fp8, then [P] scales; with d = 128,
-                                   132 P bytes */
+  AMLA_INDEX_KEYS_BF16 = 0, /* [P][d] bf16 */
+  /* index_132: per page [P][d] fp8, then [P] scales; with d = 128, 132 P bytes */
+  AMLA_INDEX_KEYS_FP8_PAGE = 1,
   AMLA_INDEX_KEYS_FP8_TOKEN = 2 /* [P] records of [d] fp8 and a scale; with d = 128, 132 bytes */
 } amla_index_keys;
 
@@ -568,8 +588,9 @@ typedef struct amla_index_args {
   size_t block_table_bytes;
   const int32_t *seqlens_k; /* [b], each in [0, sk]; NULL = all sk */
   size_t seqlens_k_bytes;
-  const int32_t *visible_k; /* [b][s_q], each in [0, length]: the query sees keys [0, visible_k).
-                               NULL = by length and causal; refused beside causal = 1 */
+  /* [b][s_q], each in [0, length]: the query sees keys [0, visible_k). NULL = by length and causal;
+   * refused beside causal = 1 */
+  const int32_t *visible_k;
   size_t visible_k_bytes;
   int32_t *indices; /* [b][s_q][topk] */
   size_t indices_bytes;

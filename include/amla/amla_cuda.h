@@ -16,20 +16,22 @@ extern "C" {
 /* amla_plan_run of backend cuda returns once its work is on the stream. What only the device can
  * see, it writes to the first four bytes of scratch (device memory, aligned to 4 bytes), set to 0
  * when the run starts: read them after synchronising. */
-#define AMLA_CUDA_STATUS_LENGTH 1u /* a length outside [0, sk] was clamped */
-#define AMLA_CUDA_STATUS_PAGE                                                                      \
-  2u /* a used page id outside [0, n_pages): rows of that sequence that could see it are NaN */
+/* A length outside [0, sk] was clamped. */
+#define AMLA_CUDA_STATUS_LENGTH 1u
+/* A used page id outside [0, n_pages): rows of that sequence that could see it are NaN. */
+#define AMLA_CUDA_STATUS_PAGE 2u
 
 /* Exported by libamla_cuda as AMLA_CUDA_TOOLS; find it with dlsym once amla_backend_query has
  * loaded the object. Every function that can fail returns NULL, or the driver's words. */
 #define AMLA_CUDA_TOOLS "amla_cuda_tools_0"
 typedef struct amla_cuda_tools {
   uint32_t struct_bytes;
-  int32_t emulated; /* 1: kernels run on this CPU through an emulation of the instructions they use:
-                       slow, and no figure of speed */
+  /* 1: kernels run on this CPU through an emulation of the instructions they use: slow, and no
+   * figure of speed */
+  int32_t emulated;
   const char *(*device_name)(void);
-  void *(*allocate)(
-      size_t bytes); /* device memory, aligned to 256 bytes; NULL when there is none */
+  /* device memory, aligned to 256 bytes; NULL when there is none */
+  void *(*allocate)(size_t bytes);
   void (*release)(void *device);
   const char *(*upload)(void *device, const void *host, size_t bytes);
   const char *(*download)(void *host, const void *device, size_t bytes);

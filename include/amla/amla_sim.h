@@ -28,8 +28,8 @@ typedef struct amla_sim_tiling {
   int32_t pv_l1, pv_l0;       /* P V: the same, in keys */
   int32_t kv_slots, qp_slots; /* pieces that L1 holds of K or V, and of Q or P */
   int32_t l0_slots;           /* tiles that L0A and L0B hold */
-  int32_t order;    /* of the two halves of the rows: 0 as published, 1 sharing tiles in L0B, 2
-                       staggered */
+  /* of the two halves of the rows: 0 as published, 1 sharing tiles in L0B, 2 staggered */
+  int32_t order;
   int32_t in_turns; /* 1: column tiles of the two products alternate; needs lag 2 and keep_q */
   int32_t keep_q;   /* 1: Q stays in L1 for all key tiles; row blocks of at most 128 rows */
 } amla_sim_tiling;
@@ -54,14 +54,13 @@ typedef struct amla_sim_options {
   const amla_sim_tiling *tiling; /* NULL = the schedule's */
   const char *chip; /* "910" (two dies, the default), "910b1" .. "910b4"; NULL = default */
   int32_t cores;    /* AI cores to use; 0 = all */
-  int32_t
-      assume_bumps; /* lazy: key tiles of a work item in which every row's reference moves. Default
-                       1 */
-  int32_t check_races;    /* 1: also here, where no data moves; functional runs always do. Slow for
-                             large problems */
+  /* lazy: key tiles of a work item in which every row's reference moves. Default 1 */
+  int32_t assume_bumps;
+  /* 1: also here, where no data moves; functional runs always do. Slow for large problems */
+  int32_t check_races;
   const char *trace_path; /* writes a Chrome trace there (Perfetto opens it); NULL = none */
-  void (*event)(void *context,
-                const amla_sim_event *event); /* called for each after the run; NULL = none */
+  /* called for each after the run; NULL = none */
+  void (*event)(void *context, const amla_sim_event *event);
   void *context;
   const amla_sim_cost_change *costs; /* [n_costs] */
   int32_t n_costs;
@@ -73,12 +72,13 @@ typedef struct amla_sim_options {
    * default, AMLA_SIM_EFFICIENCY; 1 = nothing fitted. */
   double efficiency;
   double l2_share, hbm_share; /* of the chip's bandwidths, for what-if questions; 0 = 1 */
-  int32_t slice_cores; /* > 0: that many AI cores of a die, with their share of its L2 and HBM,
-                          stand for the chip: faster. 0 = all of it */
-  int32_t kv_nz;       /* 1: pages of kv lie in columns of 16 elements, [d / 16][page_size][16] */
-  int32_t d_rope;  /* > 0: the last so many elements of rows of q and kv are tensors of their own */
-  int32_t kv_int8; /* 1: kv, f16 in the problem, is int8 with a scale per token; the vector cores
-                      convert it */
+  /* > 0: that many AI cores of a die, with their share of its L2 and HBM, stand for the chip:
+   * faster. 0 = all of it */
+  int32_t slice_cores;
+  int32_t kv_nz;  /* 1: pages of kv lie in columns of 16 elements, [d / 16][page_size][16] */
+  int32_t d_rope; /* > 0: the last so many elements of rows of q and kv are tensors of their own */
+  /* 1: kv, f16 in the problem, is int8 with a scale per token; the vector cores convert it */
+  int32_t kv_int8;
 } amla_sim_options;
 
 /* With it, the published schedule at s_q = 2, h_q = 128, s_k = 16384, b = 96 meets the published
@@ -103,8 +103,8 @@ typedef struct amla_sim_report {
   double seconds, flops; /* flops: useful ones, visible keys only */
   double flops_per_second, peak_flops_per_second, utilization;
   const char *pipe_name[AMLA_SIM_PIPES];
-  double pipe_busy[AMLA_SIM_PIPES]; /* share of the cycles after launch, mean of the cores; l2, hbm:
-                                       of their bandwidth */
+  /* share of the cycles after launch, mean of the cores; l2, hbm: of their bandwidth */
+  double pipe_busy[AMLA_SIM_PIPES];
   int64_t gm_l1_bytes, gm_ub_bytes, l1_l0a_bytes, l1_l0b_bytes, l0c_gm_bytes, ub_gm_bytes;
   int64_t l2_read_bytes, l2_write_bytes, hbm_read_bytes, hbm_write_bytes;
   int32_t races_checked;
@@ -118,39 +118,11 @@ typedef struct amla_sim_report {
   double l2_read_busy; /* share of L2's bandwidth of reads */
 } amla_sim_report;
 
+/* clang-format off */
 #define AMLA_SIM_REPORT_INIT                                                                       \
-  {(uint32_t)sizeof(amla_sim_report),                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0.0,                                                                                            \
-   0.0,                                                                                            \
-   0.0,                                                                                            \
-   0.0,                                                                                            \
-   0.0,                                                                                            \
-   {0},                                                                                            \
-   {0},                                                                                            \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   0,                                                                                              \
-   {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},                                                           \
-   {0},                                                                                            \
-   {0},                                                                                            \
-   0.0,                                                                                            \
-   0.0,                                                                                            \
-   0.0,                                                                                            \
-   0.0}
+  {(uint32_t)sizeof(amla_sim_report), 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, {0}, {0}, 0, 0, 0, 0,   \
+   0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {0}, {0}, 0.0, 0.0, 0.0, 0.0}
+/* clang-format on */
 
 /* Times one run of the problem. Only rescale of options (NULL = defaults) matters; keys are split
  * by equal shares of the cores. seqlens_k [b], NULL = all sk. Refusals as amla_plan_create's.

@@ -40,8 +40,8 @@ typedef struct amla_cuda_params {
   int32_t page_size, max_pages; /* page_size 0: contiguous, one page of sk tokens per sequence */
   int32_t causal, flash, lse_base2;
   int32_t out_type; /* amla_dtype */
-  int32_t vector_q, vector_kv,
-      vector_out;   /* rows start at multiples of 16 bytes (out: of two elements) */
+  /* rows start at multiples of 16 bytes (out: of two elements) */
+  int32_t vector_q, vector_kv, vector_out;
   float scale_log2; /* scale * log2(e) */
 
   /* scratch; the first four are zeroed on the stream before the kernel starts */
@@ -55,8 +55,8 @@ typedef struct amla_cuda_params {
 
   /* cuts */
   int32_t rows, block_rows, n_blocks, tile_tokens;
-  int32_t split_base_tokens, max_splits; /* at most max_splits of at least about split_base_tokens;
-                                            multiple of tile_tokens */
+  /* at most max_splits of at least about split_base_tokens; multiple of tile_tokens */
+  int32_t split_base_tokens, max_splits;
   int32_t auto_items; /* > 0: AMLA_SPLIT_AUTO, aim at so many items of the whole batch */
 } amla_cuda_params;
 

@@ -51,8 +51,9 @@ typedef struct ascend_job {
   NPU_GM float *split_lse; /* [splits][256] their natural-log LSE */
 
   int32_t unguarded; /* amla: adds N in memory, as published: wrong where O is 0 or tiny. Study */
-  float clamp; /* > 0: |O| beyond it becomes 0 before the division, as one published kernel does.
-                  For study; 0 = off */
+  /* > 0: |O| beyond it becomes 0 before the division, as one published kernel does. For study; 0 =
+   * off */
+  float clamp;
   int32_t assume_bumps; /* timing only: in how many tiles of an item lazy shifts all rows */
 } ascend_job;
 
@@ -63,14 +64,16 @@ void ascend_vector(const void *args);
 /* Cross-core flags. Each is set at most once per tile by one side and waited for as often by the
  * other. */
 enum {
-  ASCEND_S_READY,  /* AIC -> AIV: C1 has written S */
-  ASCEND_P_READY,  /* AIV -> AIC: V1 has written P */
-  ASCEND_PV_DONE,  /* AIC -> AIV: C2 has added PV to O, and more tiles follow */
-  ASCEND_O_DONE,   /* AIC -> AIV: the same, of an item's last tile. A flag of its own, as another
-                      pipe may wait for it */
+  ASCEND_S_READY, /* AIC -> AIV: C1 has written S */
+  ASCEND_P_READY, /* AIV -> AIC: V1 has written P */
+  ASCEND_PV_DONE, /* AIC -> AIV: C2 has added PV to O, and more tiles follow */
+  /* AIC -> AIV: the same, of an item's last tile. A flag of its own, as another pipe may wait for
+   * it */
+  ASCEND_O_DONE,
   ASCEND_KV_READY, /* AIV -> AIC: a key tile of kv8 is converted */
-  ASCEND_O_READY   /* AIV -> AIC: O is rescaled for this tile, C2 may add to it. Serial flash: V2 is
-                      done, C1 may overwrite PV */
+  /* AIV -> AIC: O is rescaled for this tile, C2 may add to it. Serial flash: V2 is done, C1 may
+   * overwrite PV */
+  ASCEND_O_READY
 };
 
 /* ---- A core's tiles, in order ---- */

@@ -32,11 +32,11 @@ enum {
 
 /* How the two halves of a row block's rows take turns on a column tile. */
 enum ascend_order {
-  ASCEND_BY_PIECE, /* piece of depth by piece: half 0, half 1; as published: both accumulators end
-                      together */
-  ASCEND_SHARE_B,  /* L0 tile by L0 tile: both use a B tile in L0B before the next is loaded */
-  ASCEND_STAGGER   /* half 0 through all depths, then half 1: one accumulator drains while the other
-                      fills */
+  /* piece of depth by piece: half 0, half 1; as published: both accumulators end together */
+  ASCEND_BY_PIECE,
+  ASCEND_SHARE_B, /* L0 tile by L0 tile: both use a B tile in L0B before the next is loaded */
+  /* half 0 through all depths, then half 1: one accumulator drains while the other fills */
+  ASCEND_STAGGER
 };
 
 /* A schedule with its tiling. Lag: how many C1 run ahead of C2 on the cube; 0 = serial, 1 = the
@@ -49,10 +49,11 @@ typedef struct ascend_tiling {
   int32_t kv_slots, qp_slots; /* pieces that L1 holds of K or V, and of Q or P */
   int32_t l0_slots;           /* tiles that L0A and L0B hold */
   int32_t order;              /* ascend_order */
-  int32_t in_turns; /* 1: column tiles of C1(t) and C2(t - lag) alternate; lag must be 2, as P must
-                       be there from the start */
-  int32_t keep_q; /* 1: Q stays in L1 for all tiles of an item, in slots of its own; blocks have one
-                     half then */
+  /* 1: column tiles of C1(t) and C2(t - lag) alternate; lag must be 2, as P must be there from the
+   * start */
+  int32_t in_turns;
+  /* 1: Q stays in L1 for all tiles of an item, in slots of its own; blocks have one half then */
+  int32_t keep_q;
 } ascend_tiling;
 
 extern const ascend_tiling ascend_tiling_serial, ascend_tiling_preload;
@@ -99,8 +100,8 @@ typedef struct ascend_item {
   int32_t sequence, row_begin, rows; /* of the sequence's rows */
   int32_t length;                    /* of the sequence */
   int32_t tile_begin, tile_end;      /* tiles of keys; at least one */
-  int32_t
-      split; /* where its partial result goes; -1 = it has all keys and writes the result itself */
+  /* where its partial result goes; -1 = it has all keys and writes the result itself */
+  int32_t split;
 } ascend_item;
 
 /* Tiles whose result is made of splits [split_begin, split_begin + splits); splits = 0: no row sees
@@ -113,8 +114,8 @@ typedef struct ascend_shape {
   int32_t b, s_q, h_q, causal;
   int32_t cores;
   int32_t tile_keys;
-  int32_t split_tiles; /* most tiles per split; 0 = cut by equal shares of the cores: depends on
-                           the whole batch */
+  /* most tiles per split; 0 = cut by equal shares of the cores: depends on the whole batch */
+  int32_t split_tiles;
   const int32_t *seqlens_k; /* [b] */
 } ascend_shape;
 
