@@ -6,8 +6,7 @@
  *
  *     bench_cpu [--quick] [--for SECONDS] [--threads N] [--only TEXT] [--cold] [--json]
  */
-#define _GNU_SOURCE 1 /* getopt_long */
-#include <getopt.h>
+#define _GNU_SOURCE 1 /* setenv */
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,9 +15,9 @@
 
 #include "bench_cases.h"
 #include "bench_job.h"
+#include "bench_options.h"
 #include "bench_report.h"
 #include "harness/machine.h"
-#include "harness/program.h"
 #include "peer.h"
 
 typedef struct arguments {
@@ -180,53 +179,15 @@ static void print_surroundings(FILE *to, const arguments *a) {
 
 /* ---- Arguments ---- */
 
-static const char usage[] =
-    "Usage: bench_cpu [--quick] [--for SECONDS] [--threads N] [--only TEXT] [--cold] [--json]\n"
-    "  --quick        fewer cases, 1.5 s each\n"
-    "  --for SECONDS  time for each case (default 8): how long to look for quiet\n"
-    "  --threads N    what \"all cores\" means (default: all)\n"
-    "  --only TEXT    cases whose problem or group contains TEXT\n"
-    "  --cold         no run before each slice that brings the caches back\n"
-    "  --json         everything, as JSON\n";
-
-static double parse_positive(const char *text) {
-  char *end;
-  const double value = strtod(text, &end);
-  if (*end == '\0' && value > 0 && value < 1e6)
-    return value;
-  fprintf(stderr, "bench: '%s' is not a positive number\n%s", text, usage);
-  exit(2);
-}
-
-static int parse_threads(const char *text) {
-  const double value = parse_positive(text);
-  if (value == (int)value)
-    return (int)value;
-  fprintf(stderr, "bench: --threads=%s: must be an integer >= 1\n%s", text, usage);
-  exit(2);
-}
-
 static arguments parse(int argc, char **argv) {
-  static const struct option options[] = {{"quick", 0, NULL, 'q'},   {"for", 1, NULL, 'f'},
-                                          {"threads", 1, NULL, 't'}, {"only", 1, NULL, 'o'},
-                                          {"cold", 0, NULL, 'c'},    {"json", 0, NULL, 'j'},
-                                          {"help", 0, NULL, 'h'},    {NULL, 0, NULL, 0}};
-  arguments a = {.threads = omp_get_max_threads()};
-  int key;
-  while ((key = getopt_long(argc, argv, "", options, NULL)) != -1) {
-    switch (key) {
-    case 'q': a.quick = true; break;
-    case 'f': a.seconds = parse_positive(optarg); break;
-    case 't': a.threads = parse_threads(optarg); break;
-    case 'o': a.only = optarg; break;
-    case 'c': a.cold = true; break;
-    case 'j': a.json = true; break;
-    case 'h': fputs(usage, stdout), exit(0);
-    default: fputs(usage, stderr), exit(2);
-    }
-  }
-  if (optind < argc || a.threads < 1)
-    fputs(usage, stderr), exit(2);
+  arguments a = {0};
+  const bench_flag flags[] = {
+      {"quick", "fewer cases, 1.5 s each", &a.quick},
+      {"cold", "no run before each slice that brings the caches back", &a.cold},
+      {"json", "everything, as JSON", &a.json},
+      {0}};
+  const bench_options o = bench_read_options(argc, argv, 0, "problem or group", flags);
+  a.seconds = o.seconds, a.threads = o.threads, a.only = o.only;
   if (a.seconds == 0)
     a.seconds = a.quick ? 1.5 : 8;
   return a;
@@ -235,8 +196,7 @@ static arguments parse(int argc, char **argv) {
 static bool wanted(const bench_case *row, const arguments *a) {
   if (a->quick && !row->quick)
     return false;
-  return a->only == NULL || strstr(row->problem, a->only) != NULL ||
-         strstr(row->group, a->only) != NULL;
+  return strstr(row->problem, a->only) != NULL || strstr(row->group, a->only) != NULL;
 }
 
 static int count_wanted(const arguments *a) {
@@ -247,7 +207,6 @@ static int count_wanted(const arguments *a) {
 }
 
 int main(int argc, char **argv) {
-  harness_program_setup("bench");
   const arguments a = parse(argc, argv);
   name_the_cpu_to_openblas(argv);
   bench_result *results = calloc((size_t)bench_n_cases, sizeof *results);

@@ -6,16 +6,13 @@
  *
  *     bench_index [--for SECONDS] [--threads N] [--only TEXT]
  */
-#define _GNU_SOURCE 1 /* getopt_long */
-#include <getopt.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bench_memory.h"
+#include "bench_options.h"
 #include "harness/index_data.h"
-#include "harness/program.h"
 #include "harness/rounds.h"
 
 enum { ALL_THREADS = 0 };
@@ -134,50 +131,15 @@ static void run_case(const index_case *row, double seconds, int all_threads) {
   harness_index_free(&data);
 }
 
-/* ---- Arguments ---- */
-
-static const char usage[] =
-    "Usage: bench_index [--for SECONDS] [--threads N] [--only TEXT]\n"
-    "  --for SECONDS  time for each case (default 8): how long to look for quiet\n"
-    "  --threads N    what \"all\" means (default: all)\n"
-    "  --only TEXT    cases whose name contains TEXT\n";
-
-static double parse_positive(const char *text) {
-  char *end;
-  const double value = strtod(text, &end);
-  if (*end == '\0' && value > 0 && value < 1e6)
-    return value;
-  fprintf(stderr, "bench: '%s' is not a positive number\n%s", text, usage);
-  exit(2);
-}
-
 int main(int argc, char **argv) {
-  static const struct option options[] = {{"for", 1, NULL, 'f'},
-                                          {"threads", 1, NULL, 't'},
-                                          {"only", 1, NULL, 'o'},
-                                          {"help", 0, NULL, 'h'},
-                                          {NULL, 0, NULL, 0}};
-  double seconds = 8, threads = omp_get_max_threads();
-  const char *only = "";
-  int key;
-  harness_program_setup("bench");
-  while ((key = getopt_long(argc, argv, "", options, NULL)) != -1) {
-    switch (key) {
-    case 'f': seconds = parse_positive(optarg); break;
-    case 't': threads = parse_positive(optarg); break;
-    case 'o': only = optarg; break;
-    case 'h': fputs(usage, stdout), exit(0);
-    default: fputs(usage, stderr), exit(2);
-    }
-  }
-  if (optind < argc || threads != (int)threads)
-    fputs(usage, stderr), exit(2);
+  static const bench_flag none[] = {{0}};
+  const bench_options o = bench_read_options(argc, argv, 8, "name", none);
   printf("isa %s, top 2048, targets: scores 0.80 of the FMA peak, selection %.0f %% of their time\n"
          "%-22s %7s %9s %8s %8s %8s %10s %8s\n",
          amla_isa_name(measured_isa()), 100 * selection_target, "case", "threads", "scores ms",
          "GFLOP/s", "of peak", "median", "selection", "unrest");
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-    if (strstr(cases[i].name, only) != NULL)
-      run_case(&cases[i], seconds, (int)threads);
+    if (strstr(cases[i].name, o.only) != NULL)
+      run_case(&cases[i], o.seconds, o.threads);
   return 0;
 }

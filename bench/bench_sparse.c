@@ -7,9 +7,7 @@
  *
  *     bench_sparse [--for SECONDS] [--threads N] [--only TEXT]
  */
-#define _GNU_SOURCE 1 /* getopt_long, _SC_LEVEL3_CACHE_SIZE */
-#include <getopt.h>
-#include <omp.h>
+#define _GNU_SOURCE 1 /* _SC_LEVEL3_CACHE_SIZE */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +15,7 @@
 
 #include "bench_job.h"
 #include "bench_memory.h"
-#include "harness/program.h"
+#include "bench_options.h"
 #include "harness/rounds.h"
 #include "harness/scopes.h"
 
@@ -273,23 +271,6 @@ static void run_case(const sparse_case *row, double seconds, int all_threads) {
   close_job(&j), close_job(&r);
 }
 
-/* ---- Arguments ---- */
-
-static const char usage[] =
-    "Usage: bench_sparse [--for SECONDS] [--threads N] [--only TEXT]\n"
-    "  --for SECONDS  time for each case (default 8): how long to look for quiet\n"
-    "  --threads N    what \"all\" means (default: all)\n"
-    "  --only TEXT    cases whose problem or group contains TEXT\n";
-
-static double parse_positive(const char *text) {
-  char *end;
-  const double value = strtod(text, &end);
-  if (*end == '\0' && value > 0 && value < 1e6)
-    return value;
-  fprintf(stderr, "bench: '%s' is not a positive number\n%s", text, usage);
-  exit(2);
-}
-
 static void run_cases(const char *only, double seconds, int threads) {
   const char *group = NULL;
   printf("  %-84s %7s %8s %6s %6s %7s %7s %7s %6s %4s %6s\n", "problem", "threads", "GFLOP/s",
@@ -308,26 +289,8 @@ static void run_cases(const char *only, double seconds, int threads) {
 }
 
 int main(int argc, char **argv) {
-  static const struct option options[] = {{"for", 1, NULL, 'f'},
-                                          {"threads", 1, NULL, 't'},
-                                          {"only", 1, NULL, 'o'},
-                                          {"help", 0, NULL, 'h'},
-                                          {NULL, 0, NULL, 0}};
-  double seconds = 8, threads = omp_get_max_threads();
-  const char *only = "";
-  int key;
-  harness_program_setup("bench");
-  while ((key = getopt_long(argc, argv, "", options, NULL)) != -1) {
-    switch (key) {
-    case 'f': seconds = parse_positive(optarg); break;
-    case 't': threads = parse_positive(optarg); break;
-    case 'o': only = optarg; break;
-    case 'h': fputs(usage, stdout), exit(0);
-    default: fputs(usage, stderr), exit(2);
-    }
-  }
-  if (optind < argc || threads != (int)threads)
-    fputs(usage, stderr), exit(2);
-  run_cases(only, seconds, (int)threads);
+  static const bench_flag none[] = {{0}};
+  const bench_options o = bench_read_options(argc, argv, 8, "problem or group", none);
+  run_cases(o.only, o.seconds, o.threads);
   return 0;
 }
