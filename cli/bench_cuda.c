@@ -188,7 +188,7 @@ static bool place(batch *x) {
 static bool make_plan(const char *command, const char *text, const cli_options *options, batch *x) {
   amla_options o = options->plan;
   amla_detail detail;
-  o.lse_base = x->originals.options.lse_base;
+  harness_take_options(&o, &x->originals.options);
   if (amla_plan_create(&x->plan, &x->problem, &o, &detail) != AMLA_OK)
     return cli_error(command, "%s: %s", text, detail.text), false;
   x->scratch_bytes = amla_plan_scratch_bytes(x->plan);

@@ -98,8 +98,7 @@ bool cli_job_open(const char *command, const char *name, cli_job *job, harness_d
   amla_options o = options->plan;
   amla_detail detail;
   *job = (cli_job){.data = data, .info = AMLA_PLAN_INFO_INIT};
-  o.lse_base = data->options.lse_base;
-  o.lse_sink = data->options.lse_sink;
+  harness_take_options(&o, &data->options);
   if (amla_plan_create(&job->plan, &data->problem, &o, &detail) != AMLA_OK) {
     cli_error(command, "%s: %s", name, detail.text);
     return false;

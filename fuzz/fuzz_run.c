@@ -282,8 +282,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
   take_problem(&in, text, &options);
   FUZZ_CHECK(harness_parse_problem(text, &c, error, sizeof error) == 0, "%s: %s", text, error);
   FUZZ_CHECK(harness_generate(&c, &data, error, sizeof error) == 0, "%s: %s", text, error);
-  options.lse_base = data.options.lse_base;
-  options.lse_sink = data.options.lse_sink;
+  harness_take_options(&options, &data.options);
   amla_problem problem = data.problem;
   amla_tensors tensors = data.tensors;
   const uint32_t n_corruptions = take(&in, 4);

@@ -656,9 +656,7 @@ static bool make_tensors(const harness_case *c, harness_dataset *data) {
 
 int harness_generate(const harness_case *c, harness_dataset *data, char *error,
                      size_t error_bytes) {
-  *data = (harness_dataset){.problem = c->problem, .options = AMLA_OPTIONS_INIT};
-  data->options.lse_base = c->lse_base;
-  data->options.lse_sink = c->lse_sink;
+  *data = (harness_dataset){.problem = c->problem, .options = c->options};
   if (make_tensors(c, data))
     return 0;
   harness_free(data);

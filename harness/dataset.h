@@ -14,7 +14,7 @@
 
 typedef struct harness_dataset {
   amla_problem problem;
-  amla_options options; /* lse_base and lse_sink set, the rest default */
+  amla_options options; /* what its string or file says of how; the rest default */
   amla_tensors tensors; /* pointers into the buffers below */
   void *q, *kv, *out;   /* owned */
   uint16_t *mask;       /* [b][s_q][sk] f16 with the problem's strides, or NULL */

@@ -216,7 +216,7 @@ static int parse_scale(harness_case *c, const char *value, message error) {
 static int parse_lse(harness_case *c, const char *value, message error) {
   if (strcmp(value, "e") != 0 && strcmp(value, "2") != 0)
     return refuse(error, "lse=%s: must be e or 2", value);
-  c->lse_base = *value == 'e' ? AMLA_LSE_NATURAL : AMLA_LSE_BASE2;
+  c->options.lse_base = *value == 'e' ? AMLA_LSE_NATURAL : AMLA_LSE_BASE2;
   return 0;
 }
 
@@ -277,7 +277,7 @@ static const key_row keys[] = {
     INTEGER("visible", visible, 0, 1),
     INTEGER("ragged", ragged, 0, 1),
     INTEGER("csr", csr, 0, 1),
-    INTEGER("lsesink", lse_sink, 0, 1),
+    INTEGER("lsesink", options.lse_sink, 0, 1),
     INTEGER("qrope", problem.q_d_rope, 0, INT32_MAX),
     INTEGER("kvrope", problem.kv_d_rope, 0, INT32_MAX),
     {"index", parse_index, 0, 0, 0},
@@ -525,7 +525,7 @@ static int derive(harness_case *c, bool b_given, message error) {
 /* ---- Interface ---- */
 
 static harness_case default_case(void) {
-  harness_case c = {.lse_base = AMLA_LSE_NATURAL,
+  harness_case c = {.options = AMLA_OPTIONS_INIT,
                     .dist = HARNESS_NORMAL,
                     .dist_width = 1,
                     .len = HARNESS_LEN_FIXED,
@@ -558,6 +558,11 @@ int harness_parse_problem(const char *text, harness_case *out, char *error_text,
     return -1;
   *out = c;
   return 0;
+}
+
+void harness_take_options(amla_options *to, const amla_options *said) {
+  to->lse_base = said->lse_base;
+  to->lse_sink = said->lse_sink;
 }
 
 static void format_len(const harness_case *c, char *text, size_t text_bytes) {
@@ -600,7 +605,8 @@ int harness_format_problem(const harness_case *c, char *text, size_t text_bytes)
       "dist=%s,len=%s,seed=%" PRIu64,
       p->b, p->s_q, p->h_q, p->sk, p->d_qk, p->d_v, p->page_size, amla_dtype_name(p->q_type),
       amla_dtype_name(p->kv_type), amla_dtype_name(p->out_type), p->causal, scale,
-      c->lse_base == AMLA_LSE_NATURAL ? "e" : "2", c->sinks, c->mask, c->pad, p->topk,
+      c->options.lse_base == AMLA_LSE_NATURAL ? "e" : "2", c->sinks, c->mask, c->pad, p->topk,
       index_names[p->index_kind], topklen_names[c->topklen], c->invalid, p->window, scope2,
-      c->visible, c->ragged, c->csr, c->lse_sink, p->q_d_rope, p->kv_d_rope, dist, len, c->seed);
+      c->visible, c->ragged, c->csr, c->options.lse_sink, p->q_d_rope, p->kv_d_rope, dist, len,
+      c->seed);
 }

@@ -81,20 +81,23 @@ typedef enum harness_topklen {
 
 typedef struct harness_case {
   amla_problem problem; /* strides and max_pages filled in; n_pages includes spare, unused pages */
-  amla_lse_base lse_base;
+  amla_options options; /* what the string says of how; the rest default */
   harness_dist dist;
   double dist_width; /* S, A or R above */
   harness_len len;
   int32_t len_list[HARNESS_MAX_LEN_LIST]; /* b entries when len is LIST */
   int32_t sinks, mask, pad;
   harness_topklen topklen;
-  int32_t invalid, visible, ragged, csr, lse_sink;
+  int32_t invalid, visible, ragged, csr;
   uint64_t seed;
 } harness_case;
 
 /* Returns 0, or -1 with "sk=-3: must be >= 1" in error. Unknown keys, repeated keys, bad numbers,
  * trailing text and impossible values are refused by name. "" and "default" are the defaults. */
 int harness_parse_problem(const char *text, harness_case *out, char *error, size_t error_bytes);
+
+/* Puts what problem strings and files can say of how, in `said`, into options made elsewhere. */
+void harness_take_options(amla_options *to, const amla_options *said);
 
 /* The canonical string with every key; parses back to the same case. Returns its length, as
  * snprintf. */

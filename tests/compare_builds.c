@@ -133,7 +133,7 @@ static void compare_all(const build builds[2], const char *problem, uint64_t *se
       harness_generate(&c, &data, error, sizeof error) != 0)
     stop(problem, error);
   amla_options o = AMLA_OPTIONS_INIT;
-  o.lse_base = c.lse_base;
+  harness_take_options(&o, &c.options);
   o.threads = harness_random_size(seed, 4);
   o.split_tokens = split_options[harness_random(seed) % 4];
   for (int e = 0; is_engine(e); e++) {

@@ -42,7 +42,7 @@ static inline amla_status device_run(harness_dataset *data, const amla_options *
   amla_options o = *options;
   amla_problem problem = data->problem;
   problem.memory = AMLA_MEMORY_DEVICE;
-  o.lse_base = data->options.lse_base;
+  harness_take_options(&o, &data->options);
   setenv("AMLA_CUDA_KERNEL", kernel, 1);
   const amla_status created = amla_plan_create(&plan, &problem, &o, detail);
   if (created != AMLA_OK)

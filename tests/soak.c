@@ -206,8 +206,7 @@ static amla_options random_options(uint64_t *state, const harness_case *c) {
   o.kv_round = (amla_kv_round)below(state, 2);
   o.threads = (const int[]){0, 1, 2, 2, 3, 4, 7, 32}[below(state, 8)];
   o.split_tokens = below(state, 3) ? below(state, 3) - 1 : 1 + below(state, 200);
-  o.lse_base = c->lse_base;
-  o.lse_sink = c->lse_sink;
+  harness_take_options(&o, &c->options);
   o.parallel = below(state, 4) ? NULL : run_in_reverse;
   return o;
 }

@@ -103,7 +103,7 @@ static void fields_get_their_values(void **state) {
   assert_true(p->b == 3 && p->s_q == 2 && p->h_q == 5 && p->sk == 70 && p->d_qk == 24 &&
               p->d_v == 16 && p->page_size == 16);
   assert_true(p->q_type == AMLA_F32 && p->kv_type == AMLA_F16 && p->out_type == AMLA_BF16 &&
-              p->causal == 0 && c.lse_base == AMLA_LSE_BASE2);
+              p->causal == 0 && c.options.lse_base == AMLA_LSE_BASE2);
   assert_true(to_bits(p->scale) == to_bits(0.5f) && c.sinks == 1 && c.pad == 3 &&
               c.dist == HARNESS_PEAKED && c.seed == 99);
   assert_true(c.len == HARNESS_LEN_LIST && c.len_list[0] == 3 && c.len_list[1] == 0 &&

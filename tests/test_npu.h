@@ -38,7 +38,7 @@ static inline ascend_tiling tiling_of(int schedule, const amla_problem *p) {
  * ascend_mode, or UNGUARDED_AMLA. */
 static inline ascend_launch make_launch(const harness_dataset *data, int mode, int schedule) {
   amla_options o = AMLA_OPTIONS_INIT;
-  o.lse_base = data->options.lse_base;
+  harness_take_options(&o, &data->options);
   ascend_launch l = ascend_launch_of(&data->problem, &o);
   l.unguarded = mode == UNGUARDED_AMLA;
   l.mode = l.unguarded ? ASCEND_AMLA : (ascend_mode)mode;

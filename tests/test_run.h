@@ -149,14 +149,13 @@ static inline int64_t damaged_padding(const harness_dataset *d) {
 /* ---- Runs ---- */
 
 /* Plans and runs; the scratch is exactly as long as asked for, at an odd address, between guard
- * bytes, and all NaN. options' lse_base and lse_sink are those of the data. Returns the status;
+ * bytes, and all NaN. What the data say of options goes first. Returns the status;
  * detail may be NULL. */
 static inline amla_status try_run(harness_dataset *data, const amla_options *options,
                                   amla_detail *detail) {
   amla_plan *plan = NULL;
   amla_options o = *options;
-  o.lse_base = data->options.lse_base;
-  o.lse_sink = data->options.lse_sink;
+  harness_take_options(&o, &data->options);
   amla_status status = amla_plan_create(&plan, &data->problem, &o, detail);
   if (status != AMLA_OK)
     return status;

@@ -245,7 +245,7 @@ static void check_concurrent_runs(const amla_options *base) {
   options.threads = 3;
   generate(&alone, problem);
   run(&alone, problem, &options);
-  options.lse_base = alone.options.lse_base;
+  harness_take_options(&options, &alone.options);
   assert_int_equal(amla_plan_create(&plan, &alone.problem, &options, NULL), AMLA_OK);
   for (int i = 0; i < CALLERS; i++) {
     callers[i].plan = plan;
