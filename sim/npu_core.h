@@ -284,6 +284,9 @@ struct npu_chip {
 
 extern _Thread_local npu_core *npu_self; /* whose C code is running */
 
+/* Of a bit per byte. */
+static inline size_t npu_bitmap_bytes(size_t bytes) { return (bytes / 64 + 1) * sizeof(uint64_t); }
+
 static inline int64_t npu_later(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* ---- npu_time.c ---- */
@@ -304,17 +307,18 @@ void npu_drain(npu_core *core); /* called by the C code: until all its pipes hav
 /* ---- npu_engine.c ---- */
 void npu_issue(npu_instr *i); /* of npu_self: checks and appends, or stops the launch */
 void npu_append(npu_core *core, npu_pipe pipe, npu_instr *i);
-void npu_feed(npu_core *core); /* the scalar unit issues what it can */
 void npu_simulate(npu_chip *chip);
 void npu_site(const char *file, int32_t line); /* npu_sites.h */
 
 /* ---- npu_flags.c ---- */
-npu_instr npu_make_sync(npu_core *core, npu_opcode op, npu_pipe from, npu_pipe to, int32_t id);
 bool npu_is_set(const npu_core *core, const npu_instr *i);        /* what a wait waits for */
 void npu_take(npu_core *core, npu_pipe pipe, const npu_instr *i); /* a wait's effect */
 void npu_send(npu_core *core, npu_pipe pipe, const npu_instr *i,
               int64_t cycle); /* a notify's or cross_set's, at that cycle */
 void npu_event_arrives(const npu_event *e);
+
+/* ---- npu_sync.c ---- */
+npu_instr npu_make_sync(npu_core *core, npu_opcode op, npu_pipe from, npu_pipe to, int32_t id);
 
 /* ---- npu_memory.c ---- */
 npu_region *npu_find_region(npu_chip *chip, uintptr_t address);
@@ -323,6 +327,9 @@ void *npu_map(size_t bytes); /* zero pages without memory behind them until touc
 void npu_unmap(void *memory, size_t bytes);
 extern const char *const npu_space_name[SPACES];
 extern const int32_t npu_space_bytes[SPACES];
+/* "UB [0, 64)", "GM name [0, 64)": bytes [first, end) of a range's buffer. */
+const char *npu_describe_bytes(const npu_core *core, const npu_range *range, uintptr_t first,
+                               uintptr_t end, char *text, size_t capacity);
 /* Calls visit for every run of contiguous bytes of a range. */
 typedef void npu_visit(void *context, uintptr_t base, int64_t bytes);
 void npu_walk(const npu_range *range, npu_visit *visit, void *context);
@@ -349,10 +356,9 @@ void npu_clock_join_pipe(npu_core *core, npu_pipe pipe, const npu_core *other, n
 void npu_race_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges,
                     int32_t n);
 
-/* ---- npu_written.c. Without npu_chip.checks_written only begin and forget are called ---- */
+/* ---- npu_written.c; only its check needs npu_chip.checks_written ---- */
 void npu_written_begin(npu_chip *chip);
 void npu_written_forget_core(npu_core *core);
-void npu_written_forget(npu_region *region);
 void npu_written_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges,
                        int32_t n);
 
@@ -369,12 +375,6 @@ const char *npu_describe_instr(const npu_core *core, npu_pipe pipe, uint32_t ind
 const char *npu_core_name(const npu_core *core, char *text, size_t capacity);
 void npu_report_deadlock(npu_chip *chip);
 void npu_report_left_set(npu_chip *chip);
-/* "UB [0, 64)", "GM name [0, 64)": bytes [first, end) of a range's buffer. */
-const char *npu_describe_bytes(const npu_core *core, const npu_range *range, uintptr_t first,
-                               uintptr_t end, char *text, size_t capacity);
-/* In words once for each operand in the kernel's text. */
-void npu_report_unwritten(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *range,
-                          uintptr_t first, uintptr_t end);
 void npu_report_ambiguous(const npu_core *core, const char *role, const npu_flag_user *user,
                           const npu_instr *other);
 void npu_report_finish(npu_chip *chip);

@@ -52,7 +52,8 @@ static bool issue_first(npu_core *core) {
   return true;
 }
 
-void npu_feed(npu_core *core) {
+/* The scalar unit issues what it can. */
+static void feed(npu_core *core) {
   if (core->full_queue != NPU_PIPE_ALL)
     return;
   while (core->stream_count && issue_first(core))
@@ -68,7 +69,7 @@ static void queue_has_room(npu_core *core, npu_pipe pipe) {
     return;
   core->full_queue = NPU_PIPE_ALL;
   core->now = npu_later(core->now, core->chip->now);
-  npu_feed(core);
+  feed(core);
 }
 
 void npu_issue(npu_instr *i) {
@@ -255,7 +256,10 @@ void npu_simulate(npu_chip *chip) {
     chip->now = e.cycle;
     switch (e.kind) {
     case EVENT_PIPE: run_pipe(e.core, (npu_pipe)e.to); break;
-    case EVENT_RESUME: npu_resume(e.core); break;
+    case EVENT_RESUME:
+      npu_resume(e.core);
+      feed(e.core);
+      break;
     default: npu_event_arrives(&e);
     }
   }

@@ -85,7 +85,7 @@ void npu_gm_written(npu_chip *chip, const void *memory) {
 
 void npu_gm_forget_all(npu_chip *chip) {
   for (int32_t r = 0; r < chip->n_regions; r++) {
-    npu_written_forget(&chip->region[r]);
+    npu_unmap(chip->region[r].written, npu_bitmap_bytes(chip->region[r].bytes));
     if (chip->region[r].owned)
       npu_unmap(chip->region[r].base, chip->region[r].bytes);
   }
@@ -161,6 +161,17 @@ bool npu_check_range(npu_core *core, const npu_instr *i, const npu_range *r) {
   snprintf(rule, sizeof rule, "the offset in %s, of %d bytes; this touches %lld bytes from there",
            npu_space_name[r->space], npu_space_bytes[r->space], (long long)bytes);
   return npu_refuse(core, i, r->field, offset, rule);
+}
+
+const char *npu_describe_bytes(const npu_core *core, const npu_range *r, uintptr_t first,
+                               uintptr_t end, char *text, size_t capacity) {
+  const npu_region *region = r->space == SPACE_GM ? npu_find_region(core->chip, first) : NULL;
+  const uintptr_t origin = region ? (uintptr_t)region->base : (uintptr_t)core->local[r->space];
+  const char *const gap = region ? " " : "";
+  const char *const name = region ? region->name : "";
+  snprintf(text, capacity, "%s%s%s [%lld, %lld)", npu_space_name[r->space], gap, name,
+           (long long)(first - origin), (long long)(end - origin));
+  return text;
 }
 
 /* ---- Runs of bytes ---- */

@@ -136,41 +136,6 @@ void npu_report_left_set(npu_chip *chip) {
   }
 }
 
-const char *npu_describe_bytes(const npu_core *core, const npu_range *r, uintptr_t first,
-                               uintptr_t end, char *text, size_t capacity) {
-  const npu_region *region = r->space == SPACE_GM ? npu_find_region(core->chip, first) : NULL;
-  const uintptr_t origin = region ? (uintptr_t)region->base : (uintptr_t)core->local[r->space];
-  const char *const gap = region ? " " : "";
-  const char *const name = region ? region->name : "";
-  snprintf(text, capacity, "%s%s%s [%lld, %lld)", npu_space_name[r->space], gap, name,
-           (long long)(first - origin), (long long)(end - origin));
-  return text;
-}
-
-static bool told_unwritten(npu_chip *chip, npu_place p) {
-  for (int32_t t = 0; t < chip->n_told_unwritten; t++) {
-    const npu_place *told = &chip->told_unwritten[t];
-    if (told->file == p.file && told->line == p.line && told->field == p.field)
-      return true;
-  }
-  if (chip->n_told_unwritten < TOLD_UNWRITTEN)
-    chip->told_unwritten[chip->n_told_unwritten++] = p;
-  return false;
-}
-
-void npu_report_unwritten(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *r,
-                          uintptr_t first, uintptr_t end) {
-  char who[160], where[96];
-  if (told_unwritten(core->chip, (npu_place){i->file, r->field, i->line})) {
-    core->chip->report->errors[NPU_ERROR_UNWRITTEN]++;
-    return;
-  }
-  npu_describe_instr(core, pipe, core->pipe[pipe].started, npu_ops[i->op].name, i->file, i->line,
-                     who, sizeof who);
-  npu_report_error(core->chip, NPU_ERROR_UNWRITTEN, "unwritten: %s reads %s=%s, which nobody wrote",
-                   who, r->field, npu_describe_bytes(core, r, first, end, where, sizeof where));
-}
-
 void npu_report_ambiguous(const npu_core *core, const char *role, const npu_flag_user *user,
                           const npu_instr *other) {
   char name[32];

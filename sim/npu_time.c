@@ -97,7 +97,6 @@ void npu_resume(npu_core *core) {
   npu_self = core;
   swapcontext(&core->chip->scheduler, &core->context);
   npu_self = NULL;
-  npu_feed(core);
 }
 
 void npu_flush(npu_core *core) {

@@ -14,8 +14,6 @@ typedef struct operand { /* being looked at */
   uintptr_t origin, first, end; /* of the bytes that nobody wrote; none while first == end */
 } operand;
 
-static size_t bitmap_bytes(size_t bytes) { return (bytes / 64 + 1) * sizeof(uint64_t); }
-
 /* ---- Bits ---- */
 
 /* Bits [begin, end) of word w. */
@@ -71,11 +69,36 @@ static operand operand_of(npu_core *core, const npu_range *r) {
   if (region && region->host_written)
     return o;
   if (!*bits)
-    *bits = npu_map(bitmap_bytes(region ? region->bytes : (size_t)npu_space_bytes[r->space]));
+    *bits = npu_map(npu_bitmap_bytes(region ? region->bytes : (size_t)npu_space_bytes[r->space]));
   if (!*bits)
     core->chip->stopped = core->chip->out_of_memory = true;
   o.bits = *bits;
   return o;
+}
+
+static bool is_told(npu_chip *chip, npu_place p) {
+  for (int32_t t = 0; t < chip->n_told_unwritten; t++) {
+    const npu_place *told = &chip->told_unwritten[t];
+    if (told->file == p.file && told->line == p.line && told->field == p.field)
+      return true;
+  }
+  if (chip->n_told_unwritten < TOLD_UNWRITTEN)
+    chip->told_unwritten[chip->n_told_unwritten++] = p;
+  return false;
+}
+
+/* In words once for each operand in the kernel's text. */
+static void report(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *r,
+                   uintptr_t first, uintptr_t end) {
+  char who[160], where[96];
+  if (is_told(core->chip, (npu_place){i->file, r->field, i->line})) {
+    core->chip->report->errors[NPU_ERROR_UNWRITTEN]++;
+    return;
+  }
+  npu_describe_instr(core, pipe, core->pipe[pipe].started, npu_ops[i->op].name, i->file, i->line,
+                     who, sizeof who);
+  npu_report_error(core->chip, NPU_ERROR_UNWRITTEN, "unwritten: %s reads %s=%s, which nobody wrote",
+                   who, r->field, npu_describe_bytes(core, r, first, end, where, sizeof where));
 }
 
 static bool reads(const npu_range *r) {
@@ -92,7 +115,7 @@ static void check_read(npu_core *core, npu_pipe pipe, const npu_instr *i, const 
     used.run_bytes = r->used_bytes;
   npu_walk(&used, read_run, &o);
   if (o.first != o.end)
-    npu_report_unwritten(core, pipe, i, r, o.first, o.end);
+    report(core, pipe, i, r, o.first, o.end);
 }
 
 void npu_written_check(npu_core *core, npu_pipe pipe, const npu_instr *i, const npu_range *ranges,
@@ -120,9 +143,5 @@ void npu_written_begin(npu_chip *chip) {
 
 void npu_written_forget_core(npu_core *core) {
   for (int s = SPACE_L1; s < SPACES; s++)
-    npu_unmap(core->written[s], bitmap_bytes((size_t)npu_space_bytes[s]));
-}
-
-void npu_written_forget(npu_region *region) {
-  npu_unmap(region->written, bitmap_bytes(region->bytes));
+    npu_unmap(core->written[s], npu_bitmap_bytes((size_t)npu_space_bytes[s]));
 }

@@ -158,6 +158,46 @@ check_circles() {
     sed 's|[^ ]*/||g' | tsort 2>&1 > /dev/null
 }
 
+# Calls between the .c files of a folder, by names: "FILE FILE". Two passes: who defines a function
+# that others see, then who mentions it.
+list_calls() { # FOLDER
+  ls "$1"/*.c 2> /dev/null | awk '
+    function code(line) {
+      gsub(/\/\*[^*]*\*\//, "", line)
+      gsub(/"([^"\\]|\\.)*"/, "", line)
+      sub(/\/\*.*/, "", line)
+      return line ~ /^ *\*/ ? "" : line
+    }
+    { files[++n] = $0 }
+    END {
+      for (i = 1; i <= n; i++) while ((getline line < files[i]) > 0)
+        if (line ~ /^[a-z][^=]*\(/ && line !~ /^(static|typedef|extern) |;$/) {
+          match(line, /[a-z_0-9]+\(/)
+          home[substr(line, RSTART, RLENGTH - 1)] = files[i]
+        }
+      delete home["main"]
+      for (i = 1; i <= n; i++) {
+        close(files[i])
+        while ((getline line < files[i]) > 0)
+          for (line = code(line); match(line, /[A-Za-z_][A-Za-z_0-9]*/); ) {
+            name = substr(line, RSTART, RLENGTH)
+            line = substr(line, RSTART + RLENGTH)
+            if (name in home && home[name] != files[i]) print files[i], home[name]
+          }
+      }
+    }' | sort -u
+}
+
+# No file calls another that calls it back, by way of others too. harness is not asked yet, nor are
+# tests, which are programs of their own.
+check_calls() {
+  failed_calls=0
+  for folder in spec src src/* sim cli ggml bench fuzz; do
+    list_calls "$folder" | tsort 2>&1 > /dev/null || failed_calls=1
+  done
+  return $failed_calls
+}
+
 check_isa_ifdefs() { # the loop and everything else outside the ISA files is ISA-free
   ! grep -nE '__(AVX|SSE|FMA__|F16C|BMI|ARM_NEON|ARM_FEATURE)' \
     $(list_files | grep -E '^src/.*\.(c|h|cu|cuh)$' | grep -vE '__[a-z0-9]+\.c$')
@@ -187,8 +227,8 @@ check_paths() { # nothing that only one machine has
 
 check_tree() { # in the current folder; every check reports before the verdict
   failed=0
-  for check in check_includes check_imports check_circles check_isa_ifdefs check_names check_spdx \
-    check_paths; do
+  for check in check_includes check_imports check_circles check_calls check_isa_ifdefs check_names \
+    check_spdx check_paths; do
     $check || { echo "FAIL: $check"; failed=1; }
   done
   return $failed
@@ -261,6 +301,8 @@ plant check_circles python/amla/_arrays.py 'from ._decode import Plan'
 plant check_circles src/cuda/cuda_params.h '#include "decode_common.cuh"'
 plant check_circles tests/cuda_emulated/cuda_emulator.hpp '#include "cuda_machine_emulated.hpp"'
 plant check_circles src/backend.h '#include "plan.h"'
+plant check_calls sim/npu_time.c 'void npu_turn(void) { npu_issue(NULL); }'
+plant check_calls src/problem.c 'int any(void) { return amla_plan_create != NULL; }'
 plant check_isa_ifdefs src/cpu/decode.c '#ifdef __AVX512F__'
 plant check_isa_ifdefs src/cuda/decode_mma.cuh '#ifdef __AVX512F__'
 plant check_names tests/ukernels.c '/* SPDX-License-Identifier: Apache-2.0 */'
