@@ -259,8 +259,6 @@ static void store_p16(amla_dtype type, int32_t rows, int32_t cols, const float *
   store_in_order(dealt_column, type, rows, cols, o, ends, d);
 }
 
-static inline float multiply_add(float x, float y, float z) { return fmaf(x, y, z); }
-
 #include "src/cpu/ukr_cold.h"
 
 extern const amla_ukernels amla_ukernels__model, amla_ukernels__model_p16;

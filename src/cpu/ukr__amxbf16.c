@@ -718,8 +718,6 @@ static void store(amla_dtype type, int32_t rows, int32_t cols, const float *o, i
   }
 }
 
-static inline float multiply_add(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
-
 #include "ukr_cold.h"
 
 /* One row for each form of P, by falling exactness. */

@@ -568,20 +568,12 @@ static void pv_8x8(int32_t n, const void *p, int64_t ldp, const void *v, int64_t
   pv_tile(PV_END_ROWS, PV_END_COLS / 8, n, p, ldp, v, ldv, first, o, n_merges, merges, out);
 }
 
-static inline float multiply_add(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
-
 #include "ukr_cold.h"
 
 static void store(amla_dtype type, int32_t rows, int32_t cols, const float *o, int even_odd,
                   const amla_row_end *ends, int32_t d) {
   (void)even_odd;
-  switch (type) {
-  case AMLA_BF16:
-    amla_ukr_store_rows(store_row, AMLA_BF16, rows, cols, o, PV_COLS, ends, d);
-    return;
-  case AMLA_F16: amla_ukr_store_rows(store_row, AMLA_F16, rows, cols, o, PV_COLS, ends, d); return;
-  default: amla_ukr_store_rows(store_row, AMLA_F32, rows, cols, o, PV_COLS, ends, d);
-  }
+  store_by_type(store_row, type, rows, cols, o, ends, d);
 }
 
 const amla_ukernels amla_ukernels__avx2 = {

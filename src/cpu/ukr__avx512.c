@@ -12,13 +12,14 @@
 #include <string.h>
 
 #include "exp2_poly.h"
+#include "ukr_avx512.h"
 #include "ukr_fp8.h"
 
 typedef double float_pair __attribute__((may_alias, aligned(4)));
 
 enum {
   QK_TOKENS = 12,
-  PV_ROWS = 8,
+  PV_ROWS = UKR_AVX512_PV_ROWS,
   PV_COLS = 32,
   TILE_TOKENS = 96,
   PAIRS = 32,
@@ -690,33 +691,17 @@ static void pv_8x32(int32_t n, const void *weights, int64_t ldp, const void *val
                     int first, const float *o, int32_t n_merges, const amla_ukr_merge *merges,
                     float *out) {
   const float *p = weights, *v = values;
-  __m512 acc[PV_ROWS][2];
+  output_tile acc;
   int32_t j = 0;
-#pragma GCC unroll 8
-  for (int r = 0; r < PV_ROWS; r++)
-    acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+  pv_begin(acc);
   for (; j + 12 <= n; j += 12)
 #pragma GCC unroll 12
     for (int t = 0; t < 12; t++, p += ldp, v += ldv)
       pv_step(acc, p, v);
   for (; j < n; j++, p += ldp, v += ldv)
     pv_step(acc, p, v);
-  if (!first)
-#pragma GCC unroll 16
-    for (int i = 0; i < 2 * PV_ROWS; i++)
-      acc[i / 2][i % 2] = _mm512_add_ps(_mm512_load_ps(o + i * 16), acc[i / 2][i % 2]);
-  for (const amla_ukr_merge *m = merges; m < merges + n_merges; m++)
-#pragma GCC unroll 16
-    for (int i = 0; i < 2 * PV_ROWS; i++) {
-      const __m512 a = _mm512_mul_ps(_mm512_set1_ps(m->of_a[i / 2]), _mm512_load_ps(m->a + i * 16));
-      acc[i / 2][i % 2] = _mm512_fmadd_ps(_mm512_set1_ps(m->of_b[i / 2]), acc[i / 2][i % 2], a);
-    }
-#pragma GCC unroll 16
-  for (int i = 0; i < 2 * PV_ROWS; i++)
-    _mm512_store_ps(out + i * 16, acc[i / 2][i % 2]);
+  pv_end(acc, first, o, n_merges, merges, out);
 }
-
-static inline float multiply_add(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
 
 #include "ukr_cold.h"
 

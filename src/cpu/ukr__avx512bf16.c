@@ -14,11 +14,13 @@
 #include <assert.h>
 #include <immintrin.h>
 
+#include "ukr_avx512.h"
+
 #define INLINE static inline __attribute__((always_inline))
 
 enum {
   QK_TOKENS = 12,
-  PV_ROWS = 8,
+  PV_ROWS = UKR_AVX512_PV_ROWS,
   PV_COLS = 32,
   TILE_TOKENS = 96,
   LINE = 32 /* elements */
@@ -355,31 +357,6 @@ static void exp_16_p16(int32_t n, float *s, const float *ref, const float *mul,
 
 /* ---- PV ---- */
 
-typedef __m512 output_tile[PV_ROWS][2];
-
-INLINE void pv_begin(output_tile acc) {
-#pragma GCC unroll 8
-  for (int r = 0; r < PV_ROWS; r++)
-    acc[r][0] = acc[r][1] = _mm512_setzero_ps();
-}
-
-INLINE void pv_end(output_tile acc, int is_first, const float *o, int32_t n_merges,
-                   const amla_ukr_merge *merges, float *out) {
-  if (!is_first)
-#pragma GCC unroll 16
-    for (int i = 0; i < 2 * PV_ROWS; i++)
-      acc[i / 2][i % 2] = _mm512_add_ps(_mm512_load_ps(o + i * 16), acc[i / 2][i % 2]);
-  for (const amla_ukr_merge *m = merges; m < merges + n_merges; m++)
-#pragma GCC unroll 16
-    for (int i = 0; i < 2 * PV_ROWS; i++) {
-      const __m512 a = _mm512_mul_ps(_mm512_set1_ps(m->of_a[i / 2]), _mm512_load_ps(m->a + i * 16));
-      acc[i / 2][i % 2] = _mm512_fmadd_ps(_mm512_set1_ps(m->of_b[i / 2]), acc[i / 2][i % 2], a);
-    }
-#pragma GCC unroll 16
-  for (int i = 0; i < 2 * PV_ROWS; i++)
-    _mm512_store_ps(out + i * 16, acc[i / 2][i % 2]);
-}
-
 /* P in f32: V widened, its even columns apart from its odd ones. */
 INLINE void pv_step(output_tile acc, const float *p, const uint16_t *v) {
   const __m512i pairs = _mm512_load_si512(v);
@@ -446,8 +423,6 @@ static void pv_8x32_p16(int32_t n, const void *weights, int64_t ldp, const void 
 }
 
 /* ---- O ---- */
-
-INLINE float multiply_add(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
 
 #include "ukr_cold.h"
 

@@ -99,6 +99,7 @@ static void pv_4x8(int32_t n, const void *weights, int64_t ldp, const void *valu
     }
 }
 
+#define UKR_OWN_MULTIPLY_ADD
 static inline float multiply_add(float x, float y, float z) { return x * y + z; }
 
 #include "ukr_cold.h"

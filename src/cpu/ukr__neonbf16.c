@@ -372,8 +372,6 @@ static void pv_bf16_8x8(int32_t n, const void *p, int64_t ldp, const void *v, in
   pv_tile(1, 4, 2, n, p, v, ldv, first, o, n_merges, merges, out);
 }
 
-static inline float multiply_add(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
-
 #include "ukr_cold.h"
 
 #define TABLE_ROW(p_of, form, turned, width, exp_kernel, pv_kernel, pv_end_kernel)                 \

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The micro-kernels that run once a tile or less, the same for every instruction set: plain loops
- * that the compiler vectorises for the file which includes them. That file has, before it includes
- * this one,
- *     PV_COLS       columns of an output tile
- *     multiply_add  x * y + z, rounded as often as in the file's other sums
+ * that the compiler vectorises for the file which includes them. That file has PV_COLS, columns of
+ * an output tile, before it includes this one; and UKR_OWN_MULTIPLY_ADD with its own multiply_add,
+ * if its other sums round x * y first.
  */
 #ifndef AMLA_CPU_UKR_COLD_H
 #define AMLA_CPU_UKR_COLD_H
@@ -20,6 +19,23 @@
 #else
 #define UKR_ROW_LOOP
 #endif
+
+#ifndef UKR_OWN_MULTIPLY_ADD
+static inline float multiply_add(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
+#endif
+
+/* amla_ukr_store_rows, with a loop for each type: store_one is inlined into all three. */
+static inline __attribute__((always_inline)) void
+store_by_type(amla_store_row_fn *store_one, amla_dtype type, int32_t rows, int32_t cols,
+              const float *o, const amla_row_end *ends, int32_t d) {
+  switch (type) {
+  case AMLA_BF16:
+    amla_ukr_store_rows(store_one, AMLA_BF16, rows, cols, o, PV_COLS, ends, d);
+    return;
+  case AMLA_F16: amla_ukr_store_rows(store_one, AMLA_F16, rows, cols, o, PV_COLS, ends, d); return;
+  default: amla_ukr_store_rows(store_one, AMLA_F32, rows, cols, o, PV_COLS, ends, d);
+  }
+}
 
 static void scale_rows(int32_t rows, float *restrict o, const float *f) {
   UKR_ROW_LOOP
