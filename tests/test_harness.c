@@ -115,6 +115,16 @@ static void fields_get_their_values(void **state) {
               harness_dtype_bytes(AMLA_F16) == 2);
 }
 
+static void options_of_a_string_go_before_others(void **state) {
+  (void)state;
+  harness_case c;
+  amla_options o = AMLA_OPTIONS_INIT;
+  o.threads = 3;
+  parse_must("lse=2,sinks=1,lsesink=1", &c);
+  harness_take_options(&o, &c.options);
+  assert_true(o.lse_base == AMLA_LSE_BASE2 && o.lse_sink == AMLA_LSE_WITH_SINK && o.threads == 3);
+}
+
 static const struct {
   const char *text, *error;
 } refusals[] = {
@@ -1163,6 +1173,7 @@ int main(void) {
       cmocka_unit_test(defaults_are_documented_ones),
       cmocka_unit_test(strings_round_trip),
       cmocka_unit_test(fields_get_their_values),
+      cmocka_unit_test(options_of_a_string_go_before_others),
       cmocka_unit_test(refusals_name_key_value_and_rule),
       cmocka_unit_test(a_type_that_is_none_is_answered_by_the_list),
       cmocka_unit_test(names_are_found_and_listed),
