@@ -10,16 +10,7 @@ import numpy as np
 
 from . import _library as c
 from . import _scopes
-from ._arrays import (
-    View,
-    call_operator,
-    is_torch,
-    is_traced,
-    native,
-    pointer,
-    refuse_gradients,
-    view_of,
-)
+from ._arrays import View, call_operator, is_torch, is_traced, native, refuse_gradients
 from ._plan import cpu_options
 from ._scopes import Array
 from ._shapes import (
@@ -27,8 +18,8 @@ from ._shapes import (
     expect_contiguous,
     expect_dtype,
     expect_packed,
-    extent_bytes,
-    one_device,
+    host_views,
+    put_arrays,
     stride,
 )
 
@@ -73,12 +64,7 @@ def cache_write(
     given = dict(latent=latent, rope=rope, kv_cache=kv_cache, kv_rope=kv_rope)
     arrays = {name: native(name, x) for name, x in given.items()}
     arrays["slot_mapping"] = _int64("slot_mapping", slot_mapping)
-    views = {name: view_of(name, x) for name, x in arrays.items() if x is not None}
-    for name in ("latent", "kv_cache", "slot_mapping"):
-        if name not in views:
-            raise TypeError(f"{name}=None: must be an array")
-    if one_device(**views) != "cpu":
-        raise NotImplementedError(f"latent: device {views['latent'].device}: must be on the CPU")
+    views = host_views(arrays, ("latent", "kv_cache", "slot_mapping"))
     for name in ("kv_cache", "kv_rope"):
         if isinstance(arrays[name], np.ndarray) and not arrays[name].flags.writeable:
             raise ValueError(f"{name}: read-only: must be writable")
@@ -87,10 +73,7 @@ def cache_write(
     args.any_scale = c.checked_flag("any_scale", any_scale)
     for name, scale in scales.items():
         setattr(args, name, c.checked_number(name, scale))
-    for name, x in arrays.items():
-        field = "kv" if name == "kv_cache" else name
-        setattr(args, field, pointer(x))
-        setattr(args, f"{field}_bytes", extent_bytes(views[name]) if name in views else 0)
+    put_arrays(args, arrays, views, {"kv_cache": "kv"})
     options, detail = cpu_options(latent, threads, isa), c.Detail()
     c.check(
         c.lib.amla_cache_write(ctypes.byref(args), ctypes.addressof(options), ctypes.byref(detail)),

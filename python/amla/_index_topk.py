@@ -16,7 +16,6 @@ from ._arrays import (
     native,
     pointer,
     refuse_gradients,
-    view_of,
 )
 from ._plan import cpu_options, give_scratch, take_scratch
 from ._scopes import Array, table_fields
@@ -25,8 +24,8 @@ from ._shapes import (
     expect_contiguous,
     expect_dtype,
     expect_packed,
-    extent_bytes,
-    one_device,
+    host_views,
+    put_arrays,
     stride,
     strides,
 )
@@ -84,21 +83,15 @@ def index_topk(
     arrays["q_scales"] = native("q_scales", q_scales, "float32")
     for name, x in dict(block_table=block_table, seqlens=seqlens, visible=visible).items():
         arrays[name] = integers(name, x)
-    for name in ("q", "weights", "k_cache"):
-        if arrays[name] is None:
-            raise TypeError(f"{name}=None: must be an array")
-    views = {name: view_of(name, x) for name, x in arrays.items() if x is not None}
-    if one_device(**views) != "cpu":
-        raise NotImplementedError(f"q: device {views['q'].device}: must be on the CPU")
+    views = host_views(arrays, ("q", "weights", "k_cache"))
     args = _args(views, keys)
     args.topk = c.checked_int("topk", topk)
     args.causal = c.checked_flag("causal", causal)
     args.index_kind = c.choice("index_kind", index_kind, c.INDEX_KINDS)
     want_scores = c.checked_flag("scores", scores)
-    for name, x in arrays.items():
-        field = {"k_cache": "k", "seqlens": "seqlens_k", "visible": "visible_k"}.get(name, name)
-        setattr(args, field, pointer(x))
-        setattr(args, f"{field}_bytes", extent_bytes(views[name]) if name in views else 0)
+    put_arrays(
+        args, arrays, views, {"k_cache": "k", "seqlens": "seqlens_k", "visible": "visible_k"}
+    )
     if "block_table" in views:  # whole rows: used entries are all that is read
         args.block_table_bytes = args.b * args.max_pages * 4
     return _run(args, arrays["q"], want_scores, cpu_options(q, threads, isa))

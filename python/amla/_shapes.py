@@ -4,10 +4,12 @@ and what it must be."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 from . import _library as c
-from ._arrays import View
+from ._arrays import View, pointer, view_of
 
 INTEGERS = (
     "int32",
@@ -96,3 +98,28 @@ def expect_packed(
         expect(name, view, shape, known)
         expect_dtype(name, view, dtypes)
         expect_contiguous(name, view, 0)
+
+
+# ---- Functions that are no plans: host arrays of names to a struct of them ----
+
+
+def host_views(arrays: dict[str, Any], needed: Sequence[str]) -> dict[str, View]:
+    """The views of those that are there, in host memory; those that are needed must be."""
+    views = {name: view_of(name, x) for name, x in arrays.items() if x is not None}
+    for name in needed:
+        if name not in views:
+            raise TypeError(f"{name}=None: must be an array")
+    if one_device(**views) != "cpu":
+        first = needed[0]
+        raise NotImplementedError(f"{first}: device {views[first].device}: must be on the CPU")
+    return views
+
+
+def put_arrays(
+    args: ctypes.Structure, arrays: dict[str, Any], views: dict[str, View], fields: dict[str, str]
+) -> None:
+    """Pointers and capacities into the struct. fields: names there, of those that differ."""
+    for name, x in arrays.items():
+        field = fields.get(name, name)
+        setattr(args, field, pointer(x))
+        setattr(args, f"{field}_bytes", extent_bytes(views[name]) if name in views else 0)
