@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._arrays import OPERATORS, is_traced, loaded_torch, refuse_gradients
+from ._options import DecodeOptions
 from ._plan import find_call
 from ._problem import Arguments, options_of
 from ._scopes import Array, Scope, flat
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def decode(
@@ -20,38 +24,21 @@ def decode(
     seqlens: Array | None = None,
     *,
     scale: float,
-    causal: bool = False,
-    d_v: int = 512,
-    rescale: str = "lazy",
-    backend: str = "auto",
-    threads: int = 0,
-    lse_base: str | int = "e",
     sinks: Array | None = None,
     mask: Array | None = None,
-    out_dtype: Any = None,
-    isa: str = "auto",
-    split_tokens: int = 0,
-    p_form: str = "default",
-    q_form: str = "default",
-    kv_round: str = "exact",
     out: Array | None = None,
     lse: Array | None = None,
     max_logits: Array | bool = False,
     indices: Array | None = None,
-    index_kind: str = "slot",
     topk_length: Array | None = None,
     visible: Array | None = None,
-    window: int = 0,
     extra: Scope | None = None,
     q_rope: Array | None = None,
     kv_rope: Array | None = None,
     q_indptr: Array | None = None,
     kv_indptr: Array | None = None,
     kv_indices: Array | None = None,
-    lse_sink: bool = False,
-    kv_type: str | None = None,
-    kv_scale: float = 1.0,
-    kv_rope_scale: float = 1.0,
+    **options: Unpack[DecodeOptions],
 ) -> tuple[Any, ...]:
     """Attention decoding in MLA's absorbed form: all heads share one KV row per token, whose first
     d_v elements are the value.
@@ -83,7 +70,7 @@ def decode(
                      hides the key
         out_dtype    type of out: a name or a dtype of torch or NumPy; default out's if out is
                      given, else q's
-        isa, split_tokens, p_form, q_form, kv_round  as in amla_options
+        isa, split_tokens, p_form, q_form, kv_round and others  as in amla_options
         out, lse     arrays to write into: [b, s_q, h_q, d_v] in any of the types, and [b, h_q, s_q]
                      float32
         max_logits   True, or an array like lse to write into: a third result, the largest scaled
@@ -143,28 +130,7 @@ def decode(
         if isinstance(q, torch.Tensor) and OPERATORS not in sys.modules:
             importlib.import_module(OPERATORS)
     a = Arguments(q, kv_cache, block_table, seqlens, sinks, mask, out, lse, max_logits, more)
-    options = options_of(
-        scale=scale,
-        causal=causal,
-        d_v=d_v,
-        rescale=rescale,
-        backend=backend,
-        threads=threads,
-        lse_base=lse_base,
-        isa=isa,
-        split_tokens=split_tokens,
-        p_form=p_form,
-        q_form=q_form,
-        kv_round=kv_round,
-        out_dtype=out_dtype,
-        index_kind=index_kind,
-        window=window,
-        lse_sink=lse_sink,
-        kv_type=kv_type,
-        kv_scale=kv_scale,
-        kv_rope_scale=kv_rope_scale,
-    )
-    return find_call(a, options).run(a)
+    return find_call(a, options_of(scale, **options)).run(a)
 
 
 def _call_operator(**arguments: Any) -> tuple[Any, ...]:

@@ -13,10 +13,12 @@ import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import numpy as np
+
+from ._options import DECODE, LIBRARY, is_named_by_library
 
 I32, I64, U32, SIZE, PTR = (
     ctypes.c_int32,
@@ -27,7 +29,6 @@ I32, I64, U32, SIZE, PTR = (
 )
 INT32_MAX = 2**31 - 1
 
-LSE_BASES: dict[Any, int] = {"e": 0, 2: 1, "2": 1}
 MEMORY_HOST, MEMORY_DEVICE = 0, 1
 
 
@@ -92,21 +93,10 @@ class Problem(ctypes.Structure):
 class Options(ctypes.Structure):
     """amla_options: how, never what."""
 
-    _fields_ = [
-        ("struct_bytes", U32),
-        ("backend", I32),
-        ("rescale", I32),
-        ("threads", I32),
-        ("isa", I32),
-        ("split_tokens", I32),
-        ("lse_base", I32),
-        ("parallel", PTR),
-        ("parallel_context", PTR),
-        ("lse_sink", I32),
-        ("p_form", I32),
-        ("q_form", I32),
-        ("kv_round", I32),
-    ]
+    _fields_ = [("struct_bytes", U32), *((name, I32) for name in LIBRARY)]
+    # Callers' own threads, which Python does not offer.
+    _before = list(LIBRARY).index("lse_base") + 2
+    _fields_[_before:_before] = [("parallel", PTR), ("parallel_context", PTR)]
 
 
 class Tensors(ctypes.Structure):
@@ -380,8 +370,13 @@ def _kinds(kind: str) -> dict[str, int]:
     return {name.decode(): i for i, name in enumerate(itertools.takewhile(bool, names))}
 
 
-BACKENDS, RESCALES, ISAS = _kinds("backend"), _kinds("rescale"), _kinds("isa")
-P_FORMS, Q_FORMS, KV_ROUNDS = _kinds("p_form"), _kinds("q_form"), _kinds("kv_round")
+# By option, what its values stand for.
+CHOICES: dict[str, dict[Any, int]] = {
+    name: _kinds(name) if is_named_by_library(option) else option.choices
+    for name, option in DECODE.items()
+    if option.choices or is_named_by_library(option)
+}
+BACKENDS, LSE_BASES, INDEX_KINDS = (CHOICES[x] for x in ("backend", "lse_base", "index_kind"))
 # What arrays call the library's types. A type that is not here, such as q8_0, has no arrays.
 _ARRAY_TYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 DTYPES = {
@@ -394,7 +389,6 @@ BYTE_DTYPES = ("uint8", "int8", "float8_e4m3fn")
 KV_TYPES = {**DTYPES, **FP8_TYPES}
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "int64": 8}
 DTYPE_BYTES.update(dict.fromkeys(BYTE_DTYPES, 1))
-INDEX_KINDS = {"slot": 0, "position": 1}
 INDEX_KEYS = {"bf16": 0, "fp8_page": 1, "fp8_token": 2}
 EMPTY_LSE = {"-inf": 0, "+inf": 1}
 
@@ -464,6 +458,20 @@ def checked_flag(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_, int)) or value not in (0, 1):
         raise ValueError(f"{name}={value!r}: must be True or False")
     return bool(value)
+
+
+def checked_option(name: str, value: Any) -> int | float:
+    """The value of an option as its C field has it."""
+    if name in CHOICES:
+        return choice(name, value, CHOICES[name])
+    return _CHECKED[type(DECODE[name].default)](name, value)
+
+
+_CHECKED: dict[type, Callable[[str, Any], int | float]] = {
+    bool: checked_flag,
+    int: checked_int,
+    float: checked_number,
+}
 
 
 def backend_info(name: str) -> BackendInfo:

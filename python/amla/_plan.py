@@ -19,9 +19,9 @@ import numpy as np
 
 from . import _library as c
 from ._arrays import is_torch, loaded_torch, maker_like_kind
+from ._options import DEFAULTS, LIBRARY
 from ._problem import (
     MAX_REMEMBERED,
-    OPTION_DEFAULTS,
     PROBLEM_DEFAULTS,
     Arguments,
     Options,
@@ -94,8 +94,8 @@ class Plan:
     The arguments are the fields of amla_problem and amla_options (include/amla/amla.h), all by
     keyword: shapes b, s_q, h_q, sk (the maximum length), d_qk, d_v; page_size (0 = contiguous KV),
     max_pages, n_pages; q_type, kv_type, out_type ("float32", "bfloat16", "float16"); causal; scale
-    (required); strides in elements, 0 = packed; and backend, rescale, threads, isa, split_tokens,
-    lse_base, p_form, q_form, kv_round as in `decode`. `Plan.like` takes them from arrays instead.
+    (required); strides in elements, 0 = packed; and of amla_options backend, threads and the
+    others as in `decode`. `Plan.like` takes them from arrays instead.
 
     Immutable, and safe to run from several threads at once. Raises ValueError for what breaks a
     rule and NotImplementedError for what is not built or not on this machine, both in the library's
@@ -106,34 +106,13 @@ class Plan:
         self,
         *,
         scale: float,
-        backend: str = "auto",
-        rescale: str = "lazy",
-        threads: int = 0,
-        isa: str = "auto",
-        split_tokens: int = 0,
-        lse_base: str | int = "e",
-        p_form: str = "default",
-        q_form: str = "default",
-        kv_round: str = "exact",
-        lse_sink: bool = False,
-        **problem: Any,
+        **given: Any,
     ) -> None:
-        _refuse_unknown(problem, PROBLEM_DEFAULTS, "field")
-        options: dict[str, Any] = dict(
-            backend=backend,
-            rescale=rescale,
-            threads=threads,
-            isa=isa,
-            split_tokens=split_tokens,
-            lse_base=lse_base,
-            p_form=p_form,
-            q_form=q_form,
-            kv_round=kv_round,
-            lse_sink=lse_sink,
-        )
-        fields = {**PROBLEM_DEFAULTS, **problem, "scale": scale}
+        options = {name: given.pop(name, option.default) for name, option in LIBRARY.items()}
+        _refuse_unknown(given, PROBLEM_DEFAULTS, "field")
+        fields = {**PROBLEM_DEFAULTS, **given, "scale": scale}
         self.fields = {**fields, **options}
-        p, o = problem_struct(fields), options_struct(**options)
+        p, o = problem_struct(fields), options_struct(options)
         handle, detail = ctypes.c_void_p(), c.Detail()
         status = c.lib.amla_plan_create(
             ctypes.byref(handle), ctypes.byref(p), ctypes.byref(o), ctypes.byref(detail)
@@ -160,7 +139,7 @@ class Plan:
     ) -> Plan:
         """The plan that `decode` would use for these arrays and options."""
         arrays = {name: more.pop(name) for name in FIRST_NAMES if name in more}
-        _refuse_unknown(more, OPTION_DEFAULTS, "option")
+        _refuse_unknown(more, DEFAULTS, "option")
         a = Arguments(q, kv_cache, block_table, seqlens, more=flat(extra, **arrays))
         return Call(a, Options(scale, **more)).plan
 
@@ -193,7 +172,7 @@ class Plan:
     def _options(self, a: Arguments) -> Options:
         """As `decode` would be given them for these arrays."""
         f = self.fields
-        values = {name: f[name] for name in OPTION_DEFAULTS if name in f}
+        values = {name: f[name] for name in DEFAULTS if name in f}
         values["causal"] = bool(f["causal"])
         if f["kv_type"] in c.DTYPES:  # which arrays say themselves
             values["kv_type"] = None
@@ -296,20 +275,9 @@ _run, _addressof = c.lib.amla_plan_run, ctypes.addressof
 
 
 def _plan_for(a: Arguments, o: Options, device: str, fields: dict[str, Any]) -> Plan:
-    return Plan(
-        scale=o.scale,
-        rescale=o.rescale,
-        backend=backend_for(device, o.backend),
-        threads=threads_for(a.q, o.threads),
-        isa=o.isa,
-        split_tokens=o.split_tokens,
-        lse_base=o.lse_base,
-        p_form=o.p_form,
-        q_form=o.q_form,
-        kv_round=o.kv_round,
-        lse_sink=o.lse_sink,
-        **fields,
-    )
+    how = {name: getattr(o, name) for name in LIBRARY}
+    how.update(backend=backend_for(device, o.backend), threads=threads_for(a.q, o.threads))
+    return Plan(scale=o.scale, **how, **fields)
 
 
 def backend_for(device: str, backend: str) -> str:
@@ -339,11 +307,7 @@ def threads_for(q: Array, threads: int) -> int:
 
 def cpu_options(q: Array, threads: int, isa: str) -> c.Options:
     """amla_options for functions that are not plans."""
-    return c.Options(
-        struct_bytes=ctypes.sizeof(c.Options),
-        threads=c.checked_int("threads", threads_for(q, threads)),
-        isa=c.choice("isa", isa, c.ISAS),
-    )
+    return options_struct(dict(threads=threads_for(q, threads), isa=isa))
 
 
 # ---- Calls remembered ----

@@ -8,16 +8,19 @@ Refusals of shapes are decided here, since the library sees none.
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _library as c
 from . import _scopes
 from ._arrays import View, dtype_name, integers, native, pointer, refuse_unplain, signature, view_of
+from ._options import DEFAULTS, DecodeOptions
 from ._scopes import Array
 from ._shapes import INTEGERS, expect, expect_dtype, expect_packed, extent_bytes, strides
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 MAX_REMEMBERED = 1024
 
@@ -25,77 +28,43 @@ MAX_REMEMBERED = 1024
 # ---- Options ----
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Options:
     """How to decode, as `decode` takes it. Compared by identity, which makes it a cheap key: see
     `options_of`."""
 
+    __slots__ = ("scale", *DEFAULTS)
     scale: float
-    causal: bool = False
-    d_v: int = 512
-    rescale: str = "lazy"
-    backend: str = "auto"
-    threads: int = 0
-    lse_base: str | int = "e"
-    isa: str = "auto"
-    split_tokens: int = 0
-    p_form: str = "default"
-    q_form: str = "default"
-    kv_round: str = "exact"
-    out_dtype: Any = None
-    index_kind: str = "slot"
-    window: int = 0
-    lse_sink: bool = False
-    kv_type: str | None = None
-    kv_scale: float = 1.0
-    kv_rope_scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        for name in ("scale", "kv_scale", "kv_rope_scale"):
-            object.__setattr__(self, name, c.checked_number(name, getattr(self, name)))
-        for name in ("causal", "lse_sink"):
-            c.checked_flag(name, getattr(self, name))
-        for name in ("d_v", "threads", "split_tokens", "window"):
-            c.checked_int(name, getattr(self, name))
-        c.choice("index_kind", self.index_kind, c.INDEX_KINDS)
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __init__(self, scale: float, **given: Unpack[DecodeOptions]) -> None:
+        self.scale = c.checked_number("scale", scale)
+        for name, value in _complete(given).items():
+            checked = value if DEFAULTS[name] is None else c.checked_option(name, value)
+            setattr(self, name, checked if isinstance(DEFAULTS[name], float) else value)
 
 
-OPTION_DEFAULTS = {f.name: f.default for f in dataclasses.fields(Options) if f.name != "scale"}
+def _complete(given: DecodeOptions) -> dict[str, Any]:
+    values = {**DEFAULTS, **given}
+    if len(values) > len(DEFAULTS):
+        raise TypeError(f"{next(n for n in given if n not in DEFAULTS)}: no such argument")
+    return values
 
-# Typed, as 512.0 is no width though it equals 512.
-_remembered = functools.lru_cache(MAX_REMEMBERED, typed=True)(Options)
+
+@functools.lru_cache(MAX_REMEMBERED, typed=True)  # as 512.0 is no width though it equals 512
+def _remembered(scale: float, *values: Any) -> Options:
+    return Options(scale, **dict(zip(DEFAULTS, values)))
 
 
-def options_of(
-    scale: float,
-    causal: bool,
-    d_v: int,
-    rescale: str,
-    backend: str,
-    threads: int,
-    lse_base: str | int,
-    isa: str,
-    split_tokens: int,
-    p_form: str,
-    q_form: str,
-    kv_round: str,
-    out_dtype: Any,
-    index_kind: str = "slot",
-    window: int = 0,
-    lse_sink: bool = False,
-    kv_type: str | None = None,
-    kv_scale: float = 1.0,
-    kv_rope_scale: float = 1.0,
-) -> Options:
+def options_of(scale: float, **given: Unpack[DecodeOptions]) -> Options:
     """The same object for the same values."""
-    fields: tuple[Any, ...]
-    fields = (scale, causal, d_v, rescale, backend, threads, lse_base, isa, split_tokens)
-    fields += (p_form, q_form, kv_round, out_dtype)
-    fields += (index_kind, window, lse_sink, kv_type, kv_scale, kv_rope_scale)
+    values = _complete(given)
     try:
-        return _remembered(*fields)
+        return _remembered(scale, *values.values())
     except TypeError:  # a value that cannot be hashed: whoever checks it says which
-        return Options(*fields)
+        return Options(scale, **values)
 
 
 # ---- Arrays ----
@@ -406,33 +375,10 @@ def _checked_field(name: str, value: Any) -> int | float:
     return c.checked_int(name, value, 2**63 - 1 if is_wide else c.INT32_MAX)
 
 
-def options_struct(
-    *,
-    backend: str,
-    rescale: str,
-    threads: int,
-    isa: str,
-    split_tokens: int,
-    lse_base: str | int,
-    p_form: str,
-    q_form: str,
-    kv_round: str,
-    lse_sink: bool,
-) -> c.Options:
-    """amla_options."""
-    return c.Options(
-        struct_bytes=ctypes.sizeof(c.Options),
-        backend=c.choice("backend", backend, c.BACKENDS),
-        rescale=c.choice("rescale", rescale, c.RESCALES),
-        threads=c.checked_int("threads", threads),
-        isa=c.choice("isa", isa, c.ISAS),
-        split_tokens=c.checked_int("split_tokens", split_tokens),
-        lse_base=c.choice("lse_base", lse_base, c.LSE_BASES),
-        p_form=c.choice("p_form", p_form, c.P_FORMS),
-        q_form=c.choice("q_form", q_form, c.Q_FORMS),
-        kv_round=c.choice("kv_round", kv_round, c.KV_ROUNDS),
-        lse_sink=c.checked_flag("lse_sink", lse_sink),
-    )
+def options_struct(values: dict[str, Any]) -> c.Options:
+    """amla_options; what is not there is 0."""
+    numbers = {name: c.checked_option(name, value) for name, value in values.items()}
+    return c.Options(struct_bytes=ctypes.sizeof(c.Options), **numbers)
 
 
 # ---- One problem against another ----

@@ -9,6 +9,7 @@ rest of a call.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,55 +19,45 @@ from . import _index_topk as _index_topk_module
 from . import _merge as _merge_module
 from ._arrays import is_torch, refuse_gradients, refuse_unplain
 from ._library import checked_number
+from ._options import DECODE, DEFAULTS
 from ._plan import find_call
-from ._problem import OPTION_DEFAULTS, Arguments, options_of
+from ._problem import Arguments, options_of
 from ._scopes import FIRST_NAMES, NAMES, Scope, flat
 
+_ARRAYS = ("q", "kv_cache", "block_table", "seqlens", "sinks", "mask")
+# Graphs that were exported pass these by place. What is not here comes after them.
+_IN_PLACE = ("causal", "d_v", "rescale", "backend", "threads", "lse_base", "out_dtype", "isa")
+_OPTIONS = {name: (DECODE[name].operator, DECODE[name].default) for name in (*_IN_PLACE, *DECODE)}
+_OPTIONS["out_dtype"] = (torch.dtype | None, None)
 
-def _decode(
-    q: torch.Tensor,
-    kv_cache: torch.Tensor,
-    block_table: torch.Tensor | None,
-    seqlens: torch.Tensor | None,
-    sinks: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    scale: float,
-    causal: bool,
-    d_v: int,
-    rescale: str,
-    backend: str,
-    threads: int,
-    lse_base: str,
-    out_dtype: torch.dtype,
-    isa: str,
-    split_tokens: int,
-    p_form: str = "default",
-    q_form: str = "default",
-    kv_round: str = "exact",
-    index_kind: str = "slot",
-    window: int = 0,
-    lse_sink: bool = False,
-    kv_type: str | None = None,
-    kv_scale: float = 1.0,
-    kv_rope_scale: float = 1.0,
-    indices: torch.Tensor | None = None,
-    topk_length: torch.Tensor | None = None,
-    visible: torch.Tensor | None = None,
-    q_rope: torch.Tensor | None = None,
-    kv_rope: torch.Tensor | None = None,
-    q_indptr: torch.Tensor | None = None,
-    kv_indptr: torch.Tensor | None = None,
-    kv_indices: torch.Tensor | None = None,
-    extra_kv_cache: torch.Tensor | None = None,
-    extra_block_table: torch.Tensor | None = None,
-    extra_seqlens: torch.Tensor | None = None,
-    extra_indices: torch.Tensor | None = None,
-    extra_topk_length: torch.Tensor | None = None,
-    extra_visible: torch.Tensor | None = None,
-    max_logits: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+
+def _parameters() -> Iterator[inspect.Parameter]:
+    def parameter(name: str, kind: Any, *default: Any) -> inspect.Parameter:
+        value = default[0] if default else inspect.Parameter.empty
+        return inspect.Parameter(name, _ANY_WAY, annotation=kind, default=value)
+
+    for name in _ARRAYS:
+        yield parameter(name, torch.Tensor if name in ("q", "kv_cache") else torch.Tensor | None)
+    yield parameter("scale", float)
+    for name, (kind, default) in _OPTIONS.items():
+        yield parameter(name, kind, default)
+    for name in NAMES:
+        yield parameter(name, torch.Tensor | None, None)
+    yield parameter("max_logits", bool, False)
+
+
+_ANY_WAY = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_PARAMETERS = {p.name: p for p in _parameters()}
+_DEFAULTS = {n: p.default for n, p in _PARAMETERS.items() if p.default is not p.empty}
+
+
+def _bind(values: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    return {**_DEFAULTS, **dict(zip(_PARAMETERS, values)), **named}
+
+
+def _decode(*values: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """See amla.decode. max_logits are the third result, empty unless asked for."""
-    options = dict(locals())
+    options = _bind(values, named)
     want = options.pop("max_logits")
     arrays = {name: options.pop(name) for name in _ARRAYS}
     more = {name: options.pop(name) for name in NAMES}
@@ -75,18 +66,18 @@ def _decode(
     return out, lse, rest[0] if want else lse.new_empty((0,))
 
 
+_RESULTS = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+_SIGNATURE = inspect.Signature(list(_PARAMETERS.values()), return_annotation=_RESULTS)
+_decode.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
 decode_op = torch.library.custom_op("amla::decode", _decode, mutates_args=())
-_ARRAYS = ("q", "kv_cache", "block_table", "seqlens", "sinks", "mask")
-_PARAMETERS = inspect.signature(_decode).parameters
-_DEFAULTS = {n: p.default for n, p in _PARAMETERS.items() if p.default is not p.empty}
 
 
 @decode_op.register_fake
 def _(*values: Any, **named: Any) -> Any:
-    a = {**_DEFAULTS, **dict(zip(_PARAMETERS, values)), **named}
+    a = _bind(values, named)
     *lead, h_q, _ = a["q"].shape
     rows = (lead[0], h_q, *lead[1:])
-    out = a["q"].new_empty((*lead, h_q, a["d_v"]), dtype=a["out_dtype"])
+    out = a["q"].new_empty((*lead, h_q, a["d_v"]), dtype=a["out_dtype"] or a["q"].dtype)
     lse = a["q"].new_empty(rows, dtype=torch.float32)
     return out, lse, lse.new_empty(rows if a["max_logits"] else (0,))
 
@@ -104,6 +95,7 @@ def call(
     lse: Any = None,
     max_logits: Any = False,
     extra: Scope | None = None,
+    options: dict[str, Any],
     **others: Any,
 ) -> tuple[Any, ...]:
     """The operator with `decode`'s arguments. ValueError for what a graph cannot hold."""
@@ -123,7 +115,7 @@ def call(
         if x is not None and x.is_nested:
             refuse_unplain(name, x)
     refuse_gradients(q=q, kv_cache=kv_cache, sinks=sinks, mask=mask, **more)
-    options = {**OPTION_DEFAULTS, **others}
+    options = {**DEFAULTS, **options}
     options["lse_base"] = str(options["lse_base"])
     options["out_dtype"] = _torch_dtype(options["out_dtype"], q.dtype)
     for name in ("kv_scale", "kv_rope_scale"):

@@ -24,7 +24,7 @@ from ._arrays import integers, is_torch, refuse_gradients, refuse_unplain
 from ._decode import decode
 from ._library import checked_number
 from ._plan import Call, find_call
-from ._problem import OPTION_DEFAULTS, Arguments, options_of
+from ._problem import Arguments, options_of
 from ._scopes import Scope
 
 __all__ = [
@@ -290,10 +290,9 @@ def _remember(
         integers("cache_seqlens", cache_seqlens),
     )
     scale = _scale("softmax_scale", softmax_scale, q)
-    options: dict[str, Any] = dict(OPTION_DEFAULTS, causal=causal, d_v=head_dim_v)
     call = find_call(
         Arguments(q, k_cache, block_table, cache_seqlens, sinks=attn_sink),
-        options_of(scale=scale, **options),
+        options_of(scale, causal=causal, d_v=head_dim_v),
     )
     if key is not None:
         if len(_calls) >= _MAX_CALLS:
@@ -332,8 +331,7 @@ def _traced(
         cache_seqlens,
         sinks=attn_sink,
         scale=scale,
-        causal=causal,
-        d_v=head_dim_v,
+        options=dict(causal=causal, d_v=head_dim_v),
     )
     return out, torch.where(lse == -torch.inf, torch.inf, lse)
 

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from amla import _library
+from amla._options import LIBRARY, Option, is_named_by_library
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HEADER = ROOT / "include/amla/amla.h"
@@ -47,14 +48,10 @@ def test_structs_and_constants_match_the_header(tmp_path):
             f'_Static_assert(AMLA_{prefix}{name.upper()} == {number}, "{name}");'
             for name, number in values.items()
         ]
-    for prefix, kind, choices in (
-        ("BACKEND", "backend", _library.BACKENDS),
-        ("RESCALE", "rescale", _library.RESCALES),
-        ("ISA", "isa", _library.ISAS),
-        ("P", "p_form", _library.P_FORMS),
-        ("Q", "q_form", _library.Q_FORMS),
-        ("KV", "kv_round", _library.KV_ROUNDS),
-    ):
+    for kind, choices in _library.CHOICES.items():
+        if not is_named_by_library(LIBRARY.get(kind, Option(None))):
+            continue
+        prefix = kind.split("_")[0].upper()  # AMLA_P_BF16 of p_form
         enum = HEADER.read_text().split(f"typedef enum amla_{kind} {{")[1].split("}")[0]
         assert len(choices) == len(re.findall(r"^ +AMLA_\w+ = \d", enum, re.M))
         for key, number in choices.items():
