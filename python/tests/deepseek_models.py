@@ -43,10 +43,10 @@ SMALL = dict(
 )
 SIZES = {
     "v3": dict(
-        hidden_size=1024,
+        hidden_size=256,
         num_attention_heads=128,
         num_key_value_heads=128,
-        q_lora_rank=1536,
+        q_lora_rank=256,
         kv_lora_rank=512,
         qk_nope_head_dim=128,
         qk_rope_head_dim=64,
@@ -56,7 +56,7 @@ SIZES = {
         rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0),
     ),
     "v2-lite": dict(
-        hidden_size=1024,
+        hidden_size=256,
         num_attention_heads=16,
         num_key_value_heads=16,
         q_lora_rank=None,
@@ -69,10 +69,10 @@ SIZES = {
         rope_parameters=dict(YARN, mscale=0.707, mscale_all_dim=0.707),
     ),
     "glm": dict(
-        hidden_size=1024,
+        hidden_size=256,
         num_attention_heads=20,
         num_key_value_heads=20,
-        q_lora_rank=768,
+        q_lora_rank=256,
         kv_lora_rank=512,
         qk_nope_head_dim=192,
         qk_rope_head_dim=64,

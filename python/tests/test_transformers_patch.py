@@ -12,6 +12,7 @@ from transformers import DynamicCache, StaticCache
 
 import deepseek_models
 from amla.transformers import LatentLayer, Stats, patch, stats, unpatch
+from conftest import LONG
 from deepseek_models import CACHE
 
 MODELS = ["v3", "v2-lite"] + (["glm"] if hasattr(transformers, "Glm4MoeLiteForCausalLM") else [])
@@ -75,14 +76,18 @@ def step_logits(model, inputs, steps, cache=None, after=lambda: None):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_tokens_are_the_models_own_in_fp32(name):
-    model, inputs = deepseek_models.make(name), prompts([37, 9])
-    want = greedy(model, inputs)
-    got = greedy(patch(model), inputs)
+    """What the models make of the cache in every step takes most of the time: of many heads fewer
+    tokens (AMLA_LONG=1: as many)."""
+    model, inputs = deepseek_models.make(name, initializer_range=0.1), prompts([37, 9])
+    n = NEW_TOKENS if LONG or name == "v2-lite" else NEW_TOKENS // 3
+    some = dict(max_new_tokens=n, min_new_tokens=n)
+    want = greedy(model, inputs, **some)
+    got = greedy(patch(model), inputs, **some)
     assert torch.equal(got, want)
-    assert len(set(got[:, 37:].flatten().tolist())) > NEW_TOKENS / 2, (
+    assert len(set(got[:, 37:].flatten().tolist())) > n / 2, (
         "tokens repeat: the comparison says little"
     )
-    assert stats(model) == Stats(amla=2 * (NEW_TOKENS - 1), own=2, copies=0, reasons={})
+    assert stats(model) == Stats(amla=2 * (n - 1), own=2, copies=0, reasons={})
     if name == "v2-lite":
         assert torch.equal(greedy(unpatch(model), inputs), want)
 
@@ -94,13 +99,13 @@ def test_greedy_tokens_are_the_models_own_in_fp32(name):
 def test_teacher_forced_logits(name, dtype, tolerance):
     """In bf16 the patched model is as near to the fp32 model with the same weights as the unpatched
     one is."""
-    model, inputs = deepseek_models.make(name, dtype), prompts([60, 17, 33])
-    own = step_logits(model, inputs, 8)
-    got = step_logits(patch(model), inputs, 8)
+    model, inputs, steps = deepseek_models.make(name, dtype), prompts([30, 9, 17]), 5
+    own = step_logits(model, inputs, steps)
+    got = step_logits(patch(model), inputs, steps)
     error = (got - own).float().norm() / own.float().norm()
     assert error < tolerance
     if dtype == torch.bfloat16:
-        exact = step_logits(unpatch(model).float(), inputs, 8)
+        exact = step_logits(unpatch(model).float(), inputs, steps)
         own_error, our_error = ((x.float() - exact).norm() / exact.norm() for x in (own, got))
         print(
             f"{name}: relative error of logits against fp32: patched {our_error:.1e}, unpatched "
