@@ -27,7 +27,7 @@ GRID = list(
         [False, True],
     )
 )
-SMALL = 600_000  # (row, key) pairs of a case
+SMALL, SHORT = 600_000, 65_536  # (row, key) pairs of a case; its keys, most of what making it takes
 
 
 def pairwise(cases):
@@ -44,7 +44,8 @@ def pairwise(cases):
 def cases():
     if LONG:
         return [(*c, t) for c in GRID for t in (torch.bfloat16, torch.float16)]
-    some = random.Random(3).sample([c for c in GRID if math.prod(c[:4]) <= SMALL], 100)
+    small = [c for c in GRID if math.prod(c[:4]) <= SMALL and c[0] * c[2] <= SHORT]
+    some = random.Random(3).sample(small, 100)
     return [(*c, torch.bfloat16) for c in dict.fromkeys(pairwise(GRID) + some)] + [
         (2, 2, 140, 9, True, True, torch.float16)
     ]
