@@ -19,6 +19,7 @@ typedef struct arguments {
   const char *problem, *path;
   bool out_given, no_check;
   amla_dtype out;
+  double seconds;
 } arguments;
 
 static const char doc[] =
@@ -41,6 +42,7 @@ static const struct argp_option options[] = {
     {"output", 'o', "OUT", 0, "write out and lse as safetensors", 0},
     {"out", CLI_KEY_OUT, "TYPE", 0, "type of out: f32 (default), bf16 or f16", 0},
     {"no-check", CLI_KEY_NO_CHECK, NULL, 0, "do not compare", 0},
+    {"for", CLI_KEY_FOR, "SECONDS", 0, "measure for so long (default 0.5)", 0},
     {0}};
 
 static const struct argp_child children[] = {{&cli_plan_argp, 0, NULL, 0},
@@ -65,6 +67,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
     return 0;
   case 'o': a->path = text; return 0;
   case CLI_KEY_NO_CHECK: a->no_check = true; return 0;
+  case CLI_KEY_FOR: a->seconds = cli_parse_seconds(state, "for", text); return 0;
   case CLI_KEY_OUT:
     a->out = parse_out(state, text);
     a->out_given = true;
@@ -237,7 +240,7 @@ static cli_exit run(const char *command, const arguments *a, harness_dataset *da
     status = CLI_ERROR;
   } else {
     cli_progress progress = cli_progress_begin("timing");
-    const cli_timing timing = cli_measure(&job, 1, 0.5, false, &progress);
+    const cli_timing timing = cli_measure(&job, 1, a->seconds, false, &progress);
     cli_progress_end(&progress);
     (a->common.json ? print_json : print_text)(a, &job, &v, &timing);
   }
@@ -246,7 +249,7 @@ static cli_exit run(const char *command, const arguments *a, harness_dataset *da
 }
 
 cli_exit cmd_run(int argc, char **argv) {
-  arguments a = {.common = CLI_OPTIONS_INIT};
+  arguments a = {.common = CLI_OPTIONS_INIT, .seconds = 0.5};
   harness_dataset data;
   cli_parse("FILE|PROBLEM", doc, options, parse, children, argc, argv, &a);
   if (a.path != NULL && !cli_may_write(argv[0], "output", a.path, &a.problem, 1))
