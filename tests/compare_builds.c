@@ -134,7 +134,7 @@ static void compare_all(const build builds[2], const char *problem, uint64_t *se
     stop(problem, error);
   amla_options o = AMLA_OPTIONS_INIT;
   harness_take_options(&o, &c.options);
-  o.threads = harness_random_size(seed, 4);
+  o.threads = harness_random_size(seed, 41);
   o.split_tokens = split_options[harness_random(seed) % 4];
   for (int e = 0; is_engine(e); e++) {
     o.backend = e == 0 ? AMLA_BACKEND_REF : AMLA_BACKEND_CPU;

@@ -8,6 +8,8 @@
 
 #include <pthread.h>
 
+#include "src/cpu/schedule.h"
+
 /* ---- Thread counts ---- */
 
 static const char *const problems[] = {
@@ -58,6 +60,175 @@ static void check_thread_counts(const amla_options *base) {
 static void thread_count_does_not_change_a_bit(void **state) {
   (void)state;
   for_each_engine(check_thread_counts);
+}
+
+/* Every number up to 41 of threads: of one sequence of 13 splits or more, of three, and of none
+ * that every thread gets a split of. */
+static void no_thread_count_changes_a_bit(void **state) {
+  (void)state;
+  static const char *const shapes[] = {"b=1,h=128,sk=12700,dqk=64,dv=48,page=16",
+                                       "b=3,h=100,sk=6000,dqk=64,dv=48,page=64,len=uniform",
+                                       "b=2,h=128,sk=700,dqk=576,dv=512,page=0"};
+  for (int p = 0; p < (TEST_SLOW ? 1 : LENGTH(shapes)); p++) {
+    harness_dataset one, many;
+    generate(&one, shapes[p]);
+    generate(&many, shapes[p]);
+    for (int32_t n = 1; n <= 41; n += TEST_SLOW ? 8 : 1) {
+      const amla_options options =
+          make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, n, 0);
+      run(n == 1 ? &one : &many, shapes[p], &options);
+      for (int64_t row = 0; n > 1 && row < n_rows(&one); row++)
+        if (!same_row(&one, row, &many, row))
+          fail_msg("'%s': row %lld has other bits on %d threads", shapes[p], (long long)row, n);
+    }
+    harness_free(&one);
+    harness_free(&many);
+  }
+}
+
+/* ---- How many partial results a share holds ---- */
+
+/* A stack of tree nodes of one group of n leaves. */
+typedef struct nodes {
+  int64_t first[64], n[64];
+  int count;
+} nodes;
+
+static void push_leaf(nodes *s, int64_t leaf, int64_t n_leaves) {
+  s->first[s->count] = leaf;
+  s->n[s->count++] = 1;
+  for (; s->count > 1; s->count--) {
+    const int a = s->count - 2, b = s->count - 1;
+    const bool cut_short = s->first[b] + s->n[b] == n_leaves && s->n[b] < s->n[a];
+    if ((s->n[a] != s->n[b] && !cut_short) || s->first[a] % (2 * s->n[a]) != 0)
+      return;
+    s->n[a] += s->n[b];
+  }
+}
+
+/* Most nodes at a time of a share: leaves [at, at + n) of the line of groups of `leaves` each. */
+static int64_t count_peak(int64_t at, int64_t n, int64_t leaves) {
+  int64_t peak = 0, kept = 0;
+  for (int64_t end = at + n; at < end;) {
+    const int64_t group = at / leaves * leaves, from = at - group;
+    nodes s = {.count = 0};
+    for (; at < end && at < group + leaves; at++) {
+      peak = kept + s.count + 1 > peak ? kept + s.count + 1 : peak;
+      push_leaf(&s, at - group, leaves);
+    }
+    if (from > 0 || at < group + leaves)
+      kept += s.count;
+  }
+  return peak;
+}
+
+/* Shares of any lengths, of groups of any number of splits: each fits what is counted for it, and
+ * all of them what is counted for a plan. Some need just that. */
+static void shares_fit_the_slots_counted(void **state) {
+  (void)state;
+  uint64_t seed = 11;
+  int tight = 0;
+  for (int i = 0; i < 20000; i++) {
+    const int64_t leaves = 1 + random_below(&seed, 40), groups = 1 + random_below(&seed, 8);
+    const int32_t n_shares = 2 + random_below(&seed, 40);
+    const amla_schedule s = {.max_splits = leaves, .max_leaves = leaves * groups};
+    int64_t at = 0, sum = 0;
+    for (int32_t t = 0; t < n_shares; t++) {
+      const int64_t left = leaves * groups - at;
+      const int64_t n =
+          t + 1 < n_shares ? random_below(&seed, (int)(left < 20 ? left : 20) + 1) : left;
+      const int64_t peak = count_peak(at, n, leaves), slots = amla_count_slots(&s, n, 1, 0);
+      assert_in_range(peak, n > 0, slots);
+      tight += peak > 3 && peak == slots;
+      at += n;
+      sum += slots;
+    }
+    assert_in_range(sum, 1, amla_count_slots(&s, s.max_leaves, n_shares, 0));
+    assert_in_range(count_peak(0, leaves * groups, leaves), 1,
+                    amla_count_slots(&s, s.max_leaves, 1, 1));
+  }
+  assert_true(tight > 100);
+}
+
+/* 0.64 GB they were, 19 for each thread. */
+static void partial_results_of_128_threads_are_few(void **state) {
+  (void)state;
+  harness_case c;
+  char error[256];
+  amla_options options = AMLA_OPTIONS_INIT;
+  assert_int_equal(harness_parse_problem("b=1,h=128,sk=131072", &c, error, sizeof error), 0);
+  options.threads = 128;
+  const amla_schedule s = amla_schedule_create(&c.problem, &options, 96, 0, 0);
+  const int64_t slots = amla_count_slots(&s, s.max_leaves, options.threads, 0);
+  assert_in_range(slots * s.block_rows * 512 * (int64_t)sizeof(float), 1, 64000000);
+}
+
+/* ---- Who touches scratch first ---- */
+
+enum { PAGE = 4096, MAX_PAGES = 1 << 12, UNTOUCHED = -2, BEFORE = -1 };
+
+typedef struct pages {
+  unsigned char *scratch, *last; /* as it is, and as it was when we last looked */
+  size_t n;
+  int by[MAX_PAGES]; /* the task that wrote the page */
+  int n_before, n_shared;
+  bool second_step;
+} pages;
+
+/* Whatever has changed was written by that task. Pages that were written before any task, where
+ * the threads' states are, are everybody's. */
+static void see_pages(pages *p, int task) {
+  for (size_t i = 0; i < p->n; i++) {
+    if (memcmp(p->scratch + i * PAGE, p->last + i * PAGE, PAGE) == 0)
+      continue;
+    memcpy(p->last + i * PAGE, p->scratch + i * PAGE, PAGE);
+    p->n_before += task == BEFORE;
+    p->n_shared += p->by[i] >= 0 && p->by[i] != task;
+    if (p->by[i] == UNTOUCHED)
+      p->by[i] = task;
+  }
+}
+
+static void watch_pages(void *context, int32_t n, void (*task)(void *argument, int32_t i),
+                        void *argument) {
+  pages *p = context;
+  if (!p->second_step)
+    see_pages(p, BEFORE);
+  for (int32_t i = 0; i < n; i++) {
+    task(argument, i);
+    if (!p->second_step)
+      see_pages(p, i);
+  }
+  p->second_step = true;
+}
+
+/* No page of one thread's memory is written by another one, the caller's included. */
+static void threads_touch_their_scratch_first(void **state) {
+  (void)state;
+  enum { THREADS = 8 };
+  static pages p;
+  amla_options options =
+      make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, THREADS, 0);
+  options.parallel = watch_pages;
+  options.parallel_context = &p;
+  fixture f = fixture_create("b=1,h=128,sk=9000,dqk=64,dv=48,page=16", &options);
+  const size_t bytes = amla_plan_scratch_bytes(f.plan);
+  p.n = bytes / PAGE + 1;
+  assert_in_range(p.n, 1, MAX_PAGES);
+  p.scratch = aligned_alloc(PAGE, p.n * PAGE);
+  p.last = malloc(p.n * PAGE);
+  assert_true(p.scratch != NULL && p.last != NULL);
+  memset(p.scratch, 0xa5, p.n * PAGE);
+  memset(p.last, 0xa5, p.n * PAGE);
+  for (size_t i = 0; i < p.n; i++)
+    p.by[i] = UNTOUCHED;
+  assert_int_equal(amla_plan_run(f.plan, &f.data.tensors, p.scratch, bytes, NULL), AMLA_OK);
+  assert_true(p.second_step);
+  assert_in_range(p.n_before, 1, 8); /* 2 kB a thread */
+  assert_int_equal(p.n_shared, 0);
+  free(p.scratch);
+  free(p.last);
+  fixture_free(&f);
 }
 
 /* The share of a thread that leaves most behind. Six sequences of 125, 128, 128, 128, 125 and 128
@@ -275,6 +446,10 @@ static void a_plan_runs_concurrently(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(thread_count_does_not_change_a_bit),
+      cmocka_unit_test(no_thread_count_changes_a_bit),
+      cmocka_unit_test(shares_fit_the_slots_counted),
+      cmocka_unit_test(partial_results_of_128_threads_are_few),
+      cmocka_unit_test(threads_touch_their_scratch_first),
       cmocka_unit_test(the_worst_share_fits_the_scratch),
       cmocka_unit_test(poison_reaches_the_same_rows),
       cmocka_unit_test(tasks_run_on_the_callers_threads),

@@ -415,7 +415,8 @@ AMLA_API amla_status amla_plan_create(amla_plan **plan, const amla_problem *prob
                                       const amla_options *options, amla_detail *detail);
 
 /* Bytes of scratch that run needs, of any alignment (device memory: as cudaMalloc aligns).
- * Depends on threads, rows and log2(sk), not on b * sk. 0 for NULL. */
+ * Grows with threads and rows; with b and sk only until each thread holds 2 log2(splits) partial
+ * results. 0 for NULL. */
 AMLA_API size_t amla_plan_scratch_bytes(const amla_plan *plan);
 
 /* Writes one line such as "cpu avx512 lazy, 128 rows x 96 tokens, qk 12x32, pv 8x32, split 576 of

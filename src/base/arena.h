@@ -12,7 +12,7 @@
 
 _Static_assert(sizeof(size_t) >= 8, "sizes of scratch are bounded for 64-bit hosts only");
 
-enum { AMLA_ARENA_ALIGN = 64 };
+enum { AMLA_ARENA_ALIGN = 64, AMLA_ARENA_PAGE = 4096 };
 
 typedef struct amla_arena {
   char *base; /* aligned, or NULL to count */
@@ -26,6 +26,13 @@ static inline amla_arena amla_arena_create(void *scratch) {
                           : NULL,
                   0};
   return a;
+}
+
+/* What follows begins with a page of its own: the memory of another thread. */
+static inline void amla_arena_turn_page(amla_arena *a) {
+  const uintptr_t at = (uintptr_t)a->base + a->used_bytes;
+  const size_t padding = (AMLA_ARENA_PAGE - at % AMLA_ARENA_PAGE) % AMLA_ARENA_PAGE;
+  a->used_bytes += a->base ? padding : AMLA_ARENA_PAGE - AMLA_ARENA_ALIGN;
 }
 
 /* n elements of elem_bytes; NULL when counting. Sizes are bounded by the plan's limits: products

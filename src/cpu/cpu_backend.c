@@ -5,9 +5,11 @@
  * finish the groups that were shared, each its own slice of rows. A node of the tree has the same
  * children whoever computes it, hence the same bits.
  */
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "../base/arena.h"
 #include "../float_environment.h"
@@ -28,7 +30,8 @@ typedef struct pending {
 typedef struct thread_state {
   amla_worker worker;
   pending left[2]; /* of its first and of its last group, where other threads have the rest */
-  int32_t n_left, n_slots_used;
+  int32_t n_left;
+  int64_t n_splits, n_slots, n_slots_used; /* of its share */
 } thread_state;
 
 /* ---- Scratch ---- */
@@ -52,32 +55,48 @@ static void carve_tiles(const amla_cpu_plan *cpu, int32_t d_qk, amla_arena *aren
   w->s = amla_arena_take(arena, (int64_t)u->tile_tokens * l->rows_padded, sizeof *w->s);
 }
 
-/* Carves a thread's buffers; into t unless it only counts. */
-static void carve_thread(const amla_plan *plan, amla_arena *arena, thread_state *t) {
+/* A worker's buffers; NULL while it only counts. They begin on a page of their own, so that their
+ * thread is the first to touch them, and its node of memory has them: but for the first page where
+ * the row has a loop, and a state, of its own. */
+static amla_worker carve_worker(const amla_plan *plan, amla_arena *arena) {
   const amla_cpu_plan *cpu = plan->state;
   const amla_ukernels *u = cpu->ukernels;
-  const amla_layout *l = &cpu->layout;
-  const int64_t o_elems = (int64_t)l->n_col_tiles * l->rows_padded * u->pv_cols;
   amla_worker w = {.plan = plan, .cpu = cpu};
-  w.slots = amla_arena_take(arena, cpu->schedule.max_slots, sizeof *w.slots);
+  amla_arena_turn_page(arena);
   if (u->own)
     w.own = u->own->carve(plan, cpu, arena);
   else
     carve_tiles(cpu, plan->problem.d_qk, arena, &w);
   w.joined = amla_arena_take(arena, joined_bytes(&plan->problem), 1);
-  for (int32_t i = 0; i < cpu->schedule.max_slots; i++) {
-    float *o = amla_arena_take(arena, o_elems, sizeof *o);
-    float *ref = amla_arena_take(arena, l->rows_padded, sizeof *ref);
-    float *sum = amla_arena_take(arena, l->rows_padded, sizeof *sum);
-    float *rounded = sum;
-    if (u->p_type != AMLA_F32)
-      rounded = amla_arena_take(arena, l->rows_padded, sizeof *rounded);
-    float *max = amla_arena_take(arena, l->rows_padded, sizeof *max);
-    if (w.slots)
-      w.slots[i] = (amla_partial){o, ref, sum, rounded, max, 0, 0};
-  }
-  if (t)
-    *t = (thread_state){.worker = w};
+  return w;
+}
+
+static amla_partial carve_partial(const amla_cpu_plan *cpu, amla_arena *arena) {
+  const amla_ukernels *u = cpu->ukernels;
+  const amla_layout *l = &cpu->layout;
+  amla_partial a = {0};
+  a.o = amla_arena_take(arena, (int64_t)l->n_col_tiles * l->rows_padded * u->pv_cols, sizeof *a.o);
+  a.ref = amla_arena_take(arena, l->rows_padded, sizeof *a.ref);
+  a.l = a.l_rounded = amla_arena_take(arena, l->rows_padded, sizeof *a.l);
+  if (u->p_type != AMLA_F32)
+    a.l_rounded = amla_arena_take(arena, l->rows_padded, sizeof *a.l);
+  a.max = amla_arena_take(arena, l->rows_padded, sizeof *a.max);
+  return a;
+}
+
+/* What every thread needs, and partial results for all of them together. */
+static size_t count_scratch(const amla_plan *plan) {
+  const amla_cpu_plan *cpu = plan->state;
+  const amla_schedule *s = &cpu->schedule;
+  const int32_t threads = plan->options.threads;
+  const int64_t slots = amla_count_slots(s, s->max_leaves, threads, threads == 1);
+  amla_arena common = amla_arena_create(NULL), worker = common, partial = common;
+  amla_arena_take(&common, threads, sizeof(thread_state));
+  amla_arena_take(&common, slots, sizeof(amla_partial));
+  carve_worker(plan, &worker);
+  carve_partial(cpu, &partial);
+  return AMLA_ARENA_ALIGN + common.used_bytes + worker.used_bytes * (size_t)threads +
+         partial.used_bytes * (size_t)slots;
 }
 
 static amla_status prepare(amla_plan *plan, amla_detail *detail) {
@@ -96,13 +115,7 @@ static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   cpu->row = amla_row_format_of(p);
   plan->options.isa = cpu->ukernels->isa;
   plan->state = cpu;
-
-  const int32_t threads = plan->options.threads;
-  amla_arena common = amla_arena_create(NULL), of_thread = amla_arena_create(NULL);
-  amla_arena_take(&common, threads, sizeof(thread_state));
-  carve_thread(plan, &of_thread, NULL);
-  plan->scratch_bytes =
-      AMLA_ARENA_ALIGN + common.used_bytes + of_thread.used_bytes * (size_t)threads;
+  plan->scratch_bytes = count_scratch(plan);
   return AMLA_OK;
 }
 
@@ -163,6 +176,7 @@ static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64
   amla_worker_begin_group(w, g);
   const int32_t limit = amla_split_begin(g, to);
   for (int64_t i = from; i < to; i++) {
+    assert(t->n_slots_used + n < t->n_slots);
     amla_partial *leaf = &stack[n++];
     leaf->first = i;
     leaf->n = 1;
@@ -187,19 +201,32 @@ static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64
   }
 }
 
-/* Share i of n of the line of all splits. */
-static void run_share(thread_state *t, int32_t i, int32_t n, double total, int64_t auto_tokens) {
-  const amla_plan *plan = t->worker.plan;
+typedef struct job {
+  const amla_plan *plan;
+  thread_state *threads;
+  int32_t n;
+  double total;
+  int64_t auto_tokens;
+} job;
+
+/* Where share i ends on the line of all splits. */
+static double share_end(const job *j, int32_t i) {
+  return i + 1 < j->n ? j->total * (i + 1) / j->n : INFINITY;
+}
+
+/* Share i of the line of all splits. */
+static void run_share(const job *j, int32_t i) {
+  thread_state *t = &j->threads[i];
   const amla_schedule *schedule = &t->worker.cpu->schedule;
   const amla_scopes *scopes = t->worker.scopes;
-  const double begin = total * i / n, end = i + 1 < n ? total * (i + 1) / n : INFINITY;
+  const double begin = i > 0 ? share_end(j, i - 1) : 0.0, end = share_end(j, i);
   double start = 0.0;
-  for (int32_t sequence = 0; sequence < plan->problem.b; sequence++) {
+  for (int32_t sequence = 0; sequence < scopes->problem[0].b; sequence++) {
     const int32_t n_groups = amla_group_count(schedule, scopes, sequence);
     for (int32_t block = 0; block < n_groups; block++) {
       if (start >= end)
         return;
-      const amla_group g = amla_group_get(schedule, scopes, sequence, block, auto_tokens);
+      const amla_group g = amla_group_get(schedule, scopes, sequence, block, j->auto_tokens);
       const int64_t from = amla_splits_before(&g, start, begin),
                     to = amla_splits_before(&g, start, end);
       if (from < to)
@@ -230,17 +257,10 @@ static void finish_shared(thread_state *threads, int32_t i, int32_t n) {
 
 /* ---- Two parallel steps: every share, then the groups that shares have in common ---- */
 
-typedef struct job {
-  thread_state *threads;
-  int32_t n;
-  double total;
-  int64_t auto_tokens;
-} job;
-
 static void share_task(void *argument, int32_t i) {
   const job *j = argument;
   const fenv_t threads_own = amla_enter_environment();
-  run_share(&j->threads[i], i, j->n, j->total, j->auto_tokens);
+  run_share(j, i);
   amla_leave_environment(&threads_own);
 }
 
@@ -251,26 +271,59 @@ static void finish_task(void *argument, int32_t i) {
   amla_leave_environment(&threads_own);
 }
 
+/* How many splits each share has. */
+static void count_splits(const job *j, const amla_schedule *schedule, const amla_scopes *scopes) {
+  double start = 0.0;
+  int32_t i = 0;
+  for (int32_t sequence = 0; sequence < scopes->problem[0].b; sequence++)
+    for (int32_t block = 0, n = amla_group_count(schedule, scopes, sequence); block < n; block++) {
+      const amla_group g = amla_group_get(schedule, scopes, sequence, block, j->auto_tokens);
+      for (int64_t from = 0, to; from < g.n_splits; from = to) {
+        to = amla_splits_before(&g, start, share_end(j, i));
+        j->threads[i].n_splits += to - from;
+        i += to < g.n_splits;
+      }
+      start += g.split_cost * (double)g.n_splits;
+    }
+}
+
+/* A thread's memory. */
+static void carve_thread(const job *j, int32_t i, const amla_scopes *scopes, amla_partial *slots,
+                         amla_arena *arena) {
+  thread_state *t = &j->threads[i];
+  amla_worker *w = &t->worker;
+  *w = carve_worker(j->plan, arena);
+  w->scopes = scopes;
+  w->tensors = scopes->tensors;
+  w->slots = slots;
+  for (int64_t slot = 0; slot < t->n_slots; slot++) {
+    slots[slot] = carve_partial(w->cpu, arena);
+    if (!w->tensors->max_logits)
+      slots[slot].max = NULL;
+  }
+}
+
 /* On how many threads, and their parts of the scratch. */
 static job share_out(const amla_plan *plan, const amla_scopes *scopes, void *scratch) {
   const amla_problem *p = &plan->problem;
   const amla_options *o = &plan->options;
-  const amla_schedule *schedule = &((const amla_cpu_plan *)plan->state)->schedule;
-  const int64_t auto_tokens = amla_auto_split_tokens(schedule, scopes, o->threads);
-  const double total = amla_total_cost(schedule, scopes, auto_tokens);
-  const double flops = total * 2.0 * (p->d_qk + p->d_v);
-
+  const amla_schedule *s = &((const amla_cpu_plan *)plan->state)->schedule;
   amla_arena arena = amla_arena_create(scratch);
-  const int32_t n = amla_useful_threads(o, flops);
-  const job j = {amla_arena_take(&arena, o->threads, sizeof(thread_state)), n, total, auto_tokens};
+  job j = {.plan = plan, .threads = amla_arena_take(&arena, o->threads, sizeof(thread_state))};
+  j.auto_tokens = amla_auto_split_tokens(s, scopes, o->threads);
+  j.total = amla_total_cost(s, scopes, j.auto_tokens);
+  j.n = amla_useful_threads(o, j.total * 2.0 * (p->d_qk + p->d_v));
+  memset(j.threads, 0, (size_t)j.n * sizeof *j.threads);
+  count_splits(&j, s, scopes);
+  int64_t n_slots = 0;
   for (int32_t i = 0; i < j.n; i++) {
-    carve_thread(plan, &arena, &j.threads[i]);
-    amla_worker *w = &j.threads[i].worker;
-    w->scopes = scopes;
-    w->tensors = scopes->tensors;
-    for (int32_t slot = 0; !w->tensors->max_logits && slot < schedule->max_slots; slot++)
-      w->slots[slot].max = NULL;
+    thread_state *t = &j.threads[i];
+    t->n_slots = amla_count_slots(s, t->n_splits, 1, j.n == 1);
+    n_slots += t->n_slots;
   }
+  amla_partial *slots = amla_arena_take(&arena, n_slots, sizeof *slots);
+  for (int32_t i = 0; i < j.n; slots += j.threads[i++].n_slots)
+    carve_thread(&j, i, scopes, slots, &arena);
   return j;
 }
 

@@ -65,7 +65,7 @@ typedef struct amla_worker {
   void *joined;   /* [AMLA_MAX_LISTED][d_qk] of kv_type or q_type: rows whose rope part lies apart,
                      made whole; NULL: there are none */
   float *s;       /* panels of [tile_tokens][panel rows]: scores, then weights of p_type */
-  amla_partial *slots; /* [schedule.max_slots] */
+  amla_partial *slots; /* as many as the share needs */
   void *own;           /* of a row with a loop of its own, which has none of the four above */
 
   /* The group at hand */

@@ -60,11 +60,19 @@ static int64_t count_splits(const amla_schedule *s, int32_t length, int64_t auto
 static int64_t max_splits(const amla_schedule *s, int32_t longest) {
   const int64_t tile = s->tile_tokens;
   if (s->split_tokens > 0)
-    return ((int64_t)longest + s->split_tokens - 1) / s->split_tokens;
+    return clamp(((int64_t)longest + s->split_tokens - 1) / s->split_tokens, 1, INT32_MAX);
   if (s->split_tokens == AMLA_SPLIT_AUTO)
     return MAX_AUTO_SPLITS;
   return clamp(((int64_t)longest + MAX_SPLIT_TILES * tile - 1) / (MAX_SPLIT_TILES * tile),
                SPLITS_BY_LENGTH, INT32_MAX);
+}
+
+/* Splits of so many groups. AMLA_SPLIT_AUTO cuts where a thread's part ends, or a group. */
+static int64_t max_leaves(const amla_schedule *s, int64_t groups, int32_t threads) {
+  int64_t n;
+  if (s->split_tokens == AMLA_SPLIT_AUTO)
+    return groups + threads;
+  return __builtin_mul_overflow(groups, s->max_splits, &n) ? INT64_MAX : n;
 }
 
 int64_t amla_tree_left(int64_t n) {
@@ -95,12 +103,25 @@ amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *op
   s.n_blocks = (int32_t)count_blocks(s.rows, block_rows);
   s.block_rows = s.n_blocks == 1 ? s.rows : block_rows;
 
-  /* A thread's contiguous range of leaves is covered by at most two tree nodes per level, plus the
-   * leaf in progress. */
-  s.max_slots = 3;
-  for (int64_t left = max_splits(&s, longest); left > 1; left = (left + 1) / 2)
-    s.max_slots += 2;
+  s.max_splits = max_splits(&s, longest);
+  s.max_leaves = max_leaves(&s, n * s.n_blocks, options->threads);
   return s;
+}
+
+static int64_t floor_log2(int64_t n) { return 63 - __builtin_clzll((unsigned long long)n); }
+
+/* Who has computed the first k leaves of a tree holds at most P(k) = floor(log2 k) + 1 nodes, the
+ * leaf at hand included; as many are left of the last k. A share is some last leaves of one tree,
+ * whole trees, and some first ones of another tree; or leaves of one tree, which are some last ones
+ * below a node and some first ones below another. So K leaves need P(i) + P(j) slots, i + j <= K:
+ * at most F(K), which is K up to 4, 2 p at K = 2^p, and linear between. F is concave: threads that
+ * share out L leaves need no more than when all have L / threads. */
+int64_t amla_count_slots(const amla_schedule *s, int64_t splits, int32_t threads, int alone) {
+  const int64_t each = floor_log2(s->max_splits) + 1, n = threads;
+  const int64_t most = alone ? each : n * 2 * each;
+  const int64_t p = splits >= 2 * n ? floor_log2(splits / n) : 1;
+  const int64_t slots = n * 2 * p + ((splits - (n << p)) >> (p - 1));
+  return slots < most ? slots : most;
 }
 
 static int32_t cut(const amla_group *g, int64_t i) {

@@ -26,7 +26,8 @@ typedef struct amla_schedule {
   int32_t split_tiles;  /* least tiles of a split by length */
   int64_t split_tokens; /* option: > 0 fixed, a multiple of tile_tokens; or AMLA_SPLIT_BY_LENGTH,
                            AMLA_SPLIT_AUTO */
-  int32_t max_slots;    /* partial results that one thread can hold at a time */
+  int64_t max_splits;   /* of a group, at most */
+  int64_t max_leaves;   /* splits of all groups of a run, at most */
 } amla_schedule;
 
 typedef struct amla_group {
@@ -66,6 +67,11 @@ double amla_total_cost(const amla_schedule *s, const amla_scopes *scopes, int64_
 /* Splits [0, result) of the group lie before `share` on the line of all splits, where the group
  * starts at `start`. */
 int64_t amla_splits_before(const amla_group *g, double start, double share);
+
+/* Most partial results that so many threads hold at a time while they compute and merge so many
+ * splits in all, however these are shared out. `alone`: the run has one thread, which leaves
+ * nothing to others. */
+int64_t amla_count_slots(const amla_schedule *s, int64_t splits, int32_t threads, int alone);
 
 /* Merge tree over n leaves: the left child of a node of n leaves has amla_tree_left(n), the largest
  * power of two below n. */
