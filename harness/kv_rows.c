@@ -10,7 +10,8 @@
 #include "dataset.h"
 
 /* Of a record: where its parts lie, in bytes. */
-enum { ROPE = 64, LATENT_656 = 512, ROPE_AT_656 = 528, LATENT_584 = 448, TOKEN_584 = 576 };
+enum { ROPE = 64, LATENT_656 = 512, ROPE_AT_656 = 528 };
+enum { LATENT_584 = 448, TOKEN_584 = 576, SCALES_584 = 8 };
 
 /* ---- e4m3fn ---- */
 
@@ -45,6 +46,18 @@ int64_t harness_row_elems(amla_dtype type, int32_t d) {
   if (type == AMLA_FP8_656)
     return 656;
   return type == AMLA_FP8_584 ? TOKEN_584 : d;
+}
+
+int64_t harness_token_bytes(amla_dtype type, int32_t d) {
+  return harness_bytes(type, harness_row_elems(type, d)) + (type == AMLA_FP8_584 ? SCALES_584 : 0);
+}
+
+int32_t harness_record_d_qk(amla_dtype type) {
+  switch (type) {
+  case AMLA_FP8_656: return LATENT_656 + ROPE;
+  case AMLA_FP8_584: return LATENT_584 + ROPE;
+  default: return 0;
+  }
 }
 
 static int64_t tokens_of_page(const amla_problem *p) { return p->page_size ? p->page_size : p->sk; }

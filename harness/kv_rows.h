@@ -17,6 +17,12 @@ bool harness_is_fp8(amla_dtype type);
 int64_t harness_row_elems(amla_dtype type, int32_t d);
 int64_t harness_page_elems(const amla_problem *problem);
 
+/* Bytes of a token of d, what its page's footer has of it included. */
+int64_t harness_token_bytes(amla_dtype type, int32_t d);
+
+/* What d_qk must be, and d_v 512, of a record; 0: the type has none. */
+int32_t harness_record_d_qk(amla_dtype type);
+
 /* Element d of the row at harness_token_offset, as f32: what the cache says, scale included. */
 float harness_load_kv(const amla_problem *problem, const void *kv, int64_t at, int32_t d);
 

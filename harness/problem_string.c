@@ -389,7 +389,7 @@ static bool derive_strides(const harness_case *c, int32_t d, int64_t *head, int6
 /* Dimensions that the type of kv asks for, and its scales: no key sets them. */
 static int derive_fp8(harness_case *c, message error) {
   amla_problem *p = &c->problem;
-  const int32_t d_qk = p->kv_type == AMLA_FP8_656 ? 576 : 512;
+  const int32_t d_qk = harness_record_d_qk(p->kv_type);
   if (!harness_is_fp8(p->kv_type))
     return 0;
   if (p->kv_type == AMLA_FP8_E4M3)

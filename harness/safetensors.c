@@ -17,7 +17,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "kv_rows.h"
 #include "message.h"
+#include "names.h"
 #include "scopes.h"
 
 enum { MAX_DIMS = 8, SHOWN = 80 /* characters of a name or value in a message */ };
@@ -226,7 +228,7 @@ static int read_header(file_view *f, const unsigned char *bytes, size_t n_bytes)
 
 /* ---- The problem ---- */
 
-enum { FLOATS, F32_ONLY, I32_ONLY };
+enum { FLOATS, F32_ONLY, I32_ONLY, BF16_ONLY, F16_ONLY, BYTES, CACHE };
 
 /* What a tensor of a problem must be. dims: the size required, ANY with a minimum of 1, or
  * ANY_OR_0. */
@@ -255,6 +257,12 @@ static const char *show_shape(const tensor *t, char text[SHOWN]) {
   return text;
 }
 
+/* What a tensor of that type must be. */
+static int rule_of(amla_dtype type) {
+  static const int rules[] = {F32_ONLY, BF16_ONLY, F16_ONLY}; /* by amla_dtype */
+  return harness_dtype_bytes(type) > 0 ? rules[type] : BYTES;
+}
+
 /* The amla_dtype of that name, -1 if there is none. */
 static int type_of(const tensor *t) {
   static const char *const names[] = {"F32", "BF16", "F16"}; /* by amla_dtype */
@@ -265,8 +273,14 @@ static int type_of(const tensor *t) {
 }
 
 static int check_type(const file_view *f, const tensor *t, int type) {
-  static const char *const rules[] = {"F32, BF16 or F16", "F32", "I32"};
-  if (type == FLOATS ? type_of(t) >= 0 : strcmp(t->dtype, rules[type]) == 0)
+  static const char *const rules[] = {"F32, BF16 or F16",
+                                      "F32",
+                                      "I32",
+                                      "BF16",
+                                      "F16",
+                                      "U8",
+                                      "F32, BF16, F16, or U8 with metadata 'kv'"};
+  if (type == FLOATS || type == CACHE ? type_of(t) >= 0 : strcmp(t->dtype, rules[type]) == 0)
     return 0;
   return refuse(f->error, "%s: tensor '%s': dtype %s: must be %s", f->name, t->name, t->dtype,
                 rules[type]);
@@ -313,9 +327,14 @@ static int copy(const file_view *f, const tensor *t, void *buffer) {
 
 /* ---- Metadata: strings that hold numbers ---- */
 
+/* NULL: not there. */
+static const char *metadata_text(const file_view *f, const char *key) {
+  return f->metadata ? json_string_value(json_object_get(f->metadata, key)) : NULL;
+}
+
 static int metadata_number(const file_view *f, const char *key, const char *fallback,
                            const char *rule, double min, double max, double *value) {
-  const char *text = f->metadata ? json_string_value(json_object_get(f->metadata, key)) : NULL;
+  const char *text = metadata_text(f, key);
   char *end;
   if (text == NULL)
     text = fallback;
@@ -344,7 +363,7 @@ static int metadata_integer(const file_view *f, const char *key, const char *fal
 }
 
 static int take_index_kind(const file_view *f, amla_problem *p) {
-  const char *text = f->metadata ? json_string_value(json_object_get(f->metadata, "index")) : NULL;
+  const char *text = metadata_text(f, "index");
   p->index_kind = AMLA_INDEX_SLOT;
   if (text == NULL || strcmp(text, "slot") == 0)
     return 0;
@@ -353,6 +372,41 @@ static int take_index_kind(const file_view *f, amla_problem *p) {
     return 0;
   return refuse(f->error, "%s: metadata 'index': \"%.*s\": must be slot or position", f->name,
                 SHOWN, text);
+}
+
+/* Of both caches: what metadata say, or else the first one's dtype. */
+static int take_kv_type(const file_view *f, amla_problem *p) {
+  const char *text = metadata_text(f, "kv");
+  const tensor *kv = find(f, "kv_cache");
+  if (text == NULL && kv != NULL && check_type(f, kv, CACHE) != 0)
+    return -1;
+  if (text == NULL) {
+    p->kv_type = kv != NULL ? (amla_dtype)type_of(kv) : AMLA_F32;
+    return 0;
+  }
+  const int type = harness_find_name(harness_dtypes, text);
+  if (type < 0)
+    return refuse(f->error, "%s: metadata 'kv': \"%.*s\": must be %s", f->name, SHOWN, text,
+                  harness_list_names(harness_dtypes, " or ").text);
+  p->kv_type = (amla_dtype)type;
+  return 0;
+}
+
+/* What a cache of that type makes of d_qk and d_v; and its scales, whose range is the library's. */
+static int take_kv_dims(const file_view *f, amla_problem *p) {
+  const double limit = 3.4028234663852886e38; /* FLT_MAX */
+  const int32_t d_qk = harness_record_d_qk(p->kv_type);
+  int32_t bytes;
+  const int32_t elems = amla_dtype_block(p->kv_type, &bytes);
+  double latent = 0, rope = 0;
+  if (p->d_qk % elems != 0 || (d_qk > 0 && (p->d_qk != d_qk || p->d_v != 512)))
+    return refuse(f->error, "%s: metadata 'kv': %s: does not go with d_qk=%d and d_v=%d", f->name,
+                  amla_dtype_name(p->kv_type), p->d_qk, p->d_v);
+  if (metadata_number(f, "kv_scale", "0", "finite in f32", -limit, limit, &latent) != 0 ||
+      metadata_number(f, "kv_rope_scale", "0", "finite in f32", -limit, limit, &rope) != 0)
+    return -1;
+  p->kv_scale = (float)latent, p->kv_rope_scale = (float)rope;
+  return 0;
 }
 
 static int take_metadata(const file_view *f, harness_dataset *data) {
@@ -367,9 +421,9 @@ static int take_metadata(const file_view *f, harness_dataset *data) {
                   rule);
   if (metadata_integer(f, "causal", "0", 0, 1, &p->causal) != 0 ||
       metadata_integer(f, "window", "0", 0, INT32_MAX, &p->window) != 0 ||
-      take_index_kind(f, p) != 0)
+      take_index_kind(f, p) != 0 || take_kv_type(f, p) != 0)
     return -1;
-  return metadata_integer(f, "d_v", NULL, 1, p->d_qk, &p->d_v);
+  return metadata_integer(f, "d_v", NULL, 1, p->d_qk, &p->d_v) != 0 ? -1 : take_kv_dims(f, p);
 }
 
 /* ---- Tensors ---- */
@@ -427,15 +481,20 @@ static int take_kv(const file_view *f, const scope_names *names, harness_dataset
                    int64_t *capacity) {
   amla_problem *p = &x->problem;
   const bool slots = harness_has_slots(p), paged = slots || find(f, names->table) != NULL;
-  const expected kv_expected = {names->kv, FLOATS, 3, {paged ? ANY_OR_0 : p->b, ANY, p->d_qk}};
+  const size_t element = harness_dtype_bytes(p->kv_type);
+  const int64_t unit = element > 0 ? (int64_t)element : 1; /* bytes */
+  const int64_t token = harness_token_bytes(p->kv_type, p->d_qk);
+  const expected kv_expected = {
+      names->kv, rule_of(p->kv_type), 3, {paged ? ANY_OR_0 : p->b, ANY, token / unit}};
   const expected table_expected = {names->table, I32_ONLY, 2, {p->b, ANY}};
   const tensor *kv, *table = NULL;
   if (take(f, &kv_expected, false, &kv) != 0 ||
       (!slots && take(f, &table_expected, true, &table) != 0))
     return -1;
-  p->kv_type = (amla_dtype)type_of(kv);
-  p->kv_stride_token = p->d_qk;
-  p->kv_stride_page = kv->dims[1] * p->d_qk; /* both < 2^31 */
+  p->kv_stride_token = harness_row_elems(p->kv_type, p->d_qk);
+  p->kv_stride_page = kv->dims[1] * p->kv_stride_token; /* both < 2^31 */
+  if (p->kv_type == AMLA_FP8_584)                       /* the footer too */
+    p->kv_stride_page = kv->dims[1] * token;
   *capacity = kv->dims[1];
   if (paged) {
     p->n_pages = kv->dims[0];
@@ -462,6 +521,8 @@ static int take_lengths(const file_view *f, const scope_names *names, harness_da
   if (copy(f, visible, &x->visible_k) != 0)
     return -1;
   p->sk = capacity < INT32_MAX ? (int32_t)capacity : INT32_MAX;
+  if (p->kv_type == AMLA_FP8_584 && p->page_size == 0)
+    return 0; /* a sequence is a page, and sk says where its footer is */
   for (int32_t s = 0; s < p->b; s++) {
     if (x->seqlens_k[s] < 0 || x->seqlens_k[s] > p->sk)
       return 0;
@@ -493,8 +554,6 @@ static int take_second_scope(const file_view *f, harness_dataset *data) {
   data->extra_visible_k = x.visible_k;
   if (status != 0)
     return -1;
-  if (x.problem.kv_type != p->kv_type)
-    return refuse(f->error, "%s: tensor 'extra_kv_cache': must be of kv_cache's dtype", f->name);
   if (data->topk_length && x.topk_length &&
       x.problem.topk_length_per_query != p->topk_length_per_query)
     return refuse(f->error, "%s: tensor 'extra_topk_length': must have topk_length's dimensions",

@@ -3,7 +3,10 @@
  * Problems as safetensors files (u64 header length, JSON, data).
  *
  *   q            [b, s_q, h_q, d_qk]          F32, BF16 or F16
- *   kv_cache     [pages, page_size, d_qk]     F32, BF16 or F16; without block_table [b, sk, d_qk]
+ *   kv_cache     [pages, page_size, d_qk]     F32, BF16 or F16; without block_table [b, sk, d_qk].
+ *                [pages, page_size, bytes]    U8: any other type, named in the metadata. Bytes of a
+ *                                             token: 656, 584, d_qk, or blocks of 34. A page of
+ *                                             584 has its footer where amla.h says
  *   block_table  [b, max_pages]               I32, optional
  *   seqlens_k    [b]                          I32
  *   sinks        [h_q]                        F32, optional
@@ -16,7 +19,8 @@
  *   out_ref      [b, s_q, h_q, d_v]           F32, optional: the fp64 result, rounded
  *   lse_ref      [b, h_q, s_q]                F32, optional: the same, natural log
  *   metadata     scale, d_v; causal (0 or 1, default 0), window (default 0), index (slot or
- *                position, default slot)
+ *                position, default slot); kv (a type's name, default what kv_cache is), of
+ *                fp8_e4m3 kv_scale and kv_rope_scale
  *
  * Every number of the header is checked before it is used: lengths, offsets (inside the file, no
  * overlap, no holes), shape x type = bytes, unknown types, duplicate names. Other tensors are

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "kv_rows.h"
 #include "message.h"
 #include "scopes.h"
 
@@ -86,11 +87,24 @@ static bool close_output(output *o, bool ok) {
 
 /* ---- Tensors to write ---- */
 
+/* An element's type as files call it. */
+typedef struct element {
+  const char *dtype;
+  size_t bytes;
+} element;
+
+static const element i32 = {"I32", 4}, u8 = {"U8", 1};
+
+static element element_of(amla_dtype type) {
+  static const char *const names[] = {"F32", "BF16", "F16"}; /* by amla_dtype */
+  const size_t bytes = harness_dtype_bytes(type);
+  return bytes > 0 ? (element){names[type], bytes} : u8;
+}
+
 /* [n0][n1][n2] rows of n elements each, with strides in elements. */
 typedef struct source {
   const char *name;
-  amla_dtype type; /* its size and name; I32 when integer */
-  bool integer;
+  element type;
   const void *elements;
   int32_t n_dims; /* of the tensor: the last n_dims of n0, n1, n2, n */
   int64_t n[4], stride[3];
@@ -102,17 +116,8 @@ typedef struct source_list {
   size_t n;
 } source_list;
 
-static size_t element_bytes(const source *s) {
-  return s->integer ? sizeof(int32_t) : harness_dtype_bytes(s->type);
-}
-
-static const char *dtype_name(const source *s) {
-  static const char *const names[] = {"F32", "BF16", "F16"}; /* by amla_dtype */
-  return s->integer ? "I32" : names[s->type];
-}
-
 static int64_t total_bytes(const source *s) {
-  return s->n[0] * s->n[1] * s->n[2] * s->n[3] * (int64_t)element_bytes(s);
+  return s->n[0] * s->n[1] * s->n[2] * s->n[3] * (int64_t)s->type.bytes;
 }
 
 static void add(source_list *l, source s) {
@@ -120,17 +125,17 @@ static void add(source_list *l, source s) {
     l->list[l->n++] = s;
 }
 
-static source packed(const char *name, amla_dtype type, bool integer, const void *elements,
-                     int32_t n_dims, int64_t a, int64_t b, int64_t c, int64_t d) {
-  return (source){name, type, integer, elements, n_dims, {a, b, c, d}, {b * c * d, c * d, d}};
+static source packed(const char *name, element type, const void *elements, int32_t n_dims,
+                     int64_t a, int64_t b, int64_t c, int64_t d) {
+  return (source){name, type, elements, n_dims, {a, b, c, d}, {b * c * d, c * d, d}};
 }
 
-/* 4-byte types first, then 2-byte types: every tensor is aligned to its element. */
+/* Large elements first: every tensor is aligned to its element. */
 static void sort_by_size(source_list *l) {
   source_list sorted = {.n = 0};
-  for (size_t bytes = 4; bytes >= 2; bytes -= 2)
+  for (size_t bytes = 4; bytes >= 1; bytes /= 2)
     for (size_t i = 0; i < l->n; i++)
-      if (element_bytes(&l->list[i]) == bytes)
+      if (l->list[i].type.bytes == bytes)
         sorted.list[sorted.n++] = l->list[i];
   *l = sorted;
 }
@@ -154,7 +159,7 @@ __attribute__((format(printf, 2, 3))) static void append(header *h, const char *
 }
 
 static void describe(header *h, const source *s, int64_t begin) {
-  append(h, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", s->name, dtype_name(s));
+  append(h, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", s->name, s->type.dtype);
   const int32_t first = 4 - s->n_dims;
   for (int32_t i = first; i < 4; i++)
     append(h, "%s%" PRId64, i > first ? "," : "", s->n[i]);
@@ -183,7 +188,7 @@ static bool write_header(FILE *file, const header *h) {
 }
 
 static bool write_rows(FILE *file, const source *s) {
-  const size_t size = element_bytes(s), n = (size_t)s->n[3];
+  const size_t size = s->type.bytes, n = (size_t)s->n[3];
   for (int64_t i = 0; i < s->n[0]; i++)
     for (int64_t j = 0; j < s->n[1]; j++)
       for (int64_t k = 0; k < s->n[2]; k++) {
@@ -194,7 +199,6 @@ static bool write_rows(FILE *file, const source *s) {
   return true;
 }
 
-/* metadata: the members of that JSON object. */
 static int write_file(const char *path, source_list *l, const char *metadata, message error) {
   output o;
   sort_by_size(l);
@@ -210,14 +214,21 @@ static int write_file(const char *path, source_list *l, const char *metadata, me
 
 static source words(const char *name, const int32_t *at, int32_t n_dims, int64_t b, int64_t c,
                     int64_t d) {
-  return packed(name, AMLA_F32, true, at, n_dims, 1, b, c, d);
+  return packed(name, i32, at, n_dims, 1, b, c, d);
 }
 
+/* Types that files have no name for are bytes, and so are the units of their strides. A page of
+ * fp8_584 is cut into equal parts, wherever its scales are. */
 static void add_cache(source_list *l, const char *name, const void *kv, const amla_problem *p) {
   const int64_t outer = p->page_size ? p->n_pages : p->b;
   const int64_t tokens = p->page_size ? p->page_size : p->sk;
-  source s = packed(name, p->kv_type, false, kv, 3, 1, outer, tokens, p->d_qk);
-  memcpy(s.stride, (int64_t[]){0, p->kv_stride_page, p->kv_stride_token}, sizeof s.stride);
+  const element type = element_of(p->kv_type);
+  const int64_t unit = (int64_t)type.bytes, row = harness_token_bytes(p->kv_type, p->d_qk);
+  const int64_t token =
+      p->kv_type == AMLA_FP8_584 ? row : harness_bytes(p->kv_type, p->kv_stride_token);
+  const int64_t page = harness_bytes(p->kv_type, p->kv_stride_page);
+  source s = packed(name, type, kv, 3, 1, outer, tokens, row / unit);
+  memcpy(s.stride, (int64_t[]){0, page / unit, token / unit}, sizeof s.stride);
   add(l, s);
 }
 
@@ -253,6 +264,29 @@ static void add_scopes(source_list *l, const amla_problem *p, const amla_tensors
   add_cache(l, "extra_kv_cache", t->extra_kv, &second);
 }
 
+/* The members of that JSON object. */
+typedef struct metadata {
+  char text[320];
+} metadata;
+
+static metadata metadata_of(const harness_dataset *data) {
+  const amla_problem *p = &data->problem;
+  const double scale = data->scale_exact != 0 ? data->scale_exact : (double)p->scale;
+  metadata m;
+  int n =
+      snprintf(m.text, sizeof m.text,
+               "\"scale\":\"%.17g\",\"causal\":\"%d\",\"d_v\":\"%d\",\"window\":\"%d\","
+               "\"index\":\"%s\",\"kv\":\"%s\",\"source\":\"amla gen\"",
+               scale, p->causal != 0, p->d_v, p->window,
+               p->index_kind == AMLA_INDEX_SLOT ? "slot" : "position", amla_dtype_name(p->kv_type));
+  if (p->kv_type == AMLA_FP8_E4M3)
+    n += snprintf(m.text + n, sizeof m.text - (size_t)n,
+                  ",\"kv_scale\":\"%.9g\",\"kv_rope_scale\":\"%.9g\"", (double)p->kv_scale,
+                  (double)p->kv_rope_scale);
+  assert((size_t)n < sizeof m.text);
+  return m;
+}
+
 /* What files do not hold, by its key of a problem string. */
 static int refuse_unheld(const char *path, const harness_dataset *data, message error) {
   const amla_problem *p = &data->problem;
@@ -273,28 +307,20 @@ static int refuse_unheld(const char *path, const harness_dataset *data, message 
 int harness_write_problem(const char *path, const harness_dataset *data, char *error,
                           size_t error_bytes) {
   const amla_problem *p = &data->problem;
-  const double scale = data->scale_exact != 0 ? data->scale_exact : (double)p->scale;
   source_list l = {.n = 0};
-  char metadata[192];
-  if (harness_dtype_bytes(p->kv_type) == 0)
-    return refuse((message){error, error_bytes}, "%s: kv=%s: files hold f32, bf16 or f16", path,
-                  amla_dtype_name(p->kv_type));
   if (refuse_unheld(path, data, (message){error, error_bytes}) != 0)
     return -1;
-  source q = packed("q", p->q_type, false, data->q, 4, p->b, p->s_q, p->h_q, p->d_qk);
+  source q = packed("q", element_of(p->q_type), data->q, 4, p->b, p->s_q, p->h_q, p->d_qk);
   memcpy(q.stride, (int64_t[]){p->q_stride_batch, p->q_stride_query, p->q_stride_head},
          sizeof q.stride);
   add_scopes(&l, p, &data->tensors);
-  add(&l, packed("sinks", AMLA_F32, false, data->sinks, 1, 1, 1, 1, p->h_q));
-  add(&l, packed("out_ref", AMLA_F32, false, data->out_ref, 4, p->b, p->s_q, p->h_q, p->d_v));
-  add(&l, packed("lse_ref", AMLA_F32, false, data->lse_ref, 3, 1, p->b, p->h_q, p->s_q));
+  const element f32 = element_of(AMLA_F32);
+  add(&l, packed("sinks", f32, data->sinks, 1, 1, 1, 1, p->h_q));
+  add(&l, packed("out_ref", f32, data->out_ref, 4, p->b, p->s_q, p->h_q, p->d_v));
+  add(&l, packed("lse_ref", f32, data->lse_ref, 3, 1, p->b, p->h_q, p->s_q));
   add(&l, q);
-  snprintf(metadata, sizeof metadata,
-           "\"scale\":\"%.17g\",\"causal\":\"%d\",\"d_v\":\"%d\",\"window\":\"%d\","
-           "\"index\":\"%s\",\"source\":\"amla gen\"",
-           scale, p->causal != 0, p->d_v, p->window,
-           p->index_kind == AMLA_INDEX_SLOT ? "slot" : "position");
-  return write_file(path, &l, metadata, (message){error, error_bytes});
+  const metadata m = metadata_of(data);
+  return write_file(path, &l, m.text, (message){error, error_bytes});
 }
 
 int harness_write_result(const char *path, const harness_dataset *data, char *error,
@@ -305,15 +331,15 @@ int harness_write_result(const char *path, const harness_dataset *data, char *er
   const int64_t b = ragged ? 1 : p->b;
   const int64_t queries = ragged ? harness_rows(data) / p->h_q : p->s_q;
   source out =
-      packed("out", p->out_type, false, data->out, ragged ? 3 : 4, b, queries, p->h_q, p->d_v);
+      packed("out", element_of(p->out_type), data->out, ragged ? 3 : 4, b, queries, p->h_q, p->d_v);
   memcpy(out.stride, (int64_t[]){p->out_stride_batch, p->out_stride_query, p->out_stride_head},
          sizeof out.stride);
   add(&l, out);
   if (ragged)
-    add(&l, packed("lse", AMLA_F32, false, data->lse, 2, 1, 1, queries, p->h_q));
+    add(&l, packed("lse", element_of(AMLA_F32), data->lse, 2, 1, 1, queries, p->h_q));
   else
-    add(&l, packed("lse", AMLA_F32, false, data->lse, 3, 1, p->b, p->h_q, p->s_q));
+    add(&l, packed("lse", element_of(AMLA_F32), data->lse, 3, 1, p->b, p->h_q, p->s_q));
   const bool base2 = data->options.lse_base == AMLA_LSE_BASE2;
-  const char *metadata = base2 ? "\"lse_base\":\"2\"" : "\"lse_base\":\"e\"";
-  return write_file(path, &l, metadata, (message){error, error_bytes});
+  const char *members = base2 ? "\"lse_base\":\"2\"" : "\"lse_base\":\"e\"";
+  return write_file(path, &l, members, (message){error, error_bytes});
 }

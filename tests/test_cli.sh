@@ -110,6 +110,8 @@ expect 1 'csr=1: files hold none' gen "$small,csr=1" -o "$scratch/none.safetenso
 expect 0 '' gen "$small,sq=2,topk=4,scope2=sk:9" --ref -o "$scratch/lists.safetensors"
 expect 0 "out_ref and lse_ref: ok" run "$scratch/lists.safetensors"
 expect 0 yes check "$scratch/lists.safetensors" --backend ref
+expect 0 '' gen h=2,sk=20,dqk=512,kv=fp8_584,topk=9 --ref -o "$scratch/bytes.safetensors"
+expect 0 "out_ref and lse_ref: ok" run "$scratch/bytes.safetensors"
 expect 1 'dv=600: must be <= dqk=576' gen dv=600 -o "$scratch/none"
 expect 1 'h=x: must be an integer' check h=x
 expect 1 'h=x: must be an integer' bench h=x --for 0.1

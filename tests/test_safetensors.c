@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "harness/kv_rows.h"
 #include "harness/safetensors.h"
 
 enum { ERROR_BYTES = 512 };
@@ -89,15 +90,34 @@ static void expect_same_bytes(const void *a, const void *b, size_t bytes, const 
     fail_msg("%s: other bytes", what);
 }
 
+/* Of one scope; a page with a footer as a whole. */
+static void expect_same_cache(const harness_dataset *a, const harness_dataset *b) {
+  const amla_problem *p = &a->problem, *f = &b->problem;
+  const int64_t pages = p->page_size ? p->n_pages : p->b;
+  const int64_t tokens = p->page_size ? p->page_size : p->sk;
+  const int64_t token_bytes = harness_token_bytes(p->kv_type, p->d_qk);
+  const bool whole = p->kv_type == AMLA_FP8_584;
+  for (int64_t page = 0; page < pages; page++)
+    for (int64_t j = 0; j < (whole ? 1 : tokens); j++) {
+      const int64_t at[] = {page * p->kv_stride_page + j * p->kv_stride_token,
+                            page * f->kv_stride_page + j * f->kv_stride_token};
+      expect_same_bytes((char *)a->kv + harness_bytes(p->kv_type, at[0]),
+                        (char *)b->kv + harness_bytes(p->kv_type, at[1]),
+                        (size_t)(token_bytes * (whole ? tokens : 1)), "kv_cache");
+    }
+}
+
 /* A file has packed strides: compares row by row. */
 static void expect_same_problem(const harness_dataset *a, const harness_dataset *b) {
   const amla_problem *p = &a->problem, *f = &b->problem;
-  const size_t q = harness_dtype_bytes(p->q_type), kv = harness_dtype_bytes(p->kv_type);
+  const size_t q = harness_dtype_bytes(p->q_type);
   assert_true(p->b == f->b && p->s_q == f->s_q && p->h_q == f->h_q && p->d_qk == f->d_qk &&
               p->d_v == f->d_v && p->page_size == f->page_size);
   assert_true(p->n_pages == f->n_pages && p->max_pages == f->max_pages && p->q_type == f->q_type &&
               p->kv_type == f->kv_type);
   assert_true(p->causal == f->causal && to_bits(p->scale) == to_bits(f->scale));
+  assert_true(to_bits(p->kv_scale) == to_bits(f->kv_scale) &&
+              to_bits(p->kv_rope_scale) == to_bits(f->kv_rope_scale));
   expect_same_bytes(a->seqlens_k, b->seqlens_k, (size_t)p->b * sizeof(int32_t), "seqlens_k");
   expect_same_bytes(a->block_table, b->block_table, a->tensors.block_table_bytes, "block_table");
   expect_same_bytes(a->sinks, b->sinks, (size_t)p->h_q * sizeof(float), "sinks");
@@ -107,14 +127,7 @@ static void expect_same_problem(const harness_dataset *a, const harness_dataset 
   for (int64_t row = 0; row < n_rows(a); row++)
     expect_same_bytes((char *)a->q + (size_t)q_row_offset(p, row) * q,
                       (char *)b->q + (size_t)q_row_offset(f, row) * q, (size_t)p->d_qk * q, "q");
-  const int64_t pages = p->page_size ? p->n_pages : p->b;
-  const int64_t tokens = p->page_size ? p->page_size : p->sk;
-  for (int64_t page = 0; page < pages; page++)
-    for (int64_t j = 0; j < tokens; j++)
-      expect_same_bytes(
-          (char *)a->kv + (size_t)(page * p->kv_stride_page + j * p->kv_stride_token) * kv,
-          (char *)b->kv + (size_t)(page * f->kv_stride_page + j * f->kv_stride_token) * kv,
-          (size_t)p->d_qk * kv, "kv_cache");
+  expect_same_cache(a, b);
 }
 
 /* The file's problem gives the bits that the original gives. */
@@ -136,6 +149,12 @@ static void problems_round_trip(void **state) {
       "b=2,sq=1,h=3,sk=50,dqk=7,dv=7,page=0,q=f16,kv=bf16,sinks=1,causal=0",
       "b=2,sq=1,h=3,sk=50,dqk=7,dv=5,page=0,len=50/3,q=f32,kv=f16,pad=1,scale=-0.3333333",
       "b=1,h=1,sk=1,dqk=1,dv=1,page=1,sinks=1,q=f16,kv=f16,scale=1e-30",
+      "b=2,h=3,sk=50,dqk=64,dv=32,page=8,len=50/7,kv=q8_0,pad=32",
+      "b=2,h=3,sk=50,page=16,len=50/7,kv=fp8_656,pad=5",
+      "b=2,h=3,sk=50,page=0,len=20/7,kv=fp8_656",
+      "b=2,h=3,sk=50,dqk=512,page=7,len=50/9,kv=fp8_584,pad=1",
+      "b=2,h=3,sk=50,dqk=512,page=0,len=20/7,kv=fp8_584,pad=3",
+      "b=2,h=3,sk=50,dqk=13,dv=8,page=3,len=50/7,kv=fp8_e4m3,pad=3",
       "b=0,h=2,sk=8,dqk=4,dv=4,page=4"};
   for (int i = 0; i < LENGTH(problems); i++)
     for (int refs = 0; refs < 2; refs++) {
@@ -166,19 +185,23 @@ static void sparse_problems_round_trip(void **state) {
   (void)state;
   static const char *const problems[] = {"topk=30",
                                          "topk=30,page=0,topklen=sequence,invalid=20",
-                                         "topk=30,index=position,topklen=query,pad=2,q=f32,kv=f16",
+                                         "topk=30,index=position,topklen=query,q=f32",
                                          "topk=9,scope2=topk:70/sk:33/page:3,topklen=query,sinks=1",
                                          "topk=9,scope2=sk:33/page:0",
                                          "window=11,scope2=topk:7/sk:33/page:5,topklen=sequence",
                                          "scope2=sk:33/page:5",
-                                         "visible=1,window=20,pad=1",
+                                         "visible=1,window=20",
                                          "visible=1,page=0,scope2=sk:9"};
-  for (int i = 0; i < LENGTH(problems); i++) {
+  static const char *const caches[] = {"dqk=12,dv=8,pad=1",       "dqk=12,dv=8,kv=f16,pad=2",
+                                       "kv=fp8_656,pad=3",        "dqk=512,kv=fp8_584,pad=16",
+                                       "dqk=12,dv=8,kv=fp8_e4m3", "dqk=64,dv=40,kv=q8_0,pad=32"};
+  for (int i = 0; i < LENGTH(problems) * LENGTH(caches); i++) {
     char problem[256], error[ERROR_BYTES] = "";
     harness_dataset a, b;
     harness_truth truth;
     const char *path = in_folder("problem.safetensors");
-    snprintf(problem, sizeof problem, "b=3,sq=2,h=4,sk=50,dqk=12,dv=8,len=50/0/7,%s", problems[i]);
+    snprintf(problem, sizeof problem, "b=3,sq=2,h=4,sk=50,len=50/0/7,%s,%s",
+             problems[i / LENGTH(caches)], caches[i % LENGTH(caches)]);
     generate(&a, problem);
     compute_truth_of(&a, &truth);
     assert_int_equal(harness_set_refs(&a, &truth), 0);
@@ -199,8 +222,7 @@ static void sparse_problems_round_trip(void **state) {
 
 static void what_files_do_not_hold_is_refused_by_name(void **state) {
   (void)state;
-  static const char *const rows[][2] = {{"kv=q8_0", "kv=q8_0: files hold f32, bf16 or f16"},
-                                        {"mask=1", "mask=1: files hold none"},
+  static const char *const rows[][2] = {{"mask=1", "mask=1: files hold none"},
                                         {"ragged=1", "ragged=1: files hold none"},
                                         {"csr=1", "csr=1: files hold none"},
                                         {"qrope=8", "qrope=8: files hold none"},
@@ -277,6 +299,16 @@ typedef struct image {
   unsigned char bytes[MAX_FILE];
   size_t n_bytes;
 } image;
+
+/* A cache of bytes: two pages of two tokens. */
+static const char byte_header[] =
+    "{\"__metadata__\":{\"scale\":\"0.5\",\"d_v\":\"512\",\"kv\":\"fp8_656\"},"
+    "\"anything\":{\"dtype\":\"U8\",\"shape\":[64],\"data_offsets\":[0,64]},"
+    "\"block_table\":{\"dtype\":\"I32\",\"shape\":[1,2],\"data_offsets\":[64,72]},"
+    "\"seqlens_k\":{\"dtype\":\"I32\",\"shape\":[1],\"data_offsets\":[72,76]},"
+    "\"q\":{\"dtype\":\"BF16\",\"shape\":[1,1,1,576],\"data_offsets\":[76,1228]},"
+    "\"kv_cache\":{\"dtype\":\"U8\",\"shape\":[3,2,656],\"data_offsets\":[1228,5164]}}";
+enum { BYTE_DATA = 5164 };
 
 static void store_u64(unsigned char *at, uint64_t x) {
   for (int i = 0; i < 8; i++)
@@ -433,18 +465,66 @@ static const lie lies[] = {
      {"metadata 'scale'", "missing"}},
 };
 
+static void build_lie(image *f, const char *good, size_t data_bytes, const lie *l) {
+  char header[2048];
+  const char *at = strstr(good, l->find);
+  if (at == NULL)
+    fail_msg("the good header has no %s", l->find);
+  snprintf(header, sizeof header, "%.*s%s%s", (int)(at - good), good, l->replace,
+           at + strlen(l->find));
+  build(f, header, data_bytes);
+}
+
 static void lying_headers_are_refused(void **state) {
   (void)state;
   for (int i = 0; i < LENGTH(lies); i++) {
-    char header[2048];
-    const char *at = strstr(good_header, lies[i].find);
-    if (at == NULL)
-      fail_msg("the good header has no %s", lies[i].find);
-    snprintf(header, sizeof header, "%.*s%s%s", (int)(at - good_header), good_header,
-             lies[i].replace, at + strlen(lies[i].find));
-    build(&file, header, GOOD_DATA);
-    expect_refused(&file, header, lies[i].words);
+    build_lie(&file, good_header, GOOD_DATA, &lies[i]);
+    expect_refused(&file, lies[i].replace, lies[i].words);
   }
+}
+
+#define KV "\"kv\":\"fp8_656\""
+static const lie byte_lies[] = {
+    {KV, "\"kv\":\"fp8_655\"", {"metadata 'kv'", "\"fp8_655\"", "fp8_656, fp8_584"}},
+    {KV, "\"kv\":\"\"", {"metadata 'kv'", "\"\"", "must be f32"}},
+    {KV, "\"kv\":656", {"metadata 'kv'", "656", "must be a string"}},
+    {KV, "\"kv\":\"fp8_584\"", {"metadata 'kv'", "fp8_584", "d_qk=576 and d_v=512"}},
+    {KV, "\"kv\":\"fp8_e4m3\"", {"tensor 'kv_cache'", "[3, 2, 656]", "must be 576"}},
+    {KV, "\"kv\":\"q8_0\"", {"tensor 'kv_cache'", "[3, 2, 656]", "must be 612"}},
+    {KV, "\"kv\":\"bf16\"", {"tensor 'kv_cache'", "dtype U8", "must be BF16"}},
+    {"," KV, "", {"tensor 'kv_cache'", "dtype U8", "or U8 with metadata 'kv'"}},
+    {KV, KV ",\"kv_scale\":\"inf\"", {"metadata 'kv_scale'", "\"inf\"", "finite"}},
+    {KV, KV ",\"kv_rope_scale\":\"1e39\"", {"metadata 'kv_rope_scale'", "\"1e39\""}},
+    {"\"d_v\":\"512\"", "\"d_v\":\"511\"", {"metadata 'kv'", "fp8_656", "d_v=511"}},
+    {"[1,1,1,576]", "[1,1,2,288]", {"metadata 'd_v'", "\"512\"", "[1, 288]"}},
+    {"\"U8\",\"shape\":[3", "\"I8\",\"shape\":[3", {"'kv_cache'", "I8", "must be U8"}},
+    {"[3,2,656]", "[6,656]", {"tensor 'kv_cache'", "[6, 656]", "3 dimensions"}},
+    {"[3,2,656]", "[2,3,655]", {"tensor 'kv_cache'", "needs 3930 bytes"}},
+    {"[3,2,656]", "[3,1,1312]", {"tensor 'kv_cache'", "[3, 1, 1312]", "must be 656"}},
+};
+
+static void lies_about_bytes_are_refused(void **state) {
+  (void)state;
+  char error[ERROR_BYTES];
+  harness_dataset d;
+  amla_detail detail;
+  build(&file, byte_header, BYTE_DATA);
+  if (parse(&file, &d, error) != 0)
+    fail_msg("%s", error);
+  assert_true(d.problem.kv_type == AMLA_FP8_656 && d.problem.n_pages == 3);
+  assert_int_equal(try_run(&d, &(amla_options)AMLA_OPTIONS_INIT, NULL), AMLA_OK);
+  harness_free(&d);
+  for (int i = 0; i < LENGTH(byte_lies); i++) {
+    build_lie(&file, byte_header, BYTE_DATA, &byte_lies[i]);
+    expect_refused(&file, byte_lies[i].replace, byte_lies[i].words);
+  }
+  const lie scale = {KV, KV ",\"kv_scale\":\"-2\"", {NULL}}; /* for the library to refuse */
+  build_lie(&file, byte_header, BYTE_DATA, &scale);
+  if (parse(&file, &d, error) != 0)
+    fail_msg("%s", error);
+  assert_int_equal(try_run(&d, &(amla_options)AMLA_OPTIONS_INIT, &detail), AMLA_INVALID_ARGUMENT);
+  assert_non_null(strstr(detail.text, "kv_scale=-2"));
+  harness_free(&d);
 }
 
 /* Optional tensors are checked as strictly as the others: each appended behind the good data. */
@@ -495,7 +575,7 @@ static void bad_optional_tensors_are_refused(void **state) {
       {"\"extra_kv_cache\":{\"dtype\":\"F32\",\"shape\":[1,2,4],\"data_offsets\":[76,108]},"
        "\"extra_seqlens_k\":{\"dtype\":\"I32\",\"shape\":[1],\"data_offsets\":[108,112]}",
        36,
-       {"tensor 'extra_kv_cache'", "kv_cache's dtype"}},
+       {"tensor 'extra_kv_cache'", "dtype F32", "must be BF16"}},
       {"\"anything\":{\"dtype\":\"F32\",\"shape\":[5],\"data_offsets\":[76,84]}",
        8,
        {"tensor 'anything'", "needs 20 bytes"}},
@@ -568,12 +648,11 @@ static void every_truncation_is_refused(void **state) {
 
 /* Any byte of the header replaced: refused with a reason, or a problem that plan and run cope with.
  */
-static void no_changed_byte_crashes(void **state) {
-  (void)state;
+static int change_bytes(const char *header, size_t data_bytes) {
   static const unsigned char values[] = {0, '"', '0', '9', '-', '[', '{', ',', 0xff};
   int accepted = 0;
-  build(&file, good_header, GOOD_DATA);
-  for (size_t at = 0; at < 8 + strlen(good_header); at++)
+  build(&file, header, data_bytes);
+  for (size_t at = 0; at < 8 + strlen(header); at++)
     for (int i = 0; i < LENGTH(values); i++) {
       char error[ERROR_BYTES];
       harness_dataset d;
@@ -588,7 +667,13 @@ static void no_changed_byte_crashes(void **state) {
       }
       file.bytes[at] = right;
     }
-  assert_true(accepted > 0); /* digits of the scale, for one */
+  return accepted;
+}
+
+static void no_changed_byte_crashes(void **state) {
+  (void)state;
+  assert_true(change_bytes(good_header, GOOD_DATA) > 0); /* digits of the scale, for one */
+  assert_true(change_bytes(byte_header, BYTE_DATA) > 0);
 }
 
 /* Lengths and page ids are data: the reader takes them, amla_plan_run refuses them by name. */
@@ -701,6 +786,7 @@ int main(void) {
       cmocka_unit_test(results_are_written),
       cmocka_unit_test(the_good_file_is_good),
       cmocka_unit_test(lying_headers_are_refused),
+      cmocka_unit_test(lies_about_bytes_are_refused),
       cmocka_unit_test(bad_optional_tensors_are_refused),
       cmocka_unit_test(hostile_headers_are_refused),
       cmocka_unit_test(lying_header_lengths_are_refused),
