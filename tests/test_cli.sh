@@ -156,7 +156,7 @@ expect 0 '' run b=0 --no-check
 
 run_keys="all(k in j for k in 'rel_error max_abs_error lse_max_abs_error ok seconds gflops \
   peak_gflops utilization isa backend rescale threads'.split())"
-for name in deepseek_v3_decode deepseek_v2_lite_decode; do
+for name in deepseek_v3_decode deepseek_v2_lite_decode deepseek_v32_sparse; do
   file=$source_dir/examples/$name.safetensors
   expect 0 'GFLOP/s' run "$file"
   expect_json "$run_keys and j['ok'] is True and j['reference'] == 'file' and \
@@ -278,7 +278,7 @@ PYTHON
 }
 
 bad=$scratch/bad.safetensors
-for name in deepseek_v3_decode deepseek_v2_lite_decode; do
+for name in deepseek_v3_decode deepseek_v2_lite_decode deepseek_v32_sparse; do
   file=$source_dir/examples/$name.safetensors
   for what in 'q 0 0' 'q 3 0.37' 'q 0 1' 'out_ref 0 0' 'out_ref 0 0.6' 'out_ref 3 1' \
     'lse_ref 0 0.5'; do

@@ -126,7 +126,7 @@ def randomize(attn, q_gain):
         else:
             weight.normal_(std=0.02)
     head_gain = q_gain * torch.logspace(-1, 1, attn.num_heads, base=2.0)
-    q_weight = (attn.q_proj or attn.q_b_proj).weight
+    q_weight = (getattr(attn, "q_proj", None) or attn.q_b_proj).weight
     q_weight.view(attn.num_heads, -1, q_weight.shape[1]).mul_(head_gain[:, None, None])
 
 
@@ -187,14 +187,14 @@ def split_kv_b(attn):
     return w.split((attn.qk_nope_head_dim, attn.v_head_dim), dim=1)
 
 
-def to_pages(rows):
+def to_pages(rows, unused=math.nan):
     """rows [s_k][576] bf16 -> kv_cache [pages][64][576] with NaN in every unused slot, block_table
-    [1][max_pages]."""
+    [1][max_pages]. Of records [s_k][bytes] the same."""
     used = math.ceil(len(rows) / PAGE_SIZE)
     order = torch.randperm(used + SPARE_PAGES)[:used]
-    filled = torch.full((used * PAGE_SIZE, rows.shape[1]), math.nan, dtype=rows.dtype)
+    filled = torch.full((used * PAGE_SIZE, rows.shape[1]), unused, dtype=rows.dtype)
     filled[: len(rows)] = rows
-    cache = torch.full((used + SPARE_PAGES, PAGE_SIZE, rows.shape[1]), math.nan, dtype=rows.dtype)
+    cache = torch.full((used + SPARE_PAGES, PAGE_SIZE, rows.shape[1]), unused, dtype=rows.dtype)
     cache[order] = filled.view(used, PAGE_SIZE, -1)
     return cache, torch.cat((order, torch.tensor([UNUSED_ENTRY])))[None].int()
 
