@@ -13,6 +13,7 @@
 
 #include <string.h>
 
+#include "harness/kv_rows.h"
 #include "harness/random_problem.h"
 #include "harness/truth.h"
 
@@ -57,6 +58,28 @@ static const char *take_type(reader *in) { /* f32, bf16, f16 */
   return amla_dtype_name((amla_dtype)take(in, AMLA_F16 + 1));
 }
 
+typedef struct sizes {
+  uint32_t h, sk, dqk, dv, pad;
+} sizes;
+
+/* What rows of the type must be; records are long, so there are few of them. */
+static sizes fit(sizes s, amla_dtype kv, int32_t elems) {
+  const uint32_t record = (uint32_t)harness_record_d_qk(kv), block = (uint32_t)elems;
+  if (record > 0)
+    return (sizes){1 + s.h % 3, 1 + s.sk % 50, record, 512, s.pad};
+  if (block > 1)
+    s.dqk = block * (1 + s.dqk % 2), s.dv = 1 + s.dv % s.dqk;
+  s.pad *= block;
+  return s;
+}
+
+static amla_dtype take_kv_type(reader *in) {
+  uint32_t n = 0;
+  while (amla_dtype_name((amla_dtype)n))
+    n++;
+  return (amla_dtype)take(in, n);
+}
+
 static void take_problem(reader *in, char text[HARNESS_RANDOM_PROBLEM], amla_options *options) {
   static const char *const dists[] = {"normal:1", "uniform:2", "rising", "outlier",
                                       "onehot",   "peaked",    "zerov",  "masked"};
@@ -66,18 +89,24 @@ static void take_problem(reader *in, char text[HARNESS_RANDOM_PROBLEM], amla_opt
   const uint32_t sk = 1 + take(in, 200), dqk = 1 + take(in, 40), dv = 1 + take(in, dqk);
   /* One argument at a time: C does not say in which order arguments are evaluated. */
   const int page = pages[take(in, 6)];
-  const char *q = take_type(in), *kv = take_type(in), *out = take_type(in);
+  const char *q = take_type(in);
+  const amla_dtype kv = take_kv_type(in);
+  const char *out = take_type(in);
   const uint32_t lse = take(in, 2), sinks = take(in, 2), pad = take(in, 4);
   const char *dist = dists[take(in, 8)], *len = lens[take(in, 3)];
   const uint32_t seed = take(in, 256);
   uint64_t drawn = take_u32(in);
   char seen[HARNESS_RANDOM_SEEN];
-  harness_random_seen(&drawn, (int)sk, page, (int)dqk, 1, seen);
+  int32_t bytes;
+  const int32_t elems = amla_dtype_block(kv, &bytes);
+  const sizes s = fit((sizes){h, sk, dqk, dv, pad}, kv, elems);
+  harness_random_seen(&drawn, (int)s.sk, page, (int)s.dqk, harness_record_d_qk(kv) ? 0 : elems,
+                      seen);
   snprintf(text, HARNESS_RANDOM_PROBLEM,
            "b=%u,sq=%u,h=%u,sk=%u,dqk=%u,dv=%u,page=%d,q=%s,kv=%s,out=%s,scale=0.25,lse=%s,sinks=%"
            "u,pad=%u%s,dist=%s,len=%s,seed=%u",
-           b, sq, h, sk, dqk, dv, page, q, kv, out, lse ? "2" : "e", sinks, pad, seen, dist, len,
-           seed);
+           b, sq, s.h, s.sk, s.dqk, s.dv, page, q, amla_dtype_name(kv), out, lse ? "2" : "e", sinks,
+           s.pad, seen, dist, len, seed);
   options->backend = (amla_backend)take(in, 3); /* auto, ref, cpu */
   options->rescale = (amla_rescale)take(in, 4);
   options->threads = (int32_t)take(in, 4);
