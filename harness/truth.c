@@ -499,7 +499,7 @@ static void multiply_bf16(const amla_problem *p, const harness_truth *truth, bou
   b->tiny += 0x1p-117 * (double)harness_most_keys(p) +
              0x1p-125 * scale * p->d_qk * truth->kv_max * (1 + truth->kv_max);
   b->largest_score = fmin(largest_score, scale * (double)FLT_MAX * (1 - 0x1p-12));
-  if (p->kv_type != AMLA_BF16) {
+  if (p->kv_type != AMLA_BF16 && p->kv_type != AMLA_FP8_584) { /* which bf16 holds */
     b->score += 0x1p-8;
     b->p += 0x1p-8;
   }

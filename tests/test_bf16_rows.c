@@ -5,6 +5,7 @@
  * fp64; the same bits for any threads and in any batch; keys of other types rounded as asked. What
  * machine code makes of the kernels is in tests/emulated.
  */
+#include "harness/kv_rows.h"
 #include "test_run.h"
 
 static const amla_p_form forms[] = {AMLA_P_F32, AMLA_P_BF16};
@@ -44,6 +45,11 @@ static void types_and_options_choose_the_row(void **state) {
       {"h=16,sk=8,out=f32,kv=f32", AMLA_P_BF16, AMLA_KV_EXACT, AMLA_F32, AMLA_P_F32},
       {"h=16,sk=8,out=f32,kv=f16", AMLA_P_BF16, AMLA_KV_BF16, AMLA_BF16, AMLA_P_BF16},
       {"h=16,sk=8,out=bf16,kv=q8_0", AMLA_P_DEFAULT, AMLA_KV_BF16, AMLA_BF16, AMLA_P_F32},
+      {"h=16,sk=8,dqk=512,out=f32,kv=fp8_584", AMLA_P_BF16, AMLA_KV_EXACT, AMLA_BF16, AMLA_P_BF16},
+      {"h=16,sk=8,out=f32,kv=fp8_656", AMLA_P_BF16, AMLA_KV_EXACT, AMLA_F32, AMLA_P_F32},
+      {"h=16,sk=8,out=f32,kv=fp8_656", AMLA_P_BF16, AMLA_KV_BF16, AMLA_BF16, AMLA_P_BF16},
+      {"h=16,sk=8,out=f32,kv=fp8_e4m3", AMLA_P_DEFAULT, AMLA_KV_EXACT, AMLA_F32, AMLA_P_F32},
+      {"h=16,sk=8,out=f32,kv=fp8_e4m3", AMLA_P_DEFAULT, AMLA_KV_BF16, AMLA_BF16, AMLA_P_F32},
       {"h=16,sk=8,out=bf16,q=f32", AMLA_P_BF16, AMLA_KV_BF16, AMLA_F32, AMLA_P_F32},
       {"h=16,sk=8,out=bf16,q=f16", AMLA_P_BF16, AMLA_KV_BF16, AMLA_F32, AMLA_P_F32},
   };
@@ -66,9 +72,13 @@ static void random_problem(uint64_t *seed, const char *kv, char *text, size_t by
   static const char *const outs[] = {"f32", "bf16", "f16"};
   static const int pages[] = {0, 1, 3, 16, 64}, heads[] = {1, 6, 16, 17, 40, 64};
   static const int lengths[] = {1, 2, 63, 95, 96, 97, 193, 400};
-  static const int dims[][2] = {{576, 512}, {64, 48}, {96, 96}, {7, 3}, {33, 33}};
+  static const int dims[][2] = {{512, 512}, {576, 512}, {64, 48}, {96, 96}, {7, 3}, {33, 33}};
   const bool whole = strcmp(kv, "q8_0") == 0;
-  const int d = random_below(seed, whole ? 3 : LENGTH(dims));
+  int d = random_below(seed, whole ? 4 : LENGTH(dims));
+  if (strcmp(kv, "fp8_584") == 0)
+    d = 0;
+  if (strcmp(kv, "fp8_656") == 0)
+    d = 1;
   const int sk = lengths[random_below(seed, LENGTH(lengths))];
   const char *const lse = random_below(seed, 2) ? "e" : "2";
   const int pad = whole ? 32 * random_below(seed, 2) : random_below(seed, 4);
@@ -90,7 +100,7 @@ static void every_form_is_within_its_bound(void **state) {
   for (int i = 0; i < (TEST_SLOW ? 24 : 90); i++) {
     char problem[512];
     const amla_options o = options_of(forms[i % 2], rescales[i / 2 % 3], 1 + i % 3);
-    random_problem(&seed, "bf16", problem, sizeof problem);
+    random_problem(&seed, i % 5 ? "bf16" : "fp8_584", problem, sizeof problem);
     check_problem(problem, &o);
   }
 }
@@ -215,21 +225,31 @@ static void batches_do_not_change_a_bit(void **state) {
 
 /* ---- kv_round ---- */
 
-/* Keys of another type give the bits of a cache of bf16 that holds them rounded. */
+/* Keys of another type give the bits of a cache of bf16 that holds them rounded; those of fp8_584
+ * without being asked to, as bf16 has them exactly. */
 static void keys_are_rounded_to_nearest_even(void **state) {
   (void)state;
-  static const char *const kinds[] = {"f32", "f16", "q8_0"};
+  static const char *const kinds[][2] = {
+      {"f32", "dqk=96,dv=64"},       {"f16", "dqk=96,dv=64"}, {"q8_0", "dqk=96,dv=64"},
+      {"fp8_e4m3", "dqk=99,dv=64"},  {"fp8_656", "dqk=576"},  {"fp8_584", "dqk=512"},
+      {"fp8_e4m3", "dqk=700,dv=600"}};
   for (int k = 0; k < LENGTH(kinds); k++)
     for (int f = 0; f < LENGTH(forms); f++) {
-      char problem[200];
+      char problem[256], of_bf16[200];
       harness_dataset exact, rounded;
       amla_options o = options_of(forms[f], AMLA_RESCALE_LAZY, 2);
-      o.kv_round = AMLA_KV_BF16;
-      snprintf(problem, sizeof problem, "h=20,sk=130,dqk=96,dv=64,page=0,out=f32,kv=%s", kinds[k]);
+      snprintf(of_bf16, sizeof of_bf16, "h=20,sk=130,page=0,out=f32,%s", kinds[k][1]);
+      snprintf(problem, sizeof problem, "%s,kv=%s", of_bf16, kinds[k][0]);
       generate(&exact, problem);
-      generate(&rounded, "h=20,sk=130,dqk=96,dv=64,page=0,out=f32,kv=bf16");
-      for (int64_t i = 0; i < 130 * 96; i++)
-        harness_store(rounded.kv, AMLA_BF16, i, harness_load(exact.kv, exact.problem.kv_type, i));
+      generate(&rounded, of_bf16);
+      const amla_problem *p = &exact.problem;
+      o.kv_round = p->kv_type == AMLA_FP8_584 ? AMLA_KV_EXACT : AMLA_KV_BF16;
+      for (int64_t i = 0; i < 130 * (int64_t)p->d_qk; i++) {
+        const int64_t at = harness_token_offset(p, NULL, 0, i / p->d_qk);
+        const float x = harness_load_kv(p, exact.kv, at, (int32_t)(i % p->d_qk));
+        harness_store(rounded.kv, AMLA_BF16, i, x);
+        assert_true(o.kv_round || to_bits(x) == to_bits(harness_load(rounded.kv, AMLA_BF16, i)));
+      }
       memcpy(rounded.q, exact.q, exact.tensors.q_bytes);
       run(&exact, problem, &o);
       run(&rounded, problem, &o);
@@ -241,13 +261,13 @@ static void keys_are_rounded_to_nearest_even(void **state) {
 
 static void rounded_keys_are_within_their_bound(void **state) {
   (void)state;
-  static const char *const kinds[] = {"f32", "f16", "q8_0"};
+  static const char *const kinds[] = {"f32", "f16", "q8_0", "fp8_656", "fp8_e4m3"};
   uint64_t seed = 4;
-  for (int i = 0; i < (TEST_SLOW ? 9 : 30); i++) {
+  for (int i = 0; i < (TEST_SLOW ? 15 : 40); i++) {
     char problem[512];
     amla_options o = options_of(forms[i % 2], rescales[i % 3], 2);
     o.kv_round = AMLA_KV_BF16;
-    random_problem(&seed, kinds[i % 3], problem, sizeof problem);
+    random_problem(&seed, kinds[i % LENGTH(kinds)], problem, sizeof problem);
     check_problem(problem, &o);
   }
 }

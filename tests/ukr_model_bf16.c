@@ -6,6 +6,7 @@
  */
 #include "src/cpu/ukernels.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,24 +54,17 @@ static uint16_t round_bf16(float x) {
 
 /* ---- Keys, Q^T, scores ---- */
 
-static void load_elems(amla_dtype type, int32_t n, const void *src, void *dst) {
-  const int32_t block = amla_block_elems(type);
+static void load(const amla_row_format *f, const void *row, const void *scales, void *dst) {
   uint16_t *to = dst;
-  float x[64];
-  if (type == AMLA_BF16) {
-    memcpy(dst, src, (size_t)n * sizeof *to);
+  float x[4096];
+  assert(f->d <= 4096);
+  if (f->type == AMLA_BF16) {
+    memcpy(dst, row, (size_t)f->d * sizeof *to);
     return;
   }
-  for (int32_t i = 0; i < n; i += block) {
-    amla_load_row(type, block, (const char *)src + amla_elems_bytes(type, i), x);
-    for (int32_t c = 0; c < block; c++)
-      to[i + c] = round_bf16(x[c]);
-  }
-}
-
-static void load(const amla_row_format *f, const void *row, const void *scales, void *dst) {
-  (void)scales;
-  load_elems(f->type, f->d, row, dst);
+  amla_load_kv_row(f, row, scales, x);
+  for (int32_t i = 0; i < f->d; i++)
+    to[i] = round_bf16(x[i]);
 }
 
 static int depth_of(int rows) { return 64 / rows; }
@@ -229,7 +223,7 @@ static void store_in_order(int (*column)(int i), amla_dtype type, int32_t rows, 
   static void qk_12x##rows(int32_t n, int32_t d_qk, const void *k, int64_t ldk, const void *qt,    \
                            float *s, const amla_ukr_stage *stage) {                                \
     for (int32_t i = 0; i < stage->n_rows; i++)                                                    \
-      load(stage->format, stage->moves[i].row, NULL, stage->moves[i].to);                          \
+      load(stage->format, stage->moves[i].row, stage->moves[i].scales, stage->moves[i].to);        \
     qk(rows, n, d_qk, k, ldk, qt, s);                                                              \
   }                                                                                                \
   static void max_##rows(int32_t n, const float *s, const int32_t *visible, float *max_of) {       \

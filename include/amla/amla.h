@@ -133,9 +133,9 @@ typedef enum amla_q_form {
   AMLA_Q_BF16X3 = 2
 } amla_q_form;
 
-/* Whether keys of other types may be rounded to bf16, for the sake of the instructions that
- * multiply it. It moves a score by at most 2^-8 of scale * sum |q_d k_d|, out by 2^-8 of sum p |v|
- * besides. */
+/* Whether keys of other types than bf16 and fp8_584, which bf16 holds, may be rounded to it, for
+ * the sake of the instructions that multiply it. It moves a score by at most 2^-8 of scale * sum
+ * |q_d k_d|, out by 2^-8 of sum p |v| besides. */
 typedef enum amla_kv_round {
   AMLA_KV_EXACT = 0,
   AMLA_KV_BF16 = 1 /* nearest even */
@@ -143,8 +143,8 @@ typedef enum amla_kv_round {
 
 /* Caps the instruction set; the environment variable AMLA_ISA (c, avx2, avx512, avx512bf16,
  * amxbf16, neon, neonbf16) caps it further. A value of another architecture than the library's is
- * refused. Those with bf16 in their names are for keys in bf16: of other types only if kv_round
- * says so. They take numbers below 2^-126 as 0. */
+ * refused. Those with bf16 in their names are for keys in bf16 or fp8_584: of other types only if
+ * kv_round says so. They take numbers below 2^-126 as 0. */
 typedef enum amla_isa {
   AMLA_ISA_AUTO = 0,       /* the best that CPU and operating system offer */
   AMLA_ISA_C = 1,          /* portable C */

@@ -41,6 +41,18 @@ typedef struct amla_row_format {
   float scale, rope_scale; /* of fp8_e4m3; 1 otherwise */
 } amla_row_format;
 
+/* Of elements [i, i + n) of a row: of a record all. */
+static inline amla_row_format amla_row_part(const amla_row_format *f, int32_t i, int32_t n) {
+  amla_row_format part = *f;
+  const int32_t latent = f->d_latent > i ? f->d_latent - i : 0;
+  part.d = n;
+  part.d_latent = latent < n ? latent : n;
+  return part;
+}
+
+/* Elements of a record, at most. */
+enum { AMLA_MAX_RECORD = AMLA_FP8_656_LATENT + AMLA_FP8_ROPE };
+
 /* dst [n] = e4m3 [n] * scale. */
 static inline void amla_load_e4m3(int32_t n, const void *src, float scale, float *dst) {
   for (int32_t i = 0; i < n; i++)

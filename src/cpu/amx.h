@@ -104,10 +104,6 @@ void amla_amx_release(void);
 void amla_amx_pack_q(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
                      const amla_amx_q *to, uint16_t *qt);
 
-/* to [n][d], d rounded up to AMLA_AMX_DEPTH, = rows of kv_type rounded to bf16; what is past d is
- * 0. */
-void amla_amx_copy_key(int32_t d, amla_dtype type, const void *key, uint16_t *to);
-
 /* s [groups of 32 tokens][32][16] = K Q^T. `steps` times 32 tokens x 32 rows, the second 16 rows'
  * at s1; an even number of times 32 tokens x 16 rows; once that. k has the tokens by 16. */
 void amla_amx_scores_32x32(int32_t steps, const amla_amx_keys *k, const amla_amx_q *q, float *s,

@@ -23,7 +23,8 @@
 enum { ROWS = AMLA_AMX_ROWS, DEPTH = AMLA_AMX_DEPTH, TILE = AMLA_AMX_TILE, COLS = AMLA_AMX_COLS };
 enum { TOKENS = AMLA_AMX_TOKENS, GROUP = 2 * ROWS, MAX_STEPS = TOKENS / DEPTH };
 
-extern const amla_ukernels amla_ukernels__avx512; /* its kernels for f32 */
+extern const amla_ukernels amla_ukernels__avx512;     /* its kernels for f32 */
+extern const amla_ukernels amla_ukernels__avx512bf16; /* its load */
 
 /* A key tile under way, in steps of 32 tokens. */
 typedef struct key_tile {
@@ -57,6 +58,7 @@ typedef struct amla_amx_state {
   amla_amx_fetch fetch;
   const char *upcoming[TOKENS]; /* keys [begin_upcoming, begin_upcoming + n_upcoming), the next
                                    tile's */
+  const void *scales[TOKENS];   /* theirs, as in amla_token_ref */
   int32_t begin_upcoming, n_upcoming;
   amla_cursor cursor; /* at the last key listed */
 } amla_amx_state;
@@ -127,8 +129,10 @@ static void begin_group(amla_worker *w) {
 static void list_keys(amla_amx_state *state, int32_t begin, int32_t n) {
   amla_token_ref refs[TOKENS];
   amla_line_locate(&state->w->line, begin, n, &state->cursor, refs);
-  for (int32_t j = 0; j < n; j++)
+  for (int32_t j = 0; j < n; j++) {
     state->upcoming[j] = amla_whole_kv_row(state->w, refs[j], j);
+    state->scales[j] = refs[j].scales;
+  }
 }
 
 /* Can 16 keys, of which n exist, be multiplied where they are? They lie at equal distances then. */
@@ -139,6 +143,13 @@ static int lie_well(const amla_problem *p, const char *const *keys, int32_t n) {
     if (keys[i] - keys[i - 1] != keys[1] - keys[0])
       return 0;
   return 1;
+}
+
+/* Key j of those listed, rounded to bf16; columns from d_qk on are 0. */
+static void copy_key(const amla_amx_state *state, int32_t j, int32_t d, uint16_t *copy) {
+  const amla_row_format *row = &state->w->cpu->row;
+  amla_ukernels__avx512bf16.load(row, state->upcoming[j], state->scales[j], copy);
+  memset(copy + row->d, 0, (size_t)(d - row->d) * sizeof *copy);
 }
 
 /* The tile's keys by 16, copied where they have to be; those that are missing are 0. */
@@ -158,7 +169,7 @@ static void find_keys(amla_amx_state *state, const key_tile *t) {
     *keys = (amla_amx_keys){(const char *)copy, (int64_t)d * (int64_t)sizeof *copy};
     for (int32_t i = 0; i < ROWS; i++, copy += d)
       if (j + i < t->n)
-        amla_amx_copy_key(p->d_qk, p->kv_type, list[j + i], copy);
+        copy_key(state, j + i, d, copy);
       else
         memset(copy, 0, (size_t)d * sizeof *copy);
   }
@@ -168,7 +179,8 @@ static void find_keys(amla_amx_state *state, const key_tile *t) {
 static void start_fetch(amla_amx_state *state, const key_tile *t, int32_t begin, int32_t n) {
   const amla_worker *w = state->w;
   const amla_problem *p = &w->plan->problem;
-  const int64_t bytes = amla_elems_bytes(p->kv_type, p->d_qk), of_one = AMLA_AMX_LINES * 64;
+  const int64_t elems = amla_row_elems(p->kv_type, p->d_qk), of_one = AMLA_AMX_LINES * 64;
+  const int64_t bytes = amla_elems_bytes(p->kv_type, elems);
   const int32_t helpings = (int32_t)((bytes + of_one - 1) / of_one);
   const int32_t groups = (padded_rows(w) + GROUP - 1) / GROUP;
   const int64_t of_scores = (int64_t)groups * t->steps * (state->q.d / DEPTH);

@@ -73,11 +73,9 @@ int32_t amla_q_parts(const amla_problem *p, const amla_options *o) {
   return p->q_type == AMLA_F16 || o->q_form == AMLA_Q_BF16X2 ? 2 : 3;
 }
 
-/* Are the type's keys bf16, or may they become it? Those of fp8 caches are read as f32. */
+/* Does bf16 hold the type's keys, or may they be rounded to it? Elements of fp8_584 have 4 bits. */
 static int keys_are_bf16(const amla_problem *p, const amla_options *o) {
-  if (p->kv_type > AMLA_Q8_0)
-    return 0;
-  return p->kv_type == AMLA_BF16 || o->kv_round == AMLA_KV_BF16;
+  return p->kv_type == AMLA_BF16 || p->kv_type == AMLA_FP8_584 || o->kv_round == AMLA_KV_BF16;
 }
 
 static int takes(const amla_ukernels *u, const amla_problem *p, const amla_options *o) {

@@ -80,7 +80,7 @@ INLINE __m512 high_half(__m512i bf16) {
   return _mm512_castsi512_ps(_mm512_and_si512(bf16, _mm512_set1_epi32((int)0xffff0000)));
 }
 
-/* Elements [i, i + 16) of n, those past n being 0. Not q8_0. */
+/* Elements [i, i + 16) of n, those past n being 0; of q. */
 INLINE __m512 load_floats(amla_dtype type, const void *x, int32_t i, int32_t n) {
   const int32_t left = n - i < 0 ? 0 : n - i;
   const __mmask16 some = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1u);
@@ -130,25 +130,6 @@ void amla_amx_pack_q(int32_t n, int32_t d, amla_dtype type, const void *const *q
       for (int c = 0; c < ROWS; c++)
         _mm512_store_si512(qt + part * to->part + c * 32, x[part][c]);
     }
-  }
-}
-
-void amla_amx_copy_key(int32_t d, amla_dtype type, const void *key, uint16_t *to) {
-  float block[DEPTH];
-  for (int32_t at = 0; at < d; at += DEPTH) {
-    __m512i x;
-    if (type == AMLA_BF16) { /* as it is: subnormal numbers too */
-      const int32_t left = d - at;
-      const __mmask32 some = left >= DEPTH ? ~(__mmask32)0 : ((__mmask32)1 << left) - 1u;
-      x = _mm512_maskz_loadu_epi16(some, (const uint16_t *)key + at);
-    } else if (type == AMLA_Q8_0) {
-      amla_q8_0_to_f32(DEPTH, (const char *)key + amla_elems_bytes(type, at), block);
-      x = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(block + 16), _mm512_loadu_ps(block));
-    } else {
-      x = (__m512i)_mm512_cvtne2ps_pbh(load_floats(type, key, at + 16, d),
-                                       load_floats(type, key, at, d));
-    }
-    _mm512_store_si512(to + at, x);
   }
 }
 

@@ -44,15 +44,18 @@ static void copy_row(int32_t n, const uint16_t *src, uint16_t *dst) {
                              _mm512_maskz_loadu_epi16(first(n - i), src + i));
 }
 
-/* kv_round: to nearest even. */
-static void round_row(amla_dtype type, int32_t n, const void *src, uint16_t *dst) {
-  enum { PART = 8 * LINE };
+/* To nearest even, which changes nothing in fp8_584. */
+static void round_row(const amla_row_format *f, const void *row, const void *scales,
+                      uint16_t *dst) {
+  enum { PART = AMLA_MAX_RECORD };
+  _Static_assert(PART % LINE == 0, "parts are whole lines");
   _Alignas(64) float x[PART] = {0};
-  assert(!amla_ukernels__avx512.even_odd[type]);
-  for (int32_t i = 0; i < n; i += PART) {
-    const int32_t end = at_most(PART, n - i);
-    const char *from = (const char *)src + amla_elems_bytes(type, i);
-    amla_ukernels__avx512.load(&(amla_row_format){.type = type, .d = end}, from, NULL, x);
+  assert(!amla_ukernels__avx512.even_odd[f->type]);
+  for (int32_t i = 0; i < f->d; i += PART) {
+    const int32_t end = at_most(PART, f->d - i);
+    const amla_row_format part = amla_row_part(f, i, end);
+    const char *from = (const char *)row + amla_elems_bytes(f->type, i);
+    amla_ukernels__avx512.load(&part, from, scales, x);
     for (int32_t c = 0; c < end; c += LINE) {
       const __m512bh y = _mm512_cvtne2ps_pbh(_mm512_load_ps(x + c + 16), _mm512_load_ps(x + c));
       _mm512_mask_storeu_epi16(dst + i + c, first(end - c), (__m512i)y);
@@ -60,13 +63,11 @@ static void round_row(amla_dtype type, int32_t n, const void *src, uint16_t *dst
   }
 }
 
-/* Of keys that are bf16, or may be rounded to it: no type with scales of its own. */
 static void load(const amla_row_format *f, const void *row, const void *scales, void *dst) {
-  (void)scales;
   if (f->type == AMLA_BF16)
     copy_row(f->d, row, dst);
   else
-    round_row(f->type, f->d, row, dst);
+    round_row(f, row, scales, dst);
 }
 
 static void load_rows(const amla_ukr_stage *stage) {

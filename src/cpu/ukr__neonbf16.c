@@ -65,29 +65,25 @@ INLINE uint16x4_t narrow(float32x4_t x) { return vreinterpret_u16_bf16(vcvt_bf16
 
 INLINE float32x4_t widen(uint16x4_t x) { return vreinterpretq_f32_u32(vshll_n_u16(x, 16)); }
 
-/* Rounded to nearest even; n is a multiple of the type's block. */
-static void load_elems(amla_dtype type, int32_t n, const void *src, void *dst) {
-  enum { PIECE = 32 };
+enum { PIECE = AMLA_MAX_RECORD }; /* elements converted at a time: whole blocks, whole vectors */
+
+/* Rounded to nearest even, which changes nothing in fp8_584. */
+static void load(const amla_row_format *f, const void *row, const void *scales, void *dst) {
   uint16_t *to = dst;
-  if (type == AMLA_BF16) {
-    memcpy(dst, src, (size_t)n * sizeof *to);
+  if (f->type == AMLA_BF16) {
+    memcpy(dst, row, (size_t)f->d * sizeof *to);
     return;
   }
-  for (int32_t i = 0; i < n; i += PIECE) {
-    const int32_t some = n - i < PIECE ? n - i : PIECE;
+  for (int32_t i = 0; i < f->d; i += PIECE) {
+    const int32_t some = f->d - i < PIECE ? f->d - i : PIECE;
+    const amla_row_format part = amla_row_part(f, i, some);
     float x[PIECE] = {0};
     uint16_t y[PIECE];
-    amla_load_row(type, some, (const char *)src + amla_elems_bytes(type, i), x);
-    for (int c = 0; c < PIECE; c += 4)
+    amla_load_kv_row(&part, (const char *)row + amla_elems_bytes(f->type, i), scales, x);
+    for (int c = 0; c < some; c += 4)
       vst1_u16(y + c, narrow(vld1q_f32(x + c)));
     memcpy(to + i, y, (size_t)some * sizeof *to);
   }
-}
-
-/* Of keys that are bf16, or may be rounded to it: no type with scales of its own. */
-static void load(const amla_row_format *f, const void *row, const void *scales, void *dst) {
-  (void)scales;
-  load_elems(f->type, f->d, row, dst);
 }
 
 /* ---- Packing: as ukernels.h has it ---- */
@@ -113,43 +109,47 @@ INLINE void put_pair(uint16x8_t x, uint16x8_t y, uint16_t *to, int64_t ldk) {
   vst1q_u16(to + ldk, zip_halves(x, y, 1));
 }
 
+static void load_part(const amla_row_format *f, const amla_ukr_move *m, int32_t i, int32_t n,
+                      uint16_t *to) {
+  const amla_row_format part = amla_row_part(f, i, n);
+  load(&part, (const char *)m->row + amla_elems_bytes(f->type, i), m->scales, to);
+}
+
 /* Two rows from column d on, up to a multiple of 8. */
-static void stage_rest(amla_dtype type, int32_t d_qk, int32_t d, const void *a, const void *b,
-                       uint16_t *to, int64_t ldk) {
-  enum { PIECE = 32 }; /* whole blocks */
-  for (; d < d_qk; d += PIECE) {
-    const int32_t some = d_qk - d < PIECE ? d_qk - d : PIECE;
-    const int64_t at = amla_elems_bytes(type, d);
+static void stage_rest(const amla_row_format *f, int32_t d, const amla_ukr_move *a,
+                       const amla_ukr_move *b, int64_t ldk) {
+  for (; d < f->d; d += PIECE) {
+    const int32_t some = f->d - d < PIECE ? f->d - d : PIECE;
     uint16_t x[PIECE] = {0}, y[PIECE] = {0};
-    load_elems(type, some, (const char *)a + at, x);
+    load_part(f, a, d, some, x);
     if (b)
-      load_elems(type, some, (const char *)b + at, y);
+      load_part(f, b, d, some, y);
     for (int32_t c = 0; c < some; c += 8)
-      put_pair(vld1q_u16(x + c), vld1q_u16(y + c), to + d + c, ldk);
+      put_pair(vld1q_u16(x + c), vld1q_u16(y + c), (uint16_t *)a->to + d + c, ldk);
   }
 }
 
-/* Rows a and b (NULL: 0) to rows `to` and `to + ldk`. */
-static void stage_pair(amla_dtype type, int32_t d_qk, const void *a, const void *b, uint16_t *to,
+/* Rows a and b (NULL: 0) to row a->to and the one behind it. */
+static void stage_pair(const amla_row_format *f, const amla_ukr_move *a, const amla_ukr_move *b,
                        int64_t ldk) {
-  const uint16_t *x = a, *y = b;
   int32_t d = 0;
-  for (; type == AMLA_BF16 && y && d + 8 <= d_qk; d += 8)
-    put_pair(vld1q_u16(x + d), vld1q_u16(y + d), to + d, ldk);
-  stage_rest(type, d_qk, d, a, b, to, ldk);
+  for (; f->type == AMLA_BF16 && b && d + 8 <= f->d; d += 8)
+    put_pair(vld1q_u16((const uint16_t *)a->row + d), vld1q_u16((const uint16_t *)b->row + d),
+             (uint16_t *)a->to + d, ldk);
+  stage_rest(f, d, a, b, ldk);
 }
 
-static void run_stage(int32_t d_qk, int64_t ldk, const amla_ukr_stage *stage) {
+static void run_stage(int64_t ldk, const amla_ukr_stage *stage) {
   const amla_ukr_move *m = stage->moves;
+  const amla_row_format *f = stage->format;
   if (stage->n_rows == 0) /* its format may be NULL */
     return;
-  const amla_dtype type = stage->format->type;
-  const int64_t row_bytes = amla_elems_bytes(type, d_qk);
+  const int64_t row_bytes = amla_elems_bytes(f->type, amla_row_elems(f->type, f->d));
   for (int32_t i = 0; i < stage->n_rows; i++)
     for (int64_t at = 0; at < row_bytes; at += 64)
       __builtin_prefetch((const char *)m[QK_TOKENS + i].row + at, 0, 2);
   for (int32_t i = 0; i < stage->n_rows; i += 2)
-    stage_pair(type, d_qk, m[i].row, i + 1 < stage->n_rows ? m[i + 1].row : NULL, m[i].to, ldk);
+    stage_pair(f, &m[i], i + 1 < stage->n_rows ? &m[i + 1] : NULL, ldk);
 }
 
 typedef float32x4_t score_tile[PAIRS][ROWS / 2];
@@ -175,7 +175,7 @@ static void qk_12x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, cons
   score_tile acc;
   int32_t d = 0;
   (void)n;
-  run_stage(d_qk, ldk, stage);
+  run_stage(ldk, stage);
 #pragma GCC unroll 24
   for (int i = 0; i < PAIRS * ROWS / 2; i++)
     acc[i / 4][i % 4] = vdupq_n_f32(0);

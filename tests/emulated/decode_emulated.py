@@ -5,6 +5,7 @@ import numpy as np
 
 LOG2E = 1.4426950408889634
 DTYPES = {"f32": 0, "bf16": 1, "f16": 2}
+KV_TYPES = DTYPES | {"fp8_656": 4, "fp8_584": 5, "fp8_e4m3": 6}
 ISAS = {"avx512": 3, "avx512bf16": 4, "amxbf16": 5}
 RESCALES = {"lazy": 1, "amla": 2, "flash": 3}
 P_FORMS = {"default": 0, "f32": 1, "bf16x2": 2, "bf16": 3}
@@ -66,7 +67,7 @@ def make_job(**fields):
     )  # fmt: skip
     values |= fields
     job = np.zeros(1, JOB)
-    kinds = dict(q_type=DTYPES, kv_type=DTYPES, out_type=DTYPES, isa=ISAS, rescale=RESCALES)
+    kinds = dict(q_type=DTYPES, kv_type=KV_TYPES, out_type=DTYPES, isa=ISAS, rescale=RESCALES)
     for name, value in values.items():
         table = {**kinds, "p_form": P_FORMS}.get(name)
         job[name] = table[value] if table else value

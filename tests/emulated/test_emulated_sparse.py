@@ -218,6 +218,50 @@ def test_ragged_queries_are_rectangles(engine, rng):
             assert np.array_equal(got[name][begin:end], alone[name][0].T)
 
 
+# ---- Caches of fp8 ----
+
+
+def e4m3(codes):
+    x = codes.astype(np.int32)
+    exponent, mantissa = x >> 3 & 15, x & 7
+    size = np.where(exponent > 0, np.ldexp(8 + mantissa, exponent - 10), mantissa * 2.0**-9)
+    return np.where(x & 128, -size, size).astype(np.float32)
+
+
+def fp8_cache(rng, kind, n):
+    """Bytes of n tokens in one page, and what they say."""
+    latent, rope = {"fp8_656": (512, 64), "fp8_584": (448, 64), "fp8_e4m3": (D, 0)}[kind]
+    codes = rng.integers(0, 126, (n, latent)) | rng.integers(0, 2, (n, latent)) << 7
+    tail = bf16(rng, n, rope)
+    values = e4m3(codes)
+    rows, footer = [codes.astype(np.uint8)], np.zeros(0, np.uint8)
+    if kind == "fp8_656":
+        scales = rng.uniform(0.01, 0.02, (n, 4)).astype(np.float32)
+        values = (values.reshape(n, 4, 128) * scales[..., None]).reshape(n, latent)
+        rows.append(scales.view(np.uint8))
+    if kind == "fp8_584":
+        exponents = rng.integers(119, 124, (n, 8)).astype(np.uint8)
+        of_groups = np.exp2(exponents[:, :7].astype(np.float32) - 127)
+        values = (values.reshape(n, 7, 64) * of_groups[..., None]).reshape(n, latent)
+        footer = exponents.reshape(-1)
+    rows.append(tail.view(np.uint8).reshape(n, -1))
+    raw = np.concatenate([np.concatenate(rows, 1).reshape(-1), footer])
+    return raw, np.concatenate([values, widen(tail)], 1)
+
+
+@pytest.mark.parametrize(
+    "kind, kv_round, d, d_v",
+    [("fp8_584", 0, 512, 512), ("fp8_656", 1, 576, 512), ("fp8_e4m3", 1, D, D)],
+)
+def test_fp8_caches_are_caches_of_their_values(engine, rng, kind, kv_round, d, d_v):
+    """Read by rows of bf16: what bf16 holds by itself, the rest when asked for."""
+    n, q = 70, bf16(rng, 1, 2, 17, d)
+    raw, values = fp8_cache(rng, kind, n)
+    job = dict(s_q=2, h_q=17, sk=n, d_qk=d, d_v=d_v, causal=1, scale=0.003)
+    want = engine(dict(q=q, kv=values[None]), kv_type="f32", kv_round=1, **job)
+    expect_same(engine(dict(q=q, kv=raw), kv_type=kind, kv_round=kv_round, **job), want)
+
+
 # ---- Against f64 ----
 
 
