@@ -76,8 +76,11 @@ static void the_counter_counts(void **state) {
 }
 
 static void check_run(const amla_options *base) {
-  static const char *const problems[] = {"b=1,h=128,sk=2000,dqk=64,dv=48",
-                                         "b=4,sq=2,h=70,sk=900,dqk=64,dv=48,len=ragged,sinks=1"};
+  static const char *const problems[] = {
+      "b=1,h=128,sk=2000,dqk=64,dv=48", "b=4,sq=2,h=70,sk=900,dqk=64,dv=48,len=ragged,sinks=1",
+      "b=3,sq=2,h=17,sk=900,topk=700,topklen=query,scope2=topk:90/sk:300/page:5,ragged=1",
+      "b=3,sq=2,h=9,sk=700,dqk=512,kv=fp8_584,window=128,scope2=sk:300/page:0",
+      "b=2,sq=3,h=9,sk=700,kv=fp8_656,visible=1,csr=1,qrope=64"};
   for (int p = 0; p < LENGTH(problems); p++) {
     amla_options options = *base;
     amla_plan *plan;

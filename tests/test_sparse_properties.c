@@ -160,6 +160,70 @@ static void two_scopes_are_one_list(void **state) {
   for_each_engine(check_two_scopes);
 }
 
+/* ---- Other sums of the same keys: within the bound of what they were ---- */
+
+/* Each list in another order; the case expects the keys of its own. */
+static void check_permuted(const amla_options *options) {
+  static const sparse_form form = {.scope = {{.sk = 400, .topk = 500, .page = 16, .invalid = 10}},
+                                   .s_q = 2,
+                                   .b = 2,
+                                   .peaked = 3};
+  sparse_case c;
+  sparse_make(&c, &form);
+  amla_tensors *t = &c.data.tensors;
+  const int32_t n = all_queries(&c), topk = form.scope[0].topk;
+  int32_t *lists = own(&c, n * topk, sizeof *lists);
+  memcpy(lists, c.scope[0].list, words((int64_t)n * topk));
+  for (int32_t i = 0; i < n; i++)
+    for (int32_t j = topk - 1; j > 0; j--) { /* Fisher and Yates */
+      int32_t *list = lists + i * topk, other = random_below(&c.seed, j + 1), entry = list[j];
+      list[j] = list[other], list[other] = entry;
+    }
+  outputs before = run_and_keep(&c, options);
+  ATTACH(indices, lists, words((int64_t)n * topk));
+  sparse_run(&c, options);
+  assert_memory_not_equal(c.out, before.out, before.out_bytes);
+  expect_right_rows(&c, options, 1);
+  outputs_free(&before);
+  sparse_free(&c);
+}
+
+static void a_permuted_list_is_within_the_bound(void **state) {
+  (void)state;
+  for_each_engine(check_permuted);
+}
+
+/* Dense attention under a mask of -inf before the window, which the case then expects. */
+static void check_window_as_mask(const amla_options *options) {
+  static const sparse_form form = {
+      .scope = {{.sk = 500, .page = 16}}, .s_q = 3, .b = 4, .mixed = 1, .causal = 1};
+  const int32_t window = 130, sk = form.scope[0].sk;
+  sparse_case c;
+  sparse_make(&c, &form);
+  amla_tensors *t = &c.data.tensors;
+  const int32_t n = all_queries(&c);
+  uint16_t *mask = own(&c, (int64_t)n * sk, sizeof *mask);
+  for (int32_t i = 0; i < n; i++) {
+    const int32_t end = length_of(&c.scope[0], i / form.s_q) - form.s_q + i % form.s_q + 1;
+    for (int32_t j = 0; j < sk; j++)
+      mask[(int64_t)i * sk + j] = j < end - window ? 0xfc00 : 0;
+  }
+  ATTACH(mask, mask, (size_t)n * (size_t)sk * sizeof *mask);
+  c.form.window = window;
+  sparse_run(&c, options);
+  expect_right_rows(&c, options, 1);
+  ATTACH(mask, NULL, 0);
+  c.data.problem.window = window;
+  sparse_run(&c, options);
+  expect_right_rows(&c, options, 1);
+  sparse_free(&c);
+}
+
+static void a_window_is_a_mask(void **state) {
+  (void)state;
+  for_each_engine(check_window_as_mask);
+}
+
 /* ---- What must not matter ---- */
 
 static const sparse_form both_lists = {
@@ -433,6 +497,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_list_of_what_is_visible_is_dense_attention),
       cmocka_unit_test(two_scopes_are_one_list),
+      cmocka_unit_test(a_permuted_list_is_within_the_bound),
+      cmocka_unit_test(a_window_is_a_mask),
       cmocka_unit_test(padding_of_lists_does_not_change_a_bit),
       cmocka_unit_test(threads_do_not_change_a_bit),
       cmocka_unit_test(company_does_not_change_a_bit),
