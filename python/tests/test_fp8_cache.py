@@ -2,6 +2,9 @@
 """amla.cache_write into caches of every type, and decode from them, in NumPy and torch; what bytes
 mean is ml_dtypes' word (oracle.fp8_rows)."""
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -51,6 +54,28 @@ def test_what_is_written_is_near_what_was_given(rng, kv_type):
     assert oracle.rel_error(rows[slots[used]], want) < 0.04
     others = np.setdiff1d(np.arange(PAGES * PAGE), slots)
     assert np.isnan(rows[others][:, : latent.shape[1]]).all()
+
+
+def captured(name):
+    """Tensors and metadata of a file in examples/."""
+    raw = (pathlib.Path(__file__).resolve().parents[2] / "examples" / name).read_bytes()
+    begin = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:begin])
+    types = dict(BF16=ml_dtypes.bfloat16, U8=np.uint8, I32=np.int32, F32=np.float32)
+    tensors = {}
+    about = header.pop("__metadata__")
+    for key, x in header.items():
+        first, last = (begin + at for at in x["data_offsets"])
+        tensors[key] = np.frombuffer(raw[first:last], types[x["dtype"]]).reshape(x["shape"])
+    return tensors, about
+
+
+def test_a_captured_step_gives_its_references():
+    t, about = captured("deepseek_v32_sparse.safetensors")
+    q, scale = t["q"].astype(np.float32), float(about["scale"])
+    got = amla.decode(q, t["kv_cache"], scale=scale, indices=t["indices"], kv_type=about["kv"])
+    assert oracle.rel_error(got[0], t["out_ref"]) < 1e-5
+    assert np.abs(got[1] - t["lse_ref"]).max() < 1e-4
 
 
 @pytest.mark.parametrize("kv_type", FORMATS)
