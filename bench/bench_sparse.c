@@ -4,6 +4,7 @@
  * contestant is compared with fp64 before it is timed. Cold: each run takes other caches or another
  * list, so many that a row is long out of every cache when its turn comes again. Hot: the same one
  * every time. Both problems, cold and hot, take turns in short rounds.
+ * Then what amla_cache_write takes to fill caches from bf16, beside memcpy of as many bytes.
  *
  *     bench_sparse [--for SECONDS] [--threads N] [--only TEXT]
  */
@@ -16,6 +17,7 @@
 #include "bench_job.h"
 #include "bench_memory.h"
 #include "bench_options.h"
+#include "harness/kv_rows.h"
 #include "harness/rounds.h"
 #include "harness/scopes.h"
 
@@ -271,14 +273,141 @@ static void run_case(const sparse_case *row, double seconds, int all_threads) {
   close_job(&j), close_job(&r);
 }
 
+/* ---- Writing ---- */
+
+static const struct write_case {
+  const char *text;
+  amla_dtype type;
+  int32_t d_latent, any_scale;
+} writes[] = {
+    {"write fp8_656", AMLA_FP8_656, 512, 0}, {"write fp8_656, any scale", AMLA_FP8_656, 512, 1},
+    {"write fp8_584", AMLA_FP8_584, 448, 0}, {"write fp8_e4m3", AMLA_FP8_E4M3, 512, 0},
+    {"write q8_0", AMLA_Q8_0, 512, 0},       {"write f16", AMLA_F16, 512, 0},
+    {"write bf16", AMLA_BF16, 512, 0}};
+
+enum { WRITTEN = 4096, WRITE_PAGE = 64, WRITE_SLOTS = 2 * WRITTEN, WRITE_ROPE = 64 };
+
+typedef struct writing {
+  amla_cache_write_args args;
+  amla_options options;
+  void *copy_from, *copy_to;
+  size_t copied_bytes;
+} writing;
+
+static void write_tokens(void *context) {
+  const writing *w = context;
+  amla_detail why;
+  if (amla_cache_write(&w->args, &w->options, &why) != AMLA_OK)
+    give_up("cache_write", why.text);
+}
+
+static void copy_tokens(void *context) {
+  const writing *w = context;
+  memcpy(w->copy_to, w->copy_from, w->copied_bytes);
+}
+
+static amla_problem cache_of(const amla_cache_write_args *a) {
+  amla_problem p = AMLA_PROBLEM_INIT;
+  p.d_qk = a->d_latent + WRITE_ROPE, p.kv_type = a->kv_type, p.kv_scale = a->kv_scale;
+  p.page_size = WRITE_PAGE, p.n_pages = a->n_pages, p.kv_rope_scale = a->kv_rope_scale;
+  return p;
+}
+
+/* Relative, of all elements: e4m3 has 2.6 % of a normal distribution. */
+static void verify_writing(const char *text, const writing *w) {
+  const amla_cache_write_args *a = &w->args;
+  const amla_problem p = cache_of(a);
+  double error = 0, all = 0;
+  write_tokens((void *)(uintptr_t)w);
+  for (int64_t i = 0; i < WRITTEN; i++) {
+    const int32_t page = (int32_t)(a->slot_mapping[i] / WRITE_PAGE);
+    const int64_t at = harness_token_offset(&p, &page, 0, a->slot_mapping[i] % WRITE_PAGE);
+    for (int32_t d = 0; d < a->d_latent; d++) {
+      const double x = (double)harness_load(a->latent, AMLA_BF16, i * a->d_latent + d);
+      const double y = (double)harness_load_kv(&p, a->kv, at, d);
+      error += (y - x) * (y - x), all += x * x;
+    }
+  }
+  if (!(error < 0.04 * 0.04 * all))
+    give_up(text, "wrong result");
+}
+
+static uint16_t *draw_tokens(int64_t n) {
+  uint16_t *to = bench_huge_allocate((size_t)n * sizeof *to);
+  uint64_t state = 3;
+  for (int64_t i = 0; i < n; i++)
+    harness_store(to, AMLA_BF16, i, (float)harness_random_normal(&state));
+  return to;
+}
+
+/* Tokens, and odd multiples of a number as slots: each of them once. */
+static writing open_writing(const struct write_case *row, int threads) {
+  writing w = {.args = AMLA_CACHE_WRITE_ARGS_INIT, .options = AMLA_OPTIONS_INIT};
+  amla_cache_write_args *a = &w.args;
+  const int32_t d = row->d_latent + WRITE_ROPE;
+  const size_t token_bytes = (size_t)harness_token_bytes(row->type, d);
+  int64_t *slots = bench_huge_allocate(WRITTEN * sizeof *slots);
+  for (int64_t i = 0; i < WRITTEN; i++)
+    slots[i] = i * 4051 % WRITE_SLOTS;
+  a->d_latent = row->d_latent, a->d_rope = WRITE_ROPE, a->any_scale = row->any_scale;
+  a->page_size = WRITE_PAGE, a->n_pages = WRITE_SLOTS / WRITE_PAGE, a->n_tokens = WRITTEN;
+  a->type = AMLA_BF16, a->kv_type = row->type;
+  a->kv_scale = a->kv_rope_scale = row->type == AMLA_FP8_E4M3 ? 0.0175f : 1.0f;
+  a->latent = draw_tokens((int64_t)WRITTEN * a->d_latent);
+  a->latent_bytes = (size_t)WRITTEN * (size_t)a->d_latent * 2;
+  a->rope = draw_tokens(WRITTEN * WRITE_ROPE), a->rope_bytes = WRITTEN * WRITE_ROPE * 2;
+  a->slot_mapping = slots, a->slot_mapping_bytes = WRITTEN * sizeof *slots;
+  const amla_problem p = cache_of(a);
+  a->kv_bytes = (size_t)(p.n_pages * harness_bytes(row->type, harness_page_elems(&p)));
+  a->kv = bench_huge_allocate(a->kv_bytes);
+  w.options.threads = threads;
+  w.copied_bytes = WRITTEN * ((size_t)d * 2 + token_bytes) / 2;
+  w.copy_from = bench_huge_allocate(w.copied_bytes);
+  w.copy_to = bench_huge_allocate(w.copied_bytes);
+  return w;
+}
+
+static void run_writing(const struct write_case *row, double seconds, int threads) {
+  writing w = open_writing(row, threads);
+  verify_writing(row->text, &w);
+  harness_contestant c[] = {{.run = write_tokens, .context = &w},
+                            {.run = copy_tokens, .context = &w}};
+  harness_rounds rounds = {.threads = threads, .least = 3, .warm = true, .seconds = seconds};
+  if (!harness_measure(&rounds, c, 2))
+    give_up(row->text, "out of memory");
+  const double bytes = 2.0 * (double)w.copied_bytes;
+  printf("  %-84s %7d %8.2f %8.2f %8.0f\n", row->text, threads, 1e-9 * bytes / c[0].seconds.best,
+         1e-9 * bytes / c[1].seconds.best, 1e9 * c[0].seconds.best / WRITTEN);
+  fflush(stdout);
+  free((void *)(uintptr_t)w.args.latent), free((void *)(uintptr_t)w.args.rope);
+  free((void *)(uintptr_t)w.args.slot_mapping), free(w.args.kv);
+  free(w.copy_from), free(w.copy_to);
+}
+
+static void run_writings(const char *only, double seconds, int all_threads) {
+  bool first = true;
+  for (size_t i = 0; i < sizeof writes / sizeof *writes; i++) {
+    if (strstr(writes[i].text, only) == NULL)
+      continue;
+    if (first)
+      printf("%-86s %7s %8s %8s %8s\n", "cache_write from bf16: read and written", "threads",
+             "GB/s", "memcpy", "ns/token");
+    first = false;
+    run_writing(&writes[i], seconds, 1);
+    if (all_threads > 1)
+      run_writing(&writes[i], seconds, all_threads);
+  }
+}
+
 static void run_cases(const char *only, double seconds, int threads) {
   const char *group = NULL;
-  printf("  %-84s %7s %8s %6s %6s %7s %7s %7s %6s %4s %6s\n", "problem", "threads", "GFLOP/s",
-         "GB/s", "peak", "hot", "median", "figure", "target", "", "unrest");
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     const sparse_case *row = &cases[i];
     if (strstr(row->problem, only) == NULL && strstr(row->group, only) == NULL)
       continue;
+    if (group == NULL)
+      printf("  %-84s %7s %8s %6s %6s %7s %7s %7s %6s %4s %6s\n", "problem", "threads", "GFLOP/s",
+             "GB/s", "peak", "hot", "median", "figure", "target", "", "unrest");
     if (row->group != group)
       printf("%s\n", group = row->group);
     if (has_types(row->problem))
@@ -292,5 +421,6 @@ int main(int argc, char **argv) {
   static const bench_flag none[] = {{0}};
   const bench_options o = bench_read_options(argc, argv, 8, "problem or group", none);
   run_cases(o.only, o.seconds, o.threads);
+  run_writings(o.only, o.seconds, o.threads);
   return 0;
 }

@@ -2,7 +2,7 @@
  *
  * The body of every encoder: amla.h says what amla_cache_write makes of an element. Included by one
  * file per instruction set, for which the compiler vectorises these loops. No selection below
- * branches: what is not selected is computed too.
+ * branches: what is not selected is computed too. That file has what it narrows by itself.
  */
 #ifndef AMLA_CPU_ENCODE_LOOPS_H
 #define AMLA_CPU_ENCODE_LOOPS_H
@@ -12,6 +12,10 @@
 #include "../base/load.h"
 #include "encode_rows.h"
 
+/* h [n] = x [n]; codes [n] of x / scale, n <= GROUP. */
+static void narrow_f16(int32_t n, const float *x, uint16_t *h);
+static void narrow_e4m3(int32_t n, const float *x, float scale, uint8_t *codes);
+
 enum { GROUP = 128 }; /* most elements at a time: those of one scale of fp8_656 */
 
 /* x [n] as f32, n <= GROUP. */
@@ -19,12 +23,27 @@ static inline void widen(amla_dtype type, int32_t n, const void *x, int32_t i, f
   amla_load_row(type, n, (const char *)x + amla_elems_bytes(type, i), to);
 }
 
+enum { INFINITE = 0x7f800000 }; /* bits of infinity, below those of NaN */
+
+/* The largest magnitude: bits of floats are ordered as they are. */
+static inline int32_t largest_bits(int32_t n, const float *x) {
+  int32_t largest = 0;
+  for (int32_t i = 0; i < n; i++) {
+    const int32_t a = (int32_t)(amla_f32_bits(x[i]) & 0x7fffffffu);
+    largest = a > largest ? a : largest;
+  }
+  return largest;
+}
+
 /* The largest magnitude among the finite elements. */
 static inline float largest_finite(int32_t n, const float *x) {
-  int32_t largest = 0; /* bits of floats are ordered as they are */
+  int32_t largest = largest_bits(n, x);
+  if (largest < INFINITE)
+    return amla_f32_from_bits((uint32_t)largest);
+  largest = 0;
   for (int32_t i = 0; i < n; i++) {
     int32_t a = (int32_t)(amla_f32_bits(x[i]) & 0x7fffffffu);
-    a = a < 0x7f800000 ? a : 0;
+    a = a < INFINITE ? a : 0;
     largest = a > largest ? a : largest;
   }
   return amla_f32_from_bits((uint32_t)largest);
@@ -34,15 +53,6 @@ static inline float group_scale(int32_t n, const float *x, int32_t any_scale) {
   const float scale = largest_finite(n, x) / AMLA_E4M3_MAX, least = 1e-4f;
   const float at_least = scale > least ? scale : least;
   return any_scale ? at_least : amla_power_of_2_above(at_least);
-}
-
-/* In two loops: GCC would select among bytes, which it packs one by one for that. */
-static inline void narrow_e4m3(int32_t n, const float *x, float scale, uint8_t *to) {
-  int32_t codes[GROUP];
-  for (int32_t i = 0; i < n; i++)
-    codes[i] = amla_f32_to_e4m3(x[i] / scale);
-  for (int32_t i = 0; i < n; i++)
-    to[i] = (uint8_t)codes[i];
 }
 
 static inline void put(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
@@ -72,13 +82,11 @@ static inline void encode_584(const amla_encoding *e, const void *latent, char *
 /* Blocks of 32. Adding 1.5 * 2^23 rounds to an integer. */
 static inline void encode_q8_0(int32_t n, const float *x, char *to) {
   for (int32_t i = 0; i < n; i += AMLA_Q8_0_ELEMS, x += AMLA_Q8_0_ELEMS, to += AMLA_Q8_0_BYTES) {
-    const float largest = largest_finite(AMLA_Q8_0_ELEMS, x);
+    const int32_t bits = largest_bits(AMLA_Q8_0_ELEMS, x);
+    const float largest = amla_f32_from_bits((uint32_t)bits);
     uint16_t d = amla_f32_to_f16(largest / 127.0f);
     const float factor = d == 0 ? 0.0f : 127.0f / largest;
-    float nothing = 0.0f;
-    for (int j = 0; j < AMLA_Q8_0_ELEMS; j++)
-      nothing += 0.0f * x[j];
-    const int finite = nothing == 0.0f && d < 0x7c00;
+    const int finite = bits < INFINITE && d < 0x7c00;
     d = finite ? d : 0x7e00; /* NaN */
     put(to, &d, sizeof d);
     for (int j = 0; j < AMLA_Q8_0_ELEMS; j++) {
@@ -96,10 +104,7 @@ static inline void encode_some(amla_dtype type, int32_t n, const float *x, float
     for (int32_t i = 0; i < n; i++)
       h[i] = amla_f32_to_bf16(x[i]);
     return;
-  case AMLA_F16:
-    for (int32_t i = 0; i < n; i++)
-      h[i] = amla_f32_to_f16(x[i]);
-    return;
+  case AMLA_F16: narrow_f16(n, x, h); return;
   case AMLA_Q8_0: encode_q8_0(n, x, to); return;
   case AMLA_FP8_E4M3: narrow_e4m3(n, x, scale, to); return;
   default: memcpy(to, x, (size_t)n * sizeof *x);
