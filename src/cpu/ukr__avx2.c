@@ -23,6 +23,7 @@ enum {
   PV_END_COLS = 8,
   TILE_TOKENS = 96,
   FETCH_COLUMNS = 128,
+  MAX_CODES = 576,
   UNROLL = 4
 };
 
@@ -47,16 +48,18 @@ static inline __m256 widen_bf16(const void *src) {
 
 /* ---- Rows of kv ---- */
 
-/* Has element i another scale than the one before it? */
-static inline int begins_group(const amla_row_format *f, amla_dtype type, int32_t i) {
+/* The end of the elements that have one scale with element i. */
+static inline int32_t group_end(const amla_row_format *f, amla_dtype type, int32_t i) {
   switch (type) {
-  case AMLA_Q8_0: return i % AMLA_Q8_0_ELEMS == 0;
-  case AMLA_FP8_656: return i % AMLA_FP8_656_GROUP == 0;
-  case AMLA_FP8_584: return i % AMLA_FP8_584_GROUP == 0;
-  case AMLA_FP8_E4M3: return i == 0 || i == f->d_latent;
-  default: return 0;
+  case AMLA_Q8_0: return (i / AMLA_Q8_0_ELEMS + 1) * AMLA_Q8_0_ELEMS;
+  case AMLA_FP8_656: return (i / AMLA_FP8_656_GROUP + 1) * AMLA_FP8_656_GROUP;
+  case AMLA_FP8_584: return (i / AMLA_FP8_584_GROUP + 1) * AMLA_FP8_584_GROUP;
+  case AMLA_FP8_E4M3: return i < f->d_latent ? f->d_latent : f->d;
+  default: return f->d;
   }
 }
+
+static inline int has_scales(amla_dtype type) { return type == AMLA_Q8_0 || is_fp8(type); }
 
 /* The scale of the group that begins with element i; of e4m3 as ukr_fp8.h has it. */
 static inline __attribute__((always_inline)) __m256 scale_at(const amla_row_format *f,
@@ -67,6 +70,12 @@ static inline __attribute__((always_inline)) __m256 scale_at(const amla_row_form
   uint16_t d;
   memcpy(&d, (const char *)row + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES, sizeof d);
   return _mm256_set1_ps(_cvtsh_ss(d));
+}
+
+/* 16 codes as f16 without their scale (ukr_fp8.h). */
+static inline __m256i half_codes(__m128i codes) {
+  const __m256i x = _mm256_cvtepi8_epi16(codes); /* the sign is there twice */
+  return _mm256_and_si256(_mm256_slli_epi16(x, 7), _mm256_set1_epi16((short)0xbf80));
 }
 
 /* 8 elements from i on, i a multiple of 8; times the group's scale, which for q8_0 is exact: 11 + 7
@@ -81,32 +90,13 @@ static inline __m256 load_8(amla_dtype type, const void *src, int32_t i, __m256 
   }
   if (is_fp8(type)) {
     const void *codes = (const char *)src + i;
-    const __m128i x = _mm_cvtepi8_epi16(_mm_loadl_epi64(codes)); /* the sign is there twice */
-    const __m128i h = _mm_and_si128(_mm_slli_epi16(x, 7), _mm_set1_epi16((short)0xbf80));
+    const __m128i h = _mm256_castsi256_si128(half_codes(_mm_loadl_epi64(codes)));
     return _mm256_mul_ps(_mm256_cvtph_ps(h), scale);
   }
   if (type == AMLA_F32)
     return _mm256_loadu_ps((const float *)src + i);
   const __m128i *h = (const __m128i *)(const void *)((const uint16_t *)src + i);
   return type == AMLA_BF16 ? widen_bf16(h) : _mm256_cvtph_ps(_mm_loadu_si128(h));
-}
-
-/* `count` elements, 8 or 16, from i on. */
-static inline __attribute__((always_inline)) void
-load_some(amla_dtype type, int count, const void *src, int32_t i, __m256 scale, float *dst) {
-  if (count == 16 && is_fp8(type)) {
-    const void *codes = (const char *)src + i;
-    const __m256i x = _mm256_cvtepi8_epi16(_mm_loadu_si128(codes));
-    const __m256i h = _mm256_and_si256(_mm256_slli_epi16(x, 7), _mm256_set1_epi16((short)0xbf80));
-    const __m256 low = _mm256_cvtph_ps(_mm256_castsi256_si128(h));
-    const __m256 high = _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1));
-    _mm256_store_ps(dst, _mm256_mul_ps(low, scale));
-    _mm256_store_ps(dst + 8, _mm256_mul_ps(high, scale));
-    return;
-  }
-  _mm256_store_ps(dst, load_8(type, src, i, scale));
-  if (count == 16)
-    _mm256_store_ps(dst + 8, load_8(type, src, i + 8, scale));
 }
 
 /* What is left of a row when its first i elements, in whole vectors, are done. */
@@ -136,12 +126,14 @@ static inline __attribute__((always_inline)) void load_row(amla_dtype type,
   const int32_t end = is_record(type) ? f->d_latent : f->d;
   seen_of_rows seen = {_mm256_setzero_si256(), is_fp8(type) && f->d_latent % 8 != 0};
   __m256 scale = _mm256_setzero_ps();
-  int32_t i = 0;
+  int32_t i = 0, group = 0;
   if (is_fp8(type))
     see_scales(&seen, f, type, row, scales);
   for (; i + 8 <= end; i += 8) {
-    if (begins_group(f, type, i))
+    if (has_scales(type) && i == group) {
       scale = scale_at(f, type, row, scales, i);
+      group = group_end(f, type, i);
+    }
     if (is_fp8(type))
       see_8(&seen, (const char *)row + i);
     _mm256_storeu_ps(dst + i, load_8(type, row, i, scale));
@@ -310,86 +302,119 @@ static inline __attribute__((always_inline)) void fetch_column(amla_dtype type, 
     _mm_prefetch((const char *)moves[i].scales, _MM_HINT_T0);
 }
 
-/* Where elements [begin, end) of rows of that type lie: element i at byte `at` as number i - begin
- * of a row of `elems`. */
-typedef struct stage_part {
-  amla_dtype type, elems;
-  int32_t begin, end, at;
-} stage_part;
+/* The codes of 6 rows as f16. */
+typedef struct half_rows {
+  uint16_t row[QK_TOKENS][MAX_CODES + 32] __attribute__((aligned(32))); /* in other sets of L1 */
+} half_rows;
 
-static inline stage_part latent_part(amla_dtype type, const amla_row_format *f) {
-  return (stage_part){type, type, 0, is_record(type) ? f->d_latent : f->d, 0};
+/* 8 columns from i on, of row t; e4m3 are f16 by then. */
+static inline __attribute__((always_inline)) void stage_8(amla_dtype type,
+                                                          const amla_ukr_move *moves,
+                                                          const half_rows *halves, int t, int32_t i,
+                                                          const __m256 *scale, float *k) {
+  if (is_fp8(type)) {
+    const __m256 x = load_8(AMLA_F16, halves->row[t], i, scale[t]);
+    _mm256_store_ps(k + i, _mm256_mul_ps(x, scale[t]));
+  } else {
+    _mm256_store_ps(k + i, load_8(type, moves[t].row, i, scale[t]));
+  }
 }
 
-/* The bf16 of a record. */
-static inline stage_part rope_part(amla_dtype type, const amla_row_format *f) {
-  return (stage_part){type, AMLA_BF16, f->d_latent, f->d, rope_byte(type)};
-}
-
-/* Columns that are converted at a time. */
-static inline int32_t stage_step(amla_dtype type) { return is_fp8(type) ? 16 : 8; }
-
-/* Converts columns of its own 6 rows from `next` to the end of the part, and multiplies those one
- * step before them: one row a column, as a burst of conversions would hold up the FMAs. The cache
- * lines that come later are fetched. */
+/* The rows' scales of the group that begins with element i. They stay in memory. */
 static inline __attribute__((always_inline)) void
-stage_columns(score_tile acc, stage_part p, int32_t next, const amla_row_format *f,
-              const amla_ukr_move *moves, float *k, int64_t ldk, const float *qt, __m256 *scale,
-              seen_of_rows *seen) {
-  const int32_t line = p.type == AMLA_F32 ? 16 : 32; /* columns; those of q8_0 are half a line */
-  const int32_t fetched = is_fp8(p.type) ? 2 * FETCH_COLUMNS : FETCH_COLUMNS;
-  const int32_t step = stage_step(p.type), each = step / 8;
+set_scales(const amla_row_format *f, amla_dtype type, const amla_ukr_move *moves, int32_t i,
+           __m256 *scale) {
+  for (int t = 0; t < QK_TOKENS; t++)
+    scale[t] = scale_at(f, type, moves[t].row, moves[t].scales, i);
+  __asm__("" : "+m"(*(__m256(*)[QK_TOKENS])scale));
+}
+
+/* Converts columns [to, end) of its own 6 rows, and multiplies those 8 columns before them: one row
+ * a column, as a burst of conversions would hold up the FMAs. The cache lines that come later are
+ * fetched; of fp8, whose codes are read before, the next rows'. */
+static inline __attribute__((always_inline)) void
+stage_columns(score_tile acc, amla_dtype type, int32_t to, int32_t end, const amla_row_format *f,
+              const amla_ukr_move *moves, const half_rows *halves, float *k, int64_t ldk,
+              const float *qt, __m256 *scale) {
+  const int32_t line = type == AMLA_F32 ? 16 : 32; /* columns; those of q8_0 are half a line */
+  const int32_t fetched = is_fp8(type) ? f->d : FETCH_COLUMNS;
   float *k3 = k + 3 * ldk;
-  for (int32_t d = next - step; d + step < p.end; d += step) {
-    const int32_t ahead = d + fetched, to = d + step;
+  for (; to < end; to += 8) {
+    const int32_t d = to - 8, ahead = d + fetched;
     if (d % line == 0)
-      fetch_column(p.type, ahead < f->d ? ahead : ahead - f->d,
+      fetch_column(type, ahead < f->d ? ahead : ahead - f->d,
                    ahead < f->d ? moves : moves + QK_TOKENS);
-    for (int i = 0; is_fp8(p.elems) && d % 32 == 0 && i < QK_TOKENS; i++)
-      see_codes(seen, (const char *)moves[i].row + d);
-    for (int i = 0; begins_group(f, p.elems, to) && i < QK_TOKENS; i++)
-      scale[i] = scale_at(f, p.elems, moves[i].row, moves[i].scales, to);
-#pragma GCC unroll 16
-    for (int t = 0; t < step; t++) {
-      const int i = t / each;
-      if (t % each == 0 && i < QK_TOKENS)
-        load_some(p.elems, step, (const char *)moves[i].row + p.at, to - p.begin, scale[i],
-                  (i < 3 ? k + i * ldk : k3 + (i - 3) * ldk) + to);
+    if (type == AMLA_Q8_0 && to % AMLA_Q8_0_ELEMS == 0)
+      set_scales(f, type, moves, to, scale);
+#pragma GCC unroll 8
+    for (int t = 0; t < 8; t++) {
+      if (t < QK_TOKENS)
+        stage_8(type, moves, halves, t, to, scale, t < 3 ? k + t * ldk : k3 + (t - 3) * ldk);
       qk_step(acc, k, k3, ldk, d + t, qt + (d + t) * 16);
     }
   }
 }
 
-/* Returns whether a row was wild. */
+/* Columns that are converted beside the product: all but the bf16 of a record. */
+static inline int32_t staged_columns(amla_dtype type, const amla_row_format *f) {
+  return is_record(type) ? f->d_latent : f->d;
+}
+
+/* What is cheaper on its own than between FMAs: codes become f16, the bf16 of records f32. Returns
+ * whether a row is wild. */
+static inline int prepare_fp8(amla_dtype type, const amla_row_format *f, const amla_ukr_move *moves,
+                              half_rows *halves, float *k, int64_t ldk) {
+  const int32_t n = staged_columns(type, f);
+  seen_of_rows seen = {_mm256_setzero_si256(), 0};
+  for (int t = 0; t < QK_TOKENS; t++, k += ldk) {
+    const char *row = moves[t].row, *rope = row + rope_byte(type);
+    see_scales(&seen, f, type, row, moves[t].scales);
+    for (int32_t i = 0; i < n; i += 32) {
+      const __m128i *codes = (const __m128i *)(const void *)(row + i);
+      __m256i *half = (__m256i *)(void *)(halves->row[t] + i);
+      see_codes(&seen, codes);
+      _mm256_store_si256(half, half_codes(_mm_loadu_si128(codes)));
+      _mm256_store_si256(half + 1, half_codes(_mm_loadu_si128(codes + 1)));
+    }
+    for (int32_t i = n; i < f->d; i += 8)
+      _mm256_store_ps(k + i, load_8(AMLA_BF16, rope, i - n, _mm256_setzero_ps()));
+  }
+  return is_wild(&seen);
+}
+
+/* Returns whether a row was wild; no scores are there then. */
 static inline __attribute__((always_inline)) int qk_staging(amla_dtype type,
                                                             const amla_row_format *f, float *k,
                                                             int64_t ldk, const float *qt, float *s,
                                                             const amla_ukr_move *moves) {
-  const int32_t step = stage_step(type);
-  seen_of_rows seen = {_mm256_setzero_si256(), 0};
+  const int32_t n = staged_columns(type, f);
+  half_rows halves;
   score_tile acc;
   __m256 scale[QK_TOKENS];
+  if (is_fp8(type) && prepare_fp8(type, f, moves, &halves, k, ldk))
+    return 1;
+  if (has_scales(type))
+    set_scales(f, type, moves, 0, scale);
 #pragma GCC unroll 6
-  for (int i = 0; i < QK_TOKENS; i++) {
-    acc[i][0] = acc[i][1] = scale[i] = _mm256_setzero_ps();
-    if (begins_group(f, type, 0))
-      scale[i] = scale_at(f, type, moves[i].row, moves[i].scales, 0);
-    if (is_fp8(type))
-      see_scales(&seen, f, type, moves[i].row, moves[i].scales);
-    load_some(type, step, moves[i].row, 0, scale[i], k + i * ldk);
+  for (int t = 0; t < QK_TOKENS; t++) {
+    acc[t][0] = acc[t][1] = _mm256_setzero_ps();
+    stage_8(type, moves, &halves, t, 0, scale, k + t * ldk);
   }
-  stage_columns(acc, latent_part(type, f), step, f, moves, k, ldk, qt, scale, &seen);
-  if (is_record(type))
-    stage_columns(acc, rope_part(type, f), f->d_latent, f, moves, k, ldk, qt, scale, &seen);
-  qk_end(acc, f->d, f->d - step, k, ldk, qt, s);
-  return is_fp8(type) && is_wild(&seen);
+  for (int32_t to = 8, end; to < n; to = end) {
+    end = is_fp8(type) ? group_end(f, type, to) : n;
+    if (is_fp8(type) && to > 8)
+      set_scales(f, type, moves, to, scale);
+    stage_columns(acc, type, to, end, f, moves, &halves, k, ldk, qt, scale);
+  }
+  qk_end(acc, f->d, n - 8, k, ldk, qt, s);
+  return 0;
 }
 
 /* Can stage_columns take rows of the format? */
 static inline int is_staged(const amla_row_format *f) {
   if (!is_fp8(f->type))
     return f->d % 8 == 0;
-  return f->d % 32 == 0 && f->d_latent % 16 == 0;
+  return f->d % 32 == 0 && f->d_latent % 8 == 0 && f->d <= MAX_CODES;
 }
 
 static void qk_6x16(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const void *qt,
