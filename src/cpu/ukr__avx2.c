@@ -27,23 +27,12 @@ enum {
   UNROLL = 4
 };
 
-/* acc + x * y. As an instruction, not an intrinsic: 12 sums leave 4 registers, and a compiler that
- * picks the form of FMA moves sums about and spills them. */
-static inline __m256 fma_into(__m256 acc, __m256 x, __m256 y) {
-  __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(x), "x"(y));
-  return acc;
-}
-
-/* 8 elements, by a load that fills both halves and one shuffle that puts each under zeros. The
- * shuffle's pattern stays in memory, for the same reason. */
+/* 8 elements, by a load that fills both halves and one shuffle that puts each under zeros. */
 static inline __m256 widen_bf16(const void *src) {
-  static const int8_t high[32] __attribute__((aligned(32))) = {
-      -1, -1, 0, 1, -1, -1, 2,  3,  -1, -1, 4,  5,  -1, -1, 6,  7,
-      -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15};
-  const __m256i x = _mm256_broadcastsi128_si256(_mm_loadu_si128(src));
-  __m256i y;
-  __asm__("vpshufb %2, %1, %0" : "=x"(y) : "x"(x), "m"(high));
-  return _mm256_castsi256_ps(y);
+  const __m256i high = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1,
+                                        -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
+  return _mm256_castsi256_ps(
+      _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(src)), high));
 }
 
 /* ---- Rows of kv ---- */
@@ -261,28 +250,46 @@ static void run_stage(const amla_ukr_stage *stage, int32_t tokens) {
 
 typedef __m256 score_tile[QK_TOKENS][2];
 
-/* Column d. Three K rows a pointer. */
-static inline __attribute__((always_inline)) void
-qk_step(score_tile acc, const float *k, const float *k3, int64_t ldk, int32_t d, const float *q) {
-  const __m256 q0 = _mm256_load_ps(q), q1 = _mm256_load_ps(q + 8);
-#pragma GCC unroll 6
-  for (int i = 0; i < QK_TOKENS; i++) {
-    const __m256 x = _mm256_broadcast_ss((i < 3 ? k + i * ldk : k3 + (i - 3) * ldk) + d);
-    acc[i][0] = fma_into(acc[i][0], x, q0);
-    acc[i][1] = fma_into(acc[i][1], x, q1);
-  }
-}
+/* clang-format off */
+
+/* A key's element times 16 rows of Q^T, which are in ymm14 and ymm15. */
+#define QK_ROW(t, address, low, high)                                                              \
+  "vbroadcastss 4*" #t address ", %%ymm13\n\t"                                                     \
+  "vfmadd231ps %%ymm14, %%ymm13, %[" low "]\n\t"                                                   \
+  "vfmadd231ps %%ymm15, %%ymm13, %[" high "]\n\t"
+
+/* Column t, a number, behind k and q. One instruction to the compiler: 12 sums leave 4 registers,
+ * and where there is more to do than FMAs it would move sums about and spill them. Three keys a
+ * pointer, `ld_bytes` apart. */
+#define QK_STEP(t, acc, k, k3, ld_bytes, q)                                                        \
+  __asm__("vmovaps 64*" #t "(%[qt]), %%ymm14\n\t"                                                  \
+          "vmovaps 64*" #t "+32(%[qt]), %%ymm15\n\t"                                               \
+          QK_ROW(t, "(%[a])", "a0", "b0")                                                          \
+          QK_ROW(t, "(%[a],%[ld])", "a1", "b1")                                                    \
+          QK_ROW(t, "(%[a],%[ld],2)", "a2", "b2")                                                  \
+          QK_ROW(t, "(%[b])", "a3", "b3")                                                          \
+          QK_ROW(t, "(%[b],%[ld])", "a4", "b4")                                                    \
+          QK_ROW(t, "(%[b],%[ld],2)", "a5", "b5")                                                  \
+          : [a0] "+x"(acc[0][0]), [b0] "+x"(acc[0][1]), [a1] "+x"(acc[1][0]),                      \
+            [b1] "+x"(acc[1][1]), [a2] "+x"(acc[2][0]), [b2] "+x"(acc[2][1]),                      \
+            [a3] "+x"(acc[3][0]), [b3] "+x"(acc[3][1]), [a4] "+x"(acc[4][0]),                      \
+            [b4] "+x"(acc[4][1]), [a5] "+x"(acc[5][0]), [b5] "+x"(acc[5][1])                       \
+          : [a] "r"(k), [b] "r"(k3), [ld] "r"(ld_bytes), [qt] "r"(q)                               \
+          : "ymm13", "ymm14", "ymm15", "memory")
+
+/* clang-format on */
 
 static inline __attribute__((always_inline)) void qk_end(score_tile acc, int32_t d_qk, int32_t d,
                                                          const float *k, int64_t ldk,
                                                          const float *qt, float *s) {
   const float *k3 = k + 3 * ldk;
+  const int64_t ld_bytes = ldk * (int64_t)sizeof *k;
   for (; d + 2 <= d_qk; d += 2) {
-    qk_step(acc, k, k3, ldk, d, qt + d * 16);
-    qk_step(acc, k, k3, ldk, d + 1, qt + (d + 1) * 16);
+    QK_STEP(0, acc, k + d, k3 + d, ld_bytes, qt + d * 16);
+    QK_STEP(1, acc, k + d, k3 + d, ld_bytes, qt + d * 16);
   }
   if (d < d_qk)
-    qk_step(acc, k, k3, ldk, d, qt + d * 16);
+    QK_STEP(0, acc, k + d, k3 + d, ld_bytes, qt + d * 16);
 #pragma GCC unroll 6
   for (int i = 0; i < QK_TOKENS; i++) {
     _mm256_store_ps(s + i * 16, acc[i][0]);
@@ -321,9 +328,10 @@ static inline __attribute__((always_inline)) void stage_8(amla_dtype type,
 }
 
 /* The rows' scales of the group that begins with element i. They stay in memory. */
-static inline __attribute__((always_inline)) void
-set_scales(const amla_row_format *f, amla_dtype type, const amla_ukr_move *moves, int32_t i,
-           __m256 *scale) {
+static inline __attribute__((always_inline)) void set_scales(const amla_row_format *f,
+                                                             amla_dtype type,
+                                                             const amla_ukr_move *moves, int32_t i,
+                                                             __m256 *scale) {
   for (int t = 0; t < QK_TOKENS; t++)
     scale[t] = scale_at(f, type, moves[t].row, moves[t].scales, i);
   __asm__("" : "+m"(*(__m256(*)[QK_TOKENS])scale));
@@ -338,6 +346,7 @@ stage_columns(score_tile acc, amla_dtype type, int32_t to, int32_t end, const am
               const float *qt, __m256 *scale) {
   const int32_t line = type == AMLA_F32 ? 16 : 32; /* columns; those of q8_0 are half a line */
   const int32_t fetched = is_fp8(type) ? f->d : FETCH_COLUMNS;
+  const int64_t ld_bytes = ldk * (int64_t)sizeof *k;
   float *k3 = k + 3 * ldk;
   for (; to < end; to += 8) {
     const int32_t d = to - 8, ahead = d + fetched;
@@ -346,12 +355,12 @@ stage_columns(score_tile acc, amla_dtype type, int32_t to, int32_t end, const am
                    ahead < f->d ? moves : moves + QK_TOKENS);
     if (type == AMLA_Q8_0 && to % AMLA_Q8_0_ELEMS == 0)
       set_scales(f, type, moves, to, scale);
-#pragma GCC unroll 8
-    for (int t = 0; t < 8; t++) {
-      if (t < QK_TOKENS)
-        stage_8(type, moves, halves, t, to, scale, t < 3 ? k + t * ldk : k3 + (t - 3) * ldk);
-      qk_step(acc, k, k3, ldk, d + t, qt + (d + t) * 16);
-    }
+#define COLUMN(t)                                                                                  \
+  if (t < QK_TOKENS)                                                                               \
+    stage_8(type, moves, halves, t, to, scale, t < 3 ? k + t * ldk : k3 + (t - 3) * ldk);          \
+  QK_STEP(t, acc, k + d, k3 + d, ld_bytes, qt + d * 16);
+    COLUMN(0) COLUMN(1) COLUMN(2) COLUMN(3) COLUMN(4) COLUMN(5) COLUMN(6) COLUMN(7)
+#undef COLUMN
   }
 }
 
