@@ -120,7 +120,7 @@ static const struct argp_option plan_options[] = {
     {"kv-round", CLI_KEY_KV_ROUND, "NAME", 0, "what keys may be rounded to: %s", 0},
     {0}};
 static const struct argp_option machine_options[] = {
-    {"threads", 't', "N", 0, "threads; default AMLA_NUM_THREADS or all", 0},
+    {"threads", 't', "N", 0, "threads; default AMLA_NUM_THREADS, or one a core", 0},
     {"isa", 'i', "NAME", 0, "cap the instruction set: %s", 0},
     {0}};
 static const struct argp_option json_options[] = {{"json", 'j', NULL, 0, "print JSON", 0}, {0}};

@@ -44,7 +44,7 @@ static const struct argp_option options[] = {
     {"quick", CLI_KEY_QUICK, NULL, 0, "lengths 1024 and 4096 only: seconds instead of minutes", 0},
     {"lengths", CLI_KEY_LENGTHS, "N,...", 0, "KV lengths (default 1024,8192,32768,131072)", 0},
     {"heads", CLI_KEY_HEADS, "N", 0, "query rows per case (default 4)", 0},
-    {"threads", 't', "N", 0, "threads; default AMLA_NUM_THREADS or all", 0},
+    {"threads", 't', "N", 0, "threads; default AMLA_NUM_THREADS, or one a core", 0},
     {0}};
 
 static const struct argp_child children[] = {

@@ -6,7 +6,6 @@
 
 #include <assert.h>
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +13,7 @@
 #include "base/dtype.h"
 #include "base/isa.h"
 #include "checks.h"
+#include "default_threads.h"
 #include "environment.h"
 #include "key_check.h"
 #include "keys.h"
@@ -261,8 +261,8 @@ static amla_status threads_from_environment(int32_t *threads, amla_detail *detai
   int64_t n;
   TRY(amla_environment_number("AMLA_NUM_THREADS", MAX_THREADS, &n, detail));
   if (n == 0)
-    n = omp_get_max_threads() < MAX_THREADS ? omp_get_max_threads() : MAX_THREADS;
-  *threads = (int32_t)n;
+    n = amla_default_threads();
+  *threads = (int32_t)(n < MAX_THREADS ? n : MAX_THREADS);
   return AMLA_OK;
 }
 

@@ -7,12 +7,16 @@
 #define _GNU_SOURCE /* feenableexcept */
 #include "test_run.h"
 
+#include <errno.h>
 #include <fenv.h>
+#include <omp.h>
+#include <sched.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "src/cpu/l2_cache.h"
+#include "src/default_threads.h"
 
 /* Threads share its splits. */
 static const char *const shared_out = "b=1,h=128,sk=3000,dqk=64,dv=48,page=16";
@@ -87,6 +91,106 @@ static void the_environment_overrides_the_l2(void **state) {
   assert_int_equal(amla_plan_query(f.plan, &info, NULL), AMLA_OK);
   assert_int_equal(info.l2_bytes, amla_l2_of_system());
   fixture_free(&f);
+}
+
+/* ---- How many threads by default ---- */
+
+/* A tree of files such as Linux has: "NAME=CONTENT", in rising order of folders. */
+static void put_file(const char *root, const char *name_and_content) {
+  char path[1024];
+  const char *content = strchr(name_and_content, '=') + 1;
+  snprintf(path, sizeof path, "%s%.*s", root, (int)(content - 1 - name_and_content),
+           name_and_content);
+  for (char *at = path + strlen(root) + 1; (at = strchr(at, '/')) != NULL; *at++ = '/') {
+    *at = '\0';
+    assert_true(mkdir(path, 0700) == 0 || errno == EEXIST);
+  }
+  FILE *file = fopen(path, "w");
+  assert_non_null(file);
+  fprintf(file, "%s\n", content);
+  assert_int_equal(fclose(file), 0);
+}
+
+#define CPU(n, list) "/sys/devices/system/cpu/cpu" #n "/topology/thread_siblings_list=" list
+#define IN_GROUP(line) "/proc/self/cgroup=" line
+#define V2(folder, max) "/sys/fs/cgroup" folder "/cpu.max=" max
+#define V1(folder, quota, period)                                                                  \
+  "/sys/fs/cgroup/cpu" folder "/cpu.cfs_quota_us=" quota,                                          \
+      "/sys/fs/cgroup/cpu" folder "/cpu.cfs_period_us=" period
+#define FOUR_CORES                                                                                 \
+  CPU(0, "0-1"), CPU(1, "0-1"), CPU(2, "2,6"), CPU(6, "2,6"), CPU(3, "3"), CPU(4, "4")
+
+/* CPUs 0 to 6 of which the lowest bits are allowed. */
+static void a_default_is_what_the_system_leaves(void **state) {
+  (void)state;
+  static const struct {
+    uint64_t allowed;
+    int threads;
+    const char *files[16];
+  } rows[] = {
+      {0x0f, 4, {NULL}},       /* nothing is said */
+      {0x0f, 3, {FOUR_CORES}}, /* CPUs 0 and 1 are one core */
+      {0x5f, 4, {FOUR_CORES}}, /* and so are 2 and 6 */
+      {0x42, 2, {FOUR_CORES}}, /* a core whose first CPU is not allowed */
+      {0x02, 1, {FOUR_CORES}}, /* pinned */
+      {0xff, 3, {IN_GROUP("0::/a/b"), V2("/a/b", "300000 100000")}},
+      {0xff, 2, {IN_GROUP("0::/a/b"), V2("/a/b", "300000 100000"), V2("/a", "250000 100000")}},
+      {0xff, 5, {IN_GROUP("0::/a/b"), V2("/a/b", "max 100000"), V2("", "500000 100000")}},
+      {0xff, 1, {IN_GROUP("0::/"), V2("", "50000 100000")}},
+      {0xff, 8, {IN_GROUP("0::/"), V2("", "max 100000")}},
+      {0xff, 8, {IN_GROUP("0::/"), V2("", "")}},
+      {0xff, 3, {IN_GROUP("5:memory:/m\n4:cpuacct,cpu:/d/c\n0::/"), V1("/d/c", "30000", "10000")}},
+      {0xff, 6, {IN_GROUP("4:cpu,cpuacct:/host/path"), V1("", "600000", "100000")}},
+      {0xff, 8, {IN_GROUP("4:cpu:/"), V1("", "-1", "100000")}},
+      {0xff, 8, {IN_GROUP("4:cpuset:/"), V1("", "100000", "100000")}}, /* another controller */
+      {0xff, 8, {IN_GROUP("no colons"), V2("", "100000 100000")}},
+      {0x07, 2, {FOUR_CORES, IN_GROUP("0::/"), V2("", "900000 100000")}},
+  };
+  for (int i = 0; i < LENGTH(rows); i++) {
+    const char *base = getenv("TMPDIR");
+    char root[192], command[256];
+    const amla_cpu_set allowed = {{rows[i].allowed}};
+    snprintf(root, sizeof root, "%s/amla_root_XXXXXX", base != NULL ? base : P_tmpdir);
+    assert_non_null(mkdtemp(root));
+    for (int f = 0; rows[i].files[f] != NULL; f++)
+      put_file(root, rows[i].files[f]);
+    const int threads = amla_cores_left(root, &allowed);
+    snprintf(command, sizeof command, "rm -r '%s'", root);
+    assert_int_equal(system(command), 0);
+    if (threads != rows[i].threads)
+      fail_msg("row %d: %d threads instead of %d", i, threads, rows[i].threads);
+  }
+}
+
+static int32_t threads_of_a_plan(void) {
+  amla_plan_info info = AMLA_PLAN_INFO_INIT;
+  fixture f = fixture_create("b=1,h=4,sk=20,dqk=24,dv=16", NULL);
+  assert_int_equal(amla_plan_query(f.plan, &info, NULL), AMLA_OK);
+  fixture_free(&f);
+  return info.threads;
+}
+
+/* The thread that makes the plan may run on one CPU only; variables go before that. */
+static void plans_follow_affinity_and_variables(void **state) {
+  (void)state;
+  cpu_set_t before, one;
+  int first = 0;
+  unsetenv("OMP_NUM_THREADS");
+  assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+  while (!CPU_ISSET(first, &before))
+    first++;
+  CPU_ZERO(&one);
+  CPU_SET(first, &one);
+  assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+  assert_int_equal(threads_of_a_plan(), 1);
+  setenv("OMP_NUM_THREADS", "7", 1);
+  assert_int_equal(threads_of_a_plan(), omp_get_max_threads()); /* OpenMP has read it before */
+  setenv("AMLA_NUM_THREADS", "5", 1);
+  assert_int_equal(threads_of_a_plan(), 5);
+  unsetenv("AMLA_NUM_THREADS");
+  unsetenv("OMP_NUM_THREADS");
+  assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+  assert_in_range(threads_of_a_plan(), 1, omp_get_max_threads());
 }
 
 /* ---- Forks ---- */
@@ -410,6 +514,8 @@ int main(void) {
       cmocka_unit_test(a_forked_child_computes),
       cmocka_unit_test(an_l2_is_shared_by_its_cpus),
       cmocka_unit_test(the_environment_overrides_the_l2),
+      cmocka_unit_test(a_default_is_what_the_system_leaves),
+      cmocka_unit_test(plans_follow_affinity_and_variables),
       cmocka_unit_test(the_callers_rounding_mode_does_not_change_a_bit),
       cmocka_unit_test(a_pools_rounding_mode_does_not_change_a_bit),
       cmocka_unit_test(merge_has_one_rounding_mode),

@@ -288,7 +288,8 @@ typedef struct amla_options {
   uint32_t struct_bytes;
   amla_backend backend;
   amla_rescale rescale;
-  /* 0 = AMLA_NUM_THREADS if set, else the OpenMP default. No number changes a bit of the result.
+  /* 0 = AMLA_NUM_THREADS if set, else OMP_NUM_THREADS, else what OpenMP has, at most one a core and
+   * what affinity and cgroup quota leave. No number changes a bit of the result.
    *
    * After fork: the child of a process that had several threads when it forked runs on one thread.
    * OpenMP's may be among those, and it would wait for them for ever. The bits are the same, and

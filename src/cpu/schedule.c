@@ -4,8 +4,6 @@
  */
 #include "schedule.h"
 
-#include <math.h>
-
 enum {
   SPLITS_BY_LENGTH = 8, /* splits of a sequence, within the bounds below */
   MIN_SPLIT_TILES = 3,  /* a merge costs about 1.5 % of a split of three tiles */
@@ -39,6 +37,11 @@ static int64_t count_blocks(int32_t rows, int32_t block_rows) {
   return (rows + block_rows - 1) / block_rows;
 }
 
+static int64_t product(int64_t a, int64_t b) {
+  int64_t c;
+  return __builtin_mul_overflow(a, b, &c) ? INT64_MAX : c;
+}
+
 /* What the largest share of n times `rows` rows takes, in blocks of block_rows. Measured: groups
  * that threads share cost 2 %, 32 rows are 1 to 2 % slower than 64 or 128, as keys are converted
  * for each block. Keys are read for each block too, hence a little more than that. */
@@ -47,8 +50,8 @@ static double largest_share(int64_t n, int32_t rows, int32_t block_rows, int64_t
   const int64_t groups = n * count_blocks(rows, block_rows);
   const double slower = 0.01 * (AMLA_MAX_BLOCK_ROWS / block_rows - 1);
   const double shared = groups < threads ? 0.02 : 0.0;
-  const double most = ceil((double)groups * (double)splits / threads); /* splits of a thread */
-  return most * (rows < block_rows ? rows : block_rows) * (1.0 + slower + shared);
+  const int64_t most = (product(groups, splits) - 1) / threads + 1; /* splits of a thread */
+  return (double)most * (rows < block_rows ? rows : block_rows) * (1.0 + slower + shared);
 }
 
 /* Rows per block: as many as make the largest share no larger. */
@@ -80,10 +83,9 @@ static int64_t max_splits(const amla_schedule *s, int32_t longest) {
 
 /* Splits of so many groups. AMLA_SPLIT_AUTO cuts where a thread's part ends, or a group. */
 static int64_t max_leaves(const amla_schedule *s, int64_t groups, int32_t threads) {
-  int64_t n;
   if (s->split_tokens == AMLA_SPLIT_AUTO)
     return groups + threads;
-  return __builtin_mul_overflow(groups, s->max_splits, &n) ? INT64_MAX : n;
+  return product(groups, s->max_splits);
 }
 
 int64_t amla_tree_left(int64_t n) {

@@ -5,7 +5,6 @@
  */
 #include <fenv.h>
 #include <math.h>
-#include <omp.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -15,6 +14,7 @@
 #include "src/backend.h"
 #include "src/base/isa.h"
 #include "src/cpu/l2_cache.h"
+#include "src/default_threads.h"
 #include "src/environment.h"
 #include "src/forked.h"
 #include "src/load_backend.h"
@@ -165,7 +165,7 @@ double log2(double x) {
 
 /* ---- Threads, processes, backends ---- */
 
-int omp_get_max_threads(void) { return 1; }
+int32_t amla_default_threads(void) { return 1; }
 void amla_watch_forks(void) {}
 int amla_forked(void) { return 0; }
 
