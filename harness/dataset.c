@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blocks.h"
 #include "draw.h"
 #include "kv_rows.h"
 #include "message.h"
@@ -89,17 +90,9 @@ float harness_load(const void *buffer, amla_dtype type, int64_t i) {
   case AMLA_F32: return ((const float *)buffer)[i];
   case AMLA_BF16: return bfloat_to_float(((const uint16_t *)buffer)[i]);
   case AMLA_F16: return half_to_float(((const uint16_t *)buffer)[i]);
-  case AMLA_Q8_0: {
-    uint16_t d;
-    const char *block = (const char *)buffer + i / 32 * 34;
-    memcpy(&d, block, sizeof d);
-    return half_to_float(d) * (float)(int8_t)block[2 + i % 32];
+  default: break; /* fp8: harness_load_kv */
   }
-  case AMLA_FP8_656:
-  case AMLA_FP8_584:
-  case AMLA_FP8_E4M3: break; /* harness_load_kv */
-  }
-  return NAN;
+  return harness_is_block(type) ? harness_load_block(buffer, type, i) : NAN;
 }
 
 void harness_store(void *buffer, amla_dtype type, int64_t i, float value) {
@@ -107,31 +100,19 @@ void harness_store(void *buffer, amla_dtype type, int64_t i, float value) {
   case AMLA_F32: ((float *)buffer)[i] = value; break;
   case AMLA_BF16: ((uint16_t *)buffer)[i] = float_to_bfloat(value); break;
   case AMLA_F16: ((uint16_t *)buffer)[i] = float_to_half(value); break;
-  case AMLA_Q8_0: break; /* in blocks only: store_elements */
-  case AMLA_FP8_656:
-  case AMLA_FP8_584:
-  case AMLA_FP8_E4M3: break; /* in groups only: harness_store_fp8 */
+  default: break; /* in groups only: harness_store_block, harness_store_fp8 */
   }
 }
 
-/* Elements [i, i + n) of a buffer, n <= 32; in q8_0 one block, its scale the largest magnitude over
- * 127. */
+/* Elements [i, i + n) of a buffer, n <= 32; of blocks one. */
 static void store_elements(void *buffer, amla_dtype type, int64_t i, int32_t n,
                            const float *values) {
-  char *block = (char *)buffer + i / 32 * 34;
-  float largest = 0;
-  for (int32_t j = 0; type != AMLA_Q8_0 && j < n; j++)
-    harness_store(buffer, type, i + j, values[j]);
-  if (type != AMLA_Q8_0)
+  if (harness_is_block(type)) {
+    harness_store_block(buffer, type, i, values);
     return;
-  for (int32_t j = 0; j < n; j++)
-    largest = fmaxf(largest, fabsf(values[j]));
-  const uint16_t d = float_to_half(largest / 127);
-  memcpy(block, &d, sizeof d);
-  for (int32_t j = 0; j < n; j++) {
-    const float q = largest > 0 && d != 0 ? nearbyintf(values[j] / half_to_float(d)) : 0;
-    block[2 + j] = (char)(int8_t)fminf(fmaxf(q, -127), 127);
   }
+  for (int32_t j = 0; j < n; j++)
+    harness_store(buffer, type, i + j, values[j]);
 }
 
 /* ---- Buffers ---- */

@@ -9,6 +9,7 @@
 
 #include "test_run.h"
 
+#include "harness/blocks.h"
 #include "spec/spec.h"
 
 /* One cache, and what is seen of it. sk = topk = 0: there is none. */
@@ -74,16 +75,17 @@ static inline float random_uniform(uint64_t *seed) {
   return 1.7320508f * ((float)(int32_t)(uint32_t)harness_random(seed) * 0x1p-31f);
 }
 
-/* Random elements of variance factor^2, cheaper than normal deviates; those of q8_0 by blocks. */
+/* Random elements of variance factor^2, cheaper than normal deviates; those of blocks at random. */
 static inline void fill_elems(uint64_t *seed, void *buffer, amla_dtype type, int64_t at, int32_t n,
                               float factor) {
-  for (int32_t i = 0; i < n && type != AMLA_Q8_0; i++)
+  const bool whole = harness_is_block(type);
+  for (int32_t i = 0; i < n && !whole; i++)
     harness_store(buffer, type, at + i, factor * random_uniform(seed));
-  for (int32_t i = 0; i < n && type == AMLA_Q8_0; i += 32) {
-    unsigned char *block = (unsigned char *)buffer + (at + i) / 32 * 34;
-    block[0] = (unsigned char)random_below(seed, 256), block[1] = 0x20; /* a scale near 2^-7 */
-    for (int j = 2; j < 34; j++)
-      block[j] = (unsigned char)random_below(seed, 256);
+  unsigned char *block = (unsigned char *)buffer + (whole ? harness_bytes(type, at) : 0);
+  for (int64_t j = 0; whole && j < harness_bytes(type, n); j++) {
+    const int64_t in_block = j % harness_bytes(type, 32);
+    const bool high = in_block == 1 || in_block == 3; /* of d, and of m in types that have it */
+    block[j] = high ? 0x20 : (unsigned char)random_below(seed, 256); /* near 2^-7 */
   }
 }
 
@@ -207,7 +209,7 @@ static inline int32_t random_length(sparse_case *c, int32_t i, int32_t most) {
 
 static inline void make_pages(sparse_case *c, sparse_scope *s) {
   const scope_form *f = &s->form;
-  const int32_t b = c->form.b, blocks = c->form.kv == AMLA_Q8_0 ? 32 : 1;
+  const int32_t b = c->form.b, blocks = harness_is_block(c->form.kv) ? 32 : 1;
   s->tokens = f->page ? f->page : f->sk;
   s->max_pages = f->page ? (f->sk + f->page - 1) / f->page : 0;
   s->n_pages = f->page ? b * s->max_pages + 2 : 0;

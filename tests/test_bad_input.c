@@ -106,6 +106,7 @@ static void bad_types_and_numbers_are_refused(void **state) {
   BAD(paged, p.q_type = AMLA_Q8_0, INVALID, "q_type=3", "<= 2");
   BAD(paged, p.out_type = AMLA_Q8_0, INVALID, "out_type=3", "<= 2");
   BAD(paged, (p.kv_type = AMLA_Q8_0, p.d_qk = 24), INVALID, "d_qk=24", "multiple of 32");
+  BAD(paged, (p.kv_type = AMLA_Q5_1, p.d_qk = 24), INVALID, "d_qk=24", "multiple of 32");
   BAD(paged, (p.kv_type = AMLA_Q8_0, p.d_qk = 32, p.kv_stride_token = 33), INVALID,
       "kv_stride_token=33", "multiple of 32");
   BAD(paged, (p.kv_type = AMLA_Q8_0, p.d_qk = 32, p.kv_stride_token = 32, p.kv_stride_page = 8001),
@@ -1165,6 +1166,8 @@ static void kinds_have_names(void **state) {
   assert_string_equal(amla_dtype_name(AMLA_FP8_656), "fp8_656");
   assert_string_equal(amla_dtype_name(AMLA_FP8_584), "fp8_584");
   assert_string_equal(amla_dtype_name(AMLA_FP8_E4M3), "fp8_e4m3");
+  assert_string_equal(amla_dtype_name(AMLA_Q4_0), "q4_0");
+  assert_string_equal(amla_dtype_name(AMLA_IQ4_NL), "iq4_nl");
   assert_string_equal(amla_isa_name(AMLA_ISA_AVX512), "avx512");
   assert_string_equal(amla_rescale_name(AMLA_RESCALE_FLASH), "flash");
   assert_string_equal(amla_backend_name(AMLA_BACKEND_NPU), "npu");
@@ -1174,7 +1177,9 @@ static void types_have_blocks(void **state) {
   static const struct {
     amla_dtype type;
     int32_t elems, bytes;
-  } blocks[] = {{AMLA_F32, 1, 4}, {AMLA_BF16, 1, 2}, {AMLA_F16, 1, 2}, {AMLA_Q8_0, 32, 34}};
+  } blocks[] = {{AMLA_F32, 1, 4},   {AMLA_BF16, 1, 2},  {AMLA_F16, 1, 2},
+                {AMLA_Q8_0, 32, 34}, {AMLA_Q4_0, 32, 18}, {AMLA_Q4_1, 32, 20},
+                {AMLA_Q5_0, 32, 22}, {AMLA_Q5_1, 32, 24}, {AMLA_IQ4_NL, 32, 18}};
   int32_t bytes;
   (void)state;
   for (int i = 0; i < LENGTH(blocks); i++) {

@@ -225,9 +225,11 @@ static harness_dataset f32_twin(const harness_dataset *d, const char *problem) {
  * bf16 read fp8_584, which it holds, they read those by kv_round. */
 static void check_quantised(const amla_options *options) {
   static const char *const pages[] = {"0", "1", "64"};
-  static const char *const kinds[] = {"dqk=96,dv=70,kv=q8_0", "dqk=576,kv=fp8_656",
-                                      "dqk=512,kv=fp8_584", "dqk=576,kv=fp8_e4m3",
-                                      "dqk=100,dv=70,kv=fp8_e4m3"};
+  static const char *const kinds[] = {"dqk=96,dv=70,kv=q8_0",   "dqk=576,kv=fp8_656",
+                                      "dqk=512,kv=fp8_584",     "dqk=576,kv=fp8_e4m3",
+                                      "dqk=96,dv=70,kv=q4_0",   "dqk=96,dv=70,kv=q4_1",
+                                      "dqk=96,dv=70,kv=q5_0",   "dqk=96,dv=70,kv=q5_1",
+                                      "dqk=96,dv=70,kv=iq4_nl", "dqk=100,dv=70,kv=fp8_e4m3"};
   for (int i = 0; i < LENGTH(pages) * LENGTH(kinds); i++) {
     const char *kind = kinds[i / LENGTH(pages)];
     char problem[160], plain_problem[160];

@@ -92,6 +92,11 @@ static const sparse_form forms[] = {
      .d_qk = 96,
      .d_v = 80,
      .kv = AMLA_Q8_0},
+    {.scope = {{.sk = 400, .topk = 500, .page = 10, .invalid = 3}},
+     .kv_d_rope = 32,
+     .d_qk = 96,
+     .d_v = 80,
+     .kv = AMLA_Q5_1},
     {.scope = {{.sk = 2000, .topk = 1900, .page = 64}},
      .b = 1,
      .peaked = 9,
@@ -114,7 +119,7 @@ static void check_forms(const amla_options *options) {
         continue;
       checked++;
       form.q = form.out = (amla_dtype)type;
-      if (form.kv != AMLA_Q8_0)
+      if (!harness_is_block(form.kv))
         form.kv = (amla_dtype)type;
       form.seed = (uint64_t)(3 * i + type);
       check_form(&form, options, 1);

@@ -92,7 +92,16 @@ typedef enum amla_dtype {
   AMLA_FP8_584 = 5,
   /* e4m3 throughout; elements times kv_scale, those of the rope part times kv_rope_scale: the last
    * kv_d_rope, or d_qk - d_v if that is 0 */
-  AMLA_FP8_E4M3 = 6
+  AMLA_FP8_E4M3 = 6,
+  /* kv only: ggml's other blocks of 32 elements. d and m are f16. Byte j of 16 has the code of
+   * element j, and above it that of j + 16; h has the fifth bits, from element 0 on. */
+  AMLA_Q4_0 = 7,  /* 18 bytes {d, codes}; element = d * (code - 8) */
+  AMLA_Q4_1 = 8,  /* 20 bytes {d, m, codes}; d * code + m */
+  AMLA_Q5_0 = 9,  /* 22 bytes {d, h, codes}; d * (code - 16) */
+  AMLA_Q5_1 = 10, /* 24 bytes {d, m, h, codes}; d * code + m */
+  /* 18 bytes {d, codes}; d * -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89 or
+   * 113, by code */
+  AMLA_IQ4_NL = 11
 } amla_dtype;
 
 typedef enum amla_backend {
@@ -218,7 +227,7 @@ typedef struct amla_problem {
   int32_t max_pages;   /* entries per row of the block table; 0 = ceil(sk / page_size) */
   int64_t n_pages;     /* pages in the KV cache; page ids must be in [0, n_pages). Contiguous: 0 */
   amla_dtype q_type;   /* f32, bf16, f16 */
-  amla_dtype kv_type;  /* any; of q8_0 d_qk and the kv strides are multiples of 32 */
+  amla_dtype kv_type;  /* any; of blocks d_qk and the kv strides are multiples of 32 */
   amla_dtype out_type; /* f32, bf16, f16; rounded to nearest even */
   /* 1: query i of a sequence of length n sees keys [0, n - s_q + i + 1) (bottom-right aligned) */
   int32_t causal;
@@ -667,7 +676,10 @@ typedef struct amla_cache_write_args {
  * An element of the cache's own type keeps its bits. Others are rounded to nearest even:
  *   f32, bf16, f16: f16 overflows to infinity.
  *   q8_0: d = largest magnitude of the block / 127. A block whose d leaves f16, or with an element
- *     that is not finite, reads as NaN.
+ *     that is not finite, reads as NaN. Of other blocks likewise:
+ *   q4_0, q5_0, iq4_nl: code 0 is the element of largest magnitude, d that over -8, -16, -127.
+ *   q4_1, q5_1: m = the least element, d = the largest one less the least, over 15 or 31.
+ *     The codes are the nearest ones by d and m as they are stored.
  *   fp8_656, fp8_584: a group's scale = its largest finite magnitude / 448, at least 1e-4, rounded
  *     up to a power of two (but any_scale). Elements are divided by it in f32, rounded to e4m3, and
  *     saturate at 448, infinities too. NaN stays NaN. The rope part is bf16.

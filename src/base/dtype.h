@@ -9,8 +9,7 @@
 
 #include <amla/amla.h>
 
-/* f16 scale, 32 int8. Source: ggml's block_q8_0. */
-enum { AMLA_Q8_0_ELEMS = 32, AMLA_Q8_0_BYTES = 34 };
+enum { AMLA_BLOCK_ELEMS = 32 }; /* of ggml's blocks: blocks.h */
 
 /* Records with an fp8 latent part and 64 bf16 behind it. Source: FlashMLA's caches */
 enum {
@@ -32,10 +31,15 @@ enum {
   X(AMLA_F32, "f32", 1, 4, 4)                                                                      \
   X(AMLA_BF16, "bf16", 1, 2, 2)                                                                    \
   X(AMLA_F16, "f16", 1, 2, 2)                                                                      \
-  X(AMLA_Q8_0, "q8_0", AMLA_Q8_0_ELEMS, AMLA_Q8_0_BYTES, 2)                                        \
+  X(AMLA_Q8_0, "q8_0", AMLA_BLOCK_ELEMS, 34, 2)                                                    \
   X(AMLA_FP8_656, "fp8_656", 1, 1, 1)                                                              \
   X(AMLA_FP8_584, "fp8_584", 1, 1, 1)                                                              \
-  X(AMLA_FP8_E4M3, "fp8_e4m3", 1, 1, 1)
+  X(AMLA_FP8_E4M3, "fp8_e4m3", 1, 1, 1)                                                            \
+  X(AMLA_Q4_0, "q4_0", AMLA_BLOCK_ELEMS, 18, 2)                                                    \
+  X(AMLA_Q4_1, "q4_1", AMLA_BLOCK_ELEMS, 20, 2)                                                    \
+  X(AMLA_Q5_0, "q5_0", AMLA_BLOCK_ELEMS, 22, 2)                                                    \
+  X(AMLA_Q5_1, "q5_1", AMLA_BLOCK_ELEMS, 24, 2)                                                    \
+  X(AMLA_IQ4_NL, "iq4_nl", AMLA_BLOCK_ELEMS, 18, 2)
 
 #define AMLA_COUNT_DTYPE(id, name, elems, bytes, align) +1
 enum {

@@ -54,15 +54,4 @@ static inline uint16_t amla_f32_to_f16(float x) {
   return (uint16_t)(sign | ((a - (112u << 23) + 0x0fffu + (a >> 13 & 1u)) >> 13));
 }
 
-/* A row of ggml's q8_0: blocks of {f16 d; int8 q[32]}, element = d * q: 11 + 7 significant bits,
- * exact in f32. */
-static inline void amla_q8_0_to_f32(int32_t n, const void *src, float *dst) {
-  const unsigned char *block = (const unsigned char *)src; /* the cast is for C++ */
-  for (int32_t i = 0; i < n; i += 32, block += 34) {
-    const float d = amla_f16_to_f32((uint16_t)(block[0] | block[1] << 8));
-    for (int32_t j = 0; j < 32; j++)
-      dst[i + j] = d * (float)(int8_t)block[2 + j];
-  }
-}
-
 #endif

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Rows of q and kv as f32, in portable C. Exact, but for one rounding of e4m3 times a scale that is
- * no power of two.
+ * no power of two, and of blocks with an m.
  */
 #ifndef AMLA_BASE_LOAD_H
 #define AMLA_BASE_LOAD_H
 
+#include "blocks.h"
 #include "dtype.h"
 #include "float16.h"
 #include "float8.h"
@@ -13,6 +14,10 @@
 /* dst [n] = src [n], n a multiple of the type's block; of e4m3 without a scale. Not of records. */
 static inline void amla_load_row(amla_dtype type, int32_t n, const void *src, float *dst) {
   const uint16_t *h = (const uint16_t *)src; /* the cast is for C++ */
+  if (amla_is_block(type)) {
+    amla_blocks_to_f32(type, n, src, dst);
+    return;
+  }
   switch (type) {
   case AMLA_F32: memcpy(dst, src, (size_t)n * sizeof *dst); return;
   case AMLA_BF16:
@@ -23,13 +28,11 @@ static inline void amla_load_row(amla_dtype type, int32_t n, const void *src, fl
     for (int32_t i = 0; i < n; i++)
       dst[i] = amla_f16_to_f32(h[i]);
     return;
-  case AMLA_Q8_0: amla_q8_0_to_f32(n, src, dst); return;
   case AMLA_FP8_E4M3:
     for (int32_t i = 0; i < n; i++)
       dst[i] = amla_e4m3_to_f32(((const uint8_t *)src)[i]);
     return;
-  case AMLA_FP8_656:
-  case AMLA_FP8_584: return;
+  default: return;
   }
 }
 

@@ -81,18 +81,61 @@ static inline void encode_584(const amla_encoding *e, const void *latent, char *
 
 /* Blocks of 32. Adding 1.5 * 2^23 rounds to an integer. */
 static inline void encode_q8_0(int32_t n, const float *x, char *to) {
-  for (int32_t i = 0; i < n; i += AMLA_Q8_0_ELEMS, x += AMLA_Q8_0_ELEMS, to += AMLA_Q8_0_BYTES) {
-    const int32_t bits = largest_bits(AMLA_Q8_0_ELEMS, x);
+  const int64_t block_bytes = amla_elems_bytes(AMLA_Q8_0, AMLA_BLOCK_ELEMS);
+  for (int32_t i = 0; i < n; i += AMLA_BLOCK_ELEMS, x += AMLA_BLOCK_ELEMS, to += block_bytes) {
+    const int32_t bits = largest_bits(AMLA_BLOCK_ELEMS, x);
     const float largest = amla_f32_from_bits((uint32_t)bits);
     uint16_t d = amla_f32_to_f16(largest / 127.0f);
     const float factor = d == 0 ? 0.0f : 127.0f / largest;
     const int finite = bits < INFINITE && d < 0x7c00;
     d = finite ? d : 0x7e00; /* NaN */
     put(to, &d, sizeof d);
-    for (int j = 0; j < AMLA_Q8_0_ELEMS; j++) {
+    for (int j = 0; j < AMLA_BLOCK_ELEMS; j++) {
       const float rounded = (finite ? x[j] * factor : 0.0f) + 0x1.8p23f;
       to[2 + j] = (char)(int8_t)(amla_f32_bits(rounded) & 0xffu);
     }
+  }
+}
+
+/* The code nearest to t = element / d or (element - m) / d. */
+static inline int32_t nearest_code(amla_block_format f, float t) {
+  static const float values[] = {AMLA_IQ4_NL_VALUES};
+  const float most = (float)((1 << f.bits) - 1);
+  int32_t code = 0;
+  for (int i = 1; f.is_table && i < 16; i++)
+    code += t >= 0.5f * (values[i - 1] + values[i]);
+  float at = t + (float)f.zero;
+  at = at > 0.0f ? at : 0.0f; /* NaN too */
+  at = at < most ? at : most;
+  return f.is_table ? code : (int32_t)(at + 0.5f);
+}
+
+/* Blocks with codes of 4 or 5 bits. Code 0 stands for the element of largest magnitude, or for the
+ * least one. */
+static inline void encode_block(amla_dtype type, const float *x, unsigned char *to) {
+  const amla_block_format f = amla_block_format_of(type);
+  unsigned char *codes = to + f.codes_at;
+  float low = x[0], high = x[0], nothing = 0.0f;
+  for (int j = 0; j < AMLA_BLOCK_ELEMS; j++) {
+    low = x[j] < low ? x[j] : low;
+    high = x[j] > high ? x[j] : high;
+    nothing += 0.0f * x[j];
+  }
+  const float extreme = high > -low ? high : low, first = f.is_table ? 127.0f : (float)f.zero;
+  const float step = f.has_m ? (high - low) / (float)((1 << f.bits) - 1) : extreme / -first;
+  uint16_t d = amla_f32_to_f16(step), m = amla_f32_to_f16(low);
+  const int fits = (d & 0x7fff) < 0x7c00 && (!f.has_m || (m & 0x7fff) < 0x7c00);
+  d = nothing == 0.0f && fits ? d : 0x7e00; /* NaN */
+  const float by = amla_f16_to_f32(d), from = f.has_m ? amla_f16_to_f32(m) : 0.0f;
+  memset(to, 0, (size_t)amla_elems_bytes(type, AMLA_BLOCK_ELEMS));
+  put(to, &d, sizeof d);
+  if (f.has_m)
+    put(to + 2, &m, sizeof m);
+  for (int j = 0; j < AMLA_BLOCK_ELEMS; j++) {
+    const int32_t code = nearest_code(f, by == 0.0f ? 0.0f : (x[j] - from) / by);
+    codes[j % 16] |= (unsigned char)((code & 15) << j / 16 * 4);
+    if (f.bits == 5)
+      codes[j / 8 - 4] |= (unsigned char)(code >> 4 << j % 8);
   }
 }
 
@@ -107,7 +150,10 @@ static inline void encode_some(amla_dtype type, int32_t n, const float *x, float
   case AMLA_F16: narrow_f16(n, x, h); return;
   case AMLA_Q8_0: encode_q8_0(n, x, to); return;
   case AMLA_FP8_E4M3: narrow_e4m3(n, x, scale, to); return;
-  default: memcpy(to, x, (size_t)n * sizeof *x);
+  case AMLA_F32: memcpy(to, x, (size_t)n * sizeof *x); return;
+  default:
+    for (int32_t i = 0; i < n; i += AMLA_BLOCK_ELEMS)
+      encode_block(type, x + i, (unsigned char *)to + amla_elems_bytes(type, i));
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include "../base/load.h"
 #include "exp2_poly.h"
+#include "ukr_blocks.h"
 #include "ukr_fp8.h"
 
 enum {
@@ -40,25 +41,28 @@ static inline __m256 widen_bf16(const void *src) {
 /* The end of the elements that have one scale with element i. */
 static inline int32_t group_end(const amla_row_format *f, amla_dtype type, int32_t i) {
   switch (type) {
-  case AMLA_Q8_0: return (i / AMLA_Q8_0_ELEMS + 1) * AMLA_Q8_0_ELEMS;
   case AMLA_FP8_656: return (i / AMLA_FP8_656_GROUP + 1) * AMLA_FP8_656_GROUP;
   case AMLA_FP8_584: return (i / AMLA_FP8_584_GROUP + 1) * AMLA_FP8_584_GROUP;
   case AMLA_FP8_E4M3: return i < f->d_latent ? f->d_latent : f->d;
-  default: return f->d;
+  default: return amla_is_block(type) ? (i / AMLA_BLOCK_ELEMS + 1) * AMLA_BLOCK_ELEMS : f->d;
   }
 }
 
-static inline int has_scales(amla_dtype type) { return type == AMLA_Q8_0 || is_fp8(type); }
+static inline int has_scales(amla_dtype type) { return amla_is_block(type) || is_fp8(type); }
+
+static inline __m256 f16_at(const void *at) {
+  uint16_t h;
+  memcpy(&h, at, sizeof h);
+  return _mm256_set1_ps(_cvtsh_ss(h));
+}
 
 /* The scale of the group that begins with element i; of e4m3 as ukr_fp8.h has it. */
 static inline __attribute__((always_inline)) __m256 scale_at(const amla_row_format *f,
                                                              amla_dtype type, const void *row,
                                                              const void *scales, int32_t i) {
-  if (type != AMLA_Q8_0)
+  if (!amla_is_block(type))
     return _mm256_set1_ps(scale_x256(f, type, row, scales, i));
-  uint16_t d;
-  memcpy(&d, (const char *)row + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES, sizeof d);
-  return _mm256_set1_ps(_cvtsh_ss(d));
+  return f16_at(block_of(type, row, i));
 }
 
 /* 16 codes as f16 without their scale (ukr_fp8.h). */
@@ -67,16 +71,17 @@ static inline __m256i half_codes(__m128i codes) {
   return _mm256_and_si256(_mm256_slli_epi16(x, 7), _mm256_set1_epi16((short)0xbf80));
 }
 
-/* 8 elements from i on, i a multiple of 8; times the group's scale, which for q8_0 is exact: 11 + 7
- * significant bits. */
+static inline __m256 load_8_of_block(amla_dtype type, const void *src, int32_t i, __m256 d) {
+  const char *block = block_of(type, src, i);
+  const __m128i codes = block_codes(type, 8, block, i % AMLA_BLOCK_ELEMS);
+  const __m256 x = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)), d);
+  return amla_block_format_of(type).has_m ? _mm256_add_ps(x, f16_at(block + 2)) : x;
+}
+
+/* 8 elements from i on, i a multiple of 8; times the group's scale. */
 static inline __m256 load_8(amla_dtype type, const void *src, int32_t i, __m256 scale) {
-  if (type == AMLA_Q8_0) {
-    const char *q =
-        (const char *)src + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES + 2 + i % AMLA_Q8_0_ELEMS;
-    return _mm256_mul_ps(
-        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)q))),
-        scale);
-  }
+  if (amla_is_block(type))
+    return load_8_of_block(type, src, i, scale);
   if (is_fp8(type)) {
     const void *codes = (const char *)src + i;
     const __m128i h = _mm256_castsi256_si128(half_codes(_mm_loadl_epi64(codes)));
@@ -107,7 +112,7 @@ static inline void see_8(seen_of_rows *seen, const void *codes) {
   seen->codes = _mm256_max_epu8(seen->codes, _mm256_zextsi128_si256(x));
 }
 
-/* q8_0 has whole blocks only: no rest. */
+/* Blocks are whole: no rest. */
 static inline __attribute__((always_inline)) void load_row(amla_dtype type,
                                                            const amla_row_format *f,
                                                            const void *row, const void *scales,
@@ -344,7 +349,7 @@ static inline __attribute__((always_inline)) void
 stage_columns(score_tile acc, amla_dtype type, int32_t to, int32_t end, const amla_row_format *f,
               const amla_ukr_move *moves, const half_rows *halves, float *k, int64_t ldk,
               const float *qt, __m256 *scale) {
-  const int32_t line = type == AMLA_F32 ? 16 : 32; /* columns; those of q8_0 are half a line */
+  const int32_t line = type == AMLA_F32 ? 16 : 32; /* columns; those of blocks are less */
   const int32_t fetched = is_fp8(type) ? f->d : FETCH_COLUMNS;
   const int64_t ld_bytes = ldk * (int64_t)sizeof *k;
   float *k3 = k + 3 * ldk;
@@ -353,7 +358,7 @@ stage_columns(score_tile acc, amla_dtype type, int32_t to, int32_t end, const am
     if (d % line == 0)
       fetch_column(type, ahead < f->d ? ahead : ahead - f->d,
                    ahead < f->d ? moves : moves + QK_TOKENS);
-    if (type == AMLA_Q8_0 && to % AMLA_Q8_0_ELEMS == 0)
+    if (amla_is_block(type) && to % AMLA_BLOCK_ELEMS == 0)
       set_scales(f, type, moves, to, scale);
 #define COLUMN(t)                                                                                  \
   if (t < QK_TOKENS)                                                                               \

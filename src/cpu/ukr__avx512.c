@@ -13,6 +13,7 @@
 
 #include "exp2_poly.h"
 #include "ukr_avx512.h"
+#include "ukr_blocks.h"
 #include "ukr_fp8.h"
 
 typedef double float_pair __attribute__((may_alias, aligned(4)));
@@ -29,13 +30,18 @@ enum {
 
 /* ---- Rows of kv ---- */
 
-/* Half a block of q8_0: 11 + 7 significant bits, an exact product. */
-static inline __m512 load_16_q8_0(const void *src, int32_t i) {
-  const char *block = (const char *)src + amla_elems_bytes(AMLA_Q8_0, i);
-  uint16_t d;
-  memcpy(&d, block, sizeof d);
-  const __m128i q = _mm_loadu_si128((const __m128i *)(block + 2 + i % AMLA_Q8_0_ELEMS));
-  return _mm512_mul_ps(_mm512_set1_ps(_cvtsh_ss(d)), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)));
+static inline __m512 f16_at(const void *at) {
+  uint16_t h;
+  memcpy(&h, at, sizeof h);
+  return _mm512_set1_ps(_cvtsh_ss(h));
+}
+
+/* Half a block. */
+static inline __m512 load_16_of_block(amla_dtype type, const void *src, int32_t i) {
+  const char *block = block_of(type, src, i);
+  const __m128i codes = block_codes(type, 16, block, i % AMLA_BLOCK_ELEMS);
+  const __m512 x = _mm512_mul_ps(f16_at(block), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)));
+  return amla_block_format_of(type).has_m ? _mm512_add_ps(x, f16_at(block + 2)) : x;
 }
 
 static inline __m512 load_16_e4m3(const void *codes, __m512 scale) {
@@ -46,8 +52,8 @@ static inline __m512 load_16_e4m3(const void *codes, __m512 scale) {
 
 /* 16 elements of a KV or q row as f32, i a multiple of 16. */
 static inline __m512 load_16(amla_dtype type, const void *src, int32_t i) {
-  if (type == AMLA_Q8_0)
-    return load_16_q8_0(src, i);
+  if (amla_is_block(type))
+    return load_16_of_block(type, src, i);
   if (type == AMLA_F32)
     return _mm512_loadu_ps((const float *)src + i);
   const __m256i h = _mm256_loadu_si256((const __m256i *)((const uint16_t *)src + i));

@@ -62,31 +62,67 @@ INLINE eight widen_f16(const void *src) {
   return (eight){vcvt_f32_f16(vget_low_f16(x)), vcvt_high_f32_f16(x)};
 }
 
-/* Times the block's scale: 11 + 7 significant bits, an exact product. */
-INLINE eight widen_q8_0(const void *src, float scale) {
-  const int16x8_t x = vmovl_s8(vld1_s8(src));
-  return (eight){vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(x))), scale),
-                 vmulq_n_f32(vcvtq_f32_s32(vmovl_high_s16(x)), scale)};
+INLINE float f16_at(const void *at) {
+  uint16_t h;
+  memcpy(&h, at, sizeof h);
+  return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h))), 0);
 }
 
-/* Of the block that element i is in. */
-INLINE float scale_q8_0(const void *src, int32_t i) {
-  uint16_t d;
-  memcpy(&d, (const char *)src + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES, sizeof d);
-  return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(d))), 0);
+/* The block that element i is in. */
+INLINE const char *block_of(amla_dtype type, const void *src, int32_t i) {
+  return (const char *)src + amla_elems_bytes(type, i);
+}
+
+/* The factor of the block that element i is in. */
+INLINE float block_scale(amla_dtype type, const void *src, int32_t i) {
+  return f16_at(block_of(type, src, i));
+}
+
+/* What d multiplies, of 8 elements from element e of a block on. */
+INLINE int8x8_t block_codes(amla_dtype type, const char *block, int32_t e) {
+  static const int8_t values[16] = {AMLA_IQ4_NL_VALUES};
+  const amla_block_format f = amla_block_format_of(type);
+  const uint8_t *codes = (const uint8_t *)block + f.codes_at;
+  uint8x8_t x = vld1_u8(codes + (f.bits == 8 ? e : e % 16));
+  if (f.bits == 8)
+    return vreinterpret_s8_u8(x);
+  x = vand_u8(vshl_u8(x, vdup_n_s8((int8_t)-(e / 16 * 4))), vdup_n_u8(15));
+  if (f.bits == 5) {
+    const uint8x8_t lanes = vcreate_u8(0x8040201008040201u);
+    const uint8x8_t fifth = vtst_u8(vdup_n_u8(codes[e / 8 - 4]), lanes);
+    x = vorr_u8(x, vand_u8(fifth, vdup_n_u8(16)));
+  }
+  if (f.is_table)
+    return vqtbl1_s8(vld1q_s8(values), x);
+  return vsub_s8(vreinterpret_s8_u8(x), vdup_n_s8((int8_t)f.zero));
+}
+
+/* 8 elements from i on, times the block's scale. */
+INLINE eight widen_block(amla_dtype type, const void *src, int32_t i, float scale) {
+  const char *block = block_of(type, src, i);
+  const int16x8_t x = vmovl_s8(block_codes(type, block, i % AMLA_BLOCK_ELEMS));
+  eight y = {vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(x))), scale),
+             vmulq_n_f32(vcvtq_f32_s32(vmovl_high_s16(x)), scale)};
+  if (amla_block_format_of(type).has_m) {
+    const float32x4_t m = vdupq_n_f32(f16_at(block + 2));
+    y = (eight){vaddq_f32(y.low, m), vaddq_f32(y.high, m)};
+  }
+  return y;
 }
 
 /* 8 elements from i on, i a multiple of 8. */
 INLINE eight load_8(amla_dtype type, const void *src, int32_t i, float scale) {
   const float *f = (const float *)src + i;
-  const char *q = (const char *)src + i / AMLA_Q8_0_ELEMS * AMLA_Q8_0_BYTES;
   switch (type) {
   case AMLA_F32: return (eight){vld1q_f32(f), vld1q_f32(f + 4)};
   case AMLA_BF16: return widen_bf16((const uint16_t *)src + i);
   case AMLA_F16: return widen_f16((const uint16_t *)src + i);
-  default: break; /* q8_0: types after it are read by portable C */
+  default: return widen_block(type, src, i, scale);
   }
-  return widen_q8_0(q + 2 + i % AMLA_Q8_0_ELEMS, scale);
+}
+
+INLINE int begins_block(amla_dtype type, int32_t i) {
+  return amla_is_block(type) && i % AMLA_BLOCK_ELEMS == 0;
 }
 
 INLINE void put_8(float *dst, eight x) {
@@ -94,21 +130,21 @@ INLINE void put_8(float *dst, eight x) {
   vst1q_f32(dst + 4, x.high);
 }
 
-/* q8_0 has whole blocks only: no rest. */
+/* Blocks are whole: no rest. */
 INLINE void load_row(amla_dtype type, int32_t n, const void *src, float *dst) {
   float scale = 0.0f;
   int32_t i = 0;
   for (; i + 8 <= n; i += 8) {
-    if (type == AMLA_Q8_0 && i % AMLA_Q8_0_ELEMS == 0)
-      scale = scale_q8_0(src, i);
+    if (begins_block(type, i))
+      scale = block_scale(type, src, i);
     put_8(dst + i, load_8(type, src, i, scale));
   }
   if (i < n)
     amla_load_row(type, n - i, (const char *)src + amla_elems_bytes(type, i), dst + i);
 }
 
-/* Types with scales that load_8 does not know are read by portable C. */
-static int is_fp8(amla_dtype type) { return type > AMLA_Q8_0; }
+/* Types that load_8 does not know are read by portable C. */
+static int is_fp8(amla_dtype type) { return type > AMLA_F16 && !amla_is_block(type); }
 
 static void load_elems(amla_dtype type, int32_t n, const void *src, float *dst) {
 #define CASE(id, ...)                                                                              \
@@ -261,13 +297,13 @@ INLINE void qk_clear(score_tile acc) {
  * up the FMLAs; the cache lines that come FETCH_COLUMNS later are fetched. */
 INLINE void qk_staging(amla_dtype type, int32_t d_qk, float *k, int64_t ldk, const float *qt,
                        float *s, const amla_ukr_move *moves) {
-  const int32_t line = type == AMLA_F32 ? 16 : 32; /* columns; those of q8_0 are half a line */
+  const int32_t line = type == AMLA_F32 ? 16 : 32; /* columns; those of blocks are less */
   score_tile acc;
-  float scale[QK_TOKENS]; /* of q8_0 */
+  float scale[QK_TOKENS]; /* of blocks */
   int32_t d = 0;
   qk_clear(acc);
   for (int i = 0; i < QK_TOKENS; i++) {
-    scale[i] = type == AMLA_Q8_0 ? scale_q8_0(moves[i].row, 0) : 0.0f;
+    scale[i] = amla_is_block(type) ? block_scale(type, moves[i].row, 0) : 0.0f;
     put_8(k + i * ldk, load_8(type, moves[i].row, 0, scale[i]));
   }
   for (; d + 8 < d_qk; d += 8) {
@@ -278,8 +314,8 @@ INLINE void qk_staging(amla_dtype type, int32_t d_qk, float *k, int64_t ldk, con
       for (int i = 0; i < QK_TOKENS; i++)
         __builtin_prefetch((const char *)fetch[i].row + at);
     }
-    for (int i = 0; type == AMLA_Q8_0 && (d + 8) % AMLA_Q8_0_ELEMS == 0 && i < QK_TOKENS; i++)
-      scale[i] = scale_q8_0(moves[i].row, d + 8);
+    for (int i = 0; begins_block(type, d + 8) && i < QK_TOKENS; i++)
+      scale[i] = block_scale(type, moves[i].row, d + 8);
 #pragma GCC unroll 6
     for (int i = 0; i < QK_TOKENS; i++) {
       if (i % 3 == 0)
