@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blocks.h"
+#include "kv_blocks.h"
 #include "draw.h"
 #include "kv_rows.h"
 #include "message.h"

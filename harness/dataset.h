@@ -67,7 +67,7 @@ void harness_reset_outputs(harness_dataset *data);
 void harness_free(harness_dataset *data);
 
 /* Element i of a buffer of that type, exactly (not fp8: kv_rows.h); and its inverse, rounded to
- * nearest even (not blocks: blocks.h). */
+ * nearest even (not blocks: kv_blocks.h). */
 float harness_load(const void *buffer, amla_dtype type, int64_t i);
 void harness_store(void *buffer, amla_dtype type, int64_t i, float value);
 

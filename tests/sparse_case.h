@@ -9,7 +9,7 @@
 
 #include "test_run.h"
 
-#include "harness/blocks.h"
+#include "harness/kv_blocks.h"
 #include "spec/spec.h"
 
 /* One cache, and what is seen of it. sk = topk = 0: there is none. */

@@ -7,7 +7,7 @@
 #include "test_support.h"
 
 #include "float8_table.h"
-#include "harness/blocks.h"
+#include "harness/kv_blocks.h"
 #include "harness/kv_rows.h"
 
 enum { TOKENS = 150, PAGES = 5 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * See blocks.h. A block is f16 d, in q4_1 and q5_1 f16 m, in q5_0 and q5_1 32 fifth bits, codes.
+ * See kv_blocks.h. A block is f16 d, in q4_1 and q5_1 f16 m, in q5_0 and q5_1 32 fifth bits, codes.
  */
-#include "blocks.h"
+#include "kv_blocks.h"
 
 #include <math.h>
 #include <string.h>

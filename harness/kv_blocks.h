@@ -2,8 +2,8 @@
  *
  * ggml's blocks of 32 elements, written apart from src on purpose.
  */
-#ifndef HARNESS_BLOCKS_H
-#define HARNESS_BLOCKS_H
+#ifndef HARNESS_KV_BLOCKS_H
+#define HARNESS_KV_BLOCKS_H
 
 #include <stdbool.h>
 
