@@ -21,6 +21,7 @@ const char *amla_status_name(amla_status status) {
   case AMLA_UNSUPPORTED: return "unsupported";
   case AMLA_OUT_OF_MEMORY: return "out of memory";
   case AMLA_BACKEND_FAILED: return "backend failed";
+  case AMLA_CANCELLED: return "cancelled";
   }
   return "unknown status";
 }

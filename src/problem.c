@@ -547,6 +547,8 @@ amla_status amla_plan_check_dense(const char *who, const amla_problem *p, const 
     if (fields[i].value != 0)
       UNSUPPORTED("%s=%d: must be 0, %s does not have it yet", fields[i].name, fields[i].value,
                   who);
+  if (o->cancel)
+    UNSUPPORTED("cancel: must be NULL, %s does not have it yet", who);
   return AMLA_OK;
 }
 

@@ -1177,7 +1177,7 @@ static void types_have_blocks(void **state) {
   static const struct {
     amla_dtype type;
     int32_t elems, bytes;
-  } blocks[] = {{AMLA_F32, 1, 4},   {AMLA_BF16, 1, 2},  {AMLA_F16, 1, 2},
+  } blocks[] = {{AMLA_F32, 1, 4},    {AMLA_BF16, 1, 2},   {AMLA_F16, 1, 2},
                 {AMLA_Q8_0, 32, 34}, {AMLA_Q4_0, 32, 18}, {AMLA_Q4_1, 32, 20},
                 {AMLA_Q5_0, 32, 22}, {AMLA_Q5_1, 32, 24}, {AMLA_IQ4_NL, 32, 18}};
   int32_t bytes;

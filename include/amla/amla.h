@@ -53,8 +53,9 @@ typedef enum amla_status {
   AMLA_INVALID_ARGUMENT = 1,
   /* Well-formed, but not built or not on this machine; the detail says what. */
   AMLA_UNSUPPORTED = 2,
-  AMLA_OUT_OF_MEMORY = 3, /* amla_plan_create could not allocate the plan (a few kB) */
-  AMLA_BACKEND_FAILED = 4 /* a driver or device reported an error; the detail has its words */
+  AMLA_OUT_OF_MEMORY = 3,  /* amla_plan_create could not allocate the plan (a few kB) */
+  AMLA_BACKEND_FAILED = 4, /* a driver or device reported an error; the detail has its words */
+  AMLA_CANCELLED = 5 /* the caller's amla_options.cancel ended the run; outputs hold anything */
 } amla_status;
 
 /* Why a call was refused: field, value and rule, for example "h_kv=3: MLA decode needs 1". Always
@@ -293,6 +294,9 @@ typedef struct amla_problem {
 typedef void (*amla_parallel)(void *context, int32_t n, void (*task)(void *argument, int32_t i),
                               void *argument);
 
+/* Not 0: the run is to end. */
+typedef int (*amla_cancel)(void *context);
+
 typedef struct amla_options {
   uint32_t struct_bytes;
   amla_backend backend;
@@ -320,13 +324,20 @@ typedef struct amla_options {
   amla_p_form p_form;
   amla_q_form q_form;
   amla_kv_round kv_round;
+  /* ref and cpu; others refuse it. NULL = never. Every thread of a run asks it before each key tile
+   * (ref: before each 128 keys of a row), at the same time as others and in its own floating-point
+   * environment. Once one is told to end all end at their next tile, and amla_plan_run returns
+   * AMLA_CANCELLED: outputs then hold anything, and plan and scratch are as before. It must not
+   * jump or throw. */
+  amla_cancel cancel;
+  void *cancel_context;
 } amla_options;
 
 /* clang-format off */
 #define AMLA_OPTIONS_INIT                                                                          \
   {(uint32_t)sizeof(amla_options), AMLA_BACKEND_AUTO, AMLA_RESCALE_DEFAULT, 0, AMLA_ISA_AUTO, 0,   \
    AMLA_LSE_NATURAL, NULL, NULL, AMLA_LSE_WITHOUT_SINK, AMLA_P_DEFAULT, AMLA_Q_DEFAULT,           \
-   AMLA_KV_EXACT}
+   AMLA_KV_EXACT, NULL, NULL}
 /* clang-format on */
 
 /* ---- Tensors: pointers and run-time data ---- */

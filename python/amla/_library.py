@@ -93,10 +93,13 @@ class Problem(ctypes.Structure):
 class Options(ctypes.Structure):
     """amla_options: how, never what."""
 
-    _fields_ = [("struct_bytes", U32), *((name, I32) for name in LIBRARY)]
-    # Callers' own threads, which Python does not offer.
-    _before = list(LIBRARY).index("lse_base") + 2
-    _fields_[_before:_before] = [("parallel", PTR), ("parallel_context", PTR)]
+    # Callers' own functions, which Python does not offer, stand behind these.
+    _functions = {"lse_base": "parallel", "kv_round": "cancel"}
+    _fields_ = [("struct_bytes", U32)]
+    for _name in LIBRARY:
+        _fields_.append((_name, I32))
+        if _name in _functions:
+            _fields_ += [(_functions[_name], PTR), (_functions[_name] + "_context", PTR)]
 
 
 class Tensors(ctypes.Structure):

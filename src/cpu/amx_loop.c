@@ -551,14 +551,18 @@ static void end_split(amla_amx_state *state, const key_tile *t, int32_t begin, i
   add_pv(state, t, &plan);
 }
 
-static void accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc,
-                       int32_t n_merges, int whole) {
+static int accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc,
+                      int32_t n_merges, int whole) {
   amla_amx_state *state = w->own;
   const key_tile *before = NULL;
   begin_split(state, w, acc);
   amla_amx_configure();
   for (int32_t j = amla_next_tile(w, begin, end), next, i = 0; j < end; j = next, i++) {
     key_tile *t = &state->tile[i % 2];
+    if (amla_worker_ends(w)) {
+      amla_amx_release();
+      return 0;
+    }
     t->begin = j;
     t->n = min(end - j, TOKENS);
     t->steps = (t->n + DEPTH - 1) / DEPTH;
@@ -579,6 +583,7 @@ static void accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit
   amla_amx_release();
   if (!before)
     amla_end_empty(w, acc, n_merges, whole);
+  return 1;
 }
 
 const amla_own_loop amla_amx_loop = {carve, begin_group, accumulate};

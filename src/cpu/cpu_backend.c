@@ -168,8 +168,8 @@ static amla_partial *collect(const amla_worker *w, cursor *c, int64_t first, int
 /* ---- A thread's share ---- */
 
 /* Splits [from, to) of the group: computed, merged as far as the tree allows, stored if that is all
- * of it, else left over. */
-static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64_t to) {
+ * of it, else left over. Returns 0 if the run is to end. */
+static int run_splits(thread_state *t, const amla_group *g, int64_t from, int64_t to) {
   amla_worker *w = &t->worker;
   amla_partial *stack = w->slots + t->n_slots_used;
   int32_t n = 0;
@@ -184,10 +184,11 @@ static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64
     for (; are_siblings(w, stack, n) && n_merges < AMLA_MAX_MERGES; n_merges++, n--)
       stack[n - 2].n += stack[n - 1].n;
     const int more = are_siblings(w, stack, n), whole = !more && stack[0].n == g->n_splits;
-    amla_worker_accumulate(w, amla_split_begin(g, i), amla_split_begin(g, i + 1), limit, leaf,
-                           n_merges, whole);
+    if (!amla_worker_accumulate(w, amla_split_begin(g, i), amla_split_begin(g, i + 1), limit, leaf,
+                                n_merges, whole))
+      return 0;
     if (whole)
-      return;
+      return 1;
     for (; more && are_siblings(w, stack, n); n--) {
       amla_partial_merge(w, &stack[n - 2], &stack[n - 1], 0, g->row_end - g->row_begin);
       stack[n - 2].n += stack[n - 1].n;
@@ -199,6 +200,7 @@ static void run_splits(thread_state *t, const amla_group *g, int64_t from, int64
     t->left[t->n_left++] = (pending){*g, stack, n};
     t->n_slots_used += n;
   }
+  return 1;
 }
 
 typedef struct job {
@@ -207,6 +209,7 @@ typedef struct job {
   int32_t n;
   double total;
   int64_t auto_tokens;
+  atomic_int ended; /* cancelled */
 } job;
 
 /* Where share i ends on the line of all splits. */
@@ -229,8 +232,8 @@ static void run_share(const job *j, int32_t i) {
       const amla_group g = amla_group_get(schedule, scopes, sequence, block, j->auto_tokens);
       const int64_t from = amla_splits_before(&g, start, begin),
                     to = amla_splits_before(&g, start, end);
-      if (from < to)
-        run_splits(t, &g, from, to);
+      if (from < to && !run_splits(t, &g, from, to))
+        return;
       start += g.split_cost * (double)g.n_splits;
     }
   }
@@ -258,8 +261,10 @@ static void finish_shared(thread_state *threads, int32_t i, int32_t n) {
 /* ---- Two parallel steps: every share, then the groups that shares have in common ---- */
 
 static void share_task(void *argument, int32_t i) {
-  const job *j = argument;
+  job *j = argument;
   const fenv_t threads_own = amla_enter_environment();
+  j->threads[i].worker.ended = &j->ended;
+  j->threads[i].worker.threads_own = &threads_own;
   run_share(j, i);
   amla_leave_environment(&threads_own);
 }
@@ -332,18 +337,18 @@ static job share_out(const amla_plan *plan, const amla_scopes *scopes, void *scr
 static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
                        amla_detail *detail) {
   const amla_options *o = &plan->options;
-  (void)detail;
   if (plan->problem.b == 0)
     return AMLA_OK;
   const fenv_t callers = amla_enter_environment();
   const amla_scopes scopes = amla_scopes_create(&plan->problem, tensors);
   job j = share_out(plan, &scopes, scratch);
   amla_leave_environment(&callers);
-  if (j.n == 1) {
+  if (j.n == 1)
     share_task(&j, 0);
-    return AMLA_OK;
-  }
-  amla_run_parallel(o, j.n, share_task, &j);
+  else
+    amla_run_parallel(o, j.n, share_task, &j);
+  if (j.ended)
+    return amla_refuse_cancelled(detail);
   int32_t n_left = 0;
   for (int32_t i = 0; i < j.n; i++)
     n_left += j.threads[i].n_left;

@@ -469,13 +469,11 @@ void amla_end_empty(const amla_worker *w, amla_partial *acc, int32_t n_merges, i
   amla_partial_store(w, &w->group, acc - n_merges, 0, w->group.row_end - w->group.row_begin);
 }
 
-void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit,
-                            amla_partial *acc, int32_t n_merges, int whole) {
+int amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit,
+                           amla_partial *acc, int32_t n_merges, int whole) {
   const int32_t tile_tokens = w->cpu->ukernels->tile_tokens;
-  if (w->cpu->ukernels->own) {
-    w->cpu->ukernels->own->accumulate(w, begin, end, limit, acc, n_merges, whole);
-    return;
-  }
+  if (w->cpu->ukernels->own)
+    return w->cpu->ukernels->own->accumulate(w, begin, end, limit, acc, n_merges, whole);
   amla_rescale_step steps[AMLA_MAX_BLOCK_ROWS];
   amla_merge_step merges[AMLA_MAX_MERGES];
   amla_row_end ends[AMLA_MAX_BLOCK_ROWS];
@@ -484,6 +482,8 @@ void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t 
 
   clear_partial(w, acc);
   for (int32_t j = amla_next_tile(w, begin, end), n, next; j < end; j = next) {
+    if (amla_worker_ends(w))
+      return 0;
     n = min(end - j, tile_tokens);
     next =
         amla_next_tile(w, j + n, end); /* whether a tile is skipped is the split's affair alone */
@@ -504,6 +504,7 @@ void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t 
   }
   if (plan.first)
     amla_end_empty(w, acc, n_merges, whole);
+  return 1;
 }
 
 /* ---- Around the loop ---- */

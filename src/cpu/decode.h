@@ -7,6 +7,7 @@
 #define AMLA_CPU_DECODE_H
 
 #include "../base/arena.h"
+#include "../cancel.h"
 #include "../plan.h"
 #include "schedule.h"
 #include "ukernels.h"
@@ -59,6 +60,8 @@ typedef struct amla_worker {
   const amla_cpu_plan *cpu;
   const amla_scopes *scopes;
   const amla_tensors *tensors; /* those of the first scope: q and results */
+  atomic_int *ended;           /* the run's: it is cancelled */
+  const fenv_t *threads_own;   /* floating-point environment, where cancel is asked */
   void *qt; /* panels of what their pack makes: scale * log2(e) * q, transposed, padding rows 0 */
   void *tiles[2]; /* [tile_tokens][ld] of tile_type: the key tile at hand, the same rows as K and V,
                      and the next one; one and the same unless panels work ahead */
@@ -86,8 +89,8 @@ typedef struct amla_own_loop {
   /* The worker's `own` from the arena; NULL while it only counts. */
   void *(*carve)(const amla_plan *plan, const amla_cpu_plan *cpu, amla_arena *arena);
   void (*begin_group)(amla_worker *w); /* with all but panels and Q^T ready */
-  void (*accumulate)(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc,
-                     int32_t n_merges, int whole);
+  int (*accumulate)(amla_worker *w, int32_t begin, int32_t end, int32_t limit, amla_partial *acc,
+                    int32_t n_merges, int whole);
 } amla_own_loop;
 
 amla_layout amla_layout_create(const amla_problem *p, const amla_ukernels *u, int32_t block_rows);
@@ -95,12 +98,17 @@ amla_layout amla_layout_create(const amla_problem *p, const amla_ukernels *u, in
 /* Builds panels and Q^T for a group. */
 void amla_worker_begin_group(amla_worker *w, const amla_group *group);
 
+/* Is the run to end? Asked before each key tile. */
+static inline int amla_worker_ends(const amla_worker *w) {
+  return amla_is_cancelled(&w->plan->options, w->ended, w->threads_own);
+}
+
 /* Starts `acc` from nothing and accumulates keys [begin, end) of the group into it. Keys up to
  * `limit` will be asked for next. Then merges it into the n_merges <= AMLA_MAX_MERGES partial
  * results before it: acc[-1] += acc[0], acc[-2] += acc[-1], ... If `whole`, the last of these is
- * the group's result, and is written. */
-void amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit,
-                            amla_partial *acc, int32_t n_merges, int whole);
+ * the group's result, and is written. Returns 0 if the run is to end: they then hold anything. */
+int amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit,
+                           amla_partial *acc, int32_t n_merges, int whole);
 
 /* a += b for rows [row_begin, row_end) of the block: brings both to the larger reference and adds.
  */

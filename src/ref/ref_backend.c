@@ -12,6 +12,7 @@
 #include "../base/arena.h"
 #include "../base/headroom.h"
 #include "../base/load.h"
+#include "../cancel.h"
 #include "../plan.h"
 #include "../keys.h"
 
@@ -82,8 +83,15 @@ static int32_t gather(const amla_line *line, int32_t visible, const uint16_t *ma
   return n;
 }
 
-static void run_row(const amla_plan *plan, const amla_scopes *scopes, const buffers *b,
-                    int32_t sequence, int32_t query, int32_t head) {
+/* What asking for the end of a run takes. */
+typedef struct ending {
+  fenv_t callers;
+  atomic_int ended;
+} ending;
+
+/* Returns 0 if the run is to end. */
+static int run_row(const amla_plan *plan, const amla_scopes *scopes, const buffers *b, ending *e,
+                   int32_t sequence, int32_t query, int32_t head) {
   const amla_problem *p = &plan->problem;
   const amla_tensors *t = scopes->tensors;
   const amla_line line = amla_line_create(scopes, sequence, query);
@@ -94,6 +102,8 @@ static void run_row(const amla_plan *plan, const amla_scopes *scopes, const buff
   spec_row row = SPEC_ROW_INIT;
   load_q(p, t, sequence, query, head, b->q);
   for (int32_t j = 0; j < visible;) {
+    if (amla_is_cancelled(&plan->options, &e->ended, &e->callers))
+      return 0;
     const int32_t n = gather(&line, visible, mask, b, &j, &cursor);
     spec_block(&a, &row, p->d_qk, p->d_v, p->scale, b->q, b->kv, b->bias, n, b->p, b->o);
   }
@@ -104,6 +114,7 @@ static void run_row(const amla_plan *plan, const amla_scopes *scopes, const buff
       amla_end_row(p, &plan->options, t, sequence, query, head, (amla_row_sums){1.0, lse2, max2});
   if (end.out)
     amla_store_row(p->out_type, p->d_v, b->o, end.factor, end.out);
+  return 1;
 }
 
 static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
@@ -112,12 +123,14 @@ static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void 
   amla_arena arena = amla_arena_create(scratch);
   const buffers b = carve(p, &arena);
   const amla_scopes scopes = amla_scopes_create(p, tensors);
-  for (int32_t i = 0; i < p->b; i++)
-    for (int32_t query = 0; query < amla_query_count(p, tensors, i); query++)
-      for (int32_t head = 0; head < p->h_q; head++)
-        run_row(plan, &scopes, &b, i, query, head);
-  (void)detail;
-  return AMLA_OK;
+  ending e = {amla_enter_environment(), 0};
+  int goes_on = 1;
+  for (int32_t i = 0; goes_on && i < p->b; i++)
+    for (int32_t query = 0; goes_on && query < amla_query_count(p, tensors, i); query++)
+      for (int32_t head = 0; goes_on && head < p->h_q; head++)
+        goes_on = run_row(plan, &scopes, &b, &e, i, query, head);
+  amla_leave_environment(&e.callers);
+  return goes_on ? AMLA_OK : amla_refuse_cancelled(detail);
 }
 
 static const char *isa(amla_isa cap) {
@@ -142,6 +155,7 @@ static const char *absent(void) { return NULL; }
 const amla_backend_ops amla_backend_ref = {.plan_bytes = sizeof(amla_plan),
                                            .id = AMLA_BACKEND_REF,
                                            .name = "ref",
+                                           .own_environment = 1,
                                            .absent = absent,
                                            .isa = isa,
                                            .prepare = prepare,
