@@ -101,6 +101,77 @@ amla_line amla_line_create(const amla_scopes *scopes, int32_t sequence, int32_t 
   return line;
 }
 
+/* ---- Masks ---- */
+
+enum { STRIPE = 64 }; /* positions at a time */
+
+/* Bit i: position at + i is a key. */
+static uint64_t stripe_bits(const amla_line *line, int32_t at) {
+  const amla_segment *s = &line->segments[0];
+  uint16_t seen[STRIPE] = {0};
+  uint8_t is_key[STRIPE];
+  uint64_t bits = 0;
+  for (int32_t query = s->first_query; query <= s->last_query; query++) {
+    const uint16_t *mask = amla_mask_row(s->problem, s->tensors, line->sequence, query) + at;
+    const int32_t n = min(STRIPE, amla_visible(s->problem, s->tensors, line->sequence, query) - at);
+    for (int32_t i = 0; i < n; i++)
+      seen[i] |= mask[i] ^ AMLA_MASK_HIDDEN;
+  }
+  for (int i = 0; i < STRIPE; i++)
+    is_key[i] = seen[i] != 0;
+  for (int i = 0; i < STRIPE; i += 8) { /* the lowest bits of 8 bytes, the first one lowest */
+    uint64_t eight = 0;
+    for (int k = 0; k < 8; k++)
+      eight |= (uint64_t)is_key[i + k] << (8 * k);
+    bits |= (eight * 0x0102040810204080u >> 56) << i;
+  }
+  return bits;
+}
+
+/* Without libgcc's, which the emulated build has not. */
+static int32_t count_bits(uint64_t x) {
+  x -= x >> 1 & 0x5555555555555555u;
+  x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
+  x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+  return (int32_t)(x * 0x0101010101010101u >> 56);
+}
+
+amla_line amla_line_of_queries(const amla_scopes *scopes, int32_t sequence, int32_t first,
+                               int32_t last) {
+  const amla_tensors *t = &scopes->tensors[0];
+  amla_line line = amla_line_create(scopes, sequence, first);
+  const int32_t end = amla_seen_end(&scopes->problem[0], t, sequence, first, last);
+  int32_t n = t->mask ? 0 : end;
+  line.segments[0].first_query = first, line.segments[0].last_query = last;
+  for (int32_t at = 0; t->mask && at < end; at += STRIPE)
+    n += count_bits(stripe_bits(&line, at));
+  line.seen = n;
+  line.masked = n < end;
+  line.n -= end - n;
+  return line;
+}
+
+/* To the next key. */
+static void step(const amla_line *line, amla_cursor *c) {
+  int32_t stripe = c->entry < 0 ? -1 : c->entry / STRIPE;
+  while (!c->bits)
+    c->bits = stripe_bits(line, ++stripe * STRIPE);
+  c->entry = stripe * STRIPE + __builtin_ctzll(c->bits);
+  c->bits &= c->bits - 1;
+  c->key++;
+}
+
+void amla_line_positions(const amla_line *line, int32_t begin, int32_t n, amla_cursor *cursor,
+                         int32_t *positions) {
+  if (cursor->key >= begin)
+    *cursor = (amla_cursor)AMLA_CURSOR_INIT;
+  while (cursor->key < begin + n - 1) {
+    step(line, cursor);
+    if (cursor->key >= begin)
+      positions[cursor->key - begin] = cursor->entry;
+  }
+}
+
 /* ---- Where keys lie ---- */
 
 /* The entry of a key of a list. */
@@ -108,7 +179,7 @@ static int32_t seek(const amla_segment *s, int32_t key, amla_cursor *c) {
   if (!s->gaps)
     return key - s->begin;
   if (c->key < s->begin || c->key > key)
-    *c = (amla_cursor){s->begin - 1, -1};
+    *c = (amla_cursor){s->begin - 1, -1, 0};
   while (c->key < key)
     c->key += s->entries[++c->entry] >= 0;
   return c->entry;
@@ -127,7 +198,7 @@ static void locate_listed(const amla_line *line, const amla_segment *s, int32_t 
     if (by_division)
       at = amla_place_of_index(p, s->tensors, line->sequence, index);
     *refs = amla_slot_at(p, s->tensors, at.page, at.slot);
-    *cursor = (amla_cursor){key, entry++};
+    *cursor = (amla_cursor){key, entry++, 0};
   }
 }
 
@@ -159,8 +230,22 @@ static void locate_dense(const amla_line *line, const amla_segment *s, int32_t b
   }
 }
 
+static void locate_masked(const amla_line *line, int32_t begin, int32_t n, amla_cursor *cursor,
+                          amla_token_ref *refs) {
+  const amla_segment *s = &line->segments[0];
+  for (int32_t i = 0, position; i < n; i++) {
+    amla_line_positions(line, begin + i, 1, cursor, &position);
+    const amla_place at = amla_place_of(s->problem, s->tensors, line->sequence, position);
+    refs[i] = amla_slot_at(s->problem, s->tensors, at.page, at.slot);
+  }
+}
+
 void amla_line_locate(const amla_line *line, int32_t begin, int32_t n, amla_cursor *cursor,
                       amla_token_ref *refs) {
+  if (line->masked) {
+    locate_masked(line, begin, n, cursor, refs);
+    return;
+  }
   for (int32_t key = begin, end; key < begin + n; refs += end - key, key = end) {
     const amla_segment *s = &line->segments[key >= line->segments[0].end];
     end = min(begin + n, s->end);

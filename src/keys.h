@@ -2,8 +2,8 @@
  *
  * Which keys a query sees, and in which order: one line of keys, first those of the first scope,
  * then those of the second. A dense scope gives the positions that are visible. A list gives its
- * valid entries, in their order: invalid ones are no keys. For problems and tensors that have been
- * checked (problem.h).
+ * valid entries, in their order: invalid ones are no keys, and neither are those that a mask hides
+ * from all queries at hand. For problems and tensors that have been checked (problem.h).
  */
 #ifndef AMLA_KEYS_H
 #define AMLA_KEYS_H
@@ -38,30 +38,42 @@ int32_t amla_longest_line(const amla_problem *p);
 typedef struct amla_segment {
   const amla_problem *problem;
   const amla_tensors *tensors;
-  const int32_t *entries; /* its list; NULL: dense */
-  int32_t first;          /* dense: position of its first key */
-  int32_t begin, end;     /* keys of the line, half-open */
-  int32_t gaps;           /* between the list's valid entries are invalid ones */
+  const int32_t *entries;          /* its list; NULL: dense */
+  int32_t first;                   /* dense: position of its first key */
+  int32_t begin, end;              /* keys of the line, half-open */
+  int32_t gaps;                    /* between the list's valid entries are invalid ones */
+  int32_t first_query, last_query; /* masked: a key is what one of these sees */
 } amla_segment;
 
 typedef struct amla_line {
   int32_t sequence, n; /* n keys */
+  int32_t seen;        /* those that some query sees are the first ones */
+  int32_t masked;      /* of the others some lay in between */
   amla_segment segments[2];
 } amla_line;
 
 /* `scopes` must outlive the line. */
 amla_line amla_line_create(const amla_scopes *scopes, int32_t sequence, int32_t query);
 
-/* Where a list was last read: the entry of a key. */
+/* The common line of queries [first, last], where queries have no lines of their own. */
+amla_line amla_line_of_queries(const amla_scopes *scopes, int32_t sequence, int32_t first,
+                               int32_t last);
+
+/* Where a list or a mask was last read: the entry, or position, of a key. */
 typedef struct amla_cursor {
   int32_t key, entry;
+  uint64_t bits; /* masked: of the 64 positions around it those behind it that are keys */
 } amla_cursor;
 
-#define AMLA_CURSOR_INIT {-1, -1}
+#define AMLA_CURSOR_INIT {-1, -1, 0}
 
 /* Where keys [begin, begin + n) of the line lie: refs [n]. Cheap where the cursor's key is a little
  * before `begin`, or lists have no gaps. */
 void amla_line_locate(const amla_line *line, int32_t begin, int32_t n, amla_cursor *cursor,
                       amla_token_ref *refs);
+
+/* The positions of keys [begin, begin + n) of a masked line, rising; the cursor as above. */
+void amla_line_positions(const amla_line *line, int32_t begin, int32_t n, amla_cursor *cursor,
+                         int32_t *positions);
 
 #endif

@@ -256,6 +256,57 @@ static void quantised_keys_are_their_values(void **state) {
   for_each_engine(check_quantised);
 }
 
+/* Three keys in 13, the last one among them. */
+static float mask_scattered(const amla_problem *p, int32_t i, int32_t j, int32_t length) {
+  (void)p, (void)i;
+  return j + 1 < length && j * 7919LL % 13 > 2 ? -INFINITY : 0.0f;
+}
+
+/* The list of what the mask leaves, in place of the mask. Returns its entries, to be freed. */
+static int32_t *list_for_mask(harness_dataset *d) {
+  amla_problem *p = &d->problem;
+  int32_t *indices = malloc((size_t)p->b * (size_t)p->sk * sizeof *indices);
+  assert_non_null(indices);
+  for (int32_t s = 0; s < p->b; s++)
+    for (int32_t j = 0, n = 0; j < p->sk; j++) {
+      int32_t *list = indices + s * p->sk;
+      list[j] = -1;
+      if (j < d->seqlens_k[s] && mask_scattered(p, 0, j, d->seqlens_k[s]) == 0.0f)
+        list[n++] = j;
+    }
+  p->topk = p->sk, p->index_kind = AMLA_INDEX_POSITION;
+  p->mask_stride_batch = p->mask_stride_query = 0;
+  d->tensors.mask = NULL, d->tensors.mask_bytes = 0;
+  d->tensors.indices = indices;
+  d->tensors.indices_bytes = (size_t)p->b * (size_t)p->sk * sizeof *indices;
+  return indices;
+}
+
+/* Keys that a mask hides are no keys: the bits are those of a list of the others. */
+static void check_scattered_masks(const amla_options *options) {
+  static const char *const problems[] = {
+      "b=2,sq=1,h=20,sk=1500,causal=0,dqk=40,dv=24,len=1500/517",
+      "b=2,sq=1,h=3,sk=1500,causal=0,dqk=40,dv=24,page=16,len=900/64"};
+  for (int i = 0; i < LENGTH(problems); i++) {
+    harness_dataset masked, listed;
+    generate(&masked, problems[i]);
+    generate(&listed, problems[i]);
+    add_mask(&masked, mask_scattered);
+    int32_t *indices = list_for_mask(&listed);
+    run(&masked, problems[i], options);
+    run(&listed, problems[i], options);
+    expect_same_rows(&listed, 0, &masked, 0, n_rows(&listed), problems[i], options);
+    free(indices);
+    harness_free(&masked);
+    harness_free(&listed);
+  }
+}
+
+static void masks_are_lists_of_keys(void **state) {
+  (void)state;
+  for_each_engine(check_scattered_masks);
+}
+
 /* What a scale of the cache may be is data: the rows that see its token are what an f32 cache of
  * those values makes them, NaN or not, and other sequences know nothing of it. */
 static void check_stored_scales(const amla_options *options) {
@@ -1315,6 +1366,7 @@ int main(void) {
       cmocka_unit_test(quantised_keys_are_their_values),
       cmocka_unit_test(stored_scales_are_data),
       cmocka_unit_test(masks_do_not_hide_poison),
+      cmocka_unit_test(masks_are_lists_of_keys),
       cmocka_unit_test(page_order_does_not_change_a_bit),
       cmocka_unit_test(pages_may_be_shared),
       cmocka_unit_test(batch_company_does_not_change_a_bit),

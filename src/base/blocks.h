@@ -34,8 +34,7 @@ static inline amla_block_format amla_block_format_of(amla_dtype type) {
   }
 }
 
-#define AMLA_IQ4_NL_VALUES                                                                         \
-  -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
+#define AMLA_IQ4_NL_VALUES -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
 
 static inline int amla_is_block(amla_dtype type) { return amla_block_elems(type) > 1; }
 

@@ -29,6 +29,7 @@ extern const amla_ukernels amla_ukernels__avx512bf16; /* its load */
 /* A key tile under way, in steps of 32 tokens. */
 typedef struct key_tile {
   int32_t begin, n, steps;
+  int32_t positions[TOKENS]; /* if the line is masked */
   uint16_t *v; /* V's pairs [d_v / 32][steps][2] tiles; with P in f32 V [TOKENS][ldv] of f32 */
   uint16_t *p_hi, *p_lo; /* [rows / 16][steps] tiles; or f32 [rows / 16][tokens][ROWS] */
 } key_tile;
@@ -60,7 +61,8 @@ typedef struct amla_amx_state {
                                    tile's */
   const void *scales[TOKENS];   /* theirs, as in amla_token_ref */
   int32_t begin_upcoming, n_upcoming;
-  amla_cursor cursor; /* at the last key listed */
+  amla_cursor cursor;      /* at the last key listed */
+  amla_cursor mask_cursor; /* at the last key of the last tile */
 } amla_amx_state;
 
 static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
@@ -197,19 +199,25 @@ static void start_fetch(amla_amx_state *state, const key_tile *t, int32_t begin,
 
 /* ---- P ---- */
 
-/* Scores of n keys from `begin` on in log2 units, with the mask added: query by query. */
-static void apply_mask(const amla_amx_state *state, int32_t row, int32_t begin, int32_t n,
-                       float *s) {
+/* A tile's keys from the i-th on. */
+static amla_run run_of(const amla_amx_state *state, const key_tile *t, int32_t i, int32_t n) {
+  return (amla_run){t->begin + i, n, state->w->line.masked ? t->positions + i : NULL};
+}
+
+/* Their scores in log2 units, with the mask added: query by query. */
+static void apply_mask(const amla_amx_state *state, int32_t row, amla_run keys, float *s) {
   const amla_worker *w = state->w;
   const amla_problem *p = &w->plan->problem;
   const int32_t first = w->group.row_begin + row;
   const int32_t end = min(first + ROWS, w->group.row_end);
-  amla_amx_scale(n, state->factor, s);
+  uint16_t room[TOKENS];
+  amla_amx_scale(keys.n, state->factor, s);
   for (int32_t at = first, next; at < end; at = next) {
     const int32_t query = at / p->h_q;
-    const uint16_t *mask = amla_mask_row(p, w->tensors, w->group.sequence, query) + begin;
+    const uint16_t *mask = amla_mask_of(w, query, keys, room);
     next = min((query + 1) * p->h_q, end);
-    amla_amx_mask(n, mask, (1u << (next - first)) - (1u << (at - first)), amla_hidden_score, s);
+    amla_amx_mask(keys.n, mask, (1u << (next - first)) - (1u << (at - first)), amla_hidden_score,
+                  s);
   }
 }
 
@@ -264,7 +272,7 @@ static void rescale_late(amla_amx_state *state) {
 static void begin_panel(amla_amx_chore *c, const amla_panel *panel) {
   const amla_amx_state *state = c->state;
   const key_tile *t = state->weighed;
-  amla_visible_keys(state->w, panel, t->begin, t->n, c->visible);
+  amla_visible_keys(state->w, panel, run_of(state, t, 0, t->n), c->visible);
   c->factor = state->w->tensors->mask ? 1.0f : state->factor;
   c->all = t->n;
   for (int32_t r = 0; r < ROWS; r++) {
@@ -280,8 +288,9 @@ static void set_references(amla_amx_chore *c, const amla_panel *panel) {
   const amla_rescale mode = state->w->plan->options.rescale;
   const float *ref = state->acc->ref + c->row;
   int moved = 0;
+  const key_tile *t = state->weighed;
   if (state->w->tensors->mask)
-    amla_forgive(state->w, panel, state->weighed->begin, c->visible, c->s, c->max);
+    amla_forgive(state->w, panel, run_of(state, t, 0, t->n), c->visible, c->s, c->max);
   for (int32_t r = 0; r < ROWS; r++) {
     c->max[r] *= c->factor;
     moved |= c->max[r] > ref[r] + amla_rescale_tau(mode);
@@ -307,7 +316,7 @@ static void measure(amla_amx_chore *c) {
   const key_tile *t = c->state->weighed;
   const int32_t n = min(DEPTH, t->n - c->measured);
   if (c->state->w->tensors->mask)
-    apply_mask(c->state, c->row, t->begin + c->measured, n, c->s + c->measured * ROWS);
+    apply_mask(c->state, c->row, run_of(c->state, t, c->measured, n), c->s + c->measured * ROWS);
   amla_ukernels__avx512.narrow.max(n, c->s + c->measured * ROWS, visible, max);
   for (int32_t r = 0; r < ROWS; r++)
     c->max[r] = c->max[r] > max[r] ? c->max[r] : max[r];
@@ -502,7 +511,7 @@ static void begin_split(amla_amx_state *state, const amla_worker *w, amla_partia
   state->w = w;
   state->acc = acc;
   state->started = state->turn = state->n_upcoming = 0;
-  state->cursor = (amla_cursor)AMLA_CURSOR_INIT;
+  state->cursor = state->mask_cursor = (amla_cursor)AMLA_CURSOR_INIT;
   state->adding = state->late_panels = 0;
   c->form = p_form(w);
   c->row = c->row_end = 0;
@@ -557,7 +566,7 @@ static int accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit,
   const key_tile *before = NULL;
   begin_split(state, w, acc);
   amla_amx_configure();
-  for (int32_t j = amla_next_tile(w, begin, end), next, i = 0; j < end; j = next, i++) {
+  for (int32_t j = begin, i = 0; j < end; j += TOKENS, i++) {
     key_tile *t = &state->tile[i % 2];
     if (amla_worker_ends(w)) {
       amla_amx_release();
@@ -566,8 +575,9 @@ static int accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit,
     t->begin = j;
     t->n = min(end - j, TOKENS);
     t->steps = (t->n + DEPTH - 1) / DEPTH;
-    next = amla_next_tile(w, j + t->n, end);
-    const int32_t ahead = next < end ? next : amla_next_tile(w, end, limit);
+    const int32_t ahead = j + t->n;
+    if (w->line.masked)
+      amla_line_positions(&w->line, j, t->n, &state->mask_cursor, t->positions);
     find_keys(state, t);
     start_fetch(state, t, ahead, min(limit - ahead, TOKENS));
     add_tile(state, t, before);

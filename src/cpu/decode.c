@@ -117,6 +117,8 @@ static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32
   const int32_t ahead = w->panels->kernels->ahead * w->panels->kernels->tokens;
   const int32_t n_ahead = min(limit - next, ahead);
   key_list list = {.n = 0};
+  if (w->line.masked)
+    amla_line_positions(&w->line, begin, n, &w->mask_cursor, w->positions);
   list_keys(w, &w->cursor, begin, n, limit, w->tiles[0], &list);
   amla_cursor cursor = w->cursor;
   /* Rows to be joined are not fetched: that takes as long. */
@@ -133,40 +135,27 @@ static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32
 
 static const float lowest = -0x1.fffffcp127f; /* the next number above amla_hidden_score */
 
-/* Does some query of the group see a key of the tile? */
-static int tile_is_seen(const amla_worker *w, int32_t begin, int32_t n) {
+const uint16_t *amla_mask_of(const amla_worker *w, int32_t query, amla_run keys, uint16_t *room) {
   const amla_problem *p = &w->plan->problem;
-  const int32_t last = (w->group.row_end - 1) / p->h_q;
-  for (int32_t query = w->group.row_begin / p->h_q; query <= last; query++) {
-    const uint16_t *mask = amla_mask_row(p, w->tensors, w->group.sequence, query);
-    for (int32_t j = begin; j < begin + n; j++)
-      if (mask[j] != AMLA_MASK_HIDDEN)
-        return 1;
-  }
-  return 0;
-}
-
-/* The first tile from `begin` on, in steps of whole tiles, that some row sees; `limit` if none. */
-int32_t amla_next_tile(const amla_worker *w, int32_t begin, int32_t limit) {
-  const int32_t tokens = w->cpu->ukernels->tile_tokens;
-  if (!w->tensors->mask)
-    return min(begin, limit);
-  while (begin < limit && !tile_is_seen(w, begin, min(limit - begin, tokens)))
-    begin += tokens;
-  return min(begin, limit);
+  const uint16_t *mask = amla_mask_row(p, w->tensors, w->group.sequence, query);
+  if (!keys.positions)
+    return mask + keys.begin;
+  for (int32_t j = 0; j < keys.n; j++)
+    room[j] = mask[keys.positions[j]];
+  return room;
 }
 
 /* s [n][rows] += mask * log2 e, in log2 units as the scores are; hidden where it is -inf. */
-static void hide(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
-                 float *s) {
+static void hide(const amla_worker *w, const amla_panel *panel, amla_run keys, float *s) {
   const amla_problem *p = &w->plan->problem;
   const int32_t rows = panel->kernels->rows, h_q = p->h_q;
   const int32_t first = w->group.row_begin + panel->row, end = min(rows, w->group.row_end - first);
+  uint16_t room[AMLA_UKR_MAX_TILE_TOKENS];
   for (int32_t r = 0, stop; r < end; r = stop) { /* rows of one query at a time */
     const int32_t query = (first + r) / h_q;
-    const uint16_t *mask = amla_mask_row(p, w->tensors, w->group.sequence, query) + begin;
+    const uint16_t *mask = amla_mask_of(w, query, keys, room);
     stop = min(end, (query + 1) * h_q - first);
-    for (int32_t j = 0; j < n; j++) {
+    for (int32_t j = 0; j < keys.n; j++) {
       const float bias = amla_f16_to_f32(mask[j]) * 1.44269504f;
       float *row = s + j * rows;
       for (int32_t i = r; bias == -INFINITY && i < stop; i++)
@@ -180,11 +169,12 @@ static void hide(const amla_worker *w, const amla_panel *panel, int32_t begin, i
 /* The largest score of row r of the panel, in whose n keys nothing above `hidden` was found. A
  * score of -FLT_MAX that the mask leaves visible is raised by its last bit, which tells it from
  * hidden ones. Without any, the row has seen nothing, but for NaN and -inf, which its P keeps. */
-static float raise_lowest(const amla_worker *w, const amla_panel *panel, int32_t r, int32_t begin,
+static float raise_lowest(const amla_worker *w, const amla_panel *panel, int32_t r, amla_run keys,
                           int32_t n, float *s) {
   const amla_problem *p = &w->plan->problem;
   const int32_t row = min(w->group.row_begin + panel->row + r, w->group.row_end - 1);
-  const uint16_t *mask = amla_mask_row(p, w->tensors, w->group.sequence, row / p->h_q) + begin;
+  uint16_t room[AMLA_UKR_MAX_TILE_TOKENS];
+  const uint16_t *mask = amla_mask_of(w, row / p->h_q, keys, room);
   float max = -INFINITY;
   for (int32_t j = 0; j < n; j++) {
     float *score = &s[j * panel->kernels->rows + r];
@@ -195,11 +185,11 @@ static float raise_lowest(const amla_worker *w, const amla_panel *panel, int32_t
 }
 
 /* Rows whose maximum is `hidden` have it no more. */
-void amla_forgive(const amla_worker *w, const amla_panel *panel, int32_t begin,
+void amla_forgive(const amla_worker *w, const amla_panel *panel, amla_run keys,
                   const int32_t *visible, float *s, float *max) {
   for (int32_t r = 0; r < panel->kernels->rows; r++)
     if (max[r] == amla_hidden_score)
-      max[r] = raise_lowest(w, panel, r, begin, visible[r], s);
+      max[r] = raise_lowest(w, panel, r, keys, visible[r], s);
 }
 
 /* ---- Weights ---- */
@@ -209,13 +199,20 @@ float amla_headroom_factor(const amla_worker *w, const amla_group *group) {
   return ldexpf(1.0f, -amla_headroom(w->plan->options.rescale, group->length));
 }
 
-/* How many of the tile's n keys, the first of which is `begin`, each row of the panel sees. */
-void amla_visible_keys(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
+/* Those before `end`. */
+static int32_t count_before(amla_run keys, int32_t end) {
+  int32_t n = keys.n;
+  if (!keys.positions)
+    return end < keys.begin ? 0 : min(end - keys.begin, n);
+  while (n > 0 && keys.positions[n - 1] >= end)
+    n--;
+  return n;
+}
+
+void amla_visible_keys(const amla_worker *w, const amla_panel *panel, amla_run keys,
                        int32_t *visible) {
-  for (int32_t r = 0; r < panel->kernels->rows; r++) {
-    const int32_t seen = w->visible_end[panel->row + r] - begin;
-    visible[r] = seen < 0 ? 0 : min(seen, n);
-  }
+  for (int32_t r = 0; r < panel->kernels->rows; r++)
+    visible[r] = count_before(keys, w->visible_end[panel->row + r]);
 }
 
 /* The second sum, where P is rounded: it follows O. */
@@ -233,23 +230,23 @@ void amla_raise_max(amla_partial *acc, int32_t row, int32_t n, const float *max)
 }
 
 /* P in place of the panel's scores, and l: what a new maximum asks of each row goes to steps. */
-static int panel_weights(amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
-                         amla_partial *acc, amla_rescale_step *steps) {
+static int panel_weights(amla_worker *w, const amla_panel *panel, amla_run keys, amla_partial *acc,
+                         amla_rescale_step *steps) {
   const amla_rescale mode = w->plan->options.rescale;
   const float room = amla_headroom_factor(w, &w->group);
   const amla_ukr_panel *kernels = panel->kernels;
-  const int32_t rows = kernels->rows, masked = w->tensors->mask != NULL;
+  const int32_t n = keys.n, rows = kernels->rows, masked = w->tensors->mask != NULL;
   float max[AMLA_UKR_MAX_ROWS], base[AMLA_UKR_MAX_ROWS], mul[AMLA_UKR_MAX_ROWS];
   float sum[2 * AMLA_UKR_MAX_ROWS];
   int32_t visible[AMLA_UKR_MAX_ROWS];
   float *s = w->s + panel->row * w->cpu->ukernels->tile_tokens;
   float *ref = acc->ref + panel->row, *l = acc->l + panel->row;
-  amla_visible_keys(w, panel, begin, n, visible);
+  amla_visible_keys(w, panel, keys, visible);
   if (masked)
-    hide(w, panel, begin, n, s);
+    hide(w, panel, keys, s);
   kernels->max(n, s, visible, max);
   if (masked)
-    amla_forgive(w, panel, begin, visible, s, max);
+    amla_forgive(w, panel, keys, visible, s, max);
   amla_raise_max(acc, panel->row, rows, max);
   const int moved = amla_rescale_rows(mode, rows, ref, max, steps);
   for (int32_t r = 0; r < rows; r++) {
@@ -267,9 +264,10 @@ static int panel_weights(amla_worker *w, const amla_panel *panel, int32_t begin,
  * nothing: flash multiplies in every tile, adding N = 0 is nothing to do. */
 static int weights(amla_worker *w, int32_t begin, int32_t n, amla_partial *acc,
                    amla_rescale_step *steps) {
+  const amla_run keys = {begin, n, w->line.masked ? w->positions : NULL};
   int moved = w->plan->options.rescale == AMLA_RESCALE_FLASH;
   for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++)
-    moved |= panel_weights(w, p, begin, n, acc, steps + p->row);
+    moved |= panel_weights(w, p, keys, acc, steps + p->row);
   return moved;
 }
 
@@ -481,14 +479,13 @@ int amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t l
   pv_plan plan = {1, 0, merges, NULL};
 
   clear_partial(w, acc);
-  for (int32_t j = amla_next_tile(w, begin, end), n, next; j < end; j = next) {
+  for (int32_t j = begin, n, next; j < end; j = next) {
     if (amla_worker_ends(w))
       return 0;
     n = min(end - j, tile_tokens);
-    next =
-        amla_next_tile(w, j + n, end); /* whether a tile is skipped is the split's affair alone */
-    const int last = next >= end;
-    scores(w, j, n, last ? amla_next_tile(w, end, limit) : next, limit);
+    next = j + n;
+    const int last = next == end;
+    scores(w, j, n, next, limit);
     const int moved = weights(w, j, n, acc, steps);
     if (moved && !plan.first)
       rescale_rows(w, acc->o, w->n_pv_rows, steps);
@@ -550,8 +547,10 @@ void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
   const amla_problem *p = &w->plan->problem;
   const int32_t rows = group->row_end - group->row_begin;
   w->group = *group;
-  w->line = amla_line_create(w->scopes, group->sequence, group->row_begin / p->h_q);
-  w->cursor = (amla_cursor)AMLA_CURSOR_INIT;
+  const int32_t first = group->row_begin / p->h_q, last = (group->row_end - 1) / p->h_q;
+  w->line = w->cpu->schedule.lines ? amla_line_create(w->scopes, group->sequence, first)
+                                   : amla_line_of_queries(w->scopes, group->sequence, first, last);
+  w->cursor = w->mask_cursor = (amla_cursor)AMLA_CURSOR_INIT;
   w->n_panels = 0;
   w->n_pv_rows = (rows + u->pv_rows - 1) / u->pv_rows * u->pv_rows;
   for (int32_t r = 0; r < AMLA_MAX_BLOCK_ROWS; r++) {

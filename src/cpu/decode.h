@@ -74,7 +74,8 @@ typedef struct amla_worker {
   /* The group at hand */
   amla_group group;
   amla_line line;
-  amla_cursor cursor; /* at the last key of the last tile */
+  amla_cursor cursor, mask_cursor;             /* at the last key of the last tile */
+  int32_t positions[AMLA_UKR_MAX_TILE_TOKENS]; /* of the tile's keys, if the line is masked */
   amla_panel panels[AMLA_MAX_PANELS];
   int32_t n_panels;
   int32_t visible_end[AMLA_MAX_BLOCK_ROWS]; /* per row: it sees keys [0, visible_end); padding rows
@@ -128,19 +129,25 @@ const void *amla_whole_q_row(const amla_worker *w, int32_t query, int32_t head, 
 /* The largest scores of rows [row, row + n), if they are asked for. */
 void amla_raise_max(amla_partial *acc, int32_t row, int32_t n, const float *max);
 
-/* The first tile from `begin` on, in steps of whole tiles, that some row sees; `limit` if none. */
-int32_t amla_next_tile(const amla_worker *w, int32_t begin, int32_t limit);
+/* Keys that stand beside each other: from `begin` of the line on, or at these positions. */
+typedef struct amla_run {
+  int32_t begin, n;
+  const int32_t *positions; /* [n], rising; NULL: the line is not masked */
+} amla_run;
 
-/* How many of the tile's n keys, the first of which is `begin`, each row of the panel sees. */
-void amla_visible_keys(const amla_worker *w, const amla_panel *panel, int32_t begin, int32_t n,
+/* How many of them each row of the panel sees but for the mask: the first ones. */
+void amla_visible_keys(const amla_worker *w, const amla_panel *panel, amla_run keys,
                        int32_t *visible);
+
+/* What the mask has of them for a query: [n]; in place, or in `room`. */
+const uint16_t *amla_mask_of(const amla_worker *w, int32_t query, amla_run keys, uint16_t *room);
 
 /* The score of a key that the mask hides: below the domain, so that P = 0 whatever the reference.
  */
 static const float amla_hidden_score = -0x1.fffffep127f; /* -FLT_MAX */
 
 /* Rows whose maximum is that of hidden keys have it no more. */
-void amla_forgive(const amla_worker *w, const amla_panel *panel, int32_t begin,
+void amla_forgive(const amla_worker *w, const amla_panel *panel, amla_run keys,
                   const int32_t *visible, float *s, float *max);
 
 /* What the group's P, and so its O, is multiplied by beside what the mode asks for. */

@@ -160,14 +160,14 @@ static void find_rows(const amla_schedule *s, const amla_scopes *scopes, int32_t
 }
 
 static void find_keys(const amla_schedule *s, const amla_scopes *scopes, amla_group *g) {
-  const amla_problem *p = &scopes->problem[0];
-  const amla_tensors *t = &scopes->tensors[0];
-  const int32_t first = g->row_begin / p->h_q, last = (g->row_end - 1) / p->h_q;
+  const int32_t h_q = scopes->problem[0].h_q;
+  const int32_t first = g->row_begin / h_q, last = (g->row_end - 1) / h_q;
   if (s->lines) {
     g->length = g->visible = amla_line_create(scopes, g->sequence, first).n;
   } else {
-    g->length = amla_seqlen(p, t, g->sequence);
-    g->visible = amla_seen_end(p, t, g->sequence, first, last);
+    const amla_line line = amla_line_of_queries(scopes, g->sequence, first, last);
+    g->length = line.n;
+    g->visible = line.seen;
   }
 }
 

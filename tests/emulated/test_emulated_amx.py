@@ -152,6 +152,14 @@ class Pages:
         self.count = count
 
 
+def keys_of_block(masks, visible, n):
+    """Positions that are keys of a row block with these queries: what one of them sees, and what
+    lies behind the last of these."""
+    seen = np.flatnonzero(((masks != -np.inf) & (np.arange(n) < visible[:, None])).any(0))
+    end = seen[-1] + 1 if len(seen) else 0
+    return np.concatenate((seen, np.arange(end, n)))
+
+
 def run_case(machine, rng, make, n, page=0, masks=None, lengths=None, check=True, rows=None, **job):
     """Runs one sequence; compares with the model bit by bit, and with f64."""
     h_q, s_q = job.get("h_q", 64), job.get("s_q", 1)
@@ -165,21 +173,26 @@ def run_case(machine, rng, make, n, page=0, masks=None, lengths=None, check=True
         if page:
             pages = Pages(machine, rng, kv, page, kv.itemsize)
             job |= dict(page_size=page, n_pages=pages.count, kv_stride_page=pages.step)
-        job = make_job(sk=n, **job)
+        fields, job = job, make_job(sk=n, **job)
         plan = Plan(machine, job)
         assert plan["isa"] == 5
         kv_at, table = (pages.base, pages.table) if page else (kv, None)
         out, lse = plan.run(q.reshape(1, s_q, h_q, d_qk), kv_at, table, None, masks)
+        j = job[0]
+        causal = np.arange(s_q) + n - s_q + 1 if j["causal"] else np.full(s_q, n)
+        line = np.arange(n) if masks is None else keys_of_block(masks[0], causal, n)
+        bare = plan if len(line) == n else Plan(machine, make_job(sk=len(line), **fields))
     finally:
         machine.release(mark)
-    j = job[0]
-    causal = np.arange(s_q) + n - s_q + 1 if j["causal"] else np.full(s_q, n)
     visible = np.repeat(causal.clip(0), h_q)
     of_rows = None if masks is None else np.repeat(masks[0], h_q, 0)
     rows = np.arange(s_q * h_q) if rows is None else rows
     got, got_lse = out.reshape(-1, d_v)[rows], lse[0].T.reshape(-1)[rows]
     keys = kv if kv_type == "bf16" else narrow(kv.astype(np.float32))
-    want, want_lse = modelled(job, plan, q64.astype(np.float32), keys, visible, of_rows, rows)
+    on_line = None if masks is None else np.ascontiguousarray(of_rows[:, line])
+    want, want_lse = modelled(
+        job, bare, q64.astype(np.float32), keys[line], np.searchsorted(line, visible), on_line, rows
+    )
     assert same(got + 0.0, want + 0.0), f"{np.sum(got != want)} of {got.size} differ"
     nan = np.isnan(got_lse) & np.isnan(want_lse)
     with np.errstate(all="ignore"):
