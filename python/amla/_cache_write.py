@@ -104,8 +104,8 @@ def _args(v: dict[str, View], kv_type: str) -> c.CacheWriteArgs:
             expect_contiguous(name, view, 1)
             d_rope = view.shape[1] if name == "rope" else 0
     expect_packed("slot_mapping", v["slot_mapping"], ("n",), ("int64",), known)
-    row = c.RECORD_BYTES.get(kv_type, d_latent + (0 if kv_rope else d_rope))
-    sizes = dict(row=row, h_kv=1, d_rope=d_rope)
+    row = c.row_width(kv_type, d_latent + (0 if kv_rope else d_rope))
+    sizes = dict(row=row, h_kv=1, d_rope=c.row_width(kv_type, d_rope) if kv_rope else d_rope)
     caches: dict[str, int] = {}
     for name, field, view, last in (
         ("kv_cache", "kv", kv, "row"),
@@ -115,8 +115,9 @@ def _args(v: dict[str, View], kv_type: str) -> c.CacheWriteArgs:
             heads = ("h_kv",) if len(view.shape) == 4 else ()
             expect(name, view, ("n_pages", "page_size", *heads, last), sizes)
             expect_contiguous(name, view, 1 if kv_type == "fp8_584" else len(view.shape) - 1)
-            caches[f"{field}_stride_page"] = stride(name, view, 0)
-            caches[f"{field}_stride_token"] = stride(name, view, 1)
+            for axis, at in enumerate(("page", "token")):
+                of_view = c.cache_stride(name, kv_type, stride(name, view, axis))
+                caches[f"{field}_stride_{at}"] = of_view
             sizes |= dict(n_pages=view.shape[0], page_size=view.shape[1])
     if kv_rope:
         _scopes.cache_type("kv_rope", kv_rope, kv_type)

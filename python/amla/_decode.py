@@ -95,7 +95,9 @@ def decode(
                      block_table
         lse_sink     True: lse is of keys and sink together
         kv_type      what the bytes of a cache of uint8, int8 or float8_e4m3fn are: "fp8_656",
-                     "fp8_584" (kv_cache [n_pages, page_size, 656 or 584]) or "fp8_e4m3"
+                     "fp8_584" (kv_cache [n_pages, page_size, 656 or 584]), "fp8_e4m3", or ggml's
+                     "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl" (kv_cache [n_pages, page_size,
+                     bytes of a row])
         kv_scale, kv_rope_scale  factors of fp8_e4m3 elements: of the latent and of the rope part
 
     NumPy arrays (bfloat16 from ml_dtypes), torch tensors and objects with __dlpack__ mix freely.

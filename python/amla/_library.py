@@ -373,6 +373,19 @@ def _kinds(kind: str) -> dict[str, int]:
     return {name.decode(): i for i, name in enumerate(itertools.takewhile(bool, names))}
 
 
+BLOCK_ELEMS = 32  # of ggml's blocks
+
+
+def _block_sizes() -> dict[str, tuple[int, int]]:
+    """Elements and bytes of the blocks of each type; one element mostly."""
+    n = I32()
+    lib.amla_dtype_block.argtypes = [I32, ctypes.POINTER(I32)]
+    return {
+        name: (lib.amla_dtype_block(number, ctypes.byref(n)), n.value)
+        for name, number in _kinds("dtype").items()
+    }
+
+
 # By option, what its values stand for.
 CHOICES: dict[str, dict[Any, int]] = {
     name: _kinds(name) if is_named_by_library(option) else option.choices
@@ -380,7 +393,7 @@ CHOICES: dict[str, dict[Any, int]] = {
     if option.choices or is_named_by_library(option)
 }
 BACKENDS, LSE_BASES, INDEX_KINDS = (CHOICES[x] for x in ("backend", "lse_base", "index_kind"))
-# What arrays call the library's types. A type that is not here, such as q8_0, has no arrays.
+# What arrays call the library's types. The others' arrays are bytes.
 _ARRAY_TYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 DTYPES = {
     _ARRAY_TYPES[name]: number for name, number in _kinds("dtype").items() if name in _ARRAY_TYPES
@@ -389,11 +402,33 @@ DTYPES = {
 FP8_TYPES = {name: n for name, n in _kinds("dtype").items() if name.startswith("fp8_")}
 RECORD_BYTES = {"fp8_656": 656, "fp8_584": 584}
 BYTE_DTYPES = ("uint8", "int8", "float8_e4m3fn")
-KV_TYPES = {**DTYPES, **FP8_TYPES}
+BLOCK_BYTES = {name: n for name, (elems, n) in _block_sizes().items() if elems == BLOCK_ELEMS}
+BYTE_TYPES = {name: n for name, n in _kinds("dtype").items() if name not in _ARRAY_TYPES}
+KV_TYPES = {**DTYPES, **BYTE_TYPES}
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "int64": 8}
 DTYPE_BYTES.update(dict.fromkeys(BYTE_DTYPES, 1))
 INDEX_KEYS = {"bf16": 0, "fp8_page": 1, "fp8_token": 2}
 EMPTY_LSE = {"-inf": 0, "+inf": 1}
+
+
+def row_width(kv_type: str, elems: int) -> int:
+    """The last axis of a cache whose rows have so many elements."""
+    if kv_type in BLOCK_BYTES:
+        return elems // BLOCK_ELEMS * BLOCK_BYTES[kv_type]
+    return RECORD_BYTES.get(kv_type, elems)
+
+
+def cache_stride(name: str, kv_type: str, stride: int) -> int:
+    """A stride of a cache's array as the library counts it: in elements, of blocks too."""
+    if kv_type not in BLOCK_BYTES:
+        return stride
+    blocks, rest = divmod(stride, BLOCK_BYTES[kv_type])
+    if rest:
+        raise ValueError(
+            f"{name}: a stride of {stride} bytes: must be whole blocks of {kv_type}, "
+            f"{BLOCK_BYTES[kv_type]} bytes"
+        )
+    return blocks * BLOCK_ELEMS
 
 
 # ---- Statuses ----

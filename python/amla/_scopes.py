@@ -135,11 +135,11 @@ def cache_type(name: str, kv: View, kv_type: str | None) -> str:
         if kv.dtype in c.BYTE_DTYPES:
             raise ValueError(
                 f"{name}: dtype {kv.dtype}: kv_type must say what its bytes are: "
-                f"{' or '.join(c.FP8_TYPES)}"
+                f"{' or '.join(c.BYTE_TYPES)}"
             )
         return expect_dtype(name, kv, c.KV_TYPES)
     c.choice("kv_type", kv_type, c.KV_TYPES)
-    if kv_type in c.FP8_TYPES:
+    if kv_type in c.BYTE_TYPES:
         expect_dtype(name, kv, c.BYTE_DTYPES)
     elif kv.dtype != kv_type:
         raise ValueError(f"{name}: dtype {kv.dtype}: must be kv_type={kv_type}, or not be given")
@@ -151,11 +151,11 @@ def _cache_strides(
 ) -> dict[str, Any]:
     """A page of fp8_584 holds its rows and then their scales: an array of such pages is [pages][P]
     [584] in name only, and its strides say nothing but where pages begin."""
-    token = stride(name, kv, 1)
+    page, token = (c.cache_stride(name, kv_type, stride(name, kv, axis)) for axis in (0, 1))
     if kv_type == "fp8_584":
         expect_contiguous(name, kv, 1)
         token = 0
-    return s.fields(**{f"{field}_stride_page": stride(name, kv, 0), f"{field}_stride_token": token})
+    return s.fields(**{f"{field}_stride_page": page, f"{field}_stride_token": token})
 
 
 def scope_fields(
@@ -176,7 +176,7 @@ def scope_fields(
     paged = table is not None or slots or (not prefix and "kv_indptr" in more)
     axes = ["n_pages", "page_size"] if paged else ["b", "sk"]
     four = len(kv.shape) == 4
-    row = c.RECORD_BYTES.get(kv_type, d_row)
+    row = c.row_width(kv_type, d_row)
     axes += ["h_kv"] * four + ["d_qk" if row == known["d_qk"] else "row"]
     expect(name, kv, axes, dict(known, row=row))
     expect_contiguous(name, kv, len(kv.shape) - 1)
@@ -292,7 +292,7 @@ def rope_fields(
         cache_type("kv_rope", kv_rope, kv_type)
         expect_contiguous("kv_rope", kv_rope, len(kv_rope.shape) - 1)
         fields.update(_cache_strides("kv_rope", kv_rope, kv_type, _Names(""), "kv_rope"))
-        fields["kv_d_rope"] = kv_rope.shape[-1]
+        fields["kv_d_rope"] = c.cache_stride("kv_rope", kv_type, kv_rope.shape[-1])
     return fields
 
 
