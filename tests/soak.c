@@ -166,21 +166,22 @@ static int random_page(uint64_t *state) {
 }
 
 static void random_problem(uint64_t *state, char text[TEXT]) {
-  const bool q8_0 = below(state, 8) == 0;
+  const bool blocks = below(state, 8) == 0;
   const int b = below(state, 5), sq = 1 + below(state, 4), h = 1 + below(state, 40),
             sk = 1 + below(state, 400);
-  const int dqk = q8_0 ? 32 * (1 + below(state, 4)) : 1 + below(state, 96),
+  const int dqk = blocks ? 32 * (1 + below(state, 4)) : 1 + below(state, 96),
             dv = 1 + below(state, dqk), page = random_page(state);
   const char *q = PICK("f32", "bf16", "f16"),
-             *kv = q8_0 ? "q8_0" : PICK("f32", "bf16", "f16", "fp8_e4m3"),
+             *kv = blocks ? PICK("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
+                          : PICK("f32", "bf16", "f16", "fp8_e4m3"),
              *out = PICK("f32", "f32", "bf16", "f16");
   const char *dist = PICK("normal:1", "normal:0.1", "uniform:2", "rising", "outlier", "onehot",
                           "peaked", "zerov", "masked");
   const char *len = PICK("fixed", "uniform", "ragged"), *lse = PICK("e", "2"),
              *scale = PICK("0.1352", "0.25", "-0.1", "0.01");
-  const int sinks = below(state, 2), pad = q8_0 ? 32 * below(state, 2) : below(state, 4);
+  const int sinks = below(state, 2), pad = blocks ? 32 * below(state, 2) : below(state, 4);
   char seen[HARNESS_RANDOM_SEEN];
-  harness_random_seen(state, sk, page, dqk, q8_0 ? 32 : 1, seen);
+  harness_random_seen(state, sk, page, dqk, blocks ? 32 : 1, seen);
   snprintf(text, TEXT,
            "b=%d,sq=%d,h=%d,sk=%d,dqk=%d,dv=%d,page=%d,q=%s,kv=%s,out=%s,scale=%s,lse=%s,sinks=%d,"
            "pad=%d%s,dist=%s,len=%s,seed=%d",
