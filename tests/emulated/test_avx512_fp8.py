@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AVX-512's stage and load of fp8 rows, whatever codes and scales they hold, and the indexer's
-kernels, in the emulator: bit by bit what portable C makes of the same on this machine. Rows end at
+"""AVX-512's stage and load of fp8 rows and of ggml's blocks, whatever codes and scales they hold, and
+the indexer's kernels, in the emulator: bit by bit what portable C makes of the same on this machine. Rows end at
 unmapped memory."""
 
 import ctypes
@@ -14,6 +14,8 @@ from decode_emulated import ISAS
 
 C, AVX512 = 1, ISAS["avx512"]
 TYPES = {"fp8_656": 4, "fp8_584": 5, "fp8_e4m3": 6}
+TYPES |= {"q8_0": 3, "q4_0": 7, "q4_1": 8, "q5_0": 9, "q5_1": 10, "iq4_nl": 11}
+BLOCK_BYTES = {"q8_0": 34, "q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "iq4_nl": 18}
 FORMAT = np.dtype(
     [(x, np.int32) for x in ("type", "d", "d_latent")]
     + [(x, np.float32) for x in ("scale", "rope_scale")]
@@ -48,6 +50,9 @@ class Rows:
         tame = codes % 128 != 127
         tame[some] = True
         self.bytes = np.where(tame, codes, 0).astype(np.uint8)
+        if kind in BLOCK_BYTES:
+            width = d // 32 * BLOCK_BYTES[kind]
+            self.bytes = rng.integers(0, 256, (n, width)).astype(np.uint8)
         self.scales = rng.integers(90, 154, (n, 8)).astype(np.uint8)
         self.format = np.zeros(1, FORMAT)
         self.format[0] = TYPES[kind], d, d_latent, 0.7, 0.3
@@ -75,8 +80,7 @@ def wild(request):
     return request.param
 
 
-@pytest.mark.parametrize("kind, d, d_latent", SHAPES)
-def test_load(machine, rng, kind, d, d_latent, wild):
+def check_load(machine, rng, kind, d, d_latent, wild):
     rows = Rows(rng, kind, d, d_latent, 5, wild)
     for row, scales, want in zip(rows.bytes, rows.scales, rows.converted()):
         mark = machine.mark()
@@ -100,9 +104,7 @@ def stage(machine, narrow, n, rows, to, k, ld, qt):
     return s[:n]
 
 
-@pytest.mark.parametrize("kind, d, d_latent", SHAPES)
-@pytest.mark.parametrize("narrow", [0, 1])
-def test_stage(machine, rng, narrow, kind, d, d_latent, wild):
+def check_stage(machine, rng, narrow, kind, d, d_latent, wild):
     """A narrow panel's own rows; a wide one's next ones, beside the rows at hand."""
     ld = d + -d % 16 + 16
     qt = rng.standard_normal((d, LANES[narrow])).astype(np.float32)
@@ -117,6 +119,25 @@ def test_stage(machine, rng, narrow, kind, d, d_latent, wild):
         assert np.all(to[:, d:] == 7) and np.all(to[n_rows:] == 7)
         multiplied = to if narrow else k
         assert same(got, stage(machine, narrow, n, nothing, multiplied.copy(), multiplied, ld, qt))
+
+
+@pytest.mark.parametrize("kind, d, d_latent", SHAPES)
+def test_load(machine, rng, kind, d, d_latent, wild):
+    check_load(machine, rng, kind, d, d_latent, wild)
+
+
+@pytest.mark.parametrize("kind, d, d_latent", SHAPES)
+@pytest.mark.parametrize("narrow", [0, 1])
+def test_stage(machine, rng, narrow, kind, d, d_latent, wild):
+    check_stage(machine, rng, narrow, kind, d, d_latent, wild)
+
+
+@pytest.mark.parametrize("kind", BLOCK_BYTES)
+def test_blocks(machine, rng, kind):
+    for d in (32, 96, 576):
+        check_load(machine, rng, kind, d, d, "tame")
+        for narrow in (0, 1):
+            check_stage(machine, rng, narrow, kind, d, d, "tame")
 
 
 # ---- The indexer's kernels ----
