@@ -359,10 +359,11 @@ static void judge_facts(findings *f, const ggml_place *place, const char *plugin
        "flash attention must be on (-fa on, or export LLAMA_ARG_FLASH_ATTN=on): `auto' sees a "
        "second device and switches it off, which "
        "is slower than without the plug-in");
-  find(f, ADVICE,
-       "models: MLA with 512 + 64 columns (DeepSeek-V2, V3, R1, Kimi-K2, GLM-4.7-Flash) converted "
-       "since 2025, cache f16, bf16, f32 or "
-       "q8_0. AMLA_LOG=1 makes the plug-in say what it takes and why not");
+  find(
+      f, ADVICE,
+      "models: MLA with 512 + 64 columns (DeepSeek-V2, V3, R1, Kimi-K2, GLM-4.7-Flash) or 256 + 64 "
+      "(Mistral-Small-4) converted since 2025, cache of any type of llama.cpp. AMLA_LOG=1 makes "
+      "the plug-in say what it takes and why not");
 }
 
 static void judge(findings *f, const arguments *a, const char *where) {

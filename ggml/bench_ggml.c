@@ -167,12 +167,12 @@ static int run_all(ggml_session *s, const arguments *a) {
         for (int k = 0; k < (a->quick ? 3 : 4); k++, n++)
           met += run_case(s, p,
                           &(ggml_case){576, heads[h], decode_kv[k], 1, 1, types[type], MASK_CAUSAL,
-                                       false, false, true, false},
+                                       false, false, true, false, 0},
                           threads, a);
         for (int k = 0; k < (a->quick || h == 0 ? 1 : 2); k++, n++)
           met += run_case(s, p,
                           &(ggml_case){576, heads[h], prefill_kv[k], 512, 1, types[type],
-                                       MASK_CAUSAL, false, false, true, false},
+                                       MASK_CAUSAL, false, false, true, false, 0},
                           threads, a);
       }
   printf("%d of %d targets met\n", met, n);

@@ -17,8 +17,24 @@
 /* Of the registry object; 3 changed buffer types, which we have none of. */
 enum { GGML_ABI_OLDEST_API = 2, GGML_ABI_NEWEST_API = 3 };
 /* Tensor types, as in GGUF files. */
-enum { GGML_ABI_F32 = 0, GGML_ABI_F16 = 1, GGML_ABI_Q8_0 = 8, GGML_ABI_BF16 = 30 };
-enum { GGML_ABI_SUCCESS = 0, GGML_ABI_FAILED = -1, GGML_ABI_ALLOC_FAILED = -2 }; /* of a graph */
+enum {
+  GGML_ABI_F32 = 0,
+  GGML_ABI_F16 = 1,
+  GGML_ABI_Q4_0 = 2,
+  GGML_ABI_Q4_1 = 3,
+  GGML_ABI_Q5_0 = 6,
+  GGML_ABI_Q5_1 = 7,
+  GGML_ABI_Q8_0 = 8,
+  GGML_ABI_IQ4_NL = 20,
+  GGML_ABI_BF16 = 30
+};
+/* Of a graph. */
+enum {
+  GGML_ABI_SUCCESS = 0,
+  GGML_ABI_ABORTED = 1,
+  GGML_ABI_FAILED = -1,
+  GGML_ABI_ALLOC_FAILED = -2
+};
 /* Kinds of device. */
 enum { GGML_ABI_CPU = 0, GGML_ABI_GPU = 1, GGML_ABI_IGPU = 2, GGML_ABI_ACCEL = 3 };
 enum { GGML_ABI_FLAG_COMPUTE = 16 };                         /* of a tensor */

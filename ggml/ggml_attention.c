@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ggml's shapes, innermost first: q [d_qk, tokens, heads, streams] f32; k [d_qk, n_kv, 1, streams];
- * v = the first d_v of k; mask [n_kv, tokens, 1, streams or 1] f16; sinks [heads] f32; result [d_v,
- * heads, tokens, streams] f32. A stream is a sequence, or several that the mask keeps apart.
- * Strides are in bytes and free but for the innermost.
+ * ggml's shapes, innermost first: q [d_qk, tokens, heads, streams] f32; k [d_qk, n_kv, KV heads,
+ * streams]; v = the first d_v of k; mask [n_kv, tokens, 1, streams or 1] f16; sinks [heads] f32;
+ * result [d_v, heads, tokens, streams] f32. A stream is a sequence, or several that the mask keeps
+ * apart. Strides are in bytes and free but for the innermost.
  */
 #include "ggml_attention.h"
 
@@ -27,35 +27,56 @@ static float param(const ggml_abi_tensor *op, int i) {
 
 /* ---- Which ones are ours ---- */
 
+/* The types that both know. */
+typedef struct known_type {
+  int32_t ggml;
+  amla_dtype amla;
+} known_type;
+
+static const known_type *find_type(int32_t type) {
+  static const known_type types[] = {
+      {GGML_ABI_F32, AMLA_F32},   {GGML_ABI_F16, AMLA_F16},   {GGML_ABI_BF16, AMLA_BF16},
+      {GGML_ABI_Q8_0, AMLA_Q8_0}, {GGML_ABI_Q4_0, AMLA_Q4_0}, {GGML_ABI_Q4_1, AMLA_Q4_1},
+      {GGML_ABI_Q5_0, AMLA_Q5_0}, {GGML_ABI_Q5_1, AMLA_Q5_1}, {GGML_ABI_IQ4_NL, AMLA_IQ4_NL}};
+  for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+    if (types[i].ggml == type)
+      return &types[i];
+  return NULL;
+}
+
+/* Elements and bytes of the type's block, which are those of an element mostly. */
+typedef struct block {
+  int32_t elems, bytes;
+} block;
+
+static block block_of(const ggml_abi_tensor *t) {
+  block b;
+  b.elems = amla_dtype_block(find_type(t->type)->amla, &b.bytes);
+  return b;
+}
+
 static int64_t bytes_per_row(const ggml_abi_tensor *t) {
-  switch (t->type) {
-  case GGML_ABI_F16:
-  case GGML_ABI_BF16: return t->ne[0] * 2;
-  case GGML_ABI_F32: return t->ne[0] * 4;
-  case GGML_ABI_Q8_0: return t->ne[0] / GGML_ABI_Q8_0_ELEMS * GGML_ABI_Q8_0_BYTES;
-  default: return 0;
-  }
+  const block b = block_of(t);
+  return t->ne[0] / b.elems * b.bytes;
 }
 
-static size_t bytes_per_block(int32_t type) {
-  if (type == GGML_ABI_Q8_0)
-    return GGML_ABI_Q8_0_BYTES;
-  return type == GGML_ABI_F32 ? 4 : 2;
-}
-
+/* Of a tensor of a type that is known. */
 static bool strides_are_whole(const ggml_abi_tensor *t) {
-  const size_t block = bytes_per_block(t->type);
+  const size_t bytes = (size_t)block_of(t).bytes;
   for (int i = 1; i < 4; i++)
-    if (t->nb[i] % block != 0 || (t->nb[i] == 0 && t->ne[i] > 1))
+    if (t->nb[i] % bytes != 0 || (t->nb[i] == 0 && t->ne[i] > 1))
       return false; /* to the library 0 means packed */
-  return t->nb[0] == block;
+  return t->nb[0] == bytes;
 }
 
 static bool is_prefix_of(const ggml_abi_tensor *v, const ggml_abi_tensor *k) {
   const ggml_abi_tensor *root = k->view_src != NULL ? k->view_src : k;
+  if (v == k)
+    return true;
   return v->view_src == root && v->view_offs == (k->view_src != NULL ? k->view_offs : 0) &&
          v->type == k->type && v->ne[1] == k->ne[1] && v->nb[1] == k->nb[1] &&
-         v->ne[2] == k->ne[2] && v->ne[3] == k->ne[3] && (k->ne[3] == 1 || v->nb[3] == k->nb[3]);
+         v->ne[2] == k->ne[2] && (k->ne[2] == 1 || v->nb[2] == k->nb[2]) && v->ne[3] == k->ne[3] &&
+         (k->ne[3] == 1 || v->nb[3] == k->nb[3]);
 }
 
 static bool is_cast(const ggml_abi_tensor *t, int32_t cast_op) {
@@ -87,22 +108,22 @@ static const char *mask_refusal(const ggml_abi_tensor *mask, const ggml_abi_tens
   return NULL;
 }
 
-/* A mask that leaves few keys (sparse attention says how many at most): ggml's CPU code skips the
- * others one by one, we only by whole tiles. */
-static const char *params_refusal(const ggml_abi_tensor *op, int64_t n_kv) {
-  enum { DENSE_GAIN = 4 };
+/* Sparse attention says how many keys its mask leaves at most: the library sees for itself. */
+static const char *params_refusal(const ggml_abi_tensor *op) {
   if (param(op, MAX_BIAS) != 0.0f)
     return "it has an ALiBi bias";
   if (param(op, SOFTCAP) != 0.0f)
     return "it has a logit softcap";
   if (!isfinite(param(op, SCALE) * 1.4426951f) || param(op, SCALE) == 0.0f)
     return "its scale is 0 or not finite";
-  if (op->op_params[SPARSE] != 0 && op->op_params[SPARSE] < n_kv / DENSE_GAIN)
-    return "it is sparse: most keys are masked";
   for (int i = SPARSE + 1; i < PARAMS; i++)
     if (op->op_params[i] != 0)
       return "it has a parameter that this version does not know";
   return NULL;
+}
+
+static bool are_dims_of_mla(int64_t d_k, int64_t d_v) {
+  return (d_v == 512 && (d_k == 576 || d_k == 512)) || (d_v == 256 && d_k == 320);
 }
 
 const char *ggml_attention_refusal(const ggml_abi_tensor *op, int32_t cast_op) {
@@ -110,13 +131,12 @@ const char *ggml_attention_refusal(const ggml_abi_tensor *op, int32_t cast_op) {
                         *sinks = op->src[SINKS];
   if (q == NULL || k == NULL || v == NULL)
     return "it has no q, k or v";
-  if ((k->ne[0] != 576 && k->ne[0] != 512) || v->ne[0] != 512)
-    return "K/V are not 576/512 or 512/512";
-  if (k->ne[2] != 1)
-    return "it has more than one KV head";
-  if (k->type != GGML_ABI_F16 && k->type != GGML_ABI_BF16 && k->type != GGML_ABI_F32 &&
-      k->type != GGML_ABI_Q8_0)
-    return "K is not f16, bf16, f32 or q8_0";
+  if (!are_dims_of_mla(k->ne[0], v->ne[0]))
+    return "K/V are not 576/512, 512/512 or 320/256";
+  if (k->ne[2] < 1 || q->ne[2] % k->ne[2] != 0)
+    return "its heads are not shared out evenly to KV heads";
+  if (find_type(k->type) == NULL)
+    return "K is of a type that is not known";
   if (!is_prefix_of(v, k) && !are_casts_of_prefix(v, k, cast_op))
     return "V is not a view of K's first columns (llama.cpp before 2026, or no MLA)";
   if (!strides_are_whole(k) || (int64_t)k->nb[1] < bytes_per_row(k))
@@ -135,24 +155,15 @@ const char *ggml_attention_refusal(const ggml_abi_tensor *op, int32_t cast_op) {
     return "the sinks are not f32";
   if (mask != NULL && mask_refusal(mask, q, k) != NULL)
     return mask_refusal(mask, q, k);
-  return params_refusal(op, k->ne[1]);
+  return params_refusal(op);
 }
 
 /* ---- The problem ---- */
 
-static amla_dtype kv_type(int32_t type) {
-  switch (type) {
-  case GGML_ABI_F16: return AMLA_F16;
-  case GGML_ABI_BF16: return AMLA_BF16;
-  case GGML_ABI_Q8_0: return AMLA_Q8_0;
-  default: return AMLA_F32;
-  }
-}
-
 /* A stride of ggml, in elements. */
 static int64_t elems(const ggml_abi_tensor *t, int axis) {
-  const int64_t per_block = t->type == GGML_ABI_Q8_0 ? GGML_ABI_Q8_0_ELEMS : 1;
-  return (int64_t)(t->nb[axis] / t->nb[0]) * per_block;
+  const block b = block_of(t);
+  return (int64_t)t->nb[axis] / b.bytes * b.elems;
 }
 
 /* Bytes from the first to one past the last element that [ne0][ne1][ne2][ne3] of this tensor touch.
@@ -191,12 +202,12 @@ static amla_problem describe(const ggml_abi_tensor *op, int64_t streams, bool ma
   amla_problem p = AMLA_PROBLEM_INIT;
   p.b = (int32_t)streams;
   p.s_q = (int32_t)q->ne[1];
-  p.h_q = (int32_t)q->ne[2];
+  p.h_q = (int32_t)(q->ne[2] / k->ne[2]);
   p.sk = (int32_t)k->ne[1];
   p.d_qk = (int32_t)k->ne[0];
   p.d_v = (int32_t)op->src[V]->ne[0];
   p.q_type = p.out_type = AMLA_F32;
-  p.kv_type = kv_type(k->type);
+  p.kv_type = find_type(k->type)->amla;
   p.causal = mask != NULL && !masked;
   p.scale = param(op, SCALE);
   p.q_stride_query = stride(q, 1), p.q_stride_head = stride(q, 2), p.q_stride_batch = stride(q, 3);
@@ -208,17 +219,24 @@ static amla_problem describe(const ggml_abi_tensor *op, int64_t streams, bool ma
   return p;
 }
 
-static amla_tensors point(const ggml_abi_tensor *op, int64_t stream, const amla_problem *p,
-                          bool masked, const int32_t *lengths) {
+/* A head of a stream; heads are axis `axis`. */
+static void *at(const ggml_abi_tensor *t, int64_t head, int64_t stream, int axis) {
+  return (char *)t->data + (size_t)head * t->nb[axis] + (size_t)stream * t->nb[3];
+}
+
+/* p->b streams from `stream` on, and the heads of one KV head. */
+static amla_tensors point(const ggml_abi_tensor *op, int64_t stream, int64_t kv_head,
+                          const amla_problem *p, bool masked, const int32_t *lengths) {
   const ggml_abi_tensor *q = op->src[Q], *k = op->src[K], *mask = op->src[MASK],
                         *sinks = op->src[SINKS];
+  const int64_t head = kv_head * p->h_q;
   amla_tensors t = AMLA_TENSORS_INIT;
-  t.q = (const char *)q->data + (size_t)stream * q->nb[3];
-  t.q_bytes = span(q, q->ne[0] * 4, q->ne[1], q->ne[2], p->b);
-  t.kv = (const char *)k->data + (size_t)stream * k->nb[3];
+  t.q = at(q, head, stream, 2);
+  t.q_bytes = span(q, q->ne[0] * 4, q->ne[1], p->h_q, p->b);
+  t.kv = at(k, kv_head, stream, 2);
   t.kv_bytes = span(k, bytes_per_row(k), k->ne[1], 1, p->b);
-  t.out = (char *)op->data + (size_t)stream * op->nb[3];
-  t.out_bytes = span(op, op->ne[0] * 4, op->ne[1], op->ne[2], p->b);
+  t.out = at(op, head, stream, 1);
+  t.out_bytes = span(op, op->ne[0] * 4, p->h_q, op->ne[2], p->b);
   if (mask != NULL) {
     t.seqlens_k = lengths + stream;
     t.seqlens_k_bytes = (size_t)p->b * sizeof *lengths;
@@ -228,8 +246,8 @@ static amla_tensors point(const ggml_abi_tensor *op, int64_t stream, const amla_
     t.mask_bytes = span(mask, k->ne[1] * 2, q->ne[1], 1, p->b);
   }
   if (sinks != NULL) {
-    t.sinks = sinks->data;
-    t.sinks_bytes = (size_t)sinks->ne[0] * 4;
+    t.sinks = (const float *)sinks->data + head;
+    t.sinks_bytes = (size_t)p->h_q * 4;
   }
   return t;
 }
@@ -238,13 +256,16 @@ static amla_tensors point(const ggml_abi_tensor *op, int64_t stream, const amla_
 
 static int plan_for(ggml_attention *a, const amla_problem *p, const amla_options *options,
                     amla_detail *why) {
-  if (a->plan != NULL && options->threads == a->threads && memcmp(p, &a->problem, sizeof *p) == 0)
+  const bool asks = options->cancel != NULL;
+  if (a->plan != NULL && options->threads == a->threads && asks == a->asks &&
+      memcmp(p, &a->problem, sizeof *p) == 0)
     return GGML_ABI_SUCCESS;
   amla_plan_destroy(a->plan);
   if (amla_plan_create(&a->plan, p, options, why) != AMLA_OK)
     return GGML_ABI_FAILED;
   a->problem = *p;
   a->threads = options->threads;
+  a->asks = asks;
   const size_t bytes = amla_plan_scratch_bytes(a->plan);
   if (bytes <= a->scratch_bytes)
     return GGML_ABI_SUCCESS;
@@ -263,6 +284,23 @@ static int reserve_lengths(ggml_attention *a, int64_t streams) {
   return a->lengths != NULL ? GGML_ABI_SUCCESS : GGML_ABI_ALLOC_FAILED;
 }
 
+/* The thread that runs an operation asks, and its helpers do not: ggml's own CPU code asks on one
+ * thread, so a program may count on that. */
+static _Thread_local bool asks_here;
+
+static int is_to_end(void *attention) {
+  const ggml_attention *a = attention;
+  return asks_here && a->abort(a->abort_data);
+}
+
+static int status_of(amla_status status) {
+  switch (status) {
+  case AMLA_OK: return GGML_ABI_SUCCESS;
+  case AMLA_CANCELLED: return GGML_ABI_ABORTED;
+  default: return GGML_ABI_FAILED;
+  }
+}
+
 int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t threads,
                        amla_parallel parallel, void *context) {
   const ggml_abi_tensor *mask = op->src[MASK];
@@ -272,6 +310,9 @@ int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t thr
   options.threads = threads;
   options.parallel = parallel;
   options.parallel_context = context;
+  options.cancel = a->abort != NULL ? is_to_end : NULL;
+  options.cancel_context = a;
+  asks_here = true;
   int status = reserve_lengths(a, streams);
   if (status == GGML_ABI_SUCCESS) {
     const bool masked = mask != NULL && read_masks(op, a->lengths);
@@ -280,12 +321,14 @@ int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t thr
                                  : streams; /* the library has no mask that streams share */
     const amla_problem p = describe(op, together, masked);
     status = plan_for(a, &p, &options, &why);
-    for (int64_t stream = 0; status == GGML_ABI_SUCCESS && stream < streams; stream += together) {
-      const amla_tensors t = point(op, stream, &p, masked, a->lengths);
-      if (amla_plan_run(a->plan, &t, a->scratch, a->scratch_bytes, &why) != AMLA_OK)
-        status = GGML_ABI_FAILED;
+    const int64_t kv_heads = op->src[K]->ne[2], runs = streams / together * kv_heads;
+    for (int64_t i = 0; status == GGML_ABI_SUCCESS && i < runs; i++) {
+      const int64_t stream = i / kv_heads * together;
+      const amla_tensors t = point(op, stream, i % kv_heads, &p, masked, a->lengths);
+      status = status_of(amla_plan_run(a->plan, &t, a->scratch, a->scratch_bytes, &why));
     }
   }
+  asks_here = false;
   if (status == GGML_ABI_FAILED)
     ggml_log("attention failed: %s", why.text);
   if (status == GGML_ABI_ALLOC_FAILED)

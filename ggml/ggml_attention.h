@@ -13,10 +13,14 @@ typedef struct ggml_attention { /* what one backend object keeps between operati
   amla_problem problem;         /* of the plan */
   amla_plan *plan;              /* of the last operation; mostly the next one has the same shape */
   int32_t threads;              /* of the plan */
+  bool asks;                    /* likewise: it asks for an end */
   void *scratch;
   size_t scratch_bytes;
   int32_t *lengths; /* [n_lengths] keys in use, by stream */
   int64_t n_lengths;
+  /* ggml's: true: graphs are to end. NULL = never */
+  bool (*abort)(void *data);
+  void *abort_data;
 } ggml_attention;
 
 /* NULL if the operation is ours, else why not: a literal. Tensors need not have memory yet.

@@ -111,6 +111,12 @@ static void backend_set_n_threads(void *self, int threads) {
   ggml_runner_set_threads(&b->runner, b->threads);
 }
 
+static void backend_set_abort(void *self, bool (*callback)(void *data), void *data) {
+  backend *b = self;
+  b->attention.abort = callback;
+  b->attention.abort_data = data;
+}
+
 static void *backend_create(void *self, const char *params) {
   static const uint8_t guid[16] = {0x61, 0x6d, 0x6c, 0x61, 0x9c, 0x1d, 0x4e, 0x0b,
                                    0x8a, 0x55, 0x2d, 0x30, 0x77, 0xe4, 0x12, 0xb6};
@@ -241,6 +247,8 @@ static any_function registry_proc(void *self, const char *name) {
   (void)self;
   if (strcmp(name, "ggml_backend_set_n_threads") == 0)
     return (any_function)backend_set_n_threads;
+  if (strcmp(name, "ggml_backend_set_abort_callback") == 0)
+    return (any_function)backend_set_abort;
   if (strcmp(name, "ggml_backend_get_features") == 0)
     return (any_function)registry_features;
   if (strcmp(name, "amla_ggml_n_done") == 0)

@@ -117,10 +117,13 @@ static void fill_rows(ggml_session *s, ggml_abi_tensor *t, uint64_t *state) {
   free(row);
 }
 
-/* Is the key hidden? Random: one in eight, whole runs of keys, and all of the last token's. */
+/* Is the key hidden? Random: one in eight, whole runs of keys, and all of the last token's. Sparse:
+ * all but one in 16. */
 static bool hidden(const ggml_case *c, int64_t token, int64_t key, uint64_t *state) {
   if (c->mask == MASK_CAUSAL)
     return key > c->kv - c->tokens + token;
+  if (c->mask == MASK_SPARSE)
+    return uniform(state) > -0.875f;
   const bool by_chance = uniform(state) > 0.75f;
   return by_chance || (key / 100 + token) % 4 == 1 || (c->tokens > 1 && token == c->tokens - 1);
 }
@@ -140,11 +143,15 @@ static void fill_mask(ggml_session *s, const ggml_case *c, ggml_abi_tensor *mask
 
 /* ---- Operations ---- */
 
+int64_t ggml_case_d_v(const ggml_case *c) { return c->d_k == 320 ? 256 : 512; }
+int64_t ggml_case_kv_heads(const ggml_case *c) { return c->kv_heads > 0 ? c->kv_heads : 1; }
+
 void ggml_job_create(ggml_session *s, const ggml_case *c, uint64_t seed, ggml_job *job) {
-  const int64_t d_v = 512,
-                elements = (c->d_k + d_v) * c->tokens * c->heads * c->streams +
-                           2 * c->kv * c->d_k * c->streams +
-                           c->kv * (c->tokens + 63 + (c->cast ? c->d_k + d_v : 0)) * c->streams;
+  const int64_t d_v = ggml_case_d_v(c), kv_heads = ggml_case_kv_heads(c);
+  const int64_t elements =
+      (c->d_k + d_v) * c->tokens * c->heads * c->streams +
+      2 * c->kv * c->d_k * kv_heads * c->streams +
+      c->kv * (c->tokens + 63 + (c->cast ? (c->d_k + d_v) * kv_heads : 0)) * c->streams;
   const int32_t cache_type = c->cast ? GGML_ABI_F32 : c->type;
   void *x = s->ggml_init((ggml_abi_init_params){(size_t)elements * 4 + (1 << 20), NULL, false});
   ggml_abi_tensor *q, *k_all, *k, *v;
@@ -152,18 +159,18 @@ void ggml_job_create(ggml_session *s, const ggml_case *c, uint64_t seed, ggml_jo
     q = s->ggml_permute(
         x, job->q = s->ggml_new_tensor_4d(x, GGML_ABI_F32, c->d_k, c->heads, c->tokens, c->streams),
         0, 2, 1, 3);
-    k_all = s->ggml_new_tensor_4d(x, cache_type, c->d_k, 1, 2 * c->kv, c->streams);
+    k_all = s->ggml_new_tensor_4d(x, cache_type, c->d_k, kv_heads, 2 * c->kv, c->streams);
     k = s->ggml_permute(x,
-                        s->ggml_view_4d(x, k_all, c->d_k, 1, c->kv, c->streams, k_all->nb[1],
+                        s->ggml_view_4d(x, k_all, c->d_k, kv_heads, c->kv, c->streams, k_all->nb[1],
                                         k_all->nb[2], k_all->nb[3], 0),
                         0, 2, 1, 3);
   } else {
     q = job->q = s->ggml_new_tensor_4d(x, GGML_ABI_F32, c->d_k, c->tokens, c->heads, c->streams);
-    k_all = s->ggml_new_tensor_4d(x, cache_type, c->d_k, 2 * c->kv, 1, c->streams);
-    k = s->ggml_view_4d(x, k_all, c->d_k, c->kv, 1, c->streams, k_all->nb[1], k_all->nb[2],
+    k_all = s->ggml_new_tensor_4d(x, cache_type, c->d_k, 2 * c->kv, kv_heads, c->streams);
+    k = s->ggml_view_4d(x, k_all, c->d_k, c->kv, kv_heads, c->streams, k_all->nb[1], k_all->nb[2],
                         k_all->nb[3], 0);
   }
-  v = s->ggml_view_4d(x, k, d_v, c->kv, 1, c->streams, k->nb[1], k->nb[2], k->nb[3], 0);
+  v = s->ggml_view_4d(x, k, d_v, c->kv, kv_heads, c->streams, k->nb[1], k->nb[2], k->nb[3], 0);
   if (c->cast)
     k = s->ggml_cast(x, k, c->type), v = s->ggml_cast(x, v, c->type);
   const int64_t mask_tokens = (c->tokens + 63) / 64 * 64; /* old ggml wants it so */
@@ -206,26 +213,25 @@ static const void *at(const ggml_abi_tensor *t, int64_t i1, int64_t i2, int64_t 
          (size_t)i3 * t->nb[3];
 }
 
-static void widen(ggml_session *s, int32_t type, const void *row, int64_t n, float *out) {
-  if (type == GGML_ABI_F16)
-    s->ggml_fp16_to_fp32_row(row, out, n);
-  else if (type == GGML_ABI_BF16)
-    s->ggml_bf16_to_fp32_row(row, out, n);
-  else if (type == GGML_ABI_F32)
-    memcpy(out, row, (size_t)n * sizeof *out);
-  else
-    for (int64_t i = 0; i < n; i++) { /* q8_0 */
-      const char *block = (const char *)row + i / GGML_ABI_Q8_0_ELEMS * GGML_ABI_Q8_0_BYTES;
-      float scale;
-      s->ggml_fp16_to_fp32_row((const uint16_t *)(const void *)block, &scale, 1);
-      out[i] = scale * (float)((const signed char *)block)[2 + i % GGML_ABI_Q8_0_ELEMS];
-    }
+void ggml_widen(ggml_session *s, int32_t type, const void *row, int64_t n, float *out) {
+  switch (type) {
+  case GGML_ABI_F16: s->ggml_fp16_to_fp32_row(row, out, n); return;
+  case GGML_ABI_BF16: s->ggml_bf16_to_fp32_row(row, out, n); return;
+  case GGML_ABI_F32: memcpy(out, row, (size_t)n * sizeof *out); return;
+  case GGML_ABI_Q4_0: s->dequantize_row_q4_0(row, out, n); return;
+  case GGML_ABI_Q4_1: s->dequantize_row_q4_1(row, out, n); return;
+  case GGML_ABI_Q5_0: s->dequantize_row_q5_0(row, out, n); return;
+  case GGML_ABI_Q5_1: s->dequantize_row_q5_1(row, out, n); return;
+  case GGML_ABI_Q8_0: s->dequantize_row_q8_0(row, out, n); return;
+  case GGML_ABI_IQ4_NL: s->dequantize_row_iq4_nl(row, out, n); return;
+  }
 }
 
 static void row_truth(ggml_session *s, const ggml_job *job, const float *k, int64_t token,
                       int64_t head, int64_t stream, double *score, float *out) {
   const ggml_case *c = &job->c;
   const float *q = at(job->q, token, head, stream);
+  const int64_t d_v = ggml_case_d_v(c);
   double max = job->sinks ? ((const float *)job->sinks->data)[head] : -INFINITY, sum, o[512] = {0};
   for (int64_t j = 0; j < c->kv; j++) {
     float bias = 0.0f;
@@ -243,26 +249,28 @@ static void row_truth(ggml_session *s, const ggml_job *job, const float *k, int6
   for (int64_t j = 0; j < c->kv; j++) {
     const double p = score[j] == -INFINITY ? 0.0 : exp(score[j] - max);
     sum += p;
-    for (int64_t d = 0; p > 0.0 && d < 512; d++)
+    for (int64_t d = 0; p > 0.0 && d < d_v; d++)
       o[d] += p * (double)k[j * c->d_k + d];
   }
-  for (int64_t d = 0; d < 512; d++)
+  for (int64_t d = 0; d < d_v; d++)
     out[d] = sum > 0.0 ? (float)(o[d] / sum) : 0.0f;
 }
 
 void ggml_job_truth(ggml_session *s, const ggml_job *job, int64_t step, float *out) {
   const ggml_case *c = &job->c;
-  float *k = malloc((size_t)(c->kv * c->d_k) * sizeof *k);
+  const int64_t kv_heads = ggml_case_kv_heads(c), d_v = ggml_case_d_v(c), of_head = c->kv * c->d_k;
+  float *k = malloc((size_t)(kv_heads * of_head) * sizeof *k);
   double *score = malloc((size_t)c->kv * sizeof *score);
   for (int64_t stream = 0, row = 0; stream < c->streams; stream++) {
-    for (int64_t j = 0; j < c->kv; j++)
-      widen(s, c->type, at(job->k, j, 0, stream), c->d_k, k + j * c->d_k);
+    for (int64_t j = 0; j < c->kv * kv_heads; j++)
+      ggml_widen(s, c->type, at(job->k, j % c->kv, j / c->kv, stream), c->d_k, k + j * c->d_k);
     for (int64_t token = 0; token < c->tokens; token++)
-      for (int64_t head = 0; head < c->heads; head++, row++, out += 512) {
-        for (int64_t d = 0; d < 512; d++)
+      for (int64_t head = 0; head < c->heads; head++, row++, out += d_v) {
+        const float *of_kv_head = k + head * kv_heads / c->heads * of_head;
+        for (int64_t d = 0; d < d_v; d++)
           out[d] = NAN;
         if (row % step == 0 || token == c->tokens - 1)
-          row_truth(s, job, k, token, head, stream, score, out);
+          row_truth(s, job, of_kv_head, token, head, stream, score, out);
       }
   }
   free(score);
@@ -285,12 +293,17 @@ const char *ggml_type_text(int32_t type) {
   case GGML_ABI_F16: return "f16";
   case GGML_ABI_BF16: return "bf16";
   case GGML_ABI_F32: return "f32";
+  case GGML_ABI_Q4_0: return "q4_0";
+  case GGML_ABI_Q4_1: return "q4_1";
+  case GGML_ABI_Q5_0: return "q5_0";
+  case GGML_ABI_Q5_1: return "q5_1";
+  case GGML_ABI_IQ4_NL: return "iq4_nl";
   default: return "q8_0";
   }
 }
 
 const char *ggml_case_text(const ggml_case *c, char text[160]) {
-  static const char *const masks[] = {"none", "causal", "random"};
+  static const char *const masks[] = {"none", "causal", "random", "sparse"};
   const struct {
     bool is;
     const char *word;
@@ -298,8 +311,9 @@ const char *ggml_case_text(const ggml_case *c, char text[160]) {
                {c->sinks, " sinks"},
                {c->permuted, " permuted"},
                {c->cast, " cast"}};
-  snprintf(text, 160, "%lld/512 heads=%lld kv=%lld tokens=%lld streams=%lld %s mask=%s",
-           (long long)c->d_k, (long long)c->heads, (long long)c->kv, (long long)c->tokens,
+  snprintf(text, 160, "%lld/%lld heads=%lld/%lld kv=%lld tokens=%lld streams=%lld %s mask=%s",
+           (long long)c->d_k, (long long)ggml_case_d_v(c), (long long)c->heads,
+           (long long)ggml_case_kv_heads(c), (long long)c->kv, (long long)c->tokens,
            (long long)c->streams, ggml_type_text(c->type), masks[c->mask]);
   for (size_t i = 0; i < sizeof words / sizeof *words; i++)
     if (words[i].is)

@@ -25,7 +25,13 @@
      const float *weights))                                                                        \
   F(void, ggml_fp16_to_fp32_row, (const uint16_t *from, float *to, int64_t n))                     \
   F(void, ggml_fp32_to_fp16_row, (const float *from, uint16_t *to, int64_t n))                     \
-  F(void, ggml_bf16_to_fp32_row, (const uint16_t *from, float *to, int64_t n))
+  F(void, ggml_bf16_to_fp32_row, (const uint16_t *from, float *to, int64_t n))                     \
+  F(void, dequantize_row_q4_0, (const void *from, float *to, int64_t n))                           \
+  F(void, dequantize_row_q4_1, (const void *from, float *to, int64_t n))                           \
+  F(void, dequantize_row_q5_0, (const void *from, float *to, int64_t n))                           \
+  F(void, dequantize_row_q5_1, (const void *from, float *to, int64_t n))                           \
+  F(void, dequantize_row_q8_0, (const void *from, float *to, int64_t n))                           \
+  F(void, dequantize_row_iq4_nl, (const void *from, float *to, int64_t n))
 
 #define GGML_SESSION_MEMBER(result, name, arguments) result(*name) arguments;
 
@@ -37,7 +43,7 @@ typedef struct ggml_session {
   int64_t (*amla_n_done)(void); /* operations that the plug-in has computed */
 } ggml_session;
 
-typedef enum mask_kind { MASK_NONE, MASK_CAUSAL, MASK_RANDOM } mask_kind;
+typedef enum mask_kind { MASK_NONE, MASK_CAUSAL, MASK_RANDOM, MASK_SPARSE } mask_kind;
 
 typedef struct ggml_case {
   int64_t d_k, heads, kv, tokens, streams;
@@ -45,9 +51,14 @@ typedef struct ggml_case {
   mask_kind mask;
   bool shared_mask; /* one for all streams */
   bool sinks;
-  bool permuted; /* q and K as llama.cpp has them, else as ggml's own test */
-  bool cast;     /* K and V come from an f32 cache, which llama.cpp casts */
+  bool permuted;    /* q and K as llama.cpp has them, else as ggml's own test */
+  bool cast;        /* K and V come from an f32 cache, which llama.cpp casts */
+  int64_t kv_heads; /* 0 = 1 */
 } ggml_case;
+
+/* Columns of V, the first ones of K; KV heads. */
+int64_t ggml_case_d_v(const ggml_case *c);
+int64_t ggml_case_kv_heads(const ggml_case *c);
 
 typedef struct ggml_job { /* a case with data */
   ggml_case c;
@@ -72,6 +83,9 @@ void ggml_job_truth(ggml_session *s, const ggml_job *job, int64_t step, float *o
 
 /* Squared error over squared reference, over the elements whose reference is not NaN. */
 double ggml_nmse(const float *reference, const float *x, int64_t n);
+
+/* n elements of a row of K, by ggml's own functions. */
+void ggml_widen(ggml_session *s, int32_t type, const void *row, int64_t n, float *out);
 
 const char *ggml_type_text(int32_t type);
 const char *ggml_case_text(const ggml_case *c, char text[160]);

@@ -11,17 +11,16 @@ import time
 
 import numpy as np
 
-from llama_prebuilt import BF16, F16, F32, Q8_0, Llama
+from llama_prebuilt import KINDS, Llama
 
 
 def forced(llama, arguments):
     lengths = [int(n) for n in arguments.lengths.split(",")]
     rng = np.random.default_rng(7)
     tokens = [rng.integers(259, llama.n_vocab, n + arguments.steps).tolist() for n in lengths]
-    kinds = {"f16": F16, "bf16": BF16, "f32": F32, "q8_0": Q8_0}
     context = llama.open(
         max(lengths) + arguments.steps,
-        kinds[arguments.kv],
+        KINDS[arguments.kv],
         len(lengths),
         arguments.threads,
         unified=arguments.unified,
@@ -50,7 +49,7 @@ if __name__ == "__main__":
     parser.add_argument("folder")
     parser.add_argument("out")
     parser.add_argument("--plugin")
-    parser.add_argument("--kv", default="f16", choices=["f16", "bf16", "f32", "q8_0"])
+    parser.add_argument("--kv", default="f16", choices=list(KINDS))
     parser.add_argument("--lengths", default="600")
     parser.add_argument("--unified", action="store_true")
     parser.add_argument("--steps", type=int, default=64)

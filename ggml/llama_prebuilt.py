@@ -24,7 +24,17 @@ from ctypes import (
 
 import numpy as np
 
-F32, F16, BF16, Q8_0 = 0, 1, 30, 8  # ggml's numbers
+KINDS = {  # of cache, by ggml's numbers
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "iq4_nl": 20,
+    "bf16": 30,
+}
 FLASH_ATTENTION_OFF, FLASH_ATTENTION_ON = 0, 1
 
 
@@ -116,7 +126,7 @@ def check_defaults(p):
         p.type_v,
     )
     flags = (p.embeddings, p.offload_kqv, p.no_perf, p.op_offload, p.swa_full, p.kv_unified)
-    if got != (512, 2048, 512, 1, 4, -1, F16, F16) or flags != (
+    if got != (512, 2048, 512, 1, 4, -1, KINDS["f16"], KINDS["f16"]) or flags != (
         False,
         True,
         True,
@@ -179,7 +189,15 @@ class Llama:
             raise RuntimeError(f"{path}: llama.cpp cannot load this model")
         self.n_vocab = self.lib.llama_vocab_n_tokens(self.lib.llama_model_get_vocab(self.model))
 
-    def open(self, n_ctx, kv=F16, sequences=1, threads=2, flash=FLASH_ATTENTION_ON, unified=False):
+    def open(
+        self,
+        n_ctx,
+        kv=KINDS["f16"],
+        sequences=1,
+        threads=2,
+        flash=FLASH_ATTENTION_ON,
+        unified=False,
+    ):
         p = self.lib.llama_context_default_params()
         check_defaults(p)
         p.n_ctx, p.n_seq_max, p.n_threads, p.n_threads_batch = (

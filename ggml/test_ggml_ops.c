@@ -28,7 +28,7 @@ static void hold(const ggml_case *c, uint64_t seed) {
   ggml_job job;
   char text[160];
   ggml_job_create(s, c, seed, &job);
-  const int64_t n = 512 * c->heads * c->tokens * c->streams, work = n * c->kv;
+  const int64_t n = ggml_case_d_v(c) * c->heads * c->tokens * c->streams, work = n * c->kv;
   float *cpu = malloc((size_t)n * sizeof *cpu), *truth = malloc((size_t)n * sizeof *truth);
   if (!ggml_job_taken(s, &job))
     fail_msg("%s: refused", ggml_case_text(c, text));
@@ -72,7 +72,7 @@ static void test_cases_of_ggml(void **state) {
           const int turn = n + t + k + h; /* so that no axis goes in step with another */
           hold(&(ggml_case){576, heads[h], kv[k], tokens[t], 1, types[type],
                             turn % 3 == 0 ? MASK_NONE : MASK_RANDOM, false, turn % 4 < 2,
-                            turn % 5 < 3, false},
+                            turn % 5 < 3, false, 0},
                (uint64_t)n);
           n++;
         }
@@ -86,7 +86,7 @@ static void test_streams(void **state) {
     static const int32_t types[] = {GGML_ABI_F16, GGML_ABI_BF16, GGML_ABI_Q8_0};
     const int64_t tokens = i & 2 ? 5 : 1;
     hold(&(ggml_case){d_k, 16, 300, tokens, 3, types[i % 3], MASK_RANDOM, i & 1, i & 4, i & 2,
-                      false},
+                      false, 0},
          (uint64_t)i);
   }
 }
@@ -98,10 +98,103 @@ static void test_512_and_f32(void **state) {
     const int64_t kv = i & 4 ? 1 : 777;
     const int64_t tokens = i < 6 ? 1 : 9;
     hold(&(ggml_case){512, 20, kv, tokens, 1, types[i % 4], i & 1 ? MASK_CAUSAL : MASK_NONE, false,
-                      i & 2, true, false},
+                      i & 2, true, false, 0},
          (uint64_t)i);
   }
-  hold(&(ggml_case){576, 16, 300, 2, 1, GGML_ABI_F32, MASK_RANDOM, false, true, false, false}, 1);
+  hold(&(ggml_case){576, 16, 300, 2, 1, GGML_ABI_F32, MASK_RANDOM, false, true, false, false, 0},
+       1);
+}
+
+static const int32_t blocks[] = {GGML_ABI_Q4_0, GGML_ABI_Q4_1,   GGML_ABI_Q5_0,
+                                 GGML_ABI_Q5_1, GGML_ABI_IQ4_NL, GGML_ABI_Q8_0};
+enum { N_BLOCKS = sizeof blocks / sizeof *blocks };
+
+static void test_blocks(void **state) {
+  (void)state;
+  for (int i = 0; i < 4 * N_BLOCKS; i++) {
+    const int64_t tokens = i < 2 * N_BLOCKS ? 1 : 6;
+    hold(&(ggml_case){i % 5 ? 576 : 512, 16, 257, tokens, 1 + i % 2, blocks[i % N_BLOCKS],
+                      i & 2 ? MASK_RANDOM : MASK_CAUSAL, false, i & 4, i & 1, false, 0},
+         (uint64_t)i);
+  }
+}
+
+/* One key, which every query sees with weight 1: the result is its value, bit for bit as ggml's own
+ * functions read it, whatever bytes the cache holds. */
+static void test_blocks_are_read_as_by_ggml(void **state) {
+  ggml_session *s = &session;
+  (void)state;
+  for (int i = 0; i < N_BLOCKS; i++)
+    for (uint64_t seed = 0; seed < 20; seed++) {
+      const ggml_case c = {512, 1, 1, 1, 1, blocks[i], MASK_NONE, false, false, false, false, 0};
+      ggml_job job;
+      float want[512];
+      ggml_job_create(s, &c, seed, &job);
+      unsigned char *bytes = job.k->data;
+      for (size_t at = 0; at < job.k->nb[1]; at++) {
+        const size_t in_block = at % job.k->nb[0];
+        if (in_block != 1 && in_block != 3) /* exponents of d and m stay what they were */
+          bytes[at] = (unsigned char)(bytes[at] * 31 + 7 * at + 13 * seed);
+      }
+      memset(job.q->data, 0, 512 * sizeof(float));
+      ggml_widen(s, blocks[i], job.k->data, 512, want);
+      assert_true(ggml_job_run(s, &job, s->amla));
+      for (int d = 0; d < 512; d++)
+        if (((const float *)job.op->data)[d] != want[d])
+          fail_msg("%s, seed %d: element %d is %a, ggml reads %a", ggml_type_text(blocks[i]),
+                   (int)seed, d, (double)((const float *)job.op->data)[d], (double)want[d]);
+      ggml_job_free(s, &job);
+    }
+}
+
+/* A list of keys for each token, as a mask. */
+static void test_sparse(void **state) {
+  (void)state;
+  for (int i = 0; i < 8; i++)
+    hold(&(ggml_case){i & 4 ? 512 : 576, 16, 2000, i & 1 ? 11 : 1, 1 + (i & 2), GGML_ABI_F16,
+                      MASK_SPARSE, false, i & 2, true, false, 0},
+         (uint64_t)i);
+  ggml_job job;
+  ggml_job_create(
+      &session,
+      &(ggml_case){576, 16, 2000, 1, 1, GGML_ABI_F16, MASK_SPARSE, false, false, true, false, 0}, 1,
+      &job);
+  job.op->op_params[4] = 200; /* what ggml says of it */
+  assert_true(ggml_job_taken(&session, &job));
+  ggml_job_free(&session, &job);
+}
+
+/* Mistral-Small-4's shape, and more KV heads than one. */
+static void test_shapes(void **state) {
+  (void)state;
+  for (int i = 0; i < 12; i++) {
+    static const int32_t types[] = {GGML_ABI_F16, GGML_ABI_Q8_0, GGML_ABI_Q4_0};
+    static const int64_t d_k[] = {320, 576, 512};
+    const int64_t tokens = i & 1 ? 5 : 1;
+    hold(&(ggml_case){d_k[i % 3], 12, 300, tokens, 1 + i % 2, types[i / 4], MASK_RANDOM, i & 4,
+                      i & 2, i & 1, false, i % 3 == 0 && i < 6 ? 1 : 3},
+         (uint64_t)i);
+  }
+}
+
+/* K is V: one tensor as both, as DeepSeek-V4 has it. */
+static void test_one_tensor_is_both(void **state) {
+  (void)state;
+  ggml_session *s = &session;
+  const ggml_case c = {512, 16, 200, 3, 2, GGML_ABI_F16, MASK_RANDOM, false, true, true, false, 0};
+  const int64_t n = 512 * c.heads * c.tokens * c.streams;
+  float *truth = malloc((size_t)n * sizeof *truth);
+  ggml_job job;
+  ggml_job_create(s, &c, 3, &job);
+  job.op->src[2] = job.op->src[1];
+  assert_true(ggml_job_taken(s, &job));
+  assert_true(ggml_job_run(s, &job, s->amla));
+  ggml_job_truth(s, &job, 1, truth);
+  const double to_truth = ggml_nmse(truth, job.op->data, n);
+  if (!(to_truth <= OUR_BOUND))
+    fail_msg("K = V: NMSE %g to f64", to_truth);
+  free(truth);
+  ggml_job_free(s, &job);
 }
 
 /* Any two layouts of the cache, decode and prompt. */
@@ -111,7 +204,7 @@ static void test_casts_from_f32(void **state) {
     const bool sinks = i % 3 == 0, permuted = i & 2;
     const int64_t tokens = i & 1 ? 7 : 1;
     hold(&(ggml_case){576, 16, 300, tokens, i & 4 ? 3 : 1, GGML_ABI_F16, MASK_RANDOM, false, sinks,
-                      permuted, true},
+                      permuted, true, 0},
          (uint64_t)i);
   }
 }
@@ -120,7 +213,8 @@ static void test_casts_from_f32(void **state) {
 static void test_threads(void **state) {
   static const int threads[] = {1, 3, 2, 1, 2};
   ggml_session *s = &session;
-  const ggml_case c = {576, 128, 1500, 2, 1, GGML_ABI_F16, MASK_RANDOM, false, true, true, false};
+  const ggml_case c = {576,         128,   1500, 2,    1,     GGML_ABI_F16,
+                       MASK_RANDOM, false, true, true, false, 0};
   const size_t bytes = (size_t)(512 * c.heads * c.tokens) * sizeof(float);
   float *first = malloc(bytes);
   ggml_job job;
@@ -138,13 +232,59 @@ static void test_threads(void **state) {
   ggml_job_free(s, &job);
 }
 
+/* ---- ggml's abort callback ---- */
+
+typedef struct questions {
+  int asked, end_at; /* 0: never */
+} questions;
+
+static bool is_enough(void *data) {
+  questions *q = data;
+  return ++q->asked == q->end_at;
+}
+
+/* A prompt ends within a few key tiles, and the next one is whole. */
+static void test_abort(void **state) {
+  ggml_session *s = &session;
+  const ggml_case c = {576,         16,    2000,  64,   1,     GGML_ABI_F16,
+                       MASK_CAUSAL, false, false, true, false, 0};
+  questions q = {0, 0};
+  ggml_job job;
+  void (*set)(void *backend, bool (*callback)(void *data), void *data);
+  (void)state;
+  void *address = s->ggml_backend_reg_get_proc_address(
+      s->ggml_backend_dev_backend_reg(s->amla_device), "ggml_backend_set_abort_callback");
+  assert_non_null(address);
+  memcpy(&set, &address, sizeof address);
+  ggml_job_create(s, &c, 9, &job);
+  set(s->amla, is_enough, &q);
+  for (int threads = 1; threads <= 2; threads++) {
+    ggml_session_threads(s, threads);
+    q = (questions){0, 0};
+    assert_true(ggml_job_run(s, &job, s->amla));
+    if (threads == 1) /* of two the other may have done it all */
+      assert_true(q.asked > 100);
+    q = (questions){0, 3};
+    const int64_t before = s->amla_n_done();
+    const int status = s->ggml_backend_graph_compute(s->amla, job.graph);
+    if (threads == 1 || q.asked >= 3) {
+      assert_int_equal(status, GGML_ABI_ABORTED);
+      assert_int_equal(q.asked, 3);
+      assert_int_equal(s->amla_n_done(), before);
+    }
+  }
+  set(s->amla, NULL, NULL);
+  assert_true(ggml_job_run(s, &job, s->amla));
+  ggml_job_free(s, &job);
+}
+
 /* ---- What is left to the CPU ---- */
 
 static ggml_job plain(bool cast) {
   ggml_job job;
   ggml_job_create(
       &session,
-      &(ggml_case){576, 16, 64, 2, 2, GGML_ABI_F16, MASK_RANDOM, false, false, false, cast}, 1,
+      &(ggml_case){576, 16, 64, 2, 2, GGML_ABI_F16, MASK_RANDOM, false, false, false, cast, 0}, 1,
       &job);
   assert_true(ggml_job_taken(&session, &job));
   return job;
@@ -174,7 +314,6 @@ static void test_refusals(void **state) {
   REFUSED(set_param(&job, 0, NAN));
   REFUSED(set_param(&job, 0, 3e38f));
   REFUSED(op->src[0]->nb[2] = 0);         /* heads share q */
-  REFUSED(op->op_params[4] = 15);         /* sparse */
   REFUSED(op->op_params[5] = 1);          /* something newer */
   REFUSED(v->view_offs += 64 * v->nb[0]); /* V is not K's beginning */
   REFUSED(v->view_src = NULL);
@@ -183,9 +322,11 @@ static void test_refusals(void **state) {
   REFUSED(v->type = GGML_ABI_BF16);
   REFUSED(v->ne[0] = 256);
   REFUSED(k->ne[0] = 320);
-  REFUSED(k->ne[2] = 2);
+  REFUSED(k->ne[2] = 3, v->ne[2] = 3); /* 16 heads */
+  REFUSED(k->ne[2] = 2);               /* V has one head */
+  REFUSED(k->ne[2] = v->ne[2] = 2, v->nb[2] += v->nb[1]);
   REFUSED(k->ne[3] = 1, v->ne[3] = 1); /* streams share K */
-  REFUSED(k->type = v->type = 2);      /* q4_0 */
+  REFUSED(k->type = v->type = 12);     /* q4_K */
   REFUSED(k->nb[1] = v->nb[1] = 577);  /* not whole elements */
   REFUSED(k->nb[1] = v->nb[1] = 64);   /* rows overlap */
   REFUSED(op->src[0]->type = GGML_ABI_F16);
@@ -221,7 +362,10 @@ int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_cases_of_ggml),    cmocka_unit_test(test_streams),
       cmocka_unit_test(test_512_and_f32),      cmocka_unit_test(test_casts_from_f32),
-      cmocka_unit_test(test_threads),          cmocka_unit_test(test_refusals),
+      cmocka_unit_test(test_blocks),           cmocka_unit_test(test_blocks_are_read_as_by_ggml),
+      cmocka_unit_test(test_shapes),           cmocka_unit_test(test_one_tensor_is_both),
+      cmocka_unit_test(test_threads),          cmocka_unit_test(test_abort),
+      cmocka_unit_test(test_sparse),           cmocka_unit_test(test_refusals),
       cmocka_unit_test(test_other_operations),
   };
   if (argc == 4)

@@ -68,6 +68,16 @@ def run_forced(tmp_path, model, folder, options, plugin=None, through_environmen
         return file["logits"].astype(np.float64), int(file["n_done"]), done.stderr
 
 
+def divergence(reference, logits):
+    """Kullback-Leibler, in nats, the mean over steps."""
+    p, q = (x - np.logaddexp.reduce(x, -1, keepdims=True) for x in (reference, logits))
+    return np.mean(np.sum(np.exp(p) * (p - q), -1))
+
+
+# A coarse cache costs ggml more, which rounds q for it, and fewer steps are decided.
+COARSE = ("q4_0", "q5_1")
+
+
 def compare(name, reference, logits):
     """Logits by NMSE; the most likely token wherever its lead is more than four times the largest
     error of that step."""
@@ -77,12 +87,13 @@ def compare(name, reference, logits):
     decided = top[..., -1] - top[..., -2] > 4 * error
     same = reference.argmax(-1) == logits.argmax(-1)
     print(
-        f"{name}: logits NMSE {nmse:.1e}; greedy token the same in {np.sum(decided & same)} of "
-        f"{np.sum(decided)} decided steps of {decided.size}"
+        f"{name}: logits NMSE {nmse:.1e}, KLD {divergence(reference, logits):.1e}; greedy token "
+        f"the same in {np.sum(decided & same)} of {np.sum(decided)} decided steps of {decided.size}"
     )
     assert nmse <= NMSE_BOUND
     assert error.max() > 0, "not one bit differs: did it take the same path?"
-    assert np.sum(decided) >= decided.size * 0.6, (
+    least = 0.3 if any(kind in name for kind in COARSE) else 0.6
+    assert np.sum(decided) >= decided.size * least, (
         "too few steps qualify for the test to mean anything"
     )
     assert np.all(same[decided])
@@ -94,6 +105,8 @@ CASES = [  # heads, options, through GGML_BACKEND_PATH
     (16, ["--kv", "f16", *ONE, "--threads", "2"], True),
     (16, ["--kv", "bf16", *ONE], False),
     (16, ["--kv", "q8_0", *ONE], True),
+    (16, ["--kv", "q4_0", *SHORT], False),
+    (16, ["--kv", "q5_1", *SHORT], False),
     (16, ["--kv", "f32", *THREE], True),
     (16, ["--kv", "f16", *THREE], False),
     (16, ["--kv", "bf16", *THREE], True),
