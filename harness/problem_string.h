@@ -7,7 +7,7 @@
  * Keys and defaults:
  *   b=1 sq=1 h=128 sk=4096 dqk=576 dv=512     sizes
  *   page=64                                   tokens per page; 0 = contiguous
- *   q=bf16 kv=bf16 out=f32                    types: f32, bf16, f16; kv also q8_0, fp8_*
+ *   q=bf16 kv=bf16 out=f32                    types: f32, bf16, f16; kv also q8_0, q4_0, fp8_*
  *   causal=1 scale=0.1352                     scale of DeepSeek-V3: 192^-0.5 times YaRN's mscale^2;
  *                                             causal is 0 where topk or visible is given
  *   lse=e                                     e or 2

@@ -328,7 +328,7 @@ typedef struct amla_options {
    * (ref: before each 128 keys of a row), at the same time as others and in its own floating-point
    * environment. Once one is told to end all end at their next tile, and amla_plan_run returns
    * AMLA_CANCELLED: outputs then hold anything, and plan and scratch are as before. It must not
-   * jump or throw. */
+   * jump, throw or use AMX. */
   amla_cancel cancel;
   void *cancel_context;
 } amla_options;
