@@ -243,7 +243,7 @@ static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, 
 }
 
 /* Before the product. */
-static void run_stage(const amla_ukr_stage *stage, int32_t tokens) {
+static __attribute__((noinline)) void run_stage(const amla_ukr_stage *stage, int32_t tokens) {
   const amla_row_format *f = stage->format;
   for (const amla_ukr_move *m = stage->moves; m < stage->moves + stage->n_rows; m++) {
     const int64_t row_bytes = amla_elems_bytes(f->type, amla_row_elems(f->type, f->d));
@@ -431,21 +431,27 @@ static inline int is_staged(const amla_row_format *f) {
   return f->d % 32 == 0 && f->d_latent % 8 == 0 && f->d <= MAX_CODES;
 }
 
+/* Returns whether a row was wild. Apart from qk_6x16: most calls have nothing to convert, and do
+ * without its frame. */
+static __attribute__((noinline)) int qk_staged(const amla_ukr_stage *stage, int64_t ldk,
+                                               const float *qt, float *s) {
+  const amla_row_format *f = stage->format;
+  const amla_ukr_move *moves = stage->moves;
+#define CASE(id, ...)                                                                              \
+  case id: return qk_staging(id, f, moves->to, ldk, qt, s, moves);
+  switch (f->type) { AMLA_DTYPES(CASE) }
+#undef CASE
+  return 1;
+}
+
 static void qk_6x16(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const void *qt,
                     float *s, const amla_ukr_stage *stage) {
-  const amla_ukr_move *moves = stage->moves;
   score_tile acc;
   (void)n;
-  int wild = 1;
-  if (stage->n_rows == QK_TOKENS && is_staged(stage->format)) {
-#define CASE(id, ...)                                                                              \
-  case id: wild = qk_staging(id, stage->format, moves->to, ldk, qt, s, moves); break;
-    switch (stage->format->type) { AMLA_DTYPES(CASE) }
-#undef CASE
-  }
-  if (!wild)
+  if (stage->n_rows == QK_TOKENS && is_staged(stage->format) && !qk_staged(stage, ldk, qt, s))
     return;
-  run_stage(stage, QK_TOKENS);
+  if (stage->n_rows > 0)
+    run_stage(stage, QK_TOKENS);
 #pragma GCC unroll 6
   for (int i = 0; i < QK_TOKENS; i++)
     acc[i][0] = acc[i][1] = _mm256_setzero_ps();
