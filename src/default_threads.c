@@ -138,12 +138,29 @@ static uint64_t hash_set(const amla_cpu_set *set) {
   return hash & ~(uint64_t)0xffff;
 }
 
-/* Of the CPUs that the calling thread may run on. Files are read once for each set of them. */
+/* Adds the CPUs of OpenMP's places. A thread that is bound may run on one of them only. */
+static void add_places(amla_cpu_set *set) {
+  int ids[AMLA_MAX_CPUS];
+  for (int place = 0; place < omp_get_num_places(); place++) {
+    const int n = omp_get_place_num_procs(place);
+    if (n > AMLA_MAX_CPUS)
+      continue;
+    omp_get_place_proc_ids(place, ids);
+    for (int i = 0; i < n; i++)
+      if (ids[i] >= 0 && ids[i] < AMLA_MAX_CPUS)
+        set->words[ids[i] / 64] |= (uint64_t)1 << ids[i] % 64;
+  }
+}
+
+/* Of the CPUs that the calling thread may run on, or OpenMP's threads where it binds them. Files
+ * are read once for each set of them. */
 static int64_t cores_of_system(void) {
   static _Atomic uint64_t known; /* the hash of a set, and its cores */
   amla_cpu_set allowed = {{0}};
   if (sched_getaffinity(0, sizeof allowed, (cpu_set_t *)allowed.words) != 0)
     return INT32_MAX;
+  if (omp_get_proc_bind() != omp_proc_bind_false)
+    add_places(&allowed);
   const uint64_t hash = hash_set(&allowed), before = atomic_load(&known);
   if ((before & ~(uint64_t)0xffff) == hash && (before & 0xffff) > 0)
     return (int64_t)(before & 0xffff);
