@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AVX-512's stage and load of fp8 rows and of ggml's blocks, whatever codes and scales they hold, and
-the indexer's kernels, in the emulator: bit by bit what portable C makes of the same on this machine. Rows end at
-unmapped memory."""
+"""AVX-512's stage and load of fp8 rows and of ggml's blocks, whatever codes and scales they hold,
+and the indexer's kernels, in the emulator: bit by bit what portable C makes of the same on this
+machine. Rows end at unmapped memory."""
 
 import ctypes
 import os
