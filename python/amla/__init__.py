@@ -4,8 +4,8 @@
     out, lse = amla.decode(q, kv_cache, block_table, seqlens, scale=192**-0.5, causal=True)
 
 Everything here works on NumPy arrays, torch tensors and whatever speaks DLPack.
-`amla.flash_mla` has FlashMLA's interface, `amla.transformers` makes Hugging Face's DeepSeek models
-decode through this library. docs/python.md tells more.
+`amla.flash_mla` has FlashMLA's interface, `amla.flashinfer` FlashInfer's, `amla.transformers` makes
+Hugging Face's DeepSeek models decode through this library. docs/python.md tells more.
 """
 
 from __future__ import annotations

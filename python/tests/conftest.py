@@ -19,6 +19,7 @@ NEEDS = {
     "test_decode_torch.py": ("torch",),
     "test_flash_mla.py": ("torch",),
     "test_flash_mla_sparse.py": ("torch",),
+    "test_flashinfer.py": ("torch",),
     "test_transformers_patch.py": ("torch", "transformers"),
     "test_transformers_sparse.py": ("torch", "transformers"),
     "test_deepseek_example.py": ("torch", "transformers"),

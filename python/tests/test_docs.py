@@ -19,9 +19,12 @@ BLOCKS = [
 
 
 def test_blocks_are_found():
-    assert [re.search(r"amla[\w., ]*(decode|flash_mla|patch)", block)[1] for block in BLOCKS] == [
+    assert [
+        re.search(r"amla[\w., ]*(decode|flash_mla|flashinfer|patch)", block)[1] for block in BLOCKS
+    ] == [
         "decode",
         "flash_mla",
+        "flashinfer",
         "patch",
         "decode",
     ]
