@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face DeepSeek models that decode through AMLA:
+"""Hugging Face models with Multi-head Latent Attention that decode through AMLA:
 
     from amla.transformers import patch
     patch(model)                         # then model.generate(...) as before
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import sys
 import warnings
 import weakref
@@ -47,13 +48,6 @@ from ._library import log
 
 __all__ = ["LatentLayer", "Stats", "patch", "stats", "unpatch"]
 
-ATTENTION_CLASSES = (
-    "DeepseekV2Attention",
-    "DeepseekV3Attention",
-    "Glm4MoeLiteAttention",  # GLM-4.7-Flash's
-    "DeepseekV32Attention",
-    "GlmMoeDsaAttention",  # GLM-5's
-)  # tested
 MAX_DECODE_QUERIES = 16  # tokens of one step: speculative decoding; above, expanding the keys pays
 _PREFIX = "amla_"  # of the names under which attention functions are registered
 
@@ -443,6 +437,9 @@ def _obstacle(
         return "gradients are recorded, use torch.no_grad()"
     if kwargs.get("output_attentions") or module.config.output_attentions:
         return "attention weights are asked for"
+    for name in ("s_aux", "softcap"):  # what only some models have, and AMLA's step has not
+        if kwargs.get(name) is not None:
+            return f"{name} is given"
     return "is_causal=False" if kwargs.get("is_causal") is False else ""
 
 
@@ -491,12 +488,21 @@ def _attention_function(own_name: str) -> Callable[..., tuple[torch.Tensor, torc
         if indices is not None and own_name in ("eager", "sdpa"):  # which take no lists
             attention_mask = _folded(attention_mask, indices, key.shape[2], query.dtype)
             kwargs["indices"] = None
-        eager = sys.modules[type(module).__module__].eager_attention_forward
+        eager = _eager_of(type(module))
         return ALL_ATTENTION_FUNCTIONS.get_interface(own_name, eager)(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
 
     return attention
+
+
+def _eager_of(kind: type) -> Any:
+    """The eager attention of the file that the class, or the class it derives from, is in."""
+    for base in kind.__mro__:
+        eager = getattr(sys.modules[base.__module__], "eager_attention_forward", None)
+        if eager is not None:
+            return eager
+    raise NotImplementedError(f"{kind.__name__}: no eager_attention_forward in its module")
 
 
 def _keep_latent(
@@ -512,8 +518,59 @@ def _keep_latent(
 # ---- Patching ----
 
 
+# What an attention layer has whose keys and values are `expand_kv` of the latent rows it caches.
+# transformers has had such layers since 5.23, each in a class of its own, all with kv_b_proj.
+_PROTOCOL = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "kv_lora_rank", "num_heads")
+
+
 def _attentions(model: nn.Module) -> list[Any]:
-    return [m for m in model.modules() if type(m).__name__ in ATTENTION_CLASSES]
+    return [m for m in model.modules() if isinstance(getattr(m, "kv_b_proj", None), nn.Module)]
+
+
+def _hands_on(kind: type) -> bool:
+    """Does the forward of the class, or of one it derives from, call expand_kv and one of
+    transformers' attention functions?"""
+    forwards = [
+        inspect.unwrap(vars(base)["forward"]) for base in kind.__mro__ if "forward" in vars(base)
+    ]
+    names = [set(getattr(f, "__code__", _hands_on.__code__).co_names) for f in forwards]
+    return any({"expand_kv", "ALL_ATTENTION_FUNCTIONS"} <= used for used in names)
+
+
+def _unfit(attention: Any) -> str:
+    """Why a layer with kv_b_proj does not speak the protocol; empty if it does."""
+    kind = type(attention)
+    if not hasattr(kind, "expand_kv"):
+        return (
+            f"transformers {transformers.__version__} expands keys before it caches them; 5.23 and "
+            "5.24 are known to work"
+        )
+    missing = [name for name in (*_PROTOCOL, "config", "layer_idx") if not hasattr(attention, name)]
+    if missing:
+        return f"{kind.__name__} has no {missing[0]}"
+    if not _hands_on(kind):
+        return f"the forward of {kind.__name__} does not hand expand_kv's result to attention"
+    if getattr(attention, "kv_a_proj_with_mqa", None) is None:
+        return f"this {kind.__name__} attends to the rows of another layer"
+    if isinstance(getattr(attention, "sinks", None), torch.Tensor):
+        return f"{kind.__name__} has attention sinks, which are not supported here"
+    return ""
+
+
+def _expands_by_weight(attention: Any) -> bool:
+    """Does expand_kv multiply a latent row by kv_b_proj's weight, key parts of a head first, and
+    append the rope part as it is? Tried on two rows: that is what a decode step absorbs."""
+    h, rank = attention.num_heads, attention.kv_lora_rank
+    nope, d_v, weight = attention.qk_nope_head_dim, attention.v_head_dim, attention.kv_b_proj.weight
+    if tuple(weight.shape) != (h * (nope + d_v), rank):
+        return False
+    latent = torch.linspace(-1, 1, 2 * rank).to(weight).view(1, 1, 2, rank)
+    rope = torch.linspace(1, 2, 2 * attention.qk_rope_head_dim).to(weight).view(1, 1, 2, -1)
+    with torch.no_grad():
+        found = type(attention).expand_kv(attention, latent, rope)
+        rows = nn.functional.linear(latent[0, 0], weight).view(2, h, nope + d_v).transpose(0, 1)
+    want = torch.cat((rows[..., :nope], rope[0].expand(h, -1, -1)), -1), rows[..., nope:]
+    return all(x.shape[1:] == y.shape and torch.allclose(x[0], y) for x, y in zip(found, want))
 
 
 def _check(model: nn.Module) -> list[Any]:
@@ -521,15 +578,14 @@ def _check(model: nn.Module) -> list[Any]:
     found = _attentions(model)
     if not found:
         raise NotImplementedError(
-            f"{type(model).__name__}: no attention layer of {', '.join(ATTENTION_CLASSES)}"
+            f"{type(model).__name__}: no attention layer with kv_b_proj, which expands latent rows"
         )
+    tried: set[type] = set()
     for attention in found:
-        name = f"{type(model).__name__}, layer {attention.layer_idx}"
-        if not hasattr(attention, "expand_kv"):
-            raise NotImplementedError(
-                f"{name}: transformers {transformers.__version__} expands keys before it caches "
-                "them; 5.23 and 5.24 are known to work"
-            )
+        name = f"{type(model).__name__}, layer {getattr(attention, 'layer_idx', '?')}"
+        reason = _unfit(attention)
+        if reason:
+            raise NotImplementedError(f"{name}: {reason}")
         if not _is_plain(attention.kv_b_proj):
             raise NotImplementedError(
                 f"{name}: kv_b_proj is {type(attention.kv_b_proj).__name__}: must be a plain "
@@ -538,6 +594,12 @@ def _check(model: nn.Module) -> list[Any]:
             )
         if "_amla" in attention.__dict__:
             raise ValueError(f"{name}: patched already")
+        kind = type(attention)
+        if kind not in tried and not _expands_by_weight(attention):
+            raise NotImplementedError(
+                f"{name}: {kind.__name__} does more than multiply a row by kv_b_proj's weight"
+            )
+        tried.add(kind)
     return found
 
 
@@ -551,9 +613,9 @@ def _register(own: str) -> None:
 
 
 def patch(model: nn.Module) -> nn.Module:
-    """Makes a DeepseekV2, DeepseekV3, DeepseekV32, Glm4MoeLite (GLM-4.7-Flash) or GlmMoeDsa (GLM-5)
-    model of transformers decode through AMLA, in place; returns it. Those with an indexer attend to
-    its lists.
+    """Makes a model of transformers whose attention layers cache latent rows and expand them decode
+    through AMLA, in place; returns it. Layers are told by that protocol, not by a list of classes;
+    docs/transformers.md has the classes that were tried. Those with an indexer attend to its lists.
 
     Greedy tokens are those of the unpatched model up to rounding; the cache takes kv_lora_rank +
     qk_rope_head_dim numbers per token and layer, and a step no more than that, where the unpatched

@@ -22,6 +22,8 @@ NEEDS = {
     "test_flashinfer.py": ("torch",),
     "test_transformers_patch.py": ("torch", "transformers"),
     "test_transformers_sparse.py": ("torch", "transformers"),
+    "test_transformers_classes.py": ("torch", "transformers"),
+    "test_vllm_plugin.py": ("torch",),
     "test_deepseek_example.py": ("torch", "transformers"),
 }
 

@@ -569,7 +569,7 @@ def test_unpatching_one_of_two_models_with_one_config():
 def test_refusals_change_nothing():
     with pytest.raises(
         NotImplementedError,
-        match="^Linear: no attention layer of DeepseekV2Attention, DeepseekV3Attention",
+        match="^Linear: no attention layer with kv_b_proj, which expands latent rows",
     ):
         patch(torch.nn.Linear(2, 2))
     model = deepseek_models.make("v2-lite")
