@@ -61,9 +61,11 @@ rm -rf "$work/dist"
 wheel=$(ls "$work"/dist/amla-*-py3-none-*.whl) ||
   { ls "$work/dist"; echo "FAIL: not one wheel for every Python 3"; exit 1; }
 
+"$clean/python" "$source_dir/tools/check_wheel.py" "$wheel" # what ./dev wheel would call it
+
 "$clean/pip" install -q --no-deps --force-reinstall "$wheel"
 cd "$work" # away from the tree, so that what is imported is what was installed
-"$clean/python" - << 'END'
+PATH=$work/clean/bin "$clean/python" - << 'END' # no compiler, nothing else
 import sys
 
 import amla

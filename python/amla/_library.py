@@ -8,7 +8,9 @@ during a call.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib.util
 import itertools
 import os
 import pathlib
@@ -311,15 +313,28 @@ def _path() -> pathlib.Path:
     )
 
 
+def _share_openmp() -> None:
+    """One OpenMP runtime for libamla and PyTorch: whatever calls itself libgomp.so.1 first. Where
+    only PyTorch has one, it is loaded here, in case that PyTorch comes after a decode."""
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        torch = importlib.util.find_spec("torch")
+        for folder in (torch and torch.submodule_search_locations) or ():
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(pathlib.Path(folder, "lib", "libgomp.so.1")))
+
+
 def _load() -> ctypes.CDLL:
     path = _path()
+    _share_openmp()
     try:
         lib = ctypes.CDLL(str(path))
     except OSError as error:
         raise ImportError(
             f"amla: cannot load {path}: {error}. Install the package (pip install .) or set "
-            "AMLA_LIBRARY "
-            "to a libamla.so; it needs the OpenMP runtime libgomp.so.1 (Debian: libgomp1)"
+            "AMLA_LIBRARY to a libamla.so; one that is not from a wheel needs the OpenMP runtime "
+            "libgomp.so.1 (Debian: libgomp1)"
         ) from error
     detail = ctypes.POINTER(Detail)
     lib.amla_version.restype = ctypes.c_char_p
