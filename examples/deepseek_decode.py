@@ -248,22 +248,42 @@ def show_memory(model):
     )
 
 
-def plot(table, path, title):
+def product_speed(dtype):
+    """FLOP/s of PyTorch's product of two large matrices, in float32 or in that type."""
+    matrices = [torch.ones(1024, 1024, dtype=t) for t in (torch.float32, dtype)]
+    return 2 * 1024**3 / min(best_seconds(lambda a=a: a @ a, 0.5) for a in matrices)
+
+
+def plot(table, path, title, heads, dtype):
+    """Time, and useful FLOP/s as a fraction of a large product's."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.4))
+    figure, (times, fractions) = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     contexts, *lines = zip(*table)
+    peak = product_speed(dtype)
     for seconds, name, marker in zip(
         lines, ("transformers (expand, SDPA)", "PyTorch, absorbed", "AMLA, absorbed"), "os^"
     ):
-        axes.loglog(contexts, [x * 1e3 for x in seconds], marker=marker, label=name)
-    axes.set(xlabel="context, tokens", ylabel="attention of one layer, ms", title=title)
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+        useful = [2 * n * heads * (576 + 512) for n in contexts]
+        times.loglog(contexts, [x * 1e3 for x in seconds], marker=marker, label=name)
+        fractions.semilogx(
+            contexts,
+            [100 * f / x / peak for f, x in zip(useful, seconds)],
+            marker=marker,
+            label=name,
+        )
+    times.set(ylabel="attention of one layer, ms", title=title)
+    fractions.set(ylabel="% of a large product's FLOP/s", ylim=(0, None))
+    for axes in (times, fractions):
+        axes.set(xlabel="context, tokens")
+        axes.set_xticks(contexts, [str(n) for n in contexts])
+        axes.minorticks_off()
+        axes.grid(True, which="both", alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
     print(f"\nwrote {path}")
 
 
@@ -315,7 +335,8 @@ def main():
     show_model(model, contexts, a.seconds)
     show_memory(model)
     if a.plot:
-        plot(table, a.plot, f"{a.heads} heads, {a.dtype}, {torch.get_num_threads()} threads")
+        title = f"{a.heads} heads, {a.dtype}, {torch.get_num_threads()} threads"
+        plot(table, a.plot, title, a.heads, getattr(torch, a.dtype))
 
 
 if __name__ == "__main__":

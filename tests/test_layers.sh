@@ -138,7 +138,7 @@ list_imports() {
 check_imports() { # a module imports from tiers below and, without circles, from its own
   list_imports | awk '
     BEGIN {
-      n = split("_options;_library;_arrays;_shapes _scopes;_problem;_plan;" \
+      n = split("_options;_library _bench_plot;_arrays;_shapes _scopes;_problem;_plan;" \
                 "_decode _merge _cache_write _index_topk _torch_op _latent_cache;" \
                 "_bench flash_mla flashinfer transformers;__init__", tiers, ";")
       for (i = 1; i <= n; i++) {

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from . import _bench_plot
 from ._arrays import numpy_dtype
 from ._library import checked_int, checked_number
 from ._plan import Plan
@@ -75,6 +77,7 @@ def bench(
     scale: float = 192**-0.5,
     seconds: float = 1.0,
     seed: int = 0,
+    plot: Any = None,
     **options: Any,
 ) -> BenchResult:
     """Times decode calls on random data: b sequences of sk tokens, in shuffled pages (page_size 0:
@@ -82,7 +85,10 @@ def bench(
     backend, rescale, threads, isa, split_tokens, lse_base, p_form, q_form, kv_round.
 
     One sequence is compared with fp64 first; RuntimeError if it is wrong. Then calls are timed one
-    by one for `seconds`. Raises ValueError for impossible sizes. Prints nothing.
+    by one for `seconds`. plot="x.svg" (or .png, .pdf) also times shorter contexts, and the same in
+    matrix products of PyTorch or NumPy, in turns, and draws time and fraction of a large
+    product's FLOP/s against context; it needs matplotlib, and causal only with s_q=1. Raises
+    ValueError for impossible sizes. Prints nothing.
     """
     for name, value, low in (
         ("b", b, 1),
@@ -98,42 +104,136 @@ def bench(
         raise ValueError(f"seconds={seconds}: must be > 0")
     if dtype not in _TOLERANCE:
         raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(_TOLERANCE)}")
-    rng, np_dtype = np.random.default_rng(seed), numpy_dtype(dtype)
-    q = rng.standard_normal((b, s_q, h_q, d_qk), np.float32).astype(np_dtype)
-    lengths: Any = np.full(b, sk, np.int32)
-    table: Any = None
-    if page_size:
-        per_sequence = -(-sk // page_size)
-        kv = rng.standard_normal((b * per_sequence, page_size, d_qk), np.float32).astype(np_dtype)
-        table = rng.permutation(b * per_sequence).astype(np.int32).reshape(b, per_sequence)
-    else:
-        kv = rng.standard_normal((b, sk, d_qk), np.float32).astype(np_dtype)
+    if plot is not None:
+        _bench_plot.check_plot(plot)
+        if causal and s_q > 1:
+            raise NotImplementedError(f"plot: s_q={s_q}: must be 1 with causal")
+    case = _Case(b, s_q, h_q, d_qk, d_v, page_size, dtype, causal, scale, seed, options)
+    call = _Call(case, sk)
+    result = call.timed(seconds)
+    if plot is not None:
+        _plot(plot, case, sk, seconds)
+    return result
 
-    plan = Plan.like(q, kv, table, lengths, scale=scale, causal=causal, d_v=d_v, **options)
-    out, lse = plan.run(q, kv, table, lengths)
-    rows = (kv[table[-1]].reshape(-1, d_qk) if table is not None else kv[-1])[:sk]
-    want, _ = attention_f64(q[-1].astype(np.float64), rows.astype(np.float64), scale, d_v, causal)
-    error = float(np.linalg.norm(out[-1].astype(np.float64) - want) / np.linalg.norm(want))
-    if not error <= _TOLERANCE[dtype]:
-        raise RuntimeError(
-            f"bench: relative error {error:.1e} against fp64, must be <= {_TOLERANCE[dtype]:.0e}: "
-            "nothing was timed"
+
+@dataclasses.dataclass(frozen=True)
+class _Case:
+    """What is timed, but for the context."""
+
+    b: int
+    s_q: int
+    h_q: int
+    d_qk: int
+    d_v: int
+    page_size: int
+    dtype: str
+    causal: bool
+    scale: float
+    seed: int
+    options: dict[str, Any]
+
+
+class _Call:
+    """A plan on random data of one context, checked."""
+
+    def __init__(self, c: _Case, sk: int) -> None:
+        rng, np_dtype = np.random.default_rng(c.seed), numpy_dtype(c.dtype)
+        self.case, self.sk = c, sk
+        self.q = rng.standard_normal((c.b, c.s_q, c.h_q, c.d_qk), np.float32).astype(np_dtype)
+        self.lengths: Any = np.full(c.b, sk, np.int32)
+        self.table: Any = None
+        shape: tuple[int, ...] = (c.b, sk, c.d_qk)
+        if c.page_size:
+            per_sequence = -(-sk // c.page_size)
+            shape = (c.b * per_sequence, c.page_size, c.d_qk)
+        self.kv: Any = rng.standard_normal(shape, np.float32).astype(np_dtype)
+        if c.page_size:
+            self.table = rng.permutation(shape[0]).astype(np.int32).reshape(c.b, per_sequence)
+        self.plan = Plan.like(
+            self.q,
+            self.kv,
+            self.table,
+            self.lengths,
+            scale=c.scale,
+            causal=c.causal,
+            d_v=c.d_v,
+            **c.options,
+        )
+        self.out, self.lse = self.plan.run(self.q, self.kv, self.table, self.lengths)
+        self.error = self._error()
+
+    def rows(self, i: int) -> Any:
+        """The KV rows of sequence i."""
+        kv = self.kv[i] if self.table is None else self.kv[self.table[i]]
+        return kv.reshape(-1, self.case.d_qk)[: self.sk]
+
+    def _error(self) -> float:
+        c, last = self.case, self.q[-1].astype(np.float64)
+        want, _ = attention_f64(last, self.rows(-1).astype(np.float64), c.scale, c.d_v, c.causal)
+        error = float(np.linalg.norm(self.out[-1].astype(np.float64) - want) / np.linalg.norm(want))
+        if not error <= _TOLERANCE[c.dtype]:
+            raise RuntimeError(
+                f"bench: relative error {error:.1e} against fp64, must be <= "
+                f"{_TOLERANCE[c.dtype]:.0e}: nothing was timed"
+            )
+        return error
+
+    def run(self) -> None:
+        self.plan.run(self.q, self.kv, self.table, self.lengths, out=self.out, lse=self.lse)
+
+    def flops(self) -> float:
+        c, sk = self.case, self.sk
+        per_query = [min(max(sk - c.s_q + i + 1, 0), sk) if c.causal else sk for i in range(c.s_q)]
+        return 2.0 * sum(per_query) * c.b * c.h_q * (c.d_qk + c.d_v)
+
+    def kv_bytes(self) -> int:
+        return self.case.b * self.sk * self.case.d_qk * int(self.kv.itemsize)
+
+    def timed(self, seconds: float) -> BenchResult:
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or not times:
+            start = time.perf_counter()
+            self.run()
+            times.append(time.perf_counter() - start)
+        best = min(times)
+        return BenchResult(
+            self.plan.describe(),
+            self.error,
+            len(times),
+            best,
+            float(np.median(times)),
+            self.flops() / best / 1e9,
+            self.kv_bytes() / best,
         )
 
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or not times:
-        start = time.perf_counter()
-        plan.run(q, kv, table, lengths, out=out, lse=lse)
-        times.append(time.perf_counter() - start)
-    keys = sum(min(max(sk - s_q + i + 1, 0), sk) if causal else sk for i in range(s_q)) * b
-    best = min(times)
-    return BenchResult(
-        plan.describe(),
-        error,
-        len(times),
-        best,
-        float(np.median(times)),
-        2.0 * keys * h_q * (d_qk + d_v) / best / 1e9,
-        b * sk * d_qk * np_dtype.itemsize / best,
-    )
+
+def _plot(path: Any, c: _Case, sk: int, seconds: float) -> None:
+    """Times shorter contexts, a peer and a large product, in turns."""
+    peer = _bench_plot.find_peer(c.dtype)
+    products, product_seconds, points = _bench_plot.product_calls(peer), float("inf"), []
+    for context in _bench_plot.contexts(sk):
+        call = _Call(c, context)
+        theirs = _peer_of(call, peer)
+        best = [float("inf")] * 4
+        for _ in range(3):
+            for i, run in enumerate((call.run, theirs, *products)):
+                best[i] = min(best[i], _bench_plot.best(run, seconds / 60))
+        product_seconds = min(product_seconds, *best[2:])
+        points.append(_bench_plot.Point(context, best[0], best[1], call.flops()))
+    title = f"heads: {c.h_q}, queries: {c.s_q}, sequences: {c.b}, {c.dtype}"
+    peak = 2 * _bench_plot.PRODUCT**3 / product_seconds
+    _bench_plot.draw(path, points, peak, peer.name, title)
+
+
+def _peer_of(call: _Call, peer: _bench_plot.Peer) -> Callable[[], Any]:
+    """The same by a peer, compared first."""
+    c = call.case
+    rows = np.stack([call.rows(i) for i in range(c.b)]).astype(np.float32)
+    q = call.q.reshape(c.b, -1, c.d_qk).astype(np.float32)
+    theirs = _bench_plot.peer_call(peer, q, rows, c.scale, c.d_v)
+    want = call.out.astype(np.float64).reshape(c.b, -1, c.d_v)
+    error = np.linalg.norm(np.asarray(theirs().tolist()) - want) / np.linalg.norm(want)
+    if not error <= 10 * _TOLERANCE[c.dtype]:
+        raise RuntimeError(f"bench: {peer.name} is apart by {error:.1e}: nothing was drawn")
+    return theirs
