@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The plug-in in the real vLLM, which must be installed beside amla (docs/vllm.md): tiny random
+models decode with and without it.
+
+    try_vllm.py                    tokens and log-probabilities of every step, float32: DeepseekV2
+                                   and V3; prefix caching, chunked prefill and pages of 53 tokens
+    try_vllm.py --serve            the server on the loopback interface, 8 clients at once
+    try_vllm.py --bench [HEADS...] tokens per second at 128, 1024 and 4096 tokens of context
+
+Everything is compared with vLLM without the plug-in (VLLM_PLUGINS=none). Exit code 1 if a result
+differs.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+
+VOCABULARY = 512
+TOLERANCE = 1e-4  # of log-probabilities in float32
+# vLLM's own kernel for rotary embedding takes a part of a row for a whole one (0.32, AVX2), so that
+# results depend on what is batched. Its PyTorch form does not.
+NATIVE = dict(compilation_config=dict(custom_ops=["none"]))
+REUSE = dict(
+    NATIVE,
+    block_size=53,
+    enable_prefix_caching=True,
+    enable_chunked_prefill=True,
+    max_num_batched_tokens=64,
+    max_num_seqs=8,
+)
+
+
+def make_model(folder, kind="DeepseekV2", heads=16):
+    """Random weights whose logits vary, and a tokenizer of words."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=256,
+        moe_intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        q_lora_rank=None if kind == "DeepseekV2" else 128,
+        kv_lora_rank=512,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_shared_experts=1,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=2,
+        max_position_embeddings=8192,
+        initializer_range=0.1,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        dtype="float32",
+    )
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).float()
+    model.save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w2"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w2").save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
+def prompts():
+    """Of several lengths; the last one begins as the third does."""
+    numbers = random.Random(1)
+    found = [[numbers.randrange(3, VOCABULARY) for _ in range(n)] for n in (37, 9, 200, 64)]
+    return [*found, found[2][:150] + [5, 6, 7]]
+
+
+# ---- In a process with vLLM ----
+
+
+def generate(job):
+    """Tokens and all log-probabilities of every step, or seconds per step."""
+    from vllm import LLM, SamplingParams
+
+    length = max([4096, *(n + 64 for n in job.get("contexts", ()))])
+    options = dict(enforce_eager=True, dtype="float32", max_model_len=length)
+    options |= dict(skip_tokenizer_init=True, max_logprobs=VOCABULARY, **job["options"])
+    llm = LLM(job["model"], **options)
+    more = dict(temperature=0, ignore_eos=True, detokenize=False)
+    if "contexts" in job:
+        return [speed(llm, SamplingParams, n, more) for n in job["contexts"]]
+    params = SamplingParams(max_tokens=24, logprobs=VOCABULARY, **more)
+    found = []
+    for batch in (job["prompts"][:4], job["prompts"][4:]):
+        for result in llm.generate([dict(prompt_token_ids=p) for p in batch], params):
+            step = result.outputs[0]
+            rows = [[row[i].logprob for i in range(VOCABULARY)] for row in step.logprobs]
+            found.append(dict(tokens=list(step.token_ids), logprobs=rows))
+            found[-1]["cached"] = result.num_cached_tokens or 0
+    return found
+
+
+def speed(llm, params, context, more):
+    """Tokens per second of one sequence, decode steps alone: 48 tokens less 8, best of three."""
+    numbers = random.Random(context)
+    best = []
+    for tokens in (8, 48):
+        times = []
+        for _ in range(3):
+            ids = [numbers.randrange(3, VOCABULARY) for _ in range(context)]
+            start = time.perf_counter()
+            llm.generate([dict(prompt_token_ids=ids)], params(max_tokens=tokens, **more))
+            times.append(time.perf_counter() - start)
+        best.append(min(times))
+    return 40 / (best[1] - best[0])
+
+
+# ---- The parent ----
+
+
+def environment(plugin, threads=2):
+    env = dict(os.environ, VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1", AMLA_LOG="1")
+    env |= dict(VLLM_CPU_KVCACHE_SPACE="1", OMP_NUM_THREADS=str(threads))
+    env["VLLM_CPU_OMP_THREADS_BIND"] = "0" if threads == 1 else "nobind"
+    env.pop("VLLM_PLUGINS", None)
+    return env if plugin else env | dict(VLLM_PLUGINS="none")
+
+
+def in_vllm(plugin, threads=2, **job):
+    """What `generate` returns in a process of its own, and what AMLA said there."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "job.json")
+        path.write_text(json.dumps(job))
+        done = subprocess.run(
+            [sys.executable, __file__, "--job", str(path)],
+            env=environment(plugin, threads),
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        if done.returncode:
+            sys.exit(f"vLLM failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        lines = [line.split("amla: ")[1] for line in done.stderr.splitlines() if "amla: " in line]
+        return json.loads(path.read_text()), lines
+
+
+def compare(name, got, want):
+    """Up to the first step where the tokens part, which rounding may do."""
+    worst, same = 0.0, 0
+    for x, y in zip(got, want):
+        pairs = list(zip(x["tokens"], y["tokens"]))
+        n = next((i for i, (s, t) in enumerate(pairs) if s != t), len(pairs))
+        steps = zip(x["logprobs"][: n + 1], y["logprobs"][: n + 1])
+        worst = max([worst, *(abs(p - q) for a, b in steps for p, q in zip(a, b))])
+        same += n
+    total = sum(len(y["tokens"]) for y in want)
+    varied = max(len(set(y["tokens"])) for y in want)
+    print(f"{name}: {same} of {total} tokens equal, log-probabilities apart by {worst:.1e}")
+    if worst > TOLERANCE or same < total or varied < 8:
+        sys.exit(f"{name}: not the same, or {varied} different tokens in 24 steps")
+
+
+def try_results(folder):
+    for kind in ("DeepseekV2", "DeepseekV3"):
+        model = make_model(folder / kind, kind)
+        job = dict(model=model, prompts=prompts())
+        own, said = in_vllm(False, **job, options=NATIVE)
+        assert not said, said
+        got, said = in_vllm(True, **job, options=NATIVE)
+        assert "decodes for vLLM's backend CPU_MLA" in said, said
+        compare(kind, got, own)
+        if kind == "DeepseekV2":
+            got, said = in_vllm(True, **job, options=REUSE)
+            assert any("block_size=53, enable_prefix_caching=True" in line for line in said), said
+            compare(f"{kind}, chunked prefill and prefix caching", got, own)
+            if not got[4]["cached"] >= 106:
+                sys.exit(f"no tokens came from the prefix cache: {got[4]['cached']}")
+
+
+def try_bench(folder, heads, threads=(1, 2)):
+    print("heads  threads  context  without  with  ratio   (tokens per second, float32)")
+    for h in heads:
+        model = make_model(folder / f"heads{h}", heads=h)
+        for n in threads:
+            job = dict(model=model, options={}, contexts=[128, 1024, 4096])
+            without, ours = (in_vllm(plugin, n, **job)[0] for plugin in (False, True))
+            for context, x, y in zip(job["contexts"], without, ours):
+                print(f"{h:5d} {n:8d} {context:8d} {x:8.1f} {y:6.1f} {y / x:6.2f}", flush=True)
+
+
+# ---- The server ----
+
+
+def ask(port, prompt):
+    body = dict(model="m", prompt=prompt, max_tokens=16, temperature=0, ignore_eos=True)
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return json.load(answer)["choices"][0]["text"]
+
+
+def serve(model, plugin, texts):
+    """The answers to all texts at once."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [str(pathlib.Path(sys.executable).with_name("vllm")), "serve", model]
+    command += ["--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port)]
+    command += [
+        "--enforce-eager",
+        "--max-model-len",
+        "1024",
+        "--dtype",
+        "float32",
+        "-cc.custom_ops=['none']",
+    ]
+    with tempfile.TemporaryFile("w+") as log:
+        server = subprocess.Popen(command, env=environment(plugin), stdout=log, stderr=log)
+        try:
+            wait_for(server, port)
+            answers = [None] * len(texts)
+
+            def client(i):
+                answers[i] = ask(port, texts[i])
+
+            clients = [threading.Thread(target=client, args=(i,)) for i in range(len(texts))]
+            for c in clients:
+                c.start()
+            for c in clients:
+                c.join()
+        finally:
+            server.terminate()
+            server.wait(60)
+        log.seek(0)
+        return answers, [line for line in log if "amla: " in line]
+
+
+def wait_for(server, port):
+    for _ in range(300):
+        if server.poll() is not None:
+            sys.exit("the server ended")
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+        except OSError:
+            time.sleep(1)
+    sys.exit("the server did not come up within 300 s")
+
+
+def try_server(folder):
+    model = make_model(folder / "served")
+    texts = [
+        " ".join(f"w{t}" for t in prompt[: 9 + 3 * i])
+        for i, prompt in enumerate(prompts()[2:3] * 8)
+    ]
+    want, said = serve(model, False, texts)
+    assert not said, said
+    got, said = serve(model, True, texts)
+    assert said and None not in got, (said, got)
+    if got != want:
+        sys.exit(f"the server's answers differ: {got} {want}")
+    print(f"server: {len(got)} clients at once, the same answers")
+
+
+def main():
+    parser = argparse.ArgumentParser(description="The plug-in in the real vLLM.")
+    parser.add_argument("--serve", action="store_true")
+    parser.add_argument("--bench", nargs="*", type=int, metavar="HEADS")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    a = parser.parse_args()
+    if a.job:
+        path = pathlib.Path(a.job)
+        path.write_text(json.dumps(generate(json.loads(path.read_text()))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if a.serve:
+            try_server(pathlib.Path(folder))
+        elif a.bench is not None:
+            try_bench(pathlib.Path(folder), a.bench or [16, 128])
+        else:
+            try_results(pathlib.Path(folder))
+
+
+if __name__ == "__main__":
+    main()
