@@ -222,7 +222,7 @@ def serve(model, plugin, texts):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [str(pathlib.Path(sys.executable).with_name("vllm")), "serve", model]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port)]
     command += [
         "--enforce-eager",
@@ -230,7 +230,8 @@ def serve(model, plugin, texts):
         "1024",
         "--dtype",
         "float32",
-        "-cc.custom_ops=['none']",
+        "--compilation-config",
+        json.dumps(NATIVE["compilation_config"]),
     ]
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, env=environment(plugin), stdout=log, stderr=log)
