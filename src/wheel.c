@@ -2,7 +2,7 @@
  *
  * What only a Python wheel has, which is built once for many machines (CMakeLists.txt).
  *
- * OpenMP is bound late: gcc's code calls the four functions below, which look for a runtime when
+ * OpenMP is bound late: gcc's code calls the functions below, which look for a runtime when
  * first called. The process's own comes first, PyTorch's or one that was preloaded, then the
  * system's libgomp.so.1. Where there is none a small pool does the work. So a wheel needs no OpenMP
  * runtime and never brings a second one.
@@ -25,6 +25,10 @@ void GOMP_parallel(void (*task)(void *), void *data, unsigned n, unsigned flags)
 int omp_get_max_threads(void);
 int omp_get_num_threads(void);
 int omp_get_thread_num(void);
+int omp_get_proc_bind(void);
+int omp_get_num_places(void);
+int omp_get_place_num_procs(int place);
+void omp_get_place_proc_ids(int place, int *ids);
 
 /* ---- The pool: one team at a time; who finds it at work, or is in it, works alone ---- */
 
@@ -115,23 +119,51 @@ static int pool_max_threads(void) {
   return n < 1 ? 1 : (int)n;
 }
 
+/* The pool binds no thread, and has no places. */
+static int pool_none(void) { return 0; }
+static int pool_place_num_procs(int place) { return (void)place, 0; }
+static void pool_place_proc_ids(int place, int *ids) { (void)place, (void)ids; }
+
 /* A child has the thread that forked, and none of the workers. */
 static void forget_workers(void) { pool = (thread_pool)NEW_POOL; }
 
 /* ---- Which runtime ---- */
 
-static struct {
+typedef struct {
   void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
   int (*max_threads)(void), (*num_threads)(void), (*thread_num)(void);
-} runtime;
+  int (*proc_bind)(void), (*num_places)(void), (*place_num_procs)(int);
+  void (*place_proc_ids)(int, int *);
+} openmp;
+
+static const openmp own = {.parallel = pool_parallel,
+                           .max_threads = pool_max_threads,
+                           .num_threads = pool_num_threads,
+                           .thread_num = pool_thread_num,
+                           .proc_bind = pool_none,
+                           .num_places = pool_none,
+                           .place_num_procs = pool_place_num_procs,
+                           .place_proc_ids = pool_place_proc_ids};
+static openmp runtime;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+/* A runtime has all of a struct's functions or is not taken. */
 static int bind_to(void *library) {
-  *(void **)&runtime.parallel = dlsym(library, "GOMP_parallel");
-  *(void **)&runtime.max_threads = dlsym(library, "omp_get_max_threads");
-  *(void **)&runtime.num_threads = dlsym(library, "omp_get_num_threads");
-  *(void **)&runtime.thread_num = dlsym(library, "omp_get_thread_num");
-  return runtime.parallel && runtime.max_threads && runtime.num_threads && runtime.thread_num;
+  static const struct {
+    const char *name;
+    void **to;
+  } functions[] = {{"GOMP_parallel", (void **)&runtime.parallel},
+                   {"omp_get_max_threads", (void **)&runtime.max_threads},
+                   {"omp_get_num_threads", (void **)&runtime.num_threads},
+                   {"omp_get_thread_num", (void **)&runtime.thread_num},
+                   {"omp_get_proc_bind", (void **)&runtime.proc_bind},
+                   {"omp_get_num_places", (void **)&runtime.num_places},
+                   {"omp_get_place_num_procs", (void **)&runtime.place_num_procs},
+                   {"omp_get_place_proc_ids", (void **)&runtime.place_proc_ids}};
+  for (size_t i = 0; i < sizeof functions / sizeof *functions; i++)
+    if (!(*functions[i].to = dlsym(library, functions[i].name)))
+      return 0;
+  return 1;
 }
 
 static void find_runtime(void) {
@@ -140,8 +172,7 @@ static void find_runtime(void) {
   void *library = dlopen(AMLA_OPENMP, RTLD_LAZY); /* the one that is loaded, if one is */
   if (library && bind_to(library))
     return;
-  runtime.parallel = pool_parallel, runtime.max_threads = pool_max_threads;
-  runtime.num_threads = pool_num_threads, runtime.thread_num = pool_thread_num;
+  runtime = own;
   pthread_atfork(NULL, NULL, forget_workers);
 }
 
@@ -154,6 +185,20 @@ int omp_get_max_threads(void) {
   pthread_once(&once, find_runtime);
   return runtime.max_threads();
 }
+
+int omp_get_proc_bind(void) {
+  pthread_once(&once, find_runtime);
+  return runtime.proc_bind();
+}
+
+int omp_get_num_places(void) {
+  pthread_once(&once, find_runtime);
+  return runtime.num_places();
+}
+
+/* Of a place, so after that. */
+int omp_get_place_num_procs(int place) { return runtime.place_num_procs(place); }
+void omp_get_place_proc_ids(int place, int *ids) { runtime.place_proc_ids(place, ids); }
 
 /* Inside of GOMP_parallel only. */
 int omp_get_num_threads(void) { return runtime.num_threads(); }
