@@ -326,7 +326,10 @@ bool npu_check_range(npu_core *core, const npu_instr *i, const npu_range *range)
 void *npu_map(size_t bytes); /* zero pages without memory behind them until touched; NULL: none */
 void npu_unmap(void *memory, size_t bytes);
 extern const char *const npu_space_name[SPACES];
-extern const int32_t npu_space_bytes[SPACES];
+int32_t npu_buffer_bytes(const npu_chip *chip, npu_space space);
+/* Whose buffer a local range is in. Instructions reach the core's own, or, on the paths within an
+ * AI core, L1 of the AIC and UB of an AIV. */
+npu_core *npu_owner(const npu_core *core, const npu_range *range);
 /* "UB [0, 64)", "GM name [0, 64)": bytes [first, end) of a range's buffer. */
 const char *npu_describe_bytes(const npu_core *core, const npu_range *range, uintptr_t first,
                                uintptr_t end, char *text, size_t capacity);

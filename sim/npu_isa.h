@@ -57,8 +57,10 @@ enum {
   NPU_L1_BYTES = 512 * 1024,
   NPU_L0A_BYTES = 64 * 1024,
   NPU_L0B_BYTES = 64 * 1024,
-  NPU_L0C_BYTES = 128 * 1024,
-  NPU_UB_BYTES = 192 * 1024,
+  NPU_L0C_BYTES = 128 * 1024, /* 950: NPU_L0C_BYTES_950 */
+  NPU_UB_BYTES = 192 * 1024,  /* 950: NPU_UB_BYTES_950 */
+  NPU_L0C_BYTES_950 = 256 * 1024,
+  NPU_UB_BYTES_950 = 248 * 1024,
   NPU_BLOCK_BYTES = 32,  /* unit of local strides */
   NPU_LANES = 64,        /* 32-bit lanes of a vector repeat: 256 bytes, 8 blocks */
   NPU_MAX_REPEATS = 255, /* of one vector instruction; strides too are 0..255 blocks */
@@ -87,12 +89,14 @@ int32_t npu_block_index(
 int32_t npu_block_count(void); /* AI cores of the launch */
 int32_t npu_subcore(void);     /* 0 or 1: which AIV of its AI core; 0 on an AIC */
 
-/* Local buffers, from byte offset 0 of this core's own: (float *)NPU_UB_AT(float, 1024). */
+/* Local buffers, from byte offset 0 of this core's own: (float *)NPU_UB_AT(float, 1024). An AIV has
+ * no L1 of its own: there npu_l1 is its AIC's. */
 NPU_L1 void *npu_l1(uint32_t offset_bytes);
 NPU_L0A void *npu_l0a(uint32_t offset_bytes);
 NPU_L0B void *npu_l0b(uint32_t offset_bytes);
 NPU_L0C void *npu_l0c(uint32_t offset_bytes);
 NPU_UB void *npu_ub(uint32_t offset_bytes);
+NPU_UB void *npu_ub_of(int32_t subcore, uint32_t offset_bytes); /* for an AIC: of its AIV */
 #define NPU_L1_AT(type, offset_bytes) ((NPU_L1 type *)npu_l1(offset_bytes))
 #define NPU_L0A_AT(type, offset_bytes) ((NPU_L0A type *)npu_l0a(offset_bytes))
 #define NPU_L0B_AT(type, offset_bytes) ((NPU_L0B type *)npu_l0b(offset_bytes))
@@ -196,6 +200,17 @@ void npu_copy_l0c_gm_add_f32(NPU_GM float *dst, NPU_L0C const float *src, int32_
                              int32_t dst_stride, int32_t src_rows);
 void npu_copy_l0c_gm_bf16(NPU_GM npu_bf16 *dst, NPU_L0C const float *src, int32_t m, int32_t n,
                           int32_t dst_stride, int32_t src_rows);
+
+/* ---- Within an AI core, on a chip that has the paths (950) ---- */
+
+/* AIC, FIX: as copy_l0c_gm_f32, to UB of one of its AIVs (npu_ub_of), where rows are dst_stride
+ * elements apart, a multiple of 8. */
+void npu_copy_l0c_ub_f32(NPU_UB float *dst, NPU_L0C const float *src, int32_t m, int32_t n,
+                         int32_t dst_stride, int32_t src_rows);
+
+/* AIV, MTE3: as copy_gm_l1, from UB to L1 of its AIC (npu_l1); strides are multiples of 32. */
+void npu_copy_ub_l1(NPU_L1 void *dst, NPU_UB const void *src, int32_t n_bursts, int32_t burst_bytes,
+                    int32_t dst_stride_bytes, int32_t src_stride_bytes);
 
 /* ---- AIV: MTE2, GM -> UB, and MTE3, UB -> GM ---- */
 

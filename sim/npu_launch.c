@@ -20,11 +20,11 @@ static bool begin_core(npu_chip *chip, int32_t id, npu_kernel *kernel) {
   for (int s = SPACE_L1; s < SPACES; s++) {
     if ((s == SPACE_UB) != aiv)
       continue;
-    core->local[s] = npu_map((size_t)npu_space_bytes[s]);
+    core->local[s] = npu_map((size_t)npu_buffer_bytes(chip, (npu_space)s));
     if (!core->local[s])
       return false;
     if (chip->mode == NPU_FUNCTIONAL)
-      memset(core->local[s], 0xff, (size_t)npu_space_bytes[s]);
+      memset(core->local[s], 0xff, (size_t)npu_buffer_bytes(chip, (npu_space)s));
   }
   if (!kernel)
     return true;
@@ -40,6 +40,8 @@ static bool begin_core(npu_chip *chip, int32_t id, npu_kernel *kernel) {
 }
 
 static void end_core(npu_core *core) {
+  if (!core->chip)
+    return; /* the launch failed before it began */
   for (int p = 0; p < NPU_PIPES; p++)
     for (npu_queue *q = &core->pipe[p]; q->count;
          q->count--, q->head = (q->head + 1) % NPU_QUEUE_DEPTH)
@@ -57,7 +59,7 @@ static void end_core(npu_core *core) {
     npu_clock_release(core->stream[(core->stream_head + s) % STREAM].known);
   npu_clock_release(core->known);
   for (int s = SPACE_L1; s < SPACES; s++)
-    npu_unmap(core->local[s], (size_t)npu_space_bytes[s]);
+    npu_unmap(core->local[s], (size_t)npu_buffer_bytes(core->chip, (npu_space)s));
   npu_written_forget_core(core);
   npu_unmap(core->stack, STACK_BYTES);
 }
@@ -150,6 +152,17 @@ int npu_launch(npu_chip *chip, npu_kernel *aic, npu_kernel *aiv, const void *arg
   return 0;
 }
 
+/* The rows that are other ones on this chip. */
+static void set_preset_costs(npu_chip *chip) {
+#define NPU_PRESET(...)
+#define NPU_PRESET_COST(preset_name, ...)                                                          \
+  if (!strcmp(chip->preset.name, preset_name))                                                     \
+    npu_chip_set_cost(chip, __VA_ARGS__);
+#include "npu_presets.def"
+#undef NPU_PRESET
+#undef NPU_PRESET_COST
+}
+
 npu_chip *npu_chip_create(const npu_preset *preset, npu_mode mode) {
   static const npu_cost costs[COSTS] = {
 #define NPU_COST(id, unit, operation, fixed, rate, rate_unit, latency, confidence, source)         \
@@ -162,6 +175,7 @@ npu_chip *npu_chip_create(const npu_preset *preset, npu_mode mode) {
     return NULL;
   chip->preset = *preset, chip->mode = mode;
   memcpy(chip->cost, costs, sizeof costs);
+  set_preset_costs(chip);
   return chip;
 }
 

@@ -9,10 +9,31 @@
 #include <sys/mman.h>
 
 const char *const npu_space_name[SPACES] = {"GM", "L1", "L0A", "L0B", "L0C", "UB"};
-const int32_t npu_space_bytes[SPACES] = {
-    0, NPU_L1_BYTES, NPU_L0A_BYTES, NPU_L0B_BYTES, NPU_L0C_BYTES, NPU_UB_BYTES};
 
 enum { LINE_BYTES = 512 };
+
+/* ---- Buffers of a core ---- */
+
+int32_t npu_buffer_bytes(const npu_chip *chip, npu_space space) {
+  switch (space) {
+  case SPACE_L1: return NPU_L1_BYTES;
+  case SPACE_L0A: return NPU_L0A_BYTES;
+  case SPACE_L0B: return NPU_L0B_BYTES;
+  case SPACE_L0C: return chip->preset.l0c_kb * 1024;
+  case SPACE_UB: return chip->preset.ub_kb * 1024;
+  default: return 0;
+  }
+}
+
+npu_core *npu_owner(const npu_core *core, const npu_range *r) {
+  npu_core *aic = &core->chip->core[core->id / CORES_PER_BLOCK * CORES_PER_BLOCK];
+  if (r->space != SPACE_UB)
+    return aic;
+  if (core->subcore >= 0)
+    return aic + 1 + core->subcore;
+  const uintptr_t in_second = r->base - (uintptr_t)aic[2].local[SPACE_UB];
+  return in_second < (uintptr_t)npu_buffer_bytes(core->chip, SPACE_UB) ? aic + 2 : aic + 1;
+}
 
 void *npu_map(size_t bytes) {
   void *p =
@@ -147,26 +168,28 @@ static bool check_gm(npu_core *core, const npu_instr *i, const npu_range *r, int
 bool npu_check_range(npu_core *core, const npu_instr *i, const npu_range *r) {
   const int64_t bytes = extent(r);
   char rule[200];
+  const int32_t size = npu_buffer_bytes(core->chip, r->space);
+  const uintptr_t from = r->space == SPACE_GM ? 0 : (uintptr_t)npu_owner(core, r)->local[r->space];
   if (r->base % (uintptr_t)r->align) {
     snprintf(rule, sizeof rule, "the address in %s must be a multiple of %d",
              npu_space_name[r->space], r->align);
-    const uintptr_t from = r->space == SPACE_GM ? 0 : (uintptr_t)core->local[r->space];
     return npu_refuse(core, i, r->field, (long long)(r->base - from), rule);
   }
   if (r->space == SPACE_GM)
     return check_gm(core, i, r, bytes);
-  const int64_t offset = (int64_t)(r->base - (uintptr_t)core->local[r->space]);
-  if (offset >= 0 && offset + bytes <= npu_space_bytes[r->space])
+  const int64_t offset = (int64_t)(r->base - from);
+  if (offset >= 0 && offset + bytes <= size)
     return true;
   snprintf(rule, sizeof rule, "the offset in %s, of %d bytes; this touches %lld bytes from there",
-           npu_space_name[r->space], npu_space_bytes[r->space], (long long)bytes);
+           npu_space_name[r->space], size, (long long)bytes);
   return npu_refuse(core, i, r->field, offset, rule);
 }
 
 const char *npu_describe_bytes(const npu_core *core, const npu_range *r, uintptr_t first,
                                uintptr_t end, char *text, size_t capacity) {
   const npu_region *region = r->space == SPACE_GM ? npu_find_region(core->chip, first) : NULL;
-  const uintptr_t origin = region ? (uintptr_t)region->base : (uintptr_t)core->local[r->space];
+  const uintptr_t origin =
+      region ? (uintptr_t)region->base : (uintptr_t)npu_owner(core, r)->local[r->space];
   const char *const gap = region ? " " : "";
   const char *const name = region ? region->name : "";
   snprintf(text, capacity, "%s%s%s [%lld, %lld)", npu_space_name[r->space], gap, name,

@@ -122,6 +122,25 @@ static bool rules_fix(npu_core *core, const npu_instr *i) {
          multiple(core, i, "src_rows", i->n[FIX_ROWS], 16, "a multiple of 16");
 }
 
+/* ---- The paths within an AI core ---- */
+
+static bool rules_paths(npu_core *core, const npu_instr *i) {
+  return core->chip->preset.core_paths ||
+         npu_refuse(core, i, "core_paths", 0, "this chip has no path from L0C to UB or UB to L1");
+}
+
+static bool rules_fix_ub(npu_core *core, const npu_instr *i) {
+  return rules_paths(core, i) && rules_fix(core, i) &&
+         multiple(core, i, "dst_stride", i->n[FIX_STRIDE], 8, "a multiple of 8");
+}
+
+static bool rules_copy_ub_l1(npu_core *core, const npu_instr *i) {
+  return rules_paths(core, i) && rules_copy_in_l1(core, i) &&
+         rules_stride(core, i, "src_stride_bytes", i->n[SRC_STRIDE], 32, "a multiple of 32");
+}
+
+/* ---- Vectors ---- */
+
 static bool rules_vector(npu_core *core, const npu_instr *i) {
   const npu_vec *v = &i->v;
   return (v->count
@@ -178,6 +197,9 @@ static int32_t ranges_copy_in_ub(const npu_instr *i, npu_range *out) {
 }
 static int32_t ranges_copy_out(const npu_instr *i, npu_range *out) {
   return copy_ranges(i, out, SPACE_GM, SPACE_UB, ACCESS_WRITE, 1);
+}
+static int32_t ranges_copy_ub_l1(const npu_instr *i, npu_range *out) {
+  return copy_ranges(i, out, SPACE_L1, SPACE_UB, ACCESS_WRITE, 1);
 }
 static int32_t ranges_copy_out_add_f32(const npu_instr *i, npu_range *out) {
   return copy_ranges(i, out, SPACE_GM, SPACE_UB, ACCESS_ADD_F32, 4);
@@ -250,6 +272,12 @@ static int32_t ranges_fix_add_f32(const npu_instr *i, npu_range *out) {
 }
 static int32_t ranges_fix_bf16(const npu_instr *i, npu_range *out) {
   return fix_ranges(i, out, ACCESS_WRITE, 2);
+}
+
+static int32_t ranges_fix_ub(const npu_instr *i, npu_range *out) {
+  const int32_t n = fix_ranges(i, out, ACCESS_WRITE, 4);
+  out[0].space = SPACE_UB, out[0].align = 32;
+  return n;
 }
 
 int32_t npu_repeats(const npu_vec *v) {
@@ -331,6 +359,7 @@ static const npu_family
     copy_out = {rules_copy_out, ranges_copy_out, work_copy, 0, 0, 0, 0},
     copy_out_add_f32 = {rules_copy_out_add, ranges_copy_out_add_f32, work_copy, 0, 0, 0, 0},
     copy_out_add_s32 = {rules_copy_out_add, ranges_copy_out_add_s32, work_copy, 0, 0, 0, 0},
+    copy_ub_l1 = {rules_copy_ub_l1, ranges_copy_ub_l1, work_copy, 0, 0, 0, 0},
     nd2nz = {rules_nd2nz, ranges_nd2nz, work_nd2nz, 0, 0, 0, 0},
     fill = {rules_fill, ranges_fill, work_copy, 0, 0, 0, 0},
     load_l0a = {rules_load_a, ranges_load_l0a, load_bytes, 0, 0, 0, 0},
@@ -340,6 +369,7 @@ static const npu_family
     mmad = {rules_mmad, ranges_mmad, work_mmad, 0, 0, 0, 0},
     fix_f32 = {rules_fix, ranges_fix_f32, work_fix, 0, 0, 0, 0},
     fix_add_f32 = {rules_fix, ranges_fix_add_f32, work_fix, 0, 0, 0, 0},
+    fix_ub = {rules_fix_ub, ranges_fix_ub, work_fix, 0, 0, 0, 0},
     fix_bf16 = {rules_fix, ranges_fix_bf16, work_fix, 0, 0, 0, 0},
     vector_two = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_4, LANES_4, 0},
     vector_one = {rules_vector, ranges_vector, work_vector, LANES_4, LANES_4, 0, 0},

@@ -166,7 +166,7 @@ void npu_race_end(npu_chip *chip) {
       free(chip->core[c].pipe[p].clock);
     for (int s = SPACE_L1; race->local && s < SPACES; s++)
       npu_unmap(race->local[c * SPACES + s],
-                cells_of((size_t)npu_space_bytes[s]) * sizeof(npu_cell));
+                cells_of((size_t)npu_buffer_bytes(chip, (npu_space)s)) * sizeof(npu_cell));
   }
   for (int32_t c = 0; race->history && c < race->components; c++)
     free(race->history[c].note);
@@ -360,8 +360,10 @@ static npu_cell *cells_at(npu_race *race, uintptr_t *origin) {
     cells = &region->cells, bytes = region->bytes,
     *origin = (uintptr_t)region->base / GRANULE * GRANULE;
   } else {
-    cells = &race->local[race->core->id * SPACES + (int32_t)r->space];
-    bytes = (size_t)npu_space_bytes[r->space], *origin = (uintptr_t)race->core->local[r->space];
+    const npu_core *owner = npu_owner(race->core, r);
+    cells = &race->local[owner->id * SPACES + (int32_t)r->space];
+    bytes = (size_t)npu_buffer_bytes(race->chip, r->space);
+    *origin = (uintptr_t)owner->local[r->space];
   }
   if (!*cells)
     *cells = npu_map(cells_of(bytes) * sizeof(npu_cell));

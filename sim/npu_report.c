@@ -238,10 +238,11 @@ int npu_write_chrome_trace(const npu_report *report, const npu_preset *preset, F
 /* ---- Presets and costs ---- */
 
 static const npu_preset presets[] = {
-#define NPU_PRESET(name, ghz, dies, cores, hbm, l2_read, l2_total, l2_bytes, source)               \
-  {name, ghz, dies, cores, hbm, l2_read, l2_total, l2_bytes, source},
+#define NPU_PRESET(...) {__VA_ARGS__},
+#define NPU_PRESET_COST(...)
 #include "npu_presets.def"
 #undef NPU_PRESET
+#undef NPU_PRESET_COST
 };
 
 const npu_preset *npu_preset_at(int32_t i) {

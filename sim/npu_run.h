@@ -31,12 +31,14 @@ typedef enum npu_mode {
 /* ---- Presets: npu_presets.def ---- */
 
 typedef struct npu_preset {
-  const char *name; /* "910", "910b1" .. "910b4" */
+  const char *name; /* "910", "910b1" .. "910b4", "950" */
   double ghz;
   int32_t dies, cores_per_die; /* AI cores: 1 AIC + 2 AIV each */
   double hbm_bytes_per_second; /* per die, as is l2 */
   double l2_read_bytes_per_second, l2_bytes_per_second;
   int64_t l2_bytes;
+  int32_t l0c_kb, ub_kb;
+  int32_t core_paths; /* 1: from L0C to UB and from UB to L1 of the same AI core */
   const char *source;
 } npu_preset;
 

@@ -56,7 +56,17 @@ static void *local(npu_space space, uint32_t offset_bytes) {
   return (void *)((uintptr_t)npu_self->local[space] + offset_bytes);
 }
 
-NPU_L1 void *npu_l1(uint32_t offset_bytes) { return local(SPACE_L1, offset_bytes); }
+/* Core 0 of this AI core: the AIC. */
+static const npu_core *core_of_block(int32_t i) {
+  return &npu_self->chip->core[npu_self->block * CORES_PER_BLOCK + i];
+}
+
+NPU_L1 void *npu_l1(uint32_t offset_bytes) {
+  return (void *)((uintptr_t)core_of_block(0)->local[SPACE_L1] + offset_bytes);
+}
+NPU_UB void *npu_ub_of(int32_t subcore, uint32_t offset_bytes) {
+  return (void *)((uintptr_t)core_of_block(subcore > 0 ? 2 : 1)->local[SPACE_UB] + offset_bytes);
+}
 NPU_L0A void *npu_l0a(uint32_t offset_bytes) { return local(SPACE_L0A, offset_bytes); }
 NPU_L0B void *npu_l0b(uint32_t offset_bytes) { return local(SPACE_L0B, offset_bytes); }
 NPU_L0C void *npu_l0c(uint32_t offset_bytes) { return local(SPACE_L0C, offset_bytes); }

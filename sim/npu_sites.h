@@ -35,6 +35,8 @@ extern "C"
 #define npu_copy_l0c_gm_f32 (npu_site(__FILE__, __LINE__), npu_copy_l0c_gm_f32)
 #define npu_copy_l0c_gm_add_f32 (npu_site(__FILE__, __LINE__), npu_copy_l0c_gm_add_f32)
 #define npu_copy_l0c_gm_bf16 (npu_site(__FILE__, __LINE__), npu_copy_l0c_gm_bf16)
+#define npu_copy_l0c_ub_f32 (npu_site(__FILE__, __LINE__), npu_copy_l0c_ub_f32)
+#define npu_copy_ub_l1 (npu_site(__FILE__, __LINE__), npu_copy_ub_l1)
 #define npu_copy_gm_ub (npu_site(__FILE__, __LINE__), npu_copy_gm_ub)
 #define npu_copy_ub_gm (npu_site(__FILE__, __LINE__), npu_copy_ub_gm)
 #define npu_copy_ub_gm_add_f32 (npu_site(__FILE__, __LINE__), npu_copy_ub_gm_add_f32)

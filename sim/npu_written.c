@@ -64,12 +64,14 @@ static void read_run(void *context, uintptr_t base, int64_t bytes) {
 /* Where the bits of a range are; bits NULL: all of it counts as written. */
 static operand operand_of(npu_core *core, const npu_range *r) {
   npu_region *region = r->space == SPACE_GM ? npu_find_region(core->chip, r->base) : NULL;
-  operand o = {NULL, region ? (uintptr_t)region->base : (uintptr_t)core->local[r->space], 0, 0};
-  uint64_t **bits = region ? &region->written : &core->written[r->space];
+  npu_core *owner = npu_owner(core, r);
+  operand o = {NULL, region ? (uintptr_t)region->base : (uintptr_t)owner->local[r->space], 0, 0};
+  uint64_t **bits = region ? &region->written : &owner->written[r->space];
   if (region && region->host_written)
     return o;
   if (!*bits)
-    *bits = npu_map(npu_bitmap_bytes(region ? region->bytes : (size_t)npu_space_bytes[r->space]));
+    *bits = npu_map(
+        npu_bitmap_bytes(region ? region->bytes : (size_t)npu_buffer_bytes(core->chip, r->space)));
   if (!*bits)
     core->chip->stopped = core->chip->out_of_memory = true;
   o.bits = *bits;
@@ -143,5 +145,6 @@ void npu_written_begin(npu_chip *chip) {
 
 void npu_written_forget_core(npu_core *core) {
   for (int s = SPACE_L1; s < SPACES; s++)
-    npu_unmap(core->written[s], npu_bitmap_bytes((size_t)npu_space_bytes[s]));
+    npu_unmap(core->written[s],
+              npu_bitmap_bytes((size_t)npu_buffer_bytes(core->chip, (npu_space)s)));
 }

@@ -67,6 +67,9 @@ static void out_c_add(const memory *m) {
 static void out_c_bf16(const memory *m) {
   npu_copy_l0c_gm_bf16((npu_bf16 *)(void *)m->gm, NPU_L0C_AT(float, 0), 48, 64, 64, 48);
 }
+static void out_c_ub(const memory *m) {
+  (void)m, npu_copy_l0c_ub_f32((float *)npu_ub_of(0, 0), NPU_L0C_AT(float, 0), 48, 64, 64, 48);
+}
 static void in_ub(const memory *m) { npu_copy_gm_ub(ub(0), m->gm, 1, WORK, WORK, WORK); }
 static void out_ub(const memory *m) { npu_copy_ub_gm(m->gm, ub(0), 1, WORK, WORK, WORK); }
 static void out_ub_add_f(const memory *m) {
@@ -74,6 +77,10 @@ static void out_ub_add_f(const memory *m) {
 }
 static void out_ub_add_s(const memory *m) {
   npu_copy_ub_gm_add_s32((int32_t *)(void *)m->gm, NPU_UB_AT(int32_t, 0), 1, WORK, WORK, WORK);
+}
+
+static void out_ub_l1(const memory *m) {
+  (void)m, npu_copy_ub_l1(l1(0), ub(0), 1, WORK, WORK, WORK);
 }
 
 static npu_vec rows48(void) { return npu_vec_rows(48, NPU_MASK_ALL, 8, 8, 8); }
@@ -124,6 +131,8 @@ static const gate gates[] = {
     {"FIX", "copy_l0c_gm_f32", out_c, NPU_PIPE_FIX, false, WORK},
     {"FIX", "copy_l0c_gm_add_f32", out_c_add, NPU_PIPE_FIX, false, WORK},
     {"FIX", "copy_l0c_gm_bf16", out_c_bf16, NPU_PIPE_FIX, false, WORK},
+    {"FIX", "copy_l0c_ub_f32", out_c_ub, NPU_PIPE_FIX, false, WORK},
+    {"MTE3", "copy_ub_l1", out_ub_l1, NPU_PIPE_MTE3, true, WORK},
     {"MTE2", "copy_gm_ub", in_ub, NPU_PIPE_MTE2, true, WORK},
     {"MTE3", "copy_ub_gm", out_ub, NPU_PIPE_MTE3, true, WORK},
     {"MTE3", "copy_ub_gm_add", out_ub_add_f, NPU_PIPE_MTE3, true, WORK},
@@ -203,7 +212,7 @@ static void expect_gate(npu_chip *chip, const memory *m, const char *what, int64
 static void every_instruction_s_gate_is_tight(void **state) {
   (void)state;
   for (int n = 0; n < LENGTH(gates); n++) {
-    npu_chip *chip = make_chip("910b2", NPU_TIMING_ONLY);
+    npu_chip *chip = make_chip("950", NPU_TIMING_ONLY); /* which has all of them */
     const gate *g = &gates[n];
     const memory m = {make_gm(chip, 1 << 20, "gm"), n};
     const npu_cost row = *find_cost(chip, g->unit, g->operation);
@@ -258,6 +267,10 @@ static void documented_costs(
   assert_true(find_cost(chip, "MTE1", "load_l0a")->rate == 256 &&
               find_cost(chip, "MTE1", "load_l0b")->rate == 128);
   npu_chip_destroy(chip);
+  chip = make_chip("950", NPU_TIMING_ONLY);
+  assert_true(find_cost(chip, "MTE1", "load_l0b")->rate == 256);
+  npu_chip_destroy(chip);
+  assert_true(fabs(npu_peak_flops(npu_find_preset("950")) / 432e12 - 1) < 2e-3);
   assert_true(fabs(npu_peak_flops(npu_find_preset("910")) / 707.8e12 - 1) < 1e-3);
   assert_true(fabs(npu_peak_flops(npu_find_preset("910b2")) / 353.9e12 - 1) < 1e-3);
   assert_int_equal(npu_find_preset("910b3")->cores_per_die, 20);
