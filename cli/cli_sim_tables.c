@@ -12,8 +12,10 @@
 #include "cli_sim_cases.h"
 
 const char *cli_sim_schedules(int i) {
-  static const char *const names[] = {
-      [AMLA_SIM_BEST] = "best", [AMLA_SIM_SERIAL] = "serial", [AMLA_SIM_PRELOAD] = "preload"};
+  static const char *const names[] = {[AMLA_SIM_BEST] = "best",
+                                      [AMLA_SIM_SERIAL] = "serial",
+                                      [AMLA_SIM_PRELOAD] = "preload",
+                                      [AMLA_SIM_IN_CORE] = "in-core"};
   return i < (int)(sizeof names / sizeof *names) ? names[i] : NULL;
 }
 
@@ -93,6 +95,23 @@ static bool table_of_chips(const char *command, const amla_sim_options *base) {
   return print_rows(command, "Chips, two sequences per AI core", &list);
 }
 
+/* What AMLA's add is worth where S and P need not leave the core. */
+static bool table_of_950(const char *command, const amla_sim_options *base) {
+  static const amla_sim_schedule on_950[] = {AMLA_SIM_PRELOAD, AMLA_SIM_BEST, AMLA_SIM_IN_CORE};
+  sim_cases list = {0};
+  for (int32_t s_q = 2; s_q >= 1; s_q--)
+    for (int s = 0; s < 3; s++)
+      for (int m = 0; m < 3; m++) {
+        sim_case *c = sim_cases_add(&list, base, (sim_shape){64, s_q, 128, 16384},
+                                    modes_in_order[m], on_950[s]);
+        c->label = c->sim.chip = "950";
+      }
+  return print_rows(command,
+                    "Ascend 950, facts of medium confidence: through memory, and with S and P in "
+                    "the core",
+                    &list);
+}
+
 /* Where the model is least sure, and what else could explain the published figure. */
 static bool table_of_doubts(const char *command, const amla_sim_options *base) {
   static const amla_sim_cost_change slow_events[] = {{"EVENT/notify_to_wait", 0, 1, 60}},
@@ -140,7 +159,7 @@ static const struct {
               {"NZ, rope apart, f16", 1, 64, 0, 128, AMLA_F16},
               {"int8, a scale per token", 0, 0, 1, 128, AMLA_F16},
               {"rows, top-k list", 0, 0, 0, 1, AMLA_BF16}};
-enum { N_CACHES = sizeof caches / sizeof *caches, LISTED = N_CACHES - 1 };
+enum { N_CACHES = sizeof caches / sizeof *caches, INT8 = N_CACHES - 2, LISTED };
 
 static void add_cache(sim_cases *list, const amla_sim_options *base, int cache, sim_shape shape) {
   sim_case *c = sim_cases_add(list, base, shape, AMLA_RESCALE_LAZY, AMLA_SIM_BEST);
@@ -184,6 +203,8 @@ static bool table_of_production(const char *command, const amla_sim_options *bas
       add_cache(&list, base, cache, (sim_shape){96, s_q, 128, 8192});
   for (int h = 1; h < 4; h++)
     add_cache(&list, base, 2, (sim_shape){96, 1, heads[h], 8192});
+  for (int h = 1; h < 4; h++)
+    add_cache(&list, base, INT8, (sim_shape){96, 1, heads[h], 8192});
   for (int32_t s_q = 3; s_q <= 4; s_q++)
     add_cache(&list, base, 2, (sim_shape){48, s_q, 128, 8192});
   add_cache(&list, base, 0, (sim_shape){96, 1, 128, 2048});
@@ -245,10 +266,10 @@ static bool table_of_ours(const char *command, const amla_sim_options *base) {
 static const struct {
   const char *name;
   bool (*print)(const char *command, const amla_sim_options *base);
-} tables[] = {
-    {"ideas", tables_of_ideas}, {"doubts", table_of_doubts},         {"models", table_of_models},
-    {"chips", table_of_chips},  {"production", table_of_production}, {"paper", table_of_paper},
-    {"ours", table_of_ours}};
+} tables[] = {{"ideas", tables_of_ideas},  {"doubts", table_of_doubts},
+              {"models", table_of_models}, {"chips", table_of_chips},
+              {"950", table_of_950},       {"production", table_of_production},
+              {"paper", table_of_paper},   {"ours", table_of_ours}};
 enum { N_TABLES = sizeof tables / sizeof *tables };
 
 bool cli_sim_has_table(const char *name) {

@@ -56,8 +56,8 @@ static const char doc[] = "Times the Ascend kernel on a SIMULATED NPU: cycles, u
 static const struct argp_option options[] = {
     {"rescale", 'r', "MODE", 0, "lazy (default), amla (as published: unguarded) or flash", 0},
     {"guard", KEY_GUARD, NULL, 0, "amla: time the guarded add that backend npu has instead", 0},
-    {"schedule", KEY_SCHEDULE, "NAME", 0, "serial, preload or best (default)", 0},
-    {"chip", KEY_CHIP, "NAME", 0, "910 (two dies, default), 910b1, 910b2, 910b3 or 910b4", 0},
+    {"schedule", KEY_SCHEDULE, "NAME", 0, "serial, preload, best (default), or in-core (950)", 0},
+    {"chip", KEY_CHIP, "NAME", 0, "910 (two dies, default), 910b1, 910b2, 910b3, 910b4 or 950", 0},
     {"cores", KEY_CORES, "N", 0, "AI cores to use; default all", 0},
     {"bumps", KEY_BUMPS, "N", 0,
      "lazy: key tiles of a work item in which every row's reference moves; default 1", 0},
@@ -67,7 +67,7 @@ static const struct argp_option options[] = {
     {"costs", KEY_COSTS, NULL, 0, "print the cost table with its sources", 0},
     {"trace", KEY_TRACE, "FILE", 0, "write a Chrome trace (opens in Perfetto)", 0},
     {"table", KEY_TABLE, "NAME", OPTION_ARG_OPTIONAL,
-     "print the tables of predictions, or one: ideas, doubts, models, chips, production, "
+     "print the tables of predictions, or one: ideas, doubts, models, chips, 950, production, "
      "paper, ours; minutes",
      0},
     {"search", KEY_SEARCH, NULL, 0, "try tilings on the problem, print the best", 0},
@@ -145,7 +145,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
     a->table = text != NULL ? text : "all";
     if (!cli_sim_has_table(a->table))
       argp_error(state,
-                 "--table=%s: must be ideas, doubts, models, chips, production, "
+                 "--table=%s: must be ideas, doubts, models, chips, 950, production, "
                  "paper or ours",
                  text);
     return 0;

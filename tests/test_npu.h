@@ -11,8 +11,8 @@
 #include "src/npu/ascend_launch.h"
 #include "src/problem.h"
 
-static const char *const schedule_names[] = {"serial", "preload", "best"};
-enum { SERIAL, PRELOAD, BEST, SCHEDULES };
+static const char *const schedule_names[] = {"serial", "preload", "best", "in-core"};
+enum { SERIAL, PRELOAD, BEST, SCHEDULES, IN_CORE = SCHEDULES }; /* IN_CORE: on chip 950 */
 enum {
   MODES = 3,
   UNGUARDED_AMLA = MODES,
@@ -31,6 +31,8 @@ static inline ascend_tiling tiling_of(int schedule, const amla_problem *p) {
     return ascend_tiling_serial;
   if (schedule == PRELOAD)
     return ascend_tiling_preload;
+  if (schedule == IN_CORE)
+    return ascend_tiling_in_core;
   return *ascend_tiling_best(ascend_block_rows(p));
 }
 
@@ -46,11 +48,15 @@ static inline ascend_launch make_launch(const harness_dataset *data, int mode, i
   return l;
 }
 
+static inline const npu_preset *preset_of(const ascend_launch *l) {
+  return npu_find_preset(l->tiling.in_core ? "950" : "910");
+}
+
 static inline const char *describe_launch(const ascend_launch *l) {
   static char text[200];
-  snprintf(text, sizeof text, "mode=%s lag=%d order=%d keep_q=%d split_tiles=%d",
+  snprintf(text, sizeof text, "mode=%s lag=%d order=%d keep_q=%d in_core=%d split_tiles=%d",
            mode_name(l->unguarded ? UNGUARDED_AMLA : (int)l->mode), l->tiling.lag, l->tiling.order,
-           l->tiling.keep_q, l->split_tiles);
+           l->tiling.keep_q, l->tiling.in_core, l->split_tiles);
   return text;
 }
 
@@ -63,11 +69,11 @@ static inline void set_random_costs(npu_chip *chip, uint64_t seed) {
   }
 }
 
-/* Launches on a chip of `cores` AI cores (0 = all of the two-die 910) into outputs that start as
- * the guard pattern. seed: of random costs; 0 = the table's. */
+/* Launches on `cores` AI cores (0 = all of the two-die 910, or of the 950) into outputs that start
+ * as the guard pattern. seed: of random costs; 0 = the table's. */
 static inline npu_report launch_at(harness_dataset *data, const char *problem, ascend_launch *l,
                                    int32_t cores, uint64_t seed) {
-  const npu_preset *preset = npu_find_preset("910");
+  const npu_preset *preset = preset_of(l);
   npu_chip *chip = npu_chip_create(preset, NPU_FUNCTIONAL);
   npu_report report;
   amla_detail detail;

@@ -83,13 +83,18 @@ static void keep_rows(comparison *c, const npu_watched *w, int32_t tile) {
            ub + from[i], (size_t)my_rows(c, w->subcore) * 4);
 }
 
+static int is_in_slot(int64_t offset_bytes) {
+  return (offset_bytes >= ASCEND_UB_IN && offset_bytes < ASCEND_UB_OUT) ||
+         (offset_bytes >= ASCEND_UB_IN_1 && offset_bytes < ASCEND_UB_IN_1 + ASCEND_SLOT_BYTES);
+}
+
 static void watch_v1(void *context, const npu_watched *w) {
   comparison *c = context;
   if (w->subcore < 0 || my_rows(c, w->subcore) <= 0)
     return;
   const int32_t per_tile = (my_rows(c, w->subcore) + ASCEND_CHUNK_ROWS - 1) / ASCEND_CHUNK_ROWS;
   if (strcmp(w->name, "muls_f32") == 0 && w->scalar == c->data.problem.scale &&
-      w->offset_bytes < ASCEND_UB_OUT) { /* a chunk begins */
+      is_in_slot(w->offset_bytes)) { /* a chunk begins */
     const int32_t chunk = c->chunks[w->subcore]++;
     if (chunk > 0 && chunk % per_tile == 0)
       keep_rows(c, w, chunk / per_tile - 1);

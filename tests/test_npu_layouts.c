@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What production caches look like, on the Ascend kernel: pages in NZ order, latent and rope in two
- * tensors, both; bit by bit the packed cache's result. f16 against fp64 within the bound of a P of
+ * tensors, both; bit by bit the packed cache's result, as is that of S and P that stay in the core
+ * of a 950. f16 against fp64 within the bound of a P of
  * f16, lists of tokens as pages of one token, and three and four queries (two row blocks). Every
  * launch is free of races, deadlocks, leftover flags and reads of what nobody wrote.
  */
@@ -46,6 +47,41 @@ static void layouts_change_no_bit(void **state) {
   check_layouts("b=2,sq=2,h=70,sk=600,len=600/513,page=16", ASCEND_AMLA, PRELOAD);
   check_layouts("b=2,h=16,sk=530,page=0", ASCEND_FLASH, SERIAL);
   check_layouts("b=2,h=16,sk=300,page=1,pad=16", ASCEND_LAZY, PRELOAD);
+}
+
+/* S and P that never leave the core of a 950 have the bits of those that go through memory. */
+static void check_in_core(const char *problem, ascend_layout layout, int32_t split_tiles) {
+  harness_dataset data;
+  generate(&data, problem);
+  const size_t bytes = data.tensors.out_bytes;
+  void *want = malloc(bytes);
+  assert_non_null(want);
+  const int32_t f16 = data.problem.kv_type == AMLA_F16;
+  for (int mode = 0; mode < PROGRAMS; mode++)
+    for (int schedule = PRELOAD; schedule <= IN_CORE; schedule += IN_CORE - PRELOAD) {
+      if (f16 && (mode == ASCEND_AMLA || mode == UNGUARDED_AMLA))
+        continue;
+      ascend_launch l = launch_of(&data, mode, schedule, layout);
+      l.split_tiles = split_tiles;
+      const npu_report r = launch_on(&data, problem, &l, 2);
+      expect_clean(&r, problem, &l);
+      if (schedule == PRELOAD)
+        memcpy(want, data.out, bytes);
+      if (memcmp(data.out, want, bytes) != 0)
+        fail_msg("'%s' %s: other bits", problem, describe_launch(&l));
+    }
+  free(want);
+  harness_free(&data);
+}
+
+static void a_core_of_its_own_changes_no_bit(void **state) {
+  (void)state;
+  const ascend_layout packed = {0, 0, 0}, production = {1, 64, 0};
+  check_in_core("b=2,sq=2,h=128,sk=1300,len=1300/613,page=64,sinks=1", packed, 8);
+  check_in_core("b=2,h=20,sk=1900,len=1900/77,page=48", production, 1);
+  check_in_core("b=2,sq=3,h=5,sk=600,len=600/3,page=16", packed, 8); /* one AIV has 8 rows */
+  check_in_core("h=4,sk=530,dist=rising", packed, 8);                /* one has none */
+  check_in_core("h=16,sk=900,q=f16,kv=f16", production, 8);
 }
 
 static void check_f16(const char *problem, int mode, int schedule) {
@@ -134,6 +170,7 @@ static void few_heads_more_queries_and_token_lists(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(layouts_change_no_bit),
+                                     cmocka_unit_test(a_core_of_its_own_changes_no_bit),
                                      cmocka_unit_test(f16_is_within_its_bound),
                                      cmocka_unit_test(int8_is_converted_on_the_vector_cores),
                                      cmocka_unit_test(few_heads_more_queries_and_token_lists)};

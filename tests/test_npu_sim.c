@@ -186,6 +186,30 @@ static void amla_is_guarded_unless_asked(void **state) {
   assert_true(r.gm_ub_bytes > study.gm_ub_bytes && r.ub_gm_bytes == study.ub_gm_bytes);
 }
 
+/* On a 950 S and P stay in the core: FIX sends PV alone to memory, and the vector cores read no
+ * score from there. The same problem through memory moves S and P as well. */
+static void scores_stay_in_the_core_of_a_950(void **state) {
+  (void)state;
+  const amla_problem p = decode_problem(32, 1, 2048);
+  const int64_t pv = (int64_t)32 * 128 * 512 * 4 * 4, s = pv; /* four key tiles */
+  amla_sim_options sim = defaults;
+  amla_options o = AMLA_OPTIONS_INIT;
+  amla_sim_report in_core = empty_report, through = empty_report;
+  amla_detail detail;
+  o.rescale = AMLA_RESCALE_AMLA;
+  sim.chip = "950", sim.unguarded_add = 1, sim.schedule = AMLA_SIM_PRELOAD;
+  assert_int_equal(amla_sim_run(&p, &o, NULL, &sim, &through, &detail), AMLA_OK);
+  sim.schedule = AMLA_SIM_IN_CORE;
+  assert_int_equal(amla_sim_run(&p, &o, NULL, &sim, &in_core, &detail), AMLA_OK);
+  assert_int_equal(in_core.l0c_gm_bytes, pv);
+  assert_int_equal(through.l0c_gm_bytes, pv + s);
+  assert_int_equal(through.gm_ub_bytes - in_core.gm_ub_bytes, s);
+  assert_int_equal(through.ub_gm_bytes - in_core.ub_gm_bytes, s / 2); /* P */
+  assert_non_null(strstr(in_core.description, "in-core amla with the published unguarded add, 950:"
+                                              " 32 cores at 1.65 GHz, 128 rows x 512 keys"));
+  assert_true(fabs(in_core.peak_flops_per_second - 432.5e12) < 0.1e12);
+}
+
 /* ---- Refusals ---- */
 
 static void expect_sim_refusal(amla_problem p, amla_sim_options sim, const int32_t *lengths,
@@ -202,15 +226,19 @@ static void refusals_name_field_value_and_rule(void **state) {
   const amla_problem good = decode_problem(2, 1, 700);
   const int32_t too_long[] = {700, 701};
   const amla_sim_cost_change no_row = {"FIX/none", 1, 1, 1};
-  const amla_sim_tiling too_large = {1, 512, 576, 96, 512, 128, 3, 4, 2, 0, 0, 0},
-                        deep = {3, 512, 288, 96, 256, 128, 3, 4, 2, 0, 0, 0};
+  const amla_sim_tiling too_large = {1, 512, 576, 96, 512, 128, 3, 4, 2, 0, 0, 0, 0},
+                        deep = {3, 512, 288, 96, 256, 128, 3, 4, 2, 0, 0, 0, 0};
   amla_problem p = good;
   amla_sim_options o = defaults;
   p.q_type = AMLA_F32;
   expect_sim_refusal(p, defaults, NULL, "q_type=f32: backend npu needs bf16 or f16");
   p = good, p.kv_type = AMLA_F16;
   expect_sim_refusal(p, defaults, NULL, "kv_type=f16: backend npu needs q's, bf16");
-  o.d_rope = 576;
+  o.schedule = AMLA_SIM_IN_CORE;
+  expect_sim_refusal(good, o, NULL, "schedule=in-core: chip 910 has no path from L0C to UB");
+  p = good, p.q_type = p.kv_type = AMLA_F16, o.chip = "950", o.kv_int8 = 1;
+  expect_sim_refusal(p, o, NULL, "kv_int8=1: schedule in-core does not have it");
+  o = defaults, o.d_rope = 576;
   expect_sim_refusal(good, o, NULL, "d_rope=576: must be in 0..575");
   o.d_rope = 60;
   expect_sim_refusal(good, o, NULL,
@@ -278,6 +306,7 @@ int main(void) {
                                      cmocka_unit_test(same_launch_same_report),
                                      cmocka_unit_test(bytes_add_up),
                                      cmocka_unit_test(amla_is_guarded_unless_asked),
+                                     cmocka_unit_test(scores_stay_in_the_core_of_a_950),
                                      cmocka_unit_test(refusals_name_field_value_and_rule),
                                      cmocka_unit_test(the_loaded_backend_runs_and_refuses)};
   return cmocka_run_group_tests(tests, NULL, NULL);

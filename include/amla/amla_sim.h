@@ -15,9 +15,11 @@ extern "C" {
 #endif
 
 typedef enum amla_sim_schedule {
-  AMLA_SIM_BEST = 0,   /* ours */
-  AMLA_SIM_SERIAL = 1, /* a key tile's stages one after the other */
-  AMLA_SIM_PRELOAD = 2 /* the Preload Pipeline of arXiv 2509.25224 */
+  AMLA_SIM_BEST = 0,    /* ours */
+  AMLA_SIM_SERIAL = 1,  /* a key tile's stages one after the other */
+  AMLA_SIM_PRELOAD = 2, /* the Preload Pipeline of arXiv 2509.25224 */
+  /* chip 950 only: the same with S and P that never leave the AI core; row blocks of 128 */
+  AMLA_SIM_IN_CORE = 3
 } amla_sim_schedule;
 
 /* A schedule with its tiling; docs/ascend.md explains the fields. */
@@ -32,6 +34,7 @@ typedef struct amla_sim_tiling {
   int32_t order;
   int32_t in_turns; /* 1: column tiles of the two products alternate; needs lag 2 and keep_q */
   int32_t keep_q;   /* 1: Q stays in L1 for all key tiles; row blocks of at most 128 rows */
+  int32_t in_core;  /* 1: S stays in UB and P in L1; needs lag 1, keep_q and chip 950 */
 } amla_sim_tiling;
 
 /* What a pipe did. Pipes are named; subcore -1 is the cube core, 0 and 1 the vector cores of AI
@@ -52,8 +55,8 @@ typedef struct amla_sim_options {
   uint32_t struct_bytes;
   amla_sim_schedule schedule;
   const amla_sim_tiling *tiling; /* NULL = the schedule's */
-  const char *chip; /* "910" (two dies, the default), "910b1" .. "910b4"; NULL = default */
-  int32_t cores;    /* AI cores to use; 0 = all */
+  const char *chip;              /* "910" (two dies; NULL = it), "910b1" .. "910b4", "950" */
+  int32_t cores;                 /* AI cores to use; 0 = all */
   /* lazy: key tiles of a work item in which every row's reference moves. Default 1 */
   int32_t assume_bumps;
   /* 1: also here, where no data moves; functional runs always do. Slow for large problems */
@@ -121,7 +124,7 @@ typedef struct amla_sim_report {
 /* clang-format off */
 #define AMLA_SIM_REPORT_INIT                                                                       \
   {(uint32_t)sizeof(amla_sim_report), 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, {0}, {0}, 0, 0, 0, 0,   \
-   0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {0}, {0}, 0.0, 0.0, 0.0, 0.0}
+   0, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {0}, {0}, 0.0, 0.0, 0.0, 0.0}
 /* clang-format on */
 
 /* Times one run of the problem. Only rescale of options (NULL = defaults) matters; keys are split

@@ -44,6 +44,10 @@ inline NPU_L0C void *npu_l0c(uint32_t offset_bytes) {
   return (NPU_L0C void *)(uintptr_t)offset_bytes;
 }
 inline NPU_UB void *npu_ub(uint32_t offset_bytes) { return (NPU_UB void *)(uintptr_t)offset_bytes; }
+/* On silicon a mode of the copy says which of the two vector cores it is for. */
+inline NPU_UB void *npu_ub_of(int32_t subcore, uint32_t offset_bytes) {
+  return (void)subcore, npu_ub(offset_bytes);
+}
 
 /* ---- Synchronisation ---- */
 
@@ -186,8 +190,21 @@ inline void npu_copy_l0c_gm_bf16(NPU_GM npu_bf16 *dst, NPU_L0C const float *src,
   asc_copy_l0c2gm((__gm__ bfloat16_t *)dst, (__cc__ float *)src, (uint16_t)n, (uint16_t)m,
                   (uint32_t)dst_stride, (uint16_t)src_rows);
 }
+inline void npu_copy_l0c_ub_f32(NPU_UB float *dst, NPU_L0C const float *src, int32_t m, int32_t n,
+                                int32_t dst_stride, int32_t src_rows) {
+  asc_copy_l0c2ub(dst, (__cc__ float *)src, (uint16_t)n, (uint16_t)m, (uint32_t)dst_stride,
+                  (uint16_t)src_rows);
+}
 
 /* ---- Vector core: moves ---- */
+
+inline void npu_copy_ub_l1(NPU_L1 void *dst, NPU_UB const void *src, int32_t n_bursts,
+                           int32_t burst_bytes, int32_t dst_stride_bytes,
+                           int32_t src_stride_bytes) {
+  asc_copy_ub2l1(dst, (__ubuf__ void *)src, (uint16_t)n_bursts, (uint16_t)(burst_bytes / 32),
+                 (uint16_t)((src_stride_bytes - burst_bytes) / 32),
+                 (uint16_t)((dst_stride_bytes - burst_bytes) / 32));
+}
 
 inline void npu_copy_gm_ub(NPU_UB void *dst, NPU_GM const void *src, int32_t n_bursts,
                            int32_t burst_bytes, int32_t dst_stride_bytes,

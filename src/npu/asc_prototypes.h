@@ -57,6 +57,10 @@ void asc_copy_l0c2gm(__gm__ float *dst, __cc__ float *src, uint16_t n, uint16_t 
                      uint32_t dst_stride, uint16_t src_rows); /* [listed] */
 void asc_copy_l0c2gm(__gm__ bfloat16_t *dst, __cc__ float *src, uint16_t n, uint16_t m,
                      uint32_t dst_stride, uint16_t src_rows); /* [listed] */
+void asc_copy_l0c2ub(__ubuf__ float *dst, __cc__ float *src, uint16_t n, uint16_t m,
+                     uint32_t dst_stride, uint16_t src_rows); /* [guess], 950 */
+void asc_copy_ub2l1(__cbuf__ void *dst, __ubuf__ void *src, uint16_t bursts, uint16_t burst_blocks,
+                    uint16_t src_gap, uint16_t dst_gap); /* [guess], 950 */
 void asc_copy_gm2ub_align(__ubuf__ void *dst, __gm__ void *src, uint16_t bursts,
                           uint32_t burst_bytes, uint32_t dst_gap, uint32_t src_gap); /* [listed] */
 void asc_copy_ub2gm_align(__gm__ void *dst, __ubuf__ void *src, uint16_t bursts,

@@ -119,7 +119,7 @@ static int keeps_q(const cube *c, const column *x) {
 
 static NPU_L1 npu_bf16 *a_piece(const cube *c, const column *x, int32_t slot) {
   const ascend_tiling *t = &c->j->tiling;
-  const int32_t p_begin = t->kv_slots * ascend_kv_slot_bytes(t);
+  const int32_t p_begin = ascend_p_begin(t);
   const int32_t q_begin = p_begin + t->qp_slots * ascend_qp_slot_bytes(t);
   if (keeps_q(c, x))
     return l1(q_begin + slot * ASCEND_HALF_ROWS * t->qk_l1 * 2);
@@ -128,12 +128,17 @@ static NPU_L1 npu_bf16 *a_piece(const cube *c, const column *x, int32_t slot) {
 
 static ascend_ring *a_ring(cube *c, const column *x) { return keeps_q(c, x) ? &c->q : &c->p; }
 
+/* in_core: the vector cores put P there. */
+static int p_is_here(const cube *c, const column *x) {
+  return x->product == ASCEND_C2 && c->j->tiling.in_core;
+}
+
 /* Q that is kept is loaded for the first key tile of an item and freed after the last. */
 static int loads_a(const cube *c, const column *x) {
-  return x->n == 0 && (!keeps_q(c, x) || x->t->first);
+  return x->n == 0 && (!keeps_q(c, x) || x->t->first) && !p_is_here(c, x);
 }
 static int frees_a(const cube *c, const column *x) {
-  return x->n == x->n_columns - 1 && (!keeps_q(c, x) || x->t->last);
+  return x->n == x->n_columns - 1 && (!keeps_q(c, x) || x->t->last) && !p_is_here(c, x);
 }
 
 /* ---- MTE2: global memory -> L1 ---- */
@@ -243,6 +248,10 @@ static void load_l0b(const cube *c, const column *x, const ascend_l0_step *s, in
 static void take_pieces(cube *c, const column *x, const ascend_l0_step *s) {
   if (s->half == 0 && s->k0 == 0)
     c->kv_slot[s->k] = ascend_ring_take(&c->kv);
+  if (p_is_here(c, x))
+    c->a_slot[x->product][s->k] = s->k;
+  if (p_is_here(c, x) && x->n == 0 && s->k == 0 && s->k0 == 0)
+    npu_cross_wait(NPU_PIPE_MTE1, ASCEND_P_READY);
   if (loads_a(c, x) && s->k0 == 0)
     c->a_slot[x->product][s->half * 4 + s->k] = ascend_ring_take(a_ring(c, x));
 }
@@ -253,6 +262,9 @@ static void release_pieces(cube *c, const column *x, const ascend_l0_step *s) {
     ascend_ring_release(a_ring(c, x));
   if (s->half == x->depths.halves - 1)
     ascend_ring_release(&c->kv);
+  if (p_is_here(c, x) && x->n == x->n_columns - 1 && s->k == x->depths.pieces - 1 &&
+      x->tile + 1 < c->tiles)
+    npu_cross_set(NPU_PIPE_MTE1, ASCEND_P_FREE);
 }
 
 static void multiply(cube *c, const column *x, const ascend_l0_step *s) {
@@ -315,15 +327,35 @@ static void tell_stored(const cube *c, const column *x) {
     npu_cross_set(NPU_PIPE_FIX, ASCEND_PV_DONE);
 }
 
+/* Scores, half 0 only: each vector core's rows to its UB. */
+static void store_in_core(const column *x, NPU_L0C const float *src, int32_t rows) {
+  const int32_t of_first = ascend_rows_of_first(rows);
+  for (int32_t sub = 0, row = 0; row < rows; sub++, row += of_first) {
+    NPU_UB float *s = (NPU_UB float *)npu_ub_of(sub, ASCEND_S_IN_UB);
+    npu_copy_l0c_ub_f32(s + x->n * ASCEND_COLUMNS, src + row * 16, ascend_min(of_first, rows - row),
+                        x->cols, ASCEND_TILE_KEYS, ascend_ceil(rows, 16));
+  }
+}
+
+static void store_s(const cube *c, const column *x, NPU_L0C const float *src, int64_t at,
+                    int32_t rows) {
+  if (c->j->tiling.in_core)
+    store_in_core(x, src, rows);
+  else
+    npu_copy_l0c_gm_f32(c->j->s + ascend_slot(c->j, x->tile) + at, src, rows, x->cols,
+                        ASCEND_TILE_KEYS, ascend_ceil(rows, 16));
+}
+
 static void store(cube *c, const column *x, int32_t half) {
   const int64_t at = (int64_t)half * ASCEND_HALF_ROWS * ASCEND_TILE_KEYS + x->n * ASCEND_COLUMNS;
   const int32_t rows = rows_of_half(x, half);
   if (waits_for_o(c, x) && x->n == 0 && half == 0)
     npu_cross_wait(NPU_PIPE_FIX, ASCEND_O_READY);
+  if (c->j->tiling.in_core && x->product == ASCEND_C1 && x->n == 0)
+    npu_cross_wait(NPU_PIPE_FIX, ASCEND_S_FREE);
   NPU_L0C const float *src = accumulator(ascend_ring_take(&c->l0c));
   if (x->product == ASCEND_C1)
-    npu_copy_l0c_gm_f32(c->j->s + ascend_slot(c->j, x->tile) + at, src, rows, x->cols,
-                        ASCEND_TILE_KEYS, ascend_ceil(rows, 16));
+    store_s(c, x, src, at, rows);
   else
     store_pv(c, x, src, at, rows);
   ascend_ring_release(&c->l0c);
@@ -357,10 +389,10 @@ static cube open(const ascend_job *j) {
     ascend_trip_in_sequence(c.trip);
   const int32_t q_slots = t->keep_q ? ascend_pieces(j->d_qk, t->qk_l1) : 0;
   c.kv = ascend_ring_open(NPU_PIPE_MTE2, NPU_PIPE_MTE1, t->kv_slots, 0);
-  c.p = ascend_ring_open(NPU_PIPE_MTE2, NPU_PIPE_MTE1, t->qp_slots, t->kv_slots);
+  c.p = ascend_ring_open(NPU_PIPE_MTE2, NPU_PIPE_MTE1, t->in_core ? 0 : t->qp_slots, t->kv_slots);
   c.q = ascend_ring_open(NPU_PIPE_MTE2, NPU_PIPE_MTE1, q_slots, t->kv_slots + t->qp_slots);
   c.l0 = ascend_ring_open(NPU_PIPE_MTE1, NPU_PIPE_M, t->l0_slots, 0);
-  c.l0c = ascend_ring_open(NPU_PIPE_M, NPU_PIPE_FIX, 2, 0);
+  c.l0c = ascend_ring_open(NPU_PIPE_M, NPU_PIPE_FIX, t->in_core ? 4 : 2, 0);
   return c;
 }
 

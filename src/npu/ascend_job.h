@@ -73,8 +73,21 @@ enum {
   ASCEND_KV_READY, /* AIV -> AIC: a key tile of kv8 is converted */
   /* AIV -> AIC: O is rescaled for this tile, C2 may add to it. Serial flash: V2 is done, C1 may
    * overwrite PV */
-  ASCEND_O_READY
+  ASCEND_O_READY,
+  ASCEND_S_FREE, /* in_core: AIV -> AIC: V1 has read S in UB, FIX may write the next there */
+  ASCEND_P_FREE  /* in_core: AIC -> AIV: C2 has read P in L1 */
 };
+
+/* in_core: where a vector core's rows of S lie in UB, [64][512] f32; and where P lies in L1, an NZ
+ * matrix of ASCEND_HALF_ROWS rows. */
+enum { ASCEND_S_IN_UB = NPU_UB_BYTES_950 - ASCEND_HALF_ROWS / 2 * ASCEND_TILE_KEYS * 4 };
+static inline int32_t ascend_p_begin(const ascend_tiling *t) {
+  return t->kv_slots * ascend_kv_slot_bytes(t);
+}
+/* The first vector core's share of a row block of so many rows. */
+static inline int32_t ascend_rows_of_first(int32_t rows) {
+  return ascend_ceil(ascend_pieces(rows, 2), 8);
+}
 
 /* ---- A core's tiles, in order ---- */
 

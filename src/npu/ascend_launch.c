@@ -251,8 +251,8 @@ static void place_work(memory *m, const ascend_work *w, int32_t cores, const asc
       place(m, "core_items", (cores + 1) * (int64_t)sizeof *w->core_items, w->core_items);
   j->merges = place(m, "merges", w->n_merges * (int64_t)sizeof *w->merges, w->merges);
   j->n_merges = w->n_merges;
-  j->s = place(m, "S", ring * 4, NULL);
-  j->p = place(m, "P", ring * 2, NULL);
+  j->s = t->in_core ? NULL : place(m, "S", ring * 4, NULL);
+  j->p = t->in_core ? NULL : place(m, "P", ring * 2, NULL);
   j->o = place(m, "O", ring * 4, NULL);
   j->o_flash = j->mode == ASCEND_FLASH ? place(m, "O_flash", cores * row_block * 4, NULL) : NULL;
   if (j->kv8)
@@ -315,19 +315,36 @@ static amla_status check_layout(const ascend_layout *l, const amla_problem *p,
   return AMLA_OK;
 }
 
+static amla_status check_in_core(const ascend_launch *l, const npu_preset *preset,
+                                 amla_detail *detail) {
+  if (l->tiling.in_core && !preset->core_paths)
+    INVALID("schedule=in-core: chip %s has no path from L0C to UB", preset->name);
+  if (l->tiling.in_core && l->layout.int8)
+    INVALID("kv_int8=1: schedule in-core does not have it");
+  return AMLA_OK;
+}
+
 amla_status ascend_launch_run(npu_chip *chip, const npu_preset *preset, npu_mode mode,
                               const amla_problem *p, const amla_tensors *t, const ascend_launch *l,
                               npu_report *report, amla_detail *detail) {
   const int32_t cores =
       l->options.cores > 0 ? l->options.cores : preset->dies * preset->cores_per_die;
-  ascend_shape shape = {p->b,           p->s_q,      p->h_q, p->causal, cores, l->tiling.tile_keys,
-                        l->split_tiles, t->seqlens_k};
+  ascend_shape shape = {p->b,
+                        p->s_q,
+                        p->h_q,
+                        p->causal,
+                        cores,
+                        l->tiling.tile_keys,
+                        ascend_most_rows(&l->tiling),
+                        l->split_tiles,
+                        t->seqlens_k};
   ascend_work work;
   int32_t *all_sk = NULL;
   const char *wrong = ascend_tiling_error(&l->tiling);
   if (wrong)
     INVALID("tiling: %s", wrong);
   TRY(check_layout(&l->layout, p, detail));
+  TRY(check_in_core(l, preset, detail));
   if (!t->seqlens_k) {
     shape.seqlens_k = all_sk = malloc((size_t)p->b * sizeof *all_sk + 1);
     for (int32_t i = 0; all_sk && i < p->b; i++)

@@ -24,15 +24,15 @@ static const struct {
 /* ---- Tilings: the public struct and ours ---- */
 
 static ascend_tiling from_public(const amla_sim_tiling *t) {
-  const ascend_tiling a = {t->lag,      t->tile_keys, t->qk_l1,    t->qk_l0,
-                           t->pv_l1,    t->pv_l0,     t->kv_slots, t->qp_slots,
-                           t->l0_slots, t->order,     t->in_turns, t->keep_q};
+  const ascend_tiling a = {t->lag,      t->tile_keys, t->qk_l1,    t->qk_l0,    t->pv_l1,
+                           t->pv_l0,    t->kv_slots,  t->qp_slots, t->l0_slots, t->order,
+                           t->in_turns, t->keep_q,    t->in_core};
   return a;
 }
 static amla_sim_tiling to_public(const ascend_tiling *t) {
-  const amla_sim_tiling p = {t->lag,      t->tile_keys, t->qk_l1,    t->qk_l0,
-                             t->pv_l1,    t->pv_l0,     t->kv_slots, t->qp_slots,
-                             t->l0_slots, t->order,     t->in_turns, t->keep_q};
+  const amla_sim_tiling p = {t->lag,      t->tile_keys, t->qk_l1,    t->qk_l0,    t->pv_l1,
+                             t->pv_l0,    t->kv_slots,  t->qp_slots, t->l0_slots, t->order,
+                             t->in_turns, t->keep_q,    t->in_core};
   return p;
 }
 
@@ -54,12 +54,14 @@ static amla_status choose_tiling(const amla_problem *p, const amla_sim_options *
     *t = ascend_tiling_preload;
   else if (o->schedule == AMLA_SIM_BEST)
     *t = *ascend_tiling_best(ascend_block_rows(p));
+  else if (o->schedule == AMLA_SIM_IN_CORE)
+    *t = ascend_tiling_in_core;
   else
-    INVALID("schedule=%d: must be in %d..%d", (int)o->schedule, AMLA_SIM_BEST, AMLA_SIM_PRELOAD);
+    INVALID("schedule=%d: must be in %d..%d", (int)o->schedule, AMLA_SIM_BEST, AMLA_SIM_IN_CORE);
   const char *wrong = ascend_tiling_error(t);
   if (wrong)
     INVALID("tiling: %s", wrong);
-  if (t->keep_q && ascend_block_rows(p) > ASCEND_HALF_ROWS)
+  if (t->keep_q && !t->in_core && ascend_block_rows(p) > ASCEND_HALF_ROWS)
     INVALID("tiling: keep_q=1: blocks must have at most %d rows", ASCEND_HALF_ROWS);
   return AMLA_OK;
 }
@@ -116,7 +118,7 @@ static void fill_bytes(const npu_report *r, amla_sim_report *out) {
 static void fill_report(const amla_problem *p, const int32_t *seqlens_k, const npu_preset *preset,
                         const ascend_launch *l, const amla_sim_options *sim, const npu_report *r,
                         amla_sim_report *out) {
-  static const char *const schedules[] = {"best", "serial", "preload", "custom"};
+  static const char *const schedules[] = {"best", "serial", "preload", "in-core", "custom"};
   static const char *const modes[] = {"flash", "guarded amla", "lazy"};
   const char *mode = l->unguarded ? "amla with the published unguarded add" : modes[l->mode];
   memset(out, 0, sizeof *out);
@@ -131,8 +133,9 @@ static void fill_report(const amla_problem *p, const int32_t *seqlens_k, const n
   out->tiling = to_public(&l->tiling);
   snprintf(out->description, sizeof out->description,
            "%s %s, %s: %d cores at %.2f GHz, %d rows x %d keys",
-           schedules[sim->tiling ? 3 : (int)sim->schedule], mode, preset->name, r->cores,
-           preset->ghz, ascend_block_rows(p), l->tiling.tile_keys);
+           schedules[sim->tiling ? 4 : (int)sim->schedule], mode, preset->name, r->cores,
+           preset->ghz, ascend_min(ascend_block_rows(p), ascend_most_rows(&l->tiling)),
+           l->tiling.tile_keys);
   if (r->n_messages > 0)
     snprintf(out->message, sizeof out->message, "%s", r->message[0]);
 }

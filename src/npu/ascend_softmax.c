@@ -38,21 +38,53 @@ static void exponentials(const ascend_chunk_state *c, ascend_vec s, const ascend
   npu_add_f32(sum, sum, poison, ascend_per_row(rows));
 }
 
-static npu_vec from_16(int32_t rows) {
-  return npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 8, 4, 0);
+/* ---- P: 16 bits, rows of 512, or NZ where the cube reads it from L1 ---- */
+
+enum { RNE, RNA };
+
+static void cast_p(const ascend_chunk_state *c, NPU_UB npu_bf16 *p, NPU_UB const float *s,
+                   npu_vec v, int32_t rounding) {
+  if (c->f16)
+    npu_cast_f32_f16_rne(p, s, v);
+  else if (rounding == RNE)
+    npu_cast_f32_bf16_rne(p, s, v);
+  else
+    npu_cast_f32_bf16_rna(p, s, v);
 }
-static npu_vec to_16(int32_t rows) {
-  return npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 4, 8, 0);
+
+static void write_p(const ascend_chunk_state *c, NPU_UB npu_bf16 *p, NPU_UB const float *s,
+                    int32_t rows, int32_t rounding) {
+  npu_vec v = npu_vec_rows(rows, NPU_MASK_ALL, 1, ASCEND_ROW_BLOCKS, 0);
+  v.dst_block = rows; /* the next column of 16 */
+  for (int32_t g = 0; c->p_nz && g < ASCEND_GROUPS; g++)
+    cast_p(c, p + g * NPU_LANES * rows, s + g * NPU_LANES, v, rounding);
+  if (!c->p_nz)
+    cast_p(c, p, s, npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 4, 8, 0), rounding);
+}
+
+static void widen_p(const ascend_chunk_state *c, ascend_vec s, NPU_UB const npu_bf16 *p,
+                    npu_vec v) {
+  if (c->f16)
+    npu_cast_f16_f32(s, p, v);
+  else
+    npu_cast_bf16_f32(s, p, v);
+}
+
+static void read_p(const ascend_chunk_state *c, ascend_vec s, NPU_UB const npu_bf16 *p,
+                   int32_t rows) {
+  npu_vec v = npu_vec_rows(rows, NPU_MASK_ALL, ASCEND_ROW_BLOCKS, 1, 0);
+  v.src0_block = rows;
+  for (int32_t g = 0; c->p_nz && g < ASCEND_GROUPS; g++)
+    widen_p(c, s + g * NPU_LANES, p + g * NPU_LANES * rows, v);
+  if (!c->p_nz)
+    widen_p(c, s, p, npu_vec_rows(rows * ASCEND_GROUPS, NPU_MASK_ALL, 8, 4, 0));
 }
 
 /* s is destroyed if P takes on V's scales. */
 static void round_p(const ascend_chunk_state *c, NPU_UB npu_bf16 *p, ascend_vec s, int32_t rows) {
   if (c->scales)
     ascend_mul_columns(s, c->scales, rows);
-  if (c->f16)
-    npu_cast_f32_f16_rne(p, s, to_16(rows));
-  else
-    npu_cast_f32_bf16_rne(p, s, to_16(rows));
+  write_p(c, p, s, rows, RNE);
 }
 
 /* ---- A chunk ---- */
@@ -93,7 +125,7 @@ static void chunk_amla(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf1
   ascend_spread(c->spread, c->stat[ASCEND_S16]);
   ascend_mul_rows(s, s, c->spread, rows);
   hide(s, sight, 0.0f); /* S16 of a row without keys is NaN */
-  npu_cast_f32_bf16_rna(p, s, to_16(rows));
+  write_p(c, p, s, rows, RNA);
 }
 
 /* The next e = ceil(max) where max > e + 8, both in log2 units. f16 has few exponents below 1:
@@ -125,10 +157,7 @@ static void chunk_lazy(const ascend_chunk_state *c, ascend_vec s, NPU_UB npu_bf1
     npu_adds_f32(c->sum_out, c->sum, 0.0f, ascend_per_row(rows));
     return;
   }
-  if (c->f16)
-    npu_cast_f16_f32(s, p, from_16(rows));
-  else
-    npu_cast_bf16_f32(s, p, from_16(rows));
+  read_p(c, s, p, rows);
   ascend_row_sum(c->sum_out, s, c->work, rows);
   npu_add_f32(c->sum_out, c->sum_out, poison, ascend_per_row(rows));
 }

@@ -38,6 +38,7 @@ typedef struct ascend_chunk_state {
   ascend_vec work, spread;      /* [16][72] and [16][8] of work space */
   ascend_vec temp[8];           /* [16] each */
   int32_t f16;                  /* P is f16, else bf16 */
+  int32_t p_nz;                 /* P is an NZ matrix of the chunk's rows, else rows of 512 */
   NPU_UB const float *scales;   /* [512] of V, per key, that P takes on; NULL = 1 */
   NPU_UB npu_bf16 *temp16;      /* [16] */
   NPU_UB uint8_t *bits;         /* [8] */

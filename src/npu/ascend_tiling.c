@@ -11,12 +11,15 @@ enum { L1_BYTES = 512 * 1024, L0_BYTES = 64 * 1024 };
 
 /* As published: L1 4 x 72 KB + 3 x 72 KB = 504 KB, L0A and L0B 2 x 32 KB. */
 const ascend_tiling ascend_tiling_serial = {0, 512, 288, 96, 256, 128, 3, 4, 2, ASCEND_BY_PIECE,
-                                            0, 0};
+                                            0, 0,   0};
 const ascend_tiling ascend_tiling_preload = {1, 512, 288, 96, 256, 128, 3, 4, 2, ASCEND_BY_PIECE,
-                                             0, 0};
+                                             0, 0,   0};
+const ascend_tiling ascend_tiling_in_core = {1, 512, 288, 96, 256, 128, 3, 2, 2, ASCEND_BY_PIECE,
+                                             0, 1,   1};
 
-static const ascend_tiling best_256 = {2, 512, 288, 96, 256, 128, 3, 4, 2, ASCEND_STAGGER, 0, 0};
-static const ascend_tiling best_128 = {2, 512, 288, 96, 256, 128, 3, 2, 2, ASCEND_BY_PIECE, 1, 1};
+static const ascend_tiling best_256 = {2, 512, 288, 96, 256, 128, 3, 4, 2, ASCEND_STAGGER, 0, 0, 0};
+static const ascend_tiling best_128 = {2, 512, 288, 96, 256, 128, 3, 2, 2, ASCEND_BY_PIECE,
+                                       1, 1,   0};
 
 const ascend_tiling *ascend_tiling_best(int32_t block_rows) {
   return block_rows > ASCEND_HALF_ROWS ? &best_256 : &best_128;
@@ -33,6 +36,8 @@ const char *ascend_tiling_error(const ascend_tiling *t) {
     return "pv_l1, pv_l0: must be multiples of 16";
   if (t->in_turns && (t->lag != 2 || !t->keep_q))
     return "in_turns: needs lag=2 and keep_q=1, slots for Q and P at a time";
+  if (t->in_core && (t->lag != 1 || !t->keep_q || t->in_turns))
+    return "in_core: needs lag=1, keep_q=1 and in_turns=0";
   if (t->order < ASCEND_BY_PIECE || t->order > ASCEND_STAGGER)
     return "order: must be in 0..2";
   const int32_t pieces =
@@ -60,7 +65,7 @@ int32_t ascend_tiling_candidate(int32_t block_rows, int32_t i, ascend_tiling *t)
   for (int32_t code = 0;; code++) {
     int32_t digits = code;
     const int32_t two = block_rows > ASCEND_HALF_ROWS;
-    ascend_tiling c = {0, 512, 288, 0, 256, 0, 0, two ? 4 : 2, 0, 0, 0, 0};
+    ascend_tiling c = {0, 512, 288, 0, 256, 0, 0, two ? 4 : 2, 0, 0, 0, 0, 0};
     c.lag = lags[digits % 2], digits /= 2;
     c.qk_l0 = qk_l0[digits % 4], digits /= 4;
     c.pv_l0 = pv_l0[digits % 3], digits /= 3;
@@ -96,13 +101,13 @@ typedef struct row_block {
 } row_block;
 
 static int32_t blocks_per_sequence(const ascend_shape *s) {
-  return ascend_pieces(s->s_q * s->h_q, ASCEND_BLOCK_ROWS);
+  return ascend_pieces(s->s_q * s->h_q, s->block_rows);
 }
 
 /* Tiles of a sequence are as equal as multiples of 16 rows can be. */
 static row_block block_at(const ascend_shape *s, int64_t i) {
   const int32_t rows = s->s_q * s->h_q, n = blocks_per_sequence(s), sequence = (int32_t)(i / n);
-  const int32_t step = ascend_min(ASCEND_BLOCK_ROWS, ascend_ceil(ascend_pieces(rows, n), 16)),
+  const int32_t step = ascend_min(s->block_rows, ascend_ceil(ascend_pieces(rows, n), 16)),
                 begin = (int32_t)(i % n) * step;
   const int32_t end = ascend_min(rows, begin + step);
   const int32_t seen =

@@ -54,9 +54,12 @@ typedef struct ascend_tiling {
   int32_t in_turns;
   /* 1: Q stays in L1 for all tiles of an item, in slots of its own; blocks have one half then */
   int32_t keep_q;
+  /* 1: S goes from L0C to UB and P from UB to L1, on a chip that has these paths. UB then has room
+   * for the scores of 64 rows, L1 for P of one key tile beside Q: blocks have one half, lag is 1 */
+  int32_t in_core;
 } ascend_tiling;
 
-extern const ascend_tiling ascend_tiling_serial, ascend_tiling_preload;
+extern const ascend_tiling ascend_tiling_serial, ascend_tiling_preload, ascend_tiling_in_core;
 
 /* The best known for blocks of so many rows. */
 const ascend_tiling *ascend_tiling_best(int32_t block_rows);
@@ -67,6 +70,11 @@ static inline int32_t ascend_ceil(int32_t n, int32_t to) { return (n + to - 1) /
 static inline int32_t ascend_pieces(int32_t n, int32_t of) { return (n + of - 1) / of; }
 static inline int32_t ascend_min(int32_t a, int32_t b) { return a < b ? a : b; }
 static inline int32_t ascend_max(int32_t a, int32_t b) { return a > b ? a : b; }
+
+/* Most rows of a row block. */
+static inline int32_t ascend_most_rows(const ascend_tiling *t) {
+  return t->in_core ? ASCEND_HALF_ROWS : ASCEND_BLOCK_ROWS;
+}
 
 static inline int32_t ascend_kv_slot_bytes(const ascend_tiling *t) {
   return ASCEND_COLUMNS * ascend_max(t->qk_l1, t->pv_l1) * 2;
@@ -113,7 +121,7 @@ typedef struct ascend_merge {
 typedef struct ascend_shape {
   int32_t b, s_q, h_q, causal;
   int32_t cores;
-  int32_t tile_keys;
+  int32_t tile_keys, block_rows; /* most rows of a row block */
   /* most tiles per split; 0 = cut by equal shares of the cores: depends on the whole batch */
   int32_t split_tiles;
   const int32_t *seqlens_k; /* [b] */

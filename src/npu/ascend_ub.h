@@ -14,18 +14,14 @@
 #include "ascend_ring.h"
 #include "ascend_softmax.h"
 
-/* What lies where, in bytes. */
+/* What lies where, in bytes. in_core: one slot of `in` and of `out`; S lies over the others. */
 enum {
   ASCEND_STAT_BYTES = ASCEND_HALF_ROWS * 4,
   ASCEND_CHUNK_BYTES = ASCEND_CHUNK_ROWS * ASCEND_WIDTH * 4,
   ASCEND_SLOT_BYTES = /* a chunk, and one block per row */
   ASCEND_CHUNK_BYTES + ASCEND_CHUNK_ROWS * NPU_BLOCK_BYTES,
-  ASCEND_UB_IN = 0, /* 2 slots */
-  ASCEND_UB_OUT = ASCEND_UB_IN + 2 * ASCEND_SLOT_BYTES,
-  ASCEND_UB_P = ASCEND_UB_OUT + 2 * ASCEND_SLOT_BYTES, /* 2 slots of bf16 */
-  ASCEND_UB_STATS =
-      ASCEND_UB_P + 2 * ASCEND_CHUNK_BYTES / 2, /* [lag + 1 items][ASCEND_STATS][128] */
-  ASCEND_UB_FACTOR =                            /* [lag + 1 tiles][128] */
+  ASCEND_UB_STATS = 0, /* [lag + 1 items][ASCEND_STATS][128] */
+  ASCEND_UB_FACTOR =   /* [lag + 1 tiles][128] */
   ASCEND_UB_STATS + (ASCEND_MAX_LAG + 1) * ASCEND_STATS * ASCEND_STAT_BYTES,
   ASCEND_UB_ROWS = /* [..][128]: m_old, next, s32, sum, sum_out, add, moved, wide */
   ASCEND_UB_FACTOR + (ASCEND_MAX_LAG + 1) * ASCEND_STAT_BYTES,
@@ -38,10 +34,16 @@ enum {
   ASCEND_UB_BITS = ASCEND_UB_TEMP16 + 32,
   ASCEND_UB_LN2 = ASCEND_UB_BITS + 32,
   ASCEND_UB_ONE = ASCEND_UB_LN2 + 64,
-  ASCEND_UB_SCALES = ASCEND_UB_ONE + 64, /* [512] of the key tile at hand, with kv8 */
+  ASCEND_UB_P = ASCEND_UB_ONE + 64,                        /* 2 slots of bf16 */
+  ASCEND_UB_IN = ASCEND_UB_P + 2 * ASCEND_CHUNK_BYTES / 2, /* slots of in and out take turns */
+  ASCEND_UB_OUT = ASCEND_UB_IN + ASCEND_SLOT_BYTES,
+  ASCEND_UB_IN_1 = ASCEND_UB_IN + 2 * ASCEND_SLOT_BYTES,
+  ASCEND_UB_END_IN_CORE = ASCEND_UB_IN_1,
+  ASCEND_UB_SCALES = ASCEND_UB_IN + 4 * ASCEND_SLOT_BYTES, /* [512] of the key tile, with kv8 */
   ASCEND_UB_END = ASCEND_UB_SCALES + ASCEND_TILE_KEYS * 4
 };
 typedef char ascend_ub_is_large_enough[ASCEND_UB_END <= (int)NPU_UB_BYTES ? 1 : -1];
+typedef char ascend_ub_has_room_for_s[ASCEND_UB_END_IN_CORE <= (int)ASCEND_S_IN_UB ? 1 : -1];
 enum { ASCEND_SMALL_ROWS = ASCEND_CHUNK_ROWS / 2 }; /* of a chunk where a slot holds two */
 
 typedef struct ascend_vectors {
@@ -55,10 +57,10 @@ static inline ascend_vec ascend_ub(int32_t offset_bytes) {
   return NPU_UB_AT(float, (uint32_t)offset_bytes);
 }
 static inline ascend_vec ascend_in_slot(int32_t slot) {
-  return ascend_ub(ASCEND_UB_IN + slot * ASCEND_SLOT_BYTES);
+  return ascend_ub(ASCEND_UB_IN + slot * 2 * ASCEND_SLOT_BYTES);
 }
 static inline ascend_vec ascend_out_slot(int32_t slot) {
-  return ascend_ub(ASCEND_UB_OUT + slot * ASCEND_SLOT_BYTES);
+  return ascend_ub(ASCEND_UB_OUT + slot * 2 * ASCEND_SLOT_BYTES);
 }
 /* One block per row, behind the chunk. */
 static inline ascend_vec ascend_tail(ascend_vec slot) { return slot + ASCEND_CHUNK_BYTES / 4; }
@@ -69,11 +71,10 @@ static inline ascend_vec ascend_ub_lse(void) { return ascend_ub(ASCEND_UB_TEMP +
 
 /* This vector core's rows of a row block: [begin, begin + n). */
 static inline int32_t ascend_my_begin(const ascend_tile *t) {
-  return npu_subcore() * ascend_ceil(ascend_pieces(t->rows, 2), 8);
+  return npu_subcore() * ascend_rows_of_first(t->rows);
 }
 static inline int32_t ascend_my_rows(const ascend_tile *t) {
-  const int32_t half = ascend_ceil(ascend_pieces(t->rows, 2), 8);
-  return ascend_max(0, ascend_min(half, t->rows - ascend_my_begin(t)));
+  return ascend_max(0, ascend_min(ascend_rows_of_first(t->rows), t->rows - ascend_my_begin(t)));
 }
 
 /* Pointers at row r (of mine, a multiple of 8) of the numbers of this item and key tile. */
@@ -96,7 +97,7 @@ static inline ascend_chunk_state ascend_state_at(const ascend_vectors *v, const 
     c.temp[i] = ascend_ub(ASCEND_UB_TEMP + i * 64);
   c.work = ascend_ub(ASCEND_UB_WORK), c.spread = ascend_ub(ASCEND_UB_SPREAD);
   c.temp16 = NPU_UB_AT(npu_bf16, ASCEND_UB_TEMP16), c.bits = NPU_UB_AT(uint8_t, ASCEND_UB_BITS);
-  c.f16 = v->j->f16;
+  c.f16 = v->j->f16, c.p_nz = v->j->tiling.in_core;
   c.scales = v->j->kv8 ? ascend_ub(ASCEND_UB_SCALES) : NULL;
   c.ln2 = ascend_ub(ASCEND_UB_LN2), c.one = ascend_ub(ASCEND_UB_ONE);
   return c;

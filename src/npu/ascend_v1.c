@@ -32,8 +32,13 @@ static void fetch_scores(ascend_vectors *v, const ascend_tile *t, int32_t tile, 
 
 static void store_p(ascend_vectors *v, int32_t tile, int32_t row, int32_t rows,
                     NPU_UB const npu_bf16 *p) {
-  npu_copy_ub_gm(v->j->p + ascend_slot(v->j, tile) + (int64_t)row * ASCEND_WIDTH, p, rows,
-                 ASCEND_WIDTH * 2, ASCEND_WIDTH * 2, ASCEND_WIDTH * 2);
+  const ascend_tiling *tiling = &v->j->tiling;
+  if (tiling->in_core)
+    npu_copy_ub_l1(NPU_L1_AT(npu_bf16, (uint32_t)ascend_p_begin(tiling)) + row * 16, p,
+                   ASCEND_WIDTH / 16, rows * 32, ASCEND_HALF_ROWS * 32, rows * 32);
+  else
+    npu_copy_ub_gm(v->j->p + ascend_slot(v->j, tile) + (int64_t)row * ASCEND_WIDTH, p, rows,
+                   ASCEND_WIDTH * 2, ASCEND_WIDTH * 2, ASCEND_WIDTH * 2);
 }
 
 static void chunk(ascend_vectors *v, const ascend_tile *t, int32_t tile, int32_t r) {
@@ -41,14 +46,18 @@ static void chunk(ascend_vectors *v, const ascend_tile *t, int32_t tile, int32_t
                 row = ascend_my_begin(t) + r;
   const ascend_chunk_state c = ascend_state_at(v, t, tile, r);
   const ascend_sight sight = ascend_sight_of(v->j, t, row, rows);
-  ascend_vec s = ascend_in_slot(ascend_ring_take(&v->in));
+  const int32_t in_core = v->j->tiling.in_core;
+  ascend_vec s = in_core ? ascend_ub(ASCEND_S_IN_UB) + r * ASCEND_WIDTH
+                         : ascend_in_slot(ascend_ring_take(&v->in));
   npu_muls_f32(s, s, v->j->scale, ascend_chunk(rows));
   if (c.scales)
     ascend_mul_columns(s, c.scales, rows);
   NPU_UB npu_bf16 *p = (NPU_UB npu_bf16 *)ascend_ub(ASCEND_UB_P + ascend_ring_acquire(&v->p) *
                                                                       ASCEND_CHUNK_BYTES / 2);
   ascend_softmax_chunk(v->j->mode, &c, s, p, &sight, rows);
-  ascend_ring_release(&v->in), ascend_ring_commit(&v->p);
+  if (!in_core)
+    ascend_ring_release(&v->in);
+  ascend_ring_commit(&v->p);
   (void)ascend_ring_take(&v->p);
   store_p(v, tile, row, rows, p);
   ascend_ring_release(&v->p);
@@ -63,23 +72,35 @@ static void start_item(const ascend_vectors *v, const ascend_tile *t) {
   npu_dup_f32(c.moved, 0.0f, all);
 }
 
+/* in_core: V works where FIX has put the scores, and MTE3 writes where C2 has read. */
+static void wait_in_core(int32_t tile) {
+  npu_cross_wait(NPU_PIPE_V, ASCEND_S_READY);
+  if (tile > 0)
+    npu_cross_wait(NPU_PIPE_MTE3, ASCEND_P_FREE);
+}
+
 void ascend_v1(ascend_vectors *v, const ascend_tile *t, int32_t tile) {
-  const int32_t rows = ascend_my_rows(t);
+  const int32_t rows = ascend_my_rows(t), in_core = v->j->tiling.in_core;
   const ascend_chunk_state c = ascend_state_at(v, t, tile, 0);
   if (t->first)
     start_item(v, t);
   if (v->j->kv8 && rows > 0)
     ascend_fetch_scales(v, t);
-  npu_cross_wait(NPU_PIPE_MTE2, ASCEND_S_READY);
-  if (rows > 0) {
+  if (in_core)
+    wait_in_core(tile);
+  else
+    npu_cross_wait(NPU_PIPE_MTE2, ASCEND_S_READY);
+  if (rows > 0)
     ascend_softmax_begin(&c, rows);
+  if (rows > 0 && !in_core)
     fetch_scores(v, t, tile, 0);
-  }
   for (int32_t r = 0; r < rows; r += ASCEND_CHUNK_ROWS) {
-    if (r + ASCEND_CHUNK_ROWS < rows)
+    if (r + ASCEND_CHUNK_ROWS < rows && !in_core)
       fetch_scores(v, t, tile, r + ASCEND_CHUNK_ROWS);
     chunk(v, t, tile, r);
   }
+  if (in_core && tile + 1 < v->tiles)
+    npu_cross_set(NPU_PIPE_V, ASCEND_S_FREE);
   if (v->j->kv8 && rows > 0)
     ascend_ring_release(&v->scales);
   npu_cross_set(NPU_PIPE_MTE3, ASCEND_P_READY);

@@ -24,9 +24,17 @@ static ascend_vectors open(const ascend_job *j) {
   ascend_vectors v;
   v.j = j, v.tiles = ascend_count_tiles(j);
   v.walk.known = v.walk.item = v.walk.tile = 0;
-  clear(ASCEND_UB_IN, ASCEND_UB_OUT), clear(ASCEND_UB_STATS, ASCEND_UB_LN2);
-  v.in = ascend_ring_open(NPU_PIPE_MTE2, NPU_PIPE_V, 2, 0);
-  v.out = ascend_ring_open(NPU_PIPE_V, NPU_PIPE_MTE3, 2, 0);
+  const int32_t in_core = j->tiling.in_core, slots = in_core ? 1 : 2;
+  clear(ASCEND_UB_IN, ASCEND_UB_OUT);
+  if (in_core)
+    clear(ASCEND_S_IN_UB, (int)NPU_UB_BYTES_950);
+  else
+    clear(ASCEND_UB_IN_1, ASCEND_UB_IN_1 + ASCEND_SLOT_BYTES);
+  clear(ASCEND_UB_STATS, ASCEND_UB_LN2);
+  if (in_core && v.tiles > 0)
+    npu_cross_set(NPU_PIPE_V, ASCEND_S_FREE);
+  v.in = ascend_ring_open(NPU_PIPE_MTE2, NPU_PIPE_V, slots, 0);
+  v.out = ascend_ring_open(NPU_PIPE_V, NPU_PIPE_MTE3, slots, 0);
   v.p = ascend_ring_open(NPU_PIPE_V, NPU_PIPE_MTE3, 2, 2);
   if (j->kv8) /* before MTE2 is told that it may write there */
     clear(ASCEND_UB_SCALES, ASCEND_UB_END);
