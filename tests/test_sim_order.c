@@ -294,6 +294,43 @@ static void flags_between_cores_order_and_their_absence_races(void **state) {
   }
 }
 
+/* Two slots of UB that MTE2 fills and V uses, events per slot. Right, or with one slip. */
+enum { SLOTS_RIGHT, USES_THE_OTHER, FILLS_THE_OTHER, FREES_TOO_EARLY, SLOTS_OVERLAP, SLOT = 1024 };
+
+static void slots_vector(const void *args) {
+  const memory *m = args;
+  const uint32_t apart = m->variant == SLOTS_OVERLAP ? SLOT - 32 : SLOT;
+  for (int e = 0; e < 2; e++)
+    npu_notify(NPU_PIPE_V, NPU_PIPE_MTE2, e);
+  for (uint32_t i = 0; i < 6; i++) {
+    const int event = (int)i % 2;
+    const uint32_t fill = (i + (m->variant == FILLS_THE_OTHER)) % 2,
+                   use = (i + (m->variant == USES_THE_OTHER)) % 2;
+    npu_wait(NPU_PIPE_V, NPU_PIPE_MTE2, event);
+    npu_copy_gm_ub(ub(fill * apart), m->gm, 1, SLOT, SLOT, SLOT);
+    npu_notify(NPU_PIPE_MTE2, NPU_PIPE_V, event);
+    npu_wait(NPU_PIPE_MTE2, NPU_PIPE_V, event);
+    if (m->variant == FREES_TOO_EARLY)
+      npu_notify(NPU_PIPE_V, NPU_PIPE_MTE2, event);
+    npu_adds_f32(ub(4096), ub(use * apart), 1, npu_vec_count(SLOT / 4));
+    if (m->variant != FREES_TOO_EARLY)
+      npu_notify(NPU_PIPE_V, NPU_PIPE_MTE2, event);
+  }
+  for (int e = 0; e < 2; e++)
+    npu_wait(NPU_PIPE_V, NPU_PIPE_MTE2, e);
+}
+
+static void a_wrong_slot_races(void **state) {
+  (void)state;
+  expect_no_error(1, NULL, slots_vector, SLOTS_RIGHT);
+  for (int slip = USES_THE_OTHER; slip <= SLOTS_OVERLAP; slip++) {
+    int status;
+    const npu_report r = run_on(NPU_FUNCTIONAL, 1, NULL, slots_vector, slip, 0, &status);
+    if (r.errors[NPU_ERROR_RACE] == 0)
+      fail_msg("slip %d: no race: %s", slip, r.n_messages ? r.message[0] : "clean");
+  }
+}
+
 static void both_cores_barrier(const void *args) { /* everyone writes its own, then reads the
                                                       neighbour's; variant 1: with the barrier */
   const memory *m = args;
@@ -1045,6 +1082,7 @@ int main(void) {
       cmocka_unit_test(a_race_names_both_instructions),
       cmocka_unit_test(races_between_cores),
       cmocka_unit_test(flags_between_cores_order_and_their_absence_races),
+      cmocka_unit_test(a_wrong_slot_races),
       cmocka_unit_test(the_barrier_of_all_cores_orders),
       cmocka_unit_test(a_full_pipe_barrier_orders_and_one_pipe_s_does_not),
       cmocka_unit_test(a_value_that_depends_on_time_is_reported),
