@@ -43,3 +43,19 @@ if compile "$scratch/planted.c" > "$scratch/output" 2>&1; then
 fi
 grep -q npu_mmad_absent "$scratch/output" || { cat "$scratch/output"; exit 1; }
 echo "ok: a call that the adapter lacks is found"
+
+# The script for a real toolkit, on our prototypes; and what it says of a call that is not there.
+COMPILER="$cxx -std=c++17" "$source_dir/tools/ascend_build.sh" > "$scratch/report" ||
+  { cat "$scratch/report"; exit 1; }
+grep -qx '9 of 9 files compile' "$scratch/report" || { cat "$scratch/report"; exit 1; }
+if COMPILER="$cxx -std=c++17 -Dasc_brcb=asc_absent(x)" "$source_dir/tools/ascend_build.sh" \
+  > "$scratch/report"; then
+  echo "FAIL: tools/ascend_build.sh takes a call with other arguments"
+  exit 1
+fi
+grep -q '^vendor calls in errors.*asc_' "$scratch/report" || { cat "$scratch/report"; exit 1; }
+status=0
+(unset COMPILER; ASCEND_HOME_PATH=$scratch PATH=/usr/bin:/bin "$source_dir/tools/ascend_build.sh") \
+  > "$scratch/report" || status=$?
+[ "$status" = 77 ] || { cat "$scratch/report"; echo "FAIL: status $status, no toolkit"; exit 1; }
+echo "ok: tools/ascend_build.sh reports"
