@@ -9,6 +9,20 @@
 
 #include <amla/amla.h>
 
+struct amla_scopes; /* keys.h */
+
+/* Of a plan with fixed splits. Every argument has been checked, and rows are filled in. */
+typedef struct amla_shard_ops {
+  size_t (*scratch_bytes)(const amla_plan *plan); /* of run and of finish */
+  /* n_entries and n_row_keys of a shard, and floats of a record. */
+  void (*measure)(const amla_plan *plan, const struct amla_scopes *scopes, amla_shard_info *info);
+  amla_status (*run)(const amla_plan *plan, const struct amla_scopes *scopes, void *scratch,
+                     amla_detail *detail);
+  /* scopes->shard has rows and heads. */
+  void (*finish)(const amla_plan *plan, const struct amla_scopes *scopes, int32_t n_shards,
+                 const amla_shard *shards, void *scratch);
+} amla_shard_ops;
+
 typedef struct amla_backend_ops {
   /* sizeof(amla_plan) where it was built: a loaded backend of another build is refused */
   size_t plan_bytes;
@@ -30,6 +44,7 @@ typedef struct amla_backend_ops {
    * work. */
   amla_status (*run)(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
                      amla_detail *detail);
+  const amla_shard_ops *shards; /* NULL: it has none */
 } amla_backend_ops;
 
 extern const amla_backend_ops amla_backend_ref;

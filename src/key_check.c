@@ -50,9 +50,10 @@ amla_status amla_indptrs_check(const amla_problem *p, const amla_tensors *t, aml
 /* ---- Lengths and pages ---- */
 
 static amla_status check_page_ids(const char *prefix, const amla_problem *p, const amla_tensors *t,
-                                  int32_t sequence, int32_t used, amla_detail *detail) {
-  const int32_t *ids = used > 0 ? amla_pages(p, t, sequence) : NULL;
-  for (int32_t j = 0; j < used; j++) {
+                                  int32_t sequence, int32_t begin, int32_t end,
+                                  amla_detail *detail) {
+  const int32_t *ids = begin < end ? amla_pages(p, t, sequence) : NULL;
+  for (int32_t j = begin; j < end; j++) {
     if (ids[j] >= 0 && ids[j] < p->n_pages)
       continue;
     if (t->kv_indptr)
@@ -64,18 +65,29 @@ static amla_status check_page_ids(const char *prefix, const amla_problem *p, con
   return AMLA_OK;
 }
 
+static int32_t count_pages(const amla_problem *p, int32_t tokens) {
+  return (int32_t)(((int64_t)tokens + p->page_size - 1) / p->page_size);
+}
+
 static amla_status check_length(const char *prefix, const amla_problem *p, const amla_tensors *t,
-                                int32_t sequence, amla_detail *detail) {
+                                const amla_key_range *range, int32_t sequence,
+                                amla_detail *detail) {
   const int32_t n = amla_seqlen(p, t, sequence);
   if (n < 0 || n > p->sk)
     INVALID("%sseqlens_k[%d]=%d: must be in [0, %ssk=%d]", prefix, sequence, n, prefix, p->sk);
   if (p->page_size == 0)
     return AMLA_OK;
-  const int32_t used = (int32_t)(((int64_t)n + p->page_size - 1) / p->page_size);
+  const int32_t used = count_pages(p, n);
   if (t->kv_indptr && t->kv_indptr[sequence + 1] - t->kv_indptr[sequence] < used)
     INVALID("kv_indptr[%d]=%d: must be >= kv_indptr[%d] + %d, to hold %d tokens in pages of %d",
             sequence + 1, t->kv_indptr[sequence + 1], sequence, used, n, p->page_size);
-  return check_page_ids(prefix, p, t, sequence, used, detail);
+  if (!range)
+    return AMLA_OK;
+  const int32_t begin = range->begin ? range->begin[sequence] : 0;
+  const int32_t end = range->end && range->end[sequence] < n ? range->end[sequence] : n;
+  if (begin >= end)
+    return AMLA_OK;
+  return check_page_ids(prefix, p, t, sequence, begin / p->page_size, count_pages(p, end), detail);
 }
 
 static amla_status check_visible(const char *prefix, const amla_problem *p, const amla_tensors *t,
@@ -133,10 +145,10 @@ static amla_status check_list(const char *prefix, const amla_problem *p, const a
 }
 
 static amla_status check_scope(const char *prefix, const amla_problem *p, const amla_tensors *t,
-                               amla_detail *detail) {
+                               const amla_key_range *range, amla_detail *detail) {
   for (int32_t i = 0; i < p->b; i++) {
     if (!amla_has_slots(p))
-      TRY(check_length(prefix, p, t, i, detail));
+      TRY(check_length(prefix, p, t, range, i, detail));
     for (int32_t query = 0; query < amla_query_count(p, t, i); query++) {
       TRY(check_visible(prefix, p, t, i, query, detail));
       if (p->topk > 0)
@@ -146,11 +158,12 @@ static amla_status check_scope(const char *prefix, const amla_problem *p, const 
   return AMLA_OK;
 }
 
-amla_status amla_keys_check(const amla_problem *p, const amla_tensors *t, amla_detail *detail) {
-  TRY(check_scope("", p, t, detail));
+amla_status amla_keys_check(const amla_problem *p, const amla_tensors *t,
+                            const amla_key_range *used, amla_detail *detail) {
+  TRY(check_scope("", p, t, used, detail));
   if (!amla_has_second_scope(p))
     return AMLA_OK;
   const amla_problem second = amla_second_problem(p);
   const amla_tensors tensors = amla_second_tensors(t);
-  return check_scope("extra_", &second, &tensors, detail);
+  return check_scope("extra_", &second, &tensors, used ? used + 1 : NULL, detail);
 }

@@ -96,7 +96,7 @@ amla_line amla_line_create(const amla_scopes *scopes, int32_t sequence, int32_t 
       begin_list(s, sequence, query);
     else
       begin_dense(s, sequence, query, whole);
-    line.n = s->end;
+    line.n = line.seen = s->end;
   }
   return line;
 }
@@ -136,15 +136,31 @@ static int32_t count_bits(uint64_t x) {
   return (int32_t)(x * 0x0101010101010101u >> 56);
 }
 
+static int32_t seen_end(const amla_line *line) {
+  const amla_segment *s = &line->segments[0];
+  return amla_seen_end(s->problem, s->tensors, line->sequence, s->first_query, s->last_query);
+}
+
+int32_t amla_line_count(const amla_line *line, int64_t begin, int64_t end) {
+  const int64_t stop = end < seen_end(line) ? end : seen_end(line);
+  int32_t n = 0;
+  for (int64_t at = begin / STRIPE * STRIPE; at < stop; at += STRIPE) {
+    uint64_t bits = stripe_bits(line, (int32_t)at);
+    if (at < begin)
+      bits = bits >> (begin - at) << (begin - at);
+    if (stop - at < STRIPE)
+      bits &= ((uint64_t)1 << (stop - at)) - 1;
+    n += count_bits(bits);
+  }
+  return n;
+}
+
 amla_line amla_line_of_queries(const amla_scopes *scopes, int32_t sequence, int32_t first,
                                int32_t last) {
   const amla_tensors *t = &scopes->tensors[0];
   amla_line line = amla_line_create(scopes, sequence, first);
-  const int32_t end = amla_seen_end(&scopes->problem[0], t, sequence, first, last);
-  int32_t n = t->mask ? 0 : end;
   line.segments[0].first_query = first, line.segments[0].last_query = last;
-  for (int32_t at = 0; t->mask && at < end; at += STRIPE)
-    n += count_bits(stripe_bits(&line, at));
+  const int32_t end = seen_end(&line), n = t->mask ? amla_line_count(&line, 0, end) : end;
   line.seen = n;
   line.masked = n < end;
   line.n -= end - n;

@@ -15,10 +15,24 @@ typedef struct amla_scopes {
   int32_t n; /* 1 or 2 */
   amla_problem problem[2];
   amla_tensors tensors[2];
+  const amla_shard *shard; /* which keys and rows; NULL: all */
 } amla_scopes;
 
 static inline int amla_has_second_scope(const amla_problem *p) {
   return p->extra_sk > 0 || p->extra_topk > 0;
+}
+
+/* Of an array of structs of the caller's size. */
+static inline const amla_shard *amla_shard_at(const amla_shard *shards, int32_t i) {
+  return (const amla_shard *)(const void *)((const char *)shards +
+                                            (size_t)i * shards->struct_bytes);
+}
+
+/* Rows before this one in the order [b][s_q][h_q], of which only the shard's heads count. */
+static inline int64_t amla_rows_before(const amla_problem *p, const amla_shard *s, int64_t row) {
+  const int64_t heads = s->head_end - s->head_begin, into = row % p->h_q - s->head_begin;
+  const int64_t of_query = into < heads ? into : heads;
+  return row / p->h_q * heads + (of_query > 0 ? of_query : 0);
 }
 
 amla_problem amla_second_problem(const amla_problem *p);
@@ -71,6 +85,9 @@ typedef struct amla_cursor {
  * before `begin`, or lists have no gaps. */
 void amla_line_locate(const amla_line *line, int32_t begin, int32_t n, amla_cursor *cursor,
                       amla_token_ref *refs);
+
+/* How many of the positions [begin, end) of a masked line are keys. */
+int32_t amla_line_count(const amla_line *line, int64_t begin, int64_t end);
 
 /* The positions of keys [begin, begin + n) of a masked line, rising; the cursor as above. */
 void amla_line_positions(const amla_line *line, int32_t begin, int32_t n, amla_cursor *cursor,

@@ -502,9 +502,29 @@ static amla_status check_absent(const amla_problem *p, const amla_tensors *t, am
   return AMLA_OK;
 }
 
-/* Of device memory nothing is read: its lengths and page ids are clamped there. */
+/* What the use leaves alone may be NULL. */
+static void leave_out(amla_use use, extents *e) {
+  static const char *const of_keys[] = {
+      "q",          "q_rope", "kv", "kv_rope", "block_table", "extra_kv", "extra_block_table",
+      "kv_indices", "mask"};
+  for (int i = 0; use == AMLA_USE_SHARD && i < N_OUTPUTS; i++)
+    e->at[i].used_bytes = 0;
+  for (int i = 0; use == AMLA_USE_RECORDS && i < e->n; i++)
+    for (size_t k = 0; k < sizeof of_keys / sizeof *of_keys; k++)
+      if (strcmp(e->at[i].name, of_keys[k]) == 0)
+        e->at[i].used_bytes = 0;
+}
+
 amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensors, amla_tensors *t,
                                amla_detail *detail) {
+  static const amla_key_range all[2] = {{NULL, NULL}, {NULL, NULL}};
+  return amla_tensors_check_for(AMLA_USE_RUN, p, tensors, all, t, detail);
+}
+
+/* Of device memory nothing is read: its lengths and page ids are clamped there. */
+amla_status amla_tensors_check_for(amla_use use, const amla_problem *p, const amla_tensors *tensors,
+                                   const amla_key_range *used, amla_tensors *t,
+                                   amla_detail *detail) {
   static const size_t first_bytes = offsetof(amla_tensors, stream) + sizeof t->stream; /* of 0.1 */
   TRY(copy_struct("tensors", tensors, t, sizeof *t, first_bytes, detail));
   TRY(check_absent(p, t, detail));
@@ -525,11 +545,12 @@ amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensor
     TRY(check_extent("mask", mask, 2, p->sk, detail));
   extents e;
   list_extents(p, t, &e);
+  leave_out(use, &e);
   for (int i = 0; i < e.n; i++)
     TRY(check_buffer(&e.at[i], detail));
   TRY(check_overlaps(&e, detail));
   TRY(check_ragged_out(p, t, detail));
-  return p->memory == AMLA_MEMORY_DEVICE ? AMLA_OK : amla_keys_check(p, t, detail);
+  return p->memory == AMLA_MEMORY_DEVICE ? AMLA_OK : amla_keys_check(p, t, used, detail);
 }
 
 /* ---- Backends that know dense attention only ---- */

@@ -8,6 +8,8 @@
 
 #include <amla/amla.h>
 
+struct amla_key_range; /* key_check.h */
+
 /* Copies problem to out with every default filled in, or refuses it. */
 amla_status amla_problem_check(const amla_problem *problem, amla_problem *out, amla_detail *detail);
 
@@ -19,6 +21,18 @@ amla_status amla_options_check(const amla_options *options, amla_options *out, a
  * says, against a checked problem. */
 amla_status amla_tensors_check(const amla_problem *problem, const amla_tensors *tensors,
                                amla_tensors *out, amla_detail *detail);
+
+/* What a call does with tensors that are checked for it. */
+typedef enum amla_use {
+  AMLA_USE_RUN,
+  AMLA_USE_SHARD,  /* computes records: no outputs, and pages of the shard only */
+  AMLA_USE_RECORDS /* finishes them: neither q nor keys */
+} amla_use;
+
+/* The same for another use. used [2] as in key_check.h; of RECORDS NULL. */
+amla_status amla_tensors_check_for(amla_use use, const amla_problem *problem,
+                                   const amla_tensors *tensors, const struct amla_key_range *used,
+                                   amla_tensors *out, amla_detail *detail);
 
 /* Refuses what only ref and cpu know, by name: `who` does not have it. */
 amla_status amla_plan_check_dense(const char *who, const amla_problem *problem,

@@ -103,7 +103,7 @@ static count count_shape(const shape *of, int threads) {
   const int64_t o_bytes = (int64_t)l->n_col_tiles * l->rows_padded * cpu->ukernels->pv_cols * 4;
   count c = {.block_rows = cpu->schedule.block_rows};
   count_run(plan, lengths, o_bytes, &c);
-  const int64_t slots = amla_count_slots(&cpu->schedule, cpu->schedule.max_leaves, threads, 0);
+  const int64_t slots = amla_count_slots(&cpu->schedule, cpu->schedule.max_leaves, 2 * threads);
   c.partial_mb = (double)(slots * o_bytes) / 1e6;
   c.scratch_mb = (double)amla_plan_scratch_bytes(plan) / 1e6;
   amla_plan_destroy(plan);

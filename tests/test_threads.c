@@ -106,17 +106,23 @@ static void push_leaf(nodes *s, int64_t leaf, int64_t n_leaves) {
   }
 }
 
-/* Most nodes at a time of a share: leaves [at, at + n) of the line of groups of `leaves` each. */
-static int64_t count_peak(int64_t at, int64_t n, int64_t leaves) {
+/* Groups that each compute leaves [from, to) of their tree of `leaves`: all, but in a shard. */
+typedef struct groups {
+  int64_t leaves, from, to;
+} groups;
+
+/* Most nodes at a time of a share: leaves [at, at + n) of the line of those that groups compute. */
+static int64_t count_peak(int64_t at, int64_t n, groups g) {
+  const int64_t each = g.to - g.from;
   int64_t peak = 0, kept = 0;
   for (int64_t end = at + n; at < end;) {
-    const int64_t group = at / leaves * leaves, from = at - group;
+    const int64_t group = at / each * each, from = at - group;
     nodes s = {.count = 0};
-    for (; at < end && at < group + leaves; at++) {
+    for (; at < end && at < group + each; at++) {
       peak = kept + s.count + 1 > peak ? kept + s.count + 1 : peak;
-      push_leaf(&s, at - group, leaves);
+      push_leaf(&s, g.from + at - group, g.leaves);
     }
-    if (from > 0 || at < group + leaves)
+    if (from > 0 || at < group + each)
       kept += s.count;
   }
   return peak;
@@ -127,27 +133,34 @@ static int64_t count_peak(int64_t at, int64_t n, int64_t leaves) {
 static void shares_fit_the_slots_counted(void **state) {
   (void)state;
   uint64_t seed = 11;
-  int tight = 0;
+  int tight[2] = {0, 0};
   for (int i = 0; i < 20000; i++) {
-    const int64_t leaves = 1 + random_below(&seed, 40), groups = 1 + random_below(&seed, 8);
+    const int sharded = i % 2, ends = sharded ? 4 : 2;
+    const int64_t leaves = 1 + random_below(&seed, 40), n_groups = 1 + random_below(&seed, 8);
     const int32_t n_shares = 2 + random_below(&seed, 40);
-    const amla_schedule s = {.max_splits = leaves, .max_leaves = leaves * groups};
+    const amla_schedule s = {.max_splits = leaves, .max_leaves = leaves * n_groups};
+    groups g = {leaves, 0, leaves};
+    if (sharded) {
+      g.from = random_below(&seed, (int)leaves);
+      g.to = g.from + 1 + random_below(&seed, (int)(leaves - g.from));
+    }
+    const int64_t all = (g.to - g.from) * n_groups;
     int64_t at = 0, sum = 0;
     for (int32_t t = 0; t < n_shares; t++) {
-      const int64_t left = leaves * groups - at;
+      const int64_t left = all - at;
       const int64_t n =
           t + 1 < n_shares ? random_below(&seed, (int)(left < 20 ? left : 20) + 1) : left;
-      const int64_t peak = count_peak(at, n, leaves), slots = amla_count_slots(&s, n, 1, 0);
+      const int64_t peak = count_peak(at, n, g), slots = amla_count_slots(&s, n, ends);
       assert_in_range(peak, n > 0, slots);
-      tight += peak > 3 && peak == slots;
+      tight[sharded] += peak > 3 && peak == slots;
       at += n;
       sum += slots;
     }
-    assert_in_range(sum, 1, amla_count_slots(&s, s.max_leaves, n_shares, 0));
-    assert_in_range(count_peak(0, leaves * groups, leaves), 1,
-                    amla_count_slots(&s, s.max_leaves, 1, 1));
+    assert_in_range(sum, 1, amla_count_slots(&s, s.max_leaves, ends * n_shares));
+    assert_in_range(count_peak(0, all, g), 1, amla_count_slots(&s, s.max_leaves, ends / 2));
   }
-  assert_true(tight > 100);
+  assert_in_range(tight[0], 100, INT32_MAX);
+  assert_in_range(tight[1], 100, INT32_MAX);
 }
 
 /* 0.64 GB they were, 19 for each thread. */
@@ -159,7 +172,7 @@ static void partial_results_of_128_threads_are_few(void **state) {
   assert_int_equal(harness_parse_problem("b=1,h=128,sk=131072", &c, error, sizeof error), 0);
   options.threads = 128;
   const amla_schedule s = amla_schedule_create(&c.problem, &options, 96, 0, 0);
-  const int64_t slots = amla_count_slots(&s, s.max_leaves, options.threads, 0);
+  const int64_t slots = amla_count_slots(&s, s.max_leaves, 2 * options.threads);
   assert_in_range(slots * s.block_rows * 512 * (int64_t)sizeof(float), 1, 64000000);
 }
 

@@ -310,8 +310,10 @@ typedef struct amla_options {
    * noticed from the first plan on. */
   int32_t threads;
   amla_isa isa;
-  /* most keys per split: AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number >= 1, rounded up to key
-   * tiles */
+  /* AMLA_SPLIT_BY_LENGTH, AMLA_SPLIT_AUTO, or a number >= 1, rounded up to key tiles. cpu: splits
+   * begin at multiples of that number, whatever the length: at positions of their scope that are
+   * multiples; of lists of slots, which know no positions, at keys. A list of positions begins a
+   * split with the first entry at or beyond a multiple. cuda and npu: most keys per split. */
   int32_t split_tokens;
   amla_lse_base lse_base;
   /* cpu: NULL = OpenMP. For engines with a thread pool of their own, so that no second one competes
@@ -504,6 +506,87 @@ AMLA_API amla_status amla_plan_run(const amla_plan *plan, const amla_tensors *te
 
 /* NULL is allowed. */
 AMLA_API void amla_plan_destroy(amla_plan *plan);
+
+/* ---- Shards: one run over caches that lie apart ---- */
+
+/* The keys of a sequence may be shared out over parts, such as the machines of a cluster. Each part
+ * runs over its own keys and leaves partial results that are not normalised yet. Whoever has those
+ * of all parts finishes them, any heads of any rows. The result has the bits of one amla_plan_run
+ * over all keys.
+ *
+ * Shards are of whole splits: of backend cpu, with options.split_tokens >= 1, and not of lists of
+ * slots. Every part has the same problem (n_pages, strides and threads aside), options and
+ * instruction set, and tensors that say the same: lengths, visible_k and lists are of whole
+ * sequences. Only kv differs: pages of other parts and their entries in the block table are never
+ * read, and may be anything. So page_size must be >= 1. A contiguous part of a cache is a page.
+ *
+ * A record is what a shard knows of a row from one node of the merge tree: f32
+ *     O [d_v], reference, sum of P [, sum of P as rounded] [, largest score]
+ * with the first bracket where P is rounded (amla_plan_info.p_type) and the second where max_logits
+ * are asked for. O is sum P v times 2^-headroom, the reference and the largest score are in log2
+ * units. Without a key the reference is -inf, and O and sums are 0. */
+typedef struct amla_shard {
+  uint32_t struct_bytes;
+  int32_t n_entries; /* of finish: records of a row, as amla_shard_info has it */
+  /* [b] positions [begin, end) of the first scope: multiples of amla_plan_info.split_tokens, but an
+   * end may be the sequence's or lie beyond it. Where it is not above begin there are no keys. */
+  const int32_t *begin, *end;
+  size_t begin_bytes, end_bytes;
+  const int32_t *extra_begin, *extra_end; /* of the second scope; NULL without one */
+  size_t extra_begin_bytes, extra_end_bytes;
+  /* Rows [row_begin, row_end) in the order [b][s_q][h_q], or of ragged queries [total][h_q]; 0 and
+   * 0: all. Each is a multiple of 32 or a last one, counted from its sequence's first row; with
+   * topk, window or a second scope from its query's first row. */
+  int64_t row_begin, row_end;
+  int32_t head_begin, head_end; /* of finish: those of the rows' heads that there are records of,
+                                   and results wanted; 0 and 0: all */
+  float *records;               /* [rows][n_entries] records */
+  size_t records_bytes;
+} amla_shard;
+
+#define AMLA_SHARD_INIT                                                                            \
+  {(uint32_t)sizeof(amla_shard), 0, NULL, NULL, 0, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, NULL, 0}
+
+typedef struct amla_shard_info {
+  uint32_t struct_bytes;
+  int32_t n_entries;     /* most records of a row; of others the last ones are empty */
+  int32_t record_floats; /* f32 of a record */
+  int64_t n_rows;        /* from row_begin to row_end */
+  int64_t n_row_keys;    /* keys of the shard, summed over rows: the run's work */
+  size_t records_bytes;  /* n_rows * n_entries * record_floats * 4 */
+} amla_shard_info;
+
+#define AMLA_SHARD_INFO_INIT {(uint32_t)sizeof(amla_shard_info), 0, 0, 0, 0, 0}
+
+/* Bytes of scratch, of any alignment, that run and finish need, whatever the shard. 0 where the
+ * plan has no shards. */
+AMLA_API size_t amla_shard_scratch_bytes(const amla_plan *plan);
+
+/* What a run over the shard leaves. Checks everything that amla_shard_run checks but records and
+ * scratch. Of tensors out may be NULL. */
+AMLA_API amla_status amla_shard_query(const amla_plan *plan, const amla_tensors *tensors,
+                                      const amla_shard *shard, amla_shard_info *info,
+                                      amla_detail *detail);
+
+/* Computes the shard's records; n_entries and heads of `shard` are not read. Writes nothing else:
+ * out may be NULL. max_logits is not written: whether it is NULL says what records hold. Refusals
+ * as of amla_plan_run, of the shard's own pages. options.cancel is asked, and may end it: records
+ * then hold anything. */
+AMLA_API amla_status amla_shard_run(const amla_plan *plan, const amla_tensors *tensors,
+                                    const amla_shard *shard, void *scratch, size_t scratch_bytes,
+                                    amla_detail *detail);
+
+/* Refuses what amla_shard_finish would of tensors, before there are records. */
+AMLA_API amla_status amla_shard_check_outputs(const amla_plan *plan, const amla_tensors *tensors,
+                                              amla_detail *detail);
+
+/* Merges the records of all shards and writes out, lse and max_logits of their rows and heads, and
+ * of no other. Sinks are applied here. Of tensors q, kv, tables and mask may be NULL.
+ *   shards [n_shards], in the order of tokens: each begins where the one before it ended, and
+ *   together they have every key of every row. Rows and heads are those of the first one. */
+AMLA_API amla_status amla_shard_finish(const amla_plan *plan, const amla_tensors *tensors,
+                                       int32_t n_shards, const amla_shard *shards, void *scratch,
+                                       size_t scratch_bytes, amla_detail *detail);
 
 /* ---- Merge ---- */
 

@@ -430,7 +430,7 @@ static void finish_rows(const amla_amx_state *state, const pv_plan *plan, int32_
     o = m->a + at;
   }
   if (plan->whole && stored > 0)
-    amla_store_tile(w, o, stored, c, plan->ends + row);
+    amla_store_tile(w, w->plan->problem.out_type, o, stored, c, plan->ends + row);
 }
 
 /* P is f32 [rows / 16][tokens][16], V f32. */

@@ -16,7 +16,7 @@
 #include "../forked.h"
 #include "../refuse.h"
 #include "../rows.h"
-#include "decode.h"
+#include "cpu_shard.h"
 #include "l2_cache.h"
 #include "parallel.h"
 
@@ -84,12 +84,19 @@ static amla_partial carve_partial(const amla_cpu_plan *cpu, amla_arena *arena) {
   return a;
 }
 
+/* How many ends of so many shares lie within trees: of a single one that where it is at work. Of a
+ * shard's groups, which are parts of trees, either end does. */
+static int64_t count_ends(int32_t shares, int sharded) {
+  const int64_t ends = shares == 1 ? 1 : 2 * (int64_t)shares;
+  return sharded ? 2 * ends : ends;
+}
+
 /* What every thread needs, and partial results for all of them together. */
-static size_t count_scratch(const amla_plan *plan) {
+static size_t count_scratch(const amla_plan *plan, int sharded) {
   const amla_cpu_plan *cpu = plan->state;
   const amla_schedule *s = &cpu->schedule;
   const int32_t threads = plan->options.threads;
-  const int64_t slots = amla_count_slots(s, s->max_leaves, threads, threads == 1);
+  const int64_t slots = amla_count_slots(s, s->max_leaves, count_ends(threads, sharded));
   amla_arena common = amla_arena_create(NULL), worker = common, partial = common;
   amla_arena_take(&common, threads, sizeof(thread_state));
   amla_arena_take(&common, slots, sizeof(amla_partial));
@@ -115,7 +122,7 @@ static amla_status prepare(amla_plan *plan, amla_detail *detail) {
   cpu->row = amla_row_format_of(p);
   plan->options.isa = cpu->ukernels->isa;
   plan->state = cpu;
-  plan->scratch_bytes = count_scratch(plan);
+  plan->scratch_bytes = count_scratch(plan, 0);
   return AMLA_OK;
 }
 
@@ -165,6 +172,31 @@ static amla_partial *collect(const amla_worker *w, cursor *c, int64_t first, int
   return a;
 }
 
+/* What becomes of the group's rows [begin, end) of a node: results, if it is all there is, or a
+ * shard's records. */
+static void end_node(const amla_worker *w, const amla_group *g, const amla_partial *node,
+                     int32_t entry, int32_t begin, int32_t end) {
+  if (w->scopes->shard)
+    amla_shard_export(w, g, node, g->entry + entry, begin, end);
+  else
+    amla_partial_store(w, g, node, begin, end);
+}
+
+/* Collects and ends, from left to right, the largest nodes under that of n leaves from `first` of
+ * which the group has all. Returns how many they were. */
+static int32_t end_nodes(const amla_worker *w, cursor *c, const amla_group *g, int64_t first,
+                         int64_t n, int32_t entry, int32_t begin, int32_t end) {
+  if (g->to <= first || first + n <= g->from)
+    return 0;
+  if (g->from <= first && first + n <= g->to) {
+    end_node(w, g, collect(w, c, first, n, begin, end), entry, begin, end);
+    return 1;
+  }
+  const int64_t left = amla_tree_left(n);
+  const int32_t done = end_nodes(w, c, g, first, left, entry, begin, end);
+  return done + end_nodes(w, c, g, first + left, n - left, entry + done, begin, end);
+}
+
 /* ---- A thread's share ---- */
 
 /* Splits [from, to) of the group: computed, merged as far as the tree allows, stored if that is all
@@ -175,7 +207,8 @@ static int run_splits(thread_state *t, const amla_group *g, int64_t from, int64_
   int32_t n = 0;
   amla_worker_begin_group(w, g);
   const int32_t limit = amla_split_begin(g, to);
-  for (int64_t i = from; i < to; i++) {
+  int32_t begin = amla_split_begin(g, from), end;
+  for (int64_t i = from; i < to; i++, begin = end) {
     assert(t->n_slots_used + n < t->n_slots);
     amla_partial *leaf = &stack[n++];
     leaf->first = i;
@@ -183,9 +216,10 @@ static int run_splits(thread_state *t, const amla_group *g, int64_t from, int64_
     int32_t n_merges = 0;
     for (; are_siblings(w, stack, n) && n_merges < AMLA_MAX_MERGES; n_merges++, n--)
       stack[n - 2].n += stack[n - 1].n;
-    const int more = are_siblings(w, stack, n), whole = !more && stack[0].n == g->n_splits;
-    if (!amla_worker_accumulate(w, amla_split_begin(g, i), amla_split_begin(g, i + 1), limit, leaf,
-                                n_merges, whole))
+    const int more = are_siblings(w, stack, n);
+    const int whole = !w->scopes->shard && !more && stack[0].n == g->n_splits;
+    end = amla_split_end(g, i, begin);
+    if (!amla_worker_accumulate(w, begin, end, limit, leaf, n_merges, whole))
       return 0;
     if (whole)
       return 1;
@@ -194,8 +228,9 @@ static int run_splits(thread_state *t, const amla_group *g, int64_t from, int64_
       stack[n - 2].n += stack[n - 1].n;
     }
   }
-  if (from == 0 && to == g->n_splits) {
-    amla_partial_store(w, g, stack, 0, g->row_end - g->row_begin);
+  if (from == g->from && to == g->to) {
+    for (int32_t i = 0; i < n; i++)
+      end_node(w, g, &stack[i], i, 0, g->row_end - g->row_begin);
   } else {
     t->left[t->n_left++] = (pending){*g, stack, n};
     t->n_slots_used += n;
@@ -234,7 +269,7 @@ static void run_share(const job *j, int32_t i) {
                     to = amla_splits_before(&g, start, end);
       if (from < to && !run_splits(t, &g, from, to))
         return;
-      start += g.split_cost * (double)g.n_splits;
+      start += g.split_cost * (double)(g.to - g.from);
     }
   }
 }
@@ -245,7 +280,7 @@ static void finish_shared(thread_state *threads, int32_t i, int32_t n) {
   for (int32_t thread = 0; thread < n; thread++)
     for (int32_t left = 0; left < threads[thread].n_left; left++) {
       const pending *p = &threads[thread].left[left];
-      if (p->nodes[0].first != 0)
+      if (p->nodes[0].first != p->group.from)
         continue; /* the group began on an earlier thread */
       const int32_t rows = p->group.row_end - p->group.row_begin;
       const int32_t begin = (int32_t)((int64_t)rows * i / n),
@@ -253,8 +288,7 @@ static void finish_shared(thread_state *threads, int32_t i, int32_t n) {
       if (begin == end)
         continue;
       cursor c = {threads, thread, n, left, 0};
-      const amla_partial *root = collect(w, &c, 0, p->group.n_splits, begin, end);
-      amla_partial_store(w, &p->group, root, begin, end);
+      end_nodes(w, &c, &p->group, 0, p->group.n_splits, 0, begin, end);
     }
 }
 
@@ -283,12 +317,12 @@ static void count_splits(const job *j, const amla_schedule *schedule, const amla
   for (int32_t sequence = 0; sequence < scopes->problem[0].b; sequence++)
     for (int32_t block = 0, n = amla_group_count(schedule, scopes, sequence); block < n; block++) {
       const amla_group g = amla_group_get(schedule, scopes, sequence, block, j->auto_tokens);
-      for (int64_t from = 0, to; from < g.n_splits; from = to) {
+      for (int64_t from = g.from, to; from < g.to; from = to) {
         to = amla_splits_before(&g, start, share_end(j, i));
         j->threads[i].n_splits += to - from;
-        i += to < g.n_splits;
+        i += to < g.to;
       }
-      start += g.split_cost * (double)g.n_splits;
+      start += g.split_cost * (double)(g.to - g.from);
     }
 }
 
@@ -320,10 +354,11 @@ static job share_out(const amla_plan *plan, const amla_scopes *scopes, void *scr
   j.n = amla_useful_threads(o, j.total * 2.0 * (p->d_qk + p->d_v));
   memset(j.threads, 0, (size_t)j.n * sizeof *j.threads);
   count_splits(&j, s, scopes);
+  const int64_t ends = count_ends(j.n, scopes->shard != NULL) / j.n;
   int64_t n_slots = 0;
   for (int32_t i = 0; i < j.n; i++) {
     thread_state *t = &j.threads[i];
-    t->n_slots = amla_count_slots(s, t->n_splits, 1, j.n == 1);
+    t->n_slots = amla_count_slots(s, t->n_splits, ends);
     n_slots += t->n_slots;
   }
   amla_partial *slots = amla_arena_take(&arena, n_slots, sizeof *slots);
@@ -334,14 +369,11 @@ static job share_out(const amla_plan *plan, const amla_scopes *scopes, void *scr
 
 /* The caller's floating-point environment is its own wherever `parallel` runs: a jump or an
  * exception out of it must not leave ours. */
-static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
-                       amla_detail *detail) {
+static amla_status run_scopes(const amla_plan *plan, const amla_scopes *scopes, void *scratch,
+                              amla_detail *detail) {
   const amla_options *o = &plan->options;
-  if (plan->problem.b == 0)
-    return AMLA_OK;
   const fenv_t callers = amla_enter_environment();
-  const amla_scopes scopes = amla_scopes_create(&plan->problem, tensors);
-  job j = share_out(plan, &scopes, scratch);
+  job j = share_out(plan, scopes, scratch);
   amla_leave_environment(&callers);
   if (j.n == 1)
     share_task(&j, 0);
@@ -355,6 +387,23 @@ static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void 
   if (n_left > 0)
     amla_run_parallel(o, j.n, finish_task, &j);
   return AMLA_OK;
+}
+
+static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void *scratch,
+                       amla_detail *detail) {
+  const amla_scopes scopes = amla_scopes_create(&plan->problem, tensors);
+  return plan->problem.b > 0 ? run_scopes(plan, &scopes, scratch, detail) : AMLA_OK;
+}
+
+static size_t shard_scratch(const amla_plan *plan) {
+  const size_t of_run = count_scratch(plan, 1), of_finish = amla_shard_finish_bytes(plan);
+  return of_run > of_finish ? of_run : of_finish;
+}
+
+static amla_status run_shard(const amla_plan *plan, const amla_scopes *scopes, void *scratch,
+                             amla_detail *detail) {
+  amla_shard_clear(plan, scopes);
+  return run_scopes(plan, scopes, scratch, detail);
 }
 
 /* Of a problem in bf16. */
@@ -415,6 +464,11 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
 
 static const char *absent(void) { return NULL; }
 
+static const amla_shard_ops shards = {.scratch_bytes = shard_scratch,
+                                      .measure = amla_shard_measure,
+                                      .run = run_shard,
+                                      .finish = amla_shard_finish_rows};
+
 const amla_backend_ops amla_backend_cpu = {.plan_bytes = sizeof(amla_plan),
                                            .id = AMLA_BACKEND_CPU,
                                            .name = "cpu",
@@ -425,4 +479,5 @@ const amla_backend_ops amla_backend_cpu = {.plan_bytes = sizeof(amla_plan),
                                            .release = release,
                                            .query = query,
                                            .describe = describe,
-                                           .run = run};
+                                           .run = run,
+                                           .shards = &shards};

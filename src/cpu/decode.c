@@ -353,13 +353,13 @@ void amla_end_rows(const amla_worker *w, const amla_group *group, const amla_par
 }
 
 /* The first `rows` rows of an output tile, in column tile c. */
-void amla_store_tile(const amla_worker *w, const float *o, int32_t rows, int32_t c,
+void amla_store_tile(const amla_worker *w, amla_dtype type, const float *o, int32_t rows, int32_t c,
                      const amla_row_end *ends) {
   const amla_ukernels *u = w->cpu->ukernels;
   const amla_problem *p = &w->plan->problem;
   const int32_t d = c * u->pv_cols;
   const int even_odd = u->even_odd[p->kv_type] && d + u->pv_cols <= p->d_qk;
-  u->store(p->out_type, rows, min(p->d_v - d, u->pv_cols), o, even_odd, ends, d);
+  u->store(type, rows, min(p->d_v - d, u->pv_cols), o, even_odd, ends, d);
 }
 
 void amla_partial_store(const amla_worker *w, const amla_group *group, const amla_partial *a,
@@ -370,7 +370,7 @@ void amla_partial_store(const amla_worker *w, const amla_group *group, const aml
   for (int32_t r = row_begin; r < row_end; r += step)
     for (int32_t c = 0; c < w->cpu->layout.n_col_tiles; c++) {
       const float *o = a->o + ((int64_t)c * w->cpu->layout.rows_padded + r) * cols;
-      amla_store_tile(w, o, min(step, row_end - r), c, ends + r);
+      amla_store_tile(w, w->plan->problem.out_type, o, min(step, row_end - r), c, ends + r);
     }
 }
 
@@ -417,7 +417,7 @@ static void panel_pv(const amla_worker *w, const amla_panel *panel, int32_t c, i
     }
     pv(n, p, ldp, v, ldv, plan->first, o + at, plan->n_merges, merges, out);
     if (plan->ends)
-      amla_store_tile(w, out, min(step, n_rows - r), c, plan->ends + r);
+      amla_store_tile(w, w->plan->problem.out_type, out, min(step, n_rows - r), c, plan->ends + r);
   }
 }
 
@@ -547,9 +547,7 @@ void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
   const amla_problem *p = &w->plan->problem;
   const int32_t rows = group->row_end - group->row_begin;
   w->group = *group;
-  const int32_t first = group->row_begin / p->h_q, last = (group->row_end - 1) / p->h_q;
-  w->line = w->cpu->schedule.lines ? amla_line_create(w->scopes, group->sequence, first)
-                                   : amla_line_of_queries(w->scopes, group->sequence, first, last);
+  w->line = group->line;
   w->cursor = w->mask_cursor = (amla_cursor)AMLA_CURSOR_INIT;
   w->n_panels = 0;
   w->n_pv_rows = (rows + u->pv_rows - 1) / u->pv_rows * u->pv_rows;

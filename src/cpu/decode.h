@@ -167,8 +167,8 @@ amla_merge_step amla_merge_sums(const amla_worker *w, amla_partial *a, const aml
 void amla_end_rows(const amla_worker *w, const amla_group *group, const amla_partial *a,
                    int32_t row_begin, int32_t row_end, amla_row_end *ends);
 
-/* The first `rows` rows of an output tile, in column tile c. */
-void amla_store_tile(const amla_worker *w, const float *o, int32_t rows, int32_t c,
+/* The first `rows` rows of an output tile, in column tile c, as `type`. */
+void amla_store_tile(const amla_worker *w, amla_dtype type, const float *o, int32_t rows, int32_t c,
                      const amla_row_end *ends);
 
 /* No row saw any key. */

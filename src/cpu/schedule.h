@@ -33,11 +33,16 @@ typedef struct amla_schedule {
 typedef struct amla_group {
   int32_t sequence, row_begin, row_end; /* rows of the sequence, half-open */
   int32_t visible; /* no row sees a key from here on: its splits cover [0, visible) */
-  int32_t length;  /* of its line of keys */
+  int32_t length;  /* of its line of keys; with fixed splits those count that a mask hides */
+  amla_line line;
   int32_t grain_tokens;
-  int64_t n_cuts;    /* splits of the line: where they lie depends on its length alone */
-  int64_t n_splits;  /* those that begin below visible; >= 1, also when visible is 0 */
-  double split_cost; /* mean, in row-tokens */
+  int64_t split_tokens; /* of fixed splits, else 0 */
+  int64_t n_first;      /* fixed splits of the first scope; the second begins one of its own */
+  int64_t n_cuts;       /* splits of the line: where they lie depends on its length alone */
+  int64_t n_splits;     /* those that begin below visible; >= 1, also when visible is 0 */
+  int64_t from, to;     /* the splits to be computed: all, but those of a shard */
+  int32_t entry;        /* of a shard: records of its rows that come before those of these splits */
+  double split_cost;    /* mean, in row-tokens */
 } amla_group;
 
 amla_schedule amla_schedule_create(const amla_problem *problem, const amla_options *options,
@@ -47,15 +52,20 @@ amla_schedule amla_schedule_create(const amla_problem *problem, const amla_optio
  */
 int64_t amla_split_tokens(const amla_schedule *s, int32_t length, int64_t auto_tokens);
 
+/* Those of a shard are twice as many where there are two scopes: a shard has a run of splits of
+ * either. Those without rows or splits of the shard have from = to. */
 int32_t amla_group_count(const amla_schedule *s, const amla_scopes *scopes, int32_t sequence);
 
 /* Group `block` of `sequence`. auto_tokens is used when the option is AMLA_SPLIT_AUTO. */
 amla_group amla_group_get(const amla_schedule *s, const amla_scopes *scopes, int32_t sequence,
                           int32_t block, int64_t auto_tokens);
 
-/* First key of split i: splits are as equal as can be, so that equal numbers of them are equal
- * work. */
+/* First key of split i. Splits are as equal as can be, so that equal numbers of them are equal
+ * work; fixed ones begin at multiples of split_tokens, which a growing sequence does not move. */
 int32_t amla_split_begin(const amla_group *g, int64_t i);
+
+/* End of split i, which begins at key `begin`: cheap where a mask is to be counted. */
+int32_t amla_split_end(const amla_group *g, int64_t i, int32_t begin);
 
 /* Split length for AMLA_SPLIT_AUTO: an equal share of all tokens per thread. Not batch-invariant.
  */
@@ -64,17 +74,33 @@ int64_t amla_auto_split_tokens(const amla_schedule *s, const amla_scopes *scopes
 /* Sum of the costs of all groups. */
 double amla_total_cost(const amla_schedule *s, const amla_scopes *scopes, int64_t auto_tokens);
 
-/* Splits [0, result) of the group lie before `share` on the line of all splits, where the group
+/* Splits [from, result) of the group lie before `share` on the line of all splits, where the group
  * starts at `start`. */
 int64_t amla_splits_before(const amla_group *g, double start, double share);
 
-/* Most partial results that so many threads hold at a time while they compute and merge so many
- * splits in all, however these are shared out. `alone`: the run has one thread, which leaves
- * nothing to others. */
-int64_t amla_count_slots(const amla_schedule *s, int64_t splits, int32_t threads, int alone);
+/* Most partial results that are held at a time by shares of so many splits in all, however these
+ * are shared out. `ends` of the shares lie within trees: 2 of each, but 1 if there is one share;
+ * twice as many in a shard, whose groups begin and end within trees themselves. */
+int64_t amla_count_slots(const amla_schedule *s, int64_t splits, int64_t ends);
 
 /* Merge tree over n leaves: the left child of a node of n leaves has amla_tree_left(n), the largest
  * power of two below n. */
 int64_t amla_tree_left(int64_t n);
+
+/* The fewest nodes of the tree node over leaves [first, first + n) that cover leaves [from, to) of
+ * it. */
+int32_t amla_tree_nodes(int64_t first, int64_t n, int64_t from, int64_t to);
+
+/* ---- Shards ---- */
+
+/* The group of one row of a query, counted in its sequence. */
+amla_group amla_row_group(const amla_schedule *s, const amla_scopes *scopes, int32_t sequence,
+                          int32_t row);
+
+/* Leaves to the group the shard's splits of one of its scopes, 0 or 1. */
+void amla_group_take(amla_group *g, const amla_shard *shard, int32_t scope);
+
+/* Records that a shard has of each of the group's rows. */
+int32_t amla_group_entries(amla_group g, const amla_shard *shard);
 
 #endif

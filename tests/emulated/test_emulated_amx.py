@@ -32,10 +32,10 @@ def parts_of(job):
     return 2 if job["q_type"] == DTYPES["f16"] or job["q_form"] == 1 else 3
 
 
-def modelled(job, plan, q, kv, visible, masks, rows):
+def modelled(job, plan, cuts, q, kv, visible, masks, rows):
     """out and LSE of `rows` of one sequence: q [rows][d] f32, kv [n][d] bf16, masks [rows]."""
     j = job[0]
-    cuts = np.array(plan.splits, np.int32)
+    cuts = np.array(cuts, np.int32)
     out, lse = np.zeros((len(rows), j["d_v"]), np.float32), np.zeros(len(rows))
     for i, r in enumerate(rows):
         x, mask = np.ascontiguousarray(q[r], np.float32), None if masks is None else masks[r]
@@ -52,7 +52,7 @@ def modelled(job, plan, q, kv, visible, masks, rows):
         for name, array in dict(q=x, kv=kv, mask=mask, o=o, sums=sums).items():
             row[name] = pointer(array)
         MODEL.amx_model_row(ctypes.c_void_p(pointer(row)), ctypes.c_void_p(pointer(cuts)),
-                            ctypes.c_int64(plan["n_splits"]))  # fmt: skip
+                            ctypes.c_int64(len(cuts) - 1))  # fmt: skip
         ref, exact, rounded, of_p = sums.astype(np.float64)
         with np.errstate(all="ignore"):
             divisor = exact * of_p if plan["p_form"] == P_FORMS["f32"] else rounded
@@ -184,6 +184,8 @@ def run_case(machine, rng, make, n, page=0, masks=None, lengths=None, check=True
         bare = plan if len(line) == n else Plan(machine, make_job(sk=len(line), **fields))
     finally:
         machine.release(mark)
+    # Fixed splits begin at multiples of positions, others are those of a line without hidden keys.
+    cuts = np.searchsorted(line, plan.splits) if j["split_tokens"] > 0 else bare.splits
     visible = np.repeat(causal.clip(0), h_q)
     of_rows = None if masks is None else np.repeat(masks[0], h_q, 0)
     rows = np.arange(s_q * h_q) if rows is None else rows
@@ -191,7 +193,14 @@ def run_case(machine, rng, make, n, page=0, masks=None, lengths=None, check=True
     keys = kv if kv_type == "bf16" else narrow(kv.astype(np.float32))
     on_line = None if masks is None else np.ascontiguousarray(of_rows[:, line])
     want, want_lse = modelled(
-        job, bare, q64.astype(np.float32), keys[line], np.searchsorted(line, visible), on_line, rows
+        job,
+        bare,
+        cuts,
+        q64.astype(np.float32),
+        keys[line],
+        np.searchsorted(line, visible),
+        on_line,
+        rows,
     )
     assert same(got + 0.0, want + 0.0), f"{np.sum(got != want)} of {got.size} differ"
     nan = np.isnan(got_lse) & np.isnan(want_lse)
