@@ -50,6 +50,7 @@ check_includes() {
                          "src src/base src/cpu src/ref src/npu src/cuda"
       allowed["examples"] = "include"
       allowed["ggml"] = "ggml include"
+      allowed["mpi"] = "mpi include harness"
       # Headers that are not ours: ISO C everywhere; POSIX and libraries where they belong.
       n = split("assert ctype errno fenv float inttypes limits math stdalign stdarg stdatomic " \
                 "stdbool stddef stdint stdio stdlib string time", iso)
@@ -59,6 +60,8 @@ check_includes() {
       system_of["src/ref"] = "omp.h"
       system_of["src/cpu"] = "omp.h sched.h"
       system_of["src/cuda"] = "cuda.h cuda_runtime.h cuda_bf16.h cuda_fp16.h mutex vector"
+      system_of["include"] = "mpi.h" # amla_mpi.h
+      system_of["mpi"] = "POSIX"
       system_of["src"] = "omp.h dlfcn.h fcntl.h pthread.h sched.h unistd.h sys/stat.h"
       system_of["src/npu"] = "c_api/asc_simd.h"
       system_of["sim"] = "ucontext.h sys/mman.h"

@@ -1,0 +1,662 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * See amla_mpi.h. A run goes block of rows by block of rows: compute the block's records, send each
+ * rank those of its heads, and finish the block before it, whose records have come meanwhile. So
+ * two blocks of buffers are enough. Ranks agree on a status before the first record leaves.
+ */
+#include <amla/amla_mpi.h>
+
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+  BLOCK_ROWS = 64, /* of a message, at most */
+  ROW_GRAIN = 32,  /* where blocks may begin (amla_shard) */
+  SLOTS = 2,       /* blocks under way */
+  N_HASHES = 11,   /* of what tensors say */
+  TAG = 0
+};
+
+/* What a rank says before the exchange; then of each scope begin [b] and end [b]. */
+typedef struct verdict {
+  int32_t status;
+  int32_t cancels; /* options.cancel is set */
+  uint64_t hashes[N_HASHES];
+  char text[224];
+} verdict;
+
+/* A block on its way. */
+typedef struct slot {
+  int64_t row_begin, row_end;
+  float *own;           /* the rank's records of all heads */
+  float **to, **from;   /* [ranks] */
+  int *to_floats;       /* [ranks] that the send request was made for; -1: none yet */
+  MPI_Request *request; /* [2 * ranks] persistent: receives, then sends */
+  MPI_Request agreement;
+  int ended_by, first_ended; /* the rank, if it is cancelled, else `ranks`; and the least of all */
+  int32_t own_entries;
+  int active;
+} slot;
+
+struct amla_mpi {
+  MPI_Comm comm;
+  int rank, ranks;
+  amla_problem problem;
+  amla_plan *plan;
+  amla_mpi_info info;
+  int32_t max_entries, max_floats; /* of a row, of a record */
+  int32_t record_floats;           /* of this run */
+  int has_second, cancels;         /* on some rank options.cancel is set */
+  size_t verdict_bytes;
+  char *verdicts; /* [ranks][verdict_bytes] */
+  char *mine;     /* a verdict */
+  slot slots[SLOTS];
+  float *floats;    /* of all slots' messages */
+  float **pointers; /* of all slots */
+  int *counts;      /* of all slots */
+  MPI_Request *requests;
+  int *done;            /* [2 * ranks] */
+  MPI_Status *statuses; /* [2 * ranks] of Testsome */
+  int *entries;         /* [SLOTS][ranks] records of a row, as received */
+  amla_shard *shards;   /* [ranks] */
+  void *scratch;
+  size_t scratch_bytes;
+};
+
+static amla_status refuse(amla_detail *detail, amla_status status, const char *text) {
+  if (detail)
+    snprintf(detail->text, sizeof detail->text, "%s", text);
+  return status;
+}
+
+/* ---- Agreement ---- */
+
+static verdict *verdict_at(const amla_mpi *m, int rank) {
+  return (verdict *)(void *)(m->verdicts + (size_t)rank * m->verdict_bytes);
+}
+
+static int32_t *bounds_of(const amla_mpi *m, int rank, int scope, int end) {
+  int32_t *bounds = (int32_t *)(verdict_at(m, rank) + 1);
+  return bounds + (size_t)(2 * scope + end) * (size_t)m->problem.b;
+}
+
+/* The first rank that refuses speaks for all. */
+static amla_status first_refusal(const char *verdicts, size_t bytes, int ranks,
+                                 amla_detail *detail) {
+  for (int i = 0; i < ranks; i++) {
+    const verdict *v = (const verdict *)(const void *)(verdicts + (size_t)i * bytes);
+    char text[sizeof detail->text];
+    if (v->status == AMLA_OK)
+      continue;
+    snprintf(text, sizeof text, "rank %d: %s", i, v->text);
+    return refuse(detail, (amla_status)v->status, text);
+  }
+  return AMLA_OK;
+}
+
+/* The name of the first thing that a rank says otherwise than rank 0. */
+static amla_status first_difference(const char *verdicts, size_t bytes, int ranks,
+                                    const char *const *names, amla_detail *detail) {
+  const verdict *first = (const verdict *)(const void *)verdicts;
+  for (int i = 1; i < ranks; i++) {
+    const verdict *v = (const verdict *)(const void *)(verdicts + (size_t)i * bytes);
+    for (int k = 0; k < N_HASHES; k++) {
+      char text[sizeof detail->text];
+      if (v->hashes[k] == first->hashes[k])
+        continue;
+      snprintf(text, sizeof text, "rank %d: %s: must be that of rank 0", i, names[k]);
+      return refuse(detail, AMLA_INVALID_ARGUMENT, text);
+    }
+  }
+  return AMLA_OK;
+}
+
+/* FNV-1a. */
+static uint64_t hash(uint64_t seed, const void *from, size_t bytes) {
+  const unsigned char *p = from;
+  for (size_t i = 0; i < bytes; i++)
+    seed = (seed ^ p[i]) * 0x100000001b3u;
+  return seed;
+}
+
+static void set_verdict(verdict *v, amla_status status, const amla_detail *detail) {
+  v->status = status;
+  snprintf(v->text, sizeof v->text, "%.200s", detail->text);
+}
+
+/* ---- Creation ---- */
+
+static const char *const plan_names[N_HASHES] = {"shapes (b, s_q, h_q, sk, d_qk, d_v)",
+                                                 "types",
+                                                 "causal and window",
+                                                 "scale",
+                                                 "lists (topk, index_kind, topk_length_per_query)",
+                                                 "second scope (extra_sk, extra_topk)",
+                                                 "rescale, lse_base or lse_sink",
+                                                 "split_tokens",
+                                                 "instruction set, form of P or of q",
+                                                 "kv_scale and kv_rope_scale",
+                                                 "struct size, amla.h of another version"};
+
+static void hash_plan(const amla_problem *p, const amla_options *o, const amla_plan_info *info,
+                      uint64_t hashes[N_HASHES]) {
+  const int32_t fields[N_HASHES][7] = {
+      {p->b, p->s_q, p->h_q, p->sk, p->d_qk, p->d_v},
+      {(int32_t)p->q_type, (int32_t)p->kv_type, (int32_t)p->out_type, p->q_d_rope > 0},
+      {p->causal, p->window},
+      {0},
+      {p->topk, (int32_t)p->index_kind, p->topk_length_per_query},
+      {p->extra_sk, p->extra_topk},
+      {(int32_t)info->rescale, (int32_t)o->lse_base, (int32_t)o->lse_sink},
+      {(int32_t)info->split_tokens, info->tile_tokens},
+      {(int32_t)info->isa, (int32_t)info->p_form, (int32_t)info->q_form, (int32_t)info->key_type},
+      {0},
+      {(int32_t)sizeof(amla_problem), (int32_t)sizeof(amla_options),
+       (int32_t)sizeof(amla_tensors)}};
+  for (int i = 0; i < N_HASHES; i++)
+    hashes[i] = hash(1, fields[i], sizeof fields[i]);
+  hashes[3] = hash(1, &p->scale, sizeof p->scale);
+  hashes[9] = hash(hash(1, &p->kv_scale, sizeof(float)), &p->kv_rope_scale, sizeof(float));
+}
+
+/* A run of leaves is at most two nodes of each level; a shard has one of either scope. */
+static int32_t most_entries(const amla_problem *p, int64_t split_tokens) {
+  const int64_t keys = (int64_t)p->sk + p->extra_sk;
+  int32_t levels = 2;
+  for (int64_t splits = keys / split_tokens + 4; splits > 1; splits = (splits + 1) / 2)
+    levels++;
+  return 2 * levels * (p->extra_sk > 0 || p->extra_topk > 0 ? 2 : 1);
+}
+
+static int32_t first_head(const amla_mpi *m, int rank) {
+  return (int32_t)((int64_t)m->problem.h_q * rank / m->ranks);
+}
+
+/* Floats of a message, at most: rows of a block are of so many queries, cut ones included. */
+static size_t message_floats(const amla_mpi *m) {
+  const int64_t heads = (m->problem.h_q + m->ranks - 1) / m->ranks;
+  const int64_t rows = (BLOCK_ROWS / m->problem.h_q + 2) * heads;
+  const size_t most = (size_t)(rows < BLOCK_ROWS ? rows : BLOCK_ROWS);
+  return most * (size_t)m->max_entries * (size_t)m->max_floats;
+}
+
+static size_t block_floats(const amla_mpi *m) {
+  return (size_t)BLOCK_ROWS * (size_t)m->max_entries * (size_t)m->max_floats;
+}
+
+static void *allocate(size_t n, size_t bytes) { return calloc(n > 0 ? n : 1, bytes); }
+
+static int allocate_buffers(amla_mpi *m) {
+  const size_t ranks = (size_t)m->ranks;
+  const size_t floats = SLOTS * (2 * ranks * message_floats(m) + block_floats(m));
+  m->info.buffer_bytes = floats * sizeof(float);
+  m->verdicts = allocate(ranks, m->verdict_bytes);
+  m->mine = allocate(1, m->verdict_bytes);
+  m->floats = allocate(floats, sizeof(float));
+  m->pointers = allocate(2 * SLOTS * ranks, sizeof *m->pointers);
+  m->counts = allocate(SLOTS * ranks, sizeof *m->counts);
+  m->requests = allocate(2 * SLOTS * ranks, sizeof(MPI_Request));
+  m->done = allocate(2 * ranks, sizeof(int));
+  m->statuses = allocate(2 * ranks, sizeof(MPI_Status));
+  m->entries = allocate(SLOTS * ranks, sizeof(int));
+  m->shards = allocate(ranks, sizeof *m->shards);
+  m->scratch = malloc(m->scratch_bytes);
+  return m->verdicts && m->mine && m->floats && m->pointers && m->counts && m->requests &&
+         m->done && m->statuses && m->entries && m->shards && m->scratch;
+}
+
+/* Receives are made once, for the most that may come. Sends are made for what goes. */
+static void carve_slots(amla_mpi *m) {
+  const size_t ranks = (size_t)m->ranks, floats = message_floats(m);
+  float *next = m->floats;
+  for (int i = 0; i < SLOTS; i++) {
+    slot *s = &m->slots[i];
+    s->to = m->pointers + 2 * ranks * (size_t)i, s->from = s->to + ranks;
+    s->to_floats = m->counts + ranks * (size_t)i;
+    s->request = m->requests + 2 * ranks * (size_t)i;
+    s->own = next, next += block_floats(m);
+    for (int k = 0; k < m->ranks; k++) {
+      s->to[k] = next, next += floats;
+      s->from[k] = next, next += floats;
+      s->to_floats[k] = -1;
+      s->request[k] = s->request[m->ranks + k] = MPI_REQUEST_NULL;
+      if (k != m->rank)
+        MPI_Recv_init(s->from[k], (int)floats, MPI_FLOAT, k, TAG, m->comm, &s->request[k]);
+    }
+  }
+}
+
+static amla_status check_threads(const amla_plan_info *info, amla_detail *detail) {
+  int level, main_thread;
+  MPI_Query_thread(&level);
+  MPI_Is_thread_main(&main_thread);
+  if (info->threads > 1 && level < MPI_THREAD_FUNNELED)
+    return refuse(detail, AMLA_INVALID_ARGUMENT,
+                  "MPI_Query_thread: must be MPI_THREAD_FUNNELED or more with several threads");
+  if (!main_thread)
+    return refuse(detail, AMLA_INVALID_ARGUMENT, "MPI_Is_thread_main: must be the main thread");
+  return AMLA_OK;
+}
+
+/* Of this rank alone. */
+static amla_status prepare(amla_mpi *m, const amla_problem *problem, const amla_options *options,
+                           verdict *v, amla_detail *detail) {
+  amla_plan_info info = AMLA_PLAN_INFO_INIT;
+  amla_problem p = AMLA_PROBLEM_INIT;
+  amla_options o = AMLA_OPTIONS_INIT;
+  amla_status status = amla_plan_create(&m->plan, problem, options, detail);
+  if (status == AMLA_OK)
+    status = amla_plan_query(m->plan, &info, detail);
+  if (status != AMLA_OK)
+    return status;
+  if (info.backend != AMLA_BACKEND_CPU || !options || options->split_tokens < 1)
+    return refuse(detail, AMLA_INVALID_ARGUMENT, "split_tokens: must be >= 1, with backend cpu");
+  memcpy(&p, problem, problem->struct_bytes < sizeof p ? problem->struct_bytes : sizeof p);
+  memcpy(&o, options, options->struct_bytes < sizeof o ? options->struct_bytes : sizeof o);
+  status = check_threads(&info, detail);
+  hash_plan(&p, &o, &info, v->hashes);
+  v->cancels = o.cancel != NULL;
+  m->problem = p;
+  m->has_second = p.extra_sk > 0 || p.extra_topk > 0;
+  m->info.split_tokens = info.split_tokens;
+  m->max_entries = most_entries(&p, info.split_tokens);
+  m->max_floats = p.d_v + 4;
+  m->verdict_bytes = sizeof(verdict) + 4 * sizeof(int32_t) * (size_t)p.b;
+  m->verdict_bytes = (m->verdict_bytes + 7) / 8 * 8;
+  m->scratch_bytes = amla_shard_scratch_bytes(m->plan);
+  if (status == AMLA_OK && !allocate_buffers(m))
+    status = refuse(detail, AMLA_OUT_OF_MEMORY, "no memory for messages and scratch");
+  return status;
+}
+
+static amla_status agree_on_plan(amla_mpi *m, const verdict *mine, amla_detail *detail) {
+  verdict *all = calloc((size_t)m->ranks, sizeof *all);
+  int without = !all, any_without;
+  amla_status status;
+  MPI_Allreduce(&without, &any_without, 1, MPI_INT, MPI_MAX, m->comm);
+  if (any_without) {
+    free(all);
+    return refuse(detail, AMLA_OUT_OF_MEMORY, "a rank has no memory for the ranks' verdicts");
+  }
+  MPI_Allgather(mine, (int)sizeof *mine, MPI_BYTE, all, (int)sizeof *mine, MPI_BYTE, m->comm);
+  for (int i = 0; i < m->ranks; i++)
+    m->cancels |= all[i].cancels;
+  status = first_refusal((char *)all, sizeof *all, m->ranks, detail);
+  if (status == AMLA_OK)
+    status = first_difference((char *)all, sizeof *all, m->ranks, plan_names, detail);
+  free(all);
+  return status;
+}
+
+static void free_requests(amla_mpi *m) {
+  for (int i = 0; m->requests && i < 2 * SLOTS * m->ranks; i++)
+    if (m->slots[0].own && m->requests[i] != MPI_REQUEST_NULL)
+      MPI_Request_free(&m->requests[i]);
+}
+
+static void release(amla_mpi *m) {
+  free_requests(m);
+  MPI_Comm_free(&m->comm);
+  amla_plan_destroy(m->plan);
+  void *const all[] = {m->verdicts, m->mine,     m->floats,  m->pointers, m->counts, m->requests,
+                       m->done,     m->statuses, m->entries, m->shards,   m->scratch};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+    free(all[i]);
+}
+
+amla_status amla_mpi_create(amla_mpi **mpi, MPI_Comm comm, const amla_problem *problem,
+                            const amla_options *options, amla_detail *detail) {
+  amla_mpi m = {.info = AMLA_MPI_INFO_INIT};
+  amla_detail text = {""};
+  verdict v = {0};
+  *mpi = NULL;
+  MPI_Comm_dup(comm, &m.comm);
+  MPI_Comm_rank(m.comm, &m.rank);
+  MPI_Comm_size(m.comm, &m.ranks);
+  amla_status status = prepare(&m, problem, options, &v, &text);
+  amla_mpi *created = malloc(sizeof *created);
+  if (status == AMLA_OK && !created)
+    status = refuse(&text, AMLA_OUT_OF_MEMORY, "no memory for a plan over ranks");
+  set_verdict(&v, status, &text);
+  status = agree_on_plan(&m, &v, detail);
+  if (status != AMLA_OK) {
+    release(&m);
+    free(created);
+    return status;
+  }
+  *created = m;
+  created->info.rank = m.rank, created->info.ranks = m.ranks;
+  created->info.head_begin = (int32_t)((int64_t)m.problem.h_q * m.rank / m.ranks);
+  created->info.head_end = (int32_t)((int64_t)m.problem.h_q * (m.rank + 1) / m.ranks);
+  carve_slots(created);
+  *mpi = created;
+  return refuse(detail, AMLA_OK, "");
+}
+
+void amla_mpi_destroy(amla_mpi *m) {
+  if (m)
+    release(m);
+  free(m);
+}
+
+amla_status amla_mpi_query(const amla_mpi *m, amla_mpi_info *info, amla_detail *detail) {
+  if (!m || !info || info->struct_bytes < sizeof *info)
+    return refuse(detail, AMLA_INVALID_ARGUMENT, "mpi, info: must be set, by its INIT macro");
+  const uint32_t bytes = info->struct_bytes;
+  *info = m->info;
+  info->struct_bytes = bytes;
+  return refuse(detail, AMLA_OK, "");
+}
+
+int32_t amla_mpi_even_begin(int64_t split_tokens, int32_t length, int32_t i, int32_t n) {
+  const int64_t splits = (length + split_tokens - 1) / split_tokens;
+  return i < n ? (int32_t)(splits * i / n * split_tokens) : INT32_MAX;
+}
+
+/* ---- What ranks say of a run ---- */
+
+static const char *const tensor_names[N_HASHES] = {
+    "seqlens_k",         "visible_k",       "indices",         "topk_length",
+    "q_indptr",          "extra_seqlens_k", "extra_visible_k", "extra_indices",
+    "extra_topk_length", "sinks",           "max_logits"};
+
+/* After amla_shard_query has found the tensors right. */
+static void hash_tensors(const amla_tensors *t, uint64_t hashes[N_HASHES]) {
+  const struct {
+    const void *at;
+    size_t bytes;
+  } data[N_HASHES] = {{t->seqlens_k, t->seqlens_k_bytes},
+                      {t->visible_k, t->visible_k_bytes},
+                      {t->indices, t->indices_bytes},
+                      {t->topk_length, t->topk_length_bytes},
+                      {t->q_indptr, t->q_indptr_bytes},
+                      {t->extra_seqlens_k, t->extra_seqlens_k_bytes},
+                      {t->extra_visible_k, t->extra_visible_k_bytes},
+                      {t->extra_indices, t->extra_indices_bytes},
+                      {t->extra_topk_length, t->extra_topk_length_bytes},
+                      {t->sinks, t->sinks_bytes},
+                      {NULL, 0}};
+  for (int i = 0; i < N_HASHES; i++)
+    hashes[i] = hash(1, data[i].at, data[i].at ? data[i].bytes : 0);
+  hashes[N_HASHES - 1] = t->max_logits != NULL;
+}
+
+static void copy_bounds(const amla_mpi *m, const amla_shard *s, int32_t *to) {
+  const int32_t *const all[4] = {s->begin, s->end, s->extra_begin, s->extra_end};
+  const size_t b = (size_t)m->problem.b;
+  for (int i = 0; i < (m->has_second ? 4 : 2) && b > 0; i++)
+    memcpy(to + (size_t)i * b, all[i], b * sizeof *to);
+}
+
+/* Shards follow one another, in every sequence: else a finish would refuse, too late. */
+static amla_status check_cover(const amla_mpi *m, const amla_tensors *t, int scope,
+                               amla_detail *detail) {
+  const int32_t *lengths = scope ? t->extra_seqlens_k : t->seqlens_k;
+  const int32_t most = scope ? m->problem.extra_sk : m->problem.sk;
+  char text[sizeof detail->text];
+  for (int32_t i = 0; i < m->problem.b; i++) {
+    const int32_t length = lengths ? lengths[i] : most;
+    int32_t at = 0;
+    for (int k = 0; k < m->ranks; k++) {
+      const int32_t begin = bounds_of(m, k, scope, 0)[i], end = bounds_of(m, k, scope, 1)[i];
+      if (begin >= end || begin >= length)
+        continue;
+      if (begin != at) {
+        snprintf(text, sizeof text,
+                 "rank %d: %sbegin[%d]=%d: must be %d, where ranks before it end", k,
+                 scope ? "extra_" : "", i, begin, at);
+        return refuse(detail, AMLA_INVALID_ARGUMENT, text);
+      }
+      at = end < length ? end : length;
+    }
+    if (at == length)
+      continue;
+    snprintf(text, sizeof text,
+             "ranks: %send of sequence %d is %d at last, must reach its length %d",
+             scope ? "extra_" : "", i, at, length);
+    return refuse(detail, AMLA_INVALID_ARGUMENT, text);
+  }
+  return AMLA_OK;
+}
+
+/* ---- Blocks of rows ---- */
+
+static int32_t first_row_of(const amla_mpi *m, const amla_tensors *t, int64_t row) {
+  const amla_problem *p = &m->problem;
+  if (p->topk > 0 || p->window > 0 || m->has_second)
+    return (int32_t)(row / p->h_q * p->h_q);
+  if (!t->q_indptr)
+    return (int32_t)(row / ((int64_t)p->s_q * p->h_q) * p->s_q * p->h_q);
+  int32_t i = 0;
+  while (i + 1 < p->b && (int64_t)t->q_indptr[i + 1] * p->h_q <= row)
+    i++;
+  return t->q_indptr[i] * p->h_q;
+}
+
+/* The end of the block that begins at a row. */
+static int64_t block_end(const amla_mpi *m, const amla_tensors *t, int64_t begin, int64_t rows) {
+  int64_t end = begin + BLOCK_ROWS;
+  if (end >= rows)
+    return rows;
+  while ((end - first_row_of(m, t, end)) % ROW_GRAIN != 0)
+    end--;
+  return end;
+}
+
+static int is_of(const amla_mpi *m, int64_t row, int rank) {
+  const int64_t head = row % m->problem.h_q;
+  return head >= first_head(m, rank) && head < first_head(m, rank + 1);
+}
+
+static int32_t count_rows(const amla_mpi *m, const slot *s, int rank) {
+  int32_t n = 0;
+  for (int64_t row = s->row_begin; row < s->row_end; row++)
+    n += is_of(m, row, rank);
+  return n;
+}
+
+/* The rank's records of a row are one run of floats. */
+static int pack(const amla_mpi *m, const slot *s, int rank, size_t floats, float *to) {
+  const float *from = s->own;
+  int n = 0;
+  for (int64_t row = s->row_begin; row < s->row_end; row++, from += floats)
+    if (is_of(m, row, rank))
+      memcpy(to + (size_t)n++ * floats, from, floats * sizeof *to);
+  return n * (int)floats;
+}
+
+/* Sends of a block, made anew where a message has another length than the last time. */
+static void start(amla_mpi *m, slot *s, size_t floats) {
+  for (int k = 0; k < m->ranks; k++) {
+    MPI_Request *send = &s->request[m->ranks + k];
+    const int n = pack(m, s, k, floats, s->to[k]);
+    if (k == m->rank || count_rows(m, s, k) == 0)
+      continue;
+    if (n != s->to_floats[k] && *send != MPI_REQUEST_NULL)
+      MPI_Request_free(send);
+    if (n != s->to_floats[k])
+      MPI_Send_init(s->to[k], n, MPI_FLOAT, k, TAG, m->comm, send);
+    s->to_floats[k] = n;
+    MPI_Start(send);
+    m->info.sent_bytes += (int64_t)n * (int64_t)sizeof(float);
+  }
+  for (int k = 0; count_rows(m, s, m->rank) > 0 && k < m->ranks; k++)
+    if (k != m->rank)
+      MPI_Start(&s->request[k]);
+  if (m->cancels)
+    MPI_Iallreduce(&s->ended_by, &s->first_ended, 1, MPI_INT, MPI_MIN, m->comm, &s->agreement);
+  s->active = 1;
+}
+
+/* Notes how many records of a row have come from each rank. */
+static void note_messages(amla_mpi *m, const slot *s, int n_done, int early) {
+  const int32_t rows = count_rows(m, s, m->rank);
+  for (int i = 0; i < n_done; i++) {
+    int n;
+    if (m->done[i] >= m->ranks)
+      continue;
+    MPI_Get_count(&m->statuses[i], MPI_FLOAT, &n);
+    m->entries[(s - m->slots) * m->ranks + m->done[i]] = n / rows / m->record_floats;
+    m->info.messages++;
+    m->info.messages_early += early;
+  }
+}
+
+/* Lets messages of the block move; `all`: until they have come and gone. Inactive persistent
+ * requests count as none. */
+static void progress(amla_mpi *m, const slot *s, int all) {
+  int n_done = 0;
+  if (!s->active)
+    return;
+  MPI_Testsome(2 * m->ranks, s->request, &n_done, m->done, m->statuses);
+  if (n_done != MPI_UNDEFINED)
+    note_messages(m, s, n_done, 1);
+  while (all && n_done != MPI_UNDEFINED) {
+    MPI_Waitsome(2 * m->ranks, s->request, &n_done, m->done, m->statuses);
+    if (n_done != MPI_UNDEFINED)
+      note_messages(m, s, n_done, 0);
+  }
+}
+
+/* Until the block's messages have come and gone, and ranks know whether one of them is cancelled.
+ */
+static amla_status await(amla_mpi *m, slot *s, amla_detail *detail) {
+  char text[sizeof detail->text];
+  const double before = MPI_Wtime();
+  progress(m, s, 1);
+  if (m->cancels)
+    MPI_Wait(&s->agreement, MPI_STATUS_IGNORE);
+  m->info.wait_seconds += MPI_Wtime() - before;
+  s->active = 0;
+  if (!m->cancels || s->first_ended == m->ranks)
+    return AMLA_OK;
+  snprintf(text, sizeof text, "rank %d: cancel: it asked for the end of the run", s->first_ended);
+  return refuse(detail, AMLA_CANCELLED, text);
+}
+
+/* Writes the results of the rank's heads of a block. */
+static amla_status finish(amla_mpi *m, const amla_tensors *t, slot *s, amla_detail *detail) {
+  const size_t bytes = (size_t)m->problem.b * sizeof(int32_t);
+  if (!s->active)
+    return AMLA_OK;
+  const amla_status status = await(m, s, detail);
+  const int32_t rows = count_rows(m, s, m->rank);
+  if (status != AMLA_OK || rows == 0)
+    return status;
+  for (int k = 0; k < m->ranks; k++) {
+    amla_shard *x = &m->shards[k];
+    *x = (amla_shard)AMLA_SHARD_INIT;
+    x->begin = bounds_of(m, k, 0, 0), x->end = bounds_of(m, k, 0, 1);
+    x->begin_bytes = x->end_bytes = bytes;
+    if (m->has_second) {
+      x->extra_begin = bounds_of(m, k, 1, 0), x->extra_end = bounds_of(m, k, 1, 1);
+      x->extra_begin_bytes = x->extra_end_bytes = bytes;
+    }
+    x->row_begin = s->row_begin, x->row_end = s->row_end;
+    x->head_begin = first_head(m, m->rank), x->head_end = first_head(m, m->rank + 1);
+    x->n_entries = k == m->rank ? s->own_entries : m->entries[(s - m->slots) * m->ranks + k];
+    x->records = k == m->rank ? s->to[k] : s->from[k];
+    x->records_bytes = (size_t)rows * (size_t)x->n_entries * (size_t)m->record_floats * 4;
+  }
+  return amla_shard_finish(m->plan, t, m->ranks, m->shards, m->scratch, m->scratch_bytes, detail);
+}
+
+static amla_status compute(amla_mpi *m, const amla_tensors *t, const amla_shard *shard, slot *s,
+                           amla_detail *detail) {
+  amla_shard x = *shard;
+  amla_shard_info info = AMLA_SHARD_INFO_INIT;
+  x.row_begin = s->row_begin, x.row_end = s->row_end;
+  x.records = s->own;
+  x.records_bytes = block_floats(m) * sizeof(float);
+  const double before = MPI_Wtime();
+  amla_status status = amla_shard_query(m->plan, t, &x, &info, detail);
+  if (status == AMLA_OK)
+    status = amla_shard_run(m->plan, t, &x, m->scratch, m->scratch_bytes, detail);
+  m->info.compute_seconds += MPI_Wtime() - before;
+  s->ended_by = status == AMLA_CANCELLED ? m->rank : m->ranks;
+  s->own_entries = info.n_entries;
+  m->record_floats = info.record_floats;
+  if (info.n_entries > m->info.max_entries)
+    m->info.max_entries = info.n_entries;
+  return status;
+}
+
+/* ---- Run ---- */
+
+/* This rank's own view of the run. Its shard's copy has the library's size. */
+static amla_status look(amla_mpi *m, const amla_tensors *tensors, const amla_shard *shard,
+                        amla_tensors *t, amla_shard *s, int64_t *rows, amla_detail *detail) {
+  amla_shard_info info = AMLA_SHARD_INFO_INIT;
+  *t = (amla_tensors)AMLA_TENSORS_INIT;
+  *s = (amla_shard)AMLA_SHARD_INIT;
+  if (!tensors || !shard || tensors->struct_bytes > sizeof *t || shard->struct_bytes > sizeof *s)
+    return refuse(detail, AMLA_INVALID_ARGUMENT, "tensors, shard: must be structs of this version");
+  memcpy(t, tensors, tensors->struct_bytes);
+  memcpy(s, shard, shard->struct_bytes);
+  s->row_begin = s->row_end = 0, s->head_begin = s->head_end = 0;
+  amla_status status = amla_shard_query(m->plan, t, s, &info, detail);
+  if (status == AMLA_OK)
+    status = amla_shard_check_outputs(m->plan, t, detail);
+  *rows = info.n_rows;
+  m->info.n_row_keys = info.n_row_keys;
+  return status;
+}
+
+/* A rank that is cancelled sends what it has, so that nobody waits in vain; all end when they are
+ * to finish that block. */
+static amla_status run_blocks(amla_mpi *m, const amla_tensors *t, const amla_shard *shard,
+                              int64_t rows, amla_detail *detail) {
+  amla_status status = AMLA_OK;
+  slot *before = &m->slots[1];
+  before->active = 0;
+  for (int64_t begin = 0; status == AMLA_OK && begin < rows; begin = before->row_end) {
+    slot *s = &m->slots[m->info.blocks++ % SLOTS];
+    s->row_begin = begin, s->row_end = block_end(m, t, begin, rows);
+    status = compute(m, t, shard, s, detail);
+    if (status != AMLA_OK && status != AMLA_CANCELLED)
+      return status;
+    progress(m, before, 0);
+    start(m, s, (size_t)s->own_entries * (size_t)m->record_floats);
+    status = finish(m, t, before, detail);
+    before = s;
+  }
+  if (status == AMLA_CANCELLED)
+    await(m, before, NULL);
+  return status == AMLA_OK ? finish(m, t, before, detail) : status;
+}
+
+amla_status amla_mpi_run(amla_mpi *m, const amla_tensors *tensors, const amla_shard *shard,
+                         amla_detail *detail) {
+  amla_tensors t;
+  amla_shard s;
+  amla_detail text = {""};
+  int64_t rows = 0;
+  verdict *mine = (verdict *)(void *)m->mine;
+  const double before = MPI_Wtime();
+  m->info.sent_bytes = 0, m->info.blocks = m->info.messages = m->info.messages_early = 0;
+  m->info.max_entries = 0, m->info.compute_seconds = m->info.wait_seconds = 0.0;
+  memset(m->mine, 0, m->verdict_bytes);
+  amla_status status = look(m, tensors, shard, &t, &s, &rows, &text);
+  set_verdict(mine, status, &text);
+  if (status == AMLA_OK) {
+    hash_tensors(&t, mine->hashes);
+    copy_bounds(m, &s, (int32_t *)(mine + 1));
+  }
+  MPI_Allgather(m->mine, (int)m->verdict_bytes, MPI_BYTE, m->verdicts, (int)m->verdict_bytes,
+                MPI_BYTE, m->comm);
+  status = first_refusal(m->verdicts, m->verdict_bytes, m->ranks, detail);
+  if (status == AMLA_OK)
+    status = first_difference(m->verdicts, m->verdict_bytes, m->ranks, tensor_names, detail);
+  for (int scope = 0; status == AMLA_OK && scope <= m->has_second; scope++)
+    status = check_cover(m, &t, scope, detail);
+  if (status != AMLA_OK)
+    return status;
+  status = run_blocks(m, &t, &s, rows, &text);
+  m->info.seconds = MPI_Wtime() - before;
+  if (status == AMLA_OK || status == AMLA_CANCELLED)
+    return refuse(detail, status, text.text);
+  MPI_Abort(m->comm, 1); /* all was checked: a bug of ours, and others wait for records */
+  return status;
+}

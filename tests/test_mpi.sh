@@ -1,0 +1,97 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# One decode step over 1 to 8 ranks has the bits of one process; what one rank refuses, all ranks
+# return by name; a rank that dies ends the job; stopped ranks change nothing.
+#
+#     test_mpi.sh AMLA_RANKS MPIEXEC
+set -eu
+program=$1
+mpiexec=$2
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
+export OMPI_MCA_btl_vader_single_copy_mechanism=none # containers forbid it
+export ASAN_OPTIONS="detect_leaks=0 ${ASAN_OPTIONS-}" # MPI's own
+more=
+"$mpiexec" --version 2>&1 | grep -qi "open mpi\|openrte" &&
+  more="--oversubscribe --mca btl self,vader,tcp"
+
+ranks() { # N ARGUMENT...
+  n=$1
+  shift
+  timeout 120 "$mpiexec" $more -n "$n" "$program" "$@"
+}
+expect() { # WORDS N ARGUMENT...
+  words=$1
+  shift
+  if ! ranks "$@" > "$output" 2>&1 || ! grep -q "$words" "$output"; then
+    cat "$output"
+    echo "FAIL: ranks $*"
+    exit 1
+  fi
+}
+
+dense=b=2,sq=2,h=37,sk=1500,dqk=40,dv=36,page=16,causal=1,len=1500/700,sinks=1
+for n in 1 2 3 4 7 8; do
+  expect "the same bits" $n check $dense
+done
+lists=b=2,sq=2,h=9,sk=1500,dqk=40,dv=36,page=16,topk=300,index=position,invalid=20
+scopes=b=2,sq=2,h=5,sk=900,dqk=40,dv=36,page=16,causal=1,window=400,scope2=sk:1100/page:5
+expect "the same bits" 3 check $lists
+expect "the same bits" 4 check $scopes
+expect "the same bits" 7 check b=3,sq=3,h=40,sk=900,dqk=40,dv=32,page=16,visible=1,ragged=1
+expect "the same bits" 4 check h=130,sk=900,dqk=64,dv=64,kv=f16,q=f16,out=bf16 --threads 2
+steps=300
+[ "${AMLA_LONG-}" != 1 ] || steps=2000
+growing="steps h=2,sk=2500,dqk=20,dv=16,page=16"
+expect " 0 with other bits" 4 $growing --steps $steps
+for fault in scale problem memory page buffer lengths hole; do
+  expect "nothing written: ok" 3 fault $fault h=4,sk=2000,dqk=40,dv=36,page=16
+done
+for n in 1 2 4; do # blocks of rows: cancelled in one, ranks are at work on the next
+  expect "the same bits: ok" $n fault cancel b=2,h=150,sk=2000,dqk=40,dv=36,page=16
+done
+expect "the same bits: ok" 4 fault cancel h=3,sk=2000,dqk=40,dv=36,page=16
+
+# Ranks that stop and go on at random, in the middle of messages.
+descendants() {
+  for child in $(cat "/proc/$1/task/"*/children 2> /dev/null); do
+    echo "$child"
+    descendants "$child"
+  done
+}
+rank_pids() {
+  for pid in $(descendants "$1"); do
+    [ "$(readlink "/proc/$pid/exe")" != "$(readlink -f "$program")" ] || echo "$pid"
+  done
+}
+is_stopped() { grep -q "^State:[[:space:]]*T" "/proc/$1/status" 2> /dev/null; }
+timeout 120 "$mpiexec" $more -n 4 "$program" $growing --steps 300 > "$output" 2>&1 &
+job=$!
+stopped=0 tries=0
+for round in 1 2 3 4 5 6 7 8; do
+  until pids=$(rank_pids "$job") && [ -n "$pids" ] || [ $((tries += 1)) -gt 100 ]; do
+    sleep 0.05
+  done
+  for pid in $pids; do
+    [ $((pid % 3)) = $((round % 3)) ] || kill -STOP "$pid" 2> /dev/null || :
+  done
+  sleep 0.1
+  for pid in $pids; do
+    ! is_stopped "$pid" || stopped=$((stopped + 1))
+    kill -CONT "$pid" 2> /dev/null || :
+  done
+  sleep 0.05
+done
+wait "$job" && grep -q " 0 with other bits" "$output" ||
+  { cat "$output" && echo "FAIL: stopped ranks" && exit 1; }
+[ "$stopped" -gt 0 ] || { echo "FAIL: no rank was seen to stop" && exit 1; }
+
+status=0
+ranks 3 fault kill h=4,sk=2000,dqk=40,dv=36,page=16 > "$output" 2>&1 || status=$?
+case $status in
+0) echo "FAIL: a job without one of its ranks ended well" && exit 1 ;;
+124) echo "FAIL: a job without one of its ranks ended at the time-out only" && exit 1 ;;
+esac
+echo "ok: bits, faults; $stopped stops of ranks; a killed rank ended its job"
