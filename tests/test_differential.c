@@ -86,7 +86,7 @@ static const int levels[FACTORS] = {N_ENGINES,
                                     LENGTH(splits),
                                     LENGTH(threads),
                                     LENGTH(extras)};
-enum { MAX_LEVELS = 11 };
+enum { MAX_LEVELS = 16 };
 
 typedef int choice[FACTORS];
 
@@ -174,6 +174,8 @@ static bool met[FACTORS][MAX_LEVELS][FACTORS]
 
 static int64_t count_missing_pairs(void) {
   int64_t missing = 0;
+  for (int f = 0; f < FACTORS; f++)
+    assert_true(levels[f] <= MAX_LEVELS);
   for (int f = 0; f < FACTORS; f++)
     for (int g = 0; g < f; g++)
       for (int i = 0; i < levels[f]; i++)
