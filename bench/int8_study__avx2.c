@@ -222,6 +222,8 @@ static void print_errors(const char *path) {
   const int n = data.seqlens_k ? data.seqlens_k[0] : p->sk;
   if (p->d_qk != D || p->d_v != D_V)
     stop("wants 576 and 512 columns");
+  if (p->kv_type > AMLA_F16 || p->topk > 0 || p->b != 1)
+    stop("wants one sequence without lists, its cache in f32, bf16 or f16");
   double *kv = malloc((size_t)n * D * sizeof *kv), *weights = malloc((size_t)n * sizeof *weights);
   double q[D], rounded[D], exact[D_V], out[D_V], worst[2] = {0}, square[2] = {0}, size = 0.0;
   if (!kv || !weights)
