@@ -30,7 +30,7 @@ typedef struct amla_sim_tiling {
   int32_t pv_l1, pv_l0;       /* P V: the same, in keys */
   int32_t kv_slots, qp_slots; /* pieces that L1 holds of K or V, and of Q or P */
   int32_t l0_slots;           /* tiles that L0A and L0B hold */
-  /* of the two halves of the rows: 0 as published, 1 sharing tiles in L0B, 2 staggered */
+  /* of the two halves of the rows: 0 as published, 1 sharing tiles of K and V in L0B */
   int32_t order;
   int32_t in_turns; /* 1: column tiles of the two products alternate; needs lag 2 and keep_q */
   int32_t keep_q;   /* 1: Q stays in L1 for all key tiles; row blocks of at most 128 rows */

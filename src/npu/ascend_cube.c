@@ -6,7 +6,7 @@
  *     C1: S = Q K^T    A = Q [rows][d_qk]   B = K [keys][d_qk], transposed   to global memory
  *     C2: O += P V     A = P [rows][keys]   B = V [keys][d_v]                added to O there
  *
- * The order is ascend_order.h's. MTE2 brings a piece of B for each column tile and piece of depth,
+ * The order of column tiles is at the end of this file, that of L0 steps in ascend_order.h. MTE2 brings a piece of B for each column tile and piece of depth,
  * and with the first column tile the pieces of A, which then stay in L1 for all columns. MTE1 cuts
  * pieces into L0 tiles. Each half of the rows has an accumulator, which FIX drains.
  */
@@ -15,26 +15,9 @@
 #include "ascend_order.h"
 #include "ascend_ring.h"
 
-/* A piece of B: what MTE2 loads at a time. */
-typedef struct position {
-  int32_t trip, at; /* column tile `at` of the trip's list */
-  int32_t k;
-} position;
+enum { ASCEND_C1, ASCEND_C2 };
 
-typedef struct cube {
-  const ascend_job *j;
-  int32_t tiles;
-  ascend_walk walk;
-  ascend_column trip[ASCEND_TRIP_COLUMNS];
-  ascend_ring kv, q, p, l0, l0c; /* with keep_q, q has slots of its own; else p is for both */
-  int32_t a_slot[2][8];          /* L1 slot of A piece half * 4 + k, of C1 and of C2 */
-  int32_t kv_slot[4];            /* of B piece k of the column tile at hand */
-  int32_t acc[2];                /* L0C slot of each half */
-  int32_t b_loads;               /* tiles that L0B has had */
-} cube;
-
-/* ---- Sizes of a column tile ---- */
-
+/* A column tile of a product. */
 typedef struct column {
   const ascend_tile *t;
   int32_t product, tile; /* which key tile of this core */
@@ -43,64 +26,47 @@ typedef struct column {
   ascend_depths depths;
 } column;
 
-static column column_at(cube *c, const position *at) {
+/* Column tiles wait in a queue: B of the later ones is loaded before the first is multiplied. */
+enum { QUEUE = 16 };
+
+typedef struct cube {
+  const ascend_job *j;
+  int32_t tiles;
+  ascend_walk walk;
+  ascend_ring kv, q, p, l0, l0c; /* with keep_q, q has slots of its own; else p is for both */
+  column queue[QUEUE];           /* column tile i at i % QUEUE */
+  int32_t queued, multiplied;    /* column tiles so far */
+  int32_t loading, k;            /* the next piece of B to load: of that column tile, piece k */
+  int32_t ahead;                 /* pieces of B loaded and not yet multiplied */
+  int32_t a_slot[2][8];          /* L1 slot of A piece half * 4 + k, of C1 and of C2 */
+  int32_t kv_slot[4];            /* of B piece k of the column tile at hand */
+  int32_t acc[2];                /* L0C slot of each half */
+  int32_t steps;                 /* L0 steps so far */
+  int32_t b_loads, b_begin;      /* tiles that L0B has had, and had before this column tile */
+  int32_t b_used[8];             /* the last step that used a slot of L0B */
+} cube;
+
+static column column_of(cube *c, int32_t product, int32_t tile, int32_t n) {
   const ascend_tiling *tiling = &c->j->tiling;
-  const ascend_column *next = &c->trip[at->at];
   column x;
-  x.product = next->product, x.n = next->n, x.tile = at->trip;
-  if (x.product == ASCEND_C2)
-    x.tile -= tiling->lag;
-  x.t = ascend_tile_at(c->j, &c->walk, x.tile);
+  x.product = product, x.tile = tile, x.n = n;
+  x.t = ascend_tile_at(c->j, &c->walk, tile);
   int32_t width = x.t->keys;
   x.depths.total = c->j->d_qk, x.depths.piece = tiling->qk_l1, x.depths.step = tiling->qk_l0;
-  if (x.product == ASCEND_C2) {
+  if (product == ASCEND_C2) {
     width = c->j->d_v;
     x.depths.total = x.t->keys, x.depths.piece = tiling->pv_l1, x.depths.step = tiling->pv_l0;
   }
   x.depths.pieces = ascend_pieces(x.depths.total, x.depths.piece);
   x.depths.halves = ascend_pieces(x.t->rows, ASCEND_HALF_ROWS);
+  x.depths.l0_slots = tiling->l0_slots;
   x.n_columns = ascend_pieces(width, ASCEND_COLUMNS);
-  x.cols = ascend_min(ASCEND_COLUMNS, width - x.n * ASCEND_COLUMNS);
+  x.cols = ascend_min(ASCEND_COLUMNS, width - n * ASCEND_COLUMNS);
   return x;
 }
 
 static int32_t rows_of_half(const column *x, int32_t half) {
   return ascend_min(ASCEND_HALF_ROWS, x->t->rows - half * ASCEND_HALF_ROWS);
-}
-
-/* ---- Moving on ---- */
-
-static int at_end(const cube *c, const position *at) {
-  return c->tiles == 0 || at->trip >= c->tiles + c->j->tiling.lag;
-}
-
-/* Does the trip have this column tile? The first trips have no C2, the last no C1. */
-static int exists(cube *c, const position *at) {
-  const int32_t is_c1 = c->trip[at->at].product == ASCEND_C1;
-  const int in_range = is_c1 ? at->trip < c->tiles : at->trip >= c->j->tiling.lag;
-  if (!in_range)
-    return 0;
-  const column x = column_at(c, at);
-  return x.n < x.n_columns;
-}
-
-static void next_column(position *at) {
-  at->k = 0;
-  if (++at->at == ASCEND_TRIP_COLUMNS)
-    at->trip++, at->at = 0;
-}
-
-/* To the next column tile from here that exists. */
-static void settle(cube *c, position *at) {
-  while (!at_end(c, at) && !exists(c, at))
-    next_column(at);
-}
-
-static void next_piece(cube *c, position *at) {
-  if (++at->k < column_at(c, at).depths.pieces)
-    return;
-  next_column(at);
-  settle(c, at);
 }
 
 /* ---- L1: where pieces lie ---- */
@@ -182,45 +148,42 @@ static void load_a(cube *c, const column *x, int32_t half, int32_t k) {
   ascend_ring_commit(ring);
 }
 
-/* Pieces of A in the order in which they are used. */
-static void load_a_pieces(cube *c, const column *x, int32_t k) {
+static void load_piece(cube *c, const column *x, int32_t k) {
+  wait_for_kv(c, x, k);
+  load_b(c, x, k);
+  if (!loads_a(c, x))
+    return;
   if (x->product == ASCEND_C2 && k == 0)
     npu_cross_wait(NPU_PIPE_MTE2, ASCEND_P_READY);
-  if (c->j->tiling.order != ASCEND_STAGGER) {
-    for (int32_t half = 0; half < x->depths.halves; half++)
-      load_a(c, x, half, k);
-    return;
+  for (int32_t half = 0; half < x->depths.halves; half++)
+    load_a(c, x, half, k);
+}
+
+/* Not far into the next product, whose A pieces wait for products that are not issued yet (for
+ * slots, or for P): behind them the queue of 32 must not fill. */
+static int may_load(const cube *c, const column *load, const column *at) {
+  if (c->loading == c->multiplied)
+    return 1;
+  if (c->ahead >= c->j->tiling.kv_slots)
+    return 0;
+  if (load->n > 0)
+    return 1;
+  const int32_t at_c1 = at->product == ASCEND_C1 ? at->tile : at->tile + c->j->tiling.lag + 1;
+  const int32_t p_may_come = load->product == ASCEND_C1 || at_c1 > load->tile;
+  return c->k == 0 && p_may_come && c->j->h_q >= ASCEND_CHUNK_ROWS;
+}
+
+/* Loads are issued before the products that use them, kv_slots pieces ahead. */
+static void load_ahead(cube *c) {
+  while (c->loading < c->queued) {
+    const column *load = &c->queue[c->loading % QUEUE];
+    if (!may_load(c, load, &c->queue[c->multiplied % QUEUE]))
+      return;
+    load_piece(c, load, c->k);
+    c->ahead++;
+    if (++c->k == load->depths.pieces)
+      c->k = 0, c->loading++;
   }
-  load_a(c, x, 0, k);
-  if (x->depths.halves > 1 && k == x->depths.pieces - 1)
-    for (int32_t i = 0; i < x->depths.pieces; i++)
-      load_a(c, x, 1, i);
-}
-
-static void load_piece(cube *c, const position *at) {
-  const column x = column_at(c, at);
-  wait_for_kv(c, &x, at->k);
-  load_b(c, &x, at->k);
-  if (loads_a(c, &x))
-    load_a_pieces(c, &x, at->k);
-}
-
-/* Loads are issued before the products that use them, kv_slots pieces ahead. Not far into the next
- * product, whose A pieces wait for products that are not issued yet (for slots, or for P): behind
- * them the queue of 32 must not fill. */
-static int may_load(const cube *c, const position *load, const position *at, int32_t ahead) {
-  if (at_end(c, load))
-    return 0;
-  if (load->trip == at->trip && load->at == at->at)
-    return 1;
-  if (ahead >= c->j->tiling.kv_slots)
-    return 0;
-  if (c->trip[load->at].n > 0)
-    return 1;
-  const int32_t tile = load->trip - c->j->tiling.lag, load_is_c1 = !c->trip[load->at].product,
-                at_is_c2 = c->trip[at->at].product == ASCEND_C2;
-  const int c1_issued = at->trip > tile || (at->trip == tile && at_is_c2);
-  return load->k == 0 && (load_is_c1 || c1_issued) && c->j->h_q >= ASCEND_CHUNK_ROWS;
 }
 
 /* ---- MTE1 and M: L1 -> L0 -> product ---- */
@@ -267,17 +230,27 @@ static void release_pieces(cube *c, const column *x, const ascend_l0_step *s) {
     npu_cross_set(NPU_PIPE_MTE1, ASCEND_P_FREE);
 }
 
+/* Loads the step's tile of B, unless half 0 has left it. `early`: before a slot of L0A is waited
+ * for, where the slot of L0B is known to be free: its last step was waited for already. */
+static void fill_l0b(cube *c, const column *x, const ascend_l0_step *s, int32_t depth,
+                     int32_t early) {
+  const int32_t slots = c->j->tiling.l0_slots, tile = c->b_begin + s->b;
+  if (tile < c->b_loads || early != (c->b_used[tile % slots] < c->steps - slots))
+    return;
+  load_l0b(c, x, s, depth, tile % slots);
+  c->b_loads++;
+}
+
 static void multiply(cube *c, const column *x, const ascend_l0_step *s) {
   const int32_t of_piece = ascend_depth_of_piece(&x->depths, s->k),
                 depth = ascend_min(x->depths.step, of_piece - s->k0),
                 rows = rows_of_half(x, s->half), starts = s->k == 0 && s->k0 == 0,
-                shares_b = c->j->tiling.order == ASCEND_SHARE_B, with_b = !shares_b || s->half == 0;
+                b_slot = (c->b_begin + s->b) % c->j->tiling.l0_slots;
   take_pieces(c, x, s);
+  fill_l0b(c, x, s, depth, 1);
   const int32_t a_slot = ascend_ring_acquire(&c->l0);
-  c->b_loads += with_b;
-  const int32_t b_slot = shares_b ? c->b_loads % c->j->tiling.l0_slots : a_slot;
-  if (with_b)
-    load_l0b(c, x, s, depth, b_slot);
+  fill_l0b(c, x, s, depth, 0);
+  c->b_used[b_slot] = c->steps++;
   NPU_L1 const npu_bf16 *a = a_piece(c, x, c->a_slot[x->product][s->half * 4 + s->k]);
   npu_load_l0a_bf16(l0a(c, a_slot), a + s->k0 * ASCEND_HALF_ROWS, rows, depth, ASCEND_HALF_ROWS);
   ascend_ring_commit(&c->l0);
@@ -363,11 +336,12 @@ static void store(cube *c, const column *x, int32_t half) {
     tell_stored(c, x);
 }
 
-/* ---- The program ---- */
+/* ---- A column tile ---- */
 
 static void multiply_column(cube *c, const column *x) {
   ascend_l0_step list[ASCEND_MAX_L0_STEPS];
   const int32_t steps = ascend_l0_order(c->j->tiling.order, &x->depths, list);
+  c->b_begin = c->b_loads;
   for (int32_t i = 0; i < steps; i++) {
     multiply(c, x, &list[i]);
     const int32_t of_piece = ascend_depth_of_piece(&x->depths, list[i].k);
@@ -378,16 +352,64 @@ static void multiply_column(cube *c, const column *x) {
   }
 }
 
+static void multiply_next(cube *c) {
+  const column *x = &c->queue[c->multiplied % QUEUE];
+  load_ahead(c);
+  multiply_column(c, x);
+  c->ahead -= x->depths.pieces, c->multiplied++;
+}
+
+/* Column tile n of C1 or C2 of a key tile, if there is one: queued, and multiplied when as many as
+ * L1 has slots for are behind it. */
+static void do_column(cube *c, int32_t product, int32_t tile, int32_t n) {
+  if (tile < 0 || tile >= c->tiles)
+    return;
+  const column x = column_of(c, product, tile, n);
+  if (n >= x.n_columns)
+    return;
+  c->queue[c->queued++ % QUEUE] = x;
+  if (c->queued - c->multiplied > c->j->tiling.kv_slots)
+    multiply_next(c);
+}
+
+/* ---- The program ---- */
+
+/* As published. With lag 1, C1 runs one key tile ahead (Preload Pipeline):
+ *
+ *     C1(0) | C1(1) C2(0) | C1(2) C2(1) | ... | C2(last)
+ *
+ * with lag 0 nothing overlaps: C1(0) C2(0) | C1(1) C2(1) | ... */
+static void do_in_sequence(cube *c, int32_t lag) {
+  for (int32_t t = 0; t < c->tiles + lag; t++) {
+    for (int32_t n = 0; n < ASCEND_MAX_COLUMN_TILES; n++)
+      do_column(c, ASCEND_C1, t, n);
+    for (int32_t n = 0; n < ASCEND_MAX_COLUMN_TILES; n++)
+      do_column(c, ASCEND_C2, t - lag, n);
+  }
+}
+
+/* Ours, for few rows: K comes from HBM and V from L2, so the products take turns, and every other
+ * core starts with the other one. */
+static void do_in_turns(cube *c, int32_t lag, int32_t c2_first) {
+  for (int32_t t = 0; t < c->tiles + lag; t++)
+    for (int32_t n = 0; n < ASCEND_MAX_COLUMN_TILES; n++)
+      for (int32_t turn = 0; turn < 2; turn++)
+        if (turn == c2_first)
+          do_column(c, ASCEND_C1, t, n);
+        else
+          do_column(c, ASCEND_C2, t - lag, n);
+}
+
 static cube open(const ascend_job *j) {
   const ascend_tiling *t = &j->tiling;
-  cube c;
-  c.j = j, c.tiles = ascend_count_tiles(j), c.b_loads = 0;
-  c.walk.known = c.walk.item = c.walk.tile = 0;
-  if (t->in_turns)
-    ascend_trip_in_turns(c.trip, npu_block_index() % 2 ? ASCEND_C2 : ASCEND_C1);
-  else
-    ascend_trip_in_sequence(c.trip);
   const int32_t q_slots = t->keep_q ? ascend_pieces(j->d_qk, t->qk_l1) : 0;
+  cube c;
+  c.j = j, c.tiles = ascend_count_tiles(j);
+  c.walk.known = c.walk.item = c.walk.tile = 0;
+  c.queued = c.multiplied = c.loading = c.k = c.ahead = 0;
+  c.steps = c.b_loads = 0;
+  for (int32_t i = 0; i < t->l0_slots; i++)
+    c.b_used[i] = -t->l0_slots;
   c.kv = ascend_ring_open(NPU_PIPE_MTE2, NPU_PIPE_MTE1, t->kv_slots, 0);
   c.p = ascend_ring_open(NPU_PIPE_MTE2, NPU_PIPE_MTE1, t->in_core ? 0 : t->qp_slots, t->kv_slots);
   c.q = ascend_ring_open(NPU_PIPE_MTE2, NPU_PIPE_MTE1, q_slots, t->kv_slots + t->qp_slots);
@@ -404,17 +426,12 @@ static void close(cube *c) {
 void ascend_cube(const void *args) {
   const ascend_job *j = (const ascend_job *)args;
   cube c = open(j);
-  position at = {0, 0, 0};
-  settle(&c, &at);
-  position load = at;
-  for (int32_t ahead = 0; !at_end(&c, &at);) {
-    for (; may_load(&c, &load, &at, ahead); ahead++)
-      load_piece(&c, &load), next_piece(&c, &load);
-    const column x = column_at(&c, &at);
-    multiply_column(&c, &x);
-    ahead -= x.depths.pieces;
-    next_column(&at), settle(&c, &at);
-  }
+  if (j->tiling.in_turns)
+    do_in_turns(&c, j->tiling.lag, npu_block_index() % 2);
+  else
+    do_in_sequence(&c, j->tiling.lag);
+  while (c.multiplied < c.queued)
+    multiply_next(&c);
   close(&c);
   if (j->n_merges > 0)
     npu_barrier_all();

@@ -17,7 +17,7 @@ const ascend_tiling ascend_tiling_preload = {1, 512, 288, 96, 256, 128, 3, 4, 2,
 const ascend_tiling ascend_tiling_in_core = {1, 512, 288, 96, 256, 128, 3, 2, 2, ASCEND_BY_PIECE,
                                              0, 1,   1};
 
-static const ascend_tiling best_256 = {2, 512, 288, 96, 256, 128, 3, 4, 2, ASCEND_STAGGER, 0, 0, 0};
+static const ascend_tiling best_256 = {2, 512, 288, 96, 256, 128, 3, 4, 2, ASCEND_SHARE_B, 0, 0, 0};
 static const ascend_tiling best_128 = {2, 512, 288, 96, 256, 128, 3, 2, 2, ASCEND_BY_PIECE,
                                        1, 1,   0};
 
@@ -38,8 +38,8 @@ const char *ascend_tiling_error(const ascend_tiling *t) {
     return "in_turns: needs lag=2 and keep_q=1, slots for Q and P at a time";
   if (t->in_core && (t->lag != 1 || !t->keep_q || t->in_turns))
     return "in_core: needs lag=1, keep_q=1 and in_turns=0";
-  if (t->order < ASCEND_BY_PIECE || t->order > ASCEND_STAGGER)
-    return "order: must be in 0..2";
+  if (t->order < ASCEND_BY_PIECE || t->order > ASCEND_SHARE_B)
+    return "order: must be in 0..1";
   const int32_t pieces =
       ascend_max(ascend_pieces(ASCEND_MAX_QK, t->qk_l1), ascend_pieces(t->tile_keys, t->pv_l1));
   if (pieces > 4 || t->kv_slots < pieces || t->kv_slots > 8)
@@ -72,7 +72,7 @@ int32_t ascend_tiling_candidate(int32_t block_rows, int32_t i, ascend_tiling *t)
     c.kv_slots = kv_slots[digits % 3], digits /= 3;
     c.l0_slots = l0_slots[digits % 3], digits /= 3;
     if (two)
-      c.order = digits % 3, digits /= 3;
+      c.order = digits % 2, digits /= 2;
     else
       c.keep_q = digits % 2, digits /= 2, c.in_turns = digits % 2, digits /= 2;
     if (digits > 0)

@@ -30,13 +30,10 @@ enum {
   ASCEND_MAX_COLUMN_TILES = 4 /* column tiles of a product */
 };
 
-/* How the two halves of a row block's rows take turns on a column tile. */
+/* How the two halves of a row block's rows take turns on a column tile: ascend_order.h. */
 enum ascend_order {
-  /* piece of depth by piece: half 0, half 1; as published: both accumulators end together */
-  ASCEND_BY_PIECE,
-  ASCEND_SHARE_B, /* L0 tile by L0 tile: both use a B tile in L0B before the next is loaded */
-  /* half 0 through all depths, then half 1: one accumulator drains while the other fills */
-  ASCEND_STAGGER
+  ASCEND_BY_PIECE, /* as published */
+  ASCEND_SHARE_B   /* half 1 finds tiles of K and V in L0B where half 0 left them */
 };
 
 /* A schedule with its tiling. Lag: how many C1 run ahead of C2 on the cube; 0 = serial, 1 = the
