@@ -10,7 +10,7 @@
 #include "cli_report.h"
 #include "cli_sim.h"
 
-enum { WINDOW_CYCLES = 80000 };
+enum { WINDOW_CYCLES = 50000 };
 
 /* Rows from the top; AIV 0 stands for both. */
 static const struct {
@@ -21,16 +21,17 @@ static const struct {
             {"AIV MTE3", "MTE3", 1}};
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
-/* Kinds of operation, by what their names hold. */
+/* Kinds of operation, by what their names hold; colours that colour-blind readers tell apart (Okabe
+ * and Ito's). */
 static const struct {
   const char *part, *title;
   int colour;
-} kinds[] = {{"add_s32", "add N to O", 0xd62728},
-             {"add_f32", "add PV to O", 0xff7f0e},
-             {"l0b_t", "V to L0B", 0x2ca02c},
-             {"l0", "to L0, S to memory", 0x1f77b4},
-             {"exp", "exp", 0x9467bd},
-             {"", "other", 0x7f7f7f}};
+} kinds[] = {{"add_s32", "N added to O", 0xd55e00},
+             {"add_f32", "P V added to O", 0xe69f00},
+             {"l0b_t", "V to L0B", 0x009e73},
+             {"l0", "Q, K and P to L0, S out of L0C", 0x56b4e9},
+             {"exp", "exp", 0xcc79a7},
+             {"", "all else", 0x595959}};
 enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 void cli_timeline_add(void *context, const amla_sim_event *event) {
@@ -84,11 +85,14 @@ bool cli_timeline_draw(const char *command, const char *path, const cli_timeline
   FILE *to = plot.gnuplot;
   for (int i = 0; i < N_KINDS; i++)
     write_boxes(to, t, i, begin);
-  snprintf(title, sizeof title, "SIMULATED: %s; %.1f %% of peak; core 0", report->description,
+  snprintf(title, sizeof title, "SIMULATED: %s; %.1f %% of peak", report->description,
            100 * report->utilization);
   fputs("set title ", to);
   cli_plot_string(&plot, title);
-  fputs("\nset style fill solid 0.9 noborder\nset xlabel 'thousand cycles'\nset key below\n", to);
+  fputs("\nset style fill solid 0.9 noborder\nset key outside top center horizontal\n"
+        "set xlabel 'time, from the middle of the run on (thousand cycles)'\n"
+        "set ylabel 'pipe of AI core 0, and of one of its vector cores'\n",
+        to);
   fprintf(to, "set xrange [0:%g]\nset yrange [0.4:%d.9]\nset ytics (", WINDOW_CYCLES / 1e3, N_ROWS);
   for (int i = 0; i < N_ROWS; i++)
     fprintf(to, "%s'%s' %d", i > 0 ? ", " : "", rows[i].label, N_ROWS - i);
