@@ -3,8 +3,8 @@
  * amla sim --sweep N: not points but ranges. Draws N settings of the model's numbers from the box
  * of what is plausible, and goes on until half as many can meet the published figure; solves the
  * one knob (efficiency) in each of these so that all do, and prints how fast each schedule and
- * rescale mode is there, and how often each ordering holds. Everything printed is simulated. A slice of a die stands for
- * the chip.
+ * rescale mode is there, and how often each ordering holds. Everything printed is simulated. A
+ * slice of a die stands for the chip.
  */
 #include <math.h>
 #include <stdio.h>

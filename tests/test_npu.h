@@ -33,7 +33,7 @@ static inline ascend_tiling tiling_of(int schedule, const amla_problem *p) {
     return ascend_tiling_preload;
   if (schedule == IN_CORE)
     return ascend_tiling_in_core;
-  return *ascend_tiling_best(ascend_block_rows(p));
+  return ascend_tiling_best(ascend_block_rows(p), 0);
 }
 
 /* Defaults, which tests change: splits of 8 tiles, as the library's default is. mode: an

@@ -47,6 +47,8 @@ static npu_report launch_without(npu_chip *chip, const harness_dataset *data, in
   amla_tensors t = AMLA_TENSORS_INIT;
   ascend_launch l = make_launch(data, mode, schedule);
   l.layout.int8 = int8;
+  if (int8 && schedule == BEST)
+    l.tiling = ascend_tiling_best(ascend_block_rows(&data->problem), 1);
   l.options.cores = 1, l.options.check_races = 1, l.options.drop_wait = drop_wait;
   assert_int_equal(amla_problem_check(&data->problem, &p, &detail), AMLA_OK);
   if (ascend_launch_run(chip, preset_of(&l), NPU_TIMING_ONLY, &p, &t, &l, &report, &detail) !=
@@ -120,6 +122,7 @@ static void every_wait_in_core_is_needed(void **state) {
 static void every_wait_of_int8_is_needed(void **state) {
   (void)state;
   check_program(ASCEND_LAZY, PRELOAD, 1, true, true);
+  check_program(ASCEND_LAZY, BEST, 1, false, true);
 }
 
 int main(void) {

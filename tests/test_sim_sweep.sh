@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# amla sim --sweep 10: settings are drawn until 5 can meet the published figure; all of those meet it
-# after the one knob is solved, none of them with an efficiency above 1, what docs/ascend.md calls
-# robust holds in every one, and the run is the same twice.
+# amla sim --sweep 10: settings are drawn until 5 can meet the published figure; all of those meet
+# it after the one knob is solved, none of them with an efficiency above 1, what docs/ascend.md
+# calls robust holds in every one, and the run is the same twice.
 #
 #     test_sim_sweep.sh AMLA
 set -eu
@@ -13,9 +13,9 @@ trap 'rm -rf "$scratch"' EXIT
 fail() { echo "FAIL: $1"; cat "$scratch/sweep"; exit 1; }
 
 "$amla" sim --sweep 10 > "$scratch/sweep"
-read -r drawn kept << EOF
-$(sed -n 's/^SIMULATED\. \([0-9]*\) settings drawn; in \([0-9]*\) preload.*/\1 \2/p' "$scratch/sweep")
-EOF
+counts='SIMULATED\. \([0-9]*\) settings drawn; in \([0-9]*\) preload'
+drawn=$(sed -n "s/^$counts.*/\1/p" "$scratch/sweep")
+kept=$(sed -n "s/^$counts.*/\2/p" "$scratch/sweep")
 [ "$kept" -ge 5 ] && [ "$kept" -lt "$drawn" ] || fail "$kept of $drawn settings kept"
 
 # row N SCHEDULE MODE FIELD: a field of the N-th table of ranges

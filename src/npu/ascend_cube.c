@@ -6,9 +6,10 @@
  *     C1: S = Q K^T    A = Q [rows][d_qk]   B = K [keys][d_qk], transposed   to global memory
  *     C2: O += P V     A = P [rows][keys]   B = V [keys][d_v]                added to O there
  *
- * The order of column tiles is at the end of this file, that of L0 steps in ascend_order.h. MTE2 brings a piece of B for each column tile and piece of depth,
- * and with the first column tile the pieces of A, which then stay in L1 for all columns. MTE1 cuts
- * pieces into L0 tiles. Each half of the rows has an accumulator, which FIX drains.
+ * The order of column tiles is at the end of this file, that of L0 steps in ascend_order.h. MTE2
+ * brings a piece of B for each column tile and piece of depth, and with the first column tile the
+ * pieces of A, which then stay in L1 for all columns. MTE1 cuts pieces into L0 tiles. Each half of
+ * the rows has an accumulator, which FIX drains.
  */
 #include "ascend_job.h"
 #include "ascend_keys.h"

@@ -55,7 +55,7 @@ int32_t ascend_block_rows(const amla_problem *p) {
 ascend_launch ascend_launch_of(const amla_problem *problem, const amla_options *options) {
   ascend_launch l;
   memset(&l, 0, sizeof l);
-  l.tiling = *ascend_tiling_best(ascend_block_rows(problem));
+  l.tiling = ascend_tiling_best(ascend_block_rows(problem), 0);
   l.mode = ascend_mode_of(options->rescale);
   l.split_tiles = options->split_tokens == AMLA_SPLIT_AUTO
                       ? 0

@@ -53,7 +53,7 @@ static amla_status choose_tiling(const amla_problem *p, const amla_sim_options *
   else if (o->schedule == AMLA_SIM_PRELOAD)
     *t = ascend_tiling_preload;
   else if (o->schedule == AMLA_SIM_BEST)
-    *t = *ascend_tiling_best(ascend_block_rows(p));
+    *t = ascend_tiling_best(ascend_block_rows(p), o->kv_int8);
   else if (o->schedule == AMLA_SIM_IN_CORE)
     *t = ascend_tiling_in_core;
   else

@@ -21,8 +21,12 @@ static const ascend_tiling best_256 = {2, 512, 288, 96, 256, 128, 3, 4, 2, ASCEN
 static const ascend_tiling best_128 = {2, 512, 288, 96, 256, 128, 3, 2, 2, ASCEND_BY_PIECE,
                                        1, 1,   0};
 
-const ascend_tiling *ascend_tiling_best(int32_t block_rows) {
-  return block_rows > ASCEND_HALF_ROWS ? &best_256 : &best_128;
+/* A vector core that converts is late with P as it is: a second C1 ahead would wait for it too. */
+ascend_tiling ascend_tiling_best(int32_t block_rows, int32_t converts) {
+  ascend_tiling t = block_rows > ASCEND_HALF_ROWS ? best_256 : best_128;
+  if (converts)
+    t.lag = 1, t.in_turns = 0;
+  return t;
 }
 
 const char *ascend_tiling_error(const ascend_tiling *t) {

@@ -58,8 +58,8 @@ typedef struct ascend_tiling {
 
 extern const ascend_tiling ascend_tiling_serial, ascend_tiling_preload, ascend_tiling_in_core;
 
-/* The best known for blocks of so many rows. */
-const ascend_tiling *ascend_tiling_best(int32_t block_rows);
+/* The best known for blocks of so many rows. converts: the vector cores convert the cache. */
+ascend_tiling ascend_tiling_best(int32_t block_rows, int32_t converts);
 
 /* ---- Budgets, in bytes ---- */
 

@@ -6,7 +6,9 @@
  */
 #include "ascend_ub.h"
 
-enum { MY_KEYS = ASCEND_TILE_KEYS / 2 };
+/* Keys at a time: their f16 rows fill a slot, and a cast has at most 255 repeats. */
+enum { MY_KEYS = ASCEND_TILE_KEYS / 2, RUN_KEYS = 28 };
+typedef char run_fits_a_slot[RUN_KEYS * ASCEND_MAX_QK * 2 <= ASCEND_CHUNK_BYTES ? 1 : -1];
 
 typedef struct run {
   int64_t token; /* of the cache: page * page_size + slot */
@@ -33,7 +35,7 @@ void ascend_fetch_scales(ascend_vectors *v, const ascend_tile *t) {
   /* The scores that MTE2 fetches behind them tell V that they are there. */
 }
 
-/* Keys [key, key + n) of the key tile, n at most a chunk. */
+/* Keys [key, key + n) of the key tile, n at most RUN_KEYS. */
 static void convert(ascend_vectors *v, const ascend_tile *t, int32_t tile, int32_t key, int32_t n) {
   const int32_t d = v->j->d_qk;
   NPU_UB int8_t *in = (NPU_UB int8_t *)ascend_in_slot(ascend_ring_acquire(&v->in));
@@ -56,7 +58,7 @@ void ascend_v0(ascend_vectors *v, const ascend_tile *t, int32_t tile) {
   if (!v->j->kv8)
     return;
   const int32_t begin = npu_subcore() * MY_KEYS, end = ascend_min(t->keys, begin + MY_KEYS);
-  for (int32_t key = begin; key < end; key += ASCEND_CHUNK_ROWS)
-    convert(v, t, tile, key, ascend_min(ASCEND_CHUNK_ROWS, end - key));
+  for (int32_t key = begin; key < end; key += RUN_KEYS)
+    convert(v, t, tile, key, ascend_min(RUN_KEYS, end - key));
   npu_cross_set(NPU_PIPE_MTE3, ASCEND_KV_READY);
 }
