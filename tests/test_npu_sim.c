@@ -122,6 +122,15 @@ static void int8_costs_at_most_40_percent(void **state) {
   }
 }
 
+/* 384 rows are three halves of 128, not four of 96, and shares of the cores count halves. */
+static void three_queries_are_three_halves(void **state) {
+  (void)state;
+  const amla_problem p = decode_problem(5, 3, 8192);
+  const amla_sim_report r = simulate_slice(&p, AMLA_RESCALE_LAZY, AMLA_SIM_BEST, 0, 0);
+  print_message("s_q=3: %.1f %% (simulated)\n", 100 * r.utilization);
+  assert_true(r.utilization > 0.82);
+}
+
 /* Held out or not, a profile's time is within 5 %, its shares within 5 points, but for what is
  * named here: MTE2 of 1536, where the launch is most of the time, and the time of 7680. */
 static void the_model_predicts_published_gemms(void **state) {
@@ -357,6 +366,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(the_calibrated_figure_holds),
                                      cmocka_unit_test(best_beats_the_paper_where_flags_are_slow),
                                      cmocka_unit_test(int8_costs_at_most_40_percent),
+                                     cmocka_unit_test(three_queries_are_three_halves),
                                      cmocka_unit_test(the_efficiency_is_neutral),
                                      cmocka_unit_test(the_model_predicts_published_gemms),
                                      cmocka_unit_test(the_rate_of_l2_is_the_fit),

@@ -102,21 +102,30 @@ int32_t ascend_split_tiles(int32_t split_tokens, int32_t tile_keys) {
 /* A row block of a sequence. */
 typedef struct row_block {
   int32_t sequence, row_begin, rows, tiles;
+  int32_t halves; /* what a key tile of it costs: as many accumulators */
 } row_block;
 
 static int32_t blocks_per_sequence(const ascend_shape *s) {
   return ascend_pieces(s->s_q * s->h_q, s->block_rows);
 }
 
-/* Tiles of a sequence are as equal as multiples of 16 rows can be. */
+/* Row blocks of a sequence are as equal as multiples of 16 rows can be, unless whole halves make
+ * fewer halves of them: a half takes the time of its loads, however few its rows are. */
+static int32_t rows_of_block(const ascend_shape *s, int32_t rows, int32_t n) {
+  const int32_t equal = ascend_min(s->block_rows, ascend_ceil(ascend_pieces(rows, n), 16));
+  if (n * ascend_pieces(equal, ASCEND_HALF_ROWS) <= ascend_pieces(rows, ASCEND_HALF_ROWS))
+    return equal;
+  return ascend_min(s->block_rows, ascend_ceil(equal, ASCEND_HALF_ROWS));
+}
+
 static row_block block_at(const ascend_shape *s, int64_t i) {
   const int32_t rows = s->s_q * s->h_q, n = blocks_per_sequence(s), sequence = (int32_t)(i / n);
-  const int32_t step = ascend_min(s->block_rows, ascend_ceil(ascend_pieces(rows, n), 16)),
-                begin = (int32_t)(i % n) * step;
+  const int32_t step = rows_of_block(s, rows, n), begin = (int32_t)(i % n) * step;
   const int32_t end = ascend_min(rows, begin + step);
   const int32_t seen =
       ascend_visible(s->causal, s->s_q, s->seqlens_k[sequence], (end - 1) / s->h_q);
-  const row_block t = {sequence, begin, end - begin, ascend_pieces(seen, s->tile_keys)};
+  const row_block t = {sequence, begin, end - begin, ascend_pieces(seen, s->tile_keys),
+                       ascend_pieces(end - begin, ASCEND_HALF_ROWS)};
   return t;
 }
 
@@ -129,14 +138,17 @@ static void add_merge(ascend_work *w, const row_block *t, int32_t split_begin, i
  * the line does. */
 static int32_t next_cut(const ascend_shape *s, const row_block *t, int32_t at, int64_t line,
                         int64_t share_end) {
-  if (s->split_tiles == 0)
-    return (int32_t)(share_end - line < t->tiles - at ? at + (share_end - line) : t->tiles);
+  if (s->split_tiles == 0) {
+    const int64_t fit = (share_end - line + t->halves - 1) / t->halves;
+    return fit < t->tiles - at ? at + (int32_t)fit : t->tiles;
+  }
   const int32_t splits = ascend_pieces(t->tiles, s->split_tiles),
                 split = (int32_t)(((int64_t)at * splits + t->tiles - 1) / t->tiles);
   return (int32_t)((int64_t)(split + 1) * t->tiles / splits);
 }
 
-/* Walks the line of all tiles; core i takes those whose item starts in the i-th equal share of it.
+/* Walks the line of all tiles, by what they cost; core i takes those whose item starts in the i-th
+ * equal share of it.
  */
 static void lay_out(const ascend_shape *s, int64_t n_blocks, int64_t total, ascend_work *w) {
   int64_t line = 0;
@@ -157,7 +169,7 @@ static void lay_out(const ascend_shape *s, int64_t n_blocks, int64_t total, asce
                                 end,
                                 at == 0 && end == t.tiles ? -1 : w->n_splits++};
       w->items[w->n_items++] = item;
-      line += end - at, at = end;
+      line += (int64_t)(end - at) * t.halves, at = end;
     }
     if (w->n_items - first != 1)
       add_merge(w, &t, split_begin, w->n_splits - split_begin);
@@ -170,8 +182,9 @@ int ascend_work_create(const ascend_shape *s, ascend_work *w) {
   const int64_t n_blocks = (int64_t)s->b * blocks_per_sequence(s);
   int64_t total = 0, items = s->cores;
   for (int64_t i = 0; i < n_blocks; i++) {
-    const int32_t tiles = block_at(s, i).tiles;
-    total += tiles, items += 1 + (s->split_tiles > 0 ? ascend_pieces(tiles, s->split_tiles) : 0);
+    const row_block t = block_at(s, i);
+    total += (int64_t)t.tiles * t.halves;
+    items += 1 + (s->split_tiles > 0 ? ascend_pieces(t.tiles, s->split_tiles) : 0);
   }
   w->items = (ascend_item *)calloc((size_t)items + 1, sizeof *w->items);
   w->core_items = (int32_t *)calloc((size_t)s->cores + 1, sizeof *w->core_items);
