@@ -73,7 +73,7 @@ static const struct argp_option options[] = {
     {"search", KEY_SEARCH, NULL, 0, "try tilings on the problem, print the best", 0},
     {"validate", KEY_VALIDATE, NULL, 0, "hold the model against published GEMMs", 0},
     {"sweep", KEY_SWEEP, "N", 0,
-     "draw N settings of the model's numbers: ranges, and how often each ordering holds", 0},
+     "draw N settings of the model's numbers, more until N / 2 fit: ranges, and what holds", 0},
     {"slice", KEY_SLICE, "N", 0,
      "N AI cores with their share of a die stand for the chip: faster, much the same shares", 0},
     {"efficiency", KEY_EFFICIENCY, "E", 0,
