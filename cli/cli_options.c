@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "cli_commands.h"
+#include "cli_help.h"
 #include "cli_report.h"
 #include "harness/names.h"
 
@@ -152,10 +153,21 @@ static void check_environment(const char *command) {
   exit(CLI_ERROR);
 }
 
+bool cli_words_wanted;
+
+static void print_words(const struct argp *argp) {
+  cli_print_option_words(argp, names_of);
+  if (argp->args_doc != NULL && strstr(argp->args_doc, "PROBLEM") != NULL)
+    cli_print_key_words();
+  exit(CLI_OK);
+}
+
 void cli_parse(const char *arguments, const char *doc, const struct argp_option *options,
                argp_parser_t parser, const struct argp_child *children, int argc, char **argv,
                void *input) {
   const struct argp argp = {options, parser, arguments, doc, children, NULL, NULL};
+  if (cli_words_wanted)
+    print_words(&argp);
   program_invocation_short_name = argv[0];
   program_invocation_name = argv[0];
   if (argp_parse(&argp, argc, argv, 0, NULL, input) == 0) {

@@ -43,6 +43,9 @@ enum {
 /* Once, first: usage errors exit with status 2. */
 void cli_options_setup(void);
 
+/* The command whose words are wanted prints them in place of parsing, and ends. */
+extern bool cli_words_wanted;
+
 /* Parses argv; does not return on a usage error (2), on --help (0), or when the library refuses its
  * environment (1). children: groups above, NULL-terminated list. */
 void cli_parse(const char *arguments, const char *doc, const struct argp_option *options,

@@ -3,14 +3,13 @@
  * amla: chooses the command. Each command is a file, cmd_*.c, and parses its own arguments.
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <amla/amla.h>
 
 #include "cli_commands.h"
+#include "cli_help.h"
 #include "cli_options.h"
-#include "harness/names.h"
 #include "harness/program.h"
 
 typedef struct command {
@@ -39,24 +38,12 @@ static void print_usage(FILE *to) {
     fprintf(to, "  amla %-9s %s\n", commands[i].name, commands[i].summary);
   fputs("\n"
         "  amla COMMAND --help     options of a command, with examples\n"
-        "  amla --version\n\n"
-        "PROBLEM is a string of key=value pairs, all optional; these are the defaults:\n"
-        "  "
-        "b=1,sq=1,h=128,sk=4096,dqk=576,dv=512,page=64,q=bf16,kv=bf16,out=f32,causal=1,scale=0."
-        "1352,lse=e,sinks=0,pad="
-        "0,\n"
-        "  mask=0,topk=0,index=slot,topklen=none,invalid=0,window=0,scope2=none,visible=0,ragged=0,"
-        "csr=0,\n"
-        "  lsesink=0,qrope=0,kvrope=0,dist=normal:1,len=fixed,seed=7\n"
-        "dist: normal:S uniform:A rising:R outlier:R onehot peaked:S zerov masked. len: fixed "
-        "uniform ragged, or "
-        "3/0/1000. index: slot position. topklen: none sequence query. scope2: none, or "
-        "topk:512/sk:4096/page:64.\n"
-        "With topk or visible, causal is 0.\n\n"
-        "Exit status: 0 good, 1 error, 2 usage, 3 the result is wrong.\n"
-        "Environment: AMLA_NUM_THREADS; AMLA_L2_BYTES, a thread's; AMLA_ISA (",
+        "  amla --version          of the library\n\n",
         to);
-  fprintf(to, "%s) caps the instruction set.\n", harness_list_names(harness_isas, ", ").text);
+  cli_list_topics(to);
+  fputs("\n"
+        "PROBLEM is a string such as h=16,sk=4096,kv=q8_0.\n",
+        to);
 }
 
 static cli_exit run_command(const command *c, int argc, char **argv) {
@@ -66,26 +53,59 @@ static cli_exit run_command(const command *c, int argc, char **argv) {
   return c->run(argc - 1, argv + 1);
 }
 
-int main(int argc, char **argv) {
-  harness_program_setup("amla");
-  cli_options_setup();
-  if (argc < 2) {
+static const command *find_command(const char *name) {
+  for (size_t i = 0; i < N_COMMANDS; i++)
+    if (strcmp(name, commands[i].name) == 0)
+      return &commands[i];
+  return NULL;
+}
+
+/* amla help, amla help TOPIC, amla help COMMAND. */
+static cli_exit help(int argc, char **argv) {
+  const command *c = argc > 2 ? find_command(argv[2]) : NULL;
+  if (argc == 2)
+    print_usage(stdout);
+  else if (argc > 3 || (c == NULL && !cli_print_topic(argv[2]))) {
+    fprintf(stderr, "amla: no help on '%s'\n\n", argv[argc > 3 ? 3 : 2]);
     print_usage(stderr);
     return CLI_USAGE;
-  }
-  if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-      strcmp(argv[1], "help") == 0) {
-    print_usage(stdout);
-    return CLI_OK;
-  }
-  if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+  } else if (c != NULL)
+    return run_command(c, 3, (char *[]){argv[0], argv[2], (char[]){"--help"}, NULL});
+  return CLI_OK;
+}
+
+/* amla complete, amla complete COMMAND: words for a shell. */
+static cli_exit complete(int argc, char **argv) {
+  const command *c = argc > 2 ? find_command(argv[2]) : NULL;
+  cli_words_wanted = true;
+  if (c != NULL)
+    return run_command(c, 2, argv + 1);
+  for (size_t i = 0; i < N_COMMANDS; i++)
+    puts(commands[i].name);
+  if (argc > 2)
+    cli_print_topic_words(); /* as after amla help */
+  else
+    puts("help\n--help\n--version");
+  return CLI_OK;
+}
+
+int main(int argc, char **argv) {
+  const char *word = argc > 1 ? argv[1] : "";
+  const command *c = find_command(word);
+  harness_program_setup("amla");
+  cli_options_setup();
+  if (c != NULL)
+    return (int)run_command(c, argc, argv);
+  if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
+    return (int)help(argc, argv);
+  if (strcmp(word, "complete") == 0)
+    return (int)complete(argc, argv);
+  if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0) {
     printf("amla %s\n", amla_version());
     return CLI_OK;
   }
-  for (size_t i = 0; i < N_COMMANDS; i++)
-    if (strcmp(argv[1], commands[i].name) == 0)
-      return (int)run_command(&commands[i], argc, argv);
-  fprintf(stderr, "amla: unknown %s '%s'\n\n", argv[1][0] == '-' ? "option" : "command", argv[1]);
+  if (argc > 1)
+    fprintf(stderr, "amla: unknown %s '%s'\n\n", *word == '-' ? "option" : "command", word);
   print_usage(stderr);
   return CLI_USAGE;
 }

@@ -255,42 +255,54 @@ typedef struct key_row {
   int (*parse)(harness_case *c, const char *value, message error);
   size_t offset;
   int32_t min, max;
+  const char *values; /* as harness_problem_key's, NULL: those of types */
+  harness_names types;
+  const char *meaning;
 } key_row;
 
-#define INTEGER(name, field, min, max) {name, NULL, offsetof(harness_case, field), min, max}
+#define INTEGER(name, field, min, max, meaning) \
+  {name, NULL, offsetof(harness_case, field), min, max, "", NULL, meaning}
+#define SWITCH(name, field, meaning) \
+  {name, NULL, offsetof(harness_case, field), 0, 1, "0, 1", NULL, meaning}
+#define WORDS(name, parse, values, meaning) {name, parse, 0, 0, 0, values, NULL, meaning}
+#define TYPE(name, parse, types, meaning) {name, parse, 0, 0, 0, NULL, types, meaning}
 
 static const key_row keys[] = {
-    INTEGER("b", problem.b, 0, INT32_MAX),
-    INTEGER("sq", problem.s_q, 1, INT32_MAX),
-    INTEGER("h", problem.h_q, 1, INT32_MAX),
-    INTEGER("sk", problem.sk, 1, INT32_MAX),
-    INTEGER("dqk", problem.d_qk, 1, INT32_MAX),
-    INTEGER("dv", problem.d_v, 1, INT32_MAX),
-    INTEGER("page", problem.page_size, 0, INT32_MAX),
-    INTEGER("causal", problem.causal, 0, 1),
-    INTEGER("sinks", sinks, 0, 1),
-    INTEGER("mask", mask, 0, 1),
-    INTEGER("pad", pad, 0, 1 << 20),
-    INTEGER("topk", problem.topk, 0, INT32_MAX),
-    INTEGER("invalid", invalid, 0, 100),
-    INTEGER("window", problem.window, 0, INT32_MAX),
-    INTEGER("visible", visible, 0, 1),
-    INTEGER("ragged", ragged, 0, 1),
-    INTEGER("csr", csr, 0, 1),
-    INTEGER("lsesink", options.lse_sink, 0, 1),
-    INTEGER("qrope", problem.q_d_rope, 0, INT32_MAX),
-    INTEGER("kvrope", problem.kv_d_rope, 0, INT32_MAX),
-    {"index", parse_index, 0, 0, 0},
-    {"topklen", parse_topklen, 0, 0, 0},
-    {"scope2", parse_scope2, 0, 0, 0},
-    {"q", parse_q, 0, 0, 0},
-    {"kv", parse_kv, 0, 0, 0},
-    {"out", parse_out, 0, 0, 0},
-    {"scale", parse_scale, 0, 0, 0},
-    {"lse", parse_lse, 0, 0, 0},
-    {"dist", parse_dist, 0, 0, 0},
-    {"len", parse_len, 0, 0, 0},
-    {"seed", parse_seed, 0, 0, 0},
+    INTEGER("b", problem.b, 0, INT32_MAX, "sequences"),
+    INTEGER("sq", problem.s_q, 1, INT32_MAX, "queries of a sequence"),
+    INTEGER("h", problem.h_q, 1, INT32_MAX, "heads"),
+    INTEGER("sk", problem.sk, 1, INT32_MAX, "tokens of the longest sequence"),
+    INTEGER("dqk", problem.d_qk, 1, INT32_MAX, "width of a row of q and of the cache"),
+    INTEGER("dv", problem.d_v, 1, INT32_MAX, "its first columns that are the value"),
+    INTEGER("page", problem.page_size, 0, INT32_MAX, "tokens of a page; 0: contiguous"),
+    TYPE("q", parse_q, harness_element_dtypes, "type of q"),
+    TYPE("kv", parse_kv, harness_dtypes, "type of the cache"),
+    TYPE("out", parse_out, harness_element_dtypes, "type of the result"),
+    SWITCH("causal", problem.causal, "causality; 0 by itself with topk or visible"),
+    WORDS("scale", parse_scale, "", "of scores; the default is DeepSeek-V3's"),
+    WORDS("lse", parse_lse, "e, 2", "base of the LSE"),
+    SWITCH("sinks", sinks, "attention sinks, drawn from N(0, 2)"),
+    INTEGER("pad", pad, 0, 1 << 20, "elements more in every stride, filled with NaN"),
+    SWITCH("mask", mask, "an additive mask: hidden tiles, hidden keys, finite values"),
+    INTEGER("topk", problem.topk, 0, INT32_MAX, "entries of a query's list; 0: no lists"),
+    WORDS("index", parse_index, "slot, position", "what entries are"),
+    WORDS("topklen", parse_topklen, "none, sequence, query",
+          "what has a topk_length of its own, drawn from 0 to topk"),
+    INTEGER("invalid", invalid, 0, 100, "per cent of entries that are negative"),
+    INTEGER("window", problem.window, 0, INT32_MAX, "a query's last keys; 0: all"),
+    WORDS("scope2", parse_scope2, "none, topk:512/sk:4096/page:64",
+          "a second cache under the same softmax; topk:0: dense"),
+    SWITCH("visible", visible, "each query has a length of its own"),
+    SWITCH("ragged", ragged, "sequences have different numbers of queries, sq at most"),
+    SWITCH("csr", csr, "page lists by kv_indptr, not a block table"),
+    SWITCH("lsesink", options.lse_sink, "LSE with the sink"),
+    INTEGER("qrope", problem.q_d_rope, 0, INT32_MAX, "q's last columns, which lie apart"),
+    INTEGER("kvrope", problem.kv_d_rope, 0, INT32_MAX, "the cache's last columns, likewise"),
+    WORDS("dist", parse_dist,
+          "normal:1, uniform:1, rising:200, outlier:60, onehot, peaked:10, zerov, masked",
+          "what numbers are drawn from, and its width"),
+    WORDS("len", parse_len, "fixed, uniform, ragged", "lengths; or a list such as 3/0/1000"),
+    WORDS("seed", parse_seed, "", "of the generator"),
 };
 enum { N_KEYS = sizeof keys / sizeof *keys };
 
@@ -523,6 +535,16 @@ static int derive(harness_case *c, bool b_given, message error) {
 }
 
 /* ---- Interface ---- */
+
+bool harness_describe_key(int i, harness_problem_key *out) {
+  if (i < 0 || i >= N_KEYS)
+    return false;
+  const key_row *key = &keys[i];
+  out->name = key->name, out->meaning = key->meaning;
+  snprintf(out->values, sizeof out->values, "%s",
+           key->types ? harness_list_names(key->types, ", ").text : key->values);
+  return true;
+}
 
 static harness_case default_case(void) {
   harness_case c = {.options = AMLA_OPTIONS_INIT,

@@ -4,46 +4,13 @@
  *
  *     b=4,sq=2,h=128,sk=4096,page=64,q=bf16,kv=bf16,causal=1,scale=0.1352,dist=normal:1,len=uniform
  *
- * Keys and defaults:
- *   b=1 sq=1 h=128 sk=4096 dqk=576 dv=512     sizes
- *   page=64                                   tokens per page; 0 = contiguous
- *   q=bf16 kv=bf16 out=f32                    types: f32, bf16, f16; kv also q8_0, q4_0, fp8_*
- *   causal=1 scale=0.1352                     scale of DeepSeek-V3: 192^-0.5 times YaRN's mscale^2;
- *                                             causal is 0 where topk or visible is given
- *   lse=e                                     e or 2
- *   sinks=0                                   1: attention sinks, drawn from N(0, 2)
- *   mask=0                                    1: an additive mask with hidden tiles, hidden
- *                                             keys and finite values
- *   pad=0                                     elements added to every stride (q, out, kv,
- *                                             mask), filled with NaN
- *   dist=normal:1                             see harness_dist
- *   len=fixed                                 fixed (all sk), uniform (1..sk), ragged (sk, 0,
- *                                             1, then random), or a list such as 3/0/1000,
- *                                             which also sets b
- *   seed=7
- *
- * Which keys a query sees (docs/sparse.md):
- *   topk=0                                    entries of a query's list of tokens; 0 = no lists.
- *                                             They are drawn with replacement from its sequence,
- *                                             slots now and then from another
- *   index=slot                                what entries are: slot or position
- *   topklen=none                              entries that count: none (all), sequence or query,
- *                                             drawn from 0 to topk; the others are hostile
- *   invalid=0                                 per cent of the entries that are negative; 100: all,
- *                                             of every second list
- *   window=0                                  a query sees at most so many keys, the last ones
- *   scope2=none                               a second cache: topk:512/sk:4096/page:64, in which
- *                                             0 of topk (default) is dense, and the others are as
- *                                             sk and page. Its tokens take part in the same softmax
- *   visible=0                                 1: each query has a length of its own
- *   ragged=0                                  1: sequences have different numbers of queries, the
- *                                             first one sq, some 0
- *   csr=0                                     1: page lists by kv_indptr, not a block table
- *   lsesink=0                                 1: LSE with the sink
- *   qrope=0 kvrope=0                          elements at the end of a row that lie apart
+ * harness_describe_key has every key, its values and meaning; `amla help problem` prints them with
+ * the defaults. docs/sparse.md explains those that say which keys of a cache a query sees.
  */
 #ifndef AMLA_HARNESS_PROBLEM_STRING_H
 #define AMLA_HARNESS_PROBLEM_STRING_H
+
+#include <stdbool.h>
 
 #include <amla/amla.h>
 
@@ -95,6 +62,14 @@ typedef struct harness_case {
 /* Returns 0, or -1 with "sk=-3: must be >= 1" in error. Unknown keys, repeated keys, bad numbers,
  * trailing text and impossible values are refused by name. "" and "default" are the defaults. */
 int harness_parse_problem(const char *text, harness_case *out, char *error, size_t error_bytes);
+
+typedef struct harness_problem_key {
+  const char *name, *meaning;
+  char values[128]; /* "slot, position"; "": a number */
+} harness_problem_key;
+
+/* Key i; false past the last. */
+bool harness_describe_key(int i, harness_problem_key *out);
 
 /* Puts what problem strings and files can say of how, in `said`, into options made elsewhere. */
 void harness_take_options(amla_options *to, const amla_options *said);

@@ -100,7 +100,7 @@ expect 2 --heads= accuracy --heads 0
 
 expect 1 'sk=0: must be >= 1' run h=2,sk=0
 expect 1 'colour: unknown key' run h=2,colour=red
-expect 0 'topk:512/sk:4096/page:64' --help
+expect 0 'topk:512/sk:4096/page:64' help problem
 expect 1 'topk: the kernel does not have it' sim "$small,topk=4"
 expect 1 'ragged: the kernel does not have it' sim "$small,ragged=1"
 expect 0 'keys     topk=4 extra_sk=9 extra_topk=3 extra_page=2' \
