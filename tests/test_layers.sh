@@ -142,8 +142,9 @@ check_imports() { # a module imports from tiers below and, without circles, from
   list_imports | awk '
     BEGIN {
       n = split("_options;_library _bench_plot;_arrays;_shapes _scopes;_problem;_plan;" \
-                "_decode _merge _cache_write _index_topk _torch_op _latent_cache;" \
-                "_bench flash_mla flashinfer transformers vllm _vllm_mla;__init__", tiers, ";")
+                "_decode _merge _cache_write _index_topk _torch_op _shards _latent_cache;" \
+                "_bench distributed flash_mla flashinfer transformers vllm _vllm_mla;__init__", \
+                tiers, ";")
       for (i = 1; i <= n; i++) {
         m = split(tiers[i], names, " ")
         for (j = 1; j <= m; j++) tier[names[j] ".py"] = i

@@ -289,10 +289,71 @@ class MergeArgs(ctypes.Structure):
     ]
 
 
+class PlanInfo(ctypes.Structure):
+    """amla_plan_info: what a plan chose."""
+
+    _fields_ = [
+        ("struct_bytes", U32),
+        ("backend", I32),
+        ("rescale", I32),
+        ("isa", I32),
+        ("p_type", I32),
+        ("threads", I32),
+        ("block_rows", I32),
+        ("tile_tokens", I32),
+        ("split_tokens", I64),
+        ("simulated", I32),
+        ("kernel", ctypes.c_char * 32),
+        ("p_form", I32),
+        ("q_form", I32),
+        ("key_type", I32),
+        ("l2_bytes", I64),
+    ]
+
+
+class Shard(ctypes.Structure):
+    """amla_shard."""
+
+    _fields_ = [
+        ("struct_bytes", U32),
+        ("n_entries", I32),
+        ("begin", PTR),
+        ("end", PTR),
+        ("begin_bytes", SIZE),
+        ("end_bytes", SIZE),
+        ("extra_begin", PTR),
+        ("extra_end", PTR),
+        ("extra_begin_bytes", SIZE),
+        ("extra_end_bytes", SIZE),
+        ("row_begin", I64),
+        ("row_end", I64),
+        ("head_begin", I32),
+        ("head_end", I32),
+        ("records", PTR),
+        ("records_bytes", SIZE),
+    ]
+
+
+class ShardInfo(ctypes.Structure):
+    """amla_shard_info."""
+
+    _fields_ = [
+        ("struct_bytes", U32),
+        ("n_entries", I32),
+        ("record_floats", I32),
+        ("n_rows", I64),
+        ("n_row_keys", I64),
+        ("records_bytes", SIZE),
+    ]
+
+
 C_NAMES = {
     CacheWriteArgs: "amla_cache_write_args",
     IndexArgs: "amla_index_args",
     MergeArgs: "amla_merge_args",
+    PlanInfo: "amla_plan_info",
+    Shard: "amla_shard",
+    ShardInfo: "amla_shard_info",
     Problem: "amla_problem",
     Options: "amla_options",
     Tensors: "amla_tensors",
@@ -350,6 +411,13 @@ def _load() -> ctypes.CDLL:
     lib.amla_plan_run.argtypes = [PTR, PTR, PTR, SIZE, PTR]
     lib.amla_plan_destroy.argtypes = [PTR]
     lib.amla_plan_destroy.restype = None
+    lib.amla_plan_query.argtypes = [PTR, PTR, detail]
+    lib.amla_shard_scratch_bytes.argtypes = [PTR]
+    lib.amla_shard_scratch_bytes.restype = SIZE
+    lib.amla_shard_query.argtypes = [PTR, PTR, PTR, PTR, detail]
+    lib.amla_shard_run.argtypes = [PTR, PTR, PTR, PTR, SIZE, detail]
+    lib.amla_shard_check_outputs.argtypes = [PTR, PTR, detail]
+    lib.amla_shard_finish.argtypes = [PTR, PTR, I32, PTR, PTR, SIZE, detail]
     lib.amla_cache_write.argtypes = [ctypes.POINTER(CacheWriteArgs), PTR, detail]
     lib.amla_index_scratch_bytes.argtypes = [PTR, PTR, ctypes.POINTER(SIZE), detail]
     lib.amla_index_topk.argtypes = [PTR, PTR, PTR, SIZE, detail]

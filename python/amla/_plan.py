@@ -222,9 +222,9 @@ class Call:
         template = bytes(sized_tensors(views, fields))
         self.new_tensors = functools.partial(c.Tensors.from_buffer_copy, template)
 
-    def run(self, a: Arguments) -> tuple[Any, ...]:
-        """The results: a.out, a.lse and a.max_logits where given, else new arrays; max_logits only
-        if asked for."""
+    def results(self, a: Arguments) -> tuple[Any, ...]:
+        """a.out, a.lse and a.max_logits where given, else new arrays; max_logits None unless asked
+        for."""
         out, lse, max_logits = a.out, a.lse, a.max_logits
         for name, x in (("out", out), ("lse", lse), ("max_logits", max_logits)):
             if x is not None and isinstance(x, np.ndarray) and not x.flags.writeable:
@@ -235,6 +235,11 @@ class Call:
             lse = self.make_lse()
         if max_logits is True:
             max_logits = self.make_lse()
+        return out, lse, max_logits
+
+    def run(self, a: Arguments) -> tuple[Any, ...]:
+        """The results, computed; max_logits only if asked for."""
+        out, lse, max_logits = self.results(a)
         tensors = self.new_tensors()
         a.fill(tensors, out, lse, max_logits)
         self.run_tensors(tensors)

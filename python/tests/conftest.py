@@ -25,6 +25,7 @@ NEEDS = {
     "test_transformers_classes.py": ("torch", "transformers"),
     "test_vllm_plugin.py": ("torch",),
     "test_deepseek_example.py": ("torch", "transformers"),
+    "test_distributed.py": ("torch",),
 }
 
 missing = {
@@ -61,6 +62,16 @@ def pytest_sessionstart(session):
 @pytest.fixture
 def rng():
     return np.random.default_rng(5)
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory):
+    """Four processes of a torch.distributed group."""
+    from ranks import Ranks
+
+    group = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield group
+    group.close()
 
 
 @pytest.fixture(scope="session")
