@@ -88,5 +88,6 @@ fi
 print("again with transformers", transformers.__version__)'
 "$newest/python" -m pytest -q -p no:cacheprovider --rootdir "$source_dir" "$@" \
   "$tests/test_transformers_patch.py" "$tests/test_transformers_sparse.py" \
-  "$tests/test_transformers_classes.py" "$tests/test_deepseek_example.py" ||
+  "$tests/test_transformers_classes.py" "$tests/test_deepseek_example.py" \
+  "$tests/test_transformers_distributed.py" ||
   [ $? = 5 ] # 5: "$@" selects none of these

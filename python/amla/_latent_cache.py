@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cache layer of a patched model: latent and rope part of a token side by side, in one buffer
-that grows in place."""
+that grows in place; or the part of one that a rank has."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicIndexedLayer, DynamicLayer
+
+from ._shards import split_counts, tokens_of
 
 PAGE = 64  # tokens at the end of a buffer that belong to no sequence: room for its last page
 
@@ -31,6 +34,11 @@ class LatentLayer(DynamicLayer):
     def length(self) -> int:
         """Tokens in the buffer."""
         return 0 if self._keys is None else self._keys.shape[2]
+
+    @property
+    def held(self) -> int:
+        """Rows of a sequence in the buffer."""
+        return self.length
 
     @property
     def keys(self) -> Any:
@@ -67,9 +75,10 @@ class LatentLayer(DynamicLayer):
             self.update(keys, values)
 
     @classmethod
-    def of(cls, layer: DynamicLayer) -> LatentLayer:
-        """The same content as a layer that may have been filled before the model was patched."""
-        new = cls()
+    def of(cls, layer: DynamicLayer, *context: Any) -> LatentLayer:
+        """The same content as a layer that may have been filled before the model was patched.
+        context: of a ShardedLayer."""
+        new = cls(*context)
         if (
             layer.is_initialized
             and layer.keys is not None
@@ -112,7 +121,7 @@ class LatentLayer(DynamicLayer):
         self._recorded = torch.is_grad_enabled()
         self.rows = like.new_empty(b, n_tokens + max(256, n_tokens // 4) + PAGE, row_width)
         if old is not None:
-            self.rows[:, : self.length] = old[:, : self.length]
+            self.rows[:, : self.held] = old[:, : self.held]
 
     def _set_length(self, length: int, width: int) -> None:
         self._keys, self._values = (
@@ -178,22 +187,114 @@ class LatentIndexedLayer(_Indexed, LatentLayer):
     """A LatentLayer that also keeps the keys of an indexer, as transformers does."""
 
     @classmethod
-    def of(cls, layer: DynamicLayer) -> LatentIndexedLayer:
+    def of(cls, layer: DynamicLayer, *context: Any) -> LatentIndexedLayer:
         """The same content, the indexer's too."""
-        new: Any = super().of(layer)
+        new: Any = super().of(layer, *context)
         for name, value in layer.__dict__.items():
             if "indexer" in name:
                 setattr(new, name, value)
         return new
 
 
-def latent_layer(cache: Cache, i: int) -> LatentLayer | None:
-    """Layer i of the cache as a LatentLayer, if its kind is known to be a DynamicLayer's."""
+class ShardedLayer(LatentLayer):
+    """A LatentLayer whose tokens are shared out over the ranks of a DecodeContextParallel: `rows`
+    are those of this rank's splits. The prompt is one run of splits a rank. Each split that begins
+    later goes to the rank that has the fewest, so that generation keeps ranks level.
+
+    `keys` and `values` have the shape of all tokens, but NaN in the place of numbers. `update`
+    hands them out if the caller has set `may_lend`, as a patched attention layer does, which reads
+    `rows`. Others get all tokens, gathered from all ranks."""
+
+    def __init__(self, context: Any = None) -> None:
+        super().__init__()
+        self.context, self.may_lend = context, False
+        self.owners: list[int] = []
+
+    @property
+    def held(self) -> int:
+        """Rows of a sequence on this rank."""
+        return len(self._positions(self.context.rank, self.length))
+
+    def _positions(self, rank: int, length: int) -> torch.Tensor:
+        """Those of the first `length` tokens that a rank has."""
+        owners = np.array(self.owners, np.int32)
+        return torch.from_numpy(tokens_of(owners, length, self.context.split_tokens, rank))
+
+    def _deal(self, begin: int, end: int) -> None:
+        """Owners for the splits of tokens [begin, end)."""
+        if begin == 0:
+            self.owners = self.context.even_owners(end).tolist()
+        while len(self.owners) * self.context.split_tokens < end:
+            counts = np.bincount(self.owners, minlength=self.context.ranks)
+            self.owners.append(int(counts.argmin()))
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Appends those of this rank's tokens; returns all tokens, or what stands for them."""
+        may_lend, self.may_lend = self.may_lend, False
+        self._settle()
+        b, _, n, width = key_states.shape
+        begin, held = self.length, self.held
+        self._deal(begin, begin + n)
+        own = self._positions(self.context.rank, begin + n)[held:] - begin
+        end = held + len(own)
+        if self.rows is None or end > self.rows.shape[1] - PAGE or not self._may_write():
+            self._grow(b, end, width, width + value_states.shape[-1], key_states)
+        self.rows[:, held:end, :width] = key_states[:, 0, own]
+        self.rows[:, held:end, width:] = value_states[:, 0, own]
+        self._set_length(begin + n, width)
+        if begin == 0:
+            return key_states, value_states
+        return (self.keys, self.values) if may_lend else self.whole()
+
+    def _set_length(self, length: int, width: int) -> None:
+        """What stands for so many tokens takes one number."""
+        b, row_width = self.rows.shape[0], self.rows.shape[2]
+        nan = self.rows.new_full((1, 1, 1, 1), torch.nan)
+        self._keys = nan.expand(b, 1, length, width)
+        self._values = nan.expand(b, 1, length, row_width - width)
+        self.owners = self.owners[: split_counts(length, self.context.split_tokens)]
+
+    def whole(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """keys and values of all tokens, from all ranks, which all have to ask."""
+        own = [self._positions(rank, self.length) for rank in range(self.context.ranks)]
+        width, most = self.keys.shape[-1], max(len(x) for x in own)
+        mine = self.rows.new_zeros(self.rows.shape[0], most, self.rows.shape[2])
+        mine[:, : self.held] = self.rows[:, : self.held]
+        whole = mine.new_empty(len(mine), 1, self.length, mine.shape[2])
+        for positions, rows in zip(own, self.context.gather(mine)):
+            whole[:, 0, positions] = rows[:, : len(positions)]
+        return whole[..., :width], whole[..., width:]
+
+    def reset(self) -> None:
+        """Empty, as new."""
+        super().reset()
+        self.owners = []
+
+
+class ShardedIndexedLayer(LatentIndexedLayer, ShardedLayer):
+    """A ShardedLayer that also keeps the keys of an indexer, all of them on every rank."""
+
+    def __init__(self, context: Any) -> None:
+        super().__init__()
+        self.context = context
+
+
+_LATENT: dict[type, type] = {DynamicLayer: LatentLayer, DynamicIndexedLayer: LatentIndexedLayer}
+_SHARDED: dict[type, type] = {DynamicLayer: ShardedLayer, DynamicIndexedLayer: ShardedIndexedLayer}
+_SHARDED.update({_LATENT[kind]: sharded for kind, sharded in _SHARDED.items()})
+
+
+def latent_layer(cache: Cache, i: int, context: Any = None) -> LatentLayer | None:
+    """Layer i of the cache as a LatentLayer, or with a context as a ShardedLayer, if its kind is
+    known to be a DynamicLayer's."""
     layers: list[Any] = cache.layers
     if getattr(cache, "layer_class_to_replicate", None) is DynamicLayer:
         while len(layers) <= i:
             layers.append(DynamicLayer())
-    kinds = {DynamicLayer: LatentLayer, DynamicIndexedLayer: LatentIndexedLayer}
+    kinds, wanted = (_SHARDED, ShardedLayer) if context else (_LATENT, LatentLayer)
     if i < len(layers) and type(layers[i]) in kinds:
-        layers[i] = kinds[type(layers[i])].of(layers[i])
-    return layers[i] if i < len(layers) and isinstance(layers[i], LatentLayer) else None
+        kind: Any = kinds[type(layers[i])]
+        layers[i] = kind.of(layers[i], *((context,) if context else ()))
+    return layers[i] if i < len(layers) and isinstance(layers[i], wanted) else None

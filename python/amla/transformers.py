@@ -43,10 +43,10 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from ._decode import decode
-from ._latent_cache import PAGE, LatentLayer, latent_layer
+from ._latent_cache import PAGE, LatentLayer, ShardedLayer, latent_layer
 from ._library import log
 
-__all__ = ["LatentLayer", "Stats", "patch", "stats", "unpatch"]
+__all__ = ["LatentLayer", "ShardedLayer", "Stats", "patch", "stats", "unpatch"]
 
 MAX_DECODE_QUERIES = 16  # tokens of one step: speculative decoding; above, expanding the keys pays
 _PREFIX = "amla_"  # of the names under which attention functions are registered
@@ -103,13 +103,25 @@ def _use_latent_layer(attention: Any, args: tuple[Any, ...], kwargs: dict[str, A
     elif getattr(cache, "offloading", False):
         patched.why_copied = f"{type(cache).__name__} is offloaded: every step copies its rows"
     else:
-        patched.cache_layer = layer = latent_layer(cache, attention.layer_idx)
+        patched.cache_layer = layer = latent_layer(cache, attention.layer_idx, patched.context)
+        if isinstance(layer, ShardedLayer):
+            layer.may_lend = patched.context is not None
         if layer is None:
             kinds = ", ".join({type(x).__name__: None for x in cache.layers})
             patched.why_copied = (
                 f"{type(cache).__name__} of {kinds}: every step copies its rows, "
                 "DynamicCache keeps them in place"
             )
+    if patched.context and cache is not None:
+        _refuse_context(type(cache).__name__, patched.cache_layer)
+
+
+def _refuse_context(kind: str, layer: LatentLayer | None) -> None:
+    """Of the cache and of what runs the model: what context_parallel has not got."""
+    if layer is None:
+        raise NotImplementedError(f"context_parallel: {kind}: must be a DynamicCache in memory")
+    if torch.compiler.is_compiling():
+        raise NotImplementedError("context_parallel: torch.compile: must run uncompiled")
 
 
 # ---- Masks ----
@@ -124,10 +136,35 @@ class _Visible:
     lengths: torch.Tensor  # [b] int32
     starts: torch.Tensor | None = None  # [b] int32
     tokens: Any = None  # [b, longest] int32 or None
+    masks: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict)  # see as_mask
 
     @classmethod
     def all(cls, b: int, n: int) -> _Visible:
         return cls(torch.full((b,), n, dtype=torch.int32, device="cpu"))
+
+    def as_mask(self, s_q: int, n: int) -> torch.Tensor | None:
+        """The same as a mask [b, s_q, n] for `decode`; None where queries see all of n tokens that
+        causality lets them see."""
+        if self.starts is None and self.tokens is None:
+            return None
+        if s_q not in self.masks:
+            seen = self._seen(n)
+            behind = s_q - 1 - torch.arange(s_q, dtype=torch.int32, device="cpu")
+            last = self.lengths[:, None] - behind  # of the visible ones, for each query
+            seen = seen[:, None] & (seen.cumsum(-1)[:, None] <= last[..., None])
+            mask = torch.full(seen.shape, -torch.inf, dtype=torch.float16, device="cpu")
+            self.masks[s_q] = mask.masked_fill(seen, 0)
+        return self.masks[s_q]
+
+    def _seen(self, n: int) -> torch.Tensor:
+        """[b, n] bool: the tokens that the last query sees."""
+        positions = torch.arange(n, device="cpu").expand(len(self.lengths), n)
+        if self.starts is not None:
+            ahead = positions - self.starts[:, None]
+            return (ahead >= 0) & (ahead < self.lengths[:, None])
+        counts = torch.arange(self.tokens.shape[1], device="cpu") < self.lengths[:, None]
+        seen = torch.zeros(len(self.lengths), n + 1, dtype=torch.bool, device="cpu")
+        return seen.scatter(1, torch.where(counts, self.tokens, n).long(), True)[:, :n]
 
 
 def _visible(mask: Any, b: int, s_q: int, s_k: int) -> _Visible | None:
@@ -228,6 +265,7 @@ class _Patched:
     memo: _Memo
     config: Any
     config_name: str  # the attention implementation it had
+    context: Any = None  # a DecodeContextParallel, or None
     cache_layer: LatentLayer | None = None
     why_copied: str | None = None  # of a cache_layer that is None
 
@@ -292,6 +330,22 @@ def _attend_to(
     return decode(q, rows, scale=scale, d_v=d_v, **options)[0]
 
 
+def _attend_over_ranks(
+    layer: ShardedLayer, q: torch.Tensor, visible: Any, scale: float, d_v: int
+) -> torch.Tensor:
+    """_attend to a _Visible or _attend_to lists, each rank over the rows that it has. Splits stay
+    where they are, so what padding hides is masked."""
+    b, s_q, n = *q.shape[:2], layer.length
+    how: dict[str, Any]
+    if isinstance(visible, _Visible):
+        mask = visible.as_mask(s_q, n)
+        how = dict(mask=mask, causal=mask is None)
+    else:
+        how = dict(indices=visible.sort(-1)[0], index_kind="position")
+    how.update(owners=layer.owners, scale=scale, d_v=d_v)
+    return layer.context.decode(q, layer.rows, None, [n] * b, **how)[0]
+
+
 def _per_head(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """x [b, s, h, m] times w [h, m, n] -> [b, s, h, n]. A w that is a transposed view goes to the
     left in 16 bits: 5 times faster on a CPU."""
@@ -335,6 +389,10 @@ def _decode_step(
     q[..., :rank] = _per_head(query[..., :nope].transpose(1, 2), w_uk)
     q[..., rank:] = query[..., nope:].transpose(1, 2)
     layer, why_copied = patched.cache_layer, ""
+    if isinstance(layer, ShardedLayer) and latent is layer.keys:
+        patched.stats.count()
+        out = _attend_over_ranks(layer, q, visible, scale, rank)
+        return _per_head(out, w_uv.transpose(1, 2))
     if layer is not None and latent is layer.keys:
         rows = layer.rows  # where they lie
     else:  # another kind of cache: side by side in a copy, with room for the last page
@@ -483,7 +541,7 @@ def _attention_function(own_name: str) -> Callable[..., tuple[torch.Tensor, torc
             out = _through_amla(module, query, key, value, attention_mask, scaling, kwargs)
             if out is not None:
                 return out, None
-            key, value = type(module).expand_kv(module, key, value)
+            key, value = type(module).expand_kv(module, *_whole(module, key, value))
         indices = kwargs.get("indices")
         if indices is not None and own_name in ("eager", "sdpa"):  # which take no lists
             attention_mask = _folded(attention_mask, indices, key.shape[2], query.dtype)
@@ -512,7 +570,16 @@ def _keep_latent(
     one was set since."""
     if str(attention.config._attn_implementation).startswith(_PREFIX):
         return latent, rope
-    return type(attention).expand_kv(attention, latent, rope)
+    return type(attention).expand_kv(attention, *_whole(attention, latent, rope))
+
+
+def _whole(
+    attention: Any, latent: torch.Tensor, rope: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows to be expanded, where they lie on several ranks."""
+    layer = attention._amla.cache_layer
+    is_lent = isinstance(layer, ShardedLayer) and latent is layer.keys
+    return layer.whole() if is_lent else (latent, rope)
 
 
 # ---- Patching ----
@@ -612,7 +679,21 @@ def _register(own: str) -> None:
         AttentionMaskInterface.register(_PREFIX + own, masks[own])
 
 
-def patch(model: nn.Module) -> nn.Module:
+def _check_context(context: Any) -> None:
+    if context is None:
+        return
+    from .distributed import DecodeContextParallel
+
+    if not isinstance(context, DecodeContextParallel):
+        kind = type(context).__name__
+        raise TypeError(
+            f"context_parallel: {kind}: must be an amla.distributed.DecodeContextParallel"
+        )
+    if not context.gather_heads:
+        raise ValueError("context_parallel: gather_heads=False: must be True")
+
+
+def patch(model: nn.Module, *, context_parallel: Any = None) -> nn.Module:
     """Makes a model of transformers whose attention layers cache latent rows and expand them decode
     through AMLA, in place; returns it. Layers are told by that protocol, not by a list of classes;
     docs/transformers.md has the classes that were tried. Those with an indexer attend to its lists.
@@ -623,10 +704,16 @@ def patch(model: nn.Module) -> nn.Module:
     over. Call the model under torch.no_grad() (generate does): steps that record gradients stay the
     model's own.
 
+    context_parallel: an `amla.distributed.DecodeContextParallel`. Every rank of its group runs the
+    whole model on the same tokens, and keeps the latent rows of its own splits only. Needs a
+    DynamicCache; steps that AMLA does not take gather the rows of a layer for that step. Such a
+    model is not pickled and not compiled.
+
     Raises NotImplementedError with class and reason for what cannot be patched, ValueError for what
     is patched already; then nothing is changed.
     """
     layers, shared, memo = _check(model), Stats(), _Memo()
+    _check_context(context_parallel)
     for attention in layers:
         config = attention.config
         own = (config._attn_implementation or "eager").removeprefix(
@@ -634,7 +721,7 @@ def patch(model: nn.Module) -> nn.Module:
         )  # the layers share one config
         _register(own)
         config._attn_implementation = _PREFIX + own
-        attention._amla = _Patched(shared, memo, config, own)
+        attention._amla = _Patched(shared, memo, config, own, context_parallel)
         attention._amla_hook = attention.register_forward_pre_hook(
             _use_latent_layer, with_kwargs=True
         )

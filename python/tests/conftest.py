@@ -26,6 +26,7 @@ NEEDS = {
     "test_vllm_plugin.py": ("torch",),
     "test_deepseek_example.py": ("torch", "transformers"),
     "test_distributed.py": ("torch",),
+    "test_transformers_distributed.py": ("torch", "transformers"),
 }
 
 missing = {
