@@ -5,7 +5,11 @@ bit for bit those of one process, and a cache of which each process has its shar
 import contextlib
 import copy
 import functools
+import importlib.util
+import io
+import pathlib
 import pickle
+import re
 
 import pytest
 import torch
@@ -18,6 +22,7 @@ from deepseek_models import CACHE
 from test_transformers_patch import greedy, prompts, step_logits
 
 F32 = dict.fromkeys(("q_type", "kv_type", "out_type"), "float32")
+EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / "examples" / "distributed_decode.py"
 SPLIT = query_plan(amla.Plan(scale=1.0, **F32)).tile_tokens  # short splits, as prefills take long
 PROMPT = 3 * SPLIT - 5  # the tokens to come begin a split
 NEW = 12
@@ -228,3 +233,39 @@ def test_a_compiled_model_is_refused(ranks):
     for error in ranks.errors(refused, "compiled"):
         print(error)
         assert "context_parallel: torch.compile: must run uncompiled" in error
+
+
+# ---- The example ----
+
+
+def example(groups, *arguments):
+    spec = importlib.util.spec_from_file_location("distributed_decode", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        status = module.main(arguments)
+    return status, printed.getvalue()
+
+
+def test_the_example_shows_memory_fall(ranks):
+    few = [
+        "--heads",
+        "4",
+        "--layers",
+        "2",
+        "--tokens",
+        "12000",
+        "--new",
+        "3",
+        "--split-tokens",
+        "384",
+    ]
+    (status, text), *others = ranks.run(example, *few)
+    assert status == 0 and "are those of one process" in text, text
+    assert others == [(0, "")] * 3
+    four, one = text.split("one process, ")[:2]
+    row = re.compile(r"^ +(\d) +(\d+) +([\d.]+) +(-?[\d.]+) +([\d.]+)$", re.M)
+    held = [(int(n), float(kept)) for _, n, kept, *_ in row.findall(four)]
+    ((all_held, all_kept),) = ((int(n), float(kept)) for _, n, kept, *_ in row.findall(one))
+    assert len(held) == 4 and sum(n for n, _ in held) == all_held == 12003
+    assert max(kept for _, kept in held) < 0.3 * all_kept
