@@ -4,22 +4,32 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _library as c
 from . import _scopes
-from ._arrays import View, call_operator, is_torch, is_traced, native, refuse_gradients
-from ._plan import cpu_options
+from ._arrays import (
+    View,
+    call_operator,
+    is_torch,
+    is_traced,
+    native,
+    pointer,
+    refuse_gradients,
+    refuse_unplain,
+    signature,
+)
+from ._plan import cpu_options, default_threads, remember
 from ._scopes import Array
 from ._shapes import (
     expect,
     expect_contiguous,
     expect_dtype,
     expect_packed,
+    extent_bytes,
     host_views,
-    put_arrays,
     stride,
 )
 
@@ -64,21 +74,70 @@ def cache_write(
     given = dict(latent=latent, rope=rope, kv_cache=kv_cache, kv_rope=kv_rope)
     arrays = {name: native(name, x) for name, x in given.items()}
     arrays["slot_mapping"] = _int64("slot_mapping", slot_mapping)
-    views = host_views(arrays, ("latent", "kv_cache", "slot_mapping"))
     for name in ("kv_cache", "kv_rope"):
         if isinstance(arrays[name], np.ndarray) and not arrays[name].flags.writeable:
             raise ValueError(f"{name}: read-only: must be writable")
-    scales = dict(kv_scale=kv_scale, kv_rope_scale=kv_rope_scale)
+    try:
+        prepared = _find(arrays, (kv_type, kv_scale, kv_rope_scale, any_scale, threads, isa))
+        args = c.CacheWriteArgs.from_buffer_copy(prepared.args)
+        args.latent, args.rope = pointer(arrays["latent"]), pointer(arrays["rope"])
+        args.kv, args.kv_rope = pointer(arrays["kv_cache"]), pointer(arrays["kv_rope"])
+        args.slot_mapping = pointer(arrays["slot_mapping"])
+    except RuntimeError:  # torch: no strides, no storage
+        for name, x in arrays.items():
+            refuse_unplain(name, x)
+        raise
+    detail = c.Detail()
+    c.check(c.lib.amla_cache_write(ctypes.byref(args), prepared.options_at, detail), detail)
+
+
+# ---- Worked out once for arrays of the same shapes, strides and types ----
+
+
+class _Prepared(NamedTuple):
+    """amla_cache_write_args that lacks only its pointers, and amla_options."""
+
+    args: bytes
+    options: c.Options
+    options_at: int
+
+
+_remembered: dict[tuple[Any, ...], _Prepared] = {}
+
+
+def _find(arrays: dict[str, Any], how: tuple[Any, ...]) -> _Prepared:
+    types = tuple(map(type, how))  # as True is no scale though it equals 1
+    threads = default_threads(arrays["latent"], 0)
+    key: Any = (*map(signature, arrays.values()), how, types, threads)
+    try:
+        found = _remembered.get(key)
+    except TypeError:  # what cannot be hashed: _prepare says which
+        key = found = None
+    if found is None:
+        found = _prepare(arrays, *how)
+        if key is not None:
+            remember(_remembered, key, found)
+    return found
+
+
+def _prepare(
+    arrays: dict[str, Any],
+    kv_type: Any,
+    kv_scale: Any,
+    kv_rope_scale: Any,
+    any_scale: Any,
+    threads: int,
+    isa: str,
+) -> _Prepared:
+    views = host_views(arrays, ("latent", "kv_cache", "slot_mapping"))
     args = _args(views, _scopes.cache_type("kv_cache", views["kv_cache"], kv_type))
     args.any_scale = c.checked_flag("any_scale", any_scale)
-    for name, scale in scales.items():
-        setattr(args, name, c.checked_number(name, scale))
-    put_arrays(args, arrays, views, {"kv_cache": "kv"})
-    options, detail = cpu_options(latent, threads, isa), c.Detail()
-    c.check(
-        c.lib.amla_cache_write(ctypes.byref(args), ctypes.addressof(options), ctypes.byref(detail)),
-        detail,
-    )
+    args.kv_scale = c.checked_number("kv_scale", kv_scale)
+    args.kv_rope_scale = c.checked_number("kv_rope_scale", kv_rope_scale)
+    for name, view in views.items():
+        setattr(args, f"{'kv' if name == 'kv_cache' else name}_bytes", extent_bytes(view))
+    options = cpu_options(arrays["latent"], threads, isa)
+    return _Prepared(bytes(args), options, ctypes.addressof(options))
 
 
 def _int64(name: str, x: Any) -> Any:

@@ -166,7 +166,7 @@ class Plan:
         call = self._calls.get(key)
         if call is None:
             call = Call(a, self._options(a), self)
-            _remember(self._calls, key, call)
+            remember(self._calls, key, call)
         return call.run(a)
 
     def _options(self, a: Arguments) -> Options:
@@ -299,7 +299,7 @@ def backend_for(device: str, backend: str) -> str:
     return "cuda"
 
 
-def _threads(q: Array, threads: int) -> int:
+def default_threads(q: Array, threads: int) -> int:
     """threads as asked for, or, for torch tensors, torch.get_num_threads(), so that
     torch.set_num_threads holds here too."""
     return loaded_torch().get_num_threads() if threads == 0 and is_torch(q) else threads
@@ -307,7 +307,7 @@ def _threads(q: Array, threads: int) -> int:
 
 def threads_for(q: Array, threads: int) -> int:
     """The same, but that AMLA_NUM_THREADS goes before torch's number."""
-    return threads if os.environ.get("AMLA_NUM_THREADS") else _threads(q, threads)
+    return threads if os.environ.get("AMLA_NUM_THREADS") else default_threads(q, threads)
 
 
 def cpu_options(q: Array, threads: int, isa: str) -> c.Options:
@@ -320,7 +320,8 @@ def cpu_options(q: Array, threads: int, isa: str) -> c.Options:
 _calls: dict[tuple[Any, ...], Call] = {}
 
 
-def _remember(calls: dict[tuple[Any, ...], Call], key: tuple[Any, ...], call: Call) -> None:
+def remember(calls: dict[tuple[Any, ...], Any], key: tuple[Any, ...], call: Any) -> None:
+    """One more of them, of which there are not too many."""
     if len(calls) >= _MAX_CALLS:
         calls.clear()
     calls[key] = call
@@ -328,9 +329,9 @@ def _remember(calls: dict[tuple[Any, ...], Call], key: tuple[Any, ...], call: Ca
 
 def find_call(a: Arguments, o: Options) -> Call:
     """The call for these arguments, from memory or worked out now. o: from `options_of`."""
-    key = (a.signature(), o, _threads(a.q, o.threads))
+    key = (a.signature(), o, default_threads(a.q, o.threads))
     call = _calls.get(key)
     if call is None:
         call = Call(a, o)
-        _remember(_calls, key, call)
+        remember(_calls, key, call)
     return call

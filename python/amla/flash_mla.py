@@ -23,7 +23,7 @@ from . import _torch_op
 from ._arrays import integers, is_torch, refuse_gradients, refuse_unplain
 from ._decode import decode
 from ._library import checked_number
-from ._plan import Call, find_call
+from ._plan import Call, find_call, remember
 from ._problem import Arguments, options_of
 from ._scopes import Scope
 
@@ -228,7 +228,6 @@ _int64, _get_num_threads = torch.int64, torch.get_num_threads
 _is_compiling, _is_grad_enabled = torch.compiler.is_compiling, torch.is_grad_enabled
 _describe = operator.attrgetter("shape", "dtype", "device")
 _calls: dict[tuple[Any, ...], Call] = {}
-_MAX_CALLS = 1024
 
 
 def _scale(name: str, scale: Any, q: Any) -> float:
@@ -295,9 +294,7 @@ def _remember(
         options_of(scale, causal=causal, d_v=head_dim_v),
     )
     if key is not None:
-        if len(_calls) >= _MAX_CALLS:
-            _calls.clear()
-        _calls[key] = call
+        remember(_calls, key, call)
     return call
 
 

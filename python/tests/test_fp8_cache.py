@@ -126,6 +126,9 @@ def test_rows_of_numbers_keep_their_bits(rng, dtype):
     whole = np.zeros((PAGES, PAGE, 512), dtype)
     amla.cache_write(latent, None, whole, slots.astype(np.int32))
     assert (whole == apart).all()
+    again = np.zeros((PAGES, PAGE, 512), dtype)  # of shapes seen before
+    amla.cache_write(latent[::-1].copy(), None, again, slots[::-1].astype(np.int32))
+    assert (again == apart).all()
 
 
 def test_refusals(rng):
@@ -136,6 +139,7 @@ def test_refusals(rng):
     high[59] = PAGE * PAGES
     locked = cache.copy()
     locked.flags.writeable = False
+    amla.cache_write(**{**base, "kv_cache": cache.copy()})  # of shapes seen before, too
     for change, error, words in (
         (dict(slot_mapping=high), ValueError, "slot_mapping[59]=80: "),
         (dict(slot_mapping=slots[1:]), ValueError, "slot_mapping: shape [59]: must be [n=60]"),
@@ -149,6 +153,9 @@ def test_refusals(rng):
         (dict(latent=latent[:, :500]), ValueError, "d_latent=500: must be 512"),
         (dict(any_scale=2), ValueError, "any_scale=2: must be True or False"),
         (dict(kv_scale=2.0), ValueError, "kv_scale=2: must be 0 or 1 for kv_type=fp8_656"),
+        (dict(kv_scale=True), ValueError, "kv_scale=True: must be a plain number"),
+        (dict(kv_type=["fp8_656"]), ValueError, "kv_type=['fp8_656']: must be one of"),
+        (dict(threads=0.0), ValueError, "threads=0.0: must be an integer"),
         (dict(isa="mmx"), ValueError, "isa='mmx': must be one of"),
     ):
         with pytest.raises(error) as caught:
