@@ -9,6 +9,7 @@ with absorbed queries, as a decode step with many queries per sequence.
 
 from __future__ import annotations
 
+import operator
 from typing import Any, ClassVar
 
 import torch
@@ -17,8 +18,11 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import get_and_ma
 from vllm.v1.attention.backend import MultipleOf
 from vllm.v1.attention.backends.mla.cpu_mla import CPUMLABackend, CPUMLAImpl
 
+from ._arrays import integers
 from ._cache_write import cache_write
 from ._decode import decode
+from ._plan import Call, find_call, remember
+from ._problem import Arguments, options_of
 
 
 class AmlaMLABackend(CPUMLABackend):
@@ -75,21 +79,55 @@ class AmlaMLAImpl(CPUMLAImpl):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """q [tokens, heads, 576] or its two parts, of one or more tokens per sequence -> out
         [tokens, heads, 512] and its natural LSE [tokens, heads]."""
-        if not isinstance(q, tuple):
-            q = q.split((self.kv_lora_rank, self.qk_rope_head_dim), dim=-1)
-        table, lengths = attn_metadata.decode.block_table, attn_metadata.decode.seq_lens
-        nope, rope = (x.unflatten(0, (len(lengths), -1)) for x in q)
-        out, lse = decode(
-            nope,
-            kv_c_and_k_pe_cache,
-            table,
-            lengths,
-            q_rope=rope,
-            scale=self.scale,
-            causal=True,
-            d_v=self.kv_lora_rank,
+        nope, rope = q if isinstance(q, tuple) else q.split(self._parts(), dim=-1)
+        lengths = integers("seq_lens", attn_metadata.decode.seq_lens)
+        table = integers("block_table", attn_metadata.decode.block_table)
+        call = self._find_call(nope, rope, kv_c_and_k_pe_cache, table, lengths)
+        out, lse, tensors = call.make_out(), call.make_lse(), call.new_tensors()
+        tensors.q, tensors.q_rope = nope.data_ptr(), rope.data_ptr()
+        tensors.kv = kv_c_and_k_pe_cache.data_ptr()
+        tensors.block_table, tensors.seqlens_k = table.data_ptr(), lengths.data_ptr()
+        tensors.out, tensors.lse = out.data_ptr(), lse.data_ptr()
+        call.run_tensors(tensors)
+        rows = nope.shape[:2]
+        if len(lengths) == len(nope):
+            return out.view(*rows, self.kv_lora_rank), lse.view(rows)
+        return out.view(*rows, self.kv_lora_rank), lse.transpose(1, 2).reshape(rows)
+
+    def _parts(self) -> tuple[int, int]:
+        return self.kv_lora_rank, self.qk_rope_head_dim
+
+    def _find_call(
+        self,
+        nope: torch.Tensor,
+        rope: torch.Tensor,
+        cache: torch.Tensor,
+        table: torch.Tensor,
+        lengths: torch.Tensor,
+    ) -> Call:
+        """What `decode` would work out for tensors of these shapes, strides and types, by a shorter
+        way: its checks and its view of [tokens, ...] as [b, s_q, ...] only for new ones."""
+        key = (
+            _describe(nope),
+            nope.stride(),
+            _describe(rope),
+            rope.stride(),
+            _describe(cache),
+            cache.stride(),
+            _describe(table),
+            table.stride(),
+            _describe(lengths),
+            self.scale,
+            _get_num_threads(),
         )
-        return out.flatten(0, 1), lse.transpose(1, 2).flatten(0, 1)
+        call = _calls.get(key)
+        if call is None:
+            q, q_rope = (x.unflatten(0, (len(lengths), -1)) for x in (nope, rope))
+            arguments = Arguments(q, cache, table, lengths, more=dict(q_rope=q_rope))
+            options = options_of(self.scale, causal=True, d_v=self.kv_lora_rank)
+            call = find_call(arguments, options)
+            remember(_calls, key, call)
+        return call
 
     def forward_mha(
         self,
@@ -131,6 +169,12 @@ class AmlaMLAImpl(CPUMLAImpl):
         kv_cache_dtype: str,
         k_scale: torch.Tensor,
     ) -> None:
+        n = slot_mapping.numel()
+        if n < len(kv_c_normed):  # padding
+            kv_c_normed, k_pe = kv_c_normed[:n], k_pe[:n]
         if kv_cache.numel() > 0:
-            n = slot_mapping.numel()
-            cache_write(kv_c_normed[:n], k_pe[:n].squeeze(1), kv_cache, slot_mapping.flatten())
+            cache_write(kv_c_normed, k_pe.squeeze(1), kv_cache, slot_mapping.flatten())
+
+
+_describe, _get_num_threads = operator.attrgetter("shape", "dtype", "device"), torch.get_num_threads
+_calls: dict[tuple[Any, ...], Call] = {}

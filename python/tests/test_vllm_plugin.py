@@ -227,6 +227,25 @@ def test_decode(impl, cached, s_q, split):
         np.testing.assert_allclose(lse[mine], want_lse.T, rtol=1e-5, atol=1e-5)
 
 
+def test_decode_of_the_same_shapes_reads_the_new_tensors(impl, cached):
+    """What is remembered of a shape has no pointers in it. Lengths and page ids of int64 too."""
+    cache, table, lengths, rows = cached
+    shorter, shuffled = lengths - 3, torch.roll(table, 1, 0)
+    moved = torch.roll(lengths, 1, 0)
+    for t, n, mine in (
+        (table, lengths, rows),
+        (table, shorter, [row[:-3] for row in rows]),
+        (shuffled.long(), moved.long(), [rows[-1], *rows[:-1]]),
+    ):
+        q = torch.randn(B, H, RANK + ROPE)
+        metadata = types.SimpleNamespace(decode=types.SimpleNamespace(block_table=t, seq_lens=n))
+        out, lse = impl.forward_mqa(q.split((RANK, ROPE), -1), cache.clone(), metadata, None)
+        for i, row in enumerate(mine):
+            want, want_lse = oracle.attend(q[i : i + 1].numpy(), row.double().numpy(), SCALE, RANK)
+            assert oracle.rel_error(out[i : i + 1], want) < 1e-5
+            np.testing.assert_allclose(lse[i], want_lse[:, 0], rtol=1e-5, atol=1e-5)
+
+
 def test_prefill_behind_cached_tokens(impl, cached):
     """Keys and values of every head, expanded, in fp64."""
     cache, table, lengths, rows = cached
