@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
+from ._numpy import np
 
 BFLOAT16_HELP = "bfloat16 in NumPy needs the package ml_dtypes (pip install ml_dtypes)"
 
@@ -76,10 +76,13 @@ def native(name: str, x: Any, dtype: str | None = None) -> Any:
     ValueError if that would change one. TypeError for anything else."""
     if type(x) in _signatures:
         return x
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name}: MaskedArray: must be a plain array, its mask would be ignored")
-    if isinstance(x, np.ndarray) or is_torch(x):
-        _signatures[type(x)] = _numpy_signature if isinstance(x, np.ndarray) else _torch_signature
+    if is_torch(x):
+        _signatures[type(x)] = _torch_signature
+        return x
+    if isinstance(x, np.ndarray):
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"{name}: MaskedArray: must be a plain array, its mask would be ignored")
+        _signatures[type(x)] = _numpy_signature
         return x
     if hasattr(x, "__dlpack__"):
         return _from_dlpack(name, x)
@@ -254,7 +257,7 @@ def dtype_name(dtype: Any) -> str:
         return name.removeprefix("torch.")
     try:
         return np.dtype(dtype).name
-    except TypeError:
+    except (TypeError, ImportError):
         raise ValueError(
             f"out_dtype={dtype!r:.60}: must be one of float32, bfloat16, float16, as a name or a "
             "dtype of torch or NumPy"

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from . import _bench_plot
 from ._arrays import numpy_dtype
 from ._library import checked_int, checked_number
+from ._numpy import np
 from ._plan import Plan
 
 _TOLERANCE = {

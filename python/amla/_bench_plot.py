@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+from ._numpy import np
 
 Product = Callable[[Any, Any], Any]
 PRODUCT = 512  # rows and columns of the product that is the limit

@@ -6,8 +6,6 @@ from __future__ import annotations
 import ctypes
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from . import _library as c
 from . import _scopes
 from ._arrays import (
@@ -21,6 +19,7 @@ from ._arrays import (
     refuse_unplain,
     signature,
 )
+from ._numpy import np
 from ._plan import cpu_options, default_threads, remember
 from ._scopes import Array
 from ._shapes import (

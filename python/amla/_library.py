@@ -18,8 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-import numpy as np
-
+from ._numpy import np
 from ._options import DECODE, LIBRARY, is_named_by_library
 
 I32, I64, U32, SIZE, PTR = (

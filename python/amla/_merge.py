@@ -8,8 +8,6 @@ import ctypes
 import math
 from typing import Any
 
-import numpy as np
-
 from . import _library as c
 from ._arrays import (
     call_operator,
@@ -22,6 +20,7 @@ from ._arrays import (
     refuse_unplain,
     view_of,
 )
+from ._numpy import np
 from ._scopes import Array
 from ._shapes import (
     expect,

@@ -15,10 +15,9 @@ import os
 import weakref
 from typing import Any
 
-import numpy as np
-
 from . import _library as c
 from ._arrays import is_torch, loaded_torch, maker_like_kind
+from ._numpy import np
 from ._options import DEFAULTS, LIBRARY
 from ._problem import (
     MAX_REMEMBERED,
