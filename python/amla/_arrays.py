@@ -80,9 +80,7 @@ def native(name: str, x: Any, dtype: str | None = None) -> Any:
         _signatures[type(x)] = _torch_signature
         return x
     if isinstance(x, np.ndarray):
-        if isinstance(x, np.ma.MaskedArray):
-            raise TypeError(f"{name}: MaskedArray: must be a plain array, its mask would be ignored")
-        _signatures[type(x)] = _numpy_signature
+        _signatures[_plain_type(name, x)] = _numpy_signature
         return x
     if hasattr(x, "__dlpack__"):
         return _from_dlpack(name, x)
@@ -92,6 +90,12 @@ def native(name: str, x: Any, dtype: str | None = None) -> Any:
         f"{name}: {type(x).__name__}: must be a NumPy array, a torch tensor or an object with "
         "__dlpack__"
     )
+
+
+def _plain_type(name: str, x: Any) -> type:
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: MaskedArray: must be a plain array, its mask would be ignored")
+    return type(x)
 
 
 def _from_list(name: str, x: Any, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
