@@ -5,9 +5,12 @@ models decode with and without it.
 
     try_vllm.py                    tokens and log-probabilities of every step, float32: DeepseekV2
                                    and V3; prefix caching, chunked prefill and pages of 53 tokens
+    try_vllm.py --quick            DeepseekV2 alone and that way, against Hugging Face's model
     try_vllm.py --serve            the server on the loopback interface, 8 clients at once, whose
                                    prompts are texts; its graph is compiled, as is vLLM's default
-    try_vllm.py --bench [HEADS...] tokens per second at 128, 1024 and 4096 tokens of context
+    try_vllm.py --bench [HEADS...] [--threads N...]
+                                   tokens per second at 128, 1024 and 4096 tokens of context, in
+                                   turns; the backend's decode step against amla.decode
 
 Everything is compared with vLLM without the plug-in (VLLM_PLUGINS=none), and that with Hugging
 Face's model. Exit code 1 if a result differs.
@@ -21,14 +24,17 @@ import os
 import pathlib
 import random
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import types
 import urllib.request
 
 VOCABULARY = 512
 STEPS = 24
+CONTEXTS, ROUNDS = (128, 1024, 4096), 5  # of --bench
 TOLERANCE = 1e-4  # of log-probabilities in float32
 # Without a compiled graph (enforce_eager) vLLM 0.32 rotates by a kernel of its own that takes
 # [tokens, heads, 64] for rows of one head: it is wrong for models without YaRN. "none" names its
@@ -102,17 +108,21 @@ def prompts():
 # ---- In a process with vLLM ----
 
 
-def generate(job):
-    """Tokens and all log-probabilities of every step, or seconds per step."""
-    from vllm import LLM, SamplingParams
+def load(job, length=4096):
+    """The model in this process."""
+    from vllm import LLM
 
-    length = max([4096, *(n + 64 for n in job.get("contexts", ()))])
     options = dict(enforce_eager=True, dtype="float32", max_model_len=length)
     options |= dict(skip_tokenizer_init=True, max_logprobs=VOCABULARY, **job["options"])
-    llm = LLM(job["model"], **options)
+    return LLM(job["model"], **options)
+
+
+def generate(job):
+    """Tokens and all log-probabilities of every step."""
+    from vllm import SamplingParams
+
+    llm = load(job)
     more = dict(temperature=0, ignore_eos=True, detokenize=False)
-    if "contexts" in job:
-        return [speed(llm, SamplingParams, n, more) for n in job["contexts"]]
     params = SamplingParams(max_tokens=STEPS, logprobs=VOCABULARY, **more)
     found = []
     for batch in (job["prompts"][:4], job["prompts"][4:]):
@@ -142,19 +152,81 @@ def reference(model, prompts, steps):
     return found
 
 
-def speed(llm, params, context, more):
-    """Tokens per second of one sequence, decode steps alone: 48 tokens less 8, best of three."""
-    numbers = random.Random(context)
-    best = []
-    for tokens in (8, 48):
-        times = []
-        for _ in range(3):
-            ids = [numbers.randrange(3, VOCABULARY) for _ in range(context)]
+# ---- Bench, in a process with vLLM: one command a line of stdin, one answer of stdout ----
+
+
+def answer_commands(job):
+    llm = load(job, max(CONTEXTS) + 256)
+    commands = dict(fill=fill, steps=time_steps, backend=time_backend)
+    print(json.dumps(dict(answer="ready")), flush=True)
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        print(json.dumps(dict(answer=commands[name](llm.llm_engine, *arguments))), flush=True)
+
+
+def fill(engine, context):
+    """Ends the last request, begins one of so many tokens and prefills it."""
+    from vllm import SamplingParams
+
+    engine.abort_request(getattr(engine, "_bench", []))
+    numbers, engine._bench = random.Random(context), [f"context {context}"]
+    params = SamplingParams(temperature=0, ignore_eos=True, detokenize=False, max_tokens=256)
+    ids = [numbers.randrange(3, VOCABULARY) for _ in range(context)]
+    engine.add_request(engine._bench[0], dict(prompt_token_ids=ids), params)
+    while not engine.step():
+        pass
+
+
+def time_steps(engine, n):
+    """Seconds and CPU seconds of each of n decode steps, this process's threads, those of them that
+    took a tenth of the time, and its OpenMP runtimes."""
+    before, start = thread_seconds(), time.perf_counter()
+    times = []
+    for _ in range(n):
+        wall, cpu = time.perf_counter(), time.process_time()
+        engine.step()
+        times.append((time.perf_counter() - wall, time.process_time() - cpu))
+    after, least = thread_seconds(), (time.perf_counter() - start) / 10
+    busy = sum(seconds - before.get(thread, 0) > least for thread, seconds in after.items())
+    maps = pathlib.Path("/proc/self/maps").read_text().split()
+    runtimes = {pathlib.Path(x).name for x in maps if "/libgomp" in x or "/libiomp" in x}
+    return dict(times=times, threads=len(after), busy=busy, runtimes=sorted(runtimes))
+
+
+def thread_seconds():
+    tick, found = os.sysconf("SC_CLK_TCK"), {}
+    for task in pathlib.Path("/proc/self/task").iterdir():
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        found[task.name] = (int(fields[11]) + int(fields[12])) / tick
+    return found
+
+
+def time_backend(_engine, heads, context, seconds):
+    """forward_mqa and amla.decode on the same tensors as vLLM passes them, in turns: seconds."""
+    import torch
+
+    from amla import _vllm_mla, decode
+
+    torch.manual_seed(0)
+    impl = object.__new__(_vllm_mla.AmlaMLAImpl)
+    vars(impl).update(kv_lora_rank=512, qk_rope_head_dim=64, scale=192**-0.5)
+    cache, pages = torch.randn(-(-context // 16), 16, 576), -(-context // 16)
+    table, lengths = torch.randperm(pages).int()[None], torch.tensor([context], dtype=torch.int32)
+    step = types.SimpleNamespace(block_table=table, seq_lens=lengths)
+    q = torch.randn(1, heads, 512), torch.randn(1, heads, 192)[..., 128:]
+    whole, options = torch.cat(q, -1)[:, None], dict(scale=impl.scale, causal=True)
+    calls = (
+        lambda: impl.forward_mqa(q, cache, types.SimpleNamespace(decode=step), None),
+        lambda: decode(whole, cache, table, lengths, **options),
+    )
+    assert torch.allclose(calls[0]()[0], calls[1]()[0][:, 0], atol=1e-4)
+    times, end = ([], []), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for call, found in zip(calls, times):
             start = time.perf_counter()
-            llm.generate([dict(prompt_token_ids=ids)], params(max_tokens=tokens, **more))
-            times.append(time.perf_counter() - start)
-        best.append(min(times))
-    return 40 / (best[1] - best[0])
+            call()
+            found.append(time.perf_counter() - start)
+    return times
 
 
 # ---- The parent ----
@@ -175,7 +247,7 @@ def in_vllm(plugin, threads=2, **job):
         path.write_text(json.dumps(job))
         done = subprocess.run(
             [sys.executable, __file__, "--job", str(path)],
-            env=environment(plugin, threads),
+            env=environment(plugin, threads) | dict(VLLM_ENABLE_V1_MULTIPROCESSING="0"),
             capture_output=True,
             text=True,
             timeout=600,
@@ -221,15 +293,90 @@ def try_results(folder):
                 sys.exit(f"no tokens came from the prefix cache: {got[4]['cached']}")
 
 
-def try_bench(folder, heads, threads=(1, 2)):
-    print("heads  threads  context  without  with  ratio   (tokens per second, float32)")
+def try_quickly(folder):
+    job = dict(model=make_model(folder / "quick"), prompts=prompts())
+    got, said = in_vllm(True, **job, options=REUSE)
+    assert "decodes for vLLM's backend CPU_MLA" in said, said
+    want = reference(job["model"], job["prompts"], STEPS)
+    compare("DeepseekV2, chunked prefill and prefix caching", got, want)
+
+
+class Bench:
+    """A process that answers commands."""
+
+    def __init__(self, plugin, threads, model):
+        env = environment(plugin, threads) | dict(VLLM_ENABLE_V1_MULTIPROCESSING="0")
+        job = json.dumps(dict(model=model, options=NATIVE))
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--answer", job],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def answer(self):
+        for line in self.process.stdout:
+            if line.startswith('{"answer": '):
+                return json.loads(line)["answer"]
+        sys.exit("vLLM ended")
+
+    def ask(self, *command):
+        print(json.dumps(command), file=self.process.stdin, flush=True)
+        return self.answer()
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+def try_bench(folder, heads, threads):
     for h in heads:
         model = make_model(folder / f"heads{h}", heads=h)
         for n in threads:
-            job = dict(model=model, options=NATIVE, contexts=[128, 1024, 4096])
-            without, ours = (in_vllm(plugin, n, **job)[0] for plugin in (False, True))
-            for context, x, y in zip(job["contexts"], without, ours):
-                print(f"{h:5d} {n:8d} {context:8d} {x:8.1f} {y:6.1f} {y / x:6.2f}", flush=True)
+            both = [Bench(plugin, n, model) for plugin in (False, True)]
+            try:
+                for bench in both:
+                    bench.answer()
+                print(f"\n{h} heads, {n} threads, float32, one sequence; steps in turns")
+                bench_backend(both[1], h)
+                for context in CONTEXTS:
+                    bench_steps(both, context)
+            finally:
+                for bench in both:
+                    bench.end()
+
+
+def bench_backend(bench, heads):
+    ours, bare = (sorted(times) for times in bench.ask("backend", heads, 1024, 4))
+    middle = len(bare) // 2
+    print(
+        f"the backend's step at 1024 tokens over amla.decode: {ours[0] * 1e6:.0f} us against "
+        f"{bare[0] * 1e6:.0f} ({ours[0] / bare[0]:.3f}), medians {ours[middle] * 1e6:.0f} and "
+        f"{bare[middle] * 1e6:.0f} ({ours[middle] / bare[middle]:.3f}), {len(bare)} calls",
+        flush=True,
+    )
+
+
+def bench_steps(both, context):
+    """ROUNDS times 8 steps of each: medians."""
+    for bench in both:
+        bench.ask("fill", context)
+        bench.ask("steps", 4)
+    rounds = [[bench.ask("steps", 8) for bench in both] for _ in range(ROUNDS)]
+    found = []
+    for mine in zip(*rounds):
+        wall, cpu = zip(*(t for round in mine for t in round["times"]))
+        last = mine[-1]
+        found.append(1 / statistics.median(wall))
+        print(
+            f"{context:6d} tokens {'with' if len(found) == 2 else 'without':8}"
+            f"{found[-1]:8.1f} tokens/s {statistics.median(cpu) * 1e3:8.2f} ms of CPU a token"
+            f"{max(r['busy'] for r in mine):3d} of {last['threads']} threads at work, "
+            f"{' '.join(last['runtimes'])}",
+            flush=True,
+        )
+    print(f"{context:6d} tokens ratio   {found[1] / found[0]:8.2f}", flush=True)
 
 
 # ---- The server ----
@@ -274,7 +421,7 @@ def serve(model, plugin, texts):
 
 
 def wait_for(server, port, log):
-    for _ in range(300):
+    for _ in range(500):
         if server.poll() is not None:
             log.seek(0)
             sys.exit(f"the server ended:\n{log.read()[-3000:]}")
@@ -282,7 +429,7 @@ def wait_for(server, port, log):
             return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
         except OSError:
             time.sleep(1)
-    sys.exit("the server did not come up within 300 s")
+    sys.exit("the server did not come up within 500 s")
 
 
 def try_server(folder):
@@ -307,10 +454,15 @@ def try_server(folder):
 
 def main():
     parser = argparse.ArgumentParser(description="The plug-in in the real vLLM.")
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--serve", action="store_true")
     parser.add_argument("--bench", nargs="*", type=int, metavar="HEADS")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], metavar="N")
     parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--answer", help=argparse.SUPPRESS)
     a = parser.parse_args()
+    if a.answer:
+        return answer_commands(json.loads(a.answer))
     if a.job:
         path = pathlib.Path(a.job)
         path.write_text(json.dumps(generate(json.loads(path.read_text()))))
@@ -318,8 +470,10 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         if a.serve:
             try_server(pathlib.Path(folder))
+        elif a.quick:
+            try_quickly(pathlib.Path(folder))
         elif a.bench is not None:
-            try_bench(pathlib.Path(folder), a.bench or [16, 128])
+            try_bench(pathlib.Path(folder), a.bench or [16, 128], a.threads)
         else:
             try_results(pathlib.Path(folder))
 
