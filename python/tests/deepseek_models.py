@@ -13,105 +13,43 @@ from transformers import (
     DeepseekV3ForCausalLM,
 )
 
+from mla_classes import TINY, YARN
+
 CACHE = (
     "cache"
     if "cache" in inspect.signature(DeepseekV3ForCausalLM.forward).parameters
     else "past_key_values"
 )  # the latter up to 5.23
-YARN = dict(
-    rope_type="yarn",
-    rope_theta=10000.0,
-    factor=40.0,
-    original_max_position_embeddings=4096,
-    beta_fast=32.0,
-    beta_slow=1.0,
-)
 SMALL = dict(
-    num_hidden_layers=2,
+    TINY,
     vocab_size=4000,
+    hidden_size=256,
     intermediate_size=512,
     moe_intermediate_size=128,
+    q_lora_rank=256,
     n_routed_experts=8,
     first_k_dense_replace=1,
-    num_experts_per_tok=2,
-    n_shared_experts=1,
     max_position_embeddings=163840,
-    bos_token_id=0,
-    eos_token_id=1,
-    pad_token_id=2,
     initializer_range=0.05,
 )
+LITE = dict(YARN, mscale=0.707, mscale_all_dim=0.707)
+GLM = dict(qk_nope_head_dim=192, v_head_dim=256)
+
+
+def heads(n, **sizes):
+    return dict(num_attention_heads=n, num_key_value_heads=n, **sizes)
+
+
+def indexer(n):
+    return dict(index_n_heads=n, index_head_dim=128, index_topk=24)
+
+
 SIZES = {
-    "v3": dict(
-        hidden_size=256,
-        num_attention_heads=128,
-        num_key_value_heads=128,
-        q_lora_rank=256,
-        kv_lora_rank=512,
-        qk_nope_head_dim=128,
-        qk_rope_head_dim=64,
-        v_head_dim=128,
-        n_group=2,
-        topk_group=1,
-        rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0),
-    ),
-    "v2-lite": dict(
-        hidden_size=256,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        q_lora_rank=None,
-        kv_lora_rank=512,
-        qk_nope_head_dim=128,
-        qk_rope_head_dim=64,
-        v_head_dim=128,
-        n_group=1,
-        topk_group=1,
-        rope_parameters=dict(YARN, mscale=0.707, mscale_all_dim=0.707),
-    ),
-    "glm": dict(
-        hidden_size=256,
-        num_attention_heads=20,
-        num_key_value_heads=20,
-        q_lora_rank=256,
-        kv_lora_rank=512,
-        qk_nope_head_dim=192,
-        qk_rope_head_dim=64,
-        v_head_dim=256,
-        n_group=1,
-        topk_group=1,
-    ),
-    "v32": dict(
-        hidden_size=256,
-        num_attention_heads=128,
-        num_key_value_heads=128,
-        q_lora_rank=256,
-        kv_lora_rank=512,
-        qk_nope_head_dim=128,
-        qk_rope_head_dim=64,
-        v_head_dim=128,
-        n_group=2,
-        topk_group=1,
-        index_n_heads=64,
-        index_head_dim=128,
-        index_topk=24,
-        rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0),
-    ),
-    "glm-dsa": dict(
-        hidden_size=256,
-        num_attention_heads=64,
-        num_key_value_heads=64,
-        q_lora_rank=256,
-        kv_lora_rank=512,
-        qk_nope_head_dim=192,
-        qk_rope_head_dim=64,
-        v_head_dim=256,
-        n_group=1,
-        topk_group=1,
-        index_n_heads=32,
-        index_head_dim=128,
-        index_topk=24,
-        indexer_types=["full", "shared"],
-    ),
+    "v3": heads(128, n_group=2, rope_parameters=YARN),
+    "v2-lite": heads(16, q_lora_rank=None, rope_parameters=LITE),
+    "glm": heads(20, **GLM),
+    "v32": heads(128, n_group=2, rope_parameters=YARN, **indexer(64)),
+    "glm-dsa": heads(64, indexer_types=["full", "shared"], **GLM, **indexer(32)),
 }
 # Those that a release may lack, and how its classes are called.
 CLASSES = {"glm": "Glm4MoeLite", "v32": "DeepseekV32", "glm-dsa": "GlmMoeDsa"}

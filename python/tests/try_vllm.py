@@ -56,33 +56,23 @@ def make_model(folder, kind="DeepseekV2", heads=16):
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
+    import mla_classes
+
     torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(
+    sizes = dict(
+        mla_classes.TINY,
         vocab_size=VOCABULARY,
         hidden_size=256,
         intermediate_size=256,
         moe_intermediate_size=64,
-        num_hidden_layers=2,
         num_attention_heads=heads,
         num_key_value_heads=heads,
         q_lora_rank=None if kind == "DeepseekV2" else 128,
-        kv_lora_rank=512,
-        qk_nope_head_dim=128,
-        qk_rope_head_dim=64,
-        v_head_dim=128,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        n_shared_experts=1,
-        n_group=1,
-        topk_group=1,
         first_k_dense_replace=2,
-        max_position_embeddings=8192,
         initializer_range=0.1,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
         dtype="float32",
     )
+    config = getattr(transformers, f"{kind}Config")(**sizes)
     model = getattr(transformers, f"{kind}ForCausalLM")(config).float()
     model.save_pretrained(folder)
     # A special token is found within words too, so that its name must not begin one.
