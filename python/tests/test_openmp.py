@@ -31,6 +31,22 @@ COUNT = """
 """
 
 
+IN_TURNS = """
+    import statistics, sys, time
+    calls = dict(torch=lambda: a @ a, amla=lambda: amla.decode(q, kv, scale=1 / 576))
+    def seconds(*names):
+        found = {name: [] for name in names}
+        for _ in range(9):
+            for name in names:
+                start = time.perf_counter()
+                calls[name]()
+                found[name].append(time.perf_counter() - start)
+        return [f"{name} {statistics.median(x) * 1e3:.2f} ms" for name, x in found.items()]
+    alone = seconds("torch") + seconds("amla")
+    print("alone", *alone, "in turns", *seconds("torch", "amla"), file=sys.stderr)
+"""
+
+
 def run(*parts, folder=None):
     """The number of threads of a process, and the OpenMP runtimes in it."""
     env = dict(os.environ, OMP_NUM_THREADS=str(THREADS), OPENBLAS_NUM_THREADS="1")
@@ -40,6 +56,7 @@ def run(*parts, folder=None):
     code = "".join(textwrap.dedent(part) for part in (*parts, COUNT))
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    print(done.stderr)
     n, found = done.stdout.split(maxsplit=1)
     return int(n), eval(found)
 
@@ -63,6 +80,13 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 @pytest.mark.parametrize("order", [(TORCH, DECODE), (DECODE, TORCH)], ids=["torch", "amla"])
 def test_beside_torch(order):
     n, runtimes = run(*order)
+    assert 1 < n <= THREADS + 1 and len(runtimes) == 1, runtimes
+
+
+@needs_torch
+def test_in_turns_with_torch():
+    """No thread more than for one of them. Both are timed alone and in turns, which -s prints."""
+    n, runtimes = run(TORCH, DECODE, IN_TURNS)
     assert 1 < n <= THREADS + 1 and len(runtimes) == 1, runtimes
 
 
