@@ -58,7 +58,7 @@ cp -r "$work/wheels" "$root/wheels"
 
 chroot "$root" python3 -m venv /amla
 inside() { chroot "$root" env -i PATH=/amla/bin:/usr/bin:/bin "$@"; }
-inside pip install -q --no-index --no-deps /wheels/amla-*.whl
+inside sh -c 'pip install -q --no-index --no-deps /wheels/amla-*.whl'
 inside python -c 'import amla; print("nothing but the wheel:", amla.backends()["cpu"])'
 
 inside pip install -q --no-index --find-links /wheels numpy

@@ -60,7 +60,10 @@ def attempt(model, lengths, options):
     finally:
         unpatch(model)
     assert torch.equal(got, want)
-    assert found.amla >= STEPS - 2 and found.copies in (0, found.amla)
+    layers = sum(hasattr(m, "kv_b_proj") for m in model.modules())
+    most = 1 + options.get("prompt_lookup_num_tokens", 0)  # tokens of a step
+    assert found.own == layers  # the prefill
+    assert found.amla * most >= layers * (STEPS - 1) and found.copies in (0, found.amla)
     return "copies" if found.copies else "yes"
 
 
