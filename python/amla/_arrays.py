@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib
 import math
 import operator
 import sys
@@ -61,8 +60,8 @@ def call_operator(name: str, arrays: Sequence[str], arguments: dict[str, Any]) -
     if not all(x is None or is_torch(x) for x in given.values()):
         raise ValueError("inside torch.compile all arrays must be torch tensors")
     refuse_gradients(**given)
-    if OPERATORS not in sys.modules:
-        importlib.import_module(OPERATORS)
+    from . import _torch_op as _torch_op  # registers it; Dynamo traces no import_module
+
     return getattr(loaded_torch().ops.amla, name)(**arguments)
 
 

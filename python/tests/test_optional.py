@@ -113,3 +113,17 @@ def test_numpy_arrays_need_no_torch():
             refused(ImportError, "torch", importlib.import_module, "amla." + name)
         """,
     )
+
+
+@needs_torch
+def test_first_call_inside_a_graph():
+    """amla comes before torch, so that nothing has registered its operators."""
+    run(
+        [],
+        """
+        import amla, torch
+        o, lse = torch.ones(2, 3, 8), torch.zeros(2, 3)
+        merge = torch.compile(amla.merge_parts, fullgraph=True, backend="eager")
+        assert torch.allclose(merge(o, lse)[1], torch.tensor(2.0).log())
+        """,
+    )
