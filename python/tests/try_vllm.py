@@ -349,7 +349,7 @@ def bench_backend(bench, heads):
 
 
 def bench_steps(both, context):
-    """ROUNDS times 8 steps of each: medians."""
+    """ROUNDS times 8 steps of each."""
     for bench in both:
         bench.ask("fill", context)
         bench.ask("steps", 4)
@@ -357,16 +357,17 @@ def bench_steps(both, context):
     found = []
     for mine in zip(*rounds):
         wall, cpu = zip(*(t for round in mine for t in round["times"]))
-        last = mine[-1]
-        found.append(1 / statistics.median(wall))
+        found.append((statistics.median(wall), min(wall), statistics.median(cpu)))
+        median, best, of_cpu = found[-1]
         print(
             f"{context:6d} tokens {'with' if len(found) == 2 else 'without':8}"
-            f"{found[-1]:8.1f} tokens/s {statistics.median(cpu) * 1e3:8.2f} ms of CPU a token"
-            f"{max(r['busy'] for r in mine):3d} of {last['threads']} threads at work, "
-            f"{' '.join(last['runtimes'])}",
+            f"{1 / median:7.1f} tokens/s, best {1 / best:6.1f}, {of_cpu * 1e3:6.2f} ms of CPU, "
+            f"{max(r['busy'] for r in mine)} of {mine[-1]['threads']} threads at work, "
+            f"{' '.join(mine[-1]['runtimes'])}",
             flush=True,
         )
-    print(f"{context:6d} tokens ratio   {found[1] / found[0]:8.2f}", flush=True)
+    ratios = " ".join(f"{without / ours:.2f}" for without, ours in zip(*found))
+    print(f"{context:6d} tokens times as fast, by median, best and CPU time: {ratios}", flush=True)
 
 
 # ---- The server ----
