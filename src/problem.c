@@ -22,7 +22,7 @@
 enum { MAX_D = 65536, MAX_ROWS = 1 << 24, MAX_THREADS = 1024 };
 
 static amla_status check_q_and_out(amla_problem *p, amla_detail *detail) {
-  TRY(fill_stride("q_stride_head", &p->q_stride_head, p->d_qk - p->q_d_rope, 1, detail));
+  TRY(fill_stride("q_stride_head", &p->q_stride_head, amla_q_elems(p), 1, detail));
   TRY(fill_stride("q_stride_query", &p->q_stride_query, p->h_q, p->q_stride_head, detail));
   TRY(fill_stride("q_stride_batch", &p->q_stride_batch, p->s_q, p->q_stride_query, detail));
   TRY(fill_stride("q_rope_stride_head", &p->q_rope_stride_head, p->q_d_rope, 1, detail));
@@ -237,7 +237,10 @@ amla_status amla_problem_check(const amla_problem *problem, amla_problem *p, aml
   if (p->d_v > p->d_qk)
     INVALID("d_v=%d: must be <= d_qk=%d, the value is the first part of the KV row", p->d_v,
             p->d_qk);
-  TRY(check_range("q_d_rope", p->q_d_rope, 0, p->d_qk - 1, detail));
+  TRY(check_range("k_begin", p->k_begin, 0, p->d_qk - 1, detail));
+  if (p->k_begin % 32 != 0)
+    INVALID("k_begin=%lld: must be a multiple of 32", (long long)p->k_begin);
+  TRY(check_range("q_d_rope", p->q_d_rope, 0, p->d_qk - p->k_begin - 1, detail));
   TRY(check_range("kv_d_rope", p->kv_d_rope, 0, p->d_qk - 1, detail));
   TRY(check_range("q_type", p->q_type, AMLA_F32, AMLA_N_FLOAT_DTYPES - 1, detail));
   TRY(check_range("kv_type", p->kv_type, AMLA_F32, AMLA_N_DTYPES - 1, detail));
@@ -414,7 +417,7 @@ static void list_extents(const amla_problem *p, const amla_tensors *t, extents *
   const int64_t out = query_elems(p, t, p->out_stride_batch, p->out_stride_query, p->h_q,
                                   p->out_stride_head, p->d_v);
   const int64_t q = query_elems(p, t, p->q_stride_batch, p->q_stride_query, p->h_q,
-                                p->q_stride_head, p->d_qk - p->q_d_rope);
+                                p->q_stride_head, amla_q_elems(p));
   const int64_t q_rope = query_elems(p, t, p->q_rope_stride_batch, p->q_rope_stride_query, p->h_q,
                                      p->q_rope_stride_head, p->q_d_rope);
   const axis mask[] = {{"", p->b, p->mask_stride_batch}, {"", p->s_q, p->mask_stride_query}};
@@ -563,7 +566,7 @@ amla_status amla_plan_check_dense(const char *who, const amla_problem *p, const 
   } fields[] = {{"topk", p->topk},         {"window", p->window},
                 {"q_d_rope", p->q_d_rope}, {"kv_d_rope", p->kv_d_rope},
                 {"extra_sk", p->extra_sk}, {"extra_topk", p->extra_topk},
-                {"lse_sink", o->lse_sink}};
+                {"lse_sink", o->lse_sink}, {"k_begin", (int32_t)p->k_begin}};
   for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
     if (fields[i].value != 0)
       UNSUPPORTED("%s=%d: must be 0, %s does not have it yet", fields[i].name, fields[i].value,

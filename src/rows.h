@@ -39,6 +39,14 @@ static inline const void *amla_q_row(const amla_problem *p, const amla_tensors *
   return (const char *)t->q + amla_elems_bytes(p->q_type, at + head * p->q_stride_head);
 }
 
+/* Elements of a key, and of a row of q before those that may lie apart. */
+static inline int32_t amla_key_elems(const amla_problem *p) {
+  return p->d_qk - (int32_t)p->k_begin;
+}
+static inline int32_t amla_q_elems(const amla_problem *p) {
+  return amla_key_elems(p) - p->q_d_rope;
+}
+
 /* Address of its last q_d_rope elements, if they lie apart. */
 static inline const void *amla_q_rope(const amla_problem *p, const amla_tensors *t,
                                       int32_t sequence, int32_t query, int32_t head) {

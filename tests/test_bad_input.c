@@ -565,6 +565,10 @@ static void bad_sparse_problems_are_refused(void **state) {
   BAD(dense, p.topk_length_per_query = 2, INVALID, "topk_length_per_query=2", "<= 1");
   BAD(dense, p.window = -5, INVALID, "window=-5", ">= 0");
   BAD(dense, p.q_d_rope = 24, INVALID, "q_d_rope=24", "<= 23");
+  BAD(dense, p.k_begin = -32, INVALID, "k_begin=-32", ">= 0");
+  BAD(dense, p.k_begin = 32, INVALID, "k_begin=32", "<= 23");
+  BAD(dense, p.k_begin = 16, INVALID, "k_begin=16", "multiple of 32");
+  BAD(dense, (p.d_qk = 40, p.k_begin = 32, p.q_d_rope = 8), INVALID, "q_d_rope=8", "<= 7");
   BAD(dense, p.kv_d_rope = -1, INVALID, "kv_d_rope=-1", ">= 0");
   BAD(dense, p.extra_sk = -1, INVALID, "extra_sk=-1", ">= 0");
   BAD(dense, p.extra_topk = -1, INVALID, "extra_topk=-1", ">= 0");
@@ -807,7 +811,8 @@ static void dense_backends_refuse_the_rest(void **state) {
                 {"q_d_rope=7", offsetof(amla_problem, q_d_rope)},
                 {"kv_d_rope=7", offsetof(amla_problem, kv_d_rope)},
                 {"extra_sk=7", offsetof(amla_problem, extra_sk)},
-                {"extra_topk=7", offsetof(amla_problem, extra_topk)}};
+                {"extra_topk=7", offsetof(amla_problem, extra_topk)},
+                {"k_begin=7", offsetof(amla_problem, k_begin)}};
   static const buffer later[] = {BUFFER(visible_k, 0), BUFFER(q_indptr, 0), BUFFER(kv_indptr, 0),
                                  BUFFER(max_logits, 0)};
   const amla_problem good = good_problem(paged);

@@ -454,6 +454,38 @@ static void rows_in_two_pieces_are_rows(void **state) {
   for_each_engine(check_split_rows);
 }
 
+/* Keys that begin at k_begin are keys whose q is 0 before it. */
+static void check_key_begin(const amla_options *options) {
+  static const sparse_form form = {.scope = {{.sk = 300, .page = 7}},
+                                   .s_q = 2,
+                                   .h_q = 37,
+                                   .d_qk = 136,
+                                   .d_v = 64,
+                                   .q_d_rope = 8,
+                                   .kv_d_rope = 72,
+                                   .kv = AMLA_F16}; /* no row of bf16 takes it, with or without */
+  sparse_case c;
+  sparse_make(&c, &form);
+  const int32_t d = form.d_qk - form.q_d_rope, apart = 64, rows = all_queries(&c) * form.h_q;
+  float *q = own(&c, rows * (d - apart), sizeof *q);
+  for (int32_t r = 0; r < rows; r++) {
+    memset((float *)c.q + r * d, 0, words(apart));
+    memcpy(q + r * (d - apart), (const float *)c.q + r * d + apart, words(d - apart));
+  }
+  outputs want = run_and_keep(&c, options);
+  amla_tensors *t = &c.data.tensors;
+  c.data.problem.k_begin = apart;
+  ATTACH(q, q, words(rows * (d - apart)));
+  expect_same(&c, &want, "keys from k_begin on", options);
+  outputs_free(&want);
+  sparse_free(&c);
+}
+
+static void keys_begin_where_q_does(void **state) {
+  (void)state;
+  for_each_engine(check_key_begin);
+}
+
 /* Asking for more changes nothing of the rest. */
 static void check_outputs(const amla_options *options) {
   sparse_case c;
@@ -505,6 +537,7 @@ int main(void) {
       cmocka_unit_test(visible_lengths_may_be_those_of_causality),
       cmocka_unit_test(indptrs_are_tables_and_rectangles),
       cmocka_unit_test(rows_in_two_pieces_are_rows),
+      cmocka_unit_test(keys_begin_where_q_does),
       cmocka_unit_test(outputs_do_not_depend_on_each_other),
       cmocka_unit_test(scratch_does_not_grow_with_lists),
   };

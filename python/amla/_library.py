@@ -88,6 +88,7 @@ class Problem(ctypes.Structure):
         ("q_rope_stride_head", I64),
         ("kv_rope_stride_page", I64),
         ("kv_rope_stride_token", I64),
+        ("k_begin", I64),
     ]
 
 

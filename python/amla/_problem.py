@@ -351,6 +351,7 @@ PROBLEM_DEFAULTS: dict[str, Any] = dict(
     q_rope_stride_head=0,
     kv_rope_stride_page=0,
     kv_rope_stride_token=0,
+    k_begin=0,
 )
 
 

@@ -27,12 +27,10 @@ static void *qt_at(const amla_worker *w, int32_t row) {
 /* ---- Scores ---- */
 
 /* A row made whole, in place i of `joined`. */
-static const void *join_row(const amla_worker *w, amla_dtype type, const void *row,
+static const void *join_row(const amla_worker *w, amla_dtype type, const void *row, int32_t d,
                             const void *rope, int32_t d_rope, int32_t i) {
-  const int32_t d_qk = w->plan->problem.d_qk;
-  const int64_t row_bytes = amla_elems_bytes(type, d_qk - d_rope);
-  const int64_t rope_bytes = amla_elems_bytes(type, d_rope);
-  char *whole = elems_at(w->joined, type, (int64_t)i * d_qk);
+  const int64_t row_bytes = amla_elems_bytes(type, d), rope_bytes = amla_elems_bytes(type, d_rope);
+  char *whole = elems_at(w->joined, type, (int64_t)i * w->plan->problem.d_qk);
   memcpy(whole, row, (size_t)row_bytes);
   memcpy(whole + row_bytes, rope, (size_t)rope_bytes);
   return whole;
@@ -42,7 +40,7 @@ const void *amla_whole_kv_row(const amla_worker *w, amla_token_ref from, int32_t
   const amla_problem *p = &w->plan->problem;
   if (p->kv_d_rope == 0)
     return from.row;
-  return join_row(w, p->kv_type, from.row, from.rope, p->kv_d_rope, i);
+  return join_row(w, p->kv_type, from.row, p->d_qk - p->kv_d_rope, from.rope, p->kv_d_rope, i);
 }
 
 const void *amla_whole_q_row(const amla_worker *w, int32_t query, int32_t head, int32_t i) {
@@ -51,7 +49,7 @@ const void *amla_whole_q_row(const amla_worker *w, int32_t query, int32_t head, 
   if (p->q_d_rope == 0)
     return row;
   const void *rope = amla_q_rope(p, w->tensors, w->group.sequence, query, head);
-  return join_row(w, p->q_type, row, rope, p->q_d_rope, i);
+  return join_row(w, p->q_type, row, amla_q_elems(p), rope, p->q_d_rope, i);
 }
 
 typedef struct key_list {
@@ -95,27 +93,29 @@ static void panel_scores(amla_worker *w, const amla_panel *first, const amla_pan
     next = min(n, j + tokens);
     const int32_t at = ahead ? next : j;
     const int32_t known = (at < n ? n : n_keys) - at;
-    const int32_t n_moves = first == w->panels ? min(tokens, known) : 0;
+    const int32_t n_moves = first == w->panels && p->k_begin == 0 ? min(tokens, known) : 0;
     for (int32_t i = 0; i < n_panels; i++) {
       const int32_t row = first[i].row, part = min(i, parts), after = min(i + 1, parts);
       const int32_t from = n_moves * part / parts, to = n_moves * after / parts;
       const amla_ukr_stage stage = {&w->cpu->row, to - from, upcoming + at + from};
-      const void *qt = qt_at(w, row);
+      const void *qt = qt_at(w, row), *k = elems_at(upcoming[j].to, u->tile_type, p->k_begin);
       float *s = w->s + row * u->tile_tokens + j * rows;
-      first[i].kernels->qk(next - j, p->d_qk, upcoming[j].to, w->cpu->layout.ld, qt, s, &stage);
+      first[i].kernels->qk(next - j, amla_key_elems(p), k, w->cpu->layout.ld, qt, s, &stage);
     }
   }
 }
 
 /* S^T of the tile of n keys from `begin` on; keys [next, limit) will be asked for after it. Keys
- * are converted while the FMAs run: this tile's, or this tile's and the first of the next one. */
+ * are converted while the FMAs run: this tile's, or this tile's and the first of the next one. Of
+ * rows that begin with what is no key, qk does not pass all columns: they are converted before. */
 static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32_t limit) {
   const amla_ukernels *u = w->cpu->ukernels;
   const amla_problem *p = &w->plan->problem;
   const amla_panel *last = w->panels + w->n_panels;
   const amla_panel *narrow = last[-1].kernels == &u->narrow ? last - 1 : last;
-  const int32_t ahead = w->panels->kernels->ahead * w->panels->kernels->tokens;
-  const int32_t n_ahead = min(limit - next, ahead);
+  const int32_t tokens = w->panels->kernels->ahead * w->panels->kernels->tokens;
+  const int32_t ahead = p->k_begin > 0 ? 0 : tokens, n_ahead = min(limit - next, ahead);
+  const int32_t n_before = p->k_begin > 0 ? n : min(n, ahead);
   key_list list = {.n = 0};
   if (w->line.masked)
     amla_line_positions(&w->line, begin, n, &w->mask_cursor, w->positions);
@@ -124,11 +124,11 @@ static void scores(amla_worker *w, int32_t begin, int32_t n, int32_t next, int32
   /* Rows to be joined are not fetched: that takes as long. */
   list_keys(w, &cursor, next, AMLA_MAX_AHEAD, p->kv_d_rope > 0 ? next + n_ahead : limit,
             w->tiles[1], &list);
-  for (int32_t i = 0; w->staged != begin && i < min(n, ahead); i++)
+  for (int32_t i = 0; w->staged != begin && i < n_before; i++)
     u->load(&w->cpu->row, list.moves[i].row, list.moves[i].scales, list.moves[i].to);
   panel_scores(w, w->panels, narrow, n, list.moves, n + n_ahead);
   panel_scores(w, narrow, last, n, list.moves, n + n_ahead);
-  w->staged = next < limit ? next : -1;
+  w->staged = next < limit && p->k_begin == 0 ? next : -1;
 }
 
 /* ---- The mask: hidden before the maximum, forgiven after it ---- */
@@ -529,7 +529,7 @@ static void pack_q(const amla_worker *w, const amla_panel *panel) {
     const int32_t at = first + r, query = at / p->h_q, head = at % p->h_q;
     q[r] = amla_whole_q_row(w, query, head, r);
   }
-  panel->kernels->pack(n, p->d_qk, p->q_type, q, factor, u->even_odd[p->kv_type],
+  panel->kernels->pack(n, amla_key_elems(p), p->q_type, q, factor, u->even_odd[p->kv_type],
                        qt_at(w, panel->row));
 }
 

@@ -81,7 +81,7 @@ static int keys_are_bf16(const amla_problem *p, const amla_options *o) {
 static int takes(const amla_ukernels *u, const amla_problem *p, const amla_options *o) {
   if (u->tile_type == AMLA_F32)
     return 1;
-  return keys_are_bf16(p, o) && (p->q_type == AMLA_BF16 || u->q_in_parts) &&
+  return p->k_begin == 0 && keys_are_bf16(p, o) && (p->q_type == AMLA_BF16 || u->q_in_parts) &&
          amla_ukernels_p_form(u) <= amla_p_form_allowed(p, o);
 }
 

@@ -49,7 +49,9 @@ static spec_algo algo(amla_rescale mode, int32_t length) {
 
 static void load_q(const amla_problem *p, const amla_tensors *t, int32_t sequence, int32_t query,
                    int32_t head, float *dst) {
-  const int32_t d = p->d_qk - p->q_d_rope;
+  const int32_t d = amla_q_elems(p);
+  for (int32_t i = 0; i < p->k_begin; i++) /* times what is no key */
+    *dst++ = 0.0f;
   amla_load_row(p->q_type, d, amla_q_row(p, t, sequence, query, head), dst);
   if (p->q_d_rope > 0)
     amla_load_row(p->q_type, p->q_d_rope, amla_q_rope(p, t, sequence, query, head), dst + d);
