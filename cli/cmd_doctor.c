@@ -317,13 +317,6 @@ static bool has_amla(const json_t *list) {
   return false;
 }
 
-/* That llama.cpp kept V beside K, and AMLA wants it inside. */
-static bool is_of_2025(const char *version) {
-  int minor = 0, patch = 0;
-  return sscanf(version, "0.%d.%d", &minor, &patch) == 2 &&
-         (minor < 9 || (minor == 9 && patch < 5));
-}
-
 static void judge_facts(findings *f, const ggml_place *place, const char *plugin,
                         const json_t *facts) {
   const char *variable = getenv("GGML_BACKEND_PATH"), *error = text_of(facts, "error"),
@@ -348,9 +341,6 @@ static void judge_facts(findings *f, const ggml_place *place, const char *plugin
     return;
   }
   find(f, FINE, "it takes %s", plugin);
-  if (is_of_2025(version))
-    find(f, PROBLEM,
-         "it loads, but llama.cpp before 2026 caches V beside K: its attention stays with the CPU");
   judge_devices(f, list);
   if (variable == NULL)
     find(f, ADVICE, "programs find it through the environment: export GGML_BACKEND_PATH=%s",

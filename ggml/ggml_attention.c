@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * ggml's shapes, innermost first: q [d_qk, tokens, heads, streams] f32; k [d_qk, n_kv, KV heads,
- * streams]; v = the first d_v of k; mask [n_kv, tokens, 1, streams or 1] f16; sinks [heads] f32;
- * result [d_v, heads, tokens, streams] f32. A stream is a sequence, or several that the mask keeps
- * apart. Strides are in bytes and free but for the innermost.
+ * streams]; v = the first d_v of k, or like k and elsewhere; mask [n_kv, tokens, 1, streams or 1]
+ * f16; sinks [heads] f32; result [d_v, heads, tokens, streams] f32. A stream is a sequence, or
+ * several that the mask keeps apart. Strides are in bytes and free but for the innermost.
  */
 #include "ggml_attention.h"
 
@@ -95,6 +95,27 @@ static bool are_casts_of_prefix(const ggml_abi_tensor *v, const ggml_abi_tensor 
          is_prefix_of(v->src[0], k->src[0]);
 }
 
+/* Is V K's first columns? Else it lies apart, whatever it holds. */
+static bool is_value_in_key(const ggml_abi_tensor *op, int32_t cast_op) {
+  return is_prefix_of(op->src[V], op->src[K]) ||
+         are_casts_of_prefix(op->src[V], op->src[K], cast_op);
+}
+
+static const char *cache_refusal(const ggml_abi_tensor *k) {
+  if (!strides_are_whole(k) || (int64_t)k->nb[1] < bytes_per_row(k))
+    return "K or V has rows that are not contiguous";
+  return NULL;
+}
+
+static const char *value_refusal(const ggml_abi_tensor *v, const ggml_abi_tensor *k) {
+  if (v->type != k->type)
+    return "K and V lie apart and are of two types";
+  for (int i = 1; i < 4; i++)
+    if (v->ne[i] != k->ne[i])
+      return "K and V have different keys, heads or streams";
+  return cache_refusal(v);
+}
+
 static const char *mask_refusal(const ggml_abi_tensor *mask, const ggml_abi_tensor *q,
                                 const ggml_abi_tensor *k) {
   if (mask->type != GGML_ABI_F16 || !strides_are_whole(mask))
@@ -137,10 +158,10 @@ const char *ggml_attention_refusal(const ggml_abi_tensor *op, int32_t cast_op) {
     return "its heads are not shared out evenly to KV heads";
   if (find_type(k->type) == NULL)
     return "K is of a type that is not known";
-  if (!is_prefix_of(v, k) && !are_casts_of_prefix(v, k, cast_op))
-    return "V is not a view of K's first columns (llama.cpp before 2026, or no MLA)";
-  if (!strides_are_whole(k) || (int64_t)k->nb[1] < bytes_per_row(k))
-    return "K has rows that are not contiguous";
+  if (cache_refusal(k) != NULL)
+    return cache_refusal(k);
+  if (!is_value_in_key(op, cast_op) && value_refusal(v, k) != NULL)
+    return value_refusal(v, k);
   if (q->type != GGML_ABI_F32 || op->type != GGML_ABI_F32 || !strides_are_whole(q) ||
       !strides_are_whole(op))
     return "q or the result is not f32 with contiguous rows";
@@ -197,15 +218,15 @@ static bool read_masks(const ggml_abi_tensor *op, int32_t *lengths) {
   return !causal;
 }
 
-static amla_problem describe(const ggml_abi_tensor *op, int64_t streams, bool masked) {
-  const ggml_abi_tensor *q = op->src[Q], *k = op->src[K], *mask = op->src[MASK];
+static amla_problem describe(const ggml_abi_tensor *op, int64_t streams, bool masked, bool apart) {
+  const ggml_abi_tensor *q = op->src[Q], *k = op->src[K], *v = op->src[V], *mask = op->src[MASK];
   amla_problem p = AMLA_PROBLEM_INIT;
   p.b = (int32_t)streams;
   p.s_q = (int32_t)q->ne[1];
   p.h_q = (int32_t)(q->ne[2] / k->ne[2]);
   p.sk = (int32_t)k->ne[1];
   p.d_qk = (int32_t)k->ne[0];
-  p.d_v = (int32_t)op->src[V]->ne[0];
+  p.d_v = (int32_t)v->ne[0];
   p.q_type = p.out_type = AMLA_F32;
   p.kv_type = find_type(k->type)->amla;
   p.causal = mask != NULL && !masked;
@@ -214,6 +235,13 @@ static amla_problem describe(const ggml_abi_tensor *op, int64_t streams, bool ma
   p.out_stride_head = stride(op, 1), p.out_stride_query = stride(op, 2),
   p.out_stride_batch = stride(op, 3);
   p.kv_stride_token = elems(k, 1), p.kv_stride_page = stride(k, 3);
+  if (apart) { /* rows are [V | K], in two caches */
+    p.kv_d_rope = p.d_qk;
+    p.k_begin = p.d_v;
+    p.d_qk += p.d_v;
+    p.kv_rope_stride_token = p.kv_stride_token, p.kv_rope_stride_page = p.kv_stride_page;
+    p.kv_stride_token = elems(v, 1), p.kv_stride_page = stride(v, 3);
+  }
   if (masked)
     p.mask_stride_query = elems(mask, 1), p.mask_stride_batch = stride(mask, 3);
   return p;
@@ -227,14 +255,19 @@ static void *at(const ggml_abi_tensor *t, int64_t head, int64_t stream, int axis
 /* p->b streams from `stream` on, and the heads of one KV head. */
 static amla_tensors point(const ggml_abi_tensor *op, int64_t stream, int64_t kv_head,
                           const amla_problem *p, bool masked, const int32_t *lengths) {
-  const ggml_abi_tensor *q = op->src[Q], *k = op->src[K], *mask = op->src[MASK],
+  const ggml_abi_tensor *q = op->src[Q], *k = op->src[K], *v = op->src[V], *mask = op->src[MASK],
                         *sinks = op->src[SINKS];
   const int64_t head = kv_head * p->h_q;
   amla_tensors t = AMLA_TENSORS_INIT;
   t.q = at(q, head, stream, 2);
   t.q_bytes = span(q, q->ne[0] * 4, q->ne[1], p->h_q, p->b);
-  t.kv = at(k, kv_head, stream, 2);
-  t.kv_bytes = span(k, bytes_per_row(k), k->ne[1], 1, p->b);
+  const ggml_abi_tensor *kv = p->k_begin > 0 ? v : k;
+  t.kv = at(kv, kv_head, stream, 2);
+  t.kv_bytes = span(kv, bytes_per_row(kv), k->ne[1], 1, p->b);
+  if (p->k_begin > 0) {
+    t.kv_rope = at(k, kv_head, stream, 2);
+    t.kv_rope_bytes = span(k, bytes_per_row(k), k->ne[1], 1, p->b);
+  }
   t.out = at(op, head, stream, 1);
   t.out_bytes = span(op, op->ne[0] * 4, p->h_q, op->ne[2], p->b);
   if (mask != NULL) {
@@ -319,7 +352,7 @@ int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t thr
     const int64_t together = masked && mask->ne[3] != streams
                                  ? 1
                                  : streams; /* the library has no mask that streams share */
-    const amla_problem p = describe(op, together, masked);
+    const amla_problem p = describe(op, together, masked, !is_value_in_key(op, a->cast_op));
     status = plan_for(a, &p, &options, &why);
     const int64_t kv_heads = op->src[K]->ne[2], runs = streams / together * kv_heads;
     for (int64_t i = 0; status == GGML_ABI_SUCCESS && i < runs; i++) {

@@ -18,6 +18,7 @@ typedef struct ggml_attention { /* what one backend object keeps between operati
   size_t scratch_bytes;
   int32_t *lengths; /* [n_lengths] keys in use, by stream */
   int64_t n_lengths;
+  int32_t cast_op; /* of ggml_host.h */
   /* ggml's: true: graphs are to end. NULL = never */
   bool (*abort)(void *data);
   void *abort_data;

@@ -129,6 +129,7 @@ static void *backend_create(void *self, const char *params) {
     backend_free(b);
     return NULL;
   }
+  b->attention.cast_op = host.cast_op;
   b->words[0] = POINTER(guid);
   b->words[1] = FUNCTION(backend_name);
   b->words[2] = FUNCTION(backend_free);

@@ -148,13 +148,14 @@ int64_t ggml_case_kv_heads(const ggml_case *c) { return c->kv_heads > 0 ? c->kv_
 
 void ggml_job_create(ggml_session *s, const ggml_case *c, uint64_t seed, ggml_job *job) {
   const int64_t d_v = ggml_case_d_v(c), kv_heads = ggml_case_kv_heads(c);
+  const bool cast = c->cache & CACHE_CAST, apart = c->cache & CACHE_APART;
   const int64_t elements =
       (c->d_k + d_v) * c->tokens * c->heads * c->streams +
-      2 * c->kv * c->d_k * kv_heads * c->streams +
-      c->kv * (c->tokens + 63 + (c->cast ? (c->d_k + d_v) * kv_heads : 0)) * c->streams;
-  const int32_t cache_type = c->cast ? GGML_ABI_F32 : c->type;
+      (apart ? 4 : 2) * c->kv * c->d_k * kv_heads * c->streams +
+      c->kv * (c->tokens + 63 + (cast ? (c->d_k + d_v) * kv_heads : 0)) * c->streams;
+  const int32_t cache_type = cast ? GGML_ABI_F32 : c->type;
   void *x = s->ggml_init((ggml_abi_init_params){(size_t)elements * 4 + (1 << 20), NULL, false});
-  ggml_abi_tensor *q, *k_all, *k, *v;
+  ggml_abi_tensor *q, *k_all, *v_all, *k, *v;
   if (c->permuted) { /* a cache twice as long; tokens lie one after the other, q's heads too */
     q = s->ggml_permute(
         x, job->q = s->ggml_new_tensor_4d(x, GGML_ABI_F32, c->d_k, c->heads, c->tokens, c->streams),
@@ -170,8 +171,11 @@ void ggml_job_create(ggml_session *s, const ggml_case *c, uint64_t seed, ggml_jo
     k = s->ggml_view_4d(x, k_all, c->d_k, c->kv, kv_heads, c->streams, k_all->nb[1], k_all->nb[2],
                         k_all->nb[3], 0);
   }
-  v = s->ggml_view_4d(x, k, d_v, c->kv, kv_heads, c->streams, k->nb[1], k->nb[2], k->nb[3], 0);
-  if (c->cast)
+  v_all = apart
+              ? s->ggml_new_tensor_4d(x, cache_type, c->d_k, k_all->ne[1], k_all->ne[2], c->streams)
+              : k_all;
+  v = s->ggml_view_4d(x, v_all, d_v, c->kv, kv_heads, c->streams, k->nb[1], k->nb[2], k->nb[3], 0);
+  if (cast)
     k = s->ggml_cast(x, k, c->type), v = s->ggml_cast(x, v, c->type);
   const int64_t mask_tokens = (c->tokens + 63) / 64 * 64; /* old ggml wants it so */
   const int64_t masks = c->shared_mask ? 1 : c->streams;
@@ -181,6 +185,8 @@ void ggml_job_create(ggml_session *s, const ggml_case *c, uint64_t seed, ggml_jo
   job->sinks = c->sinks ? s->ggml_new_tensor_4d(x, GGML_ABI_F32, c->heads, 1, 1, 1) : NULL;
   fill_f32(job->q, 1.0f, &seed);
   fill_rows(s, k_all, &seed);
+  if (apart)
+    fill_rows(s, v_all, &seed);
   if (job->mask != NULL)
     fill_mask(s, c, job->mask, &seed);
   if (job->sinks != NULL)
@@ -194,6 +200,7 @@ void ggml_job_create(ggml_session *s, const ggml_case *c, uint64_t seed, ggml_jo
   job->context = x;
   job->q = q;
   job->k = k;
+  job->v = v;
 }
 
 bool ggml_job_taken(ggml_session *s, const ggml_job *job) {
@@ -227,8 +234,8 @@ void ggml_widen(ggml_session *s, int32_t type, const void *row, int64_t n, float
   }
 }
 
-static void row_truth(ggml_session *s, const ggml_job *job, const float *k, int64_t token,
-                      int64_t head, int64_t stream, double *score, float *out) {
+static void row_truth(ggml_session *s, const ggml_job *job, const float *k, const float *v,
+                      int64_t token, int64_t head, int64_t stream, double *score, float *out) {
   const ggml_case *c = &job->c;
   const float *q = at(job->q, token, head, stream);
   const int64_t d_v = ggml_case_d_v(c);
@@ -250,7 +257,7 @@ static void row_truth(ggml_session *s, const ggml_job *job, const float *k, int6
     const double p = score[j] == -INFINITY ? 0.0 : exp(score[j] - max);
     sum += p;
     for (int64_t d = 0; p > 0.0 && d < d_v; d++)
-      o[d] += p * (double)k[j * c->d_k + d];
+      o[d] += p * (double)v[j * d_v + d];
   }
   for (int64_t d = 0; d < d_v; d++)
     out[d] = sum > 0.0 ? (float)(o[d] / sum) : 0.0f;
@@ -260,20 +267,25 @@ void ggml_job_truth(ggml_session *s, const ggml_job *job, int64_t step, float *o
   const ggml_case *c = &job->c;
   const int64_t kv_heads = ggml_case_kv_heads(c), d_v = ggml_case_d_v(c), of_head = c->kv * c->d_k;
   float *k = malloc((size_t)(kv_heads * of_head) * sizeof *k);
+  float *v = malloc((size_t)(kv_heads * c->kv * d_v) * sizeof *v);
   double *score = malloc((size_t)c->kv * sizeof *score);
   for (int64_t stream = 0, row = 0; stream < c->streams; stream++) {
-    for (int64_t j = 0; j < c->kv * kv_heads; j++)
+    for (int64_t j = 0; j < c->kv * kv_heads; j++) {
       ggml_widen(s, c->type, at(job->k, j % c->kv, j / c->kv, stream), c->d_k, k + j * c->d_k);
+      ggml_widen(s, c->type, at(job->v, j % c->kv, j / c->kv, stream), d_v, v + j * d_v);
+    }
     for (int64_t token = 0; token < c->tokens; token++)
       for (int64_t head = 0; head < c->heads; head++, row++, out += d_v) {
-        const float *of_kv_head = k + head * kv_heads / c->heads * of_head;
+        const int64_t kv_head = head * kv_heads / c->heads;
         for (int64_t d = 0; d < d_v; d++)
           out[d] = NAN;
         if (row % step == 0 || token == c->tokens - 1)
-          row_truth(s, job, of_kv_head, token, head, stream, score, out);
+          row_truth(s, job, k + kv_head * of_head, v + kv_head * c->kv * d_v, token, head, stream,
+                    score, out);
       }
   }
   free(score);
+  free(v);
   free(k);
 }
 
@@ -310,7 +322,8 @@ const char *ggml_case_text(const ggml_case *c, char text[160]) {
   } words[] = {{c->shared_mask, " shared"},
                {c->sinks, " sinks"},
                {c->permuted, " permuted"},
-               {c->cast, " cast"}};
+               {c->cache & CACHE_CAST, " cast"},
+               {c->cache & CACHE_APART, " apart"}};
   snprintf(text, 160, "%lld/%lld heads=%lld/%lld kv=%lld tokens=%lld streams=%lld %s mask=%s",
            (long long)c->d_k, (long long)ggml_case_d_v(c), (long long)c->heads,
            (long long)ggml_case_kv_heads(c), (long long)c->kv, (long long)c->tokens,

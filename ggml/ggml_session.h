@@ -45,6 +45,9 @@ typedef struct ggml_session {
 
 typedef enum mask_kind { MASK_NONE, MASK_CAUSAL, MASK_RANDOM, MASK_SPARSE } mask_kind;
 
+/* K and V come from an f32 cache, which llama.cpp casts; V has a cache of its own. */
+enum { CACHE_CAST = 1, CACHE_APART = 2 };
+
 typedef struct ggml_case {
   int64_t d_k, heads, kv, tokens, streams;
   int32_t type; /* of K */
@@ -52,7 +55,7 @@ typedef struct ggml_case {
   bool shared_mask; /* one for all streams */
   bool sinks;
   bool permuted;    /* q and K as llama.cpp has them, else as ggml's own test */
-  bool cast;        /* K and V come from an f32 cache, which llama.cpp casts */
+  int cache;        /* CACHE_: 0: V is K's beginning */
   int64_t kv_heads; /* 0 = 1 */
 } ggml_case;
 
@@ -63,7 +66,7 @@ int64_t ggml_case_kv_heads(const ggml_case *c);
 typedef struct ggml_job { /* a case with data */
   ggml_case c;
   void *context, *graph;
-  ggml_abi_tensor *q, *k, *mask, *sinks, *op;
+  ggml_abi_tensor *q, *k, *v, *mask, *sinks, *op;
 } ggml_job;
 
 /* The folder holds libggml*.so; plugin is the path of libggml-amla.so. Prints and returns false if

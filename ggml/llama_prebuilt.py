@@ -101,6 +101,13 @@ class ContextParams(Structure):
     )
 
 
+LATER = ("n_rs_seq", "n_outputs_max", "n_outputs_max_per_seq", "ctx_type")
+
+
+class ContextParamsOf2025(Structure):
+    _fields_ = [field for field in ContextParams._fields_ if field[0] not in LATER]
+
+
 class Batch(Structure):
     _fields_ = [
         ("n_tokens", c_int32),
@@ -156,13 +163,15 @@ class Llama:
         self.n_done = find_counter(ggml, self.base)
         lib = self.lib
         lib.llama_model_default_params.restype = ModelParams
-        lib.llama_context_default_params.restype = ContextParams
+        of_2025 = self.version.startswith("0.9.")
+        params = ContextParamsOf2025 if of_2025 else ContextParams
+        lib.llama_context_default_params.restype = params
         lib.llama_model_load_from_file.argtypes, lib.llama_model_load_from_file.restype = (
             [c_char_p, ModelParams],
             c_void_p,
         )
         lib.llama_init_from_model.argtypes, lib.llama_init_from_model.restype = (
-            [c_void_p, ContextParams],
+            [c_void_p, params],
             c_void_p,
         )
         lib.llama_decode.argtypes = [c_void_p, Batch]

@@ -197,6 +197,46 @@ static void test_one_tensor_is_both(void **state) {
   ggml_job_free(s, &job);
 }
 
+/* A cache of V beside that of K: Gemma-4's large heads, and MLA in llama.cpp before 2026. */
+static void test_values_apart(void **state) {
+  (void)state;
+  for (int i = 0; i < 24; i++) {
+    static const int32_t types[] = {GGML_ABI_F16, GGML_ABI_Q8_0, GGML_ABI_BF16, GGML_ABI_Q4_0};
+    static const int64_t d_k[] = {512, 576, 320};
+    const int64_t tokens = i & 1 ? 7 : 1, kv_heads = i % 3 == 0 ? 4 : 1;
+    const bool is_f16 = types[i % 4] == GGML_ABI_F16;
+    hold(&(ggml_case){d_k[i % 3], 12, i < 12 ? 300 : 1, tokens, 1 + i % 2, types[i % 4],
+                      i % 5 ? MASK_RANDOM : MASK_CAUSAL, i & 4, i & 2, i & 8,
+                      CACHE_APART | (is_f16 && i & 8 ? CACHE_CAST : 0), kv_heads},
+         (uint64_t)i);
+  }
+}
+
+/* Columns of K other than its first ones, which must not be taken for them. */
+static void test_values_amid_keys(void **state) {
+  (void)state;
+  for (int cache = 0; cache <= CACHE_CAST; cache++) {
+    const ggml_case c = {576,         16,    200,  3,    2,     GGML_ABI_F16,
+                         MASK_RANDOM, false, true, true, cache, 0};
+    const int64_t n = 512 * c.heads * c.tokens * c.streams;
+    float *truth = malloc((size_t)n * sizeof *truth);
+    ggml_job job;
+    ggml_job_create(&session, &c, 3, &job);
+    ggml_abi_tensor *v = cache ? job.op->src[2]->src[0] : job.op->src[2];
+    v->view_offs += 32 * v->nb[0];
+    v->data = (char *)v->data + 32 * v->nb[0];
+    if (cache) /* which nobody but ggml computes */
+      assert_true(ggml_job_run(&session, &job, session.cpu));
+    assert_true(ggml_job_run(&session, &job, session.amla));
+    ggml_job_truth(&session, &job, 1, truth);
+    const double to_truth = ggml_nmse(truth, job.op->data, n);
+    if (!(to_truth <= OUR_BOUND))
+      fail_msg("cache %d: NMSE %g to f64", cache, to_truth);
+    free(truth);
+    ggml_job_free(&session, &job);
+  }
+}
+
 /* Any two layouts of the cache, decode and prompt. */
 static void test_casts_from_f32(void **state) {
   (void)state;
@@ -280,11 +320,11 @@ static void test_abort(void **state) {
 
 /* ---- What is left to the CPU ---- */
 
-static ggml_job plain(bool cast) {
+static ggml_job plain(int cache) {
   ggml_job job;
   ggml_job_create(
       &session,
-      &(ggml_case){576, 16, 64, 2, 2, GGML_ABI_F16, MASK_RANDOM, false, false, false, cast, 0}, 1,
+      &(ggml_case){576, 16, 64, 2, 2, GGML_ABI_F16, MASK_RANDOM, false, false, false, cache, 0}, 1,
       &job);
   assert_true(ggml_job_taken(&session, &job));
   return job;
@@ -297,7 +337,7 @@ static void set_param(ggml_job *job, int i, float value) {
 /* Each line damages one thing of an operation that is taken. */
 static void test_refusals(void **state) {
   (void)state;
-#define REFUSED(...) REFUSED_OF(plain(false), __VA_ARGS__)
+#define REFUSED(...) REFUSED_OF(plain(0), __VA_ARGS__)
 #define REFUSED_OF(made, ...)                                                                      \
   do {                                                                                             \
     ggml_job job = made;                                                                           \
@@ -313,18 +353,19 @@ static void test_refusals(void **state) {
   REFUSED(set_param(&job, 0, 0.0f));  /* scale */
   REFUSED(set_param(&job, 0, NAN));
   REFUSED(set_param(&job, 0, 3e38f));
-  REFUSED(op->src[0]->nb[2] = 0);         /* heads share q */
-  REFUSED(op->op_params[5] = 1);          /* something newer */
-  REFUSED(v->view_offs += 64 * v->nb[0]); /* V is not K's beginning */
-  REFUSED(v->view_src = NULL);
-  REFUSED(v->nb[1] *= 2);
-  REFUSED(v->nb[3] *= 2);
+  REFUSED(op->src[0]->nb[2] = 0); /* heads share q */
+  REFUSED(op->op_params[5] = 1);  /* something newer */
   REFUSED(v->type = GGML_ABI_BF16);
+  REFUSED_OF(plain(CACHE_APART), v->type = GGML_ABI_BF16);     /* as wide as K's */
+  REFUSED_OF(plain(CACHE_APART), v->nb[0] = 64, v->nb[1] = 2); /* transposed */
+  REFUSED_OF(plain(CACHE_APART), v->nb[1] = 64);               /* rows overlap */
+  REFUSED_OF(plain(CACHE_APART), v->ne[1] = 63);
+  REFUSED_OF(plain(CACHE_APART), v->ne[2] = 2);
+  REFUSED_OF(plain(CACHE_APART), v->ne[3] = 1);
   REFUSED(v->ne[0] = 256);
   REFUSED(k->ne[0] = 320);
   REFUSED(k->ne[2] = 3, v->ne[2] = 3); /* 16 heads */
   REFUSED(k->ne[2] = 2);               /* V has one head */
-  REFUSED(k->ne[2] = v->ne[2] = 2, v->nb[2] += v->nb[1]);
   REFUSED(k->ne[3] = 1, v->ne[3] = 1); /* streams share K */
   REFUSED(k->type = v->type = 12);     /* q4_K */
   REFUSED(k->nb[1] = v->nb[1] = 577);  /* not whole elements */
@@ -336,12 +377,7 @@ static void test_refusals(void **state) {
   REFUSED(mask->ne[0] = 63);
   REFUSED(mask->ne[1] = 1);
   REFUSED(op->src[0] = NULL);
-  REFUSED_OF(plain(true), v->src[1] = k); /* a copy to elsewhere */
-  REFUSED_OF(plain(true), v->op = op->op);
-  REFUSED_OF(plain(true), v->type = GGML_ABI_BF16);
-  REFUSED_OF(plain(true), v->src[0]->view_offs += 4); /* what is cast is not K's beginning */
-  REFUSED_OF(plain(true), v->src[0]->view_src = NULL);
-  REFUSED_OF(plain(true), k->src[0] = NULL);
+  REFUSED_OF(plain(CACHE_CAST), v->type = GGML_ABI_BF16);
 #undef REFUSED
 #undef REFUSED_OF
 }
@@ -364,6 +400,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_512_and_f32),      cmocka_unit_test(test_casts_from_f32),
       cmocka_unit_test(test_blocks),           cmocka_unit_test(test_blocks_are_read_as_by_ggml),
       cmocka_unit_test(test_shapes),           cmocka_unit_test(test_one_tensor_is_both),
+      cmocka_unit_test(test_values_apart),     cmocka_unit_test(test_values_amid_keys),
       cmocka_unit_test(test_threads),          cmocka_unit_test(test_abort),
       cmocka_unit_test(test_sparse),           cmocka_unit_test(test_refusals),
       cmocka_unit_test(test_other_operations),

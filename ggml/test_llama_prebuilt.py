@@ -159,6 +159,16 @@ def test_forced_steps(tmp_path, models, plugin, hosts, heads, options, through_e
     compare(name, reference, logits, bound)
 
 
+def test_values_beside_keys(tmp_path, models, plugin, hosts):
+    """llama.cpp of 2025 has a cache of V beside that of K."""
+    folder = os.path.join(hosts, "old", "lib")
+    options = ["--kv", "f16", *SHORT]
+    reference, _, _ = run_forced(tmp_path, models[16], folder, options)
+    logits, n_done, _ = run_forced(tmp_path, models[16], folder, options, plugin)
+    assert n_done == LAYERS * (STEPS + 1)
+    compare("ggml 0.9.4, V beside K", reference, logits)
+
+
 def patched_version(hosts, tmp_path, version):
     """A copy of the prebuilt libraries that says it is another version of the same length."""
     folder = str(tmp_path / version)

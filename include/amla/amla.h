@@ -273,9 +273,9 @@ typedef struct amla_problem {
   /* q_rope [b][s_q][h_q][q_d_rope], last one contiguous */
   int64_t q_rope_stride_batch, q_rope_stride_query, q_rope_stride_head;
   int64_t kv_rope_stride_page, kv_rope_stride_token; /* kv_rope, as those of kv */
-  /* > 0 (ref and cpu): a token's key is elements [k_begin, d_qk) of its row, and rows of q have only
-   * those. So keys may lie apart from values, other than their beginning: with k_begin = d_v and
-   * kv_d_rope = d_qk - d_v, kv holds the values and kv_rope the keys. A multiple of 32 */
+  /* > 0 (ref and cpu): a token's key is elements [k_begin, d_qk) of its row, and rows of q have
+   * only those. So keys may lie apart from values, other than their beginning: with k_begin = d_v
+   * and kv_d_rope = d_qk - d_v, kv holds the values and kv_rope the keys. A multiple of 32 */
   int64_t k_begin;
 } amla_problem;
 
