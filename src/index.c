@@ -3,8 +3,9 @@
  * amla_index_topk: what it refuses, in the order of its fields, and the call of the kernel.
  */
 #include <limits.h>
+#include <stddef.h>
 
-#include "base/dtype.h"
+#include "base/blocks.h"
 #include "checks.h"
 #include "cpu/index_topk.h"
 #include "forked.h"
@@ -14,8 +15,10 @@ enum { MAX_D = 65536, MAX_HEADS = 65536, MAX_QUERIES = 1 << 24, SCALE_BYTES = 4 
 
 /* ---- Shapes ---- */
 
-static int is_bf16(const amla_index_args *a) { return a->keys == AMLA_INDEX_KEYS_BF16; }
-static int32_t key_bytes(const amla_index_args *a) { return is_bf16(a) ? 2 : 1; } /* an element */
+/* Are keys rows of k_type? Strides of others count bytes. */
+static int is_typed(const amla_index_args *a) {
+  return a->keys == AMLA_INDEX_KEYS_BF16 || a->keys == AMLA_INDEX_KEYS_TYPED;
+}
 
 static int32_t page_tokens(const amla_index_args *a) {
   return a->page_size > 0 ? a->page_size : a->sk;
@@ -23,7 +26,7 @@ static int32_t page_tokens(const amla_index_args *a) {
 
 /* From the first byte of a page to the last one that its tokens have, in units of its strides. */
 static int64_t page_span(const amla_index_args *a, int64_t tokens) {
-  const int64_t row = is_bf16(a) ? a->d : a->d + SCALE_BYTES;
+  const int64_t row = is_typed(a) ? a->d : a->d + SCALE_BYTES;
   if (tokens == 0)
     return 0;
   if (a->keys == AMLA_INDEX_KEYS_FP8_PAGE)
@@ -62,7 +65,7 @@ static amla_status check_slots(const amla_index_args *a, amla_detail *detail) {
 
 static amla_status check_key_strides(amla_index_args *a, amla_detail *detail) {
   const int fp8_page = a->keys == AMLA_INDEX_KEYS_FP8_PAGE;
-  const int32_t row = is_bf16(a) || fp8_page ? a->d : a->d + SCALE_BYTES;
+  const int32_t row = is_typed(a) || fp8_page ? a->d : a->d + SCALE_BYTES;
   const int64_t pages = a->page_size > 0 ? a->n_pages : a->b, tokens = page_tokens(a);
   TRY(fill_stride("k_stride_token", &a->k_stride_token, row, 1, detail));
   if (fp8_page && a->k_stride_token != a->d)
@@ -72,6 +75,12 @@ static amla_status check_key_strides(amla_index_args *a, amla_detail *detail) {
     INVALID("k_stride_token=%lld: must be >= %d", (long long)a->k_stride_token, row);
   const int64_t packed_row = fp8_page ? a->d + SCALE_BYTES : a->k_stride_token;
   TRY(fill_stride("k_stride_page", &a->k_stride_page, tokens, packed_row, detail));
+  if (is_typed(a) && amla_is_block(a->k_type) && a->k_stride_token % amla_block_elems(a->k_type))
+    INVALID("k_stride_token=%lld: must be a multiple of %d for k_type=%s",
+            (long long)a->k_stride_token, amla_block_elems(a->k_type), amla_dtype_name(a->k_type));
+  if (is_typed(a) && amla_is_block(a->k_type) && a->k_stride_page % amla_block_elems(a->k_type))
+    INVALID("k_stride_page=%lld: must be a multiple of %d for k_type=%s",
+            (long long)a->k_stride_page, amla_block_elems(a->k_type), amla_dtype_name(a->k_type));
   const int64_t span = page_span(a, tokens);
   const axis k[] = {{"", pages > 0 ? pages : 1, a->k_stride_page}};
   if (span < 0)
@@ -96,10 +105,23 @@ static amla_status check_q_strides(amla_index_args *a, amla_detail *detail) {
   return check_extent("weights", weights, 1, rows, detail);
 }
 
+static amla_status check_key_type(amla_index_args *a, amla_detail *detail) {
+  TRY(check_range("keys", a->keys, AMLA_INDEX_KEYS_BF16, AMLA_INDEX_KEYS_TYPED, detail));
+  TRY(check_range("k_type", a->k_type, AMLA_F32, AMLA_N_DTYPES - 1, detail));
+  if (a->keys != AMLA_INDEX_KEYS_TYPED && a->k_type != AMLA_F32)
+    INVALID("k_type=%s: must be 0 unless keys is typed", amla_dtype_name(a->k_type));
+  if (a->k_type > AMLA_F16 && !amla_is_block(a->k_type))
+    UNSUPPORTED("k_type=%s: the indexer's keys are f32, bf16, f16 or blocks",
+                amla_dtype_name(a->k_type));
+  if (a->keys == AMLA_INDEX_KEYS_BF16)
+    a->k_type = AMLA_BF16;
+  return AMLA_OK;
+}
+
 /* Copies args to a with every default filled in. */
 static amla_status check_shapes(const amla_index_args *args, amla_index_args *a,
                                 amla_detail *detail) {
-  TRY(copy_struct("args", args, a, sizeof *a, sizeof *a, detail));
+  TRY(copy_struct("args", args, a, sizeof *a, offsetof(amla_index_args, k_type), detail));
   TRY(check_range("b", a->b, 0, INT32_MAX, detail));
   TRY(check_range("s_q", a->s_q, 1, MAX_QUERIES, detail));
   TRY(check_range("heads", a->heads, 1, MAX_HEADS, detail));
@@ -111,7 +133,7 @@ static amla_status check_shapes(const amla_index_args *args, amla_index_args *a,
   TRY(check_pages(a, detail));
   if (a->q_type != AMLA_FP8_E4M3)
     TRY(check_range("q_type", a->q_type, AMLA_F32, AMLA_N_FLOAT_DTYPES - 1, detail));
-  TRY(check_range("keys", a->keys, AMLA_INDEX_KEYS_BF16, AMLA_INDEX_KEYS_FP8_TOKEN, detail));
+  TRY(check_key_type(a, detail));
   TRY(check_range("index_kind", a->index_kind, AMLA_INDEX_SLOT, AMLA_INDEX_POSITION, detail));
   TRY(check_range("causal", a->causal, 0, 1, detail));
   TRY(check_slots(a, detail));
@@ -147,7 +169,8 @@ static int64_t k_bytes(const amla_index_args *a) {
   const axis k[] = {{"", pages, a->k_stride_page}};
   if (a->sk == 0 || pages == 0)
     return 0;
-  return extent_elems(k, 1, page_span(a, page_tokens(a))) * key_bytes(a);
+  const int64_t elems = extent_elems(k, 1, page_span(a, page_tokens(a)));
+  return is_typed(a) ? amla_elems_bytes(a->k_type, elems) : elems;
 }
 
 static amla_status check_buffers(const amla_index_args *a, amla_detail *detail) {
@@ -160,7 +183,7 @@ static amla_status check_buffers(const amla_index_args *a, amla_detail *detail) 
       {"q", a->q, a->q_bytes, q_bytes(a), fp8_q ? 1 : amla_dtype_align(a->q_type)},
       {"q_scales", a->q_scales, a->q_scales_bytes, a->q_scales ? rows * 4 : 0, 4},
       {"weights", a->weights, a->weights_bytes, rows * 4, 4},
-      {"k", a->k, a->k_bytes, k_bytes(a), (size_t)key_bytes(a)},
+      {"k", a->k, a->k_bytes, k_bytes(a), is_typed(a) ? amla_dtype_align(a->k_type) : 1},
       {"block_table", a->block_table, a->block_table_bytes, table, 4},
       {"seqlens_k", a->seqlens_k, a->seqlens_k_bytes, a->seqlens_k ? (int64_t)a->b * 4 : 0, 4},
       {"visible_k", a->visible_k, a->visible_k_bytes, a->visible_k ? queries * 4 : 0, 4}};

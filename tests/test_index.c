@@ -9,6 +9,7 @@
 #include <limits.h>
 
 #include "harness/index_data.h"
+#include "harness/kv_blocks.h"
 #include "spec/spec.h"
 #include "src/cpu/index_list.h"
 #include "src/cpu/index_ukr.h"
@@ -429,6 +430,44 @@ static void what_is_not_seen_may_hold_anything(void **state) {
 
 /* ---- Formats and forms ---- */
 
+/* Keys of every type have the scores of f32 keys of the same values, bit for bit. */
+static void check_types(const amla_options *o) {
+  enum { SK = 75, D = 96, HEADS = 21, STRIDE = 128 };
+  static float f32[SK * STRIDE], want[2 * SK];
+  static uint64_t room[SK * STRIDE / 2];
+  amla_index_args a = make_args(1, 2, HEADS, D, SK, 30);
+  harness_index_data d;
+  int32_t lists[60];
+  a.q_type = AMLA_F32;
+  create(&d, &a, 12, false);
+  for (int type = AMLA_F32; amla_dtype_name((amla_dtype)type); type++) {
+    const bool is_block = harness_is_block((amla_dtype)type);
+    if (type > AMLA_F16 && !is_block)
+      continue;
+    for (int i = 0; i < SK * STRIDE; i++)
+      if (is_block && i % HARNESS_BLOCK == 0)
+        harness_store_block(room, (amla_dtype)type, i, d.k + i % (SK * D - HARNESS_BLOCK));
+      else if (!is_block)
+        harness_store(room, (amla_dtype)type, i, d.k[i % (SK * D)]);
+    for (int i = 0; i < SK * STRIDE; i++)
+      f32[i] = harness_load(room, (amla_dtype)type, i);
+    d.args.keys = AMLA_INDEX_KEYS_TYPED, d.args.k_stride_token = STRIDE;
+    d.args.k_type = AMLA_F32, d.args.k = f32, d.args.k_bytes = sizeof f32;
+    index_topk(&d.args, o);
+    memcpy(want, d.scores, sizeof want), memcpy(lists, d.indices, sizeof lists);
+    d.args.k_type = (amla_dtype)type, d.args.k = room, d.args.k_bytes = sizeof room;
+    memset(d.scores, 0x55, sizeof want), memset(d.indices, 0x55, sizeof lists);
+    index_topk(&d.args, o);
+    expect_same(&d, o, lists, want, amla_dtype_name((amla_dtype)type));
+  }
+  harness_index_free(&d);
+}
+
+static void any_type_has_the_scores_of_f32(void **state) {
+  (void)state;
+  for_each_isa(check_types);
+}
+
 static void check_forms(const amla_options *o) {
   static const int32_t visible[] = {198, 199, 200};
   amla_index_args a = make_args(1, 3, 40, 96, 200, 50);
@@ -797,7 +836,7 @@ static void bad_fields_are_refused(void **state) {
   harness_index_data d;
   open_good(&d, AMLA_INDEX_KEYS_BF16);
   BAD(a.struct_bytes = 8, "args.struct_bytes=8", "INIT macro");
-  BAD(a.struct_bytes -= 8, "args.struct_bytes=", "INIT macro");
+  BAD(a.struct_bytes = offsetof(amla_index_args, k_type) - 8, "args.struct_bytes=", "INIT macro");
   BAD(a.b = -1, "b=-1", ">= 0");
   BAD(a.s_q = 0, "s_q=0", ">= 1");
   BAD(a.heads = 0, "heads=0", ">= 1");
@@ -816,7 +855,13 @@ static void bad_fields_are_refused(void **state) {
   BAD((a.page_size = 0, a.n_pages = 0, a.max_pages = 7), "max_pages=7", "must be 0");
   BAD(a.q_type = AMLA_Q8_0, "q_type=3", "<= 2");
   BAD(a.q_type = (amla_dtype)7, "q_type=7", "<= 2");
-  BAD(a.keys = (amla_index_keys)3, "keys=3", "<= 2");
+  BAD(a.keys = (amla_index_keys)4, "keys=4", "<= 3");
+  BAD(a.k_type = AMLA_F16, "k_type=f16", "unless keys is typed");
+  BAD((a.keys = AMLA_INDEX_KEYS_TYPED, a.k_type = (amla_dtype)12), "k_type=12", "<= 11");
+  BAD((a.keys = AMLA_INDEX_KEYS_TYPED, a.k_type = AMLA_Q8_0, a.k_stride_token = 40),
+      "k_stride_token=40", "multiple of 32", "q8_0");
+  BAD((a.keys = AMLA_INDEX_KEYS_TYPED, a.k_type = AMLA_Q4_0, a.k_stride_page = 1000),
+      "k_stride_page=1000", "multiple of 32", "q4_0");
   BAD(a.index_kind = (amla_index_kind)2, "index_kind=2", "<= 1");
   BAD(a.causal = 2, "causal=2", "<= 1");
   BAD(a.n_pages = 1 << 28, "n_pages=268435456", "slots of 16", "int32");
@@ -930,6 +975,7 @@ int main(void) {
       cmocka_unit_test(nan_ranks_last_and_infinity_first),
       cmocka_unit_test(what_is_not_seen_may_hold_anything),
       cmocka_unit_test(forms_say_the_same),
+      cmocka_unit_test(any_type_has_the_scores_of_f32),
       cmocka_unit_test(q_types_are_exact),
       cmocka_unit_test(few_keys_are_all_listed),
       cmocka_unit_test(scratch_depends_on_neither_batch_nor_length),

@@ -663,7 +663,8 @@ typedef enum amla_index_keys {
   AMLA_INDEX_KEYS_BF16 = 0, /* [P][d] bf16 */
   /* index_132: per page [P][d] fp8, then [P] scales; with d = 128, 132 P bytes */
   AMLA_INDEX_KEYS_FP8_PAGE = 1,
-  AMLA_INDEX_KEYS_FP8_TOKEN = 2 /* [P] records of [d] fp8 and a scale; with d = 128, 132 bytes */
+  AMLA_INDEX_KEYS_FP8_TOKEN = 2, /* [P] records of [d] fp8 and a scale; with d = 128, 132 bytes */
+  AMLA_INDEX_KEYS_TYPED = 3      /* [P][d] k_type */
 } amla_index_keys;
 
 /* Shapes, types and pointers of amla_index_topk. Strides count elements, of fp8 keys bytes; 0 =
@@ -705,13 +706,15 @@ typedef struct amla_index_args {
   size_t indices_bytes;
   float *scores; /* [b][s_q][sk], -inf from the first key on that the query does not see; or NULL */
   size_t scores_bytes;
+  /* of KEYS_TYPED: f32, bf16, f16 or ggml's blocks, strides of which are multiples of 32; else 0 */
+  amla_dtype k_type;
 } amla_index_args;
 
 /* clang-format off */
 #define AMLA_INDEX_ARGS_INIT                                                                       \
   {(uint32_t)sizeof(amla_index_args), 1, 1, 64, 128, 0, 2048, 0, 0, 0, AMLA_BF16,                  \
    AMLA_INDEX_KEYS_BF16, AMLA_INDEX_SLOT, 0, 0, 0, 0, 0, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0,    \
-   NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0}
+   NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, AMLA_F32}
 /* clang-format on */
 
 /* Bytes of scratch, of any alignment, that amla_index_topk needs: a function of threads, heads, d

@@ -253,6 +253,7 @@ class IndexArgs(ctypes.Structure):
         ("indices_bytes", SIZE),
         ("scores", PTR),
         ("scores_bytes", SIZE),
+        ("k_type", I32),
     ]
 
 

@@ -17,20 +17,28 @@ int64_t amla_index_slot(const amla_index_args *a, int32_t sequence, int32_t j) {
   return page * a->page_size + j % a->page_size;
 }
 
+static int has_scales(const amla_index_args *a) {
+  return a->keys == AMLA_INDEX_KEYS_FP8_PAGE || a->keys == AMLA_INDEX_KEYS_FP8_TOKEN;
+}
+
 /* Keys that follow one another in a page. */
 typedef struct key_run {
-  const char *row, *scale; /* scale: NULL of bf16 */
+  const char *row, *scale; /* scale: NULL of rows of k_type */
   int64_t row_stride_bytes, scale_stride_bytes;
   int32_t n;
 } key_run;
+
+/* Of rows of k_type, or of fp8, whose strides count bytes. */
+static int64_t key_elems_bytes(const amla_index_args *a, int64_t elems) {
+  return has_scales(a) ? elems : amla_elems_bytes(a->k_type, elems);
+}
 
 /* From position j of the sequence on, at most n of them. */
 static key_run find_keys(const amla_index_args *a, int32_t sequence, int32_t j, int32_t n) {
   const int32_t tokens = a->page_size > 0 ? a->page_size : a->sk, in_page = j % tokens;
   const int64_t page = amla_index_slot(a, sequence, j) / tokens;
-  const int64_t unit = a->keys == AMLA_INDEX_KEYS_BF16 ? 2 : 1; /* bytes */
-  const char *base = (const char *)a->k + page * a->k_stride_page * unit;
-  key_run run = {.row_stride_bytes = a->k_stride_token * unit, .n = tokens - in_page};
+  const char *base = (const char *)a->k + key_elems_bytes(a, page * a->k_stride_page);
+  key_run run = {.row_stride_bytes = key_elems_bytes(a, a->k_stride_token), .n = tokens - in_page};
   if (run.n > n)
     run.n = n;
   run.row = base + in_page * run.row_stride_bytes;
@@ -99,6 +107,12 @@ static const amla_ukr_panel *panel_at(const amla_index_scorer *s, int32_t row) {
 
 static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
 
+/* The columns' order, where the loads of decode make keys f32: those of the indexer keep it. */
+static int is_even_odd(const amla_index_scorer *s) {
+  const amla_index_args *a = s->args;
+  return a->keys == AMLA_INDEX_KEYS_TYPED && s->ukernels->even_odd[a->k_type];
+}
+
 void amla_index_scorer_begin(amla_index_scorer *s, int32_t sequence, int32_t query) {
   const amla_index_args *a = s->args;
   const int fp8 = is_q_fp8(a);
@@ -116,7 +130,7 @@ void amla_index_scorer_begin(amla_index_scorer *s, int32_t sequence, int32_t que
   }
   for (int32_t row = 0; row < a->heads;) {
     const amla_ukr_panel *p = panel_at(s, row);
-    p->pack(min(p->rows, a->heads - row), a->d, type, s->q_rows + row, 1.0f, 0,
+    p->pack(min(p->rows, a->heads - row), a->d, type, s->q_rows + row, 1.0f, is_even_odd(s),
             s->qt + (int64_t)row * a->d);
     row += p->rows;
   }
@@ -126,11 +140,20 @@ void amla_index_scorer_begin(amla_index_scorer *s, int32_t sequence, int32_t que
 
 /* ---- Scores ---- */
 
+static void load_key(const amla_index_scorer *s, const void *row, float *to) {
+  const amla_index_args *a = s->args;
+  const amla_row_format format = {a->k_type, a->d, a->d, 1.0f, 1.0f};
+  if (has_scales(a))
+    s->ukr->load_e4m3(a->d, row, to);
+  else if (a->keys == AMLA_INDEX_KEYS_BF16)
+    s->ukr->load_bf16(a->d, row, to);
+  else
+    s->ukernels->load(&format, row, NULL, to);
+}
+
 static void load_run(const amla_index_scorer *s, const key_run *run, int32_t at) {
-  void (*const load)(int32_t, const void *, float *) =
-      run->scale ? s->ukr->load_e4m3 : s->ukr->load_bf16;
   for (int32_t j = 0; j < run->n; j++)
-    load(s->args->d, run->row + j * run->row_stride_bytes, s->keys + (at + j) * s->ld);
+    load_key(s, run->row + j * run->row_stride_bytes, s->keys + (at + j) * s->ld);
   for (int32_t j = 0; j < run->n && run->scale; j++)
     memcpy(&s->scales[at + j], run->scale + j * run->scale_stride_bytes, sizeof *s->scales);
 }
@@ -154,7 +177,7 @@ static void add_panel(const amla_index_scorer *s, const amla_ukr_panel *p, int32
   static const amla_row_format f32 = {.type = AMLA_F32};
   static const amla_ukr_stage nothing = {&f32, 0, &no_move}; /* the keys are converted */
   const amla_index_args *a = s->args;
-  const float *scales = a->keys == AMLA_INDEX_KEYS_BF16 ? NULL : s->scales;
+  const float *scales = has_scales(a) ? s->scales : NULL;
   for (int32_t j = 0; j < n; j += p->tokens)
     p->qk(min(p->tokens, n - j), a->d, s->keys + j * s->ld, s->ld, s->qt + (int64_t)row * a->d,
           s->s + j * p->rows, &nothing);
