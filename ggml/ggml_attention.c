@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ggml_layout.h"
 #include "ggml_log.h"
 #include "ggml_mask.h"
 
@@ -26,48 +27,6 @@ static float param(const ggml_abi_tensor *op, int i) {
 }
 
 /* ---- Which ones are ours ---- */
-
-/* The types that both know. */
-typedef struct known_type {
-  int32_t ggml;
-  amla_dtype amla;
-} known_type;
-
-static const known_type *find_type(int32_t type) {
-  static const known_type types[] = {
-      {GGML_ABI_F32, AMLA_F32},   {GGML_ABI_F16, AMLA_F16},   {GGML_ABI_BF16, AMLA_BF16},
-      {GGML_ABI_Q8_0, AMLA_Q8_0}, {GGML_ABI_Q4_0, AMLA_Q4_0}, {GGML_ABI_Q4_1, AMLA_Q4_1},
-      {GGML_ABI_Q5_0, AMLA_Q5_0}, {GGML_ABI_Q5_1, AMLA_Q5_1}, {GGML_ABI_IQ4_NL, AMLA_IQ4_NL}};
-  for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-    if (types[i].ggml == type)
-      return &types[i];
-  return NULL;
-}
-
-/* Elements and bytes of the type's block, which are those of an element mostly. */
-typedef struct block {
-  int32_t elems, bytes;
-} block;
-
-static block block_of(const ggml_abi_tensor *t) {
-  block b;
-  b.elems = amla_dtype_block(find_type(t->type)->amla, &b.bytes);
-  return b;
-}
-
-static int64_t bytes_per_row(const ggml_abi_tensor *t) {
-  const block b = block_of(t);
-  return t->ne[0] / b.elems * b.bytes;
-}
-
-/* Of a tensor of a type that is known. */
-static bool strides_are_whole(const ggml_abi_tensor *t) {
-  const size_t bytes = (size_t)block_of(t).bytes;
-  for (int i = 1; i < 4; i++)
-    if (t->nb[i] % bytes != 0 || (t->nb[i] == 0 && t->ne[i] > 1))
-      return false; /* to the library 0 means packed */
-  return t->nb[0] == bytes;
-}
 
 static bool is_prefix_of(const ggml_abi_tensor *v, const ggml_abi_tensor *k) {
   const ggml_abi_tensor *root = k->view_src != NULL ? k->view_src : k;
@@ -102,7 +61,7 @@ static bool is_value_in_key(const ggml_abi_tensor *op, int32_t cast_op) {
 }
 
 static const char *cache_refusal(const ggml_abi_tensor *k) {
-  if (!strides_are_whole(k) || (int64_t)k->nb[1] < bytes_per_row(k))
+  if (!ggml_strides_are_whole(k) || (int64_t)k->nb[1] < ggml_row_bytes(k))
     return "K or V has rows that are not contiguous";
   return NULL;
 }
@@ -118,7 +77,7 @@ static const char *value_refusal(const ggml_abi_tensor *v, const ggml_abi_tensor
 
 static const char *mask_refusal(const ggml_abi_tensor *mask, const ggml_abi_tensor *q,
                                 const ggml_abi_tensor *k) {
-  if (mask->type != GGML_ABI_F16 || !strides_are_whole(mask))
+  if (mask->type != GGML_ABI_F16 || !ggml_strides_are_whole(mask))
     return "the mask is not f16 with contiguous rows";
   if (mask->ne[2] != 1)
     return "the mask differs between heads";
@@ -156,14 +115,14 @@ const char *ggml_attention_refusal(const ggml_abi_tensor *op, int32_t cast_op) {
     return "K/V are not 576/512, 512/512 or 320/256";
   if (k->ne[2] < 1 || q->ne[2] % k->ne[2] != 0)
     return "its heads are not shared out evenly to KV heads";
-  if (find_type(k->type) == NULL)
+  if (ggml_find_type(k->type) == NULL)
     return "K is of a type that is not known";
   if (cache_refusal(k) != NULL)
     return cache_refusal(k);
   if (!is_value_in_key(op, cast_op) && value_refusal(v, k) != NULL)
     return value_refusal(v, k);
-  if (q->type != GGML_ABI_F32 || op->type != GGML_ABI_F32 || !strides_are_whole(q) ||
-      !strides_are_whole(op))
+  if (q->type != GGML_ABI_F32 || op->type != GGML_ABI_F32 || !ggml_strides_are_whole(q) ||
+      !ggml_strides_are_whole(op))
     return "q or the result is not f32 with contiguous rows";
   if (k->ne[3] != q->ne[3])
     return "streams share K";
@@ -181,30 +140,11 @@ const char *ggml_attention_refusal(const ggml_abi_tensor *op, int32_t cast_op) {
 
 /* ---- The problem ---- */
 
-/* A stride of ggml, in elements. */
-static int64_t elems(const ggml_abi_tensor *t, int axis) {
-  const block b = block_of(t);
-  return (int64_t)t->nb[axis] / b.bytes * b.elems;
-}
-
-/* Bytes from the first to one past the last element that [ne0][ne1][ne2][ne3] of this tensor touch.
- */
-static size_t span(const ggml_abi_tensor *t, int64_t ne0_bytes, int64_t ne1, int64_t ne2,
-                   int64_t ne3) {
-  return (size_t)ne0_bytes + (size_t)(ne1 - 1) * t->nb[1] + (size_t)(ne2 - 1) * t->nb[2] +
-         (size_t)(ne3 - 1) * t->nb[3];
-}
-
-/* An axis of one needs no stride, and what ggml leaves there may be anything. */
-static int64_t stride(const ggml_abi_tensor *t, int axis) {
-  return t->ne[axis] > 1 ? elems(t, axis) : 0;
-}
-
 static ggml_mask_view mask_of(const ggml_abi_tensor *op, int64_t stream) {
   const ggml_abi_tensor *mask = op->src[MASK];
   const size_t offset = mask->ne[3] > 1 ? (size_t)stream * mask->nb[3] : 0;
   return (ggml_mask_view){(const uint16_t *)(const void *)((const char *)mask->data + offset),
-                          elems(mask, 1), op->src[Q]->ne[1], op->src[K]->ne[1]};
+                          ggml_stride_elems(mask, 1), op->src[Q]->ne[1], op->src[K]->ne[1]};
 }
 
 /* The keys in use of each stream; and does it take a mask to say who sees which of them? */
@@ -228,22 +168,23 @@ static amla_problem describe(const ggml_abi_tensor *op, int64_t streams, bool ma
   p.d_qk = (int32_t)k->ne[0];
   p.d_v = (int32_t)v->ne[0];
   p.q_type = p.out_type = AMLA_F32;
-  p.kv_type = find_type(k->type)->amla;
+  p.kv_type = ggml_find_type(k->type)->amla;
   p.causal = mask != NULL && !masked;
   p.scale = param(op, SCALE);
-  p.q_stride_query = stride(q, 1), p.q_stride_head = stride(q, 2), p.q_stride_batch = stride(q, 3);
-  p.out_stride_head = stride(op, 1), p.out_stride_query = stride(op, 2),
-  p.out_stride_batch = stride(op, 3);
-  p.kv_stride_token = elems(k, 1), p.kv_stride_page = stride(k, 3);
+  p.q_stride_query = ggml_stride(q, 1), p.q_stride_head = ggml_stride(q, 2),
+  p.q_stride_batch = ggml_stride(q, 3);
+  p.out_stride_head = ggml_stride(op, 1), p.out_stride_query = ggml_stride(op, 2),
+  p.out_stride_batch = ggml_stride(op, 3);
+  p.kv_stride_token = ggml_stride_elems(k, 1), p.kv_stride_page = ggml_stride(k, 3);
   if (apart) { /* rows are [V | K], in two caches */
     p.kv_d_rope = p.d_qk;
     p.k_begin = p.d_v;
     p.d_qk += p.d_v;
     p.kv_rope_stride_token = p.kv_stride_token, p.kv_rope_stride_page = p.kv_stride_page;
-    p.kv_stride_token = elems(v, 1), p.kv_stride_page = stride(v, 3);
+    p.kv_stride_token = ggml_stride_elems(v, 1), p.kv_stride_page = ggml_stride(v, 3);
   }
   if (masked)
-    p.mask_stride_query = elems(mask, 1), p.mask_stride_batch = stride(mask, 3);
+    p.mask_stride_query = ggml_stride_elems(mask, 1), p.mask_stride_batch = ggml_stride(mask, 3);
   return p;
 }
 
@@ -260,23 +201,23 @@ static amla_tensors point(const ggml_abi_tensor *op, int64_t stream, int64_t kv_
   const int64_t head = kv_head * p->h_q;
   amla_tensors t = AMLA_TENSORS_INIT;
   t.q = at(q, head, stream, 2);
-  t.q_bytes = span(q, q->ne[0] * 4, q->ne[1], p->h_q, p->b);
+  t.q_bytes = ggml_span_bytes(q, q->ne[0] * 4, q->ne[1], p->h_q, p->b);
   const ggml_abi_tensor *kv = p->k_begin > 0 ? v : k;
   t.kv = at(kv, kv_head, stream, 2);
-  t.kv_bytes = span(kv, bytes_per_row(kv), k->ne[1], 1, p->b);
+  t.kv_bytes = ggml_span_bytes(kv, ggml_row_bytes(kv), k->ne[1], 1, p->b);
   if (p->k_begin > 0) {
     t.kv_rope = at(k, kv_head, stream, 2);
-    t.kv_rope_bytes = span(k, bytes_per_row(k), k->ne[1], 1, p->b);
+    t.kv_rope_bytes = ggml_span_bytes(k, ggml_row_bytes(k), k->ne[1], 1, p->b);
   }
   t.out = at(op, head, stream, 1);
-  t.out_bytes = span(op, op->ne[0] * 4, p->h_q, op->ne[2], p->b);
+  t.out_bytes = ggml_span_bytes(op, op->ne[0] * 4, p->h_q, op->ne[2], p->b);
   if (mask != NULL) {
     t.seqlens_k = lengths + stream;
     t.seqlens_k_bytes = (size_t)p->b * sizeof *lengths;
   }
   if (masked) {
     t.mask = mask_of(op, stream).rows;
-    t.mask_bytes = span(mask, k->ne[1] * 2, q->ne[1], 1, p->b);
+    t.mask_bytes = ggml_span_bytes(mask, k->ne[1] * 2, q->ne[1], 1, p->b);
   }
   if (sinks != NULL) {
     t.sinks = (const float *)sinks->data + head;

@@ -149,6 +149,35 @@ static int32_t find_cast_op(ggml_host *h) {
   return op;
 }
 
+/* llama.cpp before ggml 0.25 gives the operation up if another device than the layer's has it, and
+ * its scores then fill gigabytes. */
+enum { INDEXER_MINOR = 25 };
+
+static int32_t find_indexer_op(void *library, ggml_host *h) {
+  enum { D = 32, HEADS = 3, TOKENS = 2, KEYS = 5 };
+  ggml_abi_tensor *(*make)(void *context, ggml_abi_tensor *q, ggml_abi_tensor *k,
+                           ggml_abi_tensor *weights, ggml_abi_tensor *mask);
+  int minor = 0;
+  sscanf(h->version, "%*d.%d", &minor);
+  if (minor < INDEXER_MINOR || !find(library, "ggml_lightning_indexer", &make))
+    return -1;
+  void *context = h->ggml_init((ggml_abi_init_params){1 << 13, NULL, true});
+  if (context == NULL)
+    return -1;
+  ggml_abi_tensor *q = h->ggml_new_tensor_4d(context, GGML_ABI_F32, D, HEADS, TOKENS, 1),
+                  *k = h->ggml_new_tensor_4d(context, GGML_ABI_F16, D, 1, KEYS, 1),
+                  *w = h->ggml_new_tensor_4d(context, GGML_ABI_F32, HEADS, TOKENS, 1, 1),
+                  *mask = h->ggml_new_tensor_4d(context, GGML_ABI_F16, KEYS, TOKENS, 1, 1);
+  const ggml_abi_tensor *op = make(context, q, k, w, mask);
+  const bool is_as_expected = strcmp(h->ggml_op_name(op->op), "LIGHTNING_INDEXER") == 0 &&
+                              op->type == GGML_ABI_F32 && op->ne[0] == KEYS &&
+                              op->ne[1] == TOKENS && op->src[0] == q && op->src[1] == k &&
+                              op->src[2] == w && op->src[3] == mask && op->src[4] == NULL;
+  const int32_t id = is_as_expected ? op->op : -1;
+  h->ggml_free(context);
+  return id;
+}
+
 /* ---- Objects ---- */
 
 /* Trap i stands in word i of an object and says that it was called. */
@@ -253,6 +282,7 @@ const char *ggml_host_bind(ggml_host *host, const void *caller) {
   if ((wrong = prove_objects(library, host)) != NULL)
     return refuse("this ggml lays out its backends otherwise (%s)", wrong);
   host->cast_op = find_cast_op(host);
+  host->indexer_op = find_indexer_op(library, host);
   host->api_version = find_api_version(host);
   if (host->api_version < GGML_ABI_OLDEST_API || host->api_version > GGML_ABI_NEWEST_API)
     return refuse("ggml %s has another backend interface than 2 and 3", host->version);

@@ -14,6 +14,7 @@ typedef struct ggml_host {
   char version[32];
   int32_t api_version;      /* what it wants to read in a registry */
   int32_t flash_attn_op;    /* the id of FLASH_ATTN_EXT */
+  int32_t indexer_op;       /* the id of LIGHTNING_INDEXER, or -1: not there, or not to be taken */
   int32_t cast_op;          /* the id of ggml_cast's operation, or -1: not as expected */
   bool flags_say_compute;   /* nodes to be computed carry GGML_ABI_FLAG_COMPUTE */
   int32_t graph_compute_at; /* word of a backend object */

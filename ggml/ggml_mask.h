@@ -22,4 +22,10 @@ int64_t ggml_mask_length(const ggml_mask_view *mask);
  */
 bool ggml_mask_is_causal(const ggml_mask_view *mask, int64_t length);
 
+/* visible [n_tokens]: the keys up to the last one that a token sees. */
+void ggml_mask_visible(const ggml_mask_view *mask, int32_t *visible);
+
+/* scores [n_tokens][n_kv] += the mask, of the first visible keys of each; -inf where it hides. */
+void ggml_mask_add(const ggml_mask_view *mask, const int32_t *visible, float *scores);
+
 #endif

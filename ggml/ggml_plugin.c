@@ -13,6 +13,7 @@
 
 #include "ggml_attention.h"
 #include "ggml_host.h"
+#include "ggml_indexer.h"
 #include "ggml_log.h"
 #include "ggml_runner.h"
 
@@ -41,9 +42,10 @@ static struct {                /* what ggml has asked about, computed or not */
 typedef struct backend {
   word words[GGML_BACKEND_MAX_WORDS]; /* first: ggml's handle is its address */
   ggml_attention attention;
+  ggml_indexer indexer;
   ggml_runner runner;
   int32_t threads;
-  int64_t n_done;
+  int64_t n_done, n_indexed; /* operations: attention, indexers */
 } backend;
 
 enum { DEFAULT_THREADS = 4 }; /* ggml's own, until it says otherwise */
@@ -57,13 +59,18 @@ static void backend_free(void *self) {
   backend *b = self;
   if (b->n_done > 0 && ggml_log_wanted())
     ggml_log("%lld attention operations done", (long long)b->n_done);
+  if (b->n_indexed > 0 && ggml_log_wanted())
+    ggml_log("%lld indexer operations done", (long long)b->n_indexed);
   ggml_attention_free(&b->attention);
+  ggml_indexer_free(&b->indexer);
   ggml_runner_free(&b->runner);
   free(b);
 }
 
+static bool is_indexer(const ggml_abi_tensor *node) { return node->op == host.indexer_op; }
+
 static bool to_be_computed(const ggml_abi_tensor *node) {
-  return node->op == host.flash_attn_op &&
+  return (node->op == host.flash_attn_op || is_indexer(node)) &&
          (!host.flags_say_compute || (node->flags & GGML_ABI_FLAG_COMPUTE) != 0);
 }
 
@@ -76,12 +83,18 @@ typedef struct operation {
 
 static void run_operation(void *argument) {
   operation *o = argument;
-  o->status = ggml_attention_run(&o->backend->attention, o->node, o->threads, ggml_runner_parallel,
-                                 &o->backend->runner);
+  backend *b = o->backend;
+  if (is_indexer(o->node))
+    o->status = ggml_indexer_run(&b->indexer, &b->attention, o->node, o->threads,
+                                 ggml_runner_parallel, &b->runner);
+  else
+    o->status =
+        ggml_attention_run(&b->attention, o->node, o->threads, ggml_runner_parallel, &b->runner);
 }
 
 static int compute_node(backend *b, const ggml_abi_tensor *node) {
-  operation o = {b, node, ggml_attention_is_small(node) ? 1 : b->threads, GGML_ABI_FAILED};
+  const bool small = is_indexer(node) ? ggml_indexer_is_small(node) : ggml_attention_is_small(node);
+  operation o = {b, node, small ? 1 : b->threads, GGML_ABI_FAILED};
   if (o.threads > 1)
     ggml_runner_run(&b->runner, run_operation, &o);
   else
@@ -99,6 +112,10 @@ static int backend_compute(void *self, void *graph) {
     const int status = compute_node(b, node);
     if (status != GGML_ABI_SUCCESS)
       return status;
+    if (is_indexer(node)) {
+      b->n_indexed++;
+      continue;
+    }
     b->n_done++;
     atomic_fetch_add(&n_done, 1);
   }
@@ -196,6 +213,13 @@ static bool supports_attention(const ggml_abi_tensor *op) {
   return refusal == NULL;
 }
 
+static bool supports_indexer(const ggml_abi_tensor *op) {
+  const char *refusal = ggml_indexer_refusal(op);
+  if (refusal != NULL)
+    ggml_log_left(refusal);
+  return refusal == NULL;
+}
+
 /* Softmax under a mask is attention; without one it is a router of experts, or sampling. */
 static bool is_attention_in_pieces(const ggml_abi_tensor *op) {
   return strcmp(host.ggml_op_name(op->op), "SOFT_MAX") == 0 && op->src[1] != NULL;
@@ -208,6 +232,8 @@ static bool device_supports_op(void *self, const ggml_abi_tensor *op) {
   asked.work = true;
   if (op->op == host.flash_attn_op)
     return supports_attention(op);
+  if (is_indexer(op))
+    return supports_indexer(op);
   if (is_attention_in_pieces(op))
     asked.softmax = true;
   return false;

@@ -46,6 +46,8 @@ static bool find_functions(ggml_session *s, void *library) {
   GGML_ABI_FUNCTIONS(FIND)
   GGML_SESSION_FUNCTIONS(FIND)
 #undef FIND
+  void *indexer = dlsym(library, "ggml_lightning_indexer");
+  memcpy(&s->ggml_lightning_indexer, &indexer, sizeof indexer);
   if (missing != NULL)
     fprintf(stderr, "ggml has no %s\n", missing);
   return missing == NULL;
@@ -139,6 +141,18 @@ static void fill_mask(ggml_session *s, const ggml_case *c, ggml_abi_tensor *mask
                              c->kv);
   }
   free(row);
+}
+
+void ggml_fill(ggml_session *s, ggml_abi_tensor *t, uint64_t *state) {
+  if (t->type == GGML_ABI_F32)
+    fill_f32(t, 1.0f, state);
+  else
+    fill_rows(s, t, state);
+}
+
+void ggml_fill_mask(ggml_session *s, ggml_abi_tensor *mask, uint64_t *state) {
+  ggml_case c = {.kv = mask->ne[0], .tokens = mask->ne[1], .mask = MASK_RANDOM};
+  fill_mask(s, &c, mask, state);
 }
 
 /* ---- Operations ---- */

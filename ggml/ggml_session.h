@@ -38,6 +38,9 @@
 typedef struct ggml_session {
   GGML_ABI_FUNCTIONS(GGML_SESSION_MEMBER)
   GGML_SESSION_FUNCTIONS(GGML_SESSION_MEMBER)
+  /* NULL before ggml had it */
+  ggml_abi_tensor *(*ggml_lightning_indexer)(void *context, ggml_abi_tensor *q, ggml_abi_tensor *k,
+                                             ggml_abi_tensor *weights, ggml_abi_tensor *mask);
   void *cpu_device, *amla_device;
   void *cpu, *amla;             /* backends */
   int64_t (*amla_n_done)(void); /* operations that the plug-in has computed */
@@ -62,6 +65,10 @@ typedef struct ggml_case {
 /* Columns of V, the first ones of K; KV heads. */
 int64_t ggml_case_d_v(const ggml_case *c);
 int64_t ggml_case_kv_heads(const ggml_case *c);
+
+/* Uniform in [-1, 1); as MASK_RANDOM. */
+void ggml_fill(ggml_session *s, ggml_abi_tensor *t, uint64_t *state);
+void ggml_fill_mask(ggml_session *s, ggml_abi_tensor *mask, uint64_t *state);
 
 typedef struct ggml_job { /* a case with data */
   ggml_case c;

@@ -3,6 +3,7 @@
  * Reading masks, against the mask's meaning spelled out: every causal one of small size, each with
  * one entry changed.
  */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -72,7 +73,34 @@ static void test_causal_masks_and_one_change(void **state) {
   assert_int_equal(n_causal, TOKENS * (KEYS + 1));
 }
 
+/* Scores of keys behind the last one that a token sees are left alone. */
+static void test_masks_are_added(void **state) {
+  static const uint16_t mask[] = {0,      0x0001, 0x83ff, 0x3800, HIDDEN, 0xc000, 0x7bff,
+                                  0x7c00, HIDDEN, 0x8000, HIDDEN, HIDDEN, /* the other token: */
+                                  HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN,
+                                  HIDDEN, HIDDEN, HIDDEN, HIDDEN, 0xbc00};
+  static const float added[] = {0.0f,  0x1p-24f, -0x1.ff8p-15f, 0.5f,      -INFINITY,
+                                -2.0f, 65504.0f, INFINITY,      -INFINITY, 0.0f};
+  const ggml_mask_view view = {mask, 12, 2, 12};
+  float scores[24] = {0.0f};
+  int32_t visible[2];
+  (void)state;
+  ggml_mask_visible(&view, visible);
+  assert_int_equal(visible[0], 10);
+  assert_int_equal(visible[1], 12);
+  scores[10] = scores[11] = 7.0f;
+  ggml_mask_add(&view, visible, scores);
+  for (int i = 0; i < 10; i++)
+    if (scores[i] != added[i])
+      fail_msg("score %d: %a, must be %a", i, (double)scores[i], (double)added[i]);
+  assert_true(scores[10] == 7.0f && scores[11] == 7.0f);
+  for (int i = 12; i < 23; i++)
+    assert_true(scores[i] == -INFINITY);
+  assert_true(scores[23] == -1.0f);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_causal_masks_and_one_change)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_causal_masks_and_one_change),
+                                     cmocka_unit_test(test_masks_are_added)};
   return cmocka_run_group_tests_name("ggml_mask", tests, NULL, NULL);
 }

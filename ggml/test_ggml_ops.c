@@ -272,6 +272,116 @@ static void test_threads(void **state) {
   ggml_job_free(s, &job);
 }
 
+/* ---- The indexer ---- */
+
+typedef struct indexer {
+  void *context, *graph;
+  ggml_abi_tensor *op;
+} indexer;
+
+static indexer make_indexer(int32_t type, int64_t tokens, int64_t streams, int64_t masks) {
+  enum { D = 128, HEADS = 32, KEYS = 300 };
+  ggml_session *s = &session;
+  uint64_t seed = 5;
+  indexer x = {.context = s->ggml_init((ggml_abi_init_params){32 << 20, NULL, false})};
+  ggml_abi_tensor *src[] = {
+      s->ggml_new_tensor_4d(x.context, GGML_ABI_F32, D, HEADS, tokens, streams),
+      s->ggml_new_tensor_4d(x.context, type, D, 1, KEYS, streams),
+      s->ggml_new_tensor_4d(x.context, GGML_ABI_F32, HEADS, tokens, 1, streams),
+      s->ggml_new_tensor_4d(x.context, GGML_ABI_F16, KEYS, tokens, 1, masks)};
+  for (int i = 0; i < 3; i++)
+    ggml_fill(s, src[i], &seed);
+  ggml_fill_mask(s, src[3], &seed);
+  x.op = s->ggml_lightning_indexer(x.context, src[0], src[1], src[2], src[3]);
+  x.graph = s->ggml_new_graph_custom(x.context, 16, false);
+  s->ggml_build_forward_expand(x.graph, x.op);
+  return x;
+}
+
+static bool is_taken(const indexer *x) {
+  return session.ggml_backend_dev_supports_op(session.amla_device, x->op);
+}
+
+/* The CPU backend's scores, and -inf where it has them. */
+static void hold_indexer(int32_t type, int64_t tokens, int64_t streams, int64_t masks) {
+  indexer x = make_indexer(type, tokens, streams, masks);
+  const int64_t n = x.op->ne[0] * tokens * streams;
+  float *cpu = malloc((size_t)n * sizeof *cpu), *got = x.op->data;
+  assert_true(is_taken(&x));
+  assert_int_equal(session.ggml_backend_graph_compute(session.cpu, x.graph), GGML_ABI_SUCCESS);
+  memcpy(cpu, got, (size_t)n * sizeof *cpu);
+  memset(got, 0x55, (size_t)n * sizeof *cpu);
+  assert_int_equal(session.ggml_backend_graph_compute(session.amla, x.graph), GGML_ABI_SUCCESS);
+  for (int64_t i = 0; i < n; i++) {
+    if ((cpu[i] == -INFINITY) != (got[i] == -INFINITY))
+      fail_msg("%s: score %d is %g, ggml has %g", ggml_type_text(type), (int)i, (double)got[i],
+               (double)cpu[i]);
+    if (cpu[i] == -INFINITY)
+      cpu[i] = got[i] = 0.0f;
+  }
+  const double nmse = ggml_nmse(cpu, got, n);
+  if (!(nmse <= OUR_BOUND))
+    fail_msg("indexer, %s, %d tokens: NMSE %g", ggml_type_text(type), (int)tokens, nmse);
+  free(cpu);
+  session.ggml_free(x.context);
+}
+
+static bool has_indexer(void) {
+  int minor = 0;
+  sscanf(session.ggml_version(), "%*d.%d", &minor);
+  return session.ggml_lightning_indexer != NULL && minor >= 25;
+}
+
+static void test_indexer(void **state) {
+  (void)state;
+  if (session.ggml_lightning_indexer == NULL)
+    skip();
+  if (!has_indexer()) { /* llama.cpp of that time would give the operation up */
+    indexer x = make_indexer(GGML_ABI_F16, 1, 1, 1);
+    assert_false(is_taken(&x));
+    session.ggml_free(x.context);
+    skip();
+  }
+  hold_indexer(GGML_ABI_F16, 1, 1, 1);
+  hold_indexer(GGML_ABI_F16, 40, 2, 2);
+  hold_indexer(GGML_ABI_BF16, 7, 2, 1);
+  hold_indexer(GGML_ABI_F32, 1, 2, 1);
+  for (int i = 0; i < N_BLOCKS; i++)
+    hold_indexer(blocks[i], 3, 1, 1);
+}
+
+static void test_indexer_refusals(void **state) {
+  (void)state;
+  if (!has_indexer())
+    skip();
+#define REFUSED(damage)                                                                            \
+  do {                                                                                             \
+    indexer x = make_indexer(GGML_ABI_F16, 2, 2, 2);                                               \
+    ggml_abi_tensor *op = x.op, *q = op->src[0], *k = op->src[1], *w = op->src[2],                 \
+                    *mask = op->src[3];                                                            \
+    (void)q, (void)k, (void)w, (void)mask;                                                         \
+    assert_true(is_taken(&x));                                                                     \
+    damage;                                                                                        \
+    if (is_taken(&x))                                                                              \
+      fail_msg("taken in spite of: " #damage);                                                     \
+    session.ggml_free(x.context);                                                                  \
+  } while (0)
+  REFUSED(op->src[3] = NULL);
+  REFUSED((q->ne[0] = k->ne[0] = 48)); /* no multiple of 32 */
+  REFUSED(q->type = GGML_ABI_F16);
+  REFUSED(q->nb[1] = 0); /* heads share q */
+  REFUSED(k->type = 12); /* q4_K */
+  REFUSED(k->nb[2] = 64);
+  REFUSED(k->ne[1] = 2);
+  REFUSED(w->nb[1] *= 2);
+  REFUSED(w->ne[1] = 1);
+  REFUSED(mask->type = GGML_ABI_F32);
+  REFUSED(mask->ne[0] = 299);
+  REFUSED(mask->ne[3] = 3);
+  REFUSED(op->nb[1] *= 2);
+#undef REFUSED
+}
+
 /* ---- ggml's abort callback ---- */
 
 typedef struct questions {
@@ -403,7 +513,8 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_values_apart),     cmocka_unit_test(test_values_amid_keys),
       cmocka_unit_test(test_threads),          cmocka_unit_test(test_abort),
       cmocka_unit_test(test_sparse),           cmocka_unit_test(test_refusals),
-      cmocka_unit_test(test_other_operations),
+      cmocka_unit_test(test_other_operations), cmocka_unit_test(test_indexer),
+      cmocka_unit_test(test_indexer_refusals),
   };
   if (argc == 4)
     largest_gflop = atof(argv[3]);
