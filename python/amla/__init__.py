@@ -17,6 +17,7 @@ from ._bench import BenchResult, bench
 from ._cache_write import cache_write
 from ._decode import decode
 from ._index_topk import index_topk
+from ._library import Cancelled
 from ._merge import merge, merge_parts
 from ._plan import Plan
 from ._scopes import Scope
@@ -24,6 +25,7 @@ from ._scopes import Scope
 __version__ = _library.version
 __all__ = [
     "BenchResult",
+    "Cancelled",
     "Plan",
     "Scope",
     "backends",

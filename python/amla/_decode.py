@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ._arrays import OPERATORS, is_traced, loaded_torch, refuse_gradients
 from ._options import DecodeOptions
-from ._plan import find_call
+from ._plan import find_call, run_asking
 from ._problem import Arguments, options_of
 from ._scopes import Array, Scope, flat
 
@@ -38,6 +39,7 @@ def decode(
     q_indptr: Array | None = None,
     kv_indptr: Array | None = None,
     kv_indices: Array | None = None,
+    cancel: Callable[[], Any] | None = None,
     **options: Unpack[DecodeOptions],
 ) -> tuple[Any, ...]:
     """Attention decoding in MLA's absorbed form: all heads share one KV row per token, whose first
@@ -99,6 +101,9 @@ def decode(
                      "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl" (kv_cache [n_pages, page_size,
                      bytes of a row])
         kv_scale, kv_rope_scale  factors of fp8_e4m3 elements: of the latent and of the rope part
+        cancel       a function without arguments, asked before each key tile by every thread of
+                     the run; a true answer ends it with amla.Cancelled, and what it raises is
+                     raised. out and lse then hold anything. On the CPU
 
     NumPy arrays (bfloat16 from ml_dtypes), torch tensors and objects with __dlpack__ mix freely.
     Nothing else is copied; strides are honoured where the last axis is contiguous (of seqlens,
@@ -132,10 +137,14 @@ def decode(
         if isinstance(q, torch.Tensor) and OPERATORS not in sys.modules:
             importlib.import_module(OPERATORS)
     a = Arguments(q, kv_cache, block_table, seqlens, sinks, mask, out, lse, max_logits, more)
-    return find_call(a, options_of(scale, **options)).run(a)
+    o = options_of(scale, **options)
+    call = find_call(a, o)
+    return call.run(a) if cancel is None else run_asking(call.plan, a, o, cancel)
 
 
-def _call_operator(**arguments: Any) -> tuple[Any, ...]:
+def _call_operator(cancel: Callable[[], Any] | None, **arguments: Any) -> tuple[Any, ...]:
+    if cancel is not None:
+        raise NotImplementedError("cancel: compiled graphs have no place for it")
     from . import _torch_op
 
     return _torch_op.call(**arguments)

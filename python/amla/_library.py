@@ -518,11 +518,16 @@ def cache_stride(name: str, kv_type: str, stride: int) -> int:
 # ---- Statuses ----
 
 
+class Cancelled(RuntimeError):
+    """The caller's `cancel` ended a run, whose outputs hold anything."""
+
+
 _EXCEPTIONS: dict[int, type[Exception]] = {
     1: ValueError,
     2: NotImplementedError,
     3: MemoryError,
     4: RuntimeError,
+    5: Cancelled,
 }
 
 

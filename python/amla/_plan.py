@@ -13,6 +13,7 @@ import functools
 import mmap
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from . import _library as c
@@ -105,6 +106,7 @@ class Plan:
         self,
         *,
         scale: float,
+        _question: Question | None = None,
         **given: Any,
     ) -> None:
         options = {name: given.pop(name, option.default) for name, option in LIBRARY.items()}
@@ -112,6 +114,9 @@ class Plan:
         fields = {**PROBLEM_DEFAULTS, **given, "scale": scale}
         self.fields = {**fields, **options}
         p, o = problem_struct(fields), options_struct(options)
+        self._question = _question  # the library calls it
+        if _question is not None:
+            o.cancel = _question.address
         handle, detail = ctypes.c_void_p(), c.Detail()
         status = c.lib.amla_plan_create(
             ctypes.byref(handle), ctypes.byref(p), ctypes.byref(o), ctypes.byref(detail)
@@ -155,12 +160,15 @@ class Plan:
         lse: Array | None = None,
         max_logits: Array | bool = False,
         extra: Scope | None = None,
+        cancel: Callable[[], Any] | None = None,
         **more: Array,
     ) -> tuple[Any, ...]:
         """`decode` with this plan. ValueError if the arrays' shapes, strides or types are not the
         plan's; arguments and results as in `decode`, whose other arrays are taken by name."""
         arrays = (q, kv_cache, block_table, seqlens, sinks, mask, out, lse, max_logits)
         a = Arguments(*arrays, more=flat(extra, **more))
+        if cancel is not None:
+            return run_asking(self, a, self._options(a), cancel)
         key = a.signature()
         call = self._calls.get(key)
         if call is None:
@@ -312,6 +320,43 @@ def threads_for(q: Array, threads: int) -> int:
 def cpu_options(q: Array, threads: int, isa: str) -> c.Options:
     """amla_options for functions that are not plans."""
     return options_struct(dict(threads=threads_for(q, threads), isa=isa))
+
+
+# ---- Calls that may be ended ----
+
+_CANCEL = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+
+
+class Question:
+    """A caller's `cancel` as the library asks it, on any of its threads. What it raises is a yes,
+    and is kept."""
+
+    def __init__(self, cancel: Callable[[], Any]) -> None:
+        self.error: BaseException | None = None
+        if not callable(cancel):
+            raise TypeError(f"cancel={cancel!r}: must be a function without arguments")
+
+        def ask(context: Any) -> int:
+            try:
+                return int(bool(cancel()))
+            except BaseException as error:  # an interrupt from the keyboard too
+                self.error = error
+                return 1
+
+        self._function = _CANCEL(ask)
+        self.address = ctypes.cast(self._function, ctypes.c_void_p).value
+
+
+def run_asking(plan: Plan, a: Arguments, o: Options, cancel: Callable[[], Any]) -> tuple[Any, ...]:
+    """The call by a plan like this one that asks, for this one run."""
+    question = Question(cancel)
+    call = Call(a, o, Plan(**plan.fields, _question=question))
+    try:
+        return call.run(a)
+    except c.Cancelled:
+        if question.error is None:
+            raise
+    raise question.error
 
 
 # ---- Calls remembered ----
