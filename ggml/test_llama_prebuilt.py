@@ -169,6 +169,24 @@ def test_values_beside_keys(tmp_path, models, plugin, hosts):
     compare("ggml 0.9.4, V beside K", reference, logits)
 
 
+def test_a_long_prompt_is_aborted(models, plugin, hosts):
+    """llama.cpp's abort callback is asked throughout attention, key tile by key tile, and obeyed at
+    once."""
+    script, folder = os.path.join(HERE, "llama_abort.py"), os.path.join(hosts, "new", "lib")
+    done = subprocess.run(
+        [sys.executable, script, models[16], folder, plugin],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    whole, ended, after = said["asked"]
+    row_blocks, tiles = 512 * 16 // 128, 512 // 128  # of a layer; causal: half of the tiles
+    assert whole == after >= LAYERS * row_blocks * tiles // 2 and ended == whole // 2
+    assert said["status"] == [0, 2, 0] and said["same"]
+
+
 def patched_version(hosts, tmp_path, version):
     """A copy of the prebuilt libraries that says it is another version of the same length."""
     folder = str(tmp_path / version)
