@@ -14,6 +14,7 @@ struct amla_scopes; /* keys.h */
 /* Of a plan with fixed splits. Every argument has been checked, and rows are filled in. */
 typedef struct amla_shard_ops {
   size_t (*scratch_bytes)(const amla_plan *plan); /* of run and of finish */
+  int64_t (*split_tokens)(const amla_plan *plan); /* that bounds are multiples of */
   /* n_entries and n_row_keys of a shard, and floats of a record. */
   void (*measure)(const amla_plan *plan, const struct amla_scopes *scopes, amla_shard_info *info);
   amla_status (*run)(const amla_plan *plan, const struct amla_scopes *scopes, void *scratch,

@@ -9,13 +9,6 @@
 #include "plan.h"
 #include "problem.h"
 
-/* The multiple of fixed splits. */
-static int64_t split_tokens(const amla_plan *plan) {
-  amla_plan_info info = AMLA_PLAN_INFO_INIT;
-  plan->backend->query(plan, &info);
-  return info.split_tokens;
-}
-
 static amla_status check_paged(const char *prefix, const amla_problem *p, amla_detail *detail) {
   if (amla_has_slots(p))
     UNSUPPORTED("index_kind=slot: shards need lists of positions, %stopk=%d", prefix, p->topk);
@@ -81,7 +74,7 @@ static amla_status check_shard_buffers(const amla_plan *plan, const amla_shard *
 static amla_status check_ranges(const amla_plan *plan, const amla_scopes *scopes,
                                 const amla_shard *s, amla_detail *detail) {
   const amla_key_range ranges[2] = {{s->begin, s->end}, {s->extra_begin, s->extra_end}};
-  const int64_t tokens = split_tokens(plan);
+  const int64_t tokens = plan->backend->shards->split_tokens(plan);
   for (int i = 0; i < scopes->n; i++)
     TRY(check_range_of(range_names[i], &scopes->problem[i], &scopes->tensors[i], ranges[i], tokens,
                        detail));
@@ -205,7 +198,7 @@ static amla_status measure(const amla_plan *plan, const amla_tensors *tensors,
   amla_scopes scopes = amla_scopes_create(&plan->problem, t);
   scopes.shard = s;
   TRY(check_ranges(plan, &scopes, s, detail));
-  TRY(check_lists(&scopes, split_tokens(plan), detail));
+  TRY(check_lists(&scopes, plan->backend->shards->split_tokens(plan), detail));
   plan->backend->shards->measure(plan, &scopes, info);
   info->n_rows = s->row_end - s->row_begin;
   info->records_bytes =
@@ -328,7 +321,7 @@ amla_status amla_shard_finish(const amla_plan *plan, const amla_tensors *tensors
   TRY(fill_heads(plan, &rows, detail));
   TRY(fill_rows(plan, &t, &rows, detail));
   amla_scopes scopes = amla_scopes_create(&plan->problem, &t);
-  TRY(check_lists(&scopes, split_tokens(plan), detail));
+  TRY(check_lists(&scopes, plan->backend->shards->split_tokens(plan), detail));
   TRY(check_shards(plan, &scopes, &rows, n_shards, shards, detail));
   TRY(check_scratch(plan, scratch, scratch_bytes, detail));
   scopes.shard = &rows;

@@ -468,6 +468,33 @@ static void a_shard_is_cancelled(void **state) {
   free_whole(&w);
 }
 
+/* ---- What a step costs beside its work ---- */
+
+static int system_asked;
+int64_t __real_amla_l2_of_system(void);
+int64_t __wrap_amla_l2_of_system(void);
+int64_t __wrap_amla_l2_of_system(void) {
+  system_asked++;
+  return __real_amla_l2_of_system();
+}
+
+/* A plan's query reads files of each CPU. No step may, of many shards least of all. */
+static void steps_ask_nothing_of_the_system(void **state) {
+  amla_options options = make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, 1);
+  (void)state;
+  whole w = make_whole("b=2,h=5,sk=900,dqk=40,dv=36,page=16", &options, 2);
+  part x = new_part(&w);
+  draw_bounds(&w, &x, 1, 0);
+  assert_true(system_asked > 0); /* make_whole's query did */
+  system_asked = 0;
+  run_part(&w, &x, 1);
+  finish(&w, &x, 1, 1);
+  assert_int_equal(system_asked, 0);
+  expect_whole(&w, "as one part");
+  free_part(&x);
+  free_whole(&w);
+}
+
 /* ---- Refusals ---- */
 
 /* One field is wrong, and named. */
@@ -585,6 +612,7 @@ int main(void) {
       cmocka_unit_test(every_line_of_keys_can_be_shared_out),
       cmocka_unit_test(rows_may_be_computed_apart),
       cmocka_unit_test(a_shard_is_cancelled),
+      cmocka_unit_test(steps_ask_nothing_of_the_system),
       cmocka_unit_test(wrong_shards_are_refused_by_name),
       cmocka_unit_test(wrong_finishes_are_refused_by_name),
       cmocka_unit_test(who_has_no_shards_says_so),

@@ -419,13 +419,18 @@ static const amla_ukr_panel *first_panel(const amla_cpu_plan *cpu) {
   return cpu->schedule.block_rows > u->narrow.rows ? &u->wide : &u->narrow;
 }
 
+/* Of fixed splits, and of the problem's longest line. */
+static int64_t longest_split(const amla_plan *plan) {
+  const amla_cpu_plan *cpu = plan->state;
+  return amla_split_tokens(&cpu->schedule, amla_longest_line(&plan->problem), 0);
+}
+
 static void query(const amla_plan *plan, amla_plan_info *info) {
   const amla_cpu_plan *cpu = plan->state;
   const amla_ukernels *u = cpu->ukernels;
   const amla_ukr_panel *panel = first_panel(cpu);
-  const int32_t longest = amla_longest_line(&plan->problem);
   const int is_auto = cpu->schedule.split_tokens == AMLA_SPLIT_AUTO;
-  const int64_t split = is_auto ? AMLA_SPLIT_AUTO : amla_split_tokens(&cpu->schedule, longest, 0);
+  const int64_t split = is_auto ? AMLA_SPLIT_AUTO : longest_split(plan);
   info->isa = u->isa;
   info->p_type = u->p_type;
   info->p_form = amla_ukernels_p_form(u);
@@ -465,6 +470,7 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
 static const char *absent(void) { return NULL; }
 
 static const amla_shard_ops shards = {.scratch_bytes = shard_scratch,
+                                      .split_tokens = longest_split,
                                       .measure = amla_shard_measure,
                                       .run = run_shard,
                                       .finish = amla_shard_finish_rows};
