@@ -61,7 +61,7 @@ check_includes() {
       system_of["src/cpu"] = "omp.h sched.h"
       system_of["src/cuda"] = "cuda.h cuda_runtime.h cuda_bf16.h cuda_fp16.h mutex vector"
       system_of["include"] = "mpi.h" # amla_mpi.h
-      system_of["mpi"] = "POSIX"
+      system_of["mpi"] = "POSIX mpi.h simgrid/barrier.h"
       system_of["src"] = "omp.h dlfcn.h fcntl.h pthread.h sched.h unistd.h sys/stat.h"
       system_of["src/npu"] = "c_api/asc_simd.h"
       system_of["sim"] = "ucontext.h sys/mman.h"

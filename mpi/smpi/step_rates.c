@@ -12,7 +12,7 @@
 #include "harness/dataset.h"
 #include "harness/roofline.h"
 
-enum { HEADS = 128, ROWS = 64, MOST_SHARDS = 256, ROUNDS = 5 };
+enum { HEADS = 128, ROWS = 64, MOST_SHARDS = 256, ROUNDS = 10 };
 
 typedef struct bench {
   harness_dataset data;
