@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step over up to 256 ranks of a simulated network, beside a formula: SIMULATED, not measured.
+"""A step over up to 512 ranks of a simulated network, beside a formula: SIMULATED, not measured.
 
     python3 mpi/smpi/scale.py BUILD_FOLDER [--ranks 1,2,16] [--rates FILE] [--to FOLDER]
 
-    --ranks   instead of 1 to 256
+    --ranks   instead of 1 to 512
     --rates   what build/step_rates printed; else it is run now
     --to      writes smpi_scaling.txt and smpi_scaling.svg there; else the table is printed
 
@@ -24,11 +24,11 @@ import typing
 
 HEADS, BLOCKS, ROWS = 128, 2, 64  # rows of a block: BLOCK_ROWS of amla_mpi.c
 RECORD_BYTES = (512 + 2) * 4
-HOSTS, LEAF = 256, 16  # of the tree, and below one switch
+HOSTS, LEAF = 512, 16  # of the tree, and below one switch
 LINK_SECONDS = 1e-6
 NETWORKS = {"100 Gbit/s": 12.5e9, "400 Gbit/s": 50e9}  # bytes a second of a link
-RANKS = (1, 2, 3, 4, 7, 8, 16, 32, 64, 128, 256)
-STRONG_SPLITS, WEAK_SPLITS, SPLIT_TILES = 256, 8, 43
+RANKS = (1, 2, 3, 4, 7, 8, 16, 32, 64, 128, 256, 512)
+STRONG_SPLITS, WEAK_SPLITS, SPLIT_TILES = 512, 16, 21
 FAST = 1000
 LIMIT = 0.15
 
@@ -44,7 +44,7 @@ SETTINGS = """smpi/simulate-computation:no smpi/bw-factor:0:1 smpi/lat-factor:0:
 
 
 def platform(bandwidth):
-    """Two levels, as many links up as down: 16 switches of 16 hosts, 16 switches above them."""
+    """Two levels, as many links up as down: 32 switches of 16 hosts, 16 switches above them."""
     return f"""<?xml version='1.0'?>
 <!DOCTYPE platform SYSTEM "https://simgrid.org/simgrid.dtd">
 <platform version="4.1">
@@ -306,9 +306,12 @@ def picture(all_series):
             "set logscale y 10",
             "set grid",
             "set xlabel 'ranks'",
-            "set key bottom left samplen 1 font 'sans,9'",
+            "set format y '%g'",
+            "set key bottom left Left reverse samplen 1 font 'sans,8'",
+            "set yrange [1e-6:10]",
             "set ylabel 'time of a step, s'",
             "plot " + ", ".join(times),
+            "set yrange [1:1000]",
             "set ylabel 'communication of a step, us'",
             "plot " + ", ".join(parts),
             "unset multiplot",
@@ -318,7 +321,7 @@ def picture(all_series):
 
 HEAD = """SIMULATED network, modelled compute: ./dev mpi --scale
 
-amla_ranks with all of its MPI under SimGrid's SMPI. Two levels of switches, 16 x 16 hosts, as many
+amla_ranks with all of its MPI under SimGrid's SMPI. Two levels of switches, 32 x 16 hosts, as many
 links up as down, 1 us a link. One step of 128 heads, bf16 KV of 576 and 512 columns; one core a
 rank. Time is the slowest rank's. Computing and merging, in ms, are what a network without latency
 and of endless bandwidth would leave. Communication is the rest. Efficiency: the time of one rank
@@ -361,7 +364,7 @@ def make_series(tile, charges):
         )
         yield Series(
             "fast",
-            f"{total:,} tokens, ranks supposed {FAST:,} times as fast",
+            f"{total:,} tokens, supposed {FAST:,} times as fast",
             network,
             lambda ranks: STRONG_SPLITS,
             fast,
