@@ -18,7 +18,7 @@ const amla_cuda_tools *harness_cuda_tools(char *reason, size_t reason_bytes) {
     snprintf(reason, reason_bytes, "%s", answered ? info.reason : why.text);
     return NULL;
   }
-  snprintf(name, sizeof name, "libamla_cuda.so.%d.%d", AMLA_VERSION_MAJOR, AMLA_VERSION_MINOR);
+  snprintf(name, sizeof name, "libamla_cuda.so.%d", AMLA_VERSION_MAJOR);
   void *handle = dlopen(name, RTLD_NOW | RTLD_NOLOAD); /* the one that is loaded, by its soname */
   union {
     void *object;

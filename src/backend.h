@@ -51,8 +51,9 @@ typedef struct amla_backend_ops {
 extern const amla_backend_ops amla_backend_ref;
 extern const amla_backend_ops amla_backend_cpu;
 
-/* The one symbol of a loadable backend. */
-#define AMLA_BACKEND_ENTRY "amla_backend_entry_0"
-typedef const amla_backend_ops *(*amla_backend_entry)(void);
+/* The one symbol of a loadable backend: its table, or NULL where the library that asks is of
+ * another version. */
+#define AMLA_BACKEND_ENTRY "amla_backend_entry_1"
+typedef const amla_backend_ops *(*amla_backend_entry)(const char *library_version);
 
 #endif

@@ -50,9 +50,9 @@ static void own_folder(char *folder, size_t capacity_bytes) {
 enum { MAX_PATH = 4096 };
 
 static int make_path(char path[MAX_PATH], const char *folder, const char *name) {
-  return snprintf(path, MAX_PATH, "%s%slibamla_%s.so.%d.%d", folder,
+  return snprintf(path, MAX_PATH, "%s%slibamla_%s.so.%d", folder,
                   folder[0] && folder[strlen(folder) - 1] != '/' ? "/" : "", name,
-                  AMLA_VERSION_MAJOR, AMLA_VERSION_MINOR) < MAX_PATH;
+                  AMLA_VERSION_MAJOR) < MAX_PATH;
 }
 
 static void *open_in(const char *folder, const char *name) {
@@ -88,7 +88,7 @@ static void load_slot(slot *s) {
     void *object;
     amla_backend_entry function;
   } entry = {.object = dlsym(handle, AMLA_BACKEND_ENTRY)};
-  const amla_backend_ops *ops = entry.object ? entry.function() : NULL;
+  const amla_backend_ops *ops = entry.object ? entry.function(amla_version()) : NULL;
   if (!ops || ops->plan_bytes != sizeof(amla_plan))
     snprintf(s->reason, sizeof s->reason, "libamla_%s is of another build of this library",
              s->name);

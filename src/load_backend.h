@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Backends in shared objects of their own: libamla_NAME.so.VERSION, looked for in AMLA_BACKEND_DIR
+ * Backends in shared objects of their own: libamla_NAME.so.MAJOR, looked for in AMLA_BACKEND_DIR
  * if that is set, else beside the file that this code is in, else wherever the system's loader
- * looks. Loaded once, when first asked for, and kept.
+ * looks. One of another version than the library's is refused. Loaded once, when first asked for,
+ * and kept.
  */
 #ifndef AMLA_LOAD_BACKEND_H
 #define AMLA_LOAD_BACKEND_H

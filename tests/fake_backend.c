@@ -44,13 +44,13 @@ static amla_status run(const amla_plan *plan, const amla_tensors *tensors, void 
   return AMLA_OK;
 }
 
-const amla_backend_ops *amla_backend_entry_0(void);
+const amla_backend_ops *amla_backend_entry_1(const char *library_version);
 
 #if defined(__GNUC__)
 __attribute__((visibility("default")))
 #endif
 const amla_backend_ops *
-amla_backend_entry_0(void) {
+amla_backend_entry_1(const char *library_version) {
   static const amla_backend_ops ops = {.plan_bytes = FAKE_PLAN_BYTES,
                                        .id = AMLA_BACKEND_NPU,
                                        .name = "npu",
@@ -61,5 +61,6 @@ amla_backend_entry_0(void) {
                                        .query = query,
                                        .describe = describe,
                                        .run = run};
+  (void)library_version;
   return &ops;
 }

@@ -16,7 +16,7 @@ fail() { echo "FAIL: $*"; cat "$out/summary.txt"; exit 1; }
 
 mkdir -p "$bin"
 cp "$amla" "$bin/amla"
-cp -L "$emulated"/libamla_cuda.so.*.* "$bin"
+cp -L "$emulated"/libamla_cuda.so.* "$bin"
 for program in amla_peak amla_probe; do
   printf '#!/bin/sh\necho stand-in\n' > "$bin/$program"
 done

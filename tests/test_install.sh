@@ -94,6 +94,8 @@ diff "$scratch/declared" "$scratch/exported" ||
   fail "exported symbols (>) are not those of amla.h (<)"
 echo "ok: $(wc -l < "$scratch/exported") symbols exported"
 soname=$(LC_ALL=C readelf -d "$libdir/libamla.so" | sed -n 's/.*(SONAME).*\[\(.*\)\].*/\1/p')
-case $soname in libamla.so.[0-9]*) ;; *) fail "SONAME '$soname'" ;; esac
-[ -e "$libdir/$soname" ] || fail "$soname is not installed"
+[ "$soname" = "libamla.so.${version%%.*}" ] || fail "SONAME '$soname'"
+for name in "$soname" libamla.so.0.1; do # the second one is what programs of 0.1 ask for
+  [ "$libdir/$name" -ef "$libdir/libamla.so" ] || fail "$name is not libamla.so"
+done
 echo "ok: SONAME $soname"

@@ -3,6 +3,9 @@
  * Backends in shared objects: one of another build is refused by name, and one of this build is
  * taken (fake_backend.c).
  */
+#include <dlfcn.h>
+
+#include "src/backend.h"
 #include "test_run.h"
 
 static void a_backend_of_another_build_is_refused(void **state) {
@@ -45,6 +48,21 @@ static void a_backend_of_this_build_is_taken(void **state) {
   p.sk = 0; /* which npu and cuda divide by */
   assert_int_equal(amla_plan_create(&plan, &p, &o, &d), AMLA_UNSUPPORTED);
   assert_non_null(strstr(d.text, "sk=0: backend=npu needs >= 1"));
+}
+
+/* The npu of this build, by its one symbol: tables of other versions may lie otherwise. */
+static void a_backend_has_no_table_for_another_version(void **state) {
+  (void)state;
+  void *handle = dlopen(NPU_FILE, RTLD_NOW | RTLD_LOCAL);
+  assert_non_null(handle);
+  union {
+    void *object;
+    amla_backend_entry function;
+  } entry = {.object = dlsym(handle, AMLA_BACKEND_ENTRY)};
+  assert_non_null(entry.object);
+  assert_non_null(entry.function(amla_version()));
+  assert_null(entry.function("9.9.9"));
+  dlclose(handle);
 }
 
 /* cuda and npu know dense attention only. */
@@ -107,6 +125,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_backend_of_another_build_is_refused),
       cmocka_unit_test(a_backend_of_this_build_is_taken),
+      cmocka_unit_test(a_backend_has_no_table_for_another_version),
       cmocka_unit_test(a_dense_backend_refuses_the_rest),
       cmocka_unit_test(exact_forms_of_p_are_refused_by_name),
   };

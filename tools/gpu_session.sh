@@ -37,7 +37,7 @@ prepare() { # FOLDER [CMAKE_ARGUMENT...]
   for file in amla amla_peak amla_probe test_cuda_decode; do
     cp "$folder/build/$file" "$folder/bin"
   done
-  cp -L "$folder"/build/libamla_cuda.so.*.* "$folder/bin"
+  cp -L "$folder"/build/libamla_cuda.so.* "$folder/bin"
   for library in $(ldd "$folder/build/amla" "$folder/build/test_cuda_decode" |
     sed -n 's/^.*=> \(\/[^ ]*\(jansson\|cmocka\|gomp\)[^ ]*\) .*$/\1/p' | sort -u); do
     cp -L "$library" "$folder/lib"

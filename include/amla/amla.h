@@ -41,7 +41,7 @@ extern "C" {
 #endif
 
 #define AMLA_VERSION_MAJOR 0
-#define AMLA_VERSION_MINOR 1
+#define AMLA_VERSION_MINOR 2
 #define AMLA_VERSION_PATCH 0
 
 /* ---- Status ---- */
@@ -67,7 +67,7 @@ typedef struct amla_detail {
 /* "ok", "invalid argument", ...; never NULL. */
 AMLA_API const char *amla_status_name(amla_status status);
 
-/* Version of the library that is linked, "0.1.0"; compare with AMLA_VERSION_* of the header. */
+/* Version of the library that is linked, "0.2.0"; compare with AMLA_VERSION_* of the header. */
 AMLA_API const char *amla_version(void);
 
 /* ---- Types ---- */

@@ -314,8 +314,8 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
 #else
 #define EXPORT
 #endif
-const amla_backend_ops *amla_backend_entry_0(void);
-EXPORT const amla_backend_ops *amla_backend_entry_0(void) {
+const amla_backend_ops *amla_backend_entry_1(const char *library_version);
+EXPORT const amla_backend_ops *amla_backend_entry_1(const char *library_version) {
   static const amla_backend_ops ops = {.plan_bytes = sizeof(amla_plan),
                                        .id = AMLA_BACKEND_CUDA,
                                        .name = "cuda",
@@ -327,5 +327,5 @@ EXPORT const amla_backend_ops *amla_backend_entry_0(void) {
                                        .query = query,
                                        .describe = describe,
                                        .run = run};
-  return &ops;
+  return strcmp(library_version, amla_version()) ? NULL : &ops;
 }

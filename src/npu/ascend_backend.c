@@ -5,6 +5,7 @@
  * its own, libamla_npu.so. Unlike the CPU backend, run allocates (the simulator's memory).
  */
 #include <stdio.h>
+#include <string.h>
 
 #include "../plan.h"
 #include "../refuse.h"
@@ -81,5 +82,7 @@ static const amla_backend_ops ops = {.plan_bytes = sizeof(amla_plan),
                                      .describe = describe,
                                      .run = run};
 
-AMLA_API const amla_backend_ops *amla_backend_entry_0(void);
-const amla_backend_ops *amla_backend_entry_0(void) { return &ops; }
+AMLA_API const amla_backend_ops *amla_backend_entry_1(const char *library_version);
+const amla_backend_ops *amla_backend_entry_1(const char *library_version) {
+  return strcmp(library_version, amla_version()) ? NULL : &ops;
+}
