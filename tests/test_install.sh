@@ -99,3 +99,19 @@ for name in "$soname" libamla.so.0.1; do # the second one is what programs of 0.
   [ "$libdir/$name" -ef "$libdir/libamla.so" ] || fail "$name is not libamla.so"
 done
 echo "ok: SONAME $soname"
+
+# Hardening: what the compiler and the linker were asked for is in the files. A sanitizer has checks
+# of its own.
+hardened() { # FILE
+  LC_ALL=C readelf -W -l -d -s "$1" > "$scratch/elf"
+  for sign in GNU_RELRO '\bNOW\b' __stack_chk_fail '_chk@'; do
+    grep -q -e "$sign" "$scratch/elf" || fail "${1##*/} has no $sign"
+  done
+}
+if [ -z "$flags" ]; then
+  for file in "$libdir"/libamla.so.*.*.* "$libdir"/libamla_npu.so.*.*.* "$libdir"/libggml-amla.so \
+    "$prefix"/bin/amla; do
+    [ ! -e "$file" ] || hardened "$file"
+  done
+  echo "ok: hardened"
+fi
