@@ -86,8 +86,8 @@ __attribute__((format(printf, 3, 4))) static void find(findings *f, severity s, 
 /* ---- Files ---- */
 
 static void find_plugin(const char *given, char path[PATH_MAX]) {
-  static const char *const places[] = {"ggml", ".", "../lib", "../lib/x86_64-linux-gnu",
-                                       "../lib64"};
+  static const char *const places[] = {"ggml", ".", "../lib/amla", "../lib/x86_64-linux-gnu/amla",
+                                       "../lib/aarch64-linux-gnu/amla", "../lib64/amla"};
   char self[PATH_MAX] = "", place[PATH_MAX + 64];
   const char *variable = getenv("GGML_BACKEND_PATH");
   if (given == NULL && variable != NULL && *variable != '\0')

@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# The wrapper llama-amla: what a program then sees, on and off for a user, and what it refuses.
+# The wrapper llama-amla: what a program then sees, on and off for a user and for all, with and
+# without the files of a package, and what it refuses.
 #
 #     test_llama_amla.sh WRAPPER PLUGIN
 set -eu
@@ -9,8 +10,10 @@ wrapper=$1 plugin=$2
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 unset GGML_BACKEND_PATH LLAMA_ARG_FLASH_ATTN XDG_CONFIG_HOME || :
-export HOME="$scratch" AMLA_GGML_PLUGIN="$plugin"
+export HOME="$scratch" AMLA_GGML_PLUGIN="$plugin" DESTDIR="$scratch/root"
 file=$scratch/.config/environment.d/60-amla.conf
+name=environment.d/60-amla.conf service=systemd/system/llama-server.service.d/60-amla.conf
+etc=$DESTDIR/etc lib=$DESTDIR/usr/lib
 
 fail() {
   echo "llama-amla: $1" >&2
@@ -36,6 +39,42 @@ printf 'GGML_BACKEND_PATH=%s\nLLAMA_ARG_FLASH_ATTN=on\n' "$plugin" | cmp -s - "$
 expect 0 sh "$wrapper" --disable
 [ ! -e "$file" ] || fail "--disable left its file"
 expect 0 sh "$wrapper" --disable
+
+# For all, without a package.
+expect 0 sh "$wrapper" --enable --system
+printf 'GGML_BACKEND_PATH=%s\nLLAMA_ARG_FLASH_ATTN=on\n' "$plugin" | cmp -s - "$etc/$name" ||
+  fail "--enable --system wrote something else"
+printf '[Service]\nEnvironment=GGML_BACKEND_PATH=%s\nEnvironment=LLAMA_ARG_FLASH_ATTN=on\n' \
+  "$plugin" | cmp -s - "$etc/$service" || fail "--enable --system wrote another drop-in"
+expect 0 sh "$wrapper" --disable
+[ -L "$file" ] || fail "--disable leaves on what is on for all"
+expect 0 sh "$wrapper" --enable
+[ ! -L "$file" ] && [ ! -e "$file" ] || fail "--enable repeats what is on for all"
+expect 0 sh "$wrapper" --disable --system
+[ ! -e "$etc/$name" ] && [ ! -e "$etc/$service" ] || fail "--disable --system left its files"
+
+# A package has turned it on.
+mkdir -p "$lib/${name%/*}" "$lib/${service%/*}"
+echo A=1 > "$lib/$name"
+echo A=1 > "$lib/$service"
+expect 0 sh "$wrapper" --disable --system
+for masked in "$etc/$name" "$etc/$service"; do
+  [ "$(readlink "$masked")" = /dev/null ] || fail "--disable --system left $masked on"
+done
+expect 0 sh "$wrapper" --enable
+[ -f "$file" ] && [ ! -L "$file" ] || fail "--enable is not what stands above all's off"
+expect 0 sh "$wrapper" --disable
+[ ! -e "$file" ] || fail "--disable hides what is off"
+expect 0 sh "$wrapper" --enable --system
+[ ! -L "$etc/$name" ] && [ ! -L "$etc/$service" ] || fail "--enable --system left its masks"
+
+# Through a link, as people have them in folders of their own.
+mkdir -p "$scratch/usr/bin" "$scratch/own"
+cp "$wrapper" "$scratch/usr/bin"
+ln -s "$scratch/usr/bin/llama-amla" "$scratch/own/amla-link"
+expect 1 env -u AMLA_GGML_PLUGIN sh "$scratch/own/amla-link" --print
+grep -q "$scratch/usr/.*/amla/libggml-amla.so: no such file" "$scratch/err" ||
+  fail "the plug-in is not looked for where the wrapper is installed: $(cat "$scratch/err")"
 
 expect 2 sh "$wrapper"
 expect 2 sh "$wrapper" --enalbe
