@@ -17,13 +17,13 @@ VOCABULARY = 512
 CONTEXT = 16384
 
 
-def write(path, heads=16, layers=3, embedding=512, feed_forward=512, seed=1):
+def write(path, heads=16, layers=3, embedding=512, feed_forward=512, seed=1, context=CONTEXT):
     rng = np.random.default_rng(seed)
     nope, rope, latent, value, q_latent = 128, 64, 512, 128, 256
     w = gguf.GGUFWriter(path, "deepseek2")
     w.add_name("random deepseek2")
     w.add_block_count(layers)
-    w.add_context_length(CONTEXT)
+    w.add_context_length(context)
     w.add_embedding_length(embedding)
     w.add_feed_forward_length(feed_forward)
     w.add_leading_dense_block_count(layers)

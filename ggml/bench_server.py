@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users of llama.cpp get: llama-server with four slots and llama-bench, unmodified programs
+of Debian sid's llama.cpp, with the plug-in and without it, by turns.
+
+    AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER
+    python bench_server.py --prepare              models and caches: once, takes minutes
+    python bench_server.py [--heads 16 ...]       measures what is not measured yet, or some of it
+    python bench_server.py --table                everything measured, as docs/results has it
+
+All three keep what they make in --work. Models are random, of the real shape of MLA attention and
+few layers. A cache does not depend on the number of heads, so a model of one head fills it, and
+llama-server's slots are restored from that. llama-bench can only compute its depth: that is left
+out where it takes too long (--fill).
+
+Before a line is kept, the greedy tokens of all slots with and without the plug-in are compared.
+They may part only where ggml's two best are closer than --undecided.
+"""
+
+import argparse
+import concurrent.futures
+import itertools
+import json
+import os
+import platform
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+
+SLOTS, SPARE, ROPE_AND_LATENT, LATENT = 4, 256, 576, 512
+CONTEXT = 16384 + SPARE
+TICKS = os.sysconf("SC_CLK_TCK")
+PROGRAMS, NAMES = ("server", "bench"), ("ggml", "amla")
+
+
+def flops_of_key(heads, layers):
+    return 2.0 * heads * (ROPE_AND_LATENT + LATENT) * layers
+
+
+def prompt_of(depth):
+    return np.random.default_rng(3).integers(259, 512, depth).tolist()
+
+
+# ---- Programs ----
+
+
+def start(arguments, name, *command, **pipes):
+    """A program of sid's llama.cpp; of its environment the plug-in is all that differs."""
+    kept = ("GGML_BACKEND_PATH", "AMLA_LOG", "LLAMA_ARG_FLASH_ATTN")
+    environment = {k: v for k, v in os.environ.items() if k not in kept}
+    if name == "amla":
+        environment.update(GGML_BACKEND_PATH=arguments.plugin, AMLA_LOG="1")
+    run = os.path.join(arguments.hosts, "sid", "run")
+    return subprocess.Popen([run, *command], env=environment, **pipes)
+
+
+def cpu_seconds(pid):
+    """Of all threads of a process, the ones that have ended too."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def check_where(name, stderr):
+    done = sum(int(n) for n in re.findall(r"amla: (\d+) attention operations done", stderr))
+    if (done > 0) != (name == "amla"):
+        sys.exit(f"attention did not go where it should ({name}):\n{stderr[-2000:]}")
+
+
+# ---- llama-server ----
+
+
+class Server:
+    def __init__(self, arguments, name, model, kind, threads):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.name, self.url = name, f"http://127.0.0.1:{port}"
+        self.log = os.path.join(arguments.work, f"{name}.log")
+        self.process = start(
+            arguments, name, "llama-server", "-m", model, "-fa", "on", "-ngl", "0", "-np",
+            str(SLOTS), "-c", str(SLOTS * CONTEXT), "-ctk", kind, "-ctv", kind, "-t", str(threads),
+            "-tb", str(threads), "--port", str(port), "--slot-save-path", arguments.work,
+            "--no-warmup", "--cache-ram", "0",
+            stdout=subprocess.DEVNULL, stderr=open(self.log, "w"),
+        )  # fmt: skip
+        self.wait()
+
+    def wait(self):
+        for _ in range(600):
+            try:
+                return urllib.request.urlopen(f"{self.url}/health", timeout=5).read()
+            except (urllib.error.URLError, ConnectionError):
+                if self.process.poll() is not None:
+                    break
+                time.sleep(0.1)
+        sys.exit(f"llama-server does not start: {self.log}")
+
+    def post(self, path, **body):
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            return json.load(urllib.request.urlopen(request, timeout=600))
+        except urllib.error.HTTPError as error:
+            sys.exit(f"llama-server: {path}: {error.read().decode()}")
+
+    def slot(self, slot, action, depth, kind):
+        done = self.post(f"/slots/{slot}?action={action}", filename=f"{kind}-{depth}.bin")
+        n = done["n_saved" if action == "save" else "n_restored"]
+        if n != depth:
+            sys.exit(f"{action} of {depth} tokens: {n}")
+
+    def complete(self, prompt, slot, n):
+        return self.post(
+            "/completion", prompt=prompt, id_slot=slot, n_predict=n, temperature=0.0, n_probs=5,
+            ignore_eos=True, cache_prompt=True,
+        )  # fmt: skip
+
+    def step(self, depth, n):
+        """n tokens in each slot at once: seconds, CPU seconds, and what came out."""
+        cpu, began = cpu_seconds(self.process.pid), time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(SLOTS) as pool:
+            answers = list(
+                pool.map(lambda i: self.complete(prompt_of(depth) + [300 + i], i, n), range(SLOTS))
+            )
+        seconds = time.perf_counter() - began
+        used = cpu_seconds(self.process.pid) - cpu
+        if any(a["tokens_predicted"] != n or a["timings"]["prompt_n"] != 1 for a in answers):
+            sys.exit(f"a slot did other work than {n} tokens: {answers[0]['timings']}")
+        return seconds, used, [a["completion_probabilities"] for a in answers]
+
+    def stop(self):
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(60)
+        with open(self.log, errors="replace") as file:
+            check_where(self.name, file.read())
+
+
+def compare(answers, undecided):
+    """The largest difference of a log probability, and how many tokens were compared."""
+    worst, n = 0.0, 0
+    for ours, theirs in zip(answers["amla"], answers["ggml"], strict=True):
+        for a, g in zip(ours, theirs, strict=False):  # half a character at the end has none
+            of_a = {t["id"]: t["logprob"] for t in a["top_logprobs"]}
+            best = [t["logprob"] for t in g["top_logprobs"]]
+            if g["id"] in of_a:
+                worst = max(worst, abs(of_a[g["id"]] - best[0]))
+            if a["id"] != g["id"]:
+                if best[0] - best[1] > undecided:
+                    sys.exit(f"another token where ggml is sure: {a['id']}, not {g['id']}")
+                break
+            n += 1
+    if worst > undecided:
+        sys.exit(f"log probabilities differ by {worst:.2f}")
+    return worst, n
+
+
+def measure_server(arguments, heads, kind, threads, depths, keep):
+    model = model_of(arguments, heads)
+    servers = {name: Server(arguments, name, model, kind, threads) for name in NAMES}
+    for depth in depths:
+        for server, slot in itertools.product(servers.values(), range(SLOTS)):
+            if depth > 0:
+                server.slot(slot, "restore", depth, kind)
+        flops = SLOTS * flops_of_key(heads, arguments.layers) * max(depth, 256)
+        n = int(min(32, max(3, arguments.gflop * 1e9 / flops)))
+        best, answers = {}, {}
+        for _ in range(arguments.rounds):
+            for name, server in servers.items():
+                seconds, cpu, answers[name] = server.step(depth, n)
+                best[name] = min(best.get(name, (np.inf, 0)), (seconds, cpu))
+        worst, compared = compare(answers, arguments.undecided)
+        per_token = {k: [1e3 * x / (n * SLOTS) for x in v] for k, v in best.items()}
+        keep(depth, per_token, f"{compared} tokens, {worst:.0e}")
+    for server in servers.values():
+        server.stop()
+
+
+# ---- llama-bench ----
+
+
+def run_bench(arguments, name, heads, kind, threads, depth, n):
+    """Milliseconds and CPU milliseconds of a token, by llama-bench's clock and by the kernel's."""
+    process = start(
+        arguments, name, "llama-bench", "-m", model_of(arguments, heads), "-fa", "1", "-ngl", "0",
+        "-p", "0", "-n", str(n), "-d", str(depth), "-r", str(arguments.rounds), "-t", str(threads),
+        "-ctk", kind, "-ctv", kind, "-o", "jsonl", "--progress",
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    used, began, result, text = [], None, None, []
+    for line in process.stdout:
+        text.append(line)
+        now = cpu_seconds(process.pid) if process.poll() is None else 0.0
+        if began is not None:
+            used.append(now - began)
+        began = now if ": generation run" in line else None
+        if line.startswith("{"):
+            result = json.loads(line)
+    if process.wait() != 0 or result is None:
+        sys.exit("llama-bench: " + "".join(text[-20:]))
+    check_where(name, "".join(text))
+    return min(result["samples_ns"]) * 1e-6 / n, 1e3 * min(used) / n
+
+
+def measure_bench(arguments, heads, kind, threads, depths, keep):
+    for depth in depths:
+        flops = flops_of_key(heads, arguments.layers)
+        if flops * depth * depth / 2 > arguments.fill * 1e9:
+            continue
+        n = int(min(64, max(8, arguments.gflop * 1e9 / (flops * max(depth, 256)))))
+        best = {}
+        for _ in range(arguments.rounds):
+            for name in NAMES:
+                got = run_bench(arguments, name, heads, kind, threads, depth, n)
+                best[name] = min(best.get(name, (np.inf, 0)), got)
+        keep(depth, best, "")
+
+
+# ---- Models and caches ----
+
+
+def model_of(arguments, heads):
+    return os.path.join(arguments.work, f"{heads}-heads.gguf")
+
+
+def prepare(arguments):
+    import tiny_deepseek
+
+    for heads in [1, *arguments.heads]:
+        if not os.path.exists(model_of(arguments, heads)):
+            tiny_deepseek.write(
+                model_of(arguments, heads), heads, arguments.layers, context=2 * CONTEXT
+            )
+    for kind in arguments.types:
+        file = os.path.join(arguments.work, f"{kind}-{max(arguments.depths)}.bin")
+        if os.path.exists(file):
+            continue
+        server = Server(arguments, "amla", model_of(arguments, 1), kind, os.cpu_count())
+        for depth in sorted(d for d in arguments.depths if d > 0):
+            server.complete(prompt_of(depth), 0, 0)
+            server.slot(0, "save", depth, kind)
+        server.stop()
+
+
+# ---- Lines ----
+
+
+def machine():
+    with open("/proc/cpuinfo") as file:
+        model = re.search(r"model name\s*: (.*)", file.read())
+    return model.group(1) if model else platform.machine()
+
+
+def lines_file(arguments):
+    return os.path.join(arguments.work, "lines.jsonl")
+
+
+def read_lines(arguments):
+    if not os.path.exists(lines_file(arguments)):
+        return {}
+    with open(lines_file(arguments)) as file:
+        rows = [json.loads(line) for line in file]
+    return {tuple(row["case"]): row for row in rows}  # the last one stays
+
+
+def measure(arguments):
+    known = {} if arguments.again else read_lines(arguments)
+    end = time.monotonic() + arguments.seconds
+    groups = itertools.product(
+        arguments.programs, arguments.heads, arguments.types, arguments.threads
+    )
+    for program, heads, kind, threads in groups:
+        depths = [d for d in arguments.depths if (program, heads, kind, threads, d) not in known]
+        if not depths or time.monotonic() > end:
+            continue
+
+        def keep(depth, best, check, case=(program, heads, kind, threads)):
+            row = {"case": [*case, depth], "ms": best, "check": check, "machine": machine(),
+                   "load": os.getloadavg()[0], "layers": arguments.layers}  # fmt: skip
+            with open(lines_file(arguments), "a") as file:
+                print(json.dumps(row), file=file)
+            print(text_of(row), flush=True)
+
+        which = measure_server if program == "server" else measure_bench
+        which(arguments, heads, kind, threads, depths, keep)
+
+
+HEADER = """program heads K    threads  depth   ms a token     ratio  CPU ms a token   ratio  load  \
+tokens compared,
+                                       ggml    amla          ggml    amla                 log \
+probability"""
+
+
+def ratio(row, of):
+    return row["ms"]["ggml"][of] / max(row["ms"]["amla"][of], 1e-9)
+
+
+def text_of(row):
+    program, heads, kind, threads, depth = row["case"]
+    (g, g_cpu), (a, a_cpu) = row["ms"]["ggml"], row["ms"]["amla"]
+    return (
+        f"{program:7} {heads:5} {kind:4} {threads:7} {depth:6} {g:8.2f} {a:7.2f} {ratio(row, 0):7.2f}x "
+        f"{g_cpu:7.2f} {a_cpu:7.2f} {ratio(row, 1):6.2f}x {row['load']:5.1f}  {row['check']}"
+    )
+
+
+def print_table(arguments):
+    order = ("server", "bench", "f16", "q8_0", "q4_0")
+    rows = sorted(
+        read_lines(arguments).values(),
+        key=lambda r: [order.index(x) if isinstance(x, str) else x for x in r["case"]],
+    )
+    machines = ", ".join(sorted({row["machine"] for row in rows}))
+    layers = ", ".join(sorted({str(row["layers"]) for row in rows}))
+    print(f"# ggml/bench_server.py: {machines}, {os.cpu_count()} cores; models of {layers} layers")
+    print("# llama.cpp of Debian sid with and without the plug-in, by turns; best rounds, by time")
+    print(HEADER)
+    for row in rows:
+        print(text_of(row))
+    slower = [row for row in rows if ratio(row, 0) < 0.97]
+    print(f"{len(rows)} lines, {len(slower)} slower by 3 % or more")
+    for row in slower:
+        print(text_of(row))
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, kind, default in (
+        ("programs", str, PROGRAMS),
+        ("heads", int, (16, 64, 128)),
+        ("types", str, ("f16", "q8_0", "q4_0")),
+        ("depths", int, (0, 1024, 4096, 16384)),
+        ("threads", int, (1, 2)),
+    ):
+        parser.add_argument(f"--{name}", nargs="+", type=kind, default=list(default))
+    for name, kind, default, text in (
+        ("layers", int, 2, "of the models"),
+        ("rounds", int, 2, ""),
+        ("gflop", float, 40.0, "of attention, about, in a round"),
+        ("fill", float, 300.0, "GFLOP that llama-bench may spend on a depth"),
+        ("seconds", float, 1e9, "no group of lines is begun after so many"),
+        ("undecided", float, 0.3, "log probabilities that are no difference"),
+        ("work", str, "build/bench-server", "folder of models, caches and lines"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    for name in ("prepare", "table", "again"):
+        parser.add_argument(f"--{name}", action="store_true")
+    a = parser.parse_args()
+    a.work = os.path.abspath(a.work)
+    a.hosts = os.path.abspath(os.environ["AMLA_GGML_HOSTS"])
+    a.plugin = os.path.abspath(os.environ["AMLA_GGML_PLUGIN"])
+    return a
+
+
+def main():
+    arguments = parse()
+    os.makedirs(arguments.work, exist_ok=True)
+    if arguments.prepare:
+        return prepare(arguments)
+    if arguments.table:
+        return print_table(arguments)
+    print(HEADER)
+    measure(arguments)
+
+
+if __name__ == "__main__":
+    main()
