@@ -86,8 +86,12 @@ __attribute__((format(printf, 3, 4))) static void find(findings *f, severity s, 
 /* ---- Files ---- */
 
 static void find_plugin(const char *given, char path[PATH_MAX]) {
-  static const char *const places[] = {"ggml", ".", "../lib/amla", "../lib/x86_64-linux-gnu/amla",
-                                       "../lib/aarch64-linux-gnu/amla", "../lib64/amla"};
+  static const char *const places[] = {"ggml",
+                                       ".",
+                                       "../lib/amla",
+                                       "../lib/x86_64-linux-gnu/amla",
+                                       "../lib/aarch64-linux-gnu/amla",
+                                       "../lib64/amla"};
   char self[PATH_MAX] = "", place[PATH_MAX + 64];
   const char *variable = getenv("GGML_BACKEND_PATH");
   if (given == NULL && variable != NULL && *variable != '\0')
@@ -288,7 +292,7 @@ static void judge_missing(findings *f, const char *library, const json_t *facts)
   if (strcmp(missing, "ggml_version") != 0)
     what = "it cannot load backends: older than 2025, or a fork of 2024 such as ik_llama.cpp";
   if (json_is_true(json_object_get(facts, "fork")))
-    what = "it is ik_llama.cpp, a fork of 2024, which cannot load backends";
+    what = FIND_GGML_IK;
   find(f, PROBLEM, "%s has no %s: %s", library, missing, what);
 }
 

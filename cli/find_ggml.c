@@ -186,6 +186,9 @@ static bool find_in_list(const char *path, const char *list, int code, ggml_plac
   snprintf(place->library, sizeof place->library, "%s", path);
   if (is_library_name(name_of(path)) && has_text(path, "ggml_backend_load_all"))
     return true; /* inside */
+  /* An operation of that fork alone. */
+  if (has_text(path, "MOE_FUSED_UP_GATE"))
+    return fail(place, "%s has its ggml inside: " FIND_GGML_IK, path);
   if (code == 0 || list[0] == '\0' || strstr(list, "statically") != NULL)
     return fail(place, "%s uses no shared libggml: " STATIC_BUILD ", or not a program of ggml's",
                 path);

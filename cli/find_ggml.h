@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#define FIND_GGML_IK "it is ik_llama.cpp, a fork of 2024, which cannot load backends"
+
 enum { FIND_GGML_TEXT = 3 * PATH_MAX };
 
 typedef struct ggml_place {

@@ -201,6 +201,11 @@ def test_static_build(tmp_path, plugin):
         plugin, compile_c(tmp_path / "bin" / "llama-cli", "int main(void) { return 0; }", "-static")
     )
     assert not ok and "static build" in text
+    ik = 'const char *name = "MOE_FUSED_UP_GATE"; int main(void) { return name == 0; }'
+    program = compile_c(tmp_path / "ik" / "llama-server", ik, "-static")
+    for where in (program, program.parent):
+        ok, text, _ = doctor(plugin, where)
+        assert not ok and "it is ik_llama.cpp, a fork" in text and "static build" not in text
     script = tmp_path / "llama.sh"
     script.write_text("#!/bin/sh\n")
     ok, text, _ = doctor(plugin, script)
