@@ -4,7 +4,10 @@
  * in one process, in turns. Every result is checked before it is timed: against f64, and against
  * ggml's bound for backends.
  *
- *     bench_ggml [--quick] [--for SECONDS] [--threads N] LIBGGML_AMLA_SO FOLDER_OF_LIBGGML
+ *     bench_ggml [--quick] [--prompts] [--for SECONDS] [--threads N] LIBGGML_AMLA_SO
+ *                FOLDER_OF_LIBGGML
+ *
+ * --prompts: prompts only, and beside them the library alone (bench_prompts.h).
  *
  * Exit codes: 0 measured, whatever the verdicts; 1 error; 2 usage; 3 a result is not right.
  */
@@ -19,12 +22,13 @@
 
 #include <amla/amla.h>
 
+#include "bench_prompts.h"
 #include "ggml_session.h"
 
 typedef struct arguments {
   double seconds; /* per case */
   int threads;    /* "all" */
-  bool quick;
+  bool quick, prompts;
   const char *plugin, *folder;
 } arguments;
 
@@ -181,6 +185,7 @@ static int run_all(ggml_session *s, const arguments *a) {
 
 static arguments parse(int argc, char **argv) {
   static const struct option options[] = {{"quick", no_argument, NULL, 'q'},
+                                          {"prompts", no_argument, NULL, 'p'},
                                           {"for", required_argument, NULL, 'f'},
                                           {"threads", required_argument, NULL, 't'},
                                           {0}};
@@ -189,6 +194,8 @@ static arguments parse(int argc, char **argv) {
   for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
     if (c == 'q')
       a.quick = true;
+    else if (c == 'p')
+      a.prompts = true;
     else if (c == 'f')
       a.seconds = atof(optarg), usage |= !(a.seconds > 0.0);
     else if (c == 't')
@@ -197,8 +204,8 @@ static arguments parse(int argc, char **argv) {
       usage = true;
   }
   if (usage || argc - optind != 2) {
-    fprintf(stderr, "usage: bench_ggml [--quick] [--for SECONDS] [--threads N] LIBGGML_AMLA_SO "
-                    "FOLDER_OF_LIBGGML\n");
+    fprintf(stderr, "usage: bench_ggml [--quick] [--prompts] [--for SECONDS] [--threads N] "
+                    "LIBGGML_AMLA_SO FOLDER_OF_LIBGGML\n");
     exit(2);
   }
   if (a.seconds == 0.0)
@@ -216,7 +223,7 @@ int main(int argc, char **argv) {
   printf("ggml %s, its CPU backend on %s against %s\n", s.ggml_version(),
          s.ggml_backend_dev_description(s.cpu_device),
          s.ggml_backend_dev_description(s.amla_device));
-  const int status = run_all(&s, &a);
+  const int status = a.prompts ? bench_prompts(&s, a.threads, a.seconds) : run_all(&s, &a);
   ggml_session_close(&s);
   return status;
 }

@@ -83,13 +83,16 @@ class Server:
             port = probe.getsockname()[1]
         self.name, self.url = name, f"http://127.0.0.1:{port}"
         self.log = os.path.join(arguments.work, f"{name}.log")
-        self.process = start(
-            arguments, name, "llama-server", "-m", model, "-fa", "on", "-ngl", "0", "-np",
-            str(SLOTS), "-c", str(SLOTS * CONTEXT), "-ctk", kind, "-ctv", kind, "-t", str(threads),
-            "-tb", str(threads), "--port", str(port), "--slot-save-path", arguments.work,
-            "--no-warmup", "--cache-ram", "0",
-            stdout=subprocess.DEVNULL, stderr=open(self.log, "w"),
-        )  # fmt: skip
+        options = [
+            "-m", model, "-fa", "on", "-ngl", "0", "-np", str(SLOTS), "-c", str(SLOTS * CONTEXT),
+            "-ctk", kind, "-ctv", kind, "-t", str(threads), "-tb", str(threads),
+            "--port", str(port), "--slot-save-path", arguments.work, "--no-warmup",
+            "--cache-ram", "0",
+        ]  # fmt: skip
+        with open(self.log, "w") as log:
+            self.process = start(
+                arguments, name, "llama-server", *options, stdout=subprocess.DEVNULL, stderr=log
+            )
         self.wait()
 
     def wait(self):
@@ -292,10 +295,11 @@ def measure(arguments):
         which(arguments, heads, kind, threads, depths, keep)
 
 
-HEADER = """program heads K    threads  depth   ms a token     ratio  CPU ms a token   ratio  load  \
-tokens compared,
-                                       ggml    amla          ggml    amla                 log \
-probability"""
+HEADER = (
+    "                               ms a token              CPU ms a token               the same\n"
+    "program heads K  threads depth     ggml    amla   ratio     ggml    amla  ratio  load  "
+    "tokens, log prob. off by"
+)
 
 
 def ratio(row, of):
@@ -305,10 +309,12 @@ def ratio(row, of):
 def text_of(row):
     program, heads, kind, threads, depth = row["case"]
     (g, g_cpu), (a, a_cpu) = row["ms"]["ggml"], row["ms"]["amla"]
-    return (
-        f"{program:7} {heads:5} {kind:4} {threads:7} {depth:6} {g:8.2f} {a:7.2f} {ratio(row, 0):7.2f}x "
-        f"{g_cpu:7.2f} {a_cpu:7.2f} {ratio(row, 1):6.2f}x {row['load']:5.1f}  {row['check']}"
+    columns = (
+        f"{program:7} {heads:5} {kind:4} {threads:5} {depth:5}",
+        f"{g:8.2f} {a:7.2f} {ratio(row, 0):6.2f}x {g_cpu:8.2f} {a_cpu:7.2f} {ratio(row, 1):5.2f}x",
+        f"{row['load']:5.1f}  {row['check']}",
     )
+    return " ".join(columns)
 
 
 def print_table(arguments):
