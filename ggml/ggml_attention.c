@@ -310,10 +310,21 @@ int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t thr
   return status;
 }
 
+/* By the keys in use: llama.cpp pads its caches, so that the first steps would look large. */
+static int64_t count_keys(const ggml_abi_tensor *op, int64_t stream) {
+  if (op->src[MASK] == NULL)
+    return op->src[K]->ne[1];
+  const ggml_mask_view mask = mask_of(op, stream);
+  return ggml_mask_length(&mask);
+}
+
 bool ggml_attention_is_small(const ggml_abi_tensor *op) {
-  const ggml_abi_tensor *q = op->src[Q], *k = op->src[K];
-  return 2.0 * (double)(q->ne[1] * q->ne[2] * q->ne[3]) * (double)k->ne[1] *
-             (double)(k->ne[0] + op->src[V]->ne[0]) <
+  const ggml_abi_tensor *q = op->src[Q];
+  int64_t keys = 0;
+  for (int64_t i = 0; i < q->ne[3]; i++)
+    keys += count_keys(op, i);
+  return 2.0 * (double)(q->ne[1] * q->ne[2]) * (double)keys *
+             (double)(op->src[K]->ne[0] + op->src[V]->ne[0]) <
          SMALL_FLOPS;
 }
 

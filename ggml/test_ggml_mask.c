@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Reading masks, against the mask's meaning spelled out: every causal one of small size, each with
- * one entry changed.
+ * one entry changed. And which work is worth a second thread, which a mask decides.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "ggml_attention.h"
 #include "ggml_mask.h"
 
 enum { TOKENS = 4, KEYS = 9, STRIDE = 11, HIDDEN = 0xfc00, HALF = 0x3800, MINUS_ZERO = 0x8000 };
@@ -99,8 +100,29 @@ static void test_masks_are_added(void **state) {
   assert_true(scores[23] == -1.0f);
 }
 
+/* Four slots of a server, 16 heads; llama.cpp pads their caches to 256 tokens. */
+static void test_padding_is_no_work(void **state) {
+  enum { SLOTS = 4, PADDED = 256 };
+  static uint16_t mask[SLOTS][PADDED];
+  ggml_abi_tensor q = {.ne = {576, 1, 16, SLOTS}}, k = {.ne = {576, PADDED, 1, SLOTS}}, v = k;
+  ggml_abi_tensor m = {.type = GGML_ABI_F16, .ne = {PADDED, 1, 1, SLOTS}, .data = mask};
+  ggml_abi_tensor op = {.src = {&q, &k, &v, &m}};
+  (void)state;
+  v.ne[0] = 512;
+  m.nb[0] = 2;
+  m.nb[1] = m.nb[2] = m.nb[3] = sizeof mask[0];
+  assert_false(ggml_attention_is_small(&op));
+  for (int i = 0; i < SLOTS; i++)
+    for (int j = 40; j < PADDED; j++)
+      mask[i][j] = HIDDEN;
+  assert_true(ggml_attention_is_small(&op));
+  op.src[3] = NULL;
+  assert_false(ggml_attention_is_small(&op));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_causal_masks_and_one_change),
-                                     cmocka_unit_test(test_masks_are_added)};
+                                     cmocka_unit_test(test_masks_are_added),
+                                     cmocka_unit_test(test_padding_is_no_work)};
   return cmocka_run_group_tests_name("ggml_mask", tests, NULL, NULL);
 }
