@@ -169,6 +169,10 @@ def compare(answers):
     return max(steps), n
 
 
+def keep_least(best, name, got):
+    best[name] = [min(x) for x in zip(got, best.get(name, got), strict=True)]
+
+
 def measure_server(arguments, heads, kind, threads, depths, keep):
     model = model_of(arguments, heads)
     servers = {name: Server(arguments, name, model, kind, threads) for name in NAMES}
@@ -182,7 +186,7 @@ def measure_server(arguments, heads, kind, threads, depths, keep):
         for _ in range(arguments.rounds):
             for name, server in servers.items():
                 seconds, cpu, answers[name] = server.step(depth, n)
-                best[name] = min(best.get(name, (np.inf, 0)), (seconds, cpu))
+                keep_least(best, name, (seconds, cpu))
         worst, compared = compare(answers)
         per_token = {k: [1e3 * x / (n * SLOTS) for x in v] for k, v in best.items()}
         keep(depth, per_token, f"{compared} tokens, {worst:.0e}")
@@ -204,7 +208,7 @@ def run_bench(arguments, name, heads, kind, threads, depth, n):
     used, began, result, text = [], None, None, []
     for line in process.stdout:
         text.append(line)
-        now = cpu_seconds(process.pid) if process.poll() is None else 0.0
+        now = cpu_seconds(process.pid)  # there until it is waited for
         if began is not None:
             used.append(now - began)
         began = now if ": generation run" in line else None
@@ -226,7 +230,7 @@ def measure_bench(arguments, heads, kind, threads, depths, keep):
         for _ in range(arguments.rounds):
             for name in NAMES:
                 got = run_bench(arguments, name, heads, kind, threads, depth, n)
-                best[name] = min(best.get(name, (np.inf, 0)), got)
+                keep_least(best, name, got)
         keep(depth, best, "")
 
 
@@ -330,7 +334,7 @@ def print_table(arguments):
     machines = ", ".join(sorted({row["machine"] for row in rows}))
     layers = ", ".join(sorted({str(row["layers"]) for row in rows}))
     print(f"# ggml/bench_server.py: {machines}, {os.cpu_count()} cores; models of {layers} layers")
-    print("# llama.cpp of Debian sid with and without the plug-in, by turns; best rounds, by time")
+    print("# llama.cpp of Debian sid with and without the plug-in, by turns; least of a few rounds")
     print(HEADER)
     for row in rows:
         print(text_of(row))
