@@ -260,9 +260,9 @@ typedef struct key_row {
   const char *meaning;
 } key_row;
 
-#define INTEGER(name, field, min, max, meaning) \
+#define INTEGER(name, field, min, max, meaning)                                                    \
   {name, NULL, offsetof(harness_case, field), min, max, "", NULL, meaning}
-#define SWITCH(name, field, meaning) \
+#define SWITCH(name, field, meaning)                                                               \
   {name, NULL, offsetof(harness_case, field), 0, 1, "0, 1", NULL, meaning}
 #define WORDS(name, parse, values, meaning) {name, parse, 0, 0, 0, values, NULL, meaning}
 #define TYPE(name, parse, types, meaning) {name, parse, 0, 0, 0, NULL, types, meaning}

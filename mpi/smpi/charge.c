@@ -68,8 +68,8 @@ amla_status __wrap_amla_shard_finish(const amla_plan *plan, const amla_tensors *
   double bytes = 0.0;
   amla_status status = AMLA_OK;
   if (computes())
-    status = __real_amla_shard_finish(plan, tensors, n_shards, shards, scratch, scratch_bytes,
-                                      detail);
+    status =
+        __real_amla_shard_finish(plan, tensors, n_shards, shards, scratch, scratch_bytes, detail);
   for (int32_t i = 0; i < n_shards; i++)
     bytes += (double)shards[i].records_bytes;
   charge(charges()[SHARD] * (double)n_shards + charges()[BYTE] * bytes);

@@ -32,12 +32,19 @@ STRONG_SPLITS, WEAK_SPLITS, SPLIT_TILES = 512, 16, 21
 FAST = 1000
 LIMIT = 0.15
 
-# Factors 1, no acknowledgements, no time injected into calls, no message buffered at its sender: the
-# network is what the platform says. The gathering of what ranks say takes as many rounds and bytes
-# as Open MPI 4.1's choice for so few bytes (recursive doubling, up to 511 ranks).
-SETTINGS = """smpi/simulate-computation:no smpi/bw-factor:0:1 smpi/lat-factor:0:1
-    network/crosstraffic:0 smpi/test:0 smpi/wtime:0 smpi/allgather:bruck
-    smpi/send-is-detached-thresh:0""".split()
+# Factors 1, no acknowledgements, no time injected into calls, no message buffered at its sender:
+# the network is what the platform says. The gathering of what ranks say takes as many rounds and
+# bytes as Open MPI 4.1's choice for so few bytes (recursive doubling, up to 511 ranks).
+SETTINGS = [
+    "smpi/simulate-computation:no",
+    "smpi/bw-factor:0:1",
+    "smpi/lat-factor:0:1",
+    "network/crosstraffic:0",
+    "smpi/test:0",
+    "smpi/wtime:0",
+    "smpi/allgather:bruck",
+    "smpi/send-is-detached-thresh:0",
+]
 
 
 # ---- The simulation ----
@@ -68,9 +75,8 @@ def run(build, bandwidth, ranks, arguments, environment):
         command += [f"--cfg={setting}" for setting in SETTINGS]
         command += ["--log=root.thresh:error", "--log=xbt_cfg.thresh:error"]
         command += [os.path.join(build, "amla_ranks_smpi.so"), *arguments]
-        done = subprocess.run(
-            command, env={**os.environ, "TMPDIR": folder, **environment}, capture_output=True, text=True
-        )
+        where = {**os.environ, "TMPDIR": folder, **environment}
+        done = subprocess.run(command, env=where, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"smpirun, {ranks} ranks, {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -356,9 +362,7 @@ def make_series(tile, charges):
     total, each = STRONG_SPLITS * tokens, WEAK_SPLITS * tokens
     fast = [x / FAST for x in charges]
     for network in NETWORKS:
-        yield Series(
-            "strong", f"{total:,} tokens", network, lambda ranks: STRONG_SPLITS, charges
-        )
+        yield Series("strong", f"{total:,} tokens", network, lambda ranks: STRONG_SPLITS, charges)
         yield Series(
             "weak", f"{each:,} tokens a rank", network, lambda ranks: WEAK_SPLITS * ranks, charges
         )
