@@ -23,6 +23,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import socket
 import statistics
 import subprocess
@@ -330,11 +331,20 @@ def try_bench(folder, heads, threads):
                     bench.answer()
                 print(f"\n{h} heads, {n} threads, float32, one sequence; steps in turns")
                 for context in CONTEXTS:
+                    gigabytes = h * context**2 * 12 / 1e9  # scores, thrice, in vLLM's prefill
+                    if gigabytes > available_gigabytes():
+                        print(f"{context:6d} tokens left out: the prefill takes {gigabytes:.0f} GB")
+                        continue
                     bench_steps(both, context)
                 bench_backend(both[1], h)  # last: a busy system makes who worked so long wait
             finally:
                 for bench in both:
                     bench.end()
+
+
+def available_gigabytes():
+    text = pathlib.Path("/proc/meminfo").read_text()
+    return int(re.search(r"MemAvailable: *(\d+)", text)[1]) / 1e6
 
 
 def bench_backend(bench, heads):
