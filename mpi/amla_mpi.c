@@ -2,11 +2,13 @@
  *
  * See amla_mpi.h. A run goes block of rows by block of rows: compute the block's records, send each
  * rank those of its heads, and finish the block before it, whose records have come meanwhile. So
- * two blocks of buffers are enough. Ranks agree on a status before the first record leaves.
+ * two blocks of buffers are enough. Ranks agree on a status before the first record leaves. The
+ * plan asks whether it is cancelled before each key tile: then messages move.
  */
 #include "interleave.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +38,7 @@ typedef struct slot {
   int *to_floats;       /* [ranks] that the send request was made for; -1: none yet */
   MPI_Request *request; /* [2 * ranks] persistent: receives, then sends */
   MPI_Request agreement;
+  int32_t index;             /* of the block */
   int ended_by, first_ended; /* the rank, if it is cancelled, else `ranks`; and the least of all */
   int32_t own_entries;
   int active;
@@ -45,8 +48,13 @@ struct amla_mpi {
   MPI_Comm comm;
   int rank, ranks;
   amla_problem problem;
-  amla_plan *plan; /* of the rank's own problem, if shards are interleaved */
-  amla_options options;
+  amla_plan *plan;      /* of the rank's own problem, if shards are interleaved */
+  amla_options options; /* the caller's */
+  pthread_t thread;     /* that runs, and may call MPI */
+  double began;         /* the run */
+  int computing;
+  int32_t trace_blocks;
+  amla_mpi_block *trace;
   amla_tensors own; /* of this run: the caller's, or those of interleaved shards */
   amla_mpi_info info;
   amla_interleaving interleaving;  /* tokens: 0 if shards are runs */
@@ -67,7 +75,7 @@ struct amla_mpi {
   MPI_Request *requests;
   int *done;            /* [2 * ranks] */
   MPI_Status *statuses; /* [2 * ranks] of Testsome */
-  int *entries;         /* [SLOTS][ranks] records of a row, as received */
+  int *row_floats;      /* [SLOTS][ranks] floats of a row, as received */
   amla_shard *shards;   /* [ranks] */
   void *scratch;
   size_t scratch_bytes;
@@ -135,6 +143,8 @@ static void set_verdict(verdict *v, amla_status status, const amla_detail *detai
 }
 
 /* ---- Creation ---- */
+
+static void progress(amla_mpi *m, const slot *s, int all);
 
 static const char *const plan_names[N_HASHES] = {"shapes (b, s_q, h_q, sk, d_qk, d_v)",
                                                  "types",
@@ -221,12 +231,13 @@ static int allocate_buffers(amla_mpi *m) {
   m->requests = allocate(2 * SLOTS * ranks, sizeof(MPI_Request));
   m->done = allocate(2 * ranks, sizeof(int));
   m->statuses = allocate(2 * ranks, sizeof(MPI_Status));
-  m->entries = allocate(SLOTS * ranks, sizeof(int));
+  m->row_floats = allocate(SLOTS * ranks, sizeof(int));
   m->shards = allocate(ranks, sizeof *m->shards);
   m->scratch = malloc(m->scratch_bytes);
+  m->trace = allocate((size_t)m->trace_blocks, sizeof *m->trace);
   const int own_parts = m->interleaving.tokens == 0 || allocate_own(m);
-  return own_parts && m->verdicts && m->mine && m->floats && m->pointers && m->counts &&
-         m->requests && m->done && m->statuses && m->entries && m->shards && m->scratch;
+  return own_parts && m->trace && m->verdicts && m->mine && m->floats && m->pointers && m->counts &&
+         m->requests && m->done && m->statuses && m->row_floats && m->shards && m->scratch;
 }
 
 /* Receives are made once, for the most that may come. Sends are made for what goes. */
@@ -271,30 +282,41 @@ static amla_status copy_options(amla_mpi *m, const amla_mpi_options *options, am
                   "mpi_options.struct_bytes: must be as its INIT macro has it");
   if (options)
     memcpy(&o, options, options->struct_bytes);
-  m->interleaving.tokens = o.interleave_tokens;
-  snprintf(text, sizeof text, "interleave_tokens=%d: must be >= 0", o.interleave_tokens);
-  return o.interleave_tokens < 0 ? refuse(detail, AMLA_INVALID_ARGUMENT, text) : AMLA_OK;
+  m->interleaving.tokens = o.interleave_tokens, m->trace_blocks = o.trace_blocks;
+  if (o.interleave_tokens >= 0 && o.trace_blocks >= 0)
+    return AMLA_OK;
+  snprintf(text, sizeof text, "interleave_tokens=%d, trace_blocks=%d: must be >= 0",
+           o.interleave_tokens, o.trace_blocks);
+  return refuse(detail, AMLA_INVALID_ARGUMENT, text);
+}
+
+/* The plan's question before each key tile. */
+static int between_tiles(void *context) {
+  amla_mpi *m = context;
+  if (m->computing && pthread_equal(pthread_self(), m->thread))
+    for (int i = 0; i < SLOTS; i++)
+      progress(m, &m->slots[i], 0);
+  return m->options.cancel && m->options.cancel(m->options.cancel_context);
 }
 
 /* A plan of the whole problem, to refuse what is wrong with it and to check tensors by, then one of
  * the rank's own, whose results are on the way only. */
-static amla_status plan_interleaved(amla_mpi *m, amla_detail *detail) {
+static amla_status plan_interleaved(amla_mpi *m, amla_options *o, amla_detail *detail) {
   amla_problem whole = m->problem;
-  amla_options o = m->options;
   whole.max_pages = whole.extra_max_pages = 0; /* of the rank's own tables */
-  amla_status status = amla_plan_create(&m->whole, &whole, &o, detail);
+  amla_status status = amla_plan_create(&m->whole, &whole, o, detail);
   if (status != AMLA_OK)
     return status;
   m->interleaving.rank = m->rank, m->interleaving.ranks = m->ranks;
   m->interleaving.whole = m->problem;
-  if (o.p_form == AMLA_P_DEFAULT && whole.out_type != AMLA_F32)
-    o.p_form = AMLA_P_BF16X2; /* as of one process */
-  o.lse_sink = AMLA_LSE_WITHOUT_SINK;
+  if (o->p_form == AMLA_P_DEFAULT && whole.out_type != AMLA_F32)
+    o->p_form = AMLA_P_BF16X2; /* as of one process */
+  o->lse_sink = AMLA_LSE_WITHOUT_SINK;
   const amla_problem own = amla_interleave_problem(&m->interleaving);
-  return amla_plan_create(&m->plan, &own, &o, detail);
+  return amla_plan_create(&m->plan, &own, o, detail);
 }
 
-/* A problem that is no struct of ours is the core's to refuse. */
+/* Structs that are not ours are the core's to refuse. */
 static amla_status plan(amla_mpi *m, const amla_problem *problem, const amla_options *options,
                         amla_detail *detail) {
   m->problem = (amla_problem)AMLA_PROBLEM_INIT;
@@ -304,9 +326,11 @@ static amla_status plan(amla_mpi *m, const amla_problem *problem, const amla_opt
     return amla_plan_create(&m->plan, problem, options, detail);
   memcpy(&m->problem, problem, problem->struct_bytes);
   memcpy(&m->options, options, options->struct_bytes);
+  amla_options o = m->options;
+  o.cancel = between_tiles, o.cancel_context = m;
   if (m->interleaving.tokens > 0)
-    return plan_interleaved(m, detail);
-  return amla_plan_create(&m->plan, problem, options, detail);
+    return plan_interleaved(m, &o, detail);
+  return amla_plan_create(&m->plan, problem, &o, detail);
 }
 
 /* Sizes of what is sent and kept. */
@@ -382,44 +406,55 @@ static void release(amla_mpi *m) {
                        m->requests,
                        m->done,
                        m->statuses,
-                       m->entries,
+                       m->row_floats,
                        m->shards,
                        m->scratch,
                        m->results,
                        m->interleaving.words,
+                       m->trace,
                        m->all_tokens};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++)
     free(all[i]);
 }
 
+/* What a plan says to all ranks, and its ways to them, which it needs to say that it has failed. */
+static amla_status create(amla_mpi *m, const amla_problem *problem, const amla_options *options,
+                          const amla_mpi_options *mpi_options, int without, amla_detail *detail) {
+  amla_detail text = {""};
+  verdict v = {0};
+  amla_status status;
+  m->info = (amla_mpi_info)AMLA_MPI_INFO_INIT;
+  MPI_Comm_rank(m->comm, &m->rank);
+  MPI_Comm_size(m->comm, &m->ranks);
+  if (without)
+    status = refuse(&text, AMLA_OUT_OF_MEMORY, "no memory for a plan over ranks");
+  else
+    status = prepare(m, problem, options, mpi_options, &v, &text);
+  set_verdict(&v, status, &text);
+  status = agree_on_plan(m, &v, detail);
+  if (status != AMLA_OK)
+    return status;
+  m->info.rank = m->rank, m->info.ranks = m->ranks;
+  m->info.head_begin = first_head(m, m->rank), m->info.head_end = first_head(m, m->rank + 1);
+  carve_slots(m);
+  return refuse(detail, AMLA_OK, "");
+}
+
 amla_status amla_mpi_create(amla_mpi **mpi, MPI_Comm comm, const amla_problem *problem,
                             const amla_options *options, const amla_mpi_options *mpi_options,
                             amla_detail *detail) {
-  amla_mpi m = {.info = AMLA_MPI_INFO_INIT};
-  amla_detail text = {""};
-  verdict v = {0};
+  amla_mpi spare = {0}; /* of a rank without memory: others wait for its verdict */
+  amla_mpi *created = calloc(1, sizeof *created), *m = created ? created : &spare;
   *mpi = NULL;
-  MPI_Comm_dup(comm, &m.comm);
-  MPI_Comm_rank(m.comm, &m.rank);
-  MPI_Comm_size(m.comm, &m.ranks);
-  amla_status status = prepare(&m, problem, options, mpi_options, &v, &text);
-  amla_mpi *created = malloc(sizeof *created);
-  if (status == AMLA_OK && !created)
-    status = refuse(&text, AMLA_OUT_OF_MEMORY, "no memory for a plan over ranks");
-  set_verdict(&v, status, &text);
-  status = agree_on_plan(&m, &v, detail);
-  if (status != AMLA_OK) {
-    release(&m);
-    free(created);
+  MPI_Comm_dup(comm, &m->comm);
+  const amla_status status = create(m, problem, options, mpi_options, !created, detail);
+  if (status == AMLA_OK) {
+    *mpi = created;
     return status;
   }
-  *created = m;
-  created->info.rank = m.rank, created->info.ranks = m.ranks;
-  created->info.head_begin = (int32_t)((int64_t)m.problem.h_q * m.rank / m.ranks);
-  created->info.head_end = (int32_t)((int64_t)m.problem.h_q * (m.rank + 1) / m.ranks);
-  carve_slots(created);
-  *mpi = created;
-  return refuse(detail, AMLA_OK, "");
+  release(m);
+  free(created);
+  return status;
 }
 
 void amla_mpi_destroy(amla_mpi *m) {
@@ -434,6 +469,17 @@ amla_status amla_mpi_query(const amla_mpi *m, amla_mpi_info *info, amla_detail *
   const uint32_t bytes = info->struct_bytes;
   *info = m->info;
   info->struct_bytes = bytes;
+  return refuse(detail, AMLA_OK, "");
+}
+
+amla_status amla_mpi_trace(const amla_mpi *m, int32_t capacity, amla_mpi_block *blocks, int32_t *n,
+                           amla_detail *detail) {
+  if (!m || !n || capacity < 0 || (capacity > 0 && !blocks))
+    return refuse(detail, AMLA_INVALID_ARGUMENT,
+                  "mpi, n: must be set; capacity: must be >= 0, with so many blocks");
+  *n = m->info.blocks < m->trace_blocks ? m->info.blocks : m->trace_blocks;
+  for (int32_t i = 0; i < capacity && i < *n; i++)
+    blocks[i] = m->trace[i];
   return refuse(detail, AMLA_OK, "");
 }
 
@@ -578,12 +624,33 @@ static int pack(const amla_mpi *m, const slot *s, int rank) {
   return n * (int)floats;
 }
 
+static double now(const amla_mpi *m) { return MPI_Wtime() - m->began; }
+
+/* What is noted of a block, if anything is. */
+static amla_mpi_block *noted(amla_mpi *m, const slot *s) {
+  return s->index < m->trace_blocks ? &m->trace[s->index] : NULL;
+}
+
+/* Makes room for the block in the slot, and is ready for what others send of it. */
+static void open_block(amla_mpi *m, slot *s, int64_t begin, int64_t end) {
+  s->index = m->info.blocks++;
+  s->row_begin = begin, s->row_end = end;
+  amla_mpi_block *n = noted(m, s);
+  if (n)
+    *n = (amla_mpi_block){
+        .row_begin = begin, .row_end = end, .first_message = -1.0, .last_message = -1.0};
+  for (int k = 0; count_rows(m, s, m->rank) > 0 && k < m->ranks; k++)
+    if (k != m->rank)
+      MPI_Start(&s->request[k]);
+  s->active = 1;
+}
+
 /* Sends of a block, made anew where a message has another length than the last time. */
 static void start(amla_mpi *m, slot *s) {
   for (int k = 0; k < m->ranks; k++) {
     MPI_Request *send = &s->request[m->ranks + k];
     const int n = pack(m, s, k);
-    if (k == m->rank || count_rows(m, s, k) == 0)
+    if (k == m->rank || n == 0)
       continue;
     if (n != s->to_floats[k] && *send != MPI_REQUEST_NULL)
       MPI_Request_free(send);
@@ -593,25 +660,30 @@ static void start(amla_mpi *m, slot *s) {
     MPI_Start(send);
     m->info.sent_bytes += (int64_t)n * (int64_t)sizeof(float);
   }
-  for (int k = 0; count_rows(m, s, m->rank) > 0 && k < m->ranks; k++)
-    if (k != m->rank)
-      MPI_Start(&s->request[k]);
   if (m->cancels)
     MPI_Iallreduce(&s->ended_by, &s->first_ended, 1, MPI_INT, MPI_MIN, m->comm, &s->agreement);
-  s->active = 1;
+  if (noted(m, s))
+    noted(m, s)->sent = now(m);
 }
 
 /* Notes how many records of a row have come from each rank. */
 static void note_messages(amla_mpi *m, const slot *s, int n_done, int early) {
   const int32_t rows = count_rows(m, s, m->rank);
+  amla_mpi_block *noted_block = noted(m, s);
   for (int i = 0; i < n_done; i++) {
     int n;
     if (m->done[i] >= m->ranks)
       continue;
     MPI_Get_count(&m->statuses[i], MPI_FLOAT, &n);
-    m->entries[(s - m->slots) * m->ranks + m->done[i]] = n / rows / m->record_floats;
+    m->row_floats[(s - m->slots) * m->ranks + m->done[i]] = n / rows;
     m->info.messages++;
     m->info.messages_early += early;
+    if (!noted_block)
+      continue;
+    noted_block->last_message = now(m);
+    if (noted_block->messages++ == 0)
+      noted_block->first_message = noted_block->last_message;
+    noted_block->messages_within += m->computing;
   }
 }
 
@@ -660,7 +732,9 @@ static amla_shard shard_of(const amla_mpi *m, const slot *s, int k) {
   }
   x.row_begin = s->row_begin, x.row_end = s->row_end;
   x.head_begin = first_head(m, m->rank), x.head_end = first_head(m, m->rank + 1);
-  x.n_entries = k == m->rank ? s->own_entries : m->entries[(s - m->slots) * m->ranks + k];
+  x.n_entries = s->own_entries;
+  if (k != m->rank)
+    x.n_entries = m->row_floats[(s - m->slots) * m->ranks + k] / m->record_floats;
   x.records = s->from[k];
   x.records_bytes = (size_t)count_rows(m, s, m->rank) * (size_t)x.n_entries *
                     (size_t)m->record_floats * sizeof(float);
@@ -728,9 +802,7 @@ static amla_status merge_block(const amla_mpi *m, const amla_tensors *t, const s
 }
 
 /* Writes the results of the rank's heads of a block. */
-static amla_status finish(amla_mpi *m, const amla_tensors *t, slot *s, amla_detail *detail) {
-  if (!s->active)
-    return AMLA_OK;
+static amla_status finish_active(amla_mpi *m, const amla_tensors *t, slot *s, amla_detail *detail) {
   const amla_status status = await(m, s, detail);
   if (status != AMLA_OK || count_rows(m, s, m->rank) == 0)
     return status;
@@ -739,6 +811,15 @@ static amla_status finish(amla_mpi *m, const amla_tensors *t, slot *s, amla_deta
   for (int k = 0; k < m->ranks; k++)
     m->shards[k] = shard_of(m, s, k);
   return amla_shard_finish(m->plan, t, m->ranks, m->shards, m->scratch, m->scratch_bytes, detail);
+}
+
+static amla_status finish(amla_mpi *m, const amla_tensors *t, slot *s, amla_detail *detail) {
+  if (!s->active)
+    return AMLA_OK;
+  const amla_status status = finish_active(m, t, s, detail);
+  if (noted(m, s))
+    noted(m, s)->finished = now(m);
+  return status;
 }
 
 /* Records of an interleaved shard, which has all keys that its plan knows, to results. */
@@ -753,14 +834,19 @@ static amla_status compute(amla_mpi *m, const amla_shard *shard, slot *s, amla_d
   x.row_begin = s->row_begin, x.row_end = s->row_end;
   x.records = s->own;
   x.records_bytes = block_floats(m) * sizeof(float);
-  const double before = MPI_Wtime();
+  const double before = now(m);
+  m->computing = 1;
   amla_status status = amla_shard_query(m->plan, &m->own, &x, &info, detail);
   if (status == AMLA_OK)
     status = amla_shard_run(m->plan, &m->own, &x, m->scratch, m->scratch_bytes, detail);
   x.n_entries = info.n_entries;
   if (status == AMLA_OK && interleaved)
     status = normalise(m, &x, detail);
-  m->info.compute_seconds += MPI_Wtime() - before;
+  m->computing = 0;
+  const double after = now(m);
+  m->info.compute_seconds += after - before;
+  if (noted(m, s))
+    noted(m, s)->compute_begin = before, noted(m, s)->compute_end = after;
   s->ended_by = status == AMLA_CANCELLED ? m->rank : m->ranks;
   s->own_entries = interleaved ? 1 : info.n_entries;
   m->record_floats = info.record_floats;
@@ -844,10 +930,10 @@ static amla_status run_blocks(amla_mpi *m, const amla_tensors *t, const amla_sha
                               int64_t rows, amla_detail *detail) {
   amla_status status = AMLA_OK;
   slot *before = &m->slots[1];
-  before->active = 0;
+  m->slots[0].active = before->active = 0;
   for (int64_t begin = 0; status == AMLA_OK && begin < rows; begin = before->row_end) {
-    slot *s = &m->slots[m->info.blocks++ % SLOTS];
-    s->row_begin = begin, s->row_end = block_end(m, t, begin, rows);
+    slot *s = &m->slots[m->info.blocks % SLOTS];
+    open_block(m, s, begin, block_end(m, t, begin, rows));
     status = compute(m, shard, s, detail);
     if (status != AMLA_OK && status != AMLA_CANCELLED)
       return status;
@@ -868,7 +954,8 @@ amla_status amla_mpi_run(amla_mpi *m, const amla_tensors *tensors, const amla_sh
   amla_detail text = {""};
   int64_t rows = 0;
   verdict *mine = (verdict *)(void *)m->mine;
-  const double before = MPI_Wtime();
+  m->began = MPI_Wtime();
+  m->thread = pthread_self();
   m->info.sent_bytes = 0, m->info.blocks = m->info.messages = m->info.messages_early = 0;
   m->info.max_entries = 0, m->info.compute_seconds = m->info.wait_seconds = 0.0;
   memset(m->mine, 0, m->verdict_bytes);
@@ -889,7 +976,7 @@ amla_status amla_mpi_run(amla_mpi *m, const amla_tensors *tensors, const amla_sh
   if (status != AMLA_OK)
     return status;
   status = run_blocks(m, &t, &s, rows, &text);
-  m->info.seconds = MPI_Wtime() - before;
+  m->info.seconds = now(m);
   if (status == AMLA_OK || status == AMLA_CANCELLED)
     return refuse(detail, status, text.text);
   MPI_Abort(m->comm, 1); /* all was checked: a bug of ours, and others wait for records */

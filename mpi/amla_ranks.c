@@ -7,8 +7,10 @@
  *     mpirun -n 4 amla_ranks check h=16,sk=4000          fp64, and the bits of 1, 2 and 4 ranks
  *     mpirun -n 4 amla_ranks check h=16,sk=4000 --interleave 1   fp64 and the bound
  *     mpirun -n 4 amla_ranks bench h=16,sk=4096 --repeat 256 --split 4096
- *     mpirun -n 4 amla_ranks steps h=2,sk=3000 --steps 2000
- *     mpirun -n 4 amla_ranks fault page h=2,sk=3000      one rank errs: all say the same, by name
+ *     mpirun -n 4 amla_ranks bench h=128 --trace FILE    and when blocks were computed and came
+ *     mpirun -n 4 amla_ranks overlap h=64,sq=6,sk=3072,dqk=20,dv=16   messages come between key
+ * tiles mpirun -n 4 amla_ranks steps h=2,sk=3000 --steps 2000 mpirun -n 4 amla_ranks fault page
+ * h=2,sk=3000      one rank errs: all say the same, by name
  *
  * --repeat N: the page table N times over, as one long sequence: a million tokens in a small cache.
  */
@@ -27,7 +29,7 @@
 #include "ranks_cache.h"
 
 typedef struct arguments {
-  const char *command, *fault, *problem;
+  const char *command, *fault, *problem, *trace;
   int split, repeat, steps, threads, rounds, interleave, max_logits;
 } arguments;
 
@@ -49,7 +51,7 @@ typedef struct job {
   amla_shard shard;
 } job;
 
-enum { EXIT_USAGE = 2, EXIT_MISMATCH = 3 };
+enum { EXIT_USAGE = 2, EXIT_MISMATCH = 3, MAX_BLOCKS = 256 /* of a trace */ };
 
 /* What this rank alone cannot do ends all. */
 static _Noreturn void die(const char *what, const char *why) {
@@ -80,8 +82,9 @@ void *__wrap_calloc(size_t n, size_t bytes) {
 /* ---- Arguments and data ---- */
 
 static const char usage[] =
-    "mpirun -n N amla_ranks run|check|bench|steps|fault WHAT FILE|PROBLEM [--split N] "
-    "[--interleave N] [--max-logits 1] [--repeat N] [--steps N] [--threads N] [--rounds N]";
+    "mpirun -n N amla_ranks run|check|bench|overlap|steps|fault WHAT FILE|PROBLEM [--split N] "
+    "[--interleave N] [--max-logits 1] [--repeat N] [--steps N] [--threads N] [--rounds N] "
+    "[--trace FILE]";
 
 static int number(const char *name, const char *text) {
   char *end;
@@ -126,6 +129,8 @@ static arguments parse(int argc, char **argv) {
       *value = number(argv[i], text);
     else if (value)
       *value = number(argv[i], argv[i + 1]), i++;
+    else if (strcmp(argv[i], "--trace") == 0 && argv[i + 1])
+      a.trace = argv[++i];
     else if (a.problem || strncmp(argv[i], "--", 2) == 0)
       leave(EXIT_USAGE, argv[i], "more than one problem, or no such option");
     else
@@ -271,6 +276,7 @@ static void refuse(const job *j, const char *what, amla_status status, const cha
 static amla_status try_create(job *j, amla_detail *why) {
   amla_mpi_options o = AMLA_MPI_OPTIONS_INIT;
   o.interleave_tokens = j->a.interleave;
+  o.trace_blocks = MAX_BLOCKS;
   j->problem = j->data.problem, j->tensors = j->data.tensors;
   if (j->a.interleave > 0)
     interleave(j);
@@ -578,6 +584,102 @@ static void measure(job *j) {
            j->a.rounds, 100.0 * waited / best);
 }
 
+/* ---- Trace ---- */
+
+static int32_t get_trace(const job *j, amla_mpi_block *blocks) {
+  int32_t n;
+  amla_mpi_trace(j->mpi, MAX_BLOCKS, blocks, &n, NULL);
+  return n;
+}
+
+static void print_block(FILE *to, int rank, int block, const amla_mpi_block *b) {
+  fprintf(to, "%d %d %lld-%lld %.6f %.6f %.6f %.6f %.6f %.6f %d %d\n", rank, block,
+          (long long)b->row_begin, (long long)b->row_end, b->compute_begin, b->compute_end, b->sent,
+          b->first_message, b->last_message, b->finished, b->messages, b->messages_within);
+}
+
+/* The last run's blocks of all ranks. */
+static void write_trace(const job *j) {
+  amla_mpi_block mine[MAX_BLOCKS], *all = allocate((size_t)j->ranks * sizeof mine);
+  const int32_t n = get_trace(j, mine);
+  MPI_Gather(mine, (int)sizeof mine, MPI_BYTE, all, (int)sizeof mine, MPI_BYTE, 0, j->comm);
+  FILE *to = j->rank == 0 ? fopen(j->a.trace, "w") : NULL;
+  if (j->rank == 0 && !to)
+    die(j->a.trace, "cannot be written");
+  if (to)
+    fprintf(to, "# rank block rows compute_begin compute_end sent first_message last_message "
+                "finished messages within; seconds since the rank's run began\n");
+  for (int32_t i = 0; to && i < n * j->ranks; i++)
+    print_block(to, i / n, i % n, &all[i / n * MAX_BLOCKS + i % n]);
+  if (to && fclose(to) != 0)
+    die(j->a.trace, "cannot be written");
+  free(all);
+}
+
+/* Questions of options.cancel, at which each rank meets each other one. So all have computed a
+ * block and sent what goes before one of them goes on to the second key tile of the next block, and
+ * what they sent has come before what they say here. */
+static int meetings, asks;
+static int meet(void *context) {
+  const job *j = context;
+  for (int k = 0; asks < meetings && k < j->ranks; k++) {
+    int mine = asks, other;
+    MPI_Sendrecv(&mine, 1, MPI_INT, k, 0, &other, 1, MPI_INT, k, 0, MPI_COMM_WORLD,
+                 MPI_STATUS_IGNORE);
+  }
+  asks++;
+  return 0;
+}
+
+static int has_own_rows(const job *j, const amla_mpi_block *b) {
+  int any = 0;
+  for (int64_t row = b->row_begin; row < b->row_end; row++)
+    any |= is_own(j, row);
+  return any;
+}
+
+/* Every block but the last came while the next one was computed: nothing else fits the order of
+ * events. It needs as many key tiles a block on each rank, eight or so for MPI to bring them in. */
+static int came_meanwhile(const job *j) {
+  amla_mpi_block blocks[MAX_BLOCKS];
+  const int32_t n = get_trace(j, blocks);
+  int ok = 1, came = 0;
+  for (int32_t i = 0; i + 1 < n; i++) {
+    const amla_mpi_block *b = &blocks[i];
+    ok = ok && b->compute_end <= b->sent && b->sent <= b[1].compute_begin;
+    if (!has_own_rows(j, b))
+      continue;
+    ok = ok && b->messages == j->ranks - 1 && b->messages_within == b->messages &&
+         b[1].compute_begin <= b->first_message && b->last_message <= b[1].compute_end;
+    came++;
+  }
+  for (int32_t i = 0; !ok && i < n; i++)
+    print_block(stderr, j->rank, i, &blocks[i]);
+  return ok && came > 0;
+}
+
+static int overlap(job *j) {
+  results whole = make_results(j);
+  int ok, all;
+  run_whole(j, &whole);
+  j->options.cancel = meet, j->options.cancel_context = j;
+  create(j);
+  asks = 0;
+  run(j);
+  MPI_Allreduce(&asks, &meetings, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+  asks = 0;
+  reset_outputs(j);
+  run(j);
+  ok = came_meanwhile(j);
+  MPI_Allreduce(&ok, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+  all = all && (j->a.interleave || count_differences(j, &whole) == 0);
+  if (j->rank == 0)
+    printf("overlap  %d blocks on %d ranks, each came while the next one was computed: %s\n",
+           j->info.blocks, j->ranks, all ? "ok" : "NOT SO");
+  free_results(&whole);
+  return all;
+}
+
 /* On all ranks only. */
 static int bench(job *j) {
   results whole = make_results(j);
@@ -591,6 +693,8 @@ static int bench(job *j) {
     return 0;
   create(j);
   measure(j);
+  if (j->a.trace)
+    write_trace(j);
   destroy(j);
   return 1;
 }
@@ -789,14 +893,14 @@ typedef struct command {
   int (*run)(job *);
 } command;
 
-static const command commands[] = {
-    {"run", run_once}, {"check", check}, {"bench", bench}, {"steps", steps}, {"fault", fault}};
+static const command commands[] = {{"run", run_once},    {"check", check}, {"bench", bench},
+                                   {"overlap", overlap}, {"steps", steps}, {"fault", fault}};
 
 static int run_command(job *j) {
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
     if (strcmp(j->a.command, commands[i].name) == 0)
       return commands[i].run(j);
-  leave(EXIT_USAGE, j->a.command, "must be run, check, bench, steps or fault");
+  leave(EXIT_USAGE, j->a.command, "must be run, check, bench, overlap, steps or fault");
 }
 
 int main(int argc, char **argv) {

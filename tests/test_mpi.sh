@@ -8,8 +8,8 @@
 set -eu
 program=$1
 mpiexec=$2
-output=$(mktemp)
-trap 'rm -f "$output"' EXIT
+output=$(mktemp) trace=$(mktemp)
+trap 'rm -f "$output" "$trace"' EXIT
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
 export OMPI_MCA_btl_vader_single_copy_mechanism=none # containers forbid it
 export ASAN_OPTIONS="detect_leaks=0 ${ASAN_OPTIONS-}" # MPI's own
@@ -69,6 +69,15 @@ for n in 1 2 4; do # blocks of rows: cancelled in one, ranks are at work on the 
   expect "the same bits: ok" $n fault cancel b=2,h=150,sk=2000,dqk=40,dv=36,page=16
 done
 expect "the same bits: ok" 4 fault cancel h=3,sk=2000,dqk=40,dv=36,page=16
+
+# Blocks of rows come while the next one is computed, by the order of events.
+blocks=h=64,sq=6,sk=3072,dqk=20,dv=16,page=16
+expect "came while the next one was computed: ok" 2 overlap $blocks
+expect "came while the next one was computed: ok" 4 overlap $blocks
+expect "came while the next one was computed: ok" 4 overlap $blocks --interleave 1
+ranks 3 bench $blocks --rounds 1 --trace "$trace" > "$output" 2>&1 &&
+  [ "$(grep -c "^[0-2] [0-5] " "$trace")" = 18 ] ||
+  { cat "$output" "$trace" && echo "FAIL: the trace of 6 blocks on 3 ranks" && exit 1; }
 
 # Ranks that stop and go on at random, in the middle of messages.
 descendants() {

@@ -24,7 +24,7 @@ extern "C" {
 
 typedef struct amla_mpi amla_mpi; /* a plan and its buffers over a communicator */
 
-/* How keys are shared out. Zero is the default. */
+/* How keys are shared out, and what is noted. Zero is the default. */
 typedef struct amla_mpi_options {
   uint32_t struct_bytes;
   /* 0: shards are runs of whole splits, and results have the bits of one process.
@@ -44,9 +44,11 @@ typedef struct amla_mpi_options {
    *     |lse - truth| <= C_score u score_abs + (C_sum + 1) u max(1, |truth|) + u L
    * of which one process has the first term once, and none with L or W. */
   int32_t interleave_tokens;
+  int32_t
+      trace_blocks; /* the first so many blocks of rows of a run are noted, for amla_mpi_trace */
 } amla_mpi_options;
 
-#define AMLA_MPI_OPTIONS_INIT {(uint32_t)sizeof(amla_mpi_options), 0}
+#define AMLA_MPI_OPTIONS_INIT {(uint32_t)sizeof(amla_mpi_options), 0, 0}
 
 /* Plans. `comm` is duplicated. Ranks must agree on problem (n_pages, max_pages, strides and memory
  * aside), options (threads, parallel and cancel aside), interleave_tokens and what the plan chose:
@@ -61,7 +63,10 @@ AMLA_API amla_status amla_mpi_create(amla_mpi **mpi, MPI_Comm comm, const amla_p
  * and leaves the others alone. `shard` has the rank's own keys: begin and end, and those of the
  * second scope; the rest of it is not read. With interleave_tokens it is NULL. Tensors as of
  * amla_shard_run; ranks agree on lengths, lists, sinks and whether max_logits is asked for. Ours
- * allocates nothing; MPI may. */
+ * allocates nothing; MPI may.
+ *
+ * Messages move while keys are computed: the calling thread asks MPI before each key tile, if the
+ * threads are OpenMP's or there is one. With options.parallel they move between blocks. */
 AMLA_API amla_status amla_mpi_run(amla_mpi *mpi, const amla_tensors *tensors,
                                   const amla_shard *shard, amla_detail *detail);
 
@@ -74,11 +79,10 @@ typedef struct amla_mpi_info {
   /* Of the last run. */
   int64_t n_row_keys; /* keys of the shard, summed over rows: its work */
   int64_t sent_bytes;
-  int32_t blocks;   /* of rows, each of which travels while the next one is computed */
-  int32_t messages; /* received from others */
-  int32_t
-      messages_early;  /* that had come when the block after theirs was computed: not waited for */
-  int32_t max_entries; /* records of a row, at most */
+  int32_t blocks;         /* of rows, each of which travels while the next one is computed */
+  int32_t messages;       /* received from others */
+  int32_t messages_early; /* of those, that nobody waited for */
+  int32_t max_entries;    /* records of a row, at most */
   double seconds, compute_seconds, wait_seconds;
 } amla_mpi_info;
 
@@ -87,6 +91,21 @@ typedef struct amla_mpi_info {
 
 /* Local. */
 AMLA_API amla_status amla_mpi_query(const amla_mpi *mpi, amla_mpi_info *info, amla_detail *detail);
+
+/* A block of rows of the last run. Times are in seconds since the run began. */
+typedef struct amla_mpi_block {
+  int64_t row_begin, row_end;
+  double compute_begin, compute_end, sent; /* its records were given to MPI */
+  double first_message, last_message;      /* when they were seen to have come; -1: none */
+  double finished;                         /* the results of the rank's heads were written */
+  int32_t messages;                        /* received from others */
+  int32_t messages_within; /* of those, seen between two key tiles of this block or the next one */
+} amla_mpi_block;
+
+/* Blocks of the last run into blocks [capacity], and in *n how many there are: at most
+ * trace_blocks. Local. */
+AMLA_API amla_status amla_mpi_trace(const amla_mpi *mpi, int32_t capacity, amla_mpi_block *blocks,
+                                    int32_t *n, amla_detail *detail);
 
 /* NULL is allowed. */
 AMLA_API void amla_mpi_destroy(amla_mpi *mpi);
