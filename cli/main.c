@@ -10,6 +10,7 @@
 
 #include "cli_commands.h"
 #include "cli_options.h"
+#include "cli_ranks.h"
 #include "harness/names.h"
 #include "harness/program.h"
 
@@ -39,7 +40,9 @@ static void print_usage(FILE *to) {
     fprintf(to, "  amla %-9s %s\n", commands[i].name, commands[i].summary);
   fputs("\n"
         "  amla COMMAND --help     options of a command, with examples\n"
-        "  amla --version\n\n"
+        "  amla --version\n"
+        "  mpirun -n N amla run|check|bench --ranks FILE|PROBLEM [OPTION...]\n"
+        "                          keys shared out over N ranks (docs/distributed.md)\n\n"
         "PROBLEM is a string of key=value pairs, all optional; these are the defaults:\n"
         "  "
         "b=1,sq=1,h=128,sk=4096,dqk=576,dv=512,page=64,q=bf16,kv=bf16,out=f32,causal=1,scale=0."
@@ -83,7 +86,9 @@ int main(int argc, char **argv) {
     return CLI_OK;
   }
   for (size_t i = 0; i < N_COMMANDS; i++)
-    if (strcmp(argv[1], commands[i].name) == 0)
+    if (strcmp(argv[1], commands[i].name) == 0 && cli_asks_for_ranks(argv[1], argc, argv))
+      return (int)cli_become_ranks(argc, argv);
+    else if (strcmp(argv[1], commands[i].name) == 0)
       return (int)run_command(&commands[i], argc, argv);
   fprintf(stderr, "amla: unknown %s '%s'\n\n", argv[1][0] == '-' ? "option" : "command", argv[1]);
   print_usage(stderr);

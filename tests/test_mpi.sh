@@ -4,10 +4,11 @@
 # One decode step over 1 to 8 ranks has the bits of one process; what one rank refuses, all ranks
 # return by name; a rank that dies ends the job; stopped ranks change nothing.
 #
-#     test_mpi.sh AMLA_RANKS MPIEXEC
+#     test_mpi.sh AMLA_RANKS MPIEXEC [AMLA]
 set -eu
 program=$1
 mpiexec=$2
+amla=${3-}
 output=$(mktemp) trace=$(mktemp)
 trap 'rm -f "$output" "$trace"' EXIT
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
@@ -78,6 +79,39 @@ expect "came while the next one was computed: ok" 4 overlap $blocks --interleave
 ranks 3 bench $blocks --rounds 1 --trace "$trace" > "$output" 2>&1 &&
   [ "$(grep -c "^[0-2] [0-5] " "$trace")" = 18 ] ||
   { cat "$output" "$trace" && echo "FAIL: the trace of 6 blocks on 3 ranks" && exit 1; }
+
+# As a command of the program: one rank prints, files too, and usage is ours alone.
+run_amla() { timeout 120 "$mpiexec" $more -n 2 "$amla" "$@" > "$output" 2>&1; }
+says() { # WHAT WORDS...
+  what=$1
+  shift
+  for words in "$@"; do
+    [ "$(grep -c -e "$words" "$output")" = 1 ] ||
+      { cat "$output" && echo "FAIL: $what: not once '$words'" && exit 1; }
+  done
+}
+if [ -n "$amla" ]; then
+  small=h=4,sk=900,dqk=40,dv=36
+  run_amla check --ranks $small || :
+  says "amla check --ranks" "^fp64 .*ok" "^ranks *2 ranks.*same bits"
+  run_amla bench $small,page=0 --ranks --rounds=2 || :
+  says "amla bench --ranks" "^time .* bytes a rank.* not hidden"
+  "$amla" gen -o "$trace" $small > "$output"
+  run_amla run --ranks "$trace" || :
+  says "amla run --ranks FILE" "^fp64 .*ok" "^time "
+  ! run_amla check --ranks h=1,sk=9,topk=3 || { echo "FAIL: slots were taken" && exit 1; }
+  says "a refusal" "index_kind=slot"
+  status=0
+  "$amla" check --ranks > "$output" 2>&1 || status=$?
+  [ "$status $(wc -l < "$output")" = "2 1" ] ||
+    { cat "$output" && echo "FAIL: amla check --ranks without a problem: exit $status" && exit 1; }
+  alone=$(mktemp -d) status=0
+  cp "$amla" "$alone/amla"
+  "$alone/amla" check --ranks $small > "$output" 2>&1 || status=$?
+  rm -r "$alone"
+  [ $status = 1 ] || { echo "FAIL: amla without amla_ranks: exit $status" && exit 1; }
+  says "amla without amla_ranks" "--ranks: there is no amla_ranks"
+fi
 
 # Ranks that stop and go on at random, in the middle of messages.
 descendants() {
