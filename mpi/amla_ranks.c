@@ -8,6 +8,7 @@
  *     mpirun -n 4 amla_ranks check h=16,sk=4000 --interleave 1   fp64 and the bound
  *     mpirun -n 4 amla_ranks bench h=16,sk=4096 --repeat 256 --split 4096
  *     mpirun -n 4 amla_ranks bench h=128 --trace FILE    and when blocks were computed and came
+ *     mpirun -n 2 amla_ranks duel h=128      against as many threads in one process, in turn
  *     mpirun -n 4 amla_ranks overlap h=64,sq=6,sk=3072,dqk=20,dv=16   messages come between key
  * tiles mpirun -n 4 amla_ranks steps h=2,sk=3000 --steps 2000 mpirun -n 4 amla_ranks fault page
  * h=2,sk=3000      one rank errs: all say the same, by name
@@ -22,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "harness/safetensors.h"
@@ -82,7 +84,7 @@ void *__wrap_calloc(size_t n, size_t bytes) {
 /* ---- Arguments and data ---- */
 
 static const char usage[] =
-    "mpirun -n N amla_ranks run|check|bench|overlap|steps|fault WHAT FILE|PROBLEM [--split N] "
+    "mpirun -n N amla_ranks run|check|bench|duel|overlap|steps|fault WHAT FILE|PROBLEM [--split N] "
     "[--interleave N] [--max-logits 1] [--repeat N] [--steps N] [--threads N] [--rounds N] "
     "[--trace FILE]";
 
@@ -703,6 +705,90 @@ static int bench(job *j) {
   return 1;
 }
 
+/* ---- Ranks of one thread against threads of one process ---- */
+
+typedef struct one_process {
+  amla_plan *plan;
+  void *scratch;
+  size_t bytes;
+} one_process;
+
+static one_process make_one_process(const job *j) {
+  one_process one = {0};
+  amla_options o = j->options;
+  amla_detail why;
+  o.threads = j->ranks * j->a.threads;
+  if (amla_plan_create(&one.plan, &j->data.problem, &o, &why) != AMLA_OK)
+    die("one process", why.text);
+  one.bytes = amla_plan_scratch_bytes(one.plan);
+  one.scratch = allocate(one.bytes);
+  return one;
+}
+
+/* Seconds of a run on rank 0, while others sleep: a barrier of MPI's would keep a core busy. */
+static double time_one_process(const job *j, const one_process *one) {
+  MPI_Request all_done;
+  int done = 0;
+  MPI_Barrier(j->comm);
+  const double before = MPI_Wtime();
+  if (j->rank == 0 &&
+      amla_plan_run(one->plan, &j->data.tensors, one->scratch, one->bytes, NULL) != AMLA_OK)
+    die("one process", "refused");
+  const double seconds = MPI_Wtime() - before;
+  MPI_Ibarrier(j->comm, &all_done);
+  while (MPI_Test(&all_done, &done, MPI_STATUS_IGNORE), !done)
+    nanosleep(&(struct timespec){0, 200000}, NULL);
+  nanosleep(&(struct timespec){0, 10000000}, NULL); /* OpenMP's workers stop spinning meanwhile */
+  return seconds;
+}
+
+static double time_ranks(job *j) {
+  double slowest;
+  MPI_Barrier(j->comm);
+  run(j);
+  MPI_Allreduce(&j->info.seconds, &slowest, 1, MPI_DOUBLE, MPI_MAX, j->comm);
+  return slowest;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+  const double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static void print_duel(const job *j, double *one, double *ranks) {
+  const size_t n = (size_t)j->a.rounds;
+  qsort(one, n, sizeof *one, compare_doubles);
+  qsort(ranks, n, sizeof *ranks, compare_doubles);
+  printf("duel     %s: one process, %d threads: %.1f us best, %.1f median; %d ranks: %.1f best, "
+         "%.1f median\n",
+         j->a.problem, j->ranks * j->a.threads, one[0] * 1e6, one[n / 2] * 1e6, j->ranks,
+         ranks[0] * 1e6, ranks[n / 2] * 1e6);
+  printf("duel     ranks have %.3f of its speed by the best, %.3f by the median; they add %.1f us "
+         "to the median\n",
+         one[0] / ranks[0], one[n / 2] / ranks[n / 2], (ranks[n / 2] - one[n / 2]) * 1e6);
+}
+
+/* Turn and turn about, after the bits have been compared. */
+static int duel(job *j) {
+  results whole = make_results(j);
+  const size_t n = (size_t)j->a.rounds;
+  double *one = allocate(n * sizeof *one), *ranks = allocate(n * sizeof *ranks);
+  run_whole(j, &whole);
+  int ok = check_runs(j, &whole);
+  free_results(&whole);
+  one_process process = make_one_process(j);
+  create(j);
+  for (size_t i = 0; ok && i < n; i++) {
+    one[i] = time_one_process(j, &process);
+    ranks[i] = time_ranks(j);
+  }
+  if (ok && j->rank == 0)
+    print_duel(j, one, ranks);
+  amla_plan_destroy(process.plan);
+  free(process.scratch), free(one), free(ranks);
+  return ok;
+}
+
 /* One run against fp64 or what the file has, and its time. */
 static int run_once(job *j) {
   int ok = 1;
@@ -897,14 +983,15 @@ typedef struct command {
   int (*run)(job *);
 } command;
 
-static const command commands[] = {{"run", run_once},    {"check", check}, {"bench", bench},
-                                   {"overlap", overlap}, {"steps", steps}, {"fault", fault}};
+static const command commands[] = {{"run", run_once}, {"check", check},     {"bench", bench},
+                                   {"duel", duel},    {"overlap", overlap}, {"steps", steps},
+                                   {"fault", fault}};
 
 static int run_command(job *j) {
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
     if (strcmp(j->a.command, commands[i].name) == 0)
       return commands[i].run(j);
-  leave(EXIT_USAGE, j->a.command, "must be run, check, bench, overlap, steps or fault");
+  leave(EXIT_USAGE, j->a.command, "must be run, check, bench, duel, overlap, steps or fault");
 }
 
 int main(int argc, char **argv) {
