@@ -650,7 +650,7 @@ static void start(amla_mpi *m, slot *s) {
   for (int k = 0; k < m->ranks; k++) {
     MPI_Request *send = &s->request[m->ranks + k];
     const int n = pack(m, s, k);
-    if (k == m->rank || n == 0)
+    if (k == m->rank || count_rows(m, s, k) == 0)
       continue;
     if (n != s->to_floats[k] && *send != MPI_REQUEST_NULL)
       MPI_Request_free(send);

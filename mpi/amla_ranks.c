@@ -725,10 +725,14 @@ static one_process make_one_process(const job *j) {
   return one;
 }
 
+/* OpenMP's workers stop spinning meanwhile, and neither side starts warmer than the other. */
+static void rest(void) { nanosleep(&(struct timespec){0, 10000000}, NULL); }
+
 /* Seconds of a run on rank 0, while others sleep: a barrier of MPI's would keep a core busy. */
 static double time_one_process(const job *j, const one_process *one) {
   MPI_Request all_done;
   int done = 0;
+  rest();
   MPI_Barrier(j->comm);
   const double before = MPI_Wtime();
   if (j->rank == 0 &&
@@ -738,12 +742,12 @@ static double time_one_process(const job *j, const one_process *one) {
   MPI_Ibarrier(j->comm, &all_done);
   while (MPI_Test(&all_done, &done, MPI_STATUS_IGNORE), !done)
     nanosleep(&(struct timespec){0, 200000}, NULL);
-  nanosleep(&(struct timespec){0, 10000000}, NULL); /* OpenMP's workers stop spinning meanwhile */
   return seconds;
 }
 
 static double time_ranks(job *j) {
   double slowest;
+  rest();
   MPI_Barrier(j->comm);
   run(j);
   MPI_Allreduce(&j->info.seconds, &slowest, 1, MPI_DOUBLE, MPI_MAX, j->comm);

@@ -58,6 +58,7 @@ interleaved 3 b=2,h=70,sk=900,dqk=64,dv=32,qrope=8,kvrope=8,csr=1,len=900/1 64
 for fault in interleave negative memory page buffer lengths mask shard; do
   expect "nothing written: ok" 3 fault $fault h=4,sk=2000,dqk=40,dv=36,page=16 --interleave 1
 done
+expect " 3 ranks against one process.*: the same bits" 3 check h=9,sk=1,dqk=40,dv=36,page=16
 steps=300
 [ "${AMLA_LONG-}" != 1 ] || steps=2000
 growing="steps h=2,sk=2500,dqk=20,dv=16,page=16"
