@@ -10,6 +10,7 @@
 #include "cli_commands.h"
 #include "cli_help.h"
 #include "cli_options.h"
+#include "cli_ranks.h"
 #include "harness/program.h"
 
 typedef struct command {
@@ -38,7 +39,9 @@ static void print_usage(FILE *to) {
     fprintf(to, "  amla %-9s %s\n", commands[i].name, commands[i].summary);
   fputs("\n"
         "  amla COMMAND --help     options of a command, with examples\n"
-        "  amla --version          of the library\n\n",
+        "  amla --version          of the library\n"
+        "  mpirun -n N amla run|check|bench --ranks FILE|PROBLEM [OPTION...]\n"
+        "                          keys shared out over N ranks (docs/distributed.md)\n\n",
         to);
   cli_list_topics(to);
   fputs("\n"
@@ -94,6 +97,8 @@ int main(int argc, char **argv) {
   const command *c = find_command(word);
   harness_program_setup("amla");
   cli_options_setup();
+  if (c != NULL && cli_asks_for_ranks(word, argc, argv))
+    return (int)cli_become_ranks(argc, argv);
   if (c != NULL)
     return (int)run_command(c, argc, argv);
   if (strcmp(word, "help") == 0 || strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)

@@ -293,6 +293,8 @@ typedef struct bound {
   double limit; /* magnitudes from here on round to infinity in the type */
   double range; /* sums over the keys of p |v| from here on may leave f32 */
   double largest_score; /* beyond it a row may not be finite */
+  int32_t parts;        /* merged by their LSEs; 0: none, one result */
+  double log_keys;      /* of parts: an LSE is at most score_abs plus this */
 } bound;
 
 static const double u = 0x1p-24;
@@ -381,8 +383,22 @@ static void judge_element(tally *t, const bound *b, int64_t row, double got, dou
   t->error.max_abs_error = fmax(t->error.max_abs_error, error);
 }
 
+/* Magnitude of a part's LSE, at most; 0 if there are no parts. */
+static double part_lse(const bound *b, double score_abs) {
+  return b->parts > 0 ? fmax(1, score_abs + b->log_keys) : 0;
+}
+
 static double lse_limit(const bound *b, double truth, double score_abs) {
-  return b->score * score_abs + b->sum * fmax(1, fabs(truth)) + u * fabs(truth);
+  return b->score * score_abs + b->sum * fmax(1, fabs(truth)) + u * fabs(truth) +
+         u * part_lse(b, score_abs);
+}
+
+/* Of out, per unit of out_abs: weights of parts have the errors of two LSEs. */
+static double out_limit(const bound *b, double score_abs) {
+  const double one = b->score * score_abs + b->sum;
+  if (b->parts == 0)
+    return one + b->p;
+  return 3 * one + b->p + u * (2 * part_lse(b, score_abs) + b->parts + 2);
 }
 
 static void judge_lse(tally *t, const bound *b, int64_t row, double got, double truth,
@@ -443,8 +459,7 @@ static void compare_row(const harness_dataset *data, const harness_truth *truth,
     judge_lse(t, b, row, lse, expected_lse(data, truth, got, row), score_abs);
   for (int32_t d = 0; got->out != NULL && d < p->d_v; d++) {
     const double value = value_of(p, got, row, d);
-    const double relative = b->score * score_abs + b->sum + b->p;
-    const double slack = relative * out_abs[d] + sink_slack * fabs(out[d]);
+    const double slack = out_limit(b, score_abs) * out_abs[d] + sink_slack * fabs(out[d]);
     if (kind == ROW_POISONED)
       judge(t, row, isfinite(value) ? INFINITY : 0);
     else if (empty)
@@ -505,11 +520,8 @@ static void multiply_bf16(const amla_problem *p, const harness_truth *truth, bou
   }
 }
 
-harness_error harness_compare_plan(const harness_dataset *data, const harness_truth *truth,
-                                   const amla_plan_info *info) {
-  if (info->backend > AMLA_BACKEND_CPU)
-    return harness_compare_rounded_p(data, truth, info->p_type);
-  const side got = result_of(data);
+static bound bound_of_plan(const harness_dataset *data, const harness_truth *truth,
+                           const amla_plan_info *info) {
   bound b = bound_of_result(&data->problem, truth);
   if (info->p_form == AMLA_P_BF16)
     b.p = 0x1p-7;
@@ -519,6 +531,24 @@ harness_error harness_compare_plan(const harness_dataset *data, const harness_tr
     multiply_bf16(&data->problem, truth, &b);
   if (info->q_form == AMLA_Q_BF16X2 && data->problem.q_type == AMLA_F32)
     b.score += 0x1p-17;
+  return b;
+}
+
+harness_error harness_compare_plan(const harness_dataset *data, const harness_truth *truth,
+                                   const amla_plan_info *info) {
+  if (info->backend > AMLA_BACKEND_CPU)
+    return harness_compare_rounded_p(data, truth, info->p_type);
+  const side got = result_of(data);
+  const bound b = bound_of_plan(data, truth, info);
+  return compare(data, truth, &got, &b);
+}
+
+harness_error harness_compare_merged(const harness_dataset *data, const harness_truth *truth,
+                                     const amla_plan_info *info, int32_t n_parts) {
+  const side got = result_of(data);
+  bound b = bound_of_plan(data, truth, info);
+  b.parts = n_parts;
+  b.log_keys = log((double)harness_most_keys(&data->problem) + 1);
   return compare(data, truth, &got, &b);
 }
 
