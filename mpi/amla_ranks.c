@@ -85,7 +85,8 @@ void *__wrap_calloc(size_t n, size_t bytes) {
 /* ---- Arguments and data ---- */
 
 static const char usage[] =
-    "mpirun -n N amla_ranks run|check|bench|time|duel|overlap|steps|fault WHAT FILE|PROBLEM [--split N] "
+    "mpirun -n N amla_ranks run|check|bench|time|duel|overlap|steps|fault WHAT FILE|PROBLEM "
+    "[--split N] "
     "[--interleave N] [--max-logits 1] [--repeat N] [--steps N] [--threads N] [--rounds N] "
     "[--trace FILE]";
 
@@ -1009,9 +1010,9 @@ typedef struct command {
   int (*run)(job *);
 } command;
 
-static const command commands[] = {{"run", run_once}, {"check", check},     {"bench", bench}, {"time", time_only},
-                                   {"duel", duel},    {"overlap", overlap}, {"steps", steps},
-                                   {"fault", fault}};
+static const command commands[] = {{"run", run_once},   {"check", check}, {"bench", bench},
+                                   {"time", time_only}, {"duel", duel},   {"overlap", overlap},
+                                   {"steps", steps},    {"fault", fault}};
 
 static int run_command(job *j) {
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
