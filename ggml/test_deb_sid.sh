@@ -95,11 +95,11 @@ of_the_service() {
   inside env SYSTEMD_COLORS=0 systemd-analyze cat-config systemd/system/llama-server.service |
     sed -n 's/^Environment=//p' | grep -v LLAMA_CACHE || :
 }
-leftovers() { inside find /etc /usr /root -name '*amla*' -not -path '/usr/share/doc/*'; }
+leftovers() { inside sh -c "find /etc /usr ~ -name '*amla*' -not -path '/usr/share/doc/*'"; }
 
 # ---- The test ----
 
-inside sh -c 'dpkg --purge libggml-amla > /dev/null 2>&1; rm -rf /root/.config; find /etc -name \
+inside sh -c 'dpkg --purge libggml-amla > /dev/null 2>&1; rm -rf ~/.config; find /etc -name \
   60-amla.conf -delete'
 "$python" ggml/tiny_deepseek.py "$root/model.gguf" --heads 16 --layers 2
 cp "$deb" "$root/libggml-amla.deb"

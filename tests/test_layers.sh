@@ -50,6 +50,7 @@ check_includes() {
                          "src src/base src/cpu src/ref src/npu src/cuda"
       allowed["examples"] = "include"
       allowed["ggml"] = "ggml include"
+      allowed["ggml/bench"] = "ggml/bench ggml include harness"
       allowed["mpi"] = "mpi include harness"
       # Headers that are not ours: ISO C everywhere; POSIX and libraries where they belong.
       n = split("assert ctype errno fenv float inttypes limits math stdalign stdarg stdatomic " \
@@ -70,6 +71,7 @@ check_includes() {
       system_of["cli"] = system_of["fuzz"] " argp.h dlfcn.h"
       system_of["bench"] = system_of["fuzz"] " cblas.h oneapi/dnnl/dnnl.h"
       system_of["ggml"] = "dlfcn.h cmocka.h setjmp.h POSIX"
+      system_of["ggml/bench"] = "POSIX"
       system_of["tests"] = "dlfcn.h omp.h jansson.h cmocka.h setjmp.h fenv.h POSIX"
       system_of["tests/cuda_emulated"] = "ucontext.h sanitizer/common_interface_defs.h " \
         "chrono cmath cstdarg cstdint cstdio cstdlib cstring deque functional map memory mutex " \
@@ -141,7 +143,7 @@ list_imports() {
 check_imports() { # a module imports from tiers below and, without circles, from its own
   list_imports | awk '
     BEGIN {
-      n = split("_options;_library _bench_plot;_arrays;_shapes _scopes;_problem;_plan;" \
+      n = split("_options _numpy;_library _bench_plot;_arrays;_shapes _scopes;_problem;_plan;" \
                 "_decode _merge _cache_write _index_topk _torch_op _shards _latent_cache;" \
                 "_bench distributed flash_mla flashinfer transformers vllm _vllm_mla;__init__", \
                 tiers, ";")
@@ -196,7 +198,7 @@ list_calls() { # FOLDER
 # tests, which are programs of their own.
 check_calls() {
   failed_calls=0
-  for folder in spec src src/* sim cli ggml bench fuzz; do
+  for folder in spec src src/* sim cli ggml ggml/bench bench fuzz; do
     list_calls "$folder" | tsort 2>&1 > /dev/null || failed_calls=1
   done
   return $failed_calls

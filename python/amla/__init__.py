@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys as _sys
 
-from . import _library
+from . import _arrays, _library
 from ._bench import BenchResult, bench
 from ._cache_write import cache_write
 from ._decode import decode
@@ -52,5 +52,10 @@ def backends() -> dict[str, str]:
     return found
 
 
+def _register_operators() -> None:
+    from . import _torch_op as _torch_op  # Dynamo traces this, and no importlib
+
+
+_arrays.register_operators = _register_operators
 if "torch" in _sys.modules:  # so that torch.ops.amla.decode is there without a first call
-    from . import _torch_op as _torch_op
+    _register_operators()

@@ -60,13 +60,16 @@ def call_operator(name: str, arrays: Sequence[str], arguments: dict[str, Any]) -
     if not all(x is None or is_torch(x) for x in given.values()):
         raise ValueError("inside torch.compile all arrays must be torch tensors")
     refuse_gradients(**given)
-    from . import _torch_op as _torch_op  # registers it; Dynamo traces no import_module
-
+    register_operators()
     return getattr(loaded_torch().ops.amla, name)(**arguments)
 
 
-# Registers them: with the first tensor where amla was imported before torch.
 OPERATORS = f"{__package__}._torch_op"
+
+
+def register_operators() -> None:
+    """Makes torch.ops.amla, with the first tensor where amla was imported before torch. The package
+    puts its own in place of this one, as operators lie above arrays."""
 
 
 def native(name: str, x: Any, dtype: str | None = None) -> Any:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from . import _arrays
 from ._arrays import OPERATORS, is_traced, loaded_torch, refuse_gradients
 from ._options import DecodeOptions
 from ._plan import find_call, run_asking
@@ -135,7 +135,7 @@ def decode(
     if torch is not None:
         refuse_gradients(q=q, kv_cache=kv_cache, sinks=sinks, mask=mask, out=out, lse=lse, **more)
         if isinstance(q, torch.Tensor) and OPERATORS not in sys.modules:
-            importlib.import_module(OPERATORS)
+            _arrays.register_operators()
     a = Arguments(q, kv_cache, block_table, seqlens, sinks, mask, out, lse, max_logits, more)
     o = options_of(scale, **options)
     call = find_call(a, o)

@@ -23,7 +23,7 @@
 #include <amla/amla.h>
 
 #include "bench_prompts.h"
-#include "ggml_session.h"
+#include "ggml/ggml_session.h"
 
 typedef struct arguments {
   double seconds; /* per case */

@@ -6,7 +6,7 @@
 #ifndef AMLA_BENCH_PROMPTS_H
 #define AMLA_BENCH_PROMPTS_H
 
-#include "ggml_session.h"
+#include "ggml/ggml_session.h"
 
 /* Checks before it measures. An exit code: 0 measured, 1 error, 3 a result is not right. */
 int bench_prompts(ggml_session *s, int threads, double seconds);
