@@ -17,6 +17,7 @@ They may part only where ggml's best does not lead clearly.
 """
 
 import argparse
+import atexit
 import concurrent.futures
 import itertools
 import json
@@ -58,7 +59,23 @@ def start(arguments, name, *command, **pipes):
     if name == "amla":
         environment.update(GGML_BACKEND_PATH=arguments.plugin, AMLA_LOG="1")
     run = os.path.join(arguments.hosts, "sid", "run")
-    return subprocess.Popen([run, *command], env=environment, **pipes)
+    process = subprocess.Popen([run, *command], env=environment, **pipes)
+    started.append(process)
+    return process
+
+
+started = []
+
+
+@atexit.register
+def kill_all():  # what has ended already is left alone
+    for process in started:
+        process.kill()
+
+
+def terminate(number, frame):
+    kill_all()  # first: threads wait for their answers
+    sys.exit("terminated")
 
 
 def cpu_seconds(pid):
@@ -379,6 +396,7 @@ def parse():
 
 def main():
     arguments = parse()
+    signal.signal(signal.SIGTERM, terminate)
     os.makedirs(arguments.work, exist_ok=True)
     if arguments.prepare:
         return prepare(arguments)
