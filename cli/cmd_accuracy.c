@@ -336,10 +336,11 @@ static bool draw(const char *command, const char *path, const study *s, int long
   FILE *to = plot.gnuplot;
   fprintf(
       to,
-      "set multiplot layout 3,1 title 'amla accuracy: relative error of O against fp64, s_k = %d'\n"
+      "set multiplot layout 3,1 title 'amla accuracy: relative error of O against fp64, s_k = %d "
+      "(errors below 1e-9 have no bar)'\nset lmargin screen 0.1\nset rmargin screen 0.86\n"
       "set style data histograms\nset style fill solid 0.8 border -1\nset logscale y\nset format y "
       "'%%.0e'\nset "
-      "yrange [1e-9:1e-2]\nset key outside right\n",
+      "yrange [1e-9:1e-2]\nset ytics 100\nset xtics font ',10'\nset key outside right\n",
       longest);
   for (spec_round p = SPEC_P_F32; p <= SPEC_P_F16; p++) {
     fprintf(to, "$%s << EOD\n", p_name(p));
@@ -354,7 +355,11 @@ static bool draw(const char *command, const char *path, const study *s, int long
       }
       fputc('\n', to);
     }
-    fprintf(to, "EOD\nset ylabel 'P in %s'\nset datafile missing '?'\nplot ", p_name(p));
+    if (p == SPEC_P_F16)
+      fputs("EOD\nset xlabel 'distribution of the scores'\n", to);
+    else
+      fputs("EOD\n", to);
+    fprintf(to, "set ylabel 'error, P in %s'\nset datafile missing '?'\nplot ", p_name(p));
     for (int bar = 0; bar < N_BARS; bar++) {
       const int v = variant_of(bar, p);
       if (v < 0)

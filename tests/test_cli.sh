@@ -369,6 +369,8 @@ expect_short sim b=2,h=16,sk=100 --trace "$scratch/short.json"
 if command -v gnuplot > /dev/null; then
   for type in svg png; do
     expect 0 '' accuracy --lengths 64 --heads 1 --plot "$scratch/whole.$type"
+    [ $type = png ] || grep -q 'distribution of the scores' "$scratch/whole.svg" ||
+      fail "accuracy --plot: an axis without a title"
     expect_short accuracy --lengths 64 --heads 1 --plot "$scratch/short.$type"
     expect_short sim b=2,h=16,sk=100 --plot "$scratch/short.$type"
   done
