@@ -39,13 +39,26 @@ REDIRECT = (
 
 
 def copy_pages(tree: pathlib.Path, source: pathlib.Path) -> None:
-    for pattern in ("*.md", "docs/*.md", "docs/site/*.md", "*/README.md"):
+    kinds = ("*.md", "docs/*.md", "docs/site/*.md", "*/README.md", "docs/results/*.svg")
+    for pattern in kinds:
         for page in tree.glob(pattern):
             to = source / page.relative_to(tree)
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(page, to)
+    list_the_rest(source)
     shutil.copytree(tree / "docs/site/_static", source / "_static")
     shutil.copy(tree / "docs/site/conf.py", source)
+
+
+def list_the_rest(source: pathlib.Path) -> None:
+    """Pages that docs/site/index.md does not list stand at the end of the menu."""
+    index = source / "docs/site/index.md"
+    listed = {(index.parent / line).resolve() for line in index.read_text().splitlines()}
+    pages = (page.with_suffix("") for page in sorted(source.rglob("*.md")) if page != index)
+    rest = [f"/{page.relative_to(source)}" for page in pages if page not in listed]
+    if rest:
+        with index.open("a") as file:
+            print("\n```{toctree}\n:hidden:\n:caption: More\n", *rest, "```", sep="\n", file=file)
 
 
 def write_reference(tree: pathlib.Path, folder: pathlib.Path) -> None:
