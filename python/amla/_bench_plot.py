@@ -10,6 +10,7 @@ the data, whichever is faster.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import pathlib
 import time
@@ -105,7 +106,7 @@ def peer_call(peer: Peer, q: Any, kv: Any, scale: float, d_v: int) -> Callable[[
 def product_calls(peer: Peer) -> list[Callable[[], Any]]:
     """Products of PRODUCT x PRODUCT matrices, of float32 and of the peer's type."""
     ones: Any = np.ones((PRODUCT, PRODUCT), np.float32)
-    return [lambda a=a: peer.product(a, a) for a in (peer.array(ones), peer.wide(ones))]
+    return [functools.partial(peer.product, a, a) for a in (peer.array(ones), peer.wide(ones))]
 
 
 def draw(path: Any, points: list[Point], peak: float, peer: str, title: str) -> None:

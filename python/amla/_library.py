@@ -472,7 +472,7 @@ def _block_sizes() -> dict[str, tuple[int, int]]:
 
 # By option, what its values stand for.
 CHOICES: dict[str, dict[Any, int]] = {
-    name: _kinds(name) if is_named_by_library(option) else option.choices
+    name: _kinds(name) if is_named_by_library(option) else option.choices or {}
     for name, option in DECODE.items()
     if option.choices or is_named_by_library(option)
 }

@@ -35,7 +35,7 @@ def split_counts(lengths: Any, split_tokens: int) -> Any:
 
 def even_owners(n_splits: int, ranks: int) -> Ints:
     """[n_splits] where each rank has one run, as long as the others' but for one split."""
-    ends = n_splits * np.arange(ranks + 1, dtype=np.int64) // ranks
+    ends: Any = n_splits * np.arange(ranks + 1, dtype=np.int64) // ranks
     return np.repeat(np.arange(ranks, dtype=np.int32), np.diff(ends))
 
 
@@ -92,8 +92,9 @@ def slots_of(owners: Ints, lengths: Ints, split_tokens: int, ranks: int) -> Slot
             f"owners: {rounds} runs of splits on each of {ranks} ranks: must be <= "
             f"{MAX_SHARDS // ranks}; take a larger split_tokens or longer runs"
         )
-    begin, end = np.zeros((2, n_slots, len(lengths)), np.int32)
-    splits = np.zeros(n_slots, np.int64)
+    begin: Ints = np.zeros((n_slots, len(lengths)), np.int32)
+    end: Ints = np.zeros_like(begin)
+    splits: Any = np.zeros(n_slots, np.int64)
     for i, (slot, first, last) in enumerate(runs):
         begin[slot, i] = first * split_tokens
         end[slot, i] = np.minimum(last * split_tokens, lengths[i])
@@ -106,7 +107,7 @@ def _runs(owners: Ints, ranks: int) -> tuple[Any, Any, Any]:
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
     of_run = owners[starts].astype(np.int64)
     steps = np.diff(of_run, prepend=0) % ranks  # to the next slot of that owner
-    ends = np.append(starts[1:], len(owners))
+    ends: Any = np.append(starts[1:], len(owners))
     return np.cumsum(steps), starts.astype(np.int64), ends
 
 
@@ -133,7 +134,7 @@ def pages_of(
     """`room`: rows of a sequence; `apart`: from the first row of one sequence to that of the next.
     Pages are as large as divides a split and leaves none behind the last sequence's room."""
     b, counts = len(lengths), split_counts(lengths, split_tokens)
-    own = [tokens_of(owners[i], lengths[i], split_tokens, rank).size for i in range(b)]
+    own = [tokens_of(owners[i], int(lengths[i]), split_tokens, rank).size for i in range(b)]
     for i, n in enumerate(own):
         if n > room:
             raise ValueError(
@@ -146,7 +147,7 @@ def pages_of(
     for i in range(b):
         mine = np.flatnonzero(owners[i, : counts[i]] == rank)
         pages = (mine[:, None] * per_split + np.arange(per_split)).reshape(-1)
-        rows = i * apart + np.arange(pages.size) * page
+        rows: Any = i * apart + np.arange(pages.size) * page
         used = pages < -(-int(lengths[i]) // page)
         table[i, pages[used]] = rows[used]
     return Pages(page, table)

@@ -335,7 +335,8 @@ def _attend_over_ranks(
 ) -> torch.Tensor:
     """_attend to a _Visible or _attend_to lists, each rank over the rows that it has. Splits stay
     where they are, so what padding hides is masked."""
-    b, s_q, n = *q.shape[:2], layer.length
+    b, s_q = q.shape[:2]
+    n = layer.length
     how: dict[str, Any]
     if isinstance(visible, _Visible):
         mask = visible.as_mask(s_q, n)
