@@ -124,7 +124,7 @@ float ldexpf(float x, int n) { return (float)ldexp((double)x, n); }
 /* Of a normal number. */
 double frexp(double x, int *exponent) {
   uint64_t bits;
-  memcpy(&bits, &x, sizeof bits);
+  __builtin_memcpy(&bits, &x, sizeof bits);
   *exponent = (int)(bits >> 52 & 0x7ff) - 1022;
   return ldexp(x, -*exponent);
 }
@@ -141,8 +141,9 @@ double exp2(double x) {
     return 0.0;
   const double n = nearest(x), f = (x - n) * 0.6931471805599453;
   double y = 1.0;
-  for (int i = 20; i > 0; i--)
-    y = 1.0 + y * f / i;
+#pragma GCC unroll 14
+  for (int i = 14; i > 0; i--)
+    y = 1.0 + y * f * (1.0 / i); /* constants: divisions would cost more than a libm does */
   return ldexp(y, (int)n);
 }
 
@@ -158,6 +159,7 @@ double log2(double x) {
     return x;
   const double m = frexp(x, &exponent), z = (m - 0.75) / (m + 0.75);
   double sum = 0.0;
+#pragma GCC unroll 21
   for (int i = 41; i > 0; i -= 2)
     sum = 1.0 / i + sum * z * z;
   return exponent + (2.0 * z * sum - 0.2876820724517809) / 0.6931471805599453;
