@@ -228,6 +228,7 @@ static void locate_neighbours(const amla_segment *s, int64_t page, int64_t slot,
   const int apart = first.rope || first.scales;
   for (int32_t i = 0; apart && i < n; i++)
     refs[i] = amla_slot_at(s->problem, s->tensors, page, slot + i);
+#pragma GCC unroll 8
   for (int32_t i = 0; !apart && i < n; i++, row += step_bytes)
     refs[i] = (amla_token_ref){row, NULL, NULL};
 }

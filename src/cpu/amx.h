@@ -36,9 +36,9 @@ typedef struct amla_amx_keys {
 
 /* Keys to be fetched into L2 while others are computed with, in helpings of AMLA_AMX_LINES. */
 typedef struct amla_amx_fetch {
-  const char *const *token, *const *end; /* the next one; past the last */
-  int32_t at, bytes;                     /* of it: what is fetched; all */
-  int32_t due, rate;                     /* helpings, in 2^-16: owed; more every tick */
+  const struct amla_token_ref *token, *end; /* the next one; past the last */
+  int32_t at, bytes;                        /* of it: what is fetched; all */
+  int32_t due, rate;                        /* helpings, in 2^-16: owed; more every tick */
 } amla_amx_fetch;
 
 /* P of panels of 16 rows, made in steps of AMLA_AMX_STEP tokens: short ones, because a step and the
@@ -126,6 +126,9 @@ void amla_amx_pv_16x32(const amla_amx_p *p, const uint16_t *v, int first, float 
  * e, or `hidden` where that is -inf. */
 void amla_amx_scale(int32_t n, float factor, float *s);
 void amla_amx_mask(int32_t n, const uint16_t *mask, uint32_t rows, float hidden, float *s);
+
+/* max [16] takes in s [AMLA_AMX_DEPTH][16]; NaN is passed over. */
+void amla_amx_raise_max(const float *s, float *max);
 
 /* v [32 columns] of f32 in O's order, of 32 columns of a key. */
 void amla_amx_widen_v(int32_t n, const amla_amx_keys *k, int32_t columns, float *v, int64_t ldv);

@@ -57,9 +57,8 @@ typedef struct amla_amx_state {
   amla_amx_keys keys[2 * MAX_STEPS]; /* of the tile at hand */
   amla_amx_chore chore;
   amla_amx_fetch fetch;
-  const char *upcoming[TOKENS]; /* keys [begin_upcoming, begin_upcoming + n_upcoming), the next
-                                   tile's */
-  const void *scales[TOKENS];   /* theirs, as in amla_token_ref */
+  amla_token_ref upcoming[TOKENS]; /* keys [begin_upcoming, begin_upcoming + n_upcoming), the next
+                                      tile's */
   int32_t begin_upcoming, n_upcoming;
   amla_cursor cursor;      /* at the last key listed */
   amla_cursor mask_cursor; /* at the last key of the last tile */
@@ -129,20 +128,25 @@ static void begin_group(amla_worker *w) {
 
 /* Where n keys from `begin` on lie, made whole if their rope part lies apart. */
 static void list_keys(amla_amx_state *state, int32_t begin, int32_t n) {
-  amla_token_ref refs[TOKENS];
+  amla_token_ref *refs = state->upcoming;
   amla_line_locate(&state->w->line, begin, n, &state->cursor, refs);
-  for (int32_t j = 0; j < n; j++) {
-    state->upcoming[j] = amla_whole_kv_row(state->w, refs[j], j);
-    state->scales[j] = refs[j].scales;
-  }
+  for (int32_t j = 0; state->w->plan->problem.kv_d_rope > 0 && j < n; j++)
+    refs[j].row = amla_whole_kv_row(state->w, refs[j], j);
+}
+
+static int64_t bytes_apart(const amla_token_ref *key) { /* a key and the next */
+  return (const char *)key[1].row - (const char *)key[0].row;
 }
 
 /* Can 16 keys, of which n exist, be multiplied where they are? They lie at equal distances then. */
-static int lie_well(const amla_problem *p, const char *const *keys, int32_t n) {
+static int lie_well(const amla_problem *p, const amla_token_ref *keys, int32_t n) {
   if (n < ROWS || p->kv_type != AMLA_BF16 || p->kv_d_rope > 0 || p->d_qk % DEPTH != 0)
     return 0;
-  for (int i = 2; i < ROWS; i++)
-    if (keys[i] - keys[i - 1] != keys[1] - keys[0])
+  const char *at = keys[0].row;
+  const int64_t step = bytes_apart(keys);
+#pragma GCC unroll 16
+  for (int i = 1; i < ROWS; i++)
+    if (keys[i].row != (at += step))
       return 0;
   return 1;
 }
@@ -150,7 +154,7 @@ static int lie_well(const amla_problem *p, const char *const *keys, int32_t n) {
 /* Key j of those listed, rounded to bf16; columns from d_qk on are 0. */
 static void copy_key(const amla_amx_state *state, int32_t j, int32_t d, uint16_t *copy) {
   const amla_row_format *row = &state->w->cpu->row;
-  amla_ukernels__avx512bf16.load(row, state->upcoming[j], state->scales[j], copy);
+  amla_ukernels__avx512bf16.load(row, state->upcoming[j].row, state->upcoming[j].scales, copy);
   memset(copy + row->d, 0, (size_t)(d - row->d) * sizeof *copy);
 }
 
@@ -160,12 +164,12 @@ static void find_keys(amla_amx_state *state, const key_tile *t) {
   const int32_t d = padded_depth(p);
   if (state->n_upcoming == 0 || state->begin_upcoming != t->begin)
     list_keys(state, t->begin, t->n);
-  const char *const *list = state->upcoming;
+  const amla_token_ref *list = state->upcoming;
   for (int32_t j = 0; j < t->steps * DEPTH; j += ROWS) {
     uint16_t *copy = state->copy + (int64_t)j * d;
     amla_amx_keys *keys = &state->keys[j / ROWS];
     if (lie_well(p, list + j, t->n - j)) {
-      *keys = (amla_amx_keys){list[j], list[j + 1] - list[j]};
+      *keys = (amla_amx_keys){list[j].row, bytes_apart(list + j)};
       continue;
     }
     *keys = (amla_amx_keys){(const char *)copy, (int64_t)d * (int64_t)sizeof *copy};
@@ -305,21 +309,31 @@ static void set_references(amla_amx_chore *c, const amla_panel *panel) {
   }
 }
 
-static void measure(amla_amx_chore *c) {
-  const amla_panel panel = {&c->state->w->cpu->ukernels->narrow, c->row};
+/* The maximum takes in n tokens, of which the last may be hidden. */
+static void raise_max(amla_amx_chore *c, int32_t n) {
+  const float *s = c->s + c->measured * ROWS;
+  if (n == DEPTH && c->measured + n <= c->all) {
+    amla_amx_raise_max(s, c->max);
+    return;
+  }
   float max[ROWS];
   int32_t visible[ROWS];
-  if (c->measured == 0)
-    begin_panel(c, &panel);
   for (int32_t r = 0; r < ROWS; r++)
     visible[r] = c->visible[r] - c->measured;
+  amla_ukernels__avx512.narrow.max(n, s, visible, max);
+  for (int32_t r = 0; r < ROWS; r++)
+    c->max[r] = c->max[r] > max[r] ? c->max[r] : max[r];
+}
+
+static void measure(amla_amx_chore *c) {
+  const amla_panel panel = {&c->state->w->cpu->ukernels->narrow, c->row};
+  if (c->measured == 0)
+    begin_panel(c, &panel);
   const key_tile *t = c->state->weighed;
   const int32_t n = min(DEPTH, t->n - c->measured);
   if (c->state->w->tensors->mask)
     apply_mask(c->state, c->row, run_of(c->state, t, c->measured, n), c->s + c->measured * ROWS);
-  amla_ukernels__avx512.narrow.max(n, c->s + c->measured * ROWS, visible, max);
-  for (int32_t r = 0; r < ROWS; r++)
-    c->max[r] = c->max[r] > max[r] ? c->max[r] : max[r];
+  raise_max(c, n);
   c->measured += DEPTH;
   if (c->measured == c->tokens)
     set_references(c, &panel);
@@ -486,7 +500,6 @@ static void add_pv_tiles(amla_amx_state *state, const key_tile *t, const pv_plan
 /* O += P V, or O = P V, of the plan's rows, and what becomes of it. */
 static void add_pv(amla_amx_state *state, const key_tile *t, const pv_plan *plan) {
   const int32_t n_col_tiles = state->w->cpu->layout.n_col_tiles;
-  const int32_t at_once = plan->n_merges > 0 || plan->whole ? 1 : n_col_tiles;
   if (p_form(state->w) == AMLA_P_F32) {
     add_pv_f32(state, t, plan);
     return;
@@ -494,10 +507,16 @@ static void add_pv(amla_amx_state *state, const key_tile *t, const pv_plan *plan
   /* ticks with a helping: none beside the last step of a tile of O */
   const int32_t panels = (plan->end - plan->begin) / ROWS, steps = t->steps > 1 ? t->steps - 1 : 1;
   pace_chore(&state->chore, (panels * n_col_tiles + 1) / 2 * steps);
-  for (int32_t c = 0; c < n_col_tiles; c += at_once) {
-    add_pv_tiles(state, t, plan, c, at_once);
-    if (at_once == 1)
-      finish_rows(state, plan, c, plan->begin, plan->end - plan->begin);
+  if (plan->n_merges == 0 && !plan->whole) {
+    add_pv_tiles(state, t, plan, 0, n_col_tiles);
+    return;
+  }
+  /* a column tile behind, as products that are under way then hide it */
+  for (int32_t c = 0; c <= n_col_tiles; c++) {
+    if (c < n_col_tiles)
+      add_pv_tiles(state, t, plan, c, 1);
+    if (c > 0)
+      finish_rows(state, plan, c - 1, plan->begin, plan->end - plan->begin);
   }
 }
 

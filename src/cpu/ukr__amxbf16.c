@@ -80,10 +80,17 @@ INLINE __m512 high_half(__m512i bf16) {
   return _mm512_castsi512_ps(_mm512_and_si512(bf16, _mm512_set1_epi32((int)0xffff0000)));
 }
 
-/* Elements [i, i + 16) of n, those past n being 0; of q. */
-INLINE __m512 load_floats(amla_dtype type, const void *x, int32_t i, int32_t n) {
-  const int32_t left = n - i < 0 ? 0 : n - i;
-  const __mmask16 some = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1u);
+/* bf16 of two columns or tokens, side by side in each lane. */
+INLINE __m512i round_pair(__m512 first, __m512 second) {
+  static const uint16_t order[32]
+      __attribute__((aligned(64))) = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return _mm512_permutexvar_epi16(_mm512_load_si512(order),
+                                  (__m512i)_mm512_cvtne2ps_pbh(second, first));
+}
+
+/* Those of 16 elements from i on that `some` names, others being 0; of q. */
+INLINE __m512 load_floats(amla_dtype type, const void *x, int32_t i, __mmask16 some) {
   if (type == AMLA_F32)
     return _mm512_maskz_loadu_ps(some, (const float *)x + i);
   const __m256i h = _mm256_maskz_loadu_epi16(some, (const uint16_t *)x + i);
@@ -113,17 +120,36 @@ INLINE __m512i take_part(__m512 *a, __m512 *b) {
   return part;
 }
 
+/* Columns [at, at + DEPTH) of n rows, those past d being 0, by parts. */
+INLINE void load_q(int32_t n, int32_t at, int32_t d, amla_dtype type, const void *const *q,
+                   float factor, int32_t parts, __m512i x[AMLA_AMX_MAX_PARTS][ROWS]) {
+  const int32_t left = d - at;
+  const uint32_t some = left >= DEPTH ? ~0u : (1u << left) - 1u;
+  const __m512 f = _mm512_set1_ps(factor);
+  for (int32_t r = 0; r < n; r++) {
+    if (type == AMLA_BF16 && parts == 1) {
+      const __m512i pairs = _mm512_maskz_loadu_epi16(some, (const uint16_t *)q[r] + at);
+      x[0][r] = round_pair(_mm512_mul_ps(f, low_half(pairs)), _mm512_mul_ps(f, high_half(pairs)));
+      continue;
+    }
+    __m512 a = _mm512_mul_ps(f, load_floats(type, q[r], at, (__mmask16)some));
+    __m512 b = _mm512_mul_ps(f, load_floats(type, q[r], at + 16, (__mmask16)(some >> 16)));
+    for (int32_t part = parts - 1; part > 0; part--)
+      x[part][r] = take_part(&a, &b);
+    x[0][r] = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+  }
+}
+
 void amla_amx_pack_q(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
                      const amla_amx_q *to, uint16_t *qt) {
-  const __m512 f = _mm512_set1_ps(factor);
   for (int32_t at = 0; at < to->d; at += DEPTH, qt += TILE) {
     __m512i x[AMLA_AMX_MAX_PARTS][ROWS];
-    memset(x, 0, sizeof x);
-    for (int32_t r = 0; r < n; r++) {
-      __m512 a = _mm512_mul_ps(f, load_floats(type, q[r], at, d));
-      __m512 b = _mm512_mul_ps(f, load_floats(type, q[r], at + 16, d));
-      for (int32_t part = to->parts - 1; part >= 0; part--)
-        x[part][r] = take_part(&a, &b);
+    if (n < ROWS)
+      memset(x, 0, sizeof x);
+    switch (type) {
+    case AMLA_BF16: load_q(n, at, d, AMLA_BF16, q, factor, to->parts, x); break;
+    case AMLA_F16: load_q(n, at, d, AMLA_F16, q, factor, to->parts, x); break;
+    default: load_q(n, at, d, AMLA_F32, q, factor, to->parts, x);
     }
     for (int32_t part = 0; part < to->parts; part++) {
       transpose(x[part]);
@@ -170,13 +196,19 @@ void amla_amx_mask(int32_t n, const uint16_t *mask, uint32_t rows, float hidden,
   }
 }
 
-/* bf16 of two tokens, side by side in each row's lane. */
-INLINE __m512i round_pair(__m512 first, __m512 second) {
-  static const uint16_t order[32]
-      __attribute__((aligned(64))) = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  return _mm512_permutexvar_epi16(_mm512_load_si512(order),
-                                  (__m512i)_mm512_cvtne2ps_pbh(second, first));
+void amla_amx_raise_max(const float *s, float *max) {
+  enum { CHAINS = 8 };
+  __m512 m[CHAINS];
+#pragma GCC unroll 8
+  for (int i = 0; i < CHAINS; i++)
+    m[i] = _mm512_set1_ps(-__builtin_inff());
+#pragma GCC unroll 32
+  for (int j = 0; j < DEPTH; j++) /* m where s is NaN */
+    m[j % CHAINS] = _mm512_max_ps(_mm512_load_ps(s + j * ROWS), m[j % CHAINS]);
+#pragma GCC unroll 8
+  for (int i = 1; i < CHAINS; i++)
+    m[0] = _mm512_max_ps(m[i], m[0]);
+  _mm512_storeu_ps(max, _mm512_max_ps(_mm512_loadu_ps(max), m[0]));
 }
 
 /* P of STEP tokens from s on, of which row r sees those below visible[r], if some are hidden: STEP
@@ -305,7 +337,7 @@ void __attribute__((noinline)) amla_amx_step(amla_amx_chore *c) {
 INLINE void fetch_due(amla_amx_fetch *f) {
   f->due += f->rate;
   for (; f->due >= 1 << 16 && f->token < f->end; f->due -= 1 << 16) {
-    const char *at = *f->token + f->at;
+    const char *at = (const char *)f->token->row + f->at;
 #pragma GCC unroll 9
     for (int i = 0; i < AMLA_AMX_LINES; i++)
       _mm_prefetch(at + i * LINE, _MM_HINT_T1);
