@@ -7,10 +7,12 @@
 
 #include <errno.h>
 #include <getopt.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <amla/amla.h>
+
+#include "harness/problem_string.h"
 #include "harness/program.h"
 
 enum { MAX_FLAGS = 8, FIRST_FLAG = 256 }; /* above every character */
@@ -46,6 +48,25 @@ static int parse_threads(const char *text) {
   return 0;
 }
 
+/* The library's own, as `amla info` has it. It refuses where AMLA_NUM_THREADS is not a number. */
+static int default_threads(void) {
+  harness_case any;
+  char error[512];
+  amla_detail detail;
+  amla_options options = AMLA_OPTIONS_INIT;
+  amla_plan *plan;
+  amla_plan_info info = AMLA_PLAN_INFO_INIT;
+  if (harness_parse_problem("h=1,sk=1,page=0", &any, error, sizeof error) != 0)
+    abort(); /* a problem of our own */
+  if (amla_plan_create(&plan, &any.problem, &options, &detail) != AMLA_OK) {
+    fprintf(stderr, "bench: %s\n", detail.text);
+    exit(1);
+  }
+  amla_plan_query(plan, &info, NULL);
+  amla_plan_destroy(plan);
+  return info.threads;
+}
+
 static void list_options(struct option *options, const bench_flag *flags) {
   static const struct option common[] = {{"for", 1, NULL, 'f'},
                                          {"threads", 1, NULL, 't'},
@@ -60,7 +81,7 @@ static void list_options(struct option *options, const bench_flag *flags) {
 
 bench_options bench_read_options(int argc, char **argv, double seconds, const char *only_in,
                                  const bench_flag *flags) {
-  bench_options o = {seconds, omp_get_max_threads(), ""};
+  bench_options o = {seconds, 0, ""};
   struct option options[4 + MAX_FLAGS + 1];
   int key;
   bool ok = true;
@@ -78,8 +99,10 @@ bench_options bench_read_options(int argc, char **argv, double seconds, const ch
         *flags[key - FIRST_FLAG].given = true;
     }
   }
-  if (ok && optind == argc)
+  if (ok && optind == argc) {
+    o.threads = o.threads > 0 ? o.threads : default_threads();
     return o;
+  }
   print_usage(stderr, only_in, flags);
   exit(2);
 }

@@ -33,6 +33,8 @@ expect() {
 one="--only h=128,sk=64 --for 0.01 --threads 1"
 expect 2 'no case contains it' --only nothing
 expect 2 '--threads=1.5: must be an integer' --threads 1.5
+AMLA_NUM_THREADS=2x expect 1 'AMLA_NUM_THREADS=2x: must be a number' --only h=128,sk=64
+AMLA_NUM_THREADS=3 expect 0 '"threads": 3' --only h=16,sk=4096 --for 0.01 --json
 # shellcheck disable=SC2086
 for value in zzz AVX2; do
   AMLA_ISA=$value expect 1 "AMLA_ISA=$value: must be c, " $one
