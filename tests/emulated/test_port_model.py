@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The port model (bench/model) on traces whose cycles can be counted by hand, and on a whole step."""
+"""The port model (bench/model): traces whose cycles can be counted by hand, and a whole step."""
 
 import ctypes
 import os
