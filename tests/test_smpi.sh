@@ -32,7 +32,7 @@ cat > "$scratch/rates" << 'END'
 {"isa": "given", "tile_tokens": 96, "run": [[96, 6144, 271e-6], [33024, 2113536, 67672e-6]],
  "finish": [[2, 263168, 118e-6], [256, 526336, 300e-6]]}
 END
-ranks=2,7,20
+ranks=2,3,7,20
 [ "${AMLA_LONG-}" != 1 ] || ranks=1,2,3,4,7,8,16,20,32,64
 python3 -B "$source/mpi/smpi/scale.py" "$build" --rates "$scratch/rates" --ranks $ranks \
   > "$scratch/output" 2>&1 || { cat "$scratch/output" && echo "FAIL: formula" && exit 1; }

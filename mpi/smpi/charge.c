@@ -3,6 +3,8 @@
  * amla_ranks on a simulated network: the linker puts these functions in front of amla_shard_run and
  * amla_shard_finish. They charge simulated time for the work, by a law that was measured before,
  * and do it only if AMLA_COMPUTE is set. The rest of the program, all of its MPI, is as shipped.
+ * A charge is one step: nobody asks options.cancel within it, where the program lets messages move.
+ * SMPI moves them all the same.
  *
  *     AMLA_CHARGE="RUN ROW_KEY SHARD BYTE"    seconds of a call of run, and of each key of a row;
  *                                             of each shard in finish, and of each byte of records
