@@ -116,29 +116,27 @@ def rows_of(rank, ranks, block):
     return max(0, min(last, ROWS * (block + 1)) - max(first, ROWS * block))
 
 
-def own_links(rank, ranks, own, block, last):
-    """What goes into the rank and out of it of the blocks up to the last: when, and records. They
-    leave when computed: their receives were posted a block before, and no rank takes twice as long
-    as another."""
-    others = {}
-    for i in range(ranks):
-        if i != rank:
-            others[block[i]] = others.get(block[i], 0) + own[i]
+def own_links(rank, rows, own, block, last):
+    """What goes into the rank and out of it of the blocks up to the last: when it leaves, records,
+    records of its sender's link. It leaves when it is computed: its receive was posted a block
+    before, and no rank takes twice as long as another."""
     into, out = [], []
-    for b in range(last + 1):
-        rows = rows_of(rank, ranks, b)
-        into += [((b + 1) * seconds, rows * n) for seconds, n in others.items()]
-        out += [((b + 1) * block[rank], (ROWS - rows) * own[rank])]
+    for b, rows_here in enumerate(rows[: last + 1]):
+        for i, (n, seconds) in enumerate(zip(own, block)):
+            sender = (ROWS - rows_here[i]) * n
+            link, records = (out, sender) if i == rank else (into, rows_here[rank] * n)
+            if records > 0:
+                link.append(((b + 1) * seconds, records, sender))
     return into, out
 
 
 def carried(link, bandwidth):
-    """When a link has carried all, if it is never idle while records wait: of a time at which some
-    leave, and the time for what leaves from then on, the latest sum."""
+    """When a link has carried all: of any time at which some leaves, and the time for what has not
+    come by then, the latest sum. A sender's link carries its messages side by side."""
+    each = RECORD_BYTES / bandwidth
     ends = [
-        at + sum(n for t, n in link if t >= at) * RECORD_BYTES / bandwidth
-        for at, records in link
-        if records > 0
+        at + sum(n * max(0.0, each - max(0.0, at - t) / sender) for t, n, sender in link)
+        for at in {t for t, _, _ in link}
     ]
     return max(ends, default=0.0)
 
@@ -149,21 +147,22 @@ def predict(ranks, splits, tokens, charges, gathered, bandwidth, link_seconds=LI
     cuts = [splits * i // ranks for i in range(ranks + 1)]
     own = [entries(cuts[i], cuts[i + 1], splits) for i in range(ranks)]
     block = [per_run + per_row_key * ROWS * (cuts[i + 1] - cuts[i]) * tokens for i in range(ranks)]
+    rows = [[rows_of(i, ranks, b) for i in range(ranks)] for b in range(BLOCKS)]
     latency = link_seconds * (2 if ranks <= LEAF else 4)
 
     def arrival(b):  # of the last of all ranks' records
-        links = [link for i in range(ranks) for link in own_links(i, ranks, own, block, b)]
+        links = [link for i in range(ranks) for link in own_links(i, rows, own, block, b)]
         return latency + max(carried(link, bandwidth) for link in links)
 
     def finish(rank, b):
-        return per_shard * ranks + per_byte * rows_of(rank, ranks, b) * sum(own) * RECORD_BYTES
+        return per_shard * ranks + per_byte * rows[b][rank] * sum(own) * RECORD_BYTES
 
     arrivals = [arrival(b) if ranks > 1 else 0.0 for b in range(BLOCKS)]
     last = 0.0
     for rank in range(ranks):
         at = BLOCKS * block[rank]
         for b in range(BLOCKS):
-            if rows_of(rank, ranks, b):
+            if rows[b][rank]:
                 at = max(at, arrivals[b]) + finish(rank, b)
         last = max(last, at)
     return last + math.ceil(math.log2(ranks)) * latency + (ranks - 1) * gathered / bandwidth
