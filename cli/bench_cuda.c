@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "cli_job.h"
+#include "cli_log.h"
 #include "cli_progress.h"
 #include "cli_report.h"
 #include "harness/cuda_memory.h"
@@ -188,9 +189,12 @@ static bool place(batch *x) {
 static bool make_plan(const char *command, const char *text, const cli_options *options, batch *x) {
   amla_options o = options->plan;
   amla_detail detail;
+  char description[256];
   harness_take_options(&o, &x->originals.options);
   if (amla_plan_create(&x->plan, &x->problem, &o, &detail) != AMLA_OK)
-    return cli_error(command, "%s: %s", text, detail.text), false;
+    return cli_log_refused(), cli_error(command, "%s: %s", text, detail.text), false;
+  amla_plan_describe(x->plan, description, sizeof description);
+  cli_log_plan(&x->problem, description);
   x->scratch_bytes = amla_plan_scratch_bytes(x->plan);
   x->scratch = x->tools->allocate(x->scratch_bytes);
   if (!x->scratch)
@@ -218,10 +222,11 @@ static bool open_batch(const char *command, const char *text, const cli_options 
 static const char *run_set(void *argument, int32_t i) {
   static amla_detail detail;
   const batch *x = argument;
-  return amla_plan_run(x->plan, &x->sets[i % x->n_sets], x->scratch, x->scratch_bytes, &detail) ==
-                 AMLA_OK
-             ? NULL
-             : detail.text;
+  if (amla_plan_run(x->plan, &x->sets[i % x->n_sets], x->scratch, x->scratch_bytes, &detail) !=
+      AMLA_OK)
+    return cli_log_refused(), detail.text;
+  cli_log_run((double)x->problem.b * x->problem.s_q, 0, 0);
+  return NULL;
 }
 
 /* Every copy's results of every set against the truth of its original; the worst. NULL, or what

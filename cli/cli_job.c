@@ -10,11 +10,14 @@
 #include <unistd.h>
 
 #include "cli_commands.h"
+#include "cli_log.h"
 #include "cli_progress.h"
 #include "cli_report.h"
 #include "harness/names.h"
 #include "harness/program.h"
+#include "harness/roofline.h"
 #include "harness/safetensors.h"
+#include "harness/scopes.h"
 
 static bool is_problem_string(const char *argument) {
   if (access(argument, F_OK) == 0)
@@ -33,9 +36,11 @@ bool cli_load(const char *command, const char *argument, harness_dataset *data) 
   } else {
     status = harness_read_problem(argument, data, error, sizeof error);
   }
-  if (status != 0)
-    cli_error(command, "%s", error);
-  return status == 0;
+  if (status == 0)
+    return true;
+  cli_log_refused();
+  cli_error(command, "%s", error);
+  return false;
 }
 
 bool cli_may_write(const char *command, const char *option, const char *path,
@@ -84,10 +89,29 @@ harness_error cli_compare(const cli_job *job, const harness_truth *truth) {
   return harness_compare_plan(job->data, truth, &job->info);
 }
 
-static bool run_once(const char *command, const char *name, const cli_job *job) {
+static amla_status run_plan(const cli_job *job, amla_detail *detail) {
+  return amla_plan_run(job->plan, &job->data->tensors, job->scratch, job->scratch_bytes, detail);
+}
+
+amla_status cli_job_run(cli_job *job, amla_detail *detail) {
+  if (!cli_log_wanted())
+    return run_plan(job, detail);
+  const double began = harness_seconds();
+  const amla_status status = run_plan(job, detail);
+  const double seconds = cli_is_simulated(job) ? 0 : harness_seconds() - began;
+  if (status != AMLA_OK)
+    return cli_log_refused(), status;
+  if (job->tokens == 0) { /* the library has checked lengths and lists now */
+    job->tokens = (double)harness_all_queries(&job->data->problem, &job->data->tensors);
+    job->flops = harness_flops(job->data);
+  }
+  cli_log_run(job->tokens, job->flops, seconds);
+  return status;
+}
+
+static bool run_once(const char *command, const char *name, cli_job *job) {
   amla_detail detail;
-  if (amla_plan_run(job->plan, &job->data->tensors, job->scratch, job->scratch_bytes, &detail) ==
-      AMLA_OK)
+  if (cli_job_run(job, &detail) == AMLA_OK)
     return true;
   cli_error(command, "%s: %s", name, detail.text);
   return false;
@@ -100,6 +124,7 @@ bool cli_job_open(const char *command, const char *name, cli_job *job, harness_d
   *job = (cli_job){.data = data, .info = AMLA_PLAN_INFO_INIT};
   harness_take_options(&o, &data->options);
   if (amla_plan_create(&job->plan, &data->problem, &o, &detail) != AMLA_OK) {
+    cli_log_refused();
     cli_error(command, "%s: %s", name, detail.text);
     return false;
   }
@@ -107,6 +132,7 @@ bool cli_job_open(const char *command, const char *name, cli_job *job, harness_d
   job->scratch = cli_allocate(job->scratch_bytes, 1);
   amla_plan_describe(job->plan, job->description, sizeof job->description);
   amla_plan_query(job->plan, &job->info, NULL);
+  cli_log_plan(&data->problem, job->description);
   take_info(job);
   harness_reset_outputs(data);
   if (run_once(command, name, job))

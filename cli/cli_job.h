@@ -33,12 +33,14 @@ typedef struct cli_job {
   char description[256];                  /* amla_plan_describe */
   char backend[16], isa[32], rescale[16]; /* names; isa of another backend: its kernel, or "c" */
   int threads;
+  double tokens, flops; /* of a run, for AMLA_LOG */
 } cli_job;
 
 /* Plan and scratch; and one run, so that the outputs hold a result. Prints why not, with the
  * problem's name. */
 bool cli_job_open(const char *command, const char *name, cli_job *job, harness_dataset *data,
                   const cli_options *options);
+amla_status cli_job_run(cli_job *job, amla_detail *detail); /* amla_plan_run, counted */
 void cli_job_close(cli_job *job);
 
 /* Instruction set and threads of a plan with these options. Prints why there is none. */

@@ -10,8 +10,7 @@
 #include "cli_report.h"
 
 static void run_job(void *context) { /* it ran before: it cannot be refused now */
-  const cli_job *job = context;
-  (void)amla_plan_run(job->plan, &job->data->tensors, job->scratch, job->scratch_bytes, NULL);
+  (void)cli_job_run(context, NULL);
 }
 
 void cli_measure_rounds(harness_rounds *rounds, harness_contestant *contestants, int n) {

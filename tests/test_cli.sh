@@ -11,7 +11,7 @@
 set -u
 export LC_ALL=C
 amla=$1 source_dir=$2 fail_malloc=${3-}
-unset AMLA_ISA AMLA_NUM_THREADS
+unset AMLA_ISA AMLA_NUM_THREADS AMLA_LOG
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 out=$scratch/stdout err=$scratch/stderr
@@ -222,6 +222,51 @@ expect 1 'no such row' sim b=2,sk=600 --cost NONE/none=1,1,1
 expect_json "{r['p'] for r in j} == {'f32', 'bf16', 'f16', 'bf16x2'} and \
   all('rescales_per_row' in r and 'rel_error' in r for r in j)" \
   accuracy --lengths 256 --heads 1 --json
+
+# ---- AMLA_LOG ----
+
+# expect_lines VALUE STATUS EXPRESSIONS ARGUMENT...: with AMLA_LOG=VALUE stderr is as many lines as
+# there are extended regular expressions, one a line, and each is matched by its own.
+expect_lines() {
+  value=$1 want=$2
+  printf '%s' "$3" > "$scratch/expressions"
+  shift 3
+  checks=$((checks + 1))
+  AMLA_LOG=$value "$amla" "$@" > "$out" 2> "$err"
+  status=$?
+  [ $status = "$want" ] || { fail "AMLA_LOG=$value amla $*: exit $status, want $want"; return; }
+  grep -v "ASan doesn't fully support makecontext" "$err" > "$scratch/lines"
+  awk -v file="$scratch/expressions" '
+    { ok = (getline expression < file) > 0 && $0 ~ "^" expression "$" }
+    !ok { exit failed = 1 }
+    END { exit failed || (getline expression < file) > 0 }' "$scratch/lines" ||
+    fail "AMLA_LOG=$value amla $*: other lines than $(cat "$scratch/expressions")"
+}
+shape='amla: plan b=2 s_q=1 h_q=2 sk=20 d_qk=8 d_v=8 causal=1 page_size=64'
+shape="$shape q=bf16 kv=bf16 out=f32: "
+rate='GFLOP/s=[0-9]+\.[0-9]'
+for mode in lazy amla; do
+  expect_lines 1 0 "${shape}cpu c $mode, .*, 2 threads
+amla: done plans=1 runs=[0-9]+ tokens=[0-9]+ $rate refusals=0" \
+    run b=2,$small,causal=1 --isa c --threads 2 --rescale $mode --for 0.01
+done
+expect_lines 1 0 "${shape}ref lazy, .*
+${shape}ref lazy, .*
+${shape}ref amla, .*
+${shape}ref flash, .*
+amla: done plans=4 runs=4 tokens=8 $rate refusals=0" \
+  check b=2,$small,causal=1 --backend ref --rescale all
+expect_lines 1 0 "${shape%causal*}page_size=64 topk=4 extra_sk=9 extra_topk=3 extra_page_size=64 q=.*
+amla: done plans=1 runs=[0-9]+ tokens=[0-9]+ $rate refusals=0" \
+  bench "b=2,$small,topk=4,scope2=topk:3/sk:9" --for 0.01
+for refused in "run $small --backend cuda" "check $small,kv=q8_0,pad=1" 'bench sk=0'; do
+  expect_lines 1 1 "amla ${refused%% *}: .*
+amla: done plans=0 runs=0 tokens=0 GFLOP/s=0.0 refusals=1" $refused
+done
+expect_lines 1 0 '' --version
+for value in 0 ''; do
+  expect_lines "$value" 0 '' run $small --for 0.01
+done
 
 # ---- Files: a round trip ----
 
