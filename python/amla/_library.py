@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+from ._log import count
 from ._numpy import np
 from ._options import DECODE, LIBRARY, is_named_by_library
 
@@ -488,6 +489,7 @@ RECORD_BYTES = {"fp8_656": 656, "fp8_584": 584}
 BYTE_DTYPES = ("uint8", "int8", "float8_e4m3fn")
 BLOCK_BYTES = {name: n for name, (elems, n) in _block_sizes().items() if elems == BLOCK_ELEMS}
 BYTE_TYPES = {name: n for name, n in _kinds("dtype").items() if name not in _ARRAY_TYPES}
+DTYPE_NAMES = {number: name for name, number in _kinds("dtype").items()}
 KV_TYPES = {**DTYPES, **BYTE_TYPES}
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "int64": 8}
 DTYPE_BYTES.update(dict.fromkeys(BYTE_DTYPES, 1))
@@ -535,19 +537,16 @@ def raise_status(status: int, detail: Detail) -> NoReturn:
     """The status as an exception with the library's own words: a broken rule is a ValueError, what
     is not built or not on this machine a NotImplementedError, no memory a MemoryError, a failing
     driver a RuntimeError."""
-    raise _EXCEPTIONS.get(status, RuntimeError)(detail.text.decode("utf-8", "replace"))
+    error = _EXCEPTIONS.get(status, RuntimeError)
+    if error is not Cancelled:
+        count(refusals=1)
+    raise error(detail.text.decode("utf-8", "replace"))
 
 
 def check(status: int, detail: Detail) -> None:
     """Nothing, or the status as an exception."""
     if status:
         raise_status(status, detail)
-
-
-def log(text: str) -> None:
-    """A line on stderr if the environment variable AMLA_LOG is set, and not to 0."""
-    if os.environ.get("AMLA_LOG", "") not in ("", "0"):
-        print(f"amla: {text}", file=sys.stderr)
 
 
 def choice(name: str, value: Any, choices: dict[Any, int]) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _library as c
+from . import _log
 from ._arrays import is_torch, loaded_torch, maker_like_kind
 from ._numpy import np
 from ._options import DEFAULTS, LIBRARY
@@ -128,6 +129,9 @@ class Plan:
         # Not at exit: daemon threads and exit handlers may still run it.
         weakref.finalize(self, c.lib.amla_plan_destroy, handle).atexit = False
         self.scratch_bytes: int = c.lib.amla_plan_scratch_bytes(handle)
+        if _log.on:
+            types = {x: c.DTYPE_NAMES[getattr(p, f"{x}_type")] for x in ("q", "kv", "out")}
+            _log.plan_made(self.fields, types, self.describe())
 
     @classmethod
     def like(
@@ -252,6 +256,7 @@ class Call:
         self.run_tensors(tensors)
         return (out, lse) if max_logits is None else (out, lse, max_logits)
 
+    @_log.counted
     def run_tensors(self, tensors: c.Tensors) -> None:
         """amla_plan_run. tensors: `new_tensors()` with its pointers; the caller keeps the memory
         alive."""

@@ -10,12 +10,14 @@ are put into slots: slot number modulo ranks is the owner, and slots are in the 
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _library as c
+from ._log import count
 from ._plan import Call, Plan, give_scratch, take_scratch
 
 Ints = np.ndarray[Any, np.dtype[np.int32]]
@@ -214,9 +216,14 @@ def run_shard(call: Call, tensors: c.Tensors, begin: Ints, end: Ints) -> Records
         shard.records, shard.records_bytes = floats.ctypes.data, floats.nbytes
         scratch = take_scratch(c.lib.amla_shard_scratch_bytes(call.handle))
         memory = scratch.address, scratch.bytes
+        began = time.perf_counter()
         status = c.lib.amla_shard_run(call.handle, *at[:2], *memory, ctypes.byref(detail))
+        seconds = time.perf_counter() - began
         give_scratch(scratch)
         c.check(status, detail)
+        f = call.plan.fields
+        flops = 2.0 * info.n_row_keys * (f["d_qk"] + f["d_v"])
+        count(runs=1, tokens=info.n_rows // h_q, flops=flops, seconds=seconds)
     return Records(info.n_entries, info.record_floats, info.n_row_keys, floats)
 
 

@@ -44,7 +44,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 from ._decode import decode
 from ._latent_cache import PAGE, LatentLayer, ShardedLayer, latent_layer
-from ._library import log
+from ._log import count, log
 
 __all__ = ["LatentLayer", "ShardedLayer", "Stats", "patch", "stats", "unpatch"]
 
@@ -77,6 +77,8 @@ class Stats:
             self.amla + (not own),
             self.copies + bool(why_copied),
         )
+        if why_own:
+            count(refusals=1)
         reason = f"decode steps stay the model's own: {why_own}" if why_own else why_copied
         if reason and reason not in self.reasons:
             warnings.warn(f"amla: {reason}", RuntimeWarning, stacklevel=2)

@@ -15,7 +15,7 @@ import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
-from ._library import log
+from ._log import log
 
 __all__ = ["KNOWN", "register"]
 

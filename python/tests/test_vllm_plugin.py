@@ -88,7 +88,7 @@ def host(monkeypatch):
     monkeypatch.delitem(sys.modules, "amla._vllm_mla", raising=False)
     monkeypatch.setattr(plugin, "_version", lambda: "0.32.0")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
-    monkeypatch.setenv("AMLA_LOG", "1")
+    monkeypatch.setattr("amla._log.on", True)
     yield types.SimpleNamespace(
         registered=registered, platform=modules["vllm.platforms"]["current_platform"]
     )
