@@ -237,6 +237,7 @@ static int plan_for(ggml_attention *a, const amla_problem *p, const amla_options
   amla_plan_destroy(a->plan);
   if (amla_plan_create(&a->plan, p, options, why) != AMLA_OK)
     return GGML_ABI_FAILED;
+  ggml_log_plan(p, a->plan);
   a->problem = *p;
   a->threads = options->threads;
   a->asks = asks;
@@ -275,6 +276,14 @@ static int status_of(amla_status status) {
   }
 }
 
+/* Of one run; keys that a mask hides below a stream's length are taken for visible. */
+static double flops_of(const amla_problem *p, const amla_tensors *t) {
+  double keys = 0;
+  for (int32_t i = 0; i < p->b; i++)
+    keys += t->seqlens_k != NULL ? t->seqlens_k[i] : p->sk;
+  return 2.0 * keys * p->s_q * p->h_q * ((double)p->d_qk + p->d_v);
+}
+
 int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t threads,
                        amla_parallel parallel, void *context) {
   const ggml_abi_tensor *mask = op->src[MASK];
@@ -299,7 +308,10 @@ int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t thr
     for (int64_t i = 0; status == GGML_ABI_SUCCESS && i < runs; i++) {
       const int64_t stream = i / kv_heads * together;
       const amla_tensors t = point(op, stream, i % kv_heads, &p, masked, a->lengths);
+      const int64_t began = ggml_log_nanoseconds();
       status = status_of(amla_plan_run(a->plan, &t, a->scratch, a->scratch_bytes, &why));
+      if (status == GGML_ABI_SUCCESS)
+        ggml_log_run((int64_t)p.b * p.s_q, flops_of(&p, &t), began);
     }
   }
   asks_here = false;

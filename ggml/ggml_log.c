@@ -2,6 +2,7 @@
  *
  * Lines on stderr. See ggml_log.h.
  */
+#define _GNU_SOURCE 1 /* clock_gettime */
 #include "ggml_log.h"
 
 #include <stdarg.h>
@@ -9,18 +10,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-static bool is_0(const char *text) { return strcmp(text, "0") == 0; }
+static bool wanted, unwanted;
 
-bool ggml_log_wanted(void) {
+__attribute__((constructor)) static void read_environment(void) {
   const char *text = getenv("AMLA_LOG");
-  return text != NULL && *text != '\0' && !is_0(text);
+  unwanted = text != NULL && strcmp(text, "0") == 0;
+  wanted = text != NULL && *text != '\0' && !unwanted;
 }
 
-bool ggml_log_unwanted(void) {
-  const char *text = getenv("AMLA_LOG");
-  return text != NULL && is_0(text);
-}
+bool ggml_log_wanted(void) { return wanted; }
+bool ggml_log_unwanted(void) { return unwanted; }
 
 void ggml_log(const char *format, ...) {
   char line[512];
@@ -31,6 +32,50 @@ void ggml_log(const char *format, ...) {
   fprintf(stderr, "amla: %s\n", line); /* in one piece */
 }
 
+/* ---- Plans and runs ---- */
+
+static struct {
+  atomic_int plans;
+  _Atomic int64_t runs, tokens, flops, nanoseconds, refusals;
+} total;
+
+void ggml_log_plan(const amla_problem *p, const amla_plan *plan) {
+  char how[256];
+  if (!wanted)
+    return;
+  amla_plan_describe(plan, how, sizeof how);
+  ggml_log("plan b=%d s_q=%d h_q=%d sk=%d d_qk=%d d_v=%d q=%s kv=%s out=%s: %s", p->b, p->s_q,
+           p->h_q, p->sk, p->d_qk, p->d_v, amla_dtype_name(p->q_type), amla_dtype_name(p->kv_type),
+           amla_dtype_name(p->out_type), how);
+  total.plans++;
+}
+
+int64_t ggml_log_nanoseconds(void) {
+  struct timespec now = {0};
+  if (wanted)
+    clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+void ggml_log_run(int64_t tokens, double flops, int64_t began_nanoseconds) {
+  if (!wanted)
+    return;
+  total.nanoseconds += ggml_log_nanoseconds() - began_nanoseconds;
+  total.flops += (int64_t)flops;
+  total.tokens += tokens;
+  total.runs++;
+}
+
+void ggml_log_total(void) {
+  const int64_t ns = total.nanoseconds;
+  const double rate = ns > 0 ? (double)total.flops / (double)ns : 0.0;
+  if (wanted && (total.plans > 0 || total.refusals > 0))
+    ggml_log("done plans=%d runs=%lld tokens=%lld GFLOP/s=%.1f refusals=%lld", total.plans,
+             (long long)total.runs, (long long)total.tokens, rate, (long long)total.refusals);
+}
+
+/* ---- Reasons ---- */
+
 enum { MAX_REASONS = 32 };
 static struct {
   _Atomic(const char *) reason; /* NULL: free */
@@ -38,6 +83,7 @@ static struct {
 } left[MAX_REASONS];
 
 void ggml_log_left(const char *reason) {
+  total.refusals++;
   for (int i = 0; i < MAX_REASONS; i++) {
     const char *found = NULL;
     const bool is_new = atomic_compare_exchange_strong(&left[i].reason, &found, reason);

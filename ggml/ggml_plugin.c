@@ -326,10 +326,11 @@ static const char *why_nothing(void) {
 }
 
 /* When the program ends, or lets go of the plug-in. */
-__attribute__((destructor)) static void say_if_of_no_use(void) {
+__attribute__((destructor)) static void say_at_end(void) {
   const char *why = n_done == 0 && !ggml_log_unwanted() ? why_nothing() : NULL;
   if (why != NULL)
     ggml_log("0 attention operations done: %s (AMLA_LOG=0 silences this line)", why);
+  ggml_log_total();
 }
 
 /* ---- Start ---- */
