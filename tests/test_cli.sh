@@ -256,7 +256,8 @@ ${shape}ref amla, .*
 ${shape}ref flash, .*
 amla: done plans=4 runs=4 tokens=8 $rate refusals=0" \
   check b=2,$small,causal=1 --backend ref --rescale all
-expect_lines 1 0 "${shape%causal*}page_size=64 topk=4 extra_sk=9 extra_topk=3 extra_page_size=64 q=.*
+lists="topk=4 extra_sk=9 extra_topk=3 extra_page_size=64"
+expect_lines 1 0 "${shape%causal*}page_size=64 $lists q=.*
 amla: done plans=1 runs=[0-9]+ tokens=[0-9]+ $rate refusals=0" \
   bench "b=2,$small,topk=4,scope2=topk:3/sk:9" --for 0.01
 for refused in "run $small --backend cuda" "check $small,kv=q8_0,pad=1" 'bench sk=0'; do

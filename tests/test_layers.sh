@@ -143,8 +143,8 @@ list_imports() {
 check_imports() { # a module imports from tiers below and, without circles, from its own
   list_imports | awk '
     BEGIN {
-      n = split("_options _numpy _log;_library _bench_plot;_arrays;_shapes _scopes;_problem;_plan;" \
-                "_decode _merge _cache_write _index_topk _torch_op _shards _latent_cache;" \
+      n = split("_options _numpy _log;_library _bench_plot;_arrays;_shapes _scopes;_problem;" \
+                "_plan;_decode _merge _cache_write _index_topk _torch_op _shards _latent_cache;" \
                 "_bench distributed flash_mla flashinfer transformers vllm _vllm_mla;__init__", \
                 tiers, ";")
       for (i = 1; i <= n; i++) {
