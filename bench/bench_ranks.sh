@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Ranks of one thread against as many threads in one process, interleaved in one run, verified: 128
-# heads at 64K and 4K tokens. And what ranks add to a step of one token.
+# heads at 64K and 4K tokens. And what ranks add to a step of one token. Not for a machine where
+# something else runs: a rank that waits keeps a core from the one it waits for. Set
+# OMPI_MCA_mpi_yield_when_idle=1 there, and go by the medians.
 #
 #     bench_ranks.sh AMLA_RANKS MPIEXEC
 set -eu
@@ -18,6 +20,6 @@ duel() { # ROUNDS ARGUMENT...
   shift
   "$mpiexec" $more -n 2 "$program" duel "$@" --rounds "$rounds"
 }
-duel 7 h=128,sk=65536 --split 4096
-duel 40 h=128,sk=4096 --split 1024
-duel 200 h=128,sk=1 --split 4096
+duel 11 h=128,sk=65536 --split 4096
+duel 200 h=128,sk=4096 --split 1024
+duel 300 h=128,sk=1 --split 4096

@@ -26,7 +26,8 @@ static one_process make_one_process(const ranks_job *j) {
   return one;
 }
 
-/* OpenMP's workers stop spinning meanwhile, and neither side starts warmer than the other. */
+/* OpenMP's workers stop spinning meanwhile, which takes them up to 7 ms. Neither side starts warmer
+ * than the other. */
 static void rest(void) { nanosleep(&(struct timespec){0, 10000000}, NULL); }
 
 /* Seconds of a run on rank 0, while others sleep: a barrier of MPI's would keep a core busy. */
