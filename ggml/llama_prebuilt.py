@@ -120,30 +120,36 @@ class Batch(Structure):
     ]
 
 
-def check_defaults(p):
-    """The defaults that llama.h states for this version."""
-    got = (
-        p.n_ctx,
-        p.n_batch,
-        p.n_ubatch,
-        p.n_seq_max,
-        p.n_threads,
-        p.flash_attn,
-        p.type_k,
-        p.type_v,
+def defaults(p):
+    return (
+        (
+            p.n_ctx,
+            p.n_batch,
+            p.n_ubatch,
+            p.n_seq_max,
+            p.n_threads,
+            p.flash_attn,
+            p.type_k,
+            p.type_v,
+        ),
+        (p.embeddings, p.offload_kqv, p.no_perf, p.op_offload, p.swa_full, p.kv_unified),
     )
-    flags = (p.embeddings, p.offload_kqv, p.no_perf, p.op_offload, p.swa_full, p.kv_unified)
-    if got != (512, 2048, 512, 1, 4, -1, KINDS["f16"], KINDS["f16"]) or flags != (
-        False,
-        True,
-        True,
-        True,
-        True,
-        False,
-    ):
-        raise RuntimeError(
-            f"this llama.cpp has other context parameters than declared here: {got} {flags}"
-        )
+
+
+# As llama.h states them for its version.
+STATED = (
+    (512, 2048, 512, 1, 4, -1, KINDS["f16"], KINDS["f16"]),
+    (False, True, True, True, True, False),
+)
+
+
+def context_params(lib):
+    """The structure whose defaults are those that llama.h states."""
+    for params in (ContextParams, ContextParamsOf2025):
+        lib.llama_context_default_params.restype = params
+        if defaults(lib.llama_context_default_params()) == STATED:
+            return params
+    raise RuntimeError("this llama.cpp has other context parameters than are declared here")
 
 
 class Llama:
@@ -163,9 +169,7 @@ class Llama:
         self.n_done = find_counter(ggml, self.base)
         lib = self.lib
         lib.llama_model_default_params.restype = ModelParams
-        of_2025 = self.version.startswith("0.9.")
-        params = ContextParamsOf2025 if of_2025 else ContextParams
-        lib.llama_context_default_params.restype = params
+        params = context_params(lib)
         lib.llama_model_load_from_file.argtypes, lib.llama_model_load_from_file.restype = (
             [c_char_p, ModelParams],
             c_void_p,
@@ -208,7 +212,6 @@ class Llama:
         unified=False,
     ):
         p = self.lib.llama_context_default_params()
-        check_defaults(p)
         p.n_ctx, p.n_seq_max, p.n_threads, p.n_threads_batch = (
             n_ctx * sequences,
             sequences,
