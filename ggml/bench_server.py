@@ -330,7 +330,9 @@ HEADER = (
 
 
 def ratio(row, of):
-    return row["ms"]["ggml"][of] / max(row["ms"]["amla"][of], 1e-9)
+    """NaN where the time of one was not seen, as llama-bench's CPU time now and then."""
+    g, a = row["ms"]["ggml"][of], row["ms"]["amla"][of]
+    return g / a if g > 0 and a > 0 else float("nan")
 
 
 def text_of(row):
