@@ -51,10 +51,12 @@ static void print_problem(void) {
 
 static void print_environment(void) {
   printf("Of the library, read once; nonsense is refused by every command:\n"
-         "  AMLA_NUM_THREADS       threads; default one a core, within affinity and CPU quota\n"
+         "  AMLA_NUM_THREADS       threads; default OMP_NUM_THREADS, or else one a core, within\n"
+         "                         affinity and CPU quota\n"
          "  AMLA_ISA               caps the instruction set: %s\n"
          "  AMLA_L2_BYTES          a thread's share of the L2 cache\n"
          "  AMLA_CUDA_KERNEL       caps the kernel of backend cuda: mma32, mma64, wgmma2, wgmma3\n"
+         "  AMLA_BACKEND_DIR       the folder of libamla_cuda.so and libamla_npu.so\n"
          "Of its faces:\n"
          "  AMLA_LOG=1             a line on stderr for each plan: shape, kernel, threads; one at "
          "exit:\n"

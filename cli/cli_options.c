@@ -125,6 +125,9 @@ static const struct argp_option machine_options[] = {
     {"isa", 'i', "NAME", 0, "cap the instruction set: %s", 0},
     {0}};
 static const struct argp_option json_options[] = {{"json", 'j', NULL, 0, "print JSON", 0}, {0}};
+static const struct argp_option ranks_options[] = {
+    {"ranks", CLI_KEY_RANKS, NULL, 0, "under mpirun: keys shared out over ranks, by amla_ranks", 0},
+    {0}};
 static const struct argp_option plot_options[] = {
     {"plot", 'p', "FILE", 0, "draw FILE.svg or FILE.png (needs gnuplot)", 0}, {0}};
 
@@ -133,6 +136,7 @@ const struct argp cli_plan_argp = {
 const struct argp cli_machine_argp = {
     .options = machine_options, .parser = parse_shared, .help_filter = fill_in_names};
 const struct argp cli_json_argp = {json_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
+const struct argp cli_ranks_argp = {ranks_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
 const struct argp cli_plot_argp = {plot_options, parse_shared, NULL, NULL, NULL, NULL, NULL};
 
 /* ---- Parsing ---- */

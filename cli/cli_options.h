@@ -24,6 +24,7 @@ extern const struct argp
     cli_plan_argp; /* --backend --rescale --split --p-form --q-form --kv-round */
 extern const struct argp cli_machine_argp; /* --threads --isa */
 extern const struct argp cli_json_argp;    /* --json */
+extern const struct argp cli_ranks_argp;   /* --ranks, which main takes first (cli_ranks.h) */
 extern const struct argp cli_plot_argp;    /* --plot */
 
 /* Options of two commands, in the space argp leaves above characters. */
@@ -37,7 +38,8 @@ enum {
   CLI_KEY_HEADS,
   CLI_KEY_P_FORM,
   CLI_KEY_Q_FORM,
-  CLI_KEY_KV_ROUND
+  CLI_KEY_KV_ROUND,
+  CLI_KEY_RANKS
 };
 
 /* Once, first: usage errors exit with status 2. */

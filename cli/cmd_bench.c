@@ -42,11 +42,9 @@ static const struct argp_option options[] = {
      "measure each problem for so long (default 2; times 3 with --rescale all)", 0},
     {0}};
 
-static const struct argp_child children[] = {{&cli_plan_argp, 0, NULL, 0},
-                                             {&cli_machine_argp, 0, NULL, 0},
-                                             {&cli_json_argp, 0, NULL, 0},
-                                             {&cli_plot_argp, 0, NULL, 0},
-                                             {0}};
+static const struct argp_child children[] = {
+    {&cli_plan_argp, 0, NULL, 0},  {&cli_machine_argp, 0, NULL, 0}, {&cli_json_argp, 0, NULL, 0},
+    {&cli_ranks_argp, 0, NULL, 0}, {&cli_plot_argp, 0, NULL, 0},    {0}};
 
 static const char *const built_in[] = {
     "sk=1024", "sk=4096", "sk=16384", "sq=2", "h=64", "h=16", "b=4,h=16,len=uniform"};
@@ -55,7 +53,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   arguments *a = state->input;
   switch (key) {
   case ARGP_KEY_INIT:
-    for (int i = 0; i < 4; i++)
+    for (size_t i = 0; children[i].argp != NULL; i++)
       state->child_inputs[i] = &a->common;
     return 0;
   case CLI_KEY_FOR: a->seconds = cli_parse_seconds(state, "for", text); return 0;

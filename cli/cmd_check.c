@@ -78,6 +78,7 @@ static const char *const built_in_npu[] = {
 static const struct argp_child children[] = {{&cli_plan_argp, 0, NULL, 0},
                                              {&cli_machine_argp, 0, NULL, 0},
                                              {&cli_json_argp, 0, NULL, 0},
+                                             {&cli_ranks_argp, 0, NULL, 0},
                                              {0}};
 
 static error_t parse(int key, char *text, struct argp_state *state) {
@@ -85,7 +86,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   (void)text;
   switch (key) {
   case ARGP_KEY_INIT:
-    for (int i = 0; i < 3; i++)
+    for (size_t i = 0; children[i].argp != NULL; i++)
       state->child_inputs[i] = &a->common;
     return 0;
   case ARGP_KEY_ARGS: /* all that are left */

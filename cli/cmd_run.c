@@ -48,6 +48,7 @@ static const struct argp_option options[] = {
 static const struct argp_child children[] = {{&cli_plan_argp, 0, NULL, 0},
                                              {&cli_machine_argp, 0, NULL, 0},
                                              {&cli_json_argp, 0, NULL, 0},
+                                             {&cli_ranks_argp, 0, NULL, 0},
                                              {0}};
 
 static amla_dtype parse_out(struct argp_state *state, const char *text) {
@@ -62,7 +63,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
   arguments *a = state->input;
   switch (key) {
   case ARGP_KEY_INIT:
-    for (int i = 0; i < 3; i++)
+    for (size_t i = 0; children[i].argp != NULL; i++)
       state->child_inputs[i] = &a->common;
     return 0;
   case 'o': a->path = text; return 0;

@@ -183,6 +183,8 @@ def compare(answers):
             if a["id"] != g["id"]:
                 break
             n += 1
+    if n == 0:
+        sys.exit("no token was compared")
     if np.median(steps) > 0.2:
         sys.exit(f"log probabilities differ: {np.median(steps):.2f} in the median")
     return max(steps), n
@@ -356,12 +358,13 @@ def print_table(arguments):
     layers = ", ".join(sorted({str(row["layers"]) for row in rows}))
     print(f"# ggml/bench_server.py: {machines}, {os.cpu_count()} cores; models of {layers} layers")
     print("# llama.cpp of Debian sid with and without the plug-in, by turns; least of a few rounds")
-    print("# load: of one minute, before. CPU time does not count waiting for other work")
+    print("# load: of one minute, after, its own included. CPU time does not count waiting")
     print(HEADER)
     for row in rows:
         print(text_of(row))
     slower = [row for row in rows if ratio(row, 1) < 0.95]  # a clock tick is a few percent
-    print(f"{len(rows)} lines; by CPU time {len(slower)} slower by 5 % or more")
+    timed = sum(ratio(row, 1) == ratio(row, 1) for row in rows)
+    print(f"{len(rows)} lines; {timed} have a CPU time, by which {len(slower)} are slower by 5 %")
     for row in slower:
         print(text_of(row))
 
@@ -390,7 +393,7 @@ def parse():
     for name in ("prepare", "table", "again"):
         parser.add_argument(f"--{name}", action="store_true")
     a = parser.parse_args()
-    a.work = os.path.abspath(a.work)
+    a.work = os.path.join(os.path.abspath(a.work), f"{a.layers}-layers")
     a.hosts = os.path.abspath(os.environ["AMLA_GGML_HOSTS"])
     a.plugin = os.path.abspath(os.environ["AMLA_GGML_PLUGIN"])
     return a

@@ -281,7 +281,7 @@ static double flops_of(const amla_problem *p, const amla_tensors *t) {
   double keys = 0;
   for (int32_t i = 0; i < p->b; i++)
     keys += t->seqlens_k != NULL ? t->seqlens_k[i] : p->sk;
-  return 2.0 * keys * p->s_q * p->h_q * ((double)p->d_qk + p->d_v);
+  return 2.0 * keys * p->s_q * p->h_q * ((double)p->d_qk - p->k_begin + p->d_v);
 }
 
 int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t threads,

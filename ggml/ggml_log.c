@@ -44,9 +44,13 @@ void ggml_log_plan(const amla_problem *p, const amla_plan *plan) {
   if (!wanted)
     return;
   amla_plan_describe(plan, how, sizeof how);
-  ggml_log("plan b=%d s_q=%d h_q=%d sk=%d d_qk=%d d_v=%d q=%s kv=%s out=%s: %s", p->b, p->s_q,
-           p->h_q, p->sk, p->d_qk, p->d_v, amla_dtype_name(p->q_type), amla_dtype_name(p->kv_type),
-           amla_dtype_name(p->out_type), how);
+  char k_begin[32] = "";
+  if (p->k_begin != 0)
+    snprintf(k_begin, sizeof k_begin, " k_begin=%lld", (long long)p->k_begin);
+  ggml_log("plan b=%d s_q=%d h_q=%d sk=%d d_qk=%d d_v=%d%s%s q=%s kv=%s out=%s: %s", p->b, p->s_q,
+           p->h_q, p->sk, p->d_qk, p->d_v, p->causal ? " causal=1" : "", k_begin,
+           amla_dtype_name(p->q_type), amla_dtype_name(p->kv_type), amla_dtype_name(p->out_type),
+           how);
   total.plans++;
 }
 

@@ -344,6 +344,7 @@ static void test_indexer(void **state) {
   }
   hold_indexer(GGML_ABI_F16, 1, 1, 1);
   hold_indexer(GGML_ABI_F16, 40, 2, 2);
+  hold_indexer(GGML_ABI_F16, 450, 2, 1); /* slices: 203 tokens at a time */
   hold_indexer(GGML_ABI_BF16, 7, 2, 1);
   hold_indexer(GGML_ABI_F32, 1, 2, 1);
   for (int i = 0; i < N_BLOCKS; i++)

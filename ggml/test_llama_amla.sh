@@ -55,8 +55,8 @@ expect 0 sh "$wrapper" --disable --system
 
 # A package has turned it on.
 mkdir -p "$lib/${name%/*}" "$lib/${service%/*}"
-echo A=1 > "$lib/$name"
-echo A=1 > "$lib/$service"
+echo GGML_BACKEND_PATH=another > "$lib/$name"
+echo Environment=GGML_BACKEND_PATH=another > "$lib/$service"
 expect 0 sh "$wrapper" --disable --system
 for masked in "$etc/$name" "$etc/$service"; do
   [ "$(readlink "$masked")" = /dev/null ] || fail "--disable --system left $masked on"
@@ -67,6 +67,16 @@ expect 0 sh "$wrapper" --disable
 [ ! -e "$file" ] || fail "--disable hides what is off"
 expect 0 sh "$wrapper" --enable --system
 [ ! -L "$etc/$name" ] && [ ! -L "$etc/$service" ] || fail "--enable --system left its masks"
+grep -qx "GGML_BACKEND_PATH=$plugin" "$etc/$name" || fail "the package's other plug-in stays on"
+printf 'GGML_BACKEND_PATH=%s\n' "$plugin" > "$lib/$name"
+expect 0 sh "$wrapper" --enable --system
+[ ! -e "$etc/$name" ] || fail "--enable --system repeats the package"
+
+# What cannot be turned off says so.
+mkdir -p "$file/full"
+touch "$file/full/of"
+expect 1 sh "$wrapper" --disable
+rm -r "$file"
 
 # Through a link, as people have them in folders of their own.
 mkdir -p "$scratch/usr/bin" "$scratch/own"

@@ -91,7 +91,7 @@ def test_it_decodes_through_the_plugin(model, options, variables):
     lines = decode(model, *options, AMLA_LOG="1", **variables)
     assert n_done(lines) > 0 and not any("left to the CPU" in line for line in lines)
     plans = [line for line in lines if line.startswith("plan ")]
-    shape = r"plan b=1 s_q=\d+ h_q=16 sk=\d+ d_qk=576 d_v=512 q=f32 kv=\w+ out=f32: "
+    shape = r"plan b=1 s_q=\d+ h_q=16 sk=\d+ d_qk=576 d_v=512( causal=1)? q=f32 kv=\w+ out=f32: "
     assert plans and all(re.fullmatch(shape + r"cpu \w+ lazy, .*, \d threads?", x) for x in plans)
     rest = r"tokens=[1-9]\d* GFLOP/s=\d+\.\d refusals=0"
     assert re.fullmatch(rf"done plans={len(plans)} runs={n_done(lines)} {rest}", lines[-1])

@@ -79,14 +79,14 @@ harness_error harness_compare_rounded_p(const harness_dataset *data, const harne
 harness_error harness_compare_plan(const harness_dataset *data, const harness_truth *truth,
                                    const amla_plan_info *info);
 
-/* Compares with data's out_ref and lse_ref, taking score_abs and out_abs for the bound from the
- * truth. */
-harness_error harness_compare_ref(const harness_dataset *data, const harness_truth *truth);
-
 /* The same for a merge of n_parts normalised results by their LSEs, each of a part of the keys: the
  * bound of interleave_tokens in amla_mpi.h. */
 harness_error harness_compare_merged(const harness_dataset *data, const harness_truth *truth,
                                      const amla_plan_info *info, int32_t n_parts);
+
+/* Compares with data's out_ref and lse_ref, taking score_abs and out_abs for the bound from the
+ * truth. */
+harness_error harness_compare_ref(const harness_dataset *data, const harness_truth *truth);
 
 /* The file's out_ref and lse_ref themselves against the truth: both come from fp64, so they agree
  * to f32 rounding, and a changed exponent anywhere in the file shows. */

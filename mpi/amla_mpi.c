@@ -40,7 +40,7 @@ typedef struct slot {
   MPI_Request agreement;
   int32_t index;             /* of the block */
   int ended_by, first_ended; /* the rank, if it is cancelled, else `ranks`; and the least of all */
-  int32_t own_entries;
+  int32_t own_entries, own_rows;
   int active;
 } slot;
 
@@ -146,7 +146,7 @@ static void set_verdict(verdict *v, amla_status status, const amla_detail *detai
 
 static void progress(amla_mpi *m, const slot *s, int all);
 
-static const char *const plan_names[N_HASHES] = {"shapes (b, s_q, h_q, sk, d_qk, d_v)",
+static const char *const plan_names[N_HASHES] = {"shapes (b, s_q, h_q, sk, d_qk, d_v, k_begin)",
                                                  "types",
                                                  "causal and window",
                                                  "scale",
@@ -162,7 +162,7 @@ static void hash_plan(const amla_mpi *m, const amla_plan_info *info, uint64_t ha
   const amla_problem *p = &m->problem;
   const amla_options *o = &m->options;
   const int32_t fields[N_HASHES][7] = {
-      {p->b, p->s_q, p->h_q, p->sk, p->d_qk, p->d_v},
+      {p->b, p->s_q, p->h_q, p->sk, p->d_qk, p->d_v, (int32_t)p->k_begin},
       {(int32_t)p->q_type, (int32_t)p->kv_type, (int32_t)p->out_type, p->q_d_rope > 0},
       {p->causal, p->window},
       {0},
@@ -447,6 +447,7 @@ amla_status amla_mpi_create(amla_mpi **mpi, MPI_Comm comm, const amla_problem *p
   amla_mpi *created = calloc(1, sizeof *created), *m = created ? created : &spare;
   *mpi = NULL;
   MPI_Comm_dup(comm, &m->comm);
+  MPI_Comm_set_errhandler(m->comm, MPI_ERRORS_ARE_FATAL); /* no call's status is looked at */
   const amla_status status = create(m, problem, options, mpi_options, !created, detail);
   if (status == AMLA_OK) {
     *mpi = created;
@@ -491,9 +492,9 @@ int32_t amla_mpi_even_begin(int64_t split_tokens, int32_t length, int32_t i, int
 /* ---- What ranks say of a run ---- */
 
 static const char *const tensor_names[N_HASHES] = {
-    "seqlens_k",         "visible_k",       "indices",         "topk_length",
-    "q_indptr",          "extra_seqlens_k", "extra_visible_k", "extra_indices",
-    "extra_topk_length", "sinks",           "max_logits"};
+    "seqlens_k",         "visible_k",       "indices",           "topk_length",
+    "q_indptr",          "extra_seqlens_k", "extra_visible_k",   "extra_indices",
+    "extra_topk_length", "sinks",           "max_logits or mask"};
 
 /* After amla_shard_query has found the tensors right. */
 static void hash_tensors(const amla_tensors *t, uint64_t hashes[N_HASHES]) {
@@ -513,7 +514,7 @@ static void hash_tensors(const amla_tensors *t, uint64_t hashes[N_HASHES]) {
                       {NULL, 0}};
   for (int i = 0; i < N_HASHES; i++)
     hashes[i] = hash(1, data[i].at, data[i].at ? data[i].bytes : 0);
-  hashes[N_HASHES - 1] = t->max_logits != NULL;
+  hashes[N_HASHES - 1] = (uint64_t)(t->max_logits != NULL) | (uint64_t)(t->mask != NULL) << 1;
 }
 
 static void copy_bounds(const amla_mpi *m, const amla_shard *s, int32_t *to) {
@@ -639,7 +640,8 @@ static void open_block(amla_mpi *m, slot *s, int64_t begin, int64_t end) {
   if (n)
     *n = (amla_mpi_block){
         .row_begin = begin, .row_end = end, .first_message = -1.0, .last_message = -1.0};
-  for (int k = 0; count_rows(m, s, m->rank) > 0 && k < m->ranks; k++)
+  s->own_rows = count_rows(m, s, m->rank);
+  for (int k = 0; s->own_rows > 0 && k < m->ranks; k++)
     if (k != m->rank)
       MPI_Start(&s->request[k]);
   s->active = 1;
@@ -668,7 +670,7 @@ static void start(amla_mpi *m, slot *s) {
 
 /* Notes how many records of a row have come from each rank. */
 static void note_messages(amla_mpi *m, const slot *s, int n_done, int early) {
-  const int32_t rows = count_rows(m, s, m->rank);
+  const int32_t rows = s->own_rows;
   amla_mpi_block *noted_block = noted(m, s);
   for (int i = 0; i < n_done; i++) {
     int n;
@@ -736,8 +738,8 @@ static amla_shard shard_of(const amla_mpi *m, const slot *s, int k) {
   if (k != m->rank)
     x.n_entries = m->row_floats[(s - m->slots) * m->ranks + k] / m->record_floats;
   x.records = s->from[k];
-  x.records_bytes = (size_t)count_rows(m, s, m->rank) * (size_t)x.n_entries *
-                    (size_t)m->record_floats * sizeof(float);
+  x.records_bytes =
+      (size_t)s->own_rows * (size_t)x.n_entries * (size_t)m->record_floats * sizeof(float);
   return x;
 }
 
@@ -804,7 +806,7 @@ static amla_status merge_block(const amla_mpi *m, const amla_tensors *t, const s
 /* Writes the results of the rank's heads of a block. */
 static amla_status finish_active(amla_mpi *m, const amla_tensors *t, slot *s, amla_detail *detail) {
   const amla_status status = await(m, s, detail);
-  if (status != AMLA_OK || count_rows(m, s, m->rank) == 0)
+  if (status != AMLA_OK || s->own_rows == 0)
     return status;
   if (m->interleaving.tokens > 0)
     return merge_block(m, t, s, detail);

@@ -359,7 +359,7 @@ static void add_words(extents *e, const char *name, const void *at, size_t capac
 
 /* Queries of the run. */
 static int64_t count_queries(const amla_problem *p, const amla_tensors *t) {
-  return t->q_indptr ? t->q_indptr[p->b] : (int64_t)p->b * p->s_q;
+  return amla_query_index(p, t, p->b, 0);
 }
 
 /* Elements touched of a [b][s_q][n_rows] tensor of runs; -1: too many. */

@@ -86,24 +86,30 @@ static amla_status check_ascent(const char *prefix, const amla_problem *p, const
                                 int32_t sequence, int32_t query, int64_t tokens,
                                 amla_detail *detail) {
   const int32_t *entries = amla_list(p, t, sequence, query);
-  int64_t split = 0;
+  int64_t begin = 0; /* of the split of the entry before */
   for (int32_t i = 0, n = amla_list_length(p, t, sequence, query); i < n; i++) {
-    if (entries[i] >= 0 && entries[i] / tokens < split)
+    if (entries[i] >= 0 && entries[i] < begin)
       INVALID("%sindices of query %lld: entry %d, %d, is in a split before that of an entry before "
               "it; shards need lists that ascend",
               prefix, (long long)amla_query_index(p, t, sequence, query), i, entries[i]);
-    split = entries[i] >= 0 ? entries[i] / tokens : split;
+    if (entries[i] >= begin + tokens)
+      begin = entries[i] / tokens * tokens;
   }
   return AMLA_OK;
 }
 
-static amla_status check_lists(const amla_scopes *scopes, int64_t tokens, amla_detail *detail) {
+/* Of the queries that have rows of these: runs of few rows each look at their own lists. */
+static amla_status check_lists(const amla_scopes *scopes, const amla_shard *rows, int64_t tokens,
+                               amla_detail *detail) {
   const amla_problem *first = &scopes->problem[0];
   for (int i = 0; i < scopes->n; i++)
     for (int32_t sequence = 0; scopes->problem[i].topk > 0 && sequence < first->b; sequence++)
-      for (int32_t q = 0; q < amla_query_count(first, scopes->tensors, sequence); q++)
-        TRY(check_ascent(i ? "extra_" : "", &scopes->problem[i], &scopes->tensors[i], sequence, q,
-                         tokens, detail));
+      for (int32_t q = 0; q < amla_query_count(first, scopes->tensors, sequence); q++) {
+        const int64_t row = amla_query_index(first, scopes->tensors, sequence, q) * first->h_q;
+        if (row < rows->row_end && row + first->h_q > rows->row_begin)
+          TRY(check_ascent(i ? "extra_" : "", &scopes->problem[i], &scopes->tensors[i], sequence, q,
+                           tokens, detail));
+      }
   return AMLA_OK;
 }
 
@@ -121,10 +127,6 @@ static amla_status check_row(const char *name, int64_t row, int64_t all, int64_t
   return AMLA_OK;
 }
 
-static int64_t count_queries(const amla_problem *p, const amla_tensors *t) {
-  return t->q_indptr ? t->q_indptr[p->b] : (int64_t)p->b * p->s_q;
-}
-
 /* First row of the sequence that a row is of. */
 static int64_t first_row(const amla_problem *p, const amla_tensors *t, int64_t row) {
   int32_t i = 0;
@@ -138,7 +140,7 @@ static int64_t first_row(const amla_problem *p, const amla_tensors *t, int64_t r
 static amla_status fill_rows(const amla_plan *plan, const amla_tensors *t, amla_shard *s,
                              amla_detail *detail) {
   const amla_problem *p = &plan->problem;
-  const int64_t all = count_queries(p, t) * p->h_q;
+  const int64_t all = amla_query_index(p, t, p->b, 0) * p->h_q;
   const int64_t unit = amla_has_lines(p) ? p->h_q : all + 1;
   if (s->row_begin == 0 && s->row_end == 0)
     s->row_end = all;
@@ -198,7 +200,7 @@ static amla_status measure(const amla_plan *plan, const amla_tensors *tensors,
   amla_scopes scopes = amla_scopes_create(&plan->problem, t);
   scopes.shard = s;
   TRY(check_ranges(plan, &scopes, s, detail));
-  TRY(check_lists(&scopes, plan->backend->shards->split_tokens(plan), detail));
+  TRY(check_lists(&scopes, s, plan->backend->shards->split_tokens(plan), detail));
   plan->backend->shards->measure(plan, &scopes, info);
   info->n_rows = s->row_end - s->row_begin;
   info->records_bytes =
@@ -321,7 +323,7 @@ amla_status amla_shard_finish(const amla_plan *plan, const amla_tensors *tensors
   TRY(fill_heads(plan, &rows, detail));
   TRY(fill_rows(plan, &t, &rows, detail));
   amla_scopes scopes = amla_scopes_create(&plan->problem, &t);
-  TRY(check_lists(&scopes, plan->backend->shards->split_tokens(plan), detail));
+  TRY(check_lists(&scopes, &rows, plan->backend->shards->split_tokens(plan), detail));
   TRY(check_shards(plan, &scopes, &rows, n_shards, shards, detail));
   TRY(check_scratch(plan, scratch, scratch_bytes, detail));
   scopes.shard = &rows;

@@ -76,6 +76,8 @@ only_grows() { # OLD NEW
   difference "$1" "$2" --harmless > "$scratch/all" || :
   ! grep -A 3 -E '[0-9]+ enumerator (change|deletion)' "$scratch/all"
 }
+difference new old --harmless > "$scratch/all" || :
+grep -Eq '[0-9]+ enumerator (change|deletion)' "$scratch/all" || fail "abidiff sees no enumerators"
 only_grows old new || fail "the ABI does not only grow since 0.1"
 ! only_grows new old > "$scratch/shrinks" || fail "abidiff does not see what is taken away"
 grep -q 'Removed functions' "$scratch/shrinks" || fail "abidiff does not see removed functions"

@@ -109,9 +109,9 @@ hardened() { # FILE
   done
 }
 if [ -z "$flags" ]; then
-  for file in "$libdir"/libamla.so.*.*.* "$libdir"/libamla_npu.so.*.*.* "$libdir"/libggml-amla.so \
-    "$prefix"/bin/amla; do
-    [ ! -e "$file" ] || hardened "$file"
-  done
+  hardened "$libdir"/libamla.so.*.*.*
+  hardened "$libdir"/libamla_npu.so.*.*.*
+  [ ! -e "$prefix/bin/llama-amla" ] || hardened "$libdir/amla/libggml-amla.so"
+  [ ! -e "$prefix/bin/amla" ] || hardened "$prefix/bin/amla"
   echo "ok: hardened"
 fi

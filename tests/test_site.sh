@@ -8,7 +8,7 @@
 #     test_site.sh SOURCE_DIR BUILD_DIR
 set -eu
 source_dir=$1 build_dir=$2
-skip() { echo "SKIPPED: $*"; exit 77; }
+skip() { echo "skipped: $*"; exit 77; }
 
 command -v chromium > /dev/null && { [ -n "${AMLA_LONG-}" ] || [ -d "$build_dir/site/venv" ]; } ||
   skip "Chromium and Sphinx take 200 MB: ./dev docs --check"

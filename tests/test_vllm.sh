@@ -10,7 +10,7 @@
 set -eu
 source_dir=$(cd "$1" && pwd)
 work=$(cd "$2" && pwd)/vllm
-skip() { echo "SKIPPED: $*"; exit 77; }
+skip() { echo "skipped: $*"; exit 77; }
 
 [ -n "${AMLA_LONG-}" ] || [ -e "$work/installed" ] ||
   skip "vLLM is not in $work, where it takes 3.5 GB: ./dev test --long -R vllm"
@@ -28,10 +28,7 @@ fi
 "$python" -m pip install -q --no-deps --force-reinstall "$source_dir"
 cd "$work"
 if [ -z "${AMLA_LONG-}" ]; then
-  timeout 300 "$python" "$source_dir/python/tests/try_vllm.py" --quick || {
-    [ $? = 124 ] && skip "vLLM took more than 300 s"
-    exit 1
-  }
+  timeout 900 "$python" "$source_dir/python/tests/try_vllm.py" --quick
   exit
 fi
 timeout 900 "$python" "$source_dir/python/tests/try_vllm.py"

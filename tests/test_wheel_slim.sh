@@ -12,7 +12,7 @@ source_dir=$(cd "$1" && pwd)
 build_dir=$(cd "$2" && pwd)
 work=$build_dir/slim
 root=$work/root
-skip() { echo "SKIPPED: $*"; exit 77; }
+skip() { echo "skipped: $*"; exit 77; }
 
 [ -n "${AMLA_LONG-}" ] || skip "debootstrap takes minutes: ./dev test --long -R wheel_slim"
 [ "$(id -u)" = 0 ] || skip "chroot needs root"
@@ -74,10 +74,11 @@ print("with NumPy:", amla.Plan.like(q, kv, scale=1 / 576).describe())
 END
 
 packages=$venv/lib/python$version/site-packages
-[ -d "$packages/torch" ] || { echo "skipped: PyTorch, as there is none for Python $version"; exit; }
+without_torch() { echo "$1"; echo "[  SKIPPED ] pytorch_in_the_chroot"; exit; }
+[ -d "$packages/torch" ] || without_torch "there is no PyTorch for Python $version"
 mkdir -p "$root/torch"
 mount --bind -o ro "$packages" "$root/torch" 2> /dev/null ||
-  { echo "skipped: PyTorch, as nothing can be mounted here"; exit; }
+  without_torch "nothing can be mounted here"
 inside python - << 'END'
 import sys
 

@@ -17,7 +17,6 @@ SCOPES = {
     "library": "required",
     "program": "required",
     "libamla_mpi": "required",
-    "Python package": "required",
     "Python package, optional": "optional",
 }
 KINDS = {"Debian": "deb/debian", "PyPI": "pypi", "npm": "npm"}

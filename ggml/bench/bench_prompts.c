@@ -99,14 +99,10 @@ static bool is_right(in_ggml *ggml, in_ggml *plugin, const alone *a) {
   return true;
 }
 
-static amla_isa isa_of_cpu(void) {
-  amla_problem p = AMLA_PROBLEM_INIT;
-  amla_plan *plan = NULL;
+/* Of the plan that the prompt has; types decide. */
+static amla_isa isa_of(const amla_plan *plan) {
   amla_plan_info info = AMLA_PLAN_INFO_INIT;
-  p.h_q = 1, p.sk = 1, p.scale = 1.0f;
-  if (amla_plan_create(&plan, &p, NULL, NULL) == AMLA_OK)
-    (void)amla_plan_query(plan, &info, NULL);
-  amla_plan_destroy(plan);
+  (void)amla_plan_query(plan, &info, NULL);
   return info.isa;
 }
 
@@ -115,10 +111,10 @@ static void print_line(const ggml_job *job, int threads, const harness_rounds *r
   const double flops = 2.0 * (D_K + D_V) * (double)job->c.heads * TOKENS * (TOKENS + 1) / 2.0;
   const double ggml = list[0].seconds.best, plugin = list[1].seconds.best,
                library = list[2].seconds.best;
-  printf("%5lld %8d %9.2f %9.2f %9.2f   %6.2fx   %13.3f %15.3f %14.3f %9.1f %7d\n",
+  printf("%5lld %8d %9.2f %9.2f %9.2f   %6.2fx   %13.3f %15.3f %14.3f %9.1f %7d  %s\n",
          (long long)job->c.heads, threads, ggml * 1e3, plugin * 1e3, library * 1e3, ggml / plugin,
          library / plugin, flops / library / r->peak.best, flops / plugin / r->peak.best,
-         r->peak.best * 1e-9, r->n);
+         r->peak.best * 1e-9, r->n, amla_isa_name(r->isa));
   fflush(stdout);
 }
 
@@ -127,7 +123,7 @@ static int run_heads(ggml_session *s, int heads, int threads, double seconds) {
                        MASK_CAUSAL, false, false,  true,   false, 0};
   ggml_job job;
   alone library = {0};
-  harness_rounds r = {.isa = isa_of_cpu(), .threads = threads, .least = 3, .seconds = seconds};
+  harness_rounds r = {.threads = threads, .least = 3, .seconds = seconds};
   ggml_session_threads(s, threads);
   ggml_job_create(s, &c, 1, &job);
   in_ggml ggml = {s, &job, s->cpu}, plugin = {s, &job, s->amla};
@@ -138,7 +134,7 @@ static int run_heads(ggml_session *s, int heads, int threads, double seconds) {
   memcpy(&scale, job.op->op_params, sizeof scale);
   int status = 1;
   if (prepare_alone(&library, &job, threads, scale))
-    status = is_right(&ggml, &plugin, &library) ? 0 : 3;
+    r.isa = isa_of(library.plan), status = is_right(&ggml, &plugin, &library) ? 0 : 3;
   if (status == 0 && !harness_measure(&r, list, 3))
     status = 1;
   if (status == 0)
@@ -150,10 +146,10 @@ static int run_heads(ggml_session *s, int heads, int threads, double seconds) {
 
 int bench_prompts(ggml_session *s, int threads, double seconds) {
   static const int heads[] = {16, 64, 128};
-  printf("prompts of %d tokens, f16; isa %s\n", TOKENS, amla_isa_name(isa_of_cpu()));
+  printf("prompts of %d tokens, f16\n", TOKENS);
   printf(
       "heads  threads   ggml ms   amla ms  alone ms   over ggml   amla of alone   alone of peak   "
-      "amla of peak   GFLOP/s  rounds\n");
+      "amla of peak   GFLOP/s  rounds  isa\n");
   int status = 0;
   for (int t = 1; t <= threads; t += threads > 1 ? threads - 1 : 1)
     for (int i = 0; status == 0 && i < 3; i++)

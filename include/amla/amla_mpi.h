@@ -8,9 +8,9 @@
  *
  * Every function is collective over the communicator. What one rank refuses, all ranks return, with
  * the same status and text, "rank 2: ..."; then nothing has been written, but where options.cancel
- * ended the run, which it does on all ranks: outputs then hold anything. A rank that dies ends the
- * job, as MPI's error handler of the communicator says. No other thread of a rank may be in a call
- * with the same amla_mpi.
+ * ended the run, which it does on all ranks: outputs then hold anything. A rank that dies, or
+ * any error of MPI, ends the job, whatever the error handler of the communicator. No other thread
+ * of a rank may be in a call with the same amla_mpi.
  */
 #ifndef AMLA_AMLA_MPI_H
 #define AMLA_AMLA_MPI_H

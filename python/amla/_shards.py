@@ -59,12 +59,11 @@ def checked_owners(owners: Any, lengths: Ints, split_tokens: int, ranks: int) ->
             f"{lengths.max()} tokens with split_tokens={split_tokens}"
         )
     given = np.broadcast_to(given[..., :most], (b, most))
+    given = np.where(np.arange(most) < counts[:, None], given, 0)  # the others are not read
     for sequence, split in np.argwhere((given < 0) | (given >= ranks))[:1]:
-        if split < counts[sequence]:
-            raise ValueError(
-                f"owners[{sequence}, {split}]={given[sequence, split]}: must be a rank, in "
-                f"[0, {ranks})"
-            )
+        raise ValueError(
+            f"owners[{sequence}, {split}]={given[sequence, split]}: must be a rank, in [0, {ranks})"
+        )
     return given.astype(np.int32)
 
 

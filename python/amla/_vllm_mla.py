@@ -9,7 +9,6 @@ with absorbed queries, as a decode step with many queries per sequence.
 
 from __future__ import annotations
 
-import operator
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +17,7 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import get_and_ma
 from vllm.v1.attention.backend import MultipleOf
 from vllm.v1.attention.backends.mla.cpu_mla import CPUMLABackend, CPUMLAImpl
 
-from ._arrays import integers
+from ._arrays import integers, signature
 from ._cache_write import cache_write
 from ._decode import decode
 from ._plan import Call, find_call, remember
@@ -90,8 +89,6 @@ class AmlaMLAImpl(CPUMLAImpl):
         tensors.out, tensors.lse = out.data_ptr(), lse.data_ptr()
         call.run_tensors(tensors)
         rows = nope.shape[:2]
-        if len(lengths) == len(nope):
-            return out.view(*rows, self.kv_lora_rank), lse.view(rows)
         return out.view(*rows, self.kv_lora_rank), lse.transpose(1, 2).reshape(rows)
 
     def _parts(self) -> tuple[int, int]:
@@ -107,19 +104,8 @@ class AmlaMLAImpl(CPUMLAImpl):
     ) -> Call:
         """What `decode` would work out for tensors of these shapes, strides and types, by a shorter
         way: its checks and its view of [tokens, ...] as [b, s_q, ...] only for new ones."""
-        key = (
-            _describe(nope),
-            nope.stride(),
-            _describe(rope),
-            rope.stride(),
-            _describe(cache),
-            cache.stride(),
-            _describe(table),
-            table.stride(),
-            _describe(lengths),
-            self.scale,
-            _get_num_threads(),
-        )
+        tensors = nope, rope, cache, table, lengths
+        key = (*map(signature, tensors), self.scale, _get_num_threads())
         call = _calls.get(key)
         if call is None:
             q, q_rope = (x.unflatten(0, (len(lengths), -1)) for x in (nope, rope))
@@ -176,5 +162,5 @@ class AmlaMLAImpl(CPUMLAImpl):
             cache_write(kv_c_normed, k_pe.squeeze(1), kv_cache, slot_mapping.flatten())
 
 
-_describe, _get_num_threads = operator.attrgetter("shape", "dtype", "device"), torch.get_num_threads
+_get_num_threads = torch.get_num_threads
 _calls: dict[tuple[Any, ...], Call] = {}

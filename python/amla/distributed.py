@@ -26,6 +26,7 @@ from . import _shards
 from ._arrays import refuse_gradients
 from ._plan import find_call, give_scratch, take_scratch
 from ._problem import Arguments, options_of
+from ._scopes import FIRST_NAMES, flat
 from ._shards import MAX_SHARDS, Heads
 
 __all__ = ["DecodeContextParallel", "Work"]
@@ -312,7 +313,6 @@ class _Step:
     ) -> None:
         sinks, mask, out, lse, max_logits = arrays
         _refuse(cp, q, local_kv, mask, more)
-        refuse_gradients(q=q, local_kv=local_kv, sinks=sinks, mask=mask, out=out, lse=lse)
         lengths = _lengths(seqlens)
         owners = _shards.checked_owners(owners, lengths, cp.split_tokens, cp.ranks)
         self.slots = _shards.slots_of(owners, lengths, cp.split_tokens, cp.ranks)
@@ -321,7 +321,8 @@ class _Step:
             local_kv, block_table = _as_pages(cp, local_kv, owners, lengths)
             if mask is not None:
                 mask = _widened(mask, lengths, block_table.shape[1] * local_kv.shape[1])
-        named = {n: more.pop(n) for n in _NAMES if more.get(n) is not None}
+        named = flat(None, **{n: more.pop(n) for n in FIRST_NAMES if n in more})
+        refuse_gradients(q=q, local_kv=local_kv, sinks=sinks, mask=mask, out=out, lse=lse, **named)
         a = Arguments(q, local_kv, block_table, lengths, sinks, mask, out, lse, max_logits, named)
         self.call = find_call(a, options_of(scale, split_tokens=cp.split_tokens, **more))
         self.results = self.call.results(a)
@@ -398,12 +399,6 @@ class _Step:
         for x, axis in found:
             _gather_heads(cp, x, axis)
         return tuple(x for x, _ in found)
-
-
-_NAMES = (
-    *("indices", "topk_length", "visible", "q_rope", "kv_rope"),
-    *("q_indptr", "kv_indptr", "kv_indices"),
-)
 
 
 def _gather_heads(cp: DecodeContextParallel, x: torch.Tensor, axis: int) -> None:

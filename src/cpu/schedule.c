@@ -305,6 +305,10 @@ static void find_splits(const amla_scopes *scopes, int32_t scope, amla_group *g)
       amla_group_take(g, scopes->shard, i);
     return;
   }
+  if (g->split_tokens > 0 && g->visible == g->length) { /* fixed splits begin before the last key */
+    g->n_splits = g->to = g->n_cuts;
+    return;
+  }
   int64_t n = 1;
   for (int32_t at = amla_split_end(g, 0, 0); n < g->n_cuts && at < g->visible; n++)
     at = amla_split_end(g, n, at);

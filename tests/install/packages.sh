@@ -32,6 +32,8 @@ in_chroot "$root" sh -euc '
   amla info | tee info
   grep -Eq "npu +available" info || { echo "FAIL: no backend npu"; exit 1; }
   amla check b=2,h=16,sk=300,len=ragged
+  amla check h=4,sk=300 --ranks | grep "the same bits" # one rank, without mpirun
+  ! dpkg-query -W -f "\${Depends}" amla | grep -i mpi || { echo "FAIL: amla needs MPI"; exit 1; }
   cc -std=c11 -Wall -Wextra -Werror consumer.c -o consumer $(pkg-config --cflags --libs amla)
   ./consumer | grep -x "'"$version"' ok"
   cc -DAMLA_STATIC consumer.c -o static "$libraries/libamla.a" -fopenmp -lm
