@@ -27,8 +27,8 @@ from ._shapes import (
     expect_contiguous,
     expect_dtype,
     expect_packed,
-    extent_bytes,
     host_views,
+    put_arrays,
     stride,
 )
 
@@ -133,8 +133,7 @@ def _prepare(
     args.any_scale = c.checked_flag("any_scale", any_scale)
     args.kv_scale = c.checked_number("kv_scale", kv_scale)
     args.kv_rope_scale = c.checked_number("kv_rope_scale", kv_rope_scale)
-    for name, view in views.items():
-        setattr(args, f"{'kv' if name == 'kv_cache' else name}_bytes", extent_bytes(view))
+    put_arrays(args, arrays, views, {"kv_cache": "kv"})  # sizes stay, pointers are of one call
     options = cpu_options(arrays["latent"], threads, isa)
     return _Prepared(bytes(args), options, ctypes.addressof(options))
 

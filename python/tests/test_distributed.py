@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import amla
-from amla._shards import MAX_SHARDS, even_owners, most_entries, slots_of
+from amla._shards import MAX_SHARDS, checked_owners, even_owners, most_entries, slots_of
 
 SPLIT = 384  # a multiple of every key tile
 H, D_QK, D_V = 5, 40, 36  # heads that no number of ranks divides
@@ -382,6 +382,14 @@ def test_slots_cover_every_split_once_in_order():
                 )
                 at = end
             assert at == length
+
+
+def test_owners_behind_a_sequence_are_not_read():
+    lengths = np.array([10, 20])
+    found = checked_owners([[0, -7], [1, 0]], lengths, 10, 2)
+    assert found[0, 0] == 0 and found[1].tolist() == [1, 0]
+    with pytest.raises(ValueError, match=re.escape("owners[1, 0]=9: must be a rank")):
+        checked_owners([[0, -7], [9, 0]], lengths, 10, 2)
 
 
 def test_too_many_runs_are_refused():
