@@ -432,14 +432,25 @@ static void fill_page(subject *s, const stage_rows *r, int wild) {
   }
 }
 
+/* Of e4m3 the second scale begins anywhere, mostly at a whole vector. */
+static int32_t stage_latent(subject *s, int32_t d, amla_dtype type) {
+  const int32_t vector = d % 8 == 0 && random_below(&s->seed, 8) > 0 ? 8 : 1;
+  switch (type) {
+  case AMLA_FP8_656: return 512;
+  case AMLA_FP8_584: return 448;
+  default: return vector * (1 + random_below(&s->seed, d / vector));
+  }
+}
+
 static stage_rows stage_rows_create(subject *s, int32_t n, int32_t d, amla_dtype type, int wild) {
   const size_t size = amla_dtype_align(type);
-  const int32_t d_v = d > 64 && type != AMLA_FP8_584 ? d - 64 : d;
+  const int32_t latent = stage_latent(s, d, type);
   const float scale = wild == WILD_SCALES ? 0x1.8p122f : 0.7f;
   stage_rows r = {.page = AMLA_PROBLEM_INIT};
-  r.page.kv_type = type, r.page.page_size = n, r.page.d_qk = d, r.page.d_v = d_v;
+  r.page.kv_type = type, r.page.page_size = n, r.page.d_qk = d;
+  r.page.d_v = type == AMLA_FP8_584 ? d : latent;
   r.page.kv_scale = scale, r.page.kv_rope_scale = 0.3f;
-  r.format = (amla_row_format){type, d, type == AMLA_FP8_584 ? 448 : d_v, scale, 0.3f};
+  r.format = (amla_row_format){type, d, latent, scale, 0.3f};
   r.row_bytes = (size_t)harness_bytes(type, harness_row_elems(type, d));
   r.row_bytes += harness_is_fp8(type) ? 0 : size;
   const size_t bytes = (size_t)n * (r.row_bytes + (type == AMLA_FP8_584 ? 8 : 0)) + size;

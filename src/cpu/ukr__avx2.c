@@ -416,7 +416,7 @@ static inline __attribute__((always_inline)) int qk_staging(amla_dtype type,
   }
   for (int32_t to = 8, end; to < n; to = end) {
     end = is_fp8(type) ? group_end(f, type, to) : n;
-    if (is_fp8(type) && to > 8)
+    if (is_fp8(type) && group_end(f, type, to - 1) == to)
       set_scales(f, type, moves, to, scale);
     stage_columns(acc, type, to, end, f, moves, &halves, k, ldk, qt, scale);
   }
