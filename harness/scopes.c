@@ -59,6 +59,15 @@ int64_t harness_most_keys(const amla_problem *p) {
   return first + (p->extra_topk > 0 ? p->extra_topk : p->extra_sk);
 }
 
+static int64_t repeats(int64_t topk, int64_t sk) {
+  return topk > sk ? (topk + sk - 1) / (sk > 0 ? sk : 1) : 1;
+}
+
+int64_t harness_repeats(const amla_problem *p) {
+  const int64_t first = repeats(p->topk, p->sk), second = repeats(p->extra_topk, p->extra_sk);
+  return first > second ? first : second;
+}
+
 /* ---- Queries ---- */
 
 int32_t harness_query_count(const amla_problem *p, const amla_tensors *t, int32_t sequence) {

@@ -27,6 +27,10 @@ bool harness_has_slots(const amla_problem *problem);
 /* Most keys that a query can see. */
 int64_t harness_most_keys(const amla_problem *problem);
 
+/* How often a list names a key of its scope, on average and in the scope that has more of it; 1 at
+ * least. */
+int64_t harness_repeats(const amla_problem *problem);
+
 /* Queries of a sequence, their place among all, and how many there are. */
 int32_t harness_query_count(const amla_problem *problem, const amla_tensors *tensors,
                             int32_t sequence);

@@ -313,7 +313,7 @@ static bound bound_of_result(const amla_problem *p, const harness_truth *truth) 
   };
   bound b = of_type[p->out_type];
   b.score = (4 + sqrt(p->d_qk)) * u;
-  b.sum = 64 * u;
+  b.sum = (63 + (double)harness_repeats(p)) * u;
   b.range = INFINITY;
   b.largest_score = largest_score;
   b.tiny += flushed(p, truth);

@@ -12,8 +12,9 @@
  *
  * C_score = 4 + sqrt(d_qk): 4 for the scale and the exponent's argument, and sqrt(d_qk) because
  * d_qk roundings of a dot product that is summed in one chain add up like a random walk (Higham and
- * Mary, 2019, probabilistic bounds). C_sum =
- * 64. score_abs = max_j |scale| sum_d |q_d k_jd| + |mask_j| (rounding of the dot products), out_abs
+ * Mary, 2019, probabilistic bounds). C_sum = 63 + r, where lists name a key r times (1 without
+ * lists, else topk over the scope's keys): equal terms in a chain all round the same way.
+ * score_abs = max_j |scale| sum_d |q_d k_jd| + |mask_j| (rounding of the dot products), out_abs
  * = sum_j p_j |v_j| (rounding of P and of the sum over V). f = exp(lse) / (exp(lse) + exp(sink)) is
  * the sink's factor of out, 1 without sinks; it hands on LSE's error. tiny is what underflows.
  * docs/numerics.md derives them all.

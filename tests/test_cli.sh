@@ -105,6 +105,9 @@ expect 1 'topk: the kernel does not have it' sim "$small,topk=4"
 expect 1 'ragged: the kernel does not have it' sim "$small,ragged=1"
 expect 0 'keys     topk=4 extra_sk=9 extra_topk=3 extra_page=2' \
   run "$small,topk=4,scope2=topk:3/sk:9/page:2"
+# One key 201 times: equal terms all round the same way, and the bound knows.
+expect 0 yes check -b ref "b=1,sq=4,h=20,sk=365,dqk=10,dv=10,page=16,q=f16,kv=fp8_e4m3,scale=0.01,\
+topk=11,scope2=topk:201/sk:1/page:0,topklen=sequence,invalid=10,dist=zerov,len=uniform,seed=903985"
 expect 1 'causal=1: must be 0 with topk' run "$small,topk=4,causal=1"
 expect 1 'csr=1: files hold none' gen "$small,csr=1" -o "$scratch/none.safetensors"
 expect 0 '' gen "$small,sq=2,topk=4,scope2=sk:9" --ref -o "$scratch/lists.safetensors"
