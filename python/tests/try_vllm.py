@@ -155,17 +155,19 @@ def answer_commands(job):
         print(json.dumps(dict(answer=commands[name](llm.llm_engine, *arguments))), flush=True)
 
 
-def fill(engine, context):
-    """Ends the last request, begins one of so many tokens and prefills it."""
+def fill(engine, context, prompt):
+    """Ends the last request, begins one of `prompt` tokens and decodes it to `context`."""
     from vllm import SamplingParams
 
     engine.abort_request(getattr(engine, "_bench", []))
     numbers, engine._bench = random.Random(context), [f"context {context}"]
-    params = SamplingParams(temperature=0, ignore_eos=True, detokenize=False, max_tokens=256)
-    ids = [numbers.randrange(3, VOCABULARY) for _ in range(context)]
+    params = SamplingParams(temperature=0, ignore_eos=True, detokenize=False)
+    params.max_tokens = 256 + context - prompt
+    ids = [numbers.randrange(3, VOCABULARY) for _ in range(prompt)]
     engine.add_request(engine._bench[0], dict(prompt_token_ids=ids), params)
-    while not engine.step():
-        pass
+    tokens = 0
+    while tokens <= context - prompt:
+        tokens += len(engine.step())
 
 
 def time_steps(engine, n):
@@ -331,11 +333,9 @@ def try_bench(folder, heads, threads):
                     bench.answer()
                 print(f"\n{h} heads, {n} threads, float32, one sequence; steps in turns")
                 for context in CONTEXTS:
-                    gigabytes = h * context**2 * 12 / 1e9  # scores, thrice, in vLLM's prefill
-                    if gigabytes > available_gigabytes():
-                        print(f"{context:6d} tokens left out: the prefill takes {gigabytes:.0f} GB")
-                        continue
-                    bench_steps(both, context)
+                    # vLLM's prefill has the scores of a prompt thrice: in half of what is there.
+                    most = int((available_gigabytes() / 2 * 1e9 / (12 * h)) ** 0.5)
+                    bench_steps(both, context, min(context, most))
                 bench_backend(both[1], h)  # last: a busy system makes who worked so long wait
             finally:
                 for bench in both:
@@ -358,10 +358,10 @@ def bench_backend(bench, heads):
     )
 
 
-def bench_steps(both, context):
+def bench_steps(both, context, prompt):
     """ROUNDS times 8 steps of each."""
     for bench in both:
-        bench.ask("fill", context)
+        bench.ask("fill", context, prompt)
         bench.ask("steps", 4)
     rounds = [[bench.ask("steps", 8) for bench in both] for _ in range(ROUNDS)]
     found = []
