@@ -27,7 +27,8 @@ extra_kv extra_block_table extra_seqlens_k extra_visible_k
 extra_indices extra_topk_length out lse max_logits
 """
 JOB = np.dtype(
-    [(name, np.int64) for name in FIELDS.split()] + [("scale", np.float32), ("unused", np.float32)]
+    [(name, np.int64) for name in FIELDS.split()]
+    + [(name, np.float32) for name in ("scale", "kv_scale", "kv_rope_scale", "unused")]
 )
 PLAN_INFO = np.dtype(
     [("isa", np.int32), ("p_form", np.int32), ("n_splits", np.int32)]

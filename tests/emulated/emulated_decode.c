@@ -28,7 +28,7 @@
 typedef struct decode_job {
   PROBLEM_FIELDS(NUMBER)
   OPTION_FIELDS(NUMBER)
-  float scale, unused;
+  float scale, kv_scale, kv_rope_scale, unused;
 } decode_job;
 
 #define POINTER(name) void *name;
@@ -65,7 +65,7 @@ static void run_in_reverse(void *context, int32_t n, void (*task)(void *argument
 static amla_problem problem_of(const decode_job *j) {
   amla_problem p = AMLA_PROBLEM_INIT;
   PROBLEM_FIELDS(TAKE_PROBLEM_FIELD)
-  p.scale = j->scale;
+  p.scale = j->scale, p.kv_scale = j->kv_scale, p.kv_rope_scale = j->kv_rope_scale;
   return p;
 }
 

@@ -251,15 +251,19 @@ def fp8_cache(rng, kind, n):
 
 @pytest.mark.parametrize(
     "kind, kv_round, d, d_v",
-    [("fp8_584", 0, 512, 512), ("fp8_656", 1, 576, 512), ("fp8_e4m3", 1, D, D)],
+    [("fp8_584", 0, 512, 512), ("fp8_656", 1, 576, 512)]
+    + [("fp8_e4m3", 1, D, d_v) for d_v in (D, 32, 8, 1)],
 )
 def test_fp8_caches_are_caches_of_their_values(engine, rng, kind, kv_round, d, d_v):
     """Read by rows of bf16: what bf16 holds by itself, the rest when asked for."""
-    n, q = 70, bf16(rng, 1, 2, 17, d)
+    n, q, scales = 70, bf16(rng, 1, 2, 17, d), {}
     raw, values = fp8_cache(rng, kind, n)
     job = dict(s_q=2, h_q=17, sk=n, d_qk=d, d_v=d_v, causal=1, scale=0.003)
+    if kind == "fp8_e4m3":
+        scales = dict(kv_scale=0.7, kv_rope_scale=0.3)
+        values *= np.where(np.arange(d) < d_v, np.float32(0.7), np.float32(0.3))
     want = engine(dict(q=q, kv=values[None]), kv_type="f32", kv_round=1, **job)
-    expect_same(engine(dict(q=q, kv=raw), kv_type=kind, kv_round=kv_round, **job), want)
+    expect_same(engine(dict(q=q, kv=raw), kv_type=kind, kv_round=kv_round, **scales, **job), want)
 
 
 # ---- Against f64 ----
