@@ -26,6 +26,13 @@ int harness_random_size(uint64_t *state, int most) {
   return (int)exp(harness_random_uniform(state) * log(most + 0.99));
 }
 
+/* Elements of a row or of its first part: half of them whole units, where kernels' vectors, lines and
+ * scales begin and end. */
+static int random_width(uint64_t *state, int most, int unit) {
+  const int any = harness_random_size(state, most), whole = (any + unit - 1) / unit * unit;
+  return below(state, 2) && whole <= most ? whole : any;
+}
+
 /* Of q, out and kv. */
 static const char *float_type(uint64_t *state) {
   return amla_dtype_name((amla_dtype)below(state, N_FLOAT_TYPES));
@@ -127,9 +134,9 @@ void harness_random_problem(uint64_t *state, char text[HARNESS_RANDOM_PROBLEM]) 
   static const char *const bases[] = {"e", "2"};
   static const double scales[] = {0.1352, 0.0416667, 1.0, -0.2, 1e-6, 7.5};
   const bool tuned = below(state, 3) == 0;
-  const int any_qk = harness_random_size(state, 700), any_v = below(state, any_qk);
+  const int any_qk = random_width(state, 700, 32), any_v = random_width(state, any_qk, 8);
   int d_qk = tuned ? 576 : any_qk;
-  int d_v = tuned ? 512 : 1 + any_v;
+  int d_v = tuned ? 512 : any_v;
   const int s_q = harness_random_size(state, 8), h = harness_random_size(state, 140);
   const int b = below(state, 5);
   int32_t elems;
