@@ -5,6 +5,7 @@
  */
 #include "seen_data.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "draw.h"
@@ -102,6 +103,14 @@ static int32_t list_length(const harness_case *c, const harness_dataset *data, h
   return data->topk_length[c->topklen == HARNESS_TOPKLEN_QUERY ? index : q.sequence];
 }
 
+/* Of the list of query `index` of all. Strides may be 0: packed. */
+static int64_t list_offset(const amla_problem *p, const amla_tensors *t, int64_t index) {
+  const harness_query q = harness_query_at(p, t, index);
+  const int64_t of_query = p->indices_stride_query ? p->indices_stride_query : p->topk;
+  const int64_t of_batch = p->indices_stride_batch ? p->indices_stride_batch : p->s_q * of_query;
+  return t->q_indptr ? index * of_query : q.sequence * of_batch + q.query * of_query;
+}
+
 bool harness_draw_lists(const harness_case *c, harness_dataset *data, bool *seen) {
   const amla_problem *p = &data->problem;
   const amla_tensors *t = &data->tensors;
@@ -112,12 +121,41 @@ bool harness_draw_lists(const harness_case *c, harness_dataset *data, bool *seen
     return false;
   for (int64_t i = 0; i < harness_all_queries(p, t); i++) {
     const harness_query q = harness_query_at(p, t, i);
-    const int64_t at =
-        t->q_indptr ? i * p->indices_stride_query
-                    : q.sequence * p->indices_stride_batch + q.query * p->indices_stride_query;
-    draw_list(c, data, q, list_length(c, data, q, i), data->indices + at, seen);
+    int32_t *list = data->indices + list_offset(p, t, i);
+    draw_list(c, data, q, list_length(c, data, q, i), list, seen);
   }
   return true;
+}
+
+static int compare_entries(const void *a, const void *b) {
+  const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+  return (x > y) - (x < y);
+}
+
+static void sort_list(int32_t *list, int32_t n, int32_t *valid) {
+  int32_t k = 0;
+  for (int32_t i = 0; i < n; i++)
+    if (list[i] >= 0)
+      valid[k++] = list[i];
+  qsort(valid, (size_t)k, sizeof *valid, compare_entries);
+  for (int32_t i = n - 1; i >= 0; i--)
+    if (list[i] >= 0)
+      list[i] = valid[--k];
+}
+
+static bool sort_scope(const amla_problem *p, const amla_tensors *t, int32_t *lists) {
+  const int64_t queries = lists ? harness_all_queries(p, t) : 0;
+  int32_t *room = malloc((size_t)p->topk * sizeof *room + 1);
+  for (int64_t i = 0; room != NULL && i < queries; i++)
+    sort_list(lists + list_offset(p, t, i), p->topk, room);
+  free(room);
+  return room != NULL;
+}
+
+bool harness_sort_lists(harness_dataset *data) {
+  const amla_problem second = harness_second_problem(&data->problem);
+  return sort_scope(&data->problem, &data->tensors, data->indices) &&
+         sort_scope(&second, &data->tensors, data->extra_indices);
 }
 
 /* ---- Dense scopes ---- */

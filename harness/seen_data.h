@@ -17,4 +17,7 @@ bool harness_make_page_lists(harness_dataset *data);
 bool harness_draw_lists(const harness_case *c, harness_dataset *data, bool *seen);
 void harness_mark_dense(const harness_dataset *data, bool *seen);
 
+/* Lists as shards want them: the valid entries of each ascend, where they stood. */
+bool harness_sort_lists(harness_dataset *data);
+
 #endif

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "harness/safetensors.h"
+#include "harness/seen_data.h"
 
 /* ---- Data ---- */
 
@@ -32,17 +33,6 @@ static void repeat_table(ranks_job *j) {
   j->data.tensors.block_table = j->long_table;
   j->data.tensors.block_table_bytes = (size_t)p->max_pages * 4;
   j->data.seqlens_k[0] = p->sk;
-}
-
-static int compare_entries(const void *a, const void *b) {
-  const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-  return (x > y) - (x < y);
-}
-
-/* Shards need lists that ascend. Those of the generator have no order; -1 is as good in front. */
-static void sort_lists(int32_t *lists, int64_t n, int32_t topk) {
-  for (int64_t i = 0; lists && i < n; i++)
-    qsort(lists + i * topk, (size_t)topk, sizeof *lists, compare_entries);
 }
 
 /* Shards are of pages, and a contiguous part of a cache is one: `*held`, a table of the data's. */
@@ -89,10 +79,9 @@ static void load(ranks_job *j) {
 
 void ranks_generate(ranks_job *j) {
   load(j);
-  const amla_problem *p = &j->data.problem;
   page_caches(&j->data);
-  sort_lists(j->data.indices, harness_rows(&j->data) / p->h_q, p->topk);
-  sort_lists(j->data.extra_indices, harness_rows(&j->data) / p->h_q, p->extra_topk);
+  if (!harness_sort_lists(&j->data))
+    ranks_die("lists", "no memory");
   if (j->a.repeat > 1)
     repeat_table(j);
   j->options = j->data.options;
