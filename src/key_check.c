@@ -144,26 +144,35 @@ static amla_status check_list(const char *prefix, const amla_problem *p, const a
   return check_entries(prefix, p, t, sequence, query, n, detail);
 }
 
-static amla_status check_scope(const char *prefix, const amla_problem *p, const amla_tensors *t,
-                               const amla_key_range *range, amla_detail *detail) {
-  for (int32_t i = 0; i < p->b; i++) {
-    if (!amla_has_slots(p))
-      TRY(check_length(prefix, p, t, range, i, detail));
-    for (int32_t query = 0; query < amla_query_count(p, t, i); query++) {
-      TRY(check_visible(prefix, p, t, i, query, detail));
-      if (p->topk > 0)
-        TRY(check_list(prefix, p, t, i, query, detail));
-    }
+static amla_status check_sequence(const char *prefix, const amla_problem *p, const amla_tensors *t,
+                                  const amla_key_range *range, const amla_row_range *rows,
+                                  int32_t sequence, amla_detail *detail) {
+  if (!amla_has_slots(p))
+    TRY(check_length(prefix, p, t, range, sequence, detail));
+  for (int32_t query = 0; query < amla_query_count(p, t, sequence); query++) {
+    TRY(check_visible(prefix, p, t, sequence, query, detail));
+    if (p->topk > 0 && amla_has_rows(p, t, sequence, query, 1, rows))
+      TRY(check_list(prefix, p, t, sequence, query, detail));
   }
   return AMLA_OK;
 }
 
+static amla_status check_scope(const char *prefix, const amla_problem *p, const amla_tensors *t,
+                               const amla_key_range *range, const amla_row_range *rows,
+                               amla_detail *detail) {
+  for (int32_t i = 0; i < p->b; i++)
+    if (amla_has_rows(p, t, i, 0, amla_query_count(p, t, i), rows))
+      TRY(check_sequence(prefix, p, t, range, rows, i, detail));
+  return AMLA_OK;
+}
+
 amla_status amla_keys_check(const amla_problem *p, const amla_tensors *t,
-                            const amla_key_range *used, amla_detail *detail) {
-  TRY(check_scope("", p, t, used, detail));
+                            const amla_key_range *used, const amla_row_range *rows,
+                            amla_detail *detail) {
+  TRY(check_scope("", p, t, used, rows, detail));
   if (!amla_has_second_scope(p))
     return AMLA_OK;
   const amla_problem second = amla_second_problem(p);
   const amla_tensors tensors = amla_second_tensors(t);
-  return check_scope("extra_", &second, &tensors, used ? used + 1 : NULL, detail);
+  return check_scope("extra_", &second, &tensors, used ? used + 1 : NULL, rows, detail);
 }

@@ -6,7 +6,7 @@
 #ifndef AMLA_KEY_CHECK_H
 #define AMLA_KEY_CHECK_H
 
-#include <amla/amla.h>
+#include "rows.h"
 
 /* q_indptr and kv_indptr, which other sizes come from. */
 amla_status amla_indptrs_check(const amla_problem *p, const amla_tensors *t, amla_detail *detail);
@@ -16,8 +16,22 @@ typedef struct amla_key_range {
   const int32_t *begin, *end;
 } amla_key_range;
 
-/* Everything else, of both scopes: used [2], or NULL: no page is. */
+/* Rows [begin, end) in the order [b][s_q][h_q]; NULL: all, and sequences without any. */
+typedef struct amla_row_range {
+  int64_t begin, end;
+} amla_row_range;
+
+/* Are any of them of n queries of the sequence? */
+static inline int amla_has_rows(const amla_problem *p, const amla_tensors *t, int32_t sequence,
+                                int32_t query, int32_t n, const amla_row_range *rows) {
+  const int64_t first = amla_query_index(p, t, sequence, query) * p->h_q;
+  return !rows || (first < rows->end && first + (int64_t)n * p->h_q > rows->begin);
+}
+
+/* Everything else, of both scopes: used [2], or NULL: no page is. Lengths and pages of sequences
+ * that have some of the rows, lists of queries that have. */
 amla_status amla_keys_check(const amla_problem *p, const amla_tensors *t,
-                            const amla_key_range *used, amla_detail *detail);
+                            const amla_key_range *used, const amla_row_range *rows,
+                            amla_detail *detail);
 
 #endif

@@ -518,16 +518,27 @@ static void leave_out(amla_use use, extents *e) {
         e->at[i].used_bytes = 0;
 }
 
+/* Of device memory nothing is read: its lengths and page ids are clamped there. */
 amla_status amla_tensors_check(const amla_problem *p, const amla_tensors *tensors, amla_tensors *t,
                                amla_detail *detail) {
   static const amla_key_range all[2] = {{NULL, NULL}, {NULL, NULL}};
-  return amla_tensors_check_for(AMLA_USE_RUN, p, tensors, all, t, detail);
+  TRY(amla_tensors_check_for(AMLA_USE_RUN, p, tensors, t, detail));
+  return p->memory == AMLA_MEMORY_DEVICE ? AMLA_OK : amla_keys_check(p, t, all, NULL, detail);
 }
 
-/* Of device memory nothing is read: its lengths and page ids are clamped there. */
+amla_status amla_tensors_check_apart(amla_use use, const amla_problem *p, const amla_tensors *t,
+                                     const extent *others, int n, amla_detail *detail) {
+  extents e;
+  list_extents(p, t, &e);
+  leave_out(use, &e);
+  for (int i = 0; i < (use == AMLA_USE_RECORDS ? N_OUTPUTS : e.n); i++)
+    for (int k = 0; k < n; k++)
+      TRY(check_overlap(&e.at[i], &others[k], detail));
+  return AMLA_OK;
+}
+
 amla_status amla_tensors_check_for(amla_use use, const amla_problem *p, const amla_tensors *tensors,
-                                   const amla_key_range *used, amla_tensors *t,
-                                   amla_detail *detail) {
+                                   amla_tensors *t, amla_detail *detail) {
   static const size_t first_bytes = offsetof(amla_tensors, stream) + sizeof t->stream; /* of 0.1 */
   TRY(copy_struct("tensors", tensors, t, sizeof *t, first_bytes, detail));
   TRY(check_absent(p, t, detail));
@@ -552,8 +563,7 @@ amla_status amla_tensors_check_for(amla_use use, const amla_problem *p, const am
   for (int i = 0; i < e.n; i++)
     TRY(check_buffer(&e.at[i], detail));
   TRY(check_overlaps(&e, detail));
-  TRY(check_ragged_out(p, t, detail));
-  return p->memory == AMLA_MEMORY_DEVICE ? AMLA_OK : amla_keys_check(p, t, used, detail);
+  return check_ragged_out(p, t, detail);
 }
 
 /* ---- Backends that know dense attention only ---- */

@@ -8,7 +8,7 @@
 
 #include <amla/amla.h>
 
-struct amla_key_range; /* key_check.h */
+struct extent; /* checks.h */
 
 /* Copies problem to out with every default filled in, or refuses it. */
 amla_status amla_problem_check(const amla_problem *problem, amla_problem *out, amla_detail *detail);
@@ -25,14 +25,20 @@ amla_status amla_tensors_check(const amla_problem *problem, const amla_tensors *
 /* What a call does with tensors that are checked for it. */
 typedef enum amla_use {
   AMLA_USE_RUN,
-  AMLA_USE_SHARD,  /* computes records: no outputs, and pages of the shard only */
+  AMLA_USE_SHARD,  /* computes records: no outputs */
   AMLA_USE_RECORDS /* finishes them: neither q nor keys */
 } amla_use;
 
-/* The same for another use. used [2] as in key_check.h; of RECORDS NULL. */
+/* The same for another use, but for what key_check.h says. */
 amla_status amla_tensors_check_for(amla_use use, const amla_problem *problem,
-                                   const amla_tensors *tensors, const struct amla_key_range *used,
-                                   amla_tensors *out, amla_detail *detail);
+                                   const amla_tensors *tensors, amla_tensors *out,
+                                   amla_detail *detail);
+
+/* Refuses n other pieces of memory, of checked tensors of the use: what SHARD writes where any of
+ * its tensors lies, what RECORDS reads where a result goes. */
+amla_status amla_tensors_check_apart(amla_use use, const amla_problem *problem,
+                                     const amla_tensors *tensors, const struct extent *others,
+                                     int n, amla_detail *detail);
 
 /* Refuses what only ref and cpu know, by name: `who` does not have it. */
 amla_status amla_plan_check_dense(const char *who, const amla_problem *problem,

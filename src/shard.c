@@ -43,10 +43,12 @@ static amla_status check_bound(const char *name, const int32_t *at, int32_t i, i
 
 /* The shard's part of one scope. Lengths have been checked. */
 static amla_status check_range_of(const char *const names[2], const amla_problem *p,
-                                  const amla_tensors *t, amla_key_range range, int64_t tokens,
-                                  amla_detail *detail) {
+                                  const amla_tensors *t, const amla_row_range *rows,
+                                  amla_key_range range, int64_t tokens, amla_detail *detail) {
   for (int32_t i = 0; i < p->b; i++) {
     const int32_t length = amla_seqlen(p, t, i);
+    if (!amla_has_rows(p, t, i, 0, amla_query_count(p, t, i), rows))
+      continue;
     TRY(check_bound(names[0], range.begin, i, length, tokens, detail));
     TRY(check_bound(names[1], range.end, i, length, tokens, detail));
   }
@@ -55,29 +57,39 @@ static amla_status check_range_of(const char *const names[2], const amla_problem
 
 static const char *const range_names[2][2] = {{"begin", "end"}, {"extra_begin", "extra_end"}};
 
-static amla_status check_shard_buffers(const amla_plan *plan, const amla_shard *s,
-                                       amla_detail *detail) {
-  const int second = amla_has_second_scope(&plan->problem);
-  const int64_t bytes = (int64_t)plan->problem.b * 4;
-  const extent all[] = {{"begin", s->begin, s->begin_bytes, bytes, 4},
-                        {"end", s->end, s->end_bytes, bytes, 4},
-                        {"extra_begin", s->extra_begin, s->extra_begin_bytes, bytes, 4},
-                        {"extra_end", s->extra_end, s->extra_end_bytes, bytes, 4}};
-  if (!second && (s->extra_begin || s->extra_end))
+/* A shard's arrays of bounds. */
+typedef struct bounds {
+  extent at[4];
+  int n;
+} bounds;
+
+static bounds bounds_of(const amla_problem *p, const amla_shard *s) {
+  const int64_t bytes = (int64_t)p->b * 4;
+  return (bounds){{{"begin", s->begin, s->begin_bytes, bytes, 4},
+                   {"end", s->end, s->end_bytes, bytes, 4},
+                   {"extra_begin", s->extra_begin, s->extra_begin_bytes, bytes, 4},
+                   {"extra_end", s->extra_end, s->extra_end_bytes, bytes, 4}},
+                  amla_has_second_scope(p) ? 4 : 2};
+}
+
+static amla_status check_bounds(const amla_plan *plan, const amla_shard *s, amla_detail *detail) {
+  const bounds all = bounds_of(&plan->problem, s);
+  if (all.n == 2 && (s->extra_begin || s->extra_end))
     INVALID("extra_begin=%p, extra_end=%p: must be NULL without a second scope",
             (const void *)s->extra_begin, (const void *)s->extra_end);
-  for (int i = 0; i < (second ? 4 : 2); i++)
-    TRY(check_buffer(&all[i], detail));
+  for (int i = 0; i < all.n; i++)
+    TRY(check_buffer(&all.at[i], detail));
   return AMLA_OK;
 }
 
 static amla_status check_ranges(const amla_plan *plan, const amla_scopes *scopes,
-                                const amla_shard *s, amla_detail *detail) {
+                                const amla_row_range *rows, const amla_shard *s,
+                                amla_detail *detail) {
   const amla_key_range ranges[2] = {{s->begin, s->end}, {s->extra_begin, s->extra_end}};
   const int64_t tokens = plan->backend->shards->split_tokens(plan);
   for (int i = 0; i < scopes->n; i++)
-    TRY(check_range_of(range_names[i], &scopes->problem[i], &scopes->tensors[i], ranges[i], tokens,
-                       detail));
+    TRY(check_range_of(range_names[i], &scopes->problem[i], &scopes->tensors[i], rows, ranges[i],
+                       tokens, detail));
   return AMLA_OK;
 }
 
@@ -98,18 +110,16 @@ static amla_status check_ascent(const char *prefix, const amla_problem *p, const
   return AMLA_OK;
 }
 
-/* Of the queries that have rows of these: runs of few rows each look at their own lists. */
-static amla_status check_lists(const amla_scopes *scopes, const amla_shard *rows, int64_t tokens,
-                               amla_detail *detail) {
-  const amla_problem *first = &scopes->problem[0];
-  for (int i = 0; i < scopes->n; i++)
-    for (int32_t sequence = 0; scopes->problem[i].topk > 0 && sequence < first->b; sequence++)
-      for (int32_t q = 0; q < amla_query_count(first, scopes->tensors, sequence); q++) {
-        const int64_t row = amla_query_index(first, scopes->tensors, sequence, q) * first->h_q;
-        if (row < rows->row_end && row + first->h_q > rows->row_begin)
-          TRY(check_ascent(i ? "extra_" : "", &scopes->problem[i], &scopes->tensors[i], sequence, q,
-                           tokens, detail));
-      }
+static amla_status check_lists(const amla_scopes *scopes, const amla_row_range *rows,
+                               int64_t tokens, amla_detail *detail) {
+  for (int i = 0; i < scopes->n; i++) {
+    const amla_problem *p = &scopes->problem[i];
+    const amla_tensors *t = &scopes->tensors[i];
+    for (int32_t sequence = 0; p->topk > 0 && sequence < p->b; sequence++)
+      for (int32_t q = 0; q < amla_query_count(p, t, sequence); q++)
+        if (amla_has_rows(p, t, sequence, q, 1, rows))
+          TRY(check_ascent(i ? "extra_" : "", p, t, sequence, q, tokens, detail));
+  }
   return AMLA_OK;
 }
 
@@ -137,10 +147,14 @@ static int64_t first_row(const amla_problem *p, const amla_tensors *t, int64_t r
   return amla_query_index(p, t, i, 0) * p->h_q;
 }
 
+static int64_t count_rows(const amla_problem *p, const amla_tensors *t) {
+  return amla_query_index(p, t, p->b, 0) * p->h_q;
+}
+
 static amla_status fill_rows(const amla_plan *plan, const amla_tensors *t, amla_shard *s,
                              amla_detail *detail) {
   const amla_problem *p = &plan->problem;
-  const int64_t all = amla_query_index(p, t, p->b, 0) * p->h_q;
+  const int64_t all = count_rows(p, t);
   const int64_t unit = amla_has_lines(p) ? p->h_q : all + 1;
   if (s->row_begin == 0 && s->row_end == 0)
     s->row_end = all;
@@ -160,13 +174,30 @@ static amla_status fill_heads(const amla_plan *plan, amla_shard *s, amla_detail 
   return check_range("head_end", s->head_end, s->head_begin, h_q, detail);
 }
 
-static amla_status check_records(const amla_shard *s, int64_t rows, int32_t floats,
-                                 amla_detail *detail) {
+/* Runs of few rows each look at what those need. NULL: all rows. */
+static const amla_row_range *rows_of(const amla_problem *p, const amla_tensors *t,
+                                     const amla_shard *s, amla_row_range *rows) {
+  *rows = (amla_row_range){s->row_begin, s->row_end};
+  return s->row_begin == 0 && s->row_end == count_rows(p, t) ? NULL : rows;
+}
+
+static extent records_of(const amla_shard *s, int64_t rows, int32_t floats) {
   int64_t bytes;
   if (__builtin_mul_overflow(rows * floats * 4, (int64_t)s->n_entries, &bytes))
     bytes = -1;
-  const extent records = {"records", s->records, s->records_bytes, bytes, 4};
-  return check_buffer(&records, detail);
+  return (extent){"records", s->records, s->records_bytes, bytes, 4};
+}
+
+/* What a run writes lies apart from all that it reads. */
+static amla_status check_own_records(const amla_plan *plan, const amla_tensors *t,
+                                     const amla_shard *s, const amla_shard_info *info,
+                                     amla_detail *detail) {
+  const extent records = records_of(s, info->n_rows, info->record_floats);
+  const bounds all = bounds_of(&plan->problem, s);
+  TRY(check_buffer(&records, detail));
+  for (int i = 0; i < all.n; i++)
+    TRY(check_overlap(&records, &all.at[i], detail));
+  return amla_tensors_check_apart(AMLA_USE_SHARD, &plan->problem, t, &records, 1, detail);
 }
 
 static amla_status check_scratch(const amla_plan *plan, const void *scratch, size_t bytes,
@@ -187,20 +218,23 @@ static amla_status measure(const amla_plan *plan, const amla_tensors *tensors,
                            amla_shard_info *info, amla_detail *detail) {
   TRY(check_plan(plan, detail));
   TRY(copy_struct("shard", shard, s, sizeof *s, sizeof *s, detail));
-  TRY(check_shard_buffers(plan, s, detail));
+  TRY(check_bounds(plan, s, detail));
   const amla_key_range used[2] = {{s->begin, s->end}, {s->extra_begin, s->extra_end}};
   for (int32_t i = 0; i < plan->problem.b; i++) /* the check of pages counts on it */
     for (int scope = 0; scope < (s->extra_begin ? 2 : 1); scope++)
       if (used[scope].begin[i] < 0)
         INVALID("%s[%d]=%d: must be >= 0", range_names[scope][0], i, used[scope].begin[i]);
-  TRY(amla_tensors_check_for(AMLA_USE_SHARD, &plan->problem, tensors, used, t, detail));
+  TRY(amla_tensors_check_for(AMLA_USE_SHARD, &plan->problem, tensors, t, detail));
   s->head_begin = s->head_end = 0;
   TRY(fill_heads(plan, s, detail));
   TRY(fill_rows(plan, t, s, detail));
+  amla_row_range some;
+  const amla_row_range *rows = rows_of(&plan->problem, t, s, &some);
+  TRY(amla_keys_check(&plan->problem, t, used, rows, detail));
   amla_scopes scopes = amla_scopes_create(&plan->problem, t);
   scopes.shard = s;
-  TRY(check_ranges(plan, &scopes, s, detail));
-  TRY(check_lists(&scopes, s, plan->backend->shards->split_tokens(plan), detail));
+  TRY(check_ranges(plan, &scopes, rows, s, detail));
+  TRY(check_lists(&scopes, rows, plan->backend->shards->split_tokens(plan), detail));
   plan->backend->shards->measure(plan, &scopes, info);
   info->n_rows = s->row_end - s->row_begin;
   info->records_bytes =
@@ -236,7 +270,8 @@ amla_status amla_shard_run(const amla_plan *plan, const amla_tensors *tensors,
   amla_tensors t;
   amla_shard_info info = AMLA_SHARD_INFO_INIT;
   TRY(measure(plan, tensors, shard, &s, &t, &info, detail));
-  TRY(check_records(&s, info.n_rows, info.record_floats, detail));
+  if (plan->problem.b > 0)
+    TRY(check_own_records(plan, &t, &s, &info, detail));
   TRY(check_scratch(plan, scratch, scratch_bytes, detail));
   amla_scopes scopes = amla_scopes_create(&plan->problem, &t);
   scopes.shard = &s;
@@ -249,10 +284,13 @@ amla_status amla_shard_run(const amla_plan *plan, const amla_tensors *tensors,
 
 /* Shards follow one another and cover the sequence. */
 static amla_status check_cover(int scope, const amla_problem *p, const amla_tensors *t,
-                               int32_t n_shards, const amla_shard *shards, amla_detail *detail) {
+                               const amla_row_range *rows, int32_t n_shards,
+                               const amla_shard *shards, amla_detail *detail) {
   for (int32_t i = 0; i < p->b; i++) {
     const int32_t length = amla_seqlen(p, t, i);
     int32_t at = 0;
+    if (!amla_has_rows(p, t, i, 0, amla_query_count(p, t, i), rows))
+      continue;
     for (int32_t k = 0; k < n_shards; k++) {
       const amla_shard *s = amla_shard_at(shards, k);
       const int32_t begin = (scope ? s->extra_begin : s->begin)[i];
@@ -272,14 +310,26 @@ static amla_status check_cover(int scope, const amla_problem *p, const amla_tens
   return AMLA_OK;
 }
 
-/* `rows` has the rows and heads. */
+/* What a finish reads of a shard lies apart from what it writes. */
+static amla_status check_read(const amla_plan *plan, const amla_tensors *t, const amla_shard *s,
+                              const extent *records, amla_detail *detail) {
+  const bounds all = bounds_of(&plan->problem, s);
+  TRY(check_buffer(records, detail));
+  if (plan->problem.b == 0)
+    return AMLA_OK;
+  TRY(amla_tensors_check_apart(AMLA_USE_RECORDS, &plan->problem, t, records, 1, detail));
+  return amla_tensors_check_apart(AMLA_USE_RECORDS, &plan->problem, t, all.at, all.n, detail);
+}
+
+/* `rows` has the rows and heads, `some` the rows unless they are all. */
 static amla_status check_one(const amla_plan *plan, const amla_scopes *scopes,
-                             const amla_shard *rows, const amla_shard *shard, amla_detail *detail) {
+                             const amla_shard *rows, const amla_row_range *some,
+                             const amla_shard *shard, amla_detail *detail) {
   amla_shard s;
   amla_shard_info info = AMLA_SHARD_INFO_INIT;
   TRY(copy_struct("shards", shard, &s, sizeof s, sizeof s, detail));
-  TRY(check_shard_buffers(plan, &s, detail));
-  TRY(check_ranges(plan, scopes, &s, detail));
+  TRY(check_bounds(plan, &s, detail));
+  TRY(check_ranges(plan, scopes, some, &s, detail));
   s.row_begin = rows->row_begin, s.row_end = rows->row_end;
   amla_scopes of_shard = *scopes;
   of_shard.shard = &s;
@@ -287,26 +337,26 @@ static amla_status check_one(const amla_plan *plan, const amla_scopes *scopes,
   TRY(check_range("n_entries", s.n_entries, info.n_entries, INT32_MAX, detail));
   const int64_t n_rows = amla_rows_before(&plan->problem, rows, rows->row_end) -
                          amla_rows_before(&plan->problem, rows, rows->row_begin);
-  return check_records(&s, n_rows, info.record_floats, detail);
+  const extent records = records_of(&s, n_rows, info.record_floats);
+  return check_read(plan, scopes->tensors, &s, &records, detail);
 }
 
 static amla_status check_shards(const amla_plan *plan, const amla_scopes *scopes,
-                                const amla_shard *rows, int32_t n_shards, const amla_shard *shards,
-                                amla_detail *detail) {
+                                const amla_shard *rows, const amla_row_range *some,
+                                int32_t n_shards, const amla_shard *shards, amla_detail *detail) {
   for (int32_t k = 0; k < n_shards; k++)
-    TRY(check_one(plan, scopes, rows, amla_shard_at(shards, k), detail));
+    TRY(check_one(plan, scopes, rows, some, amla_shard_at(shards, k), detail));
   for (int i = 0; i < scopes->n; i++)
-    TRY(check_cover(i, &scopes->problem[i], &scopes->tensors[i], n_shards, shards, detail));
+    TRY(check_cover(i, &scopes->problem[i], &scopes->tensors[i], some, n_shards, shards, detail));
   return AMLA_OK;
 }
-
-enum { MAX_SHARDS = 4096 };
 
 amla_status amla_shard_check_outputs(const amla_plan *plan, const amla_tensors *tensors,
                                      amla_detail *detail) {
   amla_tensors t;
   TRY(check_plan(plan, detail));
-  TRY(amla_tensors_check_for(AMLA_USE_RECORDS, &plan->problem, tensors, NULL, &t, detail));
+  TRY(amla_tensors_check_for(AMLA_USE_RECORDS, &plan->problem, tensors, &t, detail));
+  TRY(amla_keys_check(&plan->problem, &t, NULL, NULL, detail));
   return amla_accept(detail);
 }
 
@@ -316,15 +366,18 @@ amla_status amla_shard_finish(const amla_plan *plan, const amla_tensors *tensors
   amla_tensors t;
   amla_shard rows;
   TRY(check_plan(plan, detail));
-  TRY(check_range("n_shards", n_shards, 1, MAX_SHARDS, detail));
+  TRY(check_range("n_shards", n_shards, 1, AMLA_MAX_SHARDS, detail));
   TRY(copy_struct("shards", shards, &rows, sizeof rows, sizeof rows, detail));
-  TRY(amla_tensors_check_for(AMLA_USE_RECORDS, &plan->problem, tensors, NULL, &t, detail));
+  TRY(amla_tensors_check_for(AMLA_USE_RECORDS, &plan->problem, tensors, &t, detail));
   t.mask = NULL; /* it moves no split */
   TRY(fill_heads(plan, &rows, detail));
   TRY(fill_rows(plan, &t, &rows, detail));
+  amla_row_range range;
+  const amla_row_range *some = rows_of(&plan->problem, &t, &rows, &range);
+  TRY(amla_keys_check(&plan->problem, &t, NULL, some, detail));
   amla_scopes scopes = amla_scopes_create(&plan->problem, &t);
-  TRY(check_lists(&scopes, &rows, plan->backend->shards->split_tokens(plan), detail));
-  TRY(check_shards(plan, &scopes, &rows, n_shards, shards, detail));
+  TRY(check_lists(&scopes, some, plan->backend->shards->split_tokens(plan), detail));
+  TRY(check_shards(plan, &scopes, &rows, some, n_shards, shards, detail));
   TRY(check_scratch(plan, scratch, scratch_bytes, detail));
   scopes.shard = &rows;
   if (plan->problem.b > 0)

@@ -6,6 +6,8 @@
  */
 #include "test_run.h"
 
+#include "harness/seen_data.h"
+
 enum { MAX_PARTS = 8 };
 
 /* A problem, its result in one run, and a buffer for the largest scores. */
@@ -18,30 +20,6 @@ typedef struct whole {
   unsigned char *out, *lse, *max; /* results in one run */
   uint64_t seed;
 } whole;
-
-static int compare_entries(const void *a, const void *b) {
-  const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-  return (x > y) - (x < y);
-}
-
-/* The valid entries of a list in ascending order, where they stood. */
-static void sort_list(int32_t *list, int32_t n) {
-  int32_t *valid = malloc((size_t)(n + 1) * sizeof *valid), k = 0;
-  assert_non_null(valid);
-  for (int32_t i = 0; i < n; i++)
-    if (list[i] >= 0)
-      valid[k++] = list[i];
-  qsort(valid, (size_t)k, sizeof *valid, compare_entries);
-  for (int32_t i = n - 1; i >= 0; i--)
-    if (list[i] >= 0)
-      list[i] = valid[--k];
-  free(valid);
-}
-
-static void sort_lists(int32_t *lists, int32_t topk, int64_t stride, int64_t queries) {
-  for (int64_t i = 0; lists && i < queries; i++)
-    sort_list(lists + i * (stride > 0 ? stride : topk), topk);
-}
 
 static void *copy_of(const void *from, size_t bytes) {
   void *to = malloc(bytes + 1);
@@ -66,10 +44,7 @@ static amla_plan *plan_of(const whole *w, int32_t threads) {
 static whole make_whole(const char *problem, const amla_options *options, uint64_t seed) {
   whole w = {.problem = problem, .options = *options, .seed = seed};
   generate(&w.data, problem);
-  const amla_problem *p = &w.data.problem;
-  const int64_t queries = harness_rows(&w.data) / p->h_q;
-  sort_lists(w.data.indices, p->topk, p->indices_stride_query, queries);
-  sort_lists(w.data.extra_indices, p->extra_topk, p->extra_indices_stride_query, queries);
+  assert_true(harness_sort_lists(&w.data));
   w.max_logits = calloc(max_bytes(&w) + 4, 1);
   assert_non_null(w.max_logits);
   if (seed % 2) {
@@ -423,6 +398,47 @@ static void rows_may_be_computed_apart(void **state) {
   for_each_engine(check_rows);
 }
 
+/* What rows of one sequence need of others is nothing: their lengths, pages, bounds and lists may
+ * be anything. */
+static void rows_need_their_own_sequence_only(void **state) {
+  static const char *const some[] = {"b=3,sq=2,h=8,sk=400,dqk=40,dv=36,page=16,sinks=1",
+                                     "b=3,sq=2,h=8,sk=400,dqk=40,dv=36,page=16,topk=90,"
+                                     "index=position,topklen=query"};
+  const amla_options options =
+      make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, 1);
+  (void)state;
+  for (int i = 0; i < LENGTH(some); i++) {
+    whole w = make_whole(some[i], &options, (uint64_t)i);
+    const int32_t max_pages = pages_of(w.data.problem.max_pages, 400, 16);
+    for (int32_t sequence = 0; sequence < 3; sequence++) {
+      part x = new_part(&w);
+      int32_t *lengths = copy_of(w.data.seqlens_k, 3 * 4);
+      int32_t *table = copy_of(w.data.block_table, w.data.tensors.block_table_bytes);
+      int32_t *listed = copy_of(w.data.topk_length, i ? 6 * 4 : 0);
+      for (int32_t k = 0; k < 3; k++) {
+        x.bounds[0][0][k] = k == sequence ? 0 : 5;
+        x.bounds[0][1][k] = k == sequence ? INT32_MAX : 77;
+        w.data.seqlens_k[k] = k == sequence ? lengths[k] : INT32_MAX;
+        for (int32_t j = 0; j < max_pages; j++)
+          w.data.block_table[k * max_pages + j] = k == sequence ? table[k * max_pages + j] : -1;
+        for (int32_t q = 2 * k; i && q < 2 * k + 2; q++)
+          w.data.topk_length[q] = k == sequence ? listed[q] : INT32_MAX;
+      }
+      x.shard.row_begin = 16 * sequence, x.shard.row_end = 16 * (sequence + 1);
+      run_part(&w, &x, 1);
+      finish(&w, &x, 1, 1);
+      memcpy(w.data.seqlens_k, lengths, 3 * 4);
+      memcpy(w.data.block_table, table, w.data.tensors.block_table_bytes);
+      if (i)
+        memcpy(w.data.topk_length, listed, 6 * 4);
+      free(lengths), free(table), free(listed);
+      free_part(&x);
+    }
+    expect_whole(&w, "a sequence at a time");
+    free_whole(&w);
+  }
+}
+
 /* ---- Cancelling ---- */
 
 typedef struct caller {
@@ -533,6 +549,43 @@ static void wrong_shards_are_refused_by_name(void **state) {
   free_whole(&w);
 }
 
+/* Records are written: all that a run reads lies apart from them. */
+static void records_that_overlap_are_refused_by_name(void **state) {
+  (void)state;
+  amla_options options = make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, 96);
+  whole w = make_whole("h=4,sk=900,dqk=40,dv=36,page=16,sinks=1", &options, 2);
+  part x = new_part(&w);
+  draw_bounds(&w, &x, 1, 0);
+  run_part(&w, &x, 1);
+  const struct {
+    const char *words;
+    void *at;
+  } all[] = {{"q=", w.data.q},
+             {"kv=", (char *)w.data.kv + w.data.tensors.kv_bytes - 4},
+             {"block_table=", w.data.block_table},
+             {"seqlens_k=", w.data.seqlens_k},
+             {"must not overlap begin", x.bounds[0][0]},
+             {"must not overlap end", x.bounds[0][1]}};
+  amla_plan *plan = plan_of(&w, 1);
+  const size_t bytes = amla_shard_scratch_bytes(plan);
+  void *scratch = malloc(bytes);
+  amla_detail detail;
+  for (int i = 0; i < LENGTH(all); i++) {
+    x.shard.records = all[i].at;
+    assert_int_equal(amla_shard_run(plan, &w.data.tensors, &x.shard, scratch, bytes, &detail),
+                     AMLA_INVALID_ARGUMENT);
+    if (!strstr(detail.text, all[i].words) || !strstr(detail.text, "must not overlap"))
+      fail_msg("'%s' instead of '%s'", detail.text, all[i].words);
+  }
+  x.shard.records = x.records;
+  assert_int_equal(amla_shard_run(plan, &w.data.tensors, &x.shard, scratch, bytes, &detail),
+                   AMLA_OK);
+  free(scratch);
+  amla_plan_destroy(plan);
+  free_part(&x);
+  free_whole(&w);
+}
+
 /* Shards that leave keys out, and records that are too short, write nothing. */
 static void wrong_finishes_are_refused_by_name(void **state) {
   (void)state;
@@ -558,6 +611,7 @@ static void wrong_finishes_are_refused_by_name(void **state) {
   } while (0)
   EXPECT("must reach its length 900", 1);
   EXPECT("n_shards=0: must be >= 1", 0);
+  EXPECT("n_shards=4097: must be <= 4096", AMLA_MAX_SHARDS + 1);
   shards[1] = parts[0].shard;
   EXPECT("shards[1].begin[0]=0: must be", 2);
   shards[1] = parts[1].shard, shards[1].records_bytes--;
@@ -566,6 +620,13 @@ static void wrong_finishes_are_refused_by_name(void **state) {
   EXPECT("n_entries=", 2);
   shards[1] = parts[1].shard, shards[0].head_end = 5;
   EXPECT("head_end=5: must be <= 4", 2);
+  shards[0].head_end = 0, shards[1].records = w.data.out;
+  EXPECT("must not overlap records", 2);
+  shards[1].records = w.data.lse + 3;
+  EXPECT("must not overlap records", 2);
+  shards[1].records = parts[1].records, shards[1].end = (const int32_t *)w.data.lse;
+  memcpy(w.data.lse, parts[1].bounds[0][1], sizeof(int32_t));
+  EXPECT("must not overlap end", 2);
 #undef EXPECT
   for (size_t i = 0; i < w.data.tensors.out_bytes; i++)
     assert_int_equal(((unsigned char *)w.data.out)[i], 0xA5);
@@ -611,9 +672,11 @@ int main(void) {
       cmocka_unit_test(every_way_to_cut_gives_the_bits_of_one_run),
       cmocka_unit_test(every_line_of_keys_can_be_shared_out),
       cmocka_unit_test(rows_may_be_computed_apart),
+      cmocka_unit_test(rows_need_their_own_sequence_only),
       cmocka_unit_test(a_shard_is_cancelled),
       cmocka_unit_test(steps_ask_nothing_of_the_system),
       cmocka_unit_test(wrong_shards_are_refused_by_name),
+      cmocka_unit_test(records_that_overlap_are_refused_by_name),
       cmocka_unit_test(wrong_finishes_are_refused_by_name),
       cmocka_unit_test(who_has_no_shards_says_so),
   };

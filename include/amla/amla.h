@@ -529,6 +529,7 @@ AMLA_API void amla_plan_destroy(amla_plan *plan);
  * with the first bracket where P is rounded (amla_plan_info.p_type) and the second where max_logits
  * are asked for. O is sum P v times 2^-headroom, the reference and the largest score are in log2
  * units. Without a key the reference is -inf, and O and sums are 0. */
+#define AMLA_MAX_SHARDS 4096 /* of a finish */
 typedef struct amla_shard {
   uint32_t struct_bytes;
   int32_t n_entries; /* of finish: records of a row, as amla_shard_info has it */
@@ -574,8 +575,9 @@ AMLA_API amla_status amla_shard_query(const amla_plan *plan, const amla_tensors 
 
 /* Computes the shard's records; n_entries and heads of `shard` are not read. Writes nothing else:
  * out may be NULL. max_logits is not written: whether it is NULL says what records hold. Refusals
- * as of amla_plan_run, of the shard's own pages. options.cancel is asked, and may end it: records
- * then hold anything. */
+ * as of amla_plan_run, of the shard's own pages, and of sequences and queries with rows of its own;
+ * of records that overlap what is read. options.cancel is asked, and may end it: records then hold
+ * anything. */
 AMLA_API amla_status amla_shard_run(const amla_plan *plan, const amla_tensors *tensors,
                                     const amla_shard *shard, void *scratch, size_t scratch_bytes,
                                     amla_detail *detail);
@@ -586,8 +588,9 @@ AMLA_API amla_status amla_shard_check_outputs(const amla_plan *plan, const amla_
 
 /* Merges the records of all shards and writes out, lse and max_logits of their rows and heads, and
  * of no other. Sinks are applied here. Of tensors q, kv, tables and mask may be NULL.
- *   shards [n_shards], in the order of tokens: each begins where the one before it ended, and
- *   together they have every key of every row. Rows and heads are those of the first one. */
+ *   shards [n_shards], at most AMLA_MAX_SHARDS, in the order of tokens: each begins where the one
+ *   before it ended, and together they have every key of every row. Rows and heads are those of the
+ *   first one. Nothing of them overlaps out, lse or max_logits. */
 AMLA_API amla_status amla_shard_finish(const amla_plan *plan, const amla_tensors *tensors,
                                        int32_t n_shards, const amla_shard *shards, void *scratch,
                                        size_t scratch_bytes, amla_detail *detail);
