@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "scope.h"
+
 enum {
   BLOCK_ROWS = 64, /* of a message, at most */
   ROW_GRAIN = 32,  /* where blocks may begin (amla_shard) */
@@ -496,25 +498,41 @@ static const char *const tensor_names[N_HASHES] = {
     "q_indptr",          "extra_seqlens_k", "extra_visible_k",   "extra_indices",
     "extra_topk_length", "sinks",           "max_logits or mask"};
 
-/* After amla_shard_query has found the tensors right. */
-static void hash_tensors(const amla_tensors *t, uint64_t hashes[N_HASHES]) {
-  const struct {
-    const void *at;
-    size_t bytes;
-  } data[N_HASHES] = {{t->seqlens_k, t->seqlens_k_bytes},
-                      {t->visible_k, t->visible_k_bytes},
-                      {t->indices, t->indices_bytes},
-                      {t->topk_length, t->topk_length_bytes},
-                      {t->q_indptr, t->q_indptr_bytes},
-                      {t->extra_seqlens_k, t->extra_seqlens_k_bytes},
-                      {t->extra_visible_k, t->extra_visible_k_bytes},
-                      {t->extra_indices, t->extra_indices_bytes},
-                      {t->extra_topk_length, t->extra_topk_length_bytes},
-                      {t->sinks, t->sinks_bytes},
-                      {NULL, 0}};
-  for (int i = 0; i < N_HASHES; i++)
-    hashes[i] = hash(1, data[i].at, data[i].at ? data[i].bytes : 0);
-  hashes[N_HASHES - 1] = (uint64_t)(t->max_logits != NULL) | (uint64_t)(t->mask != NULL) << 1;
+static uint64_t hash_words(const int32_t *words, int64_t n) {
+  return hash(1, words, words ? (size_t)n * sizeof *words : 0);
+}
+
+/* The entries that count, whatever lies behind and between them. */
+static uint64_t hash_lists(const amla_scope *s) {
+  uint64_t sum = hash_words(NULL, 0);
+  for (int32_t i = 0; s->topk > 0 && i < s->problem->b; i++)
+    for (int32_t q = 0, n; q < amla_queries_of(s, i); q++) {
+      const int32_t *list = amla_list_of(s, i, q, &n);
+      sum = hash(sum, list, (size_t)n * sizeof *list);
+    }
+  return sum;
+}
+
+/* Of a scope: lengths, visible lengths, lists, lengths of lists. */
+static void hash_scope(const amla_scope *s, uint64_t hashes[4]) {
+  const amla_problem *p = s->problem;
+  const int64_t queries = amla_queries_before(s, p->b);
+  hashes[0] = hash_words(s->seqlens, p->b);
+  hashes[1] = hash_words(s->visible, queries);
+  hashes[2] = hash_lists(s);
+  hashes[3] = hash_words(s->lengths, p->topk_length_per_query ? queries : p->b);
+}
+
+/* Of what is read, not of buffers' capacities. After amla_shard_query has found the tensors right.
+ */
+static void hash_tensors(const amla_problem *p, const amla_tensors *t,
+                         uint64_t hashes[N_HASHES]) {
+  const amla_scope first = amla_first_scope(p, t), second = amla_second_scope(p, t);
+  hash_scope(&first, hashes);
+  hashes[4] = hash_words(t->q_indptr, (int64_t)p->b + 1);
+  hash_scope(&second, hashes + 5);
+  hashes[9] = hash(1, t->sinks, t->sinks ? (size_t)p->h_q * sizeof(float) : 0);
+  hashes[10] = (uint64_t)(t->max_logits != NULL) | (uint64_t)(t->mask != NULL) << 1;
 }
 
 static void copy_bounds(const amla_mpi *m, const amla_shard *s, int32_t *to) {
@@ -964,7 +982,7 @@ amla_status amla_mpi_run(amla_mpi *m, const amla_tensors *tensors, const amla_sh
   amla_status status = look(m, tensors, shard, &t, &s, &rows, &text);
   set_verdict(mine, status, &text);
   if (status == AMLA_OK)
-    hash_tensors(&t, mine->hashes);
+    hash_tensors(&m->problem, &t, mine->hashes);
   if (status == AMLA_OK && m->interleaving.tokens == 0)
     copy_bounds(m, &s, (int32_t *)(mine + 1));
   MPI_Allgather(m->mine, (int)m->verdict_bytes, MPI_BYTE, m->verdicts, (int)m->verdict_bytes,

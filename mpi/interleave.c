@@ -5,6 +5,8 @@
  */
 #include "interleave.h"
 
+#include "scope.h"
+
 int32_t amla_mpi_own_tokens(int32_t interleave_tokens, int32_t position, int32_t rank,
                             int32_t ranks) {
   const int64_t n = interleave_tokens, round = n * ranks;
@@ -53,31 +55,17 @@ size_t amla_interleave_words(const amla_interleaving *x) {
 
 /* ---- Tensors ---- */
 
-/* One scope, of the whole problem and then of the rank's own. */
+/* One scope of the whole problem, and then of the rank's own. */
 typedef struct scope {
-  int32_t sk, topk, window, causal, own_topk;
-  int64_t stride_batch, stride_query; /* of indices; 0: packed */
-  const int32_t *seqlens, *visible, *indices, *lengths;
+  amla_scope whole;
+  int32_t own_topk;
   int32_t *own_seqlens, *own_visible, *own_indices, *own_lengths;
 } scope;
 
-static int32_t count_queries(const amla_interleaving *x, const amla_tensors *t, int32_t sequence) {
-  return t->q_indptr ? t->q_indptr[sequence + 1] - t->q_indptr[sequence] : x->whole.s_q;
-}
-
-static int64_t query_index(const amla_interleaving *x, const amla_tensors *t, int32_t sequence) {
-  return t->q_indptr ? t->q_indptr[sequence] : (int64_t)sequence * x->whole.s_q;
-}
-
-static int32_t length_of(const scope *s, int32_t sequence) {
-  return s->seqlens ? s->seqlens[sequence] : s->sk;
-}
-
-/* The query sees whole tokens [0, visible), but for those before a window. `query` is counted among
- * the sequence's `n`, `at` among all. */
-static int32_t visible_to(const scope *s, int32_t sequence, int32_t query, int32_t n, int64_t at) {
-  const int32_t length = length_of(s, sequence);
-  const int32_t causal = length - n + query + 1;
+/* The query, `at` among all, sees whole tokens [0, visible), but for those before a window. */
+static int32_t visible_to(const amla_scope *s, int32_t sequence, int32_t query, int64_t at) {
+  const int32_t length = amla_length_of(s, sequence);
+  const int32_t causal = length - amla_queries_of(s, sequence) + query + 1;
   if (s->visible)
     return s->visible[at];
   if (!s->causal)
@@ -86,40 +74,36 @@ static int32_t visible_to(const scope *s, int32_t sequence, int32_t query, int32
 }
 
 static void list_window(const amla_interleaving *x, scope *s, int32_t visible, int64_t at) {
-  const int32_t first = own(x, visible > s->window ? visible - s->window : 0);
+  const int32_t window = s->whole.window;
+  const int32_t first = own(x, visible > window ? visible - window : 0);
   const int32_t n = own(x, visible) - first;
   s->own_lengths[at] = n;
   for (int32_t i = 0; i < n; i++)
     s->own_indices[at * s->own_topk + i] = first + i;
 }
 
-static void list_entries(const amla_interleaving *x, const amla_tensors *t, scope *s,
-                         int32_t sequence, int32_t query, int64_t at) {
-  const int64_t of_query = s->stride_query ? s->stride_query : s->topk;
-  const int64_t of_batch = s->stride_batch ? s->stride_batch : of_query * x->whole.s_q;
-  const int64_t ragged = at * of_query, packed = sequence * of_batch + query * of_query;
-  const int32_t *entries = s->indices + (t->q_indptr ? ragged : packed);
-  int32_t n = s->topk, n_own = 0;
-  if (s->lengths)
-    n = s->lengths[x->whole.topk_length_per_query ? at : sequence];
+static void list_entries(const amla_interleaving *x, scope *s, int32_t sequence, int32_t query,
+                         int64_t at) {
+  int32_t n, n_own = 0;
+  const int32_t *entries = amla_list_of(&s->whole, sequence, query, &n);
   for (int32_t i = 0; i < n; i++)
     if (entries[i] >= 0 && is_own(x, entries[i]))
       s->own_indices[at * s->own_topk + n_own++] = own(x, entries[i]);
   s->own_lengths[at] = n_own;
 }
 
-static void map_scope(const amla_interleaving *x, const amla_tensors *t, scope *s) {
+static void map_scope(const amla_interleaving *x, scope *s) {
+  const amla_scope *w = &s->whole;
   for (int32_t i = 0; i < x->whole.b; i++) {
-    const int32_t n = count_queries(x, t, i);
-    s->own_seqlens[i] = own(x, length_of(s, i));
-    for (int32_t q = 0; q < n; q++) {
-      const int64_t at = query_index(x, t, i) + q;
-      if (s->topk > 0)
-        list_entries(x, t, s, i, q, at);
-      else if (s->window > 0)
-        list_window(x, s, visible_to(s, i, q, n, at), at);
+    s->own_seqlens[i] = own(x, amla_length_of(w, i));
+    for (int32_t q = 0; q < amla_queries_of(w, i); q++) {
+      const int64_t at = amla_queries_before(w, i) + q;
+      if (w->topk > 0)
+        list_entries(x, s, i, q, at);
+      else if (w->window > 0)
+        list_window(x, s, visible_to(w, i, q, at), at);
       else
-        s->own_visible[at] = own(x, visible_to(s, i, q, n, at));
+        s->own_visible[at] = own(x, visible_to(w, i, q, at));
     }
   }
 }
@@ -137,29 +121,11 @@ amla_tensors amla_interleave_tensors(const amla_interleaving *x, const amla_tens
   const amla_problem *p = &x->whole, mine = amla_interleave_problem(x);
   const size_t b = (size_t)p->b * 4, queries = b * (size_t)p->s_q;
   int32_t *next = x->words;
-  scope s = {.sk = p->sk,
-             .topk = p->topk,
-             .window = p->window,
-             .causal = p->causal,
-             .own_topk = mine.topk,
-             .stride_batch = p->indices_stride_batch,
-             .stride_query = p->indices_stride_query,
-             .seqlens = t->seqlens_k,
-             .visible = t->visible_k,
-             .indices = t->indices,
-             .lengths = t->topk_length};
-  scope e = {.sk = p->extra_sk,
-             .topk = p->extra_topk,
-             .own_topk = mine.extra_topk,
-             .stride_batch = p->extra_indices_stride_batch,
-             .stride_query = p->extra_indices_stride_query,
-             .seqlens = t->extra_seqlens_k,
-             .visible = t->extra_visible_k,
-             .indices = t->extra_indices,
-             .lengths = t->extra_topk_length};
+  scope s = {.whole = amla_first_scope(p, t), .own_topk = mine.topk};
+  scope e = {.whole = amla_second_scope(p, t), .own_topk = mine.extra_topk};
   amla_tensors o = *t;
   carve(x, &s, &next), carve(x, &e, &next);
-  map_scope(x, t, &s);
+  map_scope(x, &s);
   o.seqlens_k = s.own_seqlens, o.seqlens_k_bytes = b;
   o.visible_k = mine.topk > 0 ? NULL : s.own_visible, o.visible_k_bytes = queries;
   o.indices = mine.topk > 0 ? s.own_indices : NULL;
@@ -168,7 +134,7 @@ amla_tensors amla_interleave_tensors(const amla_interleaving *x, const amla_tens
   o.sinks = NULL;
   if (p->extra_sk == 0 && p->extra_topk == 0)
     return o;
-  map_scope(x, t, &e);
+  map_scope(x, &e);
   o.extra_seqlens_k = e.own_seqlens, o.extra_seqlens_k_bytes = b;
   o.extra_visible_k = mine.extra_topk > 0 ? NULL : e.own_visible, o.extra_visible_k_bytes = queries;
   o.extra_indices = mine.extra_topk > 0 ? e.own_indices : NULL;

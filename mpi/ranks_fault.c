@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "harness/scopes.h"
 #include "ranks_commands.h"
 
 /* ---- Allocations of ours that fail when told to ---- */
@@ -85,6 +86,39 @@ static int fault_of_cancel(ranks_job *j) {
   return all;
 }
 
+/* Room behind a tensor's end is there already, but the capacity of the last rank says so. */
+static void make_slack(ranks_job *j) {
+  const amla_problem *p = &j->data.problem;
+  amla_tensors *t = &j->tensors;
+  const int64_t queries = harness_all_queries(p, t);
+  for (int64_t i = 0; i < queries; i++) {
+    const int32_t n = t->topk_length[p->topk_length_per_query ? i : i / p->s_q];
+    for (int32_t k = n; k < p->topk; k++)
+      j->data.indices[i * p->topk + k] = j->rank;
+  }
+  t->seqlens_k_bytes += 4, t->topk_length_bytes += 4, t->indices_bytes += 4;
+}
+
+/* What nobody reads may differ from rank to rank: capacities, and entries behind a list's length.
+ */
+static int slack(ranks_job *j) {
+  ranks_results whole = ranks_make_results(j);
+  if (!j->data.topk_length)
+    ranks_leave(EXIT_USAGE, "slack", "needs lists with lengths");
+  ranks_run_whole(j, &whole);
+  ranks_create(j);
+  if (j->rank == j->ranks - 1)
+    make_slack(j);
+  ranks_reset_outputs(j);
+  ranks_run(j);
+  const int different = ranks_count_differences(j, &whole);
+  if (j->rank == 0)
+    printf("slack    on %d ranks, of capacities and lists of their own: %s\n", j->ranks,
+           different ? "OTHER BITS" : "the same bits");
+  ranks_free_results(&whole);
+  return different == 0;
+}
+
 /* Of what a plan is made of. -1: it is none of these. */
 static int fault_before(ranks_job *j, const char *f, int here) {
   amla_problem *p = &j->data.problem;
@@ -117,6 +151,8 @@ int ranks_fault(ranks_job *j) {
     return before;
   if (strcmp(f, "cancel") == 0)
     return fault_of_cancel(j);
+  if (strcmp(f, "slack") == 0)
+    return slack(j);
   ranks_create(j);
   if (here && strcmp(f, "page") == 0)
     spoil_page(j);
@@ -136,5 +172,5 @@ int ranks_fault(ranks_job *j) {
     return here ? raise(SIGKILL) : 0, ranks_run(j), 0;
   ranks_leave(EXIT_USAGE, f,
               "must be scale, problem, memory, interleave, negative, page, buffer, lengths, "
-              "hole, mask, shard, cancel or kill");
+              "hole, mask, shard, slack, cancel or kill");
 }

@@ -40,6 +40,8 @@ done
 lists=b=2,sq=2,h=9,sk=1500,dqk=40,dv=36,page=16,topk=300,index=position,invalid=20
 scopes=b=2,sq=2,h=5,sk=900,dqk=40,dv=36,page=16,causal=1,window=400,scope2=sk:1100/page:5
 expect "the same bits" 3 check $lists
+expect "on 3 ranks, of capacities and lists of their own: the same bits" 3 fault slack \
+  $lists,topklen=query
 expect "the same bits" 4 check $scopes
 expect "the same bits" 7 check b=3,sq=3,h=40,sk=900,dqk=40,dv=32,page=16,visible=1,ragged=1
 expect "the same bits" 4 check h=130,sk=900,dqk=64,dv=64,kv=f16,q=f16,out=bf16 --threads 2
