@@ -87,6 +87,13 @@ grep -q "$scratch/usr/.*/amla/libggml-amla.so: no such file" "$scratch/err" ||
   fail "the plug-in is not looked for where the wrapper is installed: $(cat "$scratch/err")"
 
 expect 2 sh "$wrapper"
+grep -q -- "--help" "$scratch/err" || fail "a line without a program is not told of --help"
+expect 0 env -u AMLA_GGML_PLUGIN sh "$wrapper" --help
+for option in $(sed -n 's/^\(--[a-z]*\)).*/\1/p' "$wrapper"); do
+  grep -q "^  $option " "$scratch/out" || fail "--help lacks $option"
+done
+expect 0 env -u AMLA_GGML_PLUGIN sh "$wrapper" --version
+grep -Eqx "llama-amla [0-9]+\.[0-9]+\.[0-9]+" "$scratch/out" || fail "--version gives no version"
 expect 2 sh "$wrapper" --enalbe
 expect 1 env AMLA_GGML_PLUGIN="$scratch/none.so" sh "$wrapper" true
 grep -q "none.so: no such file" "$scratch/err" || fail "the missing plug-in is not named"

@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Manual pages of the program, by help2man, from what it says of itself: amla(1), a page for each
-# command, and what `amla help TOPIC` prints in amla(1).
+# Manual pages by help2man, from what a program says of itself. Of amla: amla(1), a page for each
+# command, and what `amla help TOPIC` prints in amla(1). Of llama-amla: llama-amla(1).
 #
-#     make_man.sh AMLA FOLDER
+#     make_man.sh PROGRAM FOLDER
 set -eu
 program=$(readlink -f "$1") folder=$2
 version=$("$program" --version)
@@ -22,6 +22,11 @@ page() { # NAME SUMMARY COMMAND [OPTION...]
     --version-string="${version#* }" --name="$summary" --output="$folder/$name.1" "$@" \
     "$scratch/$name"
 }
+
+if [ "${program##*/}" = llama-amla ]; then
+  page llama-amla "run a program of llama.cpp with AMLA's plug-in" ""
+  exit
+fi
 
 # The topics as they stand, each a section.
 "$program" help | sed -n 's/^  amla help \([a-z]*\) .*/\1/p' | while read -r topic; do
