@@ -155,6 +155,111 @@ def threads(results: pathlib.Path, out: pathlib.Path) -> None:
     save(figure, out)
 
 
+def what_differs(problems: list[str]) -> dict[str, str]:
+    """Of each problem string the keys that not all have alike."""
+    keys = {p: p.split(",") for p in problems}
+    common = set.intersection(*(set(k) for k in keys.values()))
+    return {p: ", ".join(key for key in k if key not in common) for p, k in keys.items()}
+
+
+def sparse_groups(path: pathlib.Path) -> dict[str, list[dict[str, str]]]:
+    """Rows of a run of bench_sparse by their headings, which say of what the figures are."""
+    line = (
+        r"  (?P<case>\w+=\S+) +(?P<threads>\d) .* (?P<figure>[\d.]+) +(?P<target>[\d.]+) (ok|miss) "
+        r"|(?P<group>\S.*, of .*)"
+    )
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in rows_of(path, line):
+        if row["group"]:
+            groups[row["group"]] = mine = []
+        else:
+            mine.append(row)
+    return groups
+
+
+def lists(results: pathlib.Path, out: pathlib.Path) -> None:
+    groups = sparse_groups(results / "bench_sparse.txt")
+    figure, axes = pyplot.subplots(figsize=(WIDTH, 5.2))
+    labels: list[str] = []
+    for group, rows in groups.items():
+        labels.append(group)
+        names = what_differs([r["case"] for r in rows])
+        for case, name in names.items():
+            for row in (r for r in rows if r["case"] == case):
+                n = int(row["threads"])
+                axes.plot(float(row["figure"]), len(labels), MARKS[n - 1], color=COLOURS[n - 1])
+            axes.plot(float(row["target"]), len(labels), "k|", ms=12)
+            labels.append(name)
+    for n in (1, 2):
+        axes.plot([], [], MARKS[n - 1], color=COLOURS[n - 1], label=f"{n} thread{'s' * (n > 1)}")
+    axes.plot([], [], "k|", ms=12, label="target")
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    for label in axes.get_yticklabels():
+        if label.get_text() in groups:
+            label.set_fontweight("bold")
+    axes.invert_yaxis()
+    axes.axvline(1, color="black", lw=1.5)
+    axes.set(xlim=(0.8, 1.01), xlabel="fraction of the other's rate (line: 1)")
+    axes.set_title("Lists, scopes and fp8 caches, Zen 3", loc="right")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left", fontsize=9)
+    save(figure, out)
+
+
+def index(results: pathlib.Path, out: pathlib.Path) -> None:
+    path = results / "bench_index.txt"
+    target = float(re.search(r"scores ([\d.]+) of the FMA peak", path.read_text())[1])
+    rows = rows_of(
+        path,
+        r"(?P<case>\d+ heads, \S+ \w+) +(?P<threads>\d) +[\d.]+ +[\d.]+ +(?P<peak>[\d.]+)"
+        r" +(?P<median>[\d.]+) ",
+    )
+    names = [f"{r['case']}, {r['threads']} thread{'s' * (r['threads'] != '1')}" for r in rows]
+    figure, axes = pyplot.subplots(figsize=(WIDTH, 3.6))
+    for i, (key, label) in enumerate((("peak", "best"), ("median", "median"))):
+        values = [float(r[key]) for r in rows]
+        axes.plot(values, range(len(rows)), MARKS[i], label=f"{label} of the rounds")
+    axes.axvline(1, color="black", lw=1.5)
+    axes.axvline(target, color="black", lw=1.5, ls="--", label=f"target, {target}")
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.02), xlabel="fraction of the FMA peak (line)")
+    axes.set_title("Scores of the indexer, Zen 3")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left", fontsize=9)
+    save(figure, out)
+
+
+def sweep(results: pathlib.Path, out: pathlib.Path) -> None:
+    path = results / "sim_sweep.txt"
+    numbers = [rf"(?P<{n}> *[\d.]+)" for n in ("low2", "mid2", "top2", "low1", "mid1", "top1")]
+    modes = rows_of(path, r"(?P<name>\w+ +(?:flash|amla|lazy)) " + " ".join(numbers) + "$")[:9]
+    holds = rows_of(path, r"(?P<name>\w.*?)  +(?P<n2>\d+) +(?P<n1>\d+)  (?:yes|no|s_q=\d)$")
+    settings = int(re.search(r"In how many of (\d+) an ordering holds", path.read_text())[1])
+    figure, (above, below) = pyplot.subplots(2, figsize=(WIDTH, 8.5), height_ratios=(9, 13))
+    for i, sq in enumerate("21"):
+        label, style = f"s_q = {sq}", {"color": COLOURS[i], "marker": MARKS[i]}
+        low, mid, top = ([float(r[f"{k}{sq}"]) for r in modes] for k in ("low", "mid", "top"))
+        at = [n - 0.15 + 0.3 * i for n in range(len(modes))]
+        above.hlines(at, low, top, color=COLOURS[i], lw=2)
+        above.plot(mid, at, ls="", label=label, **style)
+        at = [n - 0.15 + 0.3 * i for n in range(len(holds))]
+        values = [100 * int(r[f"n{sq}"]) / settings for r in holds]
+        below.plot(values, at, ls="", label=label, **style)
+    above.set(xlim=(0, 103), xlabel="% of the cube's peak (line)")
+    above.axvline(100, color="black", lw=1.5)
+    below.set(xlim=(0, 103), xlabel="% of the settings (dashed: 90 %)")
+    below.axvline(90, color="black", lw=1.5, ls="--")
+    for axes, rows in ((above, modes), (below, holds)):
+        names = [re.sub(" +", " ", r["name"]) for r in rows]
+        axes.set_yticks(range(len(rows)), names, fontsize=9)
+        axes.invert_yaxis()
+        axes.grid(alpha=0.3)
+    above.legend(loc="lower left", fontsize=9)
+    above.set_title(f"SIMULATED Ascend 910, {settings} settings that meet one figure", loc="right")
+    save(figure, out)
+
+
 def sparse(results: pathlib.Path, out: pathlib.Path) -> None:
     text = (results / "bench_sparse_torch.txt").read_text()
     rows = re.findall(
@@ -172,7 +277,7 @@ def sparse(results: pathlib.Path, out: pathlib.Path) -> None:
     save(figure, out)
 
 
-RESULTS = {f.__name__: f for f in (cpu, ggml, accuracy, sim, threads, sparse)}
+RESULTS = {f.__name__: f for f in (cpu, ggml, accuracy, sim, sweep, threads, sparse, lists, index)}
 
 
 # ---- How it works ----
