@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -25,12 +26,6 @@ PICTURES = {  # of the gallery: file -> what draws it
     "sim": "sim b=96,sq=2,h=128,sk=4096 --schedule preload --rescale amla",
 }
 PLAN_KEYS = 4096
-PYTHON = {
-    "amla": ":imported-members:",
-    "amla.flash_mla": "",
-    "amla.flashinfer": "",
-    "amla.transformers": "",
-}
 REDIRECT = (
     '<!doctype html><html lang="en"><title>AMLA</title>'
     '<meta http-equiv="refresh" content="0; url=docs/site/index.html">'
@@ -61,6 +56,13 @@ def list_the_rest(source: pathlib.Path) -> None:
             print("\n```{toctree}\n:hidden:\n:caption: More\n", *rest, "```", sep="\n", file=file)
 
 
+def python_modules() -> dict[str, str]:
+    """Public modules of the package -> what autodoc is told more of them."""
+    found = (module.name for module in pkgutil.iter_modules(amla.__path__))
+    more = {f"amla.{name}": "" for name in found if not name.startswith("_")}
+    return {"amla": ":imported-members:", **more}
+
+
 def write_reference(tree: pathlib.Path, folder: pathlib.Path) -> None:
     folder.mkdir()
     names = []
@@ -68,7 +70,7 @@ def write_reference(tree: pathlib.Path, folder: pathlib.Path) -> None:
         page = c_reference.page(header.read_text(), header.name)
         (folder / f"{header.stem}.rst").write_text(page)
         names.append(header.stem)
-    for module, more in PYTHON.items():
+    for module, more in python_modules().items():
         options = "".join(f"   {o}\n" for o in (":members:", more) if o)
         page = f"{module}\n{'=' * len(module)}\n\n.. automodule:: {module}\n{options}"
         (folder / f"python_{module}.rst").write_text(page)

@@ -7,6 +7,7 @@ then every page is opened in headless Chromium, narrow and wide, light and dark.
 
 from __future__ import annotations
 
+import ast
 import html.parser
 import pathlib
 import re
@@ -116,6 +117,24 @@ def not_documented(tree: pathlib.Path, pages: dict[pathlib.Path, Page]) -> list[
     return wrong
 
 
+def python_not_documented(tree: pathlib.Path, pages: dict[pathlib.Path, Page]) -> list[str]:
+    """Names in `__all__` of the package's public modules that the reference lacks."""
+    known = {i for page in pages.values() for i in page.ids}
+    wrong = []
+    for path in sorted((tree / "python/amla").glob("*.py")):
+        module = "amla" if path.stem == "__init__" else f"amla.{path.stem}"
+        if "._" in module:
+            continue
+        (names,) = (
+            ast.literal_eval(node.value)
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        )
+        wrong += [f"{path.name}: {n} is not in the reference" for n in names
+                  if f"{module}.{n}" not in known]  # fmt: skip
+    return wrong
+
+
 def shown_wrong(root: pathlib.Path, pages, screenshots: pathlib.Path | None) -> list[str]:
     wrong = []
     with sync_playwright() as playwright:
@@ -151,7 +170,8 @@ def main() -> None:
     del pages[root / "index.html"]  # a redirect
     if not pages:
         sys.exit(f"{root} has no pages")
-    wrong = broken_links(root, pages) + not_documented(tree, pages)
+    wrong = broken_links(root, pages)
+    wrong += not_documented(tree, pages) + python_not_documented(tree, pages)
     for folder in more:
         folder.mkdir(exist_ok=True)
     wrong += shown_wrong(root, pages, more[0] if more else None)

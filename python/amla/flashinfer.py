@@ -377,6 +377,7 @@ def xqa_batch_decode_with_kv_cache_mla(*args: Any, **kwargs: Any) -> NoReturn:
     _absent("xqa_batch_decode_with_kv_cache_mla")
 
 
+#: FlashInfer's module of that name. :meta hide-value:
 mla = types.SimpleNamespace(
     BatchMLAPagedAttentionWrapper=BatchMLAPagedAttentionWrapper,
     trtllm_batch_decode_with_kv_cache_mla=trtllm_batch_decode_with_kv_cache_mla,

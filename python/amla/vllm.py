@@ -19,7 +19,7 @@ from ._log import log
 
 __all__ = ["KNOWN", "register"]
 
-KNOWN = ("0.32",)  # releases whose interface is the one used here
+KNOWN = ("0.32",)  #: releases whose interface is the one used here
 
 
 def register() -> None:
