@@ -138,7 +138,7 @@ def python_not_documented(tree: pathlib.Path, pages: dict[pathlib.Path, Page]) -
 def shown_wrong(root: pathlib.Path, pages, screenshots: pathlib.Path | None) -> list[str]:
     wrong = []
     with sync_playwright() as playwright:
-        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
         where = ""
