@@ -45,6 +45,15 @@ in_chroot "$root" sh -euc '
     ! ldd "$library" | grep "not found" || exit 1
   done
   [ "$libraries/libamla.so.0.1" -ef "$libraries/libamla.so.0" ]
+  for program in $(dpkg -L amla libggml-amla amla-mpi | sed -n "s,^/usr/bin/,,p"); do
+    [ -e "/usr/share/man/man1/$program.1.gz" ] || { echo "FAIL: no page of $program"; exit 1; }
+  done
+  apt-get -qqy install --no-install-recommends python3-pip > apt.log 2>&1
+  python3 -m pip list --format=freeze | grep -x "amla=='"$version"'"
+  python3 -c "
+from importlib import metadata
+(plugin,) = metadata.distribution(\"amla\").entry_points.select(group=\"vllm.general_plugins\")
+print(metadata.version(\"amla\"), plugin.load(), metadata.metadata(\"amla\")[\"Summary\"])"
 ' || fail "use"
 build_id=$(in_chroot "$root" sh -c 'readelf -n /usr/lib/*/libamla.so.0' |
   sed -n 's/.*Build ID: //p')
@@ -52,8 +61,9 @@ build_id=$(in_chroot "$root" sh -c 'readelf -n /usr/lib/*/libamla.so.0' |
   fail "no debug symbols of libamla.so.0"
 echo "ok: used"
 
-in_chroot "$root" sh -c 'apt-get -qqy purge $(dpkg-query -W -f "\${Package} \${Maintainer}\n" |
-  sed -n "s/ The AMLA maintainers.*//p")' > "$root.log" 2>&1 ||
+names=$(for deb; do dpkg-deb -f "$deb" Package; done)
+# shellcheck disable=SC2086
+in_chroot "$root" apt-get -qqy purge $names > "$root.log" 2>&1 ||
   { tail -n 20 "$root.log"; fail "removal"; }
 left=$(cd "$root" && find . -name '*amla*' ! -path './srv/*' ! -path './var/cache/*')
 [ -z "$left" ] || fail "removed, and still there: $left"
