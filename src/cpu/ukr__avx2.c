@@ -167,18 +167,17 @@ static inline __m128i narrow_8(amla_dtype type, __m256 x) {
 static inline __attribute__((always_inline)) void
 store_row(amla_dtype type, int32_t n, const float *o, float factor, void *out) {
   const __m256 f = _mm256_set1_ps(factor);
-  uint16_t *h = out;
+  char *to = out;
   int32_t i = 0;
-  if (type == AMLA_F32) {
-    amla_store_row(type, n, o, factor, out);
-    return;
-  }
   for (; i + 8 <= n; i += 8) {
     const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(o + i), f);
-    _mm_storeu_si128((__m128i *)(void *)(h + i), narrow_8(type, x));
+    if (type == AMLA_F32)
+      _mm256_storeu_ps((float *)(void *)to + i, x);
+    else
+      _mm_storeu_si128((__m128i *)(void *)(to + 2 * i), narrow_8(type, x));
   }
   if (i < n)
-    amla_store_row(type, n - i, o + i, factor, h + i);
+    amla_store_row(type, n - i, o + i, factor, to + amla_elems_bytes(type, i));
 }
 
 /* 8 x 8 transpose: merges of elements, pairs, halves. */
@@ -207,25 +206,46 @@ static inline void transpose_8x8(__m256 x[8]) {
     x[i] = y[i];
 }
 
-/* n <= 8 rows in a panel of `rows`, through chunks of columns that stay in L1. */
+/* 8 columns, some of them missing, of n <= 8 rows from column i on: transposed, times factor. */
+static inline __attribute__((always_inline)) void pack_columns(int32_t n, int32_t some,
+                                                               amla_dtype type,
+                                                               const void *const *q, int32_t i,
+                                                               float factor, int rows, float *qt) {
+  __m256 x[8];
+#pragma GCC unroll 8
+  for (int r = 0; r < 8; r++) {
+    float rest[8] __attribute__((aligned(32))) = {0};
+    x[r] = _mm256_setzero_ps();
+    if (r < n && some == 8)
+      x[r] = load_8(type, q[r], i, x[r]);
+    if (r < n && some < 8) {
+      amla_load_row(type, some, (const char *)q[r] + amla_elems_bytes(type, i), rest);
+      x[r] = _mm256_load_ps(rest);
+    }
+    x[r] = _mm256_mul_ps(x[r], _mm256_set1_ps(factor));
+  }
+  transpose_8x8(x);
+  for (int c = 0; c < some; c++)
+    _mm256_store_ps(qt + c * rows, x[c]);
+}
+
+static inline __attribute__((always_inline)) void pack_typed(int32_t n, int32_t d, amla_dtype type,
+                                                             const void *const *q, float factor,
+                                                             int rows, float *qt) {
+  int32_t i = 0;
+  for (; i + 8 <= d; i += 8)
+    pack_columns(n, 8, type, q, i, factor, rows, qt + i * rows);
+  if (i < d)
+    pack_columns(n, d - i, type, q, i, factor, rows, qt + i * rows);
+}
+
+/* n <= 8 rows in a panel of `rows`. */
 static inline void pack_lanes(int32_t n, int32_t d, amla_dtype type, const void *const *q,
                               float factor, int rows, float *qt) {
-  enum { CHUNK = 64 };
-  float chunk[8][CHUNK + 8] __attribute__((aligned(32))) = {{0}};
-  __m256 x[8];
-  for (int32_t at = 0; at < d; at += CHUNK) {
-    const int32_t some = d - at < CHUNK ? d - at : CHUNK;
-    for (int r = 0; r < 8 && r < n; r++)
-      load(&(amla_row_format){.type = type, .d = some},
-           (const char *)q[r] + amla_elems_bytes(type, at), NULL, chunk[r]);
-    for (int32_t i = 0; i < some; i += 8, qt += 8 * rows) {
-#pragma GCC unroll 8
-      for (int r = 0; r < 8; r++)
-        x[r] = _mm256_mul_ps(_mm256_load_ps(chunk[r] + i), _mm256_set1_ps(factor));
-      transpose_8x8(x);
-      for (int c = 0; c < 8 && c < some - i; c++)
-        _mm256_store_ps(qt + c * rows, x[c]);
-    }
+  switch (type) {
+  case AMLA_F32: pack_typed(n, d, AMLA_F32, q, factor, rows, qt); return;
+  case AMLA_BF16: pack_typed(n, d, AMLA_BF16, q, factor, rows, qt); return;
+  default: pack_typed(n, d, AMLA_F16, q, factor, rows, qt);
   }
 }
 
