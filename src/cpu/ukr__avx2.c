@@ -502,19 +502,21 @@ static inline __m256 seen_lanes(int32_t j, __m256i visible) {
   return _mm256_castsi256_ps(_mm256_cmpgt_epi32(visible, _mm256_set1_epi32(j)));
 }
 
-/* 8 rows of a panel of `rows`. Tokens UNROLL at a time: chains that the window of reordering would
- * not reach. */
-static inline int32_t all_seen(int32_t n, __m256i visible) {
-  return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), visible)))
-             ? 0
-             : n / UNROLL * UNROLL;
+/* How many tokens all 8 rows see, in whole UNROLLs: those go side by side, in chains that the
+ * window of reordering would not reach. */
+static inline int32_t all_seen(int32_t n, const int32_t *visible) {
+  int32_t least = n;
+  for (int r = 0; r < 8; r++)
+    least = visible[r] < least ? visible[r] : least;
+  return least / UNROLL * UNROLL;
 }
 
+/* 8 rows of a panel of `rows`. */
 static inline void max_lanes(int32_t n, const float *s, int rows, const int32_t *visible,
                              float *max) {
   const __m256i vis = _mm256_loadu_si256((const __m256i *)visible);
   const __m256 none = _mm256_set1_ps(-__builtin_inff());
-  const int32_t all = all_seen(n, vis);
+  const int32_t all = all_seen(n, visible);
   __m256 m[UNROLL];
   int32_t j = 0;
 #pragma GCC unroll 4
@@ -582,7 +584,7 @@ static inline void exp_lanes(int32_t n, float *s, int rows, const float *ref, co
                              const int32_t *visible, float *sum) {
   const __m256i vis = _mm256_loadu_si256((const __m256i *)visible);
   const __m256 e = _mm256_loadu_ps(ref), m = _mm256_loadu_ps(mul);
-  const int32_t all = all_seen(n, vis);
+  const int32_t all = all_seen(n, visible);
   __m256 l = _mm256_setzero_ps();
   int32_t j = 0;
   for (; j < all; j += UNROLL)
