@@ -326,7 +326,7 @@ static void raise_max(amla_amx_chore *c, int32_t n) {
 }
 
 static void measure(amla_amx_chore *c) {
-  const amla_panel panel = {&c->state->w->cpu->ukernels->narrow, c->row};
+  const amla_panel panel = {.kernels = &c->state->w->cpu->ukernels->narrow, .row = c->row};
   if (c->measured == 0)
     begin_panel(c, &panel);
   const key_tile *t = c->state->weighed;

@@ -19,11 +19,6 @@ static void *elems_at(void *buffer, amla_dtype type, int64_t elems) {
   return (char *)buffer + amla_elems_bytes(type, elems);
 }
 
-/* Q^T of the panel whose first row this is. */
-static void *qt_at(const amla_worker *w, int32_t row) {
-  return (char *)w->qt + row * amla_ukr_qt_bytes(w->cpu->ukernels, w->plan->problem.d_qk);
-}
-
 /* ---- Scores ---- */
 
 /* A row made whole, in place i of `joined`. */
@@ -94,13 +89,14 @@ static void panel_scores(amla_worker *w, const amla_panel *first, const amla_pan
     const int32_t at = ahead ? next : j;
     const int32_t known = (at < n ? n : n_keys) - at;
     const int32_t n_moves = first == w->panels && p->k_begin == 0 ? min(tokens, known) : 0;
+    const void *k = elems_at(upcoming[j].to, u->tile_type, p->k_begin);
     for (int32_t i = 0; i < n_panels; i++) {
       const int32_t row = first[i].row, part = min(i, parts), after = min(i + 1, parts);
       const int32_t from = n_moves * part / parts, to = n_moves * after / parts;
       const amla_ukr_stage stage = {&w->cpu->row, to - from, upcoming + at + from};
-      const void *qt = qt_at(w, row), *k = elems_at(upcoming[j].to, u->tile_type, p->k_begin);
       float *s = w->s + row * u->tile_tokens + j * rows;
-      first[i].kernels->qk(next - j, amla_key_elems(p), k, w->cpu->layout.ld, qt, s, &stage);
+      first[i].kernels->qk(next - j, amla_key_elems(p), k, w->cpu->layout.ld, first[i].qt, s,
+                           &stage);
     }
   }
 }
@@ -385,27 +381,54 @@ typedef struct pv_plan {
   const amla_row_end *ends; /* or NULL */
 } pv_plan;
 
+/* A column tile of O, and of V. */
+typedef struct pv_column {
+  amla_ukr_pv *pv;
+  int32_t c, step; /* step: rows of an output tile */
+  const void *v;
+  int64_t ldv;
+} pv_column;
+
 /* Column tile c is the last one and so narrow that pv_end computes it. */
 static int is_pv_end(const amla_worker *w, int32_t c) {
   const amla_ukernels *u = w->cpu->ukernels;
   return u->pv_end.pv && w->plan->problem.d_v - c * u->pv_cols <= u->pv_end.cols;
 }
 
-/* The panel's rows of column tile c. */
-static void panel_pv(const amla_worker *w, const amla_panel *panel, int32_t c, int32_t n, float *o,
-                     const pv_plan *plan) {
+static pv_column pv_column_at(const amla_worker *w, int32_t c) {
   const amla_ukernels *u = w->cpu->ukernels;
-  const int64_t cols = u->pv_cols;
-  const int end = is_pv_end(w, c);
-  amla_ukr_pv *const pv = end ? u->pv_end.pv : u->pv;
-  const int32_t step = end ? u->pv_end.rows : u->pv_rows;
+  const int64_t v_width = u->turn ? u->v_width : 1;
+  const void *v = elems_at(w->tiles[0], u->tile_type, c * u->pv_cols * v_width);
+  pv_column column = {u->pv, c, u->pv_rows, v, w->cpu->layout.ld / v_width};
+  if (is_pv_end(w, c))
+    column.pv = u->pv_end.pv, column.step = u->pv_end.rows;
+  return column;
+}
+
+/* Asks for the lines of results that an output tile will be stored to, which then come from memory
+ * beside its products. Always inline: GCC drops calls of a function that does nothing else. */
+static inline __attribute__((always_inline)) void fetch_out(const amla_worker *w, int32_t rows,
+                                                            int32_t c, const amla_row_end *ends) {
+  const amla_dtype type = w->plan->problem.out_type;
+  const int32_t cols = w->cpu->ukernels->pv_cols, d = c * cols;
+  const int64_t begin = amla_elems_bytes(type, d);
+  const int64_t last = amla_elems_bytes(type, min(d + cols, w->plan->problem.d_v)) - 1;
+  for (int32_t r = 0; r < rows; r++)
+    if (ends[r].out) {
+      __builtin_prefetch((char *)ends[r].out + begin, 1);
+      __builtin_prefetch((char *)ends[r].out + last, 1);
+    }
+}
+
+/* The panel's rows of a column tile. */
+static void panel_pv(const amla_worker *w, const amla_panel *panel, const pv_column *column,
+                     int32_t n, float *o, const pv_plan *plan) {
+  const int64_t cols = w->cpu->ukernels->pv_cols;
+  const int32_t step = column->step, c = column->c;
   const int32_t ldp = panel->kernels->rows, stop = min(panel->row + ldp, w->n_pv_rows);
   const int32_t n_rows = w->group.row_end - w->group.row_begin;
-  const int64_t v_width = u->turn ? u->v_width : 1;
-  const void *v = elems_at(w->tiles[0], u->tile_type, c * cols * v_width);
-  const char *p = (const char *)(w->s + panel->row * u->tile_tokens);
+  const char *p = (const char *)(w->s + panel->row * w->cpu->ukernels->tile_tokens);
   const int64_t step_bytes = step * (int64_t)sizeof(float); /* or pairs of bf16 */
-  const int64_t ldv = w->cpu->layout.ld / v_width;
   int64_t at = ((int64_t)c * w->cpu->layout.rows_padded + panel->row) * cols;
   for (int32_t r = panel->row; r < stop; r += step, at += step * cols, p += step_bytes) {
     amla_ukr_merge merges[AMLA_MAX_MERGES];
@@ -415,7 +438,9 @@ static void panel_pv(const amla_worker *w, const amla_panel *panel, int32_t c, i
       out = m->a + at;
       merges[i] = (amla_ukr_merge){out, m->of_a + r, m->of_b + r};
     }
-    pv(n, p, ldp, v, ldv, plan->first, o + at, plan->n_merges, merges, out);
+    if (plan->ends)
+      fetch_out(w, min(step, n_rows - r), c, plan->ends + r);
+    column->pv(n, p, ldp, column->v, column->ldv, plan->first, o + at, plan->n_merges, merges, out);
     if (plan->ends)
       amla_store_tile(w, w->plan->problem.out_type, out, min(step, n_rows - r), c, plan->ends + r);
   }
@@ -425,9 +450,11 @@ static void panel_pv(const amla_worker *w, const amla_panel *panel, int32_t c, i
 static void add_pv(const amla_worker *w, int32_t n, float *o, const pv_plan *plan) {
   if (w->cpu->ukernels->turn)
     w->cpu->ukernels->turn(n, w->plan->problem.d_v, w->tiles[0], w->cpu->layout.ld);
-  for (int32_t c = 0; c < w->cpu->layout.n_col_tiles; c++)
+  for (int32_t c = 0; c < w->cpu->layout.n_col_tiles; c++) {
+    const pv_column column = pv_column_at(w, c);
     for (const amla_panel *p = w->panels; p < w->panels + w->n_panels; p++)
-      panel_pv(w, p, c, n, o, plan);
+      panel_pv(w, p, &column, n, o, plan);
+  }
 }
 
 static void swap_tiles(amla_worker *w) {
@@ -476,7 +503,7 @@ int amla_worker_accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t l
   amla_merge_step merges[AMLA_MAX_MERGES];
   amla_row_end ends[AMLA_MAX_BLOCK_ROWS];
   const int32_t rows = w->group.row_end - w->group.row_begin;
-  pv_plan plan = {1, 0, merges, NULL};
+  pv_plan plan = {.first = 1, .merges = merges};
 
   clear_partial(w, acc);
   for (int32_t j = begin, n, next; j < end; j = next) {
@@ -530,7 +557,7 @@ static void pack_q(const amla_worker *w, const amla_panel *panel) {
     q[r] = amla_whole_q_row(w, query, head, r);
   }
   panel->kernels->pack(n, amla_key_elems(p), p->q_type, q, factor, u->even_odd[p->kv_type],
-                       qt_at(w, panel->row));
+                       panel->qt);
 }
 
 /* Columns that no key fills but pv reads. */
@@ -563,7 +590,8 @@ void amla_worker_begin_group(amla_worker *w, const amla_group *group) {
   }
   for (int32_t row = 0; row < rows; row += w->panels[w->n_panels++].kernels->rows) {
     const amla_ukr_panel *kernels = rows - row > u->narrow.rows ? &u->wide : &u->narrow;
-    w->panels[w->n_panels] = (amla_panel){kernels, row};
+    char *qt = (char *)w->qt + row * amla_ukr_qt_bytes(u, p->d_qk);
+    w->panels[w->n_panels] = (amla_panel){kernels, row, qt};
     pack_q(w, &w->panels[w->n_panels]);
   }
   w->staged = -1;

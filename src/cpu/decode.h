@@ -42,6 +42,7 @@ typedef struct amla_cpu_plan {
 typedef struct amla_panel {
   const amla_ukr_panel *kernels;
   int32_t row; /* first row in the block */
+  void *qt;    /* its Q^T; of a row with a loop of its own NULL */
 } amla_panel;
 
 /* A normalisable partial result over some keys: O, reference and sum of P per row.
