@@ -63,9 +63,9 @@ INLINE eight widen_f16(const void *src) {
 }
 
 INLINE float f16_at(const void *at) {
-  uint16_t h;
+  __fp16 h;
   memcpy(&h, at, sizeof h);
-  return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h))), 0);
+  return (float)h;
 }
 
 /* The block that element i is in. */
@@ -73,36 +73,49 @@ INLINE const char *block_of(amla_dtype type, const void *src, int32_t i) {
   return (const char *)src + amla_elems_bytes(type, i);
 }
 
-/* The factor of the block that element i is in. */
-INLINE float block_scale(amla_dtype type, const void *src, int32_t i) {
-  return f16_at(block_of(type, src, i));
-}
-
-/* What d multiplies, of 8 elements from element e of a block on. */
-INLINE int8x8_t block_codes(amla_dtype type, const char *block, int32_t e) {
+/* What d multiplies, of 8 elements from element e of a block on, plus 128; and 8 bytes that do not
+ * matter. */
+INLINE uint8x16_t block_codes(amla_dtype type, const char *block, int32_t e) {
   static const int8_t values[16] = {AMLA_IQ4_NL_VALUES};
   const amla_block_format f = amla_block_format_of(type);
   const uint8_t *codes = (const uint8_t *)block + f.codes_at;
-  uint8x8_t x = vld1_u8(codes + (f.bits == 8 ? e : e % 16));
-  if (f.bits == 8)
-    return vreinterpret_s8_u8(x);
-  x = vand_u8(vshl_u8(x, vdup_n_s8((int8_t)-(e / 16 * 4))), vdup_n_u8(15));
+  const uint8x8_t none = vcreate_u8(0);
+  uint64_t u;
+  memcpy(&u, codes + (f.bits == 8 ? e : e % 16), sizeof u);
+  if (f.bits == 8) /* in a general register, as the pipes are FMLA's */
+    return vcombine_u8(vcreate_u8(u ^ 0x8080808080808080u), none);
+  uint8x16_t x = vcombine_u8(vcreate_u8(u), none);
+  x = vandq_u8(vshlq_u8(x, vdupq_n_s8((int8_t)-(e / 16 * 4))), vdupq_n_u8(15));
   if (f.bits == 5) {
-    const uint8x8_t lanes = vcreate_u8(0x8040201008040201u);
-    const uint8x8_t fifth = vtst_u8(vdup_n_u8(codes[e / 8 - 4]), lanes);
-    x = vorr_u8(x, vand_u8(fifth, vdup_n_u8(16)));
+    const uint8x16_t lanes = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    const uint8x16_t fifth = vtstq_u8(vdupq_n_u8(codes[e / 8 - 4]), lanes);
+    x = vorrq_u8(x, vandq_u8(fifth, vdupq_n_u8(16)));
   }
   if (f.is_table)
-    return vqtbl1_s8(vld1q_s8(values), x);
-  return vsub_s8(vreinterpret_s8_u8(x), vdup_n_s8((int8_t)f.zero));
+    return veorq_u8(vreinterpretq_u8_s8(vqtbl1q_s8(vld1q_s8(values), x)), vdupq_n_u8(128));
+  return vaddq_u8(x, vdupq_n_u8((uint8_t)(128 - f.zero)));
 }
 
-/* 8 elements from i on, times the block's scale. */
-INLINE eight widen_block(amla_dtype type, const void *src, int32_t i, float scale) {
+static const struct code_constants {
+  uint16_t top[8];
+  float zero[4];
+} code_constants = {{0x4700, 0x4700, 0x4700, 0x4700, 0x4700, 0x4700, 0x4700, 0x4700},
+                    {0x1p15f + 128, 0x1p15f + 128, 0x1p15f + 128, 0x1p15f + 128}};
+
+/* 8 elements from i on. A code c, under zeros and beside 0x4700, is the f32 2^15 + c: ZIP and FSUB
+ * have all pipes, SSHLL and SCVTF half of them. */
+INLINE eight widen_block(amla_dtype type, const void *src, int32_t i) {
   const char *block = block_of(type, src, i);
-  const int16x8_t x = vmovl_s8(block_codes(type, block, i % AMLA_BLOCK_ELEMS));
-  eight y = {vmulq_n_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(x))), scale),
-             vmulq_n_f32(vcvtq_f32_s32(vmovl_high_s16(x)), scale)};
+  const struct code_constants *c = &code_constants;
+  __asm__ volatile("" : "+r"(c)); /* loaded here: kept, they would drive out accumulators */
+  const float scale = f16_at(block);
+  const uint8x16_t codes = block_codes(type, block, i % AMLA_BLOCK_ELEMS);
+  const uint16x8_t x = vreinterpretq_u16_u8(vzip1q_u8(vdupq_n_u8(0), codes));
+  const uint16x8_t top = vld1q_u16(c->top);
+  const float32x4_t low = vreinterpretq_f32_u16(vzip1q_u16(x, top));
+  const float32x4_t high = vreinterpretq_f32_u16(vzip2q_u16(x, top));
+  const float32x4_t zero = vld1q_f32(c->zero);
+  eight y = {vmulq_n_f32(vsubq_f32(low, zero), scale), vmulq_n_f32(vsubq_f32(high, zero), scale)};
   if (amla_block_format_of(type).has_m) {
     const float32x4_t m = vdupq_n_f32(f16_at(block + 2));
     y = (eight){vaddq_f32(y.low, m), vaddq_f32(y.high, m)};
@@ -111,18 +124,14 @@ INLINE eight widen_block(amla_dtype type, const void *src, int32_t i, float scal
 }
 
 /* 8 elements from i on, i a multiple of 8. */
-INLINE eight load_8(amla_dtype type, const void *src, int32_t i, float scale) {
+INLINE eight load_8(amla_dtype type, const void *src, int32_t i) {
   const float *f = (const float *)src + i;
   switch (type) {
   case AMLA_F32: return (eight){vld1q_f32(f), vld1q_f32(f + 4)};
   case AMLA_BF16: return widen_bf16((const uint16_t *)src + i);
   case AMLA_F16: return widen_f16((const uint16_t *)src + i);
-  default: return widen_block(type, src, i, scale);
+  default: return widen_block(type, src, i);
   }
-}
-
-INLINE int begins_block(amla_dtype type, int32_t i) {
-  return amla_is_block(type) && i % AMLA_BLOCK_ELEMS == 0;
 }
 
 INLINE void put_8(float *dst, eight x) {
@@ -130,15 +139,31 @@ INLINE void put_8(float *dst, eight x) {
   vst1q_f32(dst + 4, x.high);
 }
 
+/* Two of bf16. Operations and stores of general registers leave the pipes to FMLA.
+ */
+INLINE uint64_t widen_two(uint32_t x) { return (x << 16) | (uint64_t)(x >> 16) << 48; }
+
+/* put_8 of load_8, beside a product; bf16 in vectors or not. All rows without vectors would be as
+ * many instructions as are dispatched in the time of the product. */
+INLINE void stage_8(amla_dtype type, int in_vectors, const void *src, int32_t i, float *dst) {
+  uint32_t x[4];
+  if (type != AMLA_BF16 || in_vectors) {
+    put_8(dst, load_8(type, src, i));
+    return;
+  }
+  memcpy(x, (const uint16_t *)src + i, sizeof x);
+#pragma GCC unroll 2
+  for (int k = 0; k < 4; k += 2) {
+    const uint64_t four[2] = {widen_two(x[k]), widen_two(x[k + 1])};
+    memcpy(dst + 2 * k, four, sizeof four);
+  }
+}
+
 /* Blocks are whole: no rest. */
 INLINE void load_row(amla_dtype type, int32_t n, const void *src, float *dst) {
-  float scale = 0.0f;
   int32_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    if (begins_block(type, i))
-      scale = block_scale(type, src, i);
-    put_8(dst + i, load_8(type, src, i, scale));
-  }
+  for (; i + 8 <= n; i += 8)
+    put_8(dst + i, load_8(type, src, i));
   if (i < n)
     amla_load_row(type, n - i, (const char *)src + amla_elems_bytes(type, i), dst + i);
 }
@@ -299,13 +324,10 @@ INLINE void qk_staging(amla_dtype type, int32_t d_qk, float *k, int64_t ldk, con
                        float *s, const amla_ukr_move *moves) {
   const int32_t line = type == AMLA_F32 ? 16 : 32; /* columns; those of blocks are less */
   score_tile acc;
-  float scale[QK_TOKENS]; /* of blocks */
   int32_t d = 0;
   qk_clear(acc);
-  for (int i = 0; i < QK_TOKENS; i++) {
-    scale[i] = amla_is_block(type) ? block_scale(type, moves[i].row, 0) : 0.0f;
-    put_8(k + i * ldk, load_8(type, moves[i].row, 0, scale[i]));
-  }
+  for (int i = 0; i < QK_TOKENS; i++)
+    put_8(k + i * ldk, load_8(type, moves[i].row, 0));
   for (; d + 8 < d_qk; d += 8) {
     if (d % line == 0) {
       const int32_t ahead = d + FETCH_COLUMNS;
@@ -314,13 +336,11 @@ INLINE void qk_staging(amla_dtype type, int32_t d_qk, float *k, int64_t ldk, con
       for (int i = 0; i < QK_TOKENS; i++)
         __builtin_prefetch((const char *)fetch[i].row + at);
     }
-    for (int i = 0; begins_block(type, d + 8) && i < QK_TOKENS; i++)
-      scale[i] = block_scale(type, moves[i].row, d + 8);
 #pragma GCC unroll 6
     for (int i = 0; i < QK_TOKENS; i++) {
       if (i % 3 == 0)
         qk_step(acc, k, ldk, d + i / 3 * 4, qt);
-      put_8(k + i * ldk + d + 8, load_8(type, moves[i].row, d + 8, scale[i]));
+      stage_8(type, i % 2, moves[i].row, d + 8, k + i * ldk + d + 8);
     }
   }
   qk_end(acc, d_qk, d, k, ldk, qt, s);
@@ -331,9 +351,13 @@ static void qk_6x16(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, cons
   const amla_ukr_move *moves = stage->moves;
   score_tile acc;
   (void)n;
-  if (stage->n_rows == QK_TOKENS && d_qk % 8 == 0 && !is_fp8(stage->format->type)) {
+  if (stage->n_rows == QK_TOKENS && d_qk % 8 == 0) {
 #define CASE(id, ...)                                                                              \
-  case id: qk_staging(id, d_qk, moves->to, ldk, qt, s, moves); return;
+  case id:                                                                                         \
+    if (is_fp8(id))                                                                                \
+      break;                                                                                       \
+    qk_staging(id, d_qk, moves->to, ldk, qt, s, moves);                                            \
+    return;
     switch (stage->format->type) { AMLA_DTYPES(CASE) }
 #undef CASE
   }
