@@ -6,9 +6,9 @@
 # two programs that are CUDA alone have stand-ins. So has test_cuda_decode, which a test of its own
 # runs: here it says whether it has the tests that it is asked for.
 #
-#     test_gpu_session.sh SOURCE_DIR AMLA EMULATED_DIR
+#     test_gpu_session.sh SOURCE_DIR AMLA EMULATED_DIR [NATIVE_ROWS]
 set -eu
-source_dir=$1 amla=$2 emulated=$3
+source_dir=$1 amla=$2 emulated=$3 native=${4-}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 out=$scratch/out bin=$scratch/folder/bin
@@ -17,6 +17,7 @@ fail() { echo "FAIL: $*"; cat "$out/summary.txt"; exit 1; }
 mkdir -p "$bin"
 cp "$amla" "$bin/amla"
 cp -L "$emulated"/libamla_cuda.so.* "$bin"
+[ -z "$native" ] || cp "$native" "$bin"
 for program in amla_peak amla_probe; do
   printf '#!/bin/sh\necho stand-in\n' > "$bin/$program"
 done
@@ -33,11 +34,12 @@ AMLA_SESSION_DRY=1 AMLA_SESSION_SECONDS=100000 AMLA_LIMIT_long=3 AMLA_EMULATED_F
   fail "exit $?"
 
 steps='device probe smoke correct target1 torch target2 peak small long random portable flash auto'
+[ -z "$native" ] || steps="$steps native"
 found=$(cut -d ' ' -f 1 "$out/summary.txt" | grep -vx 'memcheck\|racecheck\|ncu' | uniq |
   tr '\n' ' ')
 [ "$found" = "$steps " ] || fail "steps: $found, not $steps"
 ! grep -E 'exit (126|127|  2)' "$out/summary.txt" || fail "a command is missing or misunderstood"
-must_pass='^(device|probe|smoke|correct|target.|peak|small|random|portable|flash) '
+must_pass='^(device|probe|smoke|correct|target.|peak|small|random|portable|flash|native) '
 grep -E "$must_pass" "$out/summary.txt" |
   grep -v 'exit   0' && fail "a step failed"
 grep -q '^long .*exit 124' "$out/summary.txt" || fail "the hanging step was not killed"

@@ -29,12 +29,16 @@ prepare() { # FOLDER [CMAKE_ARGUMENT...]
   mkdir -p "$1"
   folder=$(cd "$1" && pwd)
   shift
-  cmake -S "$source_dir" -B "$folder/build" -DCMAKE_BUILD_TYPE=Release -DAMLA_BUILD_TESTS=ON \
-    -DAMLA_BUILD_CUDA=ON -DAMLA_BUILD_GGML=OFF "$@"
+  rm -rf "$folder/bin" "$folder/lib"
+  cmake -S "$source_dir" -B "$folder/build" -DCMAKE_BUILD_TYPE=Release -DAMLA_BUILD_CLI=ON \
+    -DAMLA_BUILD_TESTS=ON -DAMLA_BUILD_CUDA=ON -DAMLA_BUILD_GGML=OFF "$@"
+  native=
+  [ "$(uname -m)" != x86_64 ] || native=native_rows
+  # shellcheck disable=SC2086 # none or one
   cmake --build "$folder/build" -j "$(getconf _NPROCESSORS_ONLN)" \
-    --target amla_cli test_cuda_decode amla_cuda
+    --target amla_cli test_cuda_decode amla_cuda $native
   mkdir -p "$folder/bin" "$folder/lib"
-  for file in amla amla_peak amla_probe test_cuda_decode; do
+  for file in amla amla_peak amla_probe test_cuda_decode $native; do
     cp "$folder/build/$file" "$folder/bin"
   done
   cp -L "$folder"/build/libamla_cuda.so.* "$folder/bin"
@@ -43,7 +47,9 @@ prepare() { # FOLDER [CMAKE_ARGUMENT...]
     cp -L "$library" "$folder/lib"
   done
   rm -rf "$folder/build"
-  du -sh "$folder"
+  kib=$(du -sk "$folder" | cut -f 1)
+  echo "$folder: $kib KiB"
+  [ "$kib" -lt 65536 ] || { echo "More than 64 MiB: it cannot be carried" >&2; exit 1; }
 }
 
 # ---- Where the GPU is ----
@@ -150,6 +156,7 @@ steps() {
   bench flash 20 wgmma3 '--rescale flash' b=128,h=128,sq=2,sk=4096$as_flashmla
   bench auto 10 wgmma3 '--split auto' \
     b=1,h=16,sk=1024$as_flashmla b=1,h=16,sk=65536$as_flashmla b=8,h=16,sk=4096$as_flashmla
+  [ ! -x "$bin/native_rows" ] || step native 60 "$bin/native_rows" # the CPU's turn
   profile
   sanitize racecheck 60
 }
