@@ -30,12 +30,26 @@ static inline amla_options cuda_options(amla_rescale rescale, int32_t split_toke
   return make_options(AMLA_BACKEND_CUDA, rescale, AMLA_ISA_AUTO, 1, split_tokens);
 }
 
+/* What is about to run: everything is on the device. */
+typedef struct device_job {
+  const harness_dataset *data;
+  const amla_plan *plan;
+  amla_tensors *tensors; /* of the device */
+  void *scratch;
+  size_t scratch_bytes;
+} device_job;
+
+static inline amla_status run_job(const device_job *job, amla_detail *detail) {
+  return amla_plan_run(job->plan, job->tensors, job->scratch, job->scratch_bytes, detail);
+}
+
 /* One run on the device: what is in `data` goes there, results come back. Scratch is exactly as
  * long as asked for, all NaN, between guard bytes. Returns run's status; the status word, if
  * wanted. */
-static inline amla_status device_run(harness_dataset *data, const amla_options *options,
-                                     const char *kernel, uint32_t *status_word,
-                                     amla_detail *detail) {
+static inline amla_status device_run_by(amla_status (*start)(const device_job *, amla_detail *),
+                                        harness_dataset *data, const amla_options *options,
+                                        const char *kernel, uint32_t *status_word,
+                                        amla_detail *detail) {
   harness_device_data device;
   amla_plan *plan = NULL;
   char why[256];
@@ -60,8 +74,8 @@ static inline amla_status device_run(harness_dataset *data, const amla_options *
   memset(image + GUARD_BYTES + bytes, GUARD_PATTERN, GUARD_BYTES);
   tools->upload(scratch, image, whole);
 
-  const amla_status status =
-      amla_plan_run(plan, &device.tensors, scratch + GUARD_BYTES, bytes, detail);
+  const device_job job = {data, plan, &device.tensors, scratch + GUARD_BYTES, bytes};
+  const amla_status status = start(&job, detail);
   const char *failed = harness_device_download(&device, data);
   if (!failed)
     failed = tools->download(image, scratch, whole);
@@ -77,6 +91,12 @@ static inline amla_status device_run(harness_dataset *data, const amla_options *
   harness_device_free(&device);
   amla_plan_destroy(plan);
   return status;
+}
+
+static inline amla_status device_run(harness_dataset *data, const amla_options *options,
+                                     const char *kernel, uint32_t *status_word,
+                                     amla_detail *detail) {
+  return device_run_by(run_job, data, options, kernel, status_word, detail);
 }
 
 static inline void run_on_device(harness_dataset *data, const char *problem,

@@ -175,6 +175,62 @@ static void nan_stays_in_its_sequence(void **state) {
     }
 }
 
+static const char *enqueue_job(void *argument, void *stream) {
+  static amla_detail detail;
+  const device_job *job = argument;
+  job->tensors->stream = stream;
+  const amla_status status = run_job(job, &detail);
+  job->tensors->stream = NULL;
+  return status == AMLA_OK ? NULL : detail.text;
+}
+
+/* The first launch finds neither keys nor pages, the second one those of the data. */
+static const char *change_lengths_and_table(void *argument, int32_t i) {
+  const device_job *job = argument;
+  const amla_tensors *t = &job->data->tensors;
+  void *nothing = calloc(1, t->seqlens_k_bytes), *no_pages = malloc(t->block_table_bytes);
+  memset(no_pages, 0xff, t->block_table_bytes);
+  const char *why = tools->upload((void *)(uintptr_t)job->tensors->seqlens_k,
+                                  i == 0 ? nothing : t->seqlens_k, t->seqlens_k_bytes);
+  if (!why)
+    why = tools->upload((void *)(uintptr_t)job->tensors->block_table,
+                        i == 0 ? no_pages : t->block_table, t->block_table_bytes);
+  free(nothing);
+  free(no_pages);
+  return why;
+}
+
+static amla_status run_job_captured(const device_job *job, amla_detail *detail) {
+  const char *why = tools->replay(2, enqueue_job, change_lengths_and_table, (void *)(uintptr_t)job);
+  snprintf(detail->text, sizeof detail->text, "%s", why ? why : "");
+  return why ? AMLA_BACKEND_FAILED : AMLA_OK;
+}
+
+/* A captured graph stays valid when lengths and tables change: bits are those of a plain run. And a
+ * capture meets nothing but the run's own work: no kernel is prepared in it. */
+static void captured_runs_follow_lengths_and_tables(void **state) {
+  (void)state;
+  const char *problem = "b=3,sq=2,h=20,sk=300,page=64,q=f16,kv=f16,len=300/65/0";
+  for (int k = 0; k < LENGTH(kernels); k++) {
+    const amla_options options = cuda_options(AMLA_RESCALE_LAZY, 64);
+    harness_dataset data, plain;
+    amla_detail detail;
+    uint32_t word;
+    generate(&data, problem);
+    generate(&plain, problem);
+    run_on_device(&plain, problem, &options, kernels[k]);
+    const amla_status status =
+        device_run_by(run_job_captured, &data, &options, kernels[k], &word, &detail);
+    if (status != AMLA_OK)
+      fail_msg("%s: %s", kernels[k], detail.text);
+    assert_int_equal(word, 0);
+    assert_memory_equal(data.out, plain.out, data.tensors.out_bytes);
+    assert_memory_equal(data.lse, plain.lse, data.tensors.lse_bytes);
+    harness_free(&data);
+    harness_free(&plain);
+  }
+}
+
 /* What only the device can see: a page id outside the cache gives NaN and a mark, a length outside
  * [0, sk] is clamped and marked. Unused entries may be anything (every generated problem has that).
  */
@@ -339,6 +395,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(pages_may_lie_anywhere),
       cmocka_unit_test(nan_stays_in_its_sequence),
       cmocka_unit_test(bad_pages_and_lengths_are_marked),
+      cmocka_unit_test(captured_runs_follow_lengths_and_tables),
       cmocka_unit_test(stages_are_used_again),
       cmocka_unit_test(slots_are_used_again),
       cmocka_unit_test(what_it_has_not_is_refused_by_name),

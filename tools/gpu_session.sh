@@ -138,7 +138,8 @@ steps() {
   for kernel in mma64 mma32 wgmma2 wgmma3; do bench smoke 15 $kernel '' b=1,h=16,sk=64,page=64; done
   for kernel in wgmma3 wgmma2; do bench smoke 15 $kernel '' b=3,sq=2,h=40,sk=200,page=64; done
   sanitize memcheck 45
-  for test in 'shapes_*' 'bad_*' 'nan_*' 'stages_*' 'slots_*' 'company_*' 'equal_*' 'pages_*'; do
+  for test in 'shapes_*' 'bad_*' 'nan_*' 'stages_*' 'slots_*' 'company_*' 'equal_*' \
+    'pages_*' 'captured_*'; do
     step correct 30 "$bin/test_cuda_decode" "$test"
   done
   for pass in 1 2; do # the headlines, each kernel beside the other, twice

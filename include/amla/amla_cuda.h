@@ -46,6 +46,10 @@ typedef struct amla_cuda_tools {
    * written. 0 when not available here. */
   double (*matrix_rate)(int32_t mma);
   double (*copy_rate)(void);
+  /* Captures what enqueue(argument, stream) puts on that stream into a graph. Launches the graph n
+   * times, each to its end and after before(argument, i). */
+  const char *(*replay)(int32_t n, const char *(*enqueue)(void *argument, void *stream),
+                        const char *(*before)(void *argument, int32_t i), void *argument);
 } amla_cuda_tools;
 typedef const amla_cuda_tools *(*amla_cuda_tools_entry)(void);
 

@@ -223,6 +223,44 @@ static const char *time_calls(int32_t n, size_t cold_bytes, enqueue call, void *
   return error != cudaSuccess ? words(error) : why;
 }
 
+/* A stream and what has been captured from it. */
+struct captured {
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  ~captured() {
+    if (exec)
+      cudaGraphExecDestroy(exec);
+    if (graph)
+      cudaGraphDestroy(graph);
+    if (stream)
+      cudaStreamDestroy(stream);
+  }
+};
+
+typedef const char *(*enqueue_on)(void *argument, void *stream);
+static cudaError_t capture(captured *c, enqueue_on call, void *argument, const char **why) {
+  TRY(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
+  TRY(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeGlobal));
+  *why = call(argument, c->stream);
+  TRY(cudaStreamEndCapture(c->stream, &c->graph));
+  return *why ? cudaSuccess : cudaGraphInstantiateWithFlags(&c->exec, c->graph, 0);
+}
+
+static const char *replay(int32_t n, enqueue_on call, enqueue before, void *argument) {
+  captured c;
+  const char *why = nullptr;
+  cudaError_t error = capture(&c, call, argument, &why);
+  for (int32_t i = 0; i < n && error == cudaSuccess && !why; i++) {
+    why = before(argument, i);
+    if (!why)
+      error = cudaGraphLaunch(c.exec, c.stream);
+    if (!why && error == cudaSuccess)
+      error = cudaStreamSynchronize(c.stream);
+  }
+  return error != cudaSuccess && !why ? words(error) : why;
+}
+
 /* Best of a few launches, in amounts per second. */
 template <class Launch> static double best_rate(Launch launch) {
   event_set e;
@@ -281,6 +319,7 @@ extern "C" __attribute__((visibility("default"))) const amla_cuda_tools *amla_cu
                                         synchronise,
                                         time_calls,
                                         matrix_rate,
-                                        copy_rate};
+                                        copy_rate,
+                                        replay};
   return &tools;
 }

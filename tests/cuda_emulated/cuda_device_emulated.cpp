@@ -8,6 +8,7 @@
  */
 #include <chrono>
 #include <thread>
+#include <vector>
 
 #include "src/cuda/decode_mma.cuh"
 #include "src/cuda/decode_wgmma2.cuh"
@@ -75,10 +76,16 @@ static bool has_fault(const char *kind, int32_t sk) {
   return text && strcmp(text, wanted) == 0;
 }
 
+/* Its address stands for the one stream that there is, while it is captured. */
+static std::vector<amla_cuda_work> capture;
+static bool capturing;
+
 static bool prepared[AMLA_CUDA_WGMMA3 + 1][2][2]; /* [kernel][f16][d_qk is 576] */
 
 extern "C" const char *amla_cuda_device_prepare(amla_cuda_kernel kernel, int32_t f16,
                                                 int32_t d_qk) {
+  if (capturing)
+    return "a kernel is prepared while a stream is captured";
   prepared[kernel][f16 != 0][d_qk == 576] = true;
   return nullptr;
 }
@@ -93,8 +100,10 @@ extern "C" int amla_cuda_device_map(amla_cuda_work *w) {
 }
 
 extern "C" const char *amla_cuda_device_run(const amla_cuda_work *w, void *stream) {
-  if (stream)
-    return "the emulation has no streams";
+  if (stream != (capturing ? &capture : nullptr))
+    return "work for another stream than the emulation's";
+  if (capturing)
+    return capture.push_back(*w), nullptr;
   if (!prepared[w->kernel][w->f16 != 0][w->params.d_qk == 576])
     return "the kernel is not prepared";
   while (has_fault("hang", w->params.sk))
@@ -131,6 +140,19 @@ static const char *time_calls(int32_t n, size_t, const char *(*run)(void *, int3
   }
   return nullptr;
 }
+static const char *replay(int32_t n, const char *(*enqueue)(void *, void *),
+                          const char *(*before)(void *, int32_t), void *argument) {
+  capture.clear();
+  capturing = true;
+  const char *why = enqueue(argument, &capture);
+  capturing = false;
+  for (int32_t i = 0; i < n && !why; i++) {
+    why = before(argument, i);
+    for (size_t j = 0; j < capture.size() && !why; j++)
+      why = amla_cuda_device_run(&capture[j], nullptr);
+  }
+  return why;
+}
 static double no_matrix_rate(int32_t) { return 0; }
 static double no_copy_rate() { return 0; }
 
@@ -145,6 +167,7 @@ extern "C" __attribute__((visibility("default"))) const amla_cuda_tools *amla_cu
                                         synchronise,
                                         time_calls,
                                         no_matrix_rate,
-                                        no_copy_rate};
+                                        no_copy_rate,
+                                        replay};
   return &tools;
 }
