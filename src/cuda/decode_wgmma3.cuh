@@ -53,41 +53,14 @@ struct wgmma3 : wgmma_shape<F16_, D_QK, 3, wgmma3_large_bytes(D_QK / 64)> {
                         : rows_descriptor(shared + Q_ROPE + 32 * (uint32_t)(i - 32));
   }
 
-  static AMLA_DEVICE void score_tiles(const amla_cuda_params &p, row_state (&r)[2],
-                                      const uint32_t (&q)[Q_STEPS * 4], uint32_t shared,
-                                      uint32_t tile, int32_t n) {
-    float s[32];
-#pragma unroll
-    for (int32_t i = 0; i < 32; i++)
-      s[i] = 0.0f;
-#pragma unroll 1
-    for (int32_t j = 0; j < n; j++, tile++) {
-      issue_scores<S>(s, q, shared, tile); /* 1. scores */
-      wgmma_wait<0>();
-      pin(s);
-      mbarrier_arrive(scored<S>(shared, tile));
-      mbarrier_wait(scored<S>(shared, tile), parity_of<S>(tile)); /* P may lie on the rope part */
-      make_p<S>(p, s, r, shared, tile, j);                        /* 2. reference, 3. P */
-    }
+  /* All of the warpgroup has read the rope part, on which its P may lie. */
+  static AMLA_DEVICE void scores_are_done(uint32_t shared, uint32_t tile) {
+    mbarrier_arrive(scored<S>(shared, tile));
+    mbarrier_wait(scored<S>(shared, tile), parity_of<S>(tile));
   }
-
-  static AMLA_DEVICE void value_tiles(const amla_cuda_params &p, const tensor_map *map,
-                                      float (&o)[128], uint32_t shared, uint32_t tile,
-                                      int32_t warpgroup) {
-    const span s = read_span(shared + S::ITEM);
-    const uint32_t last = tile + (uint32_t)(s.tile_end - s.tile_begin);
-    int32_t visible = s.end - s.tile_begin * S::TILE; /* keys from this tile on that a row sees */
-#pragma unroll 1
-    for (; tile != last; tile++, visible -= S::TILE) {
-      wait_for_values<S>(shared, tile, warpgroup);
-      /* Scores go first. Both at once would end together, and the tensor cores wait for P. */
-      if (tile + 1 != last)
-        mbarrier_wait(scored<S>(shared, tile + 1), parity_of<S>(tile + 1));
-      clear_hidden<S>(shared, tile, warpgroup, visible);
-      rescale<S>(p, o, shared, tile);            /* 4. rescale O */
-      add_values<S>(o, shared, tile, warpgroup); /* 5. PV */
-      leave_tile<S>(p, map, shared, tile, warpgroup);
-    }
+  /* Scores go first. Both at once would end together, and the tensor cores wait for P. */
+  static AMLA_DEVICE void wait_for_turn(uint32_t shared, uint32_t tile) {
+    mbarrier_wait(scored<S>(shared, tile + 1), parity_of<S>(tile + 1));
   }
 };
 

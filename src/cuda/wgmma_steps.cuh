@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the Hopper kernels (wgmma, TMA, mbarrier) have in common: everything but the schedule.
- * Three warpgroups share the five steps of spec/amla.c and meet at barriers only:
+ * The Hopper kernels (wgmma, TMA, mbarrier): everything but the places of Q and P, and who waits
+ * for whom. Three warpgroups share the five steps of spec/amla.c and meet at barriers only:
  *
  *     warpgroup 2      1. scores, 2. reference, 3. P
  *     warpgroups 0, 1  4. rescale O, 5. PV: 256 columns of O each in registers; each brings the KV
@@ -10,9 +10,10 @@
  * An item has 64 rows of Q. A key tile has 64 keys, in pieces of 64 columns with the 128-byte
  * swizzle. A shift of O is an exception that each warp of warpgroups 0 and 1 skips by one flag.
  *
- * A schedule S is a wgmma_shape and these: where P and Q lie (P, P_STEP, query_piece, query_at,
- * query_step), how many tiles are asked for before Q is in registers (EARLY_TILES), and the two
- * loops over the tiles of an item (score_tiles, value_tiles). decode_wgmma2.cuh and
+ * The loops over the key tiles of an item are score_tiles and value_tiles. A schedule S is a
+ * wgmma_shape and these: where P and Q lie (P, P_STEP, query_piece, query_at, query_step), how many
+ * tiles are asked for before Q is in registers (EARLY_TILES), and what a warpgroup says or waits
+ * for between scores and P, and before PV (scores_are_done, wait_for_turn). decode_wgmma2.cuh and
  * decode_wgmma3.cuh are the two there are; docs/cuda-kernel.md has the budgets.
  */
 #ifndef AMLA_WGMMA_STEPS_CUH
@@ -171,20 +172,25 @@ AMLA_DEVICE void load_pieces(const amla_cuda_params &p, const tensor_map *map, u
 
 /* ---- Beginning and end of an item, by all threads ---- */
 
-template <class S> AMLA_DEVICE void init_barriers(const amla_cuda_params &p, uint32_t shared) {
+/* By one thread, before a barrier of the block. */
+template <class S> AMLA_DEVICE void init_mbarriers(uint32_t shared) {
+  for (uint32_t i = 0; i < S::STAGES * 2; i++)
+    mbarrier_init(shared + S::KV_FULL + 8 * i, 1);
+  for (uint32_t i = 0; i < S::STAGES; i++) {
+    mbarrier_init(shared + S::P_FULL + 8 * i, 128);
+    mbarrier_init(shared + S::SCORED + 8 * i, 128);
+  }
+  for (uint32_t i = 0; i < 2; i++)
+    mbarrier_init(shared + S::SHIFTS_EMPTY + 8 * i, 2);
+  mbarrier_init_fence();
+}
+
+template <class S> AMLA_DEVICE void init_block(const amla_cuda_params &p, uint32_t shared) {
   if (thread_id() < 32)
     start_finding(p, shared + S::ITEM);
   if (thread_id() == 0) {
     sts_u32(shared + S::FIRST_TILE, 0);
-    for (uint32_t i = 0; i < S::STAGES * 2; i++)
-      mbarrier_init(shared + S::KV_FULL + 8 * i, 1);
-    for (uint32_t i = 0; i < S::STAGES; i++) {
-      mbarrier_init(shared + S::P_FULL + 8 * i, 128);
-      mbarrier_init(shared + S::SCORED + 8 * i, 128);
-    }
-    for (uint32_t i = 0; i < 2; i++)
-      mbarrier_init(shared + S::SHIFTS_EMPTY + 8 * i, 2);
-    mbarrier_init_fence();
+    init_mbarriers<S>(shared);
   }
   sync_block();
 }
@@ -256,6 +262,21 @@ template <class S> AMLA_DEVICE void sync_if_queries_in_stage() {
 }
 
 /* ---- Warpgroup 2: scores, reference, P ---- */
+
+/* The first Q_STEPS steps of Q. */
+template <class S>
+AMLA_DEVICE void load_query_registers(uint32_t (&q)[S::Q_STEPS * 4], uint32_t shared,
+                                      uint32_t tile) {
+  const position at = where();
+#pragma unroll
+  for (int32_t i = 0; i < S::Q_STEPS; i++) {
+    uint32_t part[4];
+    ldmatrix(part, S::query_piece(shared, tile, i / 4) + fragment_at(at, i % 4));
+#pragma unroll
+    for (int32_t j = 0; j < 4; j++)
+      q[4 * i + j] = part[j];
+  }
+}
 
 /* 1. Scores of a tile, issued as two groups, one for each half of the columns. No branch stands
  * between the products of a group: ptxas would end the group there, and so wait for too much. */
@@ -370,7 +391,7 @@ AMLA_DEVICE void store_p(const float (&s)[32], row_state (&r)[2], uint32_t share
   mbarrier_arrive(shared + S::P_FULL + 8 * (uint32_t)stage);
 }
 
-/* 1. to 3. of a tile whose scores are there. */
+/* 2. and 3. of a tile whose scores are there. */
 template <class S>
 AMLA_DEVICE void make_p(const amla_cuda_params &p, float (&s)[32], row_state (&r)[2],
                         uint32_t shared, uint32_t tile, int32_t j) {
@@ -378,6 +399,25 @@ AMLA_DEVICE void make_p(const amla_cuda_params &p, float (&s)[32], row_state (&r
   scale_and_hide<S>(p, s, r, shared, j);
   advance_rows<S>(p, s, r, shared, tile);
   store_p<S>(s, r, shared, tile);
+}
+
+/* P of a tile comes before the scores of the next one, whose keys may still be on their way. */
+template <class S>
+AMLA_DEVICE void score_tiles(const amla_cuda_params &p, row_state (&r)[2],
+                             const uint32_t (&q)[S::Q_STEPS * 4], uint32_t shared, uint32_t tile,
+                             int32_t n) {
+  float s[32];
+#pragma unroll
+  for (int32_t i = 0; i < 32; i++)
+    s[i] = 0.0f;
+#pragma unroll 1
+  for (int32_t j = 0; j < n; j++, tile++) {
+    issue_scores<S>(s, q, shared, tile); /* 1. scores */
+    wgmma_wait<0>();
+    pin(s);
+    S::scores_are_done(shared, tile);
+    make_p<S>(p, s, r, shared, tile, j); /* 2. reference, 3. P */
+  }
 }
 
 /* The item's end for the rows of a thread: partial sums, or the factor of O and the LSE. */
@@ -416,22 +456,14 @@ AMLA_DEVICE void finish_rows(const amla_cuda_params &p, const row_state (&r)[2],
 /* An item's part of warpgroup 2. */
 template <class S> AMLA_DEVICE void score_item(const amla_cuda_params &p, uint32_t shared) {
   const uint32_t tile = lds_u32(shared + S::FIRST_TILE);
-  const position at = where();
   const row_state unseen = {-1e30f, 0.0f, 0.0f}; /* a hidden score, -inf, less this is still -inf */
   row_state r[2] = {unseen, unseen};
   uint32_t q[S::Q_STEPS * 4];
-#pragma unroll
-  for (int32_t i = 0; i < S::Q_STEPS; i++) {
-    uint32_t part[4];
-    ldmatrix(part, S::query_piece(shared, tile, i / 4) + fragment_at(at, i % 4));
-#pragma unroll
-    for (int32_t j = 0; j < 4; j++)
-      q[4 * i + j] = part[j];
-  }
+  load_query_registers<S>(q, shared, tile);
   sync_if_queries_in_stage<S>();
   const int32_t n = item_word<S>(shared, TILE_END) - item_word<S>(shared, TILE_BEGIN);
   if (n > 0)
-    S::score_tiles(p, r, q, shared, tile, n);
+    score_tiles<S>(p, r, q, shared, tile, n);
   sync_block(); /* every page has been looked up, every shift is done */
   if (thread_id() % 128 == 0)
     sts_u32(shared + S::FIRST_TILE, tile + (uint32_t)n);
@@ -514,6 +546,24 @@ AMLA_DEVICE void leave_tile(const amla_cuda_params &p, const tensor_map *map, ui
   load_pieces<S>(p, map, shared, tile + S::STAGES, warpgroup);
 }
 
+template <class S>
+AMLA_DEVICE void value_tiles(const amla_cuda_params &p, const tensor_map *map, float (&o)[128],
+                             uint32_t shared, uint32_t tile, int32_t warpgroup) {
+  const span s = read_span(shared + S::ITEM);
+  const uint32_t last = tile + (uint32_t)(s.tile_end - s.tile_begin);
+  int32_t visible = s.end - s.tile_begin * S::TILE; /* keys from this tile on that a row sees */
+#pragma unroll 1
+  for (; tile != last; tile++, visible -= S::TILE) {
+    wait_for_values<S>(shared, tile, warpgroup);
+    if (tile + 1 != last)
+      S::wait_for_turn(shared, tile);
+    clear_hidden<S>(shared, tile, warpgroup, visible);
+    rescale<S>(p, o, shared, tile);            /* 4. rescale O */
+    add_values<S>(o, shared, tile, warpgroup); /* 5. PV */
+    leave_tile<S>(p, map, shared, tile, warpgroup);
+  }
+}
+
 /* Row r of O, half h of a thread's registers. */
 template <class S>
 AMLA_DEVICE void store_row(const amla_cuda_params &p, const float (&o)[128], uint32_t shared,
@@ -559,7 +609,7 @@ AMLA_DEVICE void value_item(const amla_cuda_params &p, const tensor_map *map, ui
 #pragma unroll
   for (int32_t i = 0; i < 128; i++)
     o[i] = 0.0f;
-  S::value_tiles(p, map, o, shared, tile, warpgroup);
+  value_tiles<S>(p, map, o, shared, tile, warpgroup);
   sync_block();
   if (item_word<S>(shared, N_SPLITS) > 1)
     wait_for_slot(p, item_word<S>(shared, PLACE));
@@ -573,7 +623,7 @@ AMLA_DEVICE void value_item(const amla_cuda_params &p, const tensor_map *map, ui
 template <class S> AMLA_DEVICE void decode_wgmma(const amla_cuda_params &p, const tensor_map *map) {
   const uint32_t shared = shared_base();
   const int32_t warpgroup = warpgroup_id();
-  init_barriers<S>(p, shared);
+  init_block<S>(p, shared);
   if (warpgroup == 2) {
     registers_up<184>();
     while (begin_item<S>(p, map, shared, warpgroup))
