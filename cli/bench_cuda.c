@@ -47,7 +47,7 @@ static const double MAX_TRUTH_FLOPS = 4e10, MAX_ORIGINAL_ELEMS = 4e7;
 enum { MAX_RUNS = 200, MIN_RUNS = 5, MAX_SETS = 4, COLD_BYTES = 256 << 20 };
 
 typedef struct limits {
-  double wgmma, mma, copy; /* FLOP/s, FLOP/s, bytes/s; 0 = not measured */
+  double wgmma, mma, mix, copy; /* FLOP/s, FLOP/s, FLOP/s, bytes/s; 0 = not measured */
 } limits;
 
 typedef struct figures {
@@ -373,6 +373,8 @@ static void print_cells(cells c) {
 static void print_limits(const limits *l) {
   printf("wgmma      %.1f TFLOP/s, products only\n", l->wgmma * 1e-12);
   printf("mma.sync   %.1f TFLOP/s, products only\n", l->mma * 1e-12);
+  printf("mix        %.1f TFLOP/s, products only, as the default wgmma kernel orders them\n",
+         l->mix * 1e-12);
   printf("copy       %.1f GB/s, read plus written\n", l->copy * 1e-9);
   fflush(stdout);
 }
@@ -439,6 +441,7 @@ static void print_json(const amla_cuda_tools *tools, const limits *l, const figu
                  {"peak_gflops", matrix_limit(f, l) * 1e-9},
                  {"wgmma_gflops", l->wgmma * 1e-9},
                  {"mma_gflops", l->mma * 1e-9},
+                 {"mix_gflops", l->mix * 1e-9},
                  {"copy_bytes_per_second", l->copy},
                  {"bytes_per_second", f->bytes / f->end_to_end},
                  {"utilization", f->flops / f->end_to_end / matrix_limit(f, l)},
@@ -454,11 +457,13 @@ static void print_json(const amla_cuda_tools *tools, const limits *l, const figu
 }
 
 static limits measure_limits(const amla_cuda_tools *tools) {
-  return (limits){tools->matrix_rate(0), tools->matrix_rate(1), tools->copy_rate()};
+  return (limits){tools->matrix_rate(AMLA_CUDA_RATE_WGMMA), tools->matrix_rate(AMLA_CUDA_RATE_MMA),
+                  tools->matrix_rate(AMLA_CUDA_RATE_MIX), tools->copy_rate()};
 }
 
 static limits better(const limits *a, const limits *b) { /* a limit is not beaten */
-  return (limits){fmax(a->wgmma, b->wgmma), fmax(a->mma, b->mma), fmax(a->copy, b->copy)};
+  return (limits){fmax(a->wgmma, b->wgmma), fmax(a->mma, b->mma), fmax(a->mix, b->mix),
+                  fmax(a->copy, b->copy)};
 }
 
 /* Goes on after an error and after a wrong result, which decides the exit status. */

@@ -32,7 +32,8 @@ check() {
 check "$logs/kernel_mma.log" 8 2
 check "$logs/kernel_wgmma.log" 8 1
 check "$logs/peak_mma.log" 1 2
-check "$logs/peak_wgmma.log" 1 1
+check "$logs/peak_wgmma.log" 2 1
+check "$logs/watchdog_wgmma.log" 2 1
 
 # must_fail WHAT COMMAND...: a check that lets a planted fault pass is none
 must_fail() {
@@ -70,12 +71,41 @@ groups() {
     awk '{ printf "%s%d kernels of %d groups", (NR > 1 ? ", " : ""), $1, $2 }')
   echo "ok: $counts in $(basename "$1")"
 }
+# same_products SASS FUNCTION: as many of the same shape, with A from the same place, as wgmma3 has
+products() { # SASS FUNCTION
+  awk -v name="$2" '/Function :/ { wanted = $3 ~ name }
+    wanted && /HGMMA/ { sub(/.*HGMMA/, "HGMMA"); n[$1 " A=" substr($3, 1, 1)]++ }
+    END { for (k in n) print n[k], k }' "$1" | sort
+}
+same_products() {
+  products "$scratch/kernel_wgmma.sass" 'amla_decode_wgmma.*wgmma3ILb0ELi576E' > "$scratch/kernel"
+  products "$1" "$2" > "$scratch/other"
+  [ -s "$scratch/kernel" ] || fail "no products of wgmma3"
+  diff "$scratch/kernel" "$scratch/other" || fail "$2: other products than wgmma3"
+  echo "ok: the products of $2: $(tr '\n' ' ' < "$scratch/kernel")"
+}
+
+# traps SASS FUNCTION NUMBER: so many functions of that name end a wait in an error
+traps() {
+  found=$(awk -v name="$2" '/Function :/ { wanted = $3 ~ name ? $3 : "" }
+    wanted && /BPT\.TRAP/ { traps[wanted] = 1 }
+    END { for (k in traps) n++; print n + 0 }' "$1")
+  [ "$found" = "$3" ] || fail "$2: $found functions end a wait in an error, not $3"
+  echo "ok: $3 functions $2 end a wait in an error"
+}
+
 if [ -x "$cuobjdump" ]; then
   PATH=$(dirname "$cuobjdump"):$PATH
-  for file in peak_wgmma kernel_wgmma; do
+  for kernels in peak_wgmma:2 kernel_wgmma:8 watchdog_wgmma:2; do
+    file=${kernels%:*}
     "$cuobjdump" -sass "$logs/$file.o" > "$scratch/$file.sass"
-    groups "$logs/$file.ptx" "$scratch/$file.sass" "$([ $file = peak_wgmma ] && echo 1 || echo 8)"
+    groups "$logs/$file.ptx" "$scratch/$file.sass" "${kernels#*:}"
   done
+  same_products "$scratch/peak_wgmma.sass" amla_peak_mix
+  same_products "$scratch/watchdog_wgmma.sass" 'amla_watchdog.*wgmma3'
+  must_fail "other products" same_products "$scratch/peak_wgmma.sass" amla_peak_wgmma
+  traps "$scratch/watchdog_wgmma.sass" amla_watchdog 2
+  traps "$scratch/kernel_wgmma.sass" amla_decode 0
   sed '0,/\(HGMMA.*\) ;/s// \1, gsb0 ;/' "$scratch/kernel_wgmma.sass" > "$scratch/more"
   must_fail "a group that the source has not" groups "$logs/kernel_wgmma.ptx" "$scratch/more" 8
   sed '0,/HGMMA\(.*\), gsb0/s//HGMMA\1/' "$scratch/kernel_wgmma.sass" > "$scratch/fewer"

@@ -21,6 +21,11 @@ extern "C" {
 /* A used page id outside [0, n_pages): rows of that sequence that could see it are NaN. */
 #define AMLA_CUDA_STATUS_PAGE 2u
 
+/* What amla_cuda_tools.matrix_rate multiplies with. */
+#define AMLA_CUDA_RATE_WGMMA 0 /* wgmma, from shared memory */
+#define AMLA_CUDA_RATE_MMA 1   /* mma.sync, from registers */
+#define AMLA_CUDA_RATE_MIX 2   /* wgmma, as the default Hopper kernel's products are and wait */
+
 /* Exported by libamla_cuda as AMLA_CUDA_TOOLS; find it with dlsym once amla_backend_query has
  * loaded the object. Every function that can fail returns NULL, or the driver's words. */
 #define AMLA_CUDA_TOOLS "amla_cuda_tools_0"
@@ -41,10 +46,9 @@ typedef struct amla_cuda_tools {
    * each one, and not timed, `cold_bytes` of other memory are written, to empty L2. */
   const char *(*time)(int32_t n, size_t cold_bytes, const char *(*run)(void *argument, int32_t i),
                       void *argument, double *seconds);
-  /* The limits, best of five: FLOP/s of a kernel that only multiplies bf16 matrices (wgmma from
-   * shared memory; mma = 1: mma.sync from registers), and bytes/s of a device copy, read plus
-   * written. 0 when not available here. */
-  double (*matrix_rate)(int32_t mma);
+  /* The limits, best of five: FLOP/s of a kernel that only multiplies bf16 matrices, and bytes/s of
+   * a device copy, read plus written. 0 when not available here. */
+  double (*matrix_rate)(int32_t kind);
   double (*copy_rate)(void);
   /* Captures what enqueue(argument, stream) puts on that stream into a graph. Launches the graph n
    * times, each to its end and after before(argument, i). */

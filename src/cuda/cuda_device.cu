@@ -281,16 +281,16 @@ template <class Launch> static double best_rate(Launch launch) {
   return best;
 }
 
-static double matrix_rate(int32_t mma) {
+static double matrix_rate(int32_t kind) {
+  static cudaError_t (*const launches[])(int32_t, float *, double *) = {
+      amla_cuda_launch_peak_wgmma, amla_cuda_launch_peak_mma, amla_cuda_launch_peak_mix};
   amla_cuda_device d;
   float *sink = nullptr;
-  if (describe(&d) != cudaSuccess || (!mma && d.major != 9) ||
+  if (describe(&d) != cudaSuccess || (kind != AMLA_CUDA_RATE_MMA && d.major != 9) ||
       cudaMalloc((void **)&sink, (size_t)d.multiprocessors * 1024 * sizeof *sink) != cudaSuccess)
     return 0;
-  const double rate = best_rate([&](double *flops) {
-    return mma ? amla_cuda_launch_peak_mma(d.multiprocessors, sink, flops)
-               : amla_cuda_launch_peak_wgmma(d.multiprocessors, sink, flops);
-  });
+  const double rate =
+      best_rate([&](double *flops) { return launches[kind](d.multiprocessors, sink, flops); });
   cudaFree(sink);
   return rate;
 }

@@ -27,5 +27,6 @@ cudaError_t amla_cuda_launch_wgmma(const amla_cuda_params *p, const CUtensorMap 
  * thread blocks. */
 cudaError_t amla_cuda_launch_peak_mma(int32_t grid, float *sink, double *flops);
 cudaError_t amla_cuda_launch_peak_wgmma(int32_t grid, float *sink, double *flops);
+cudaError_t amla_cuda_launch_peak_mix(int32_t grid, float *sink, double *flops); /* of wgmma3 */
 
 #endif

@@ -1,22 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What wgmma reaches: the products of the Hopper kernel and nothing else, from random numbers in
- * shared memory. amla_cuda_launch_peak_wgmma is the limit that the benchmark names; `main`
- * (AMLA_PEAK_MAIN) is the micro-benchmark that decides where Q should be: rates by shape, by the
- * place of A, and of the kernel's own mix with 0 to 5 pieces of Q in registers.
+ * What wgmma reaches: products and nothing else, from random numbers in shared memory.
+ * amla_cuda_launch_peak_wgmma is the limit that the benchmark names, amla_cuda_launch_peak_mix what
+ * the default schedule's own mix reaches. `main` (AMLA_PEAK_MAIN) prints rates by shape, by the
+ * place of A, and of both schedules' mix.
  */
 #include <stdio.h>
 
 #include "cuda_launch.h"
-#include "cuda_machine.cuh"
+#include "decode_wgmma2.cuh"
+#include "decode_wgmma3.cuh"
+#include "peak_mix.cuh"
 
-using namespace machine;
+using namespace amla_kernel;
 
 enum { ROUNDS = 400, PIECE = 8192, KV = 9 * PIECE, SHARED = 27 * PIECE };
 
-AMLA_DEVICE void
-fill_shared(uint32_t shared) { /* bf16 of either sign and about 1/4 to 1: power as with real data */
-  for (uint32_t i = threadIdx.x; i < SHARED / 4; i += blockDim.x) {
+/* bf16 of either sign and about 1/4 to 1: power as with real data */
+AMLA_DEVICE void fill_shared(uint32_t shared, uint32_t bytes) {
+  for (uint32_t i = threadIdx.x; i < bytes / 4; i += blockDim.x) {
     uint32_t h = i * 2654435761u ^ blockIdx.x;
     h ^= h >> 15;
     h *= 2246822519u;
@@ -61,10 +63,7 @@ AMLA_DEVICE void multiply_values(float (&o)[128], uint32_t shared, int half) {
 }
 
 template <int N> AMLA_DEVICE void leave(float *sink, const float (&x)[N]) {
-  float sum = 0;
-  for (int i = 0; i < N; i++)
-    sum += x[i];
-  sink[blockIdx.x * blockDim.x + threadIdx.x] = sum;
+  sink[blockIdx.x * blockDim.x + threadIdx.x] = sum_of(x);
 }
 
 template <int IN_REGISTERS> AMLA_DEVICE void score_rounds(float *sink, uint32_t shared) {
@@ -86,52 +85,55 @@ AMLA_DEVICE void value_rounds(float *sink, uint32_t shared, int half) {
   leave(sink, o);
 }
 
-/* KIND -1: two warpgroups of PV only; 0 to 9: the kernel's mix with so many pieces of Q in
- * registers; 10, 19: scores only by two warpgroups, none or all of Q. */
-template <int KIND>
-__global__ void __launch_bounds__(KIND < 0 || KIND >= 10 ? 256 : 384, 1)
-    amla_peak_wgmma(float *sink) {
+/* By two warpgroups. KIND -1: PV; 0 to 9: scores with so many pieces of Q in registers. */
+template <int KIND> __global__ void __launch_bounds__(256, 1) amla_peak_wgmma(float *sink) {
   const uint32_t shared = shared_base();
-  fill_shared(shared);
-  const int warpgroup = warpgroup_id();
+  fill_shared(shared, SHARED);
   if constexpr (KIND < 0)
-    value_rounds(sink, shared, warpgroup);
-  else if constexpr (KIND >= 10)
-    score_rounds<KIND - 10>(sink, shared);
-  else if (warpgroup == 2) {
-    registers_up<184>();
+    value_rounds(sink, shared, warpgroup_id());
+  else
     score_rounds<KIND>(sink, shared);
-  } else {
-    registers_down<160>();
-    value_rounds(sink, shared, warpgroup);
-  }
 }
 
-template <int KIND> static cudaError_t launch(int32_t grid, float *sink, double *flops) {
-  const double scores = 2.0 * 64 * 64 * 576, values = 2.0 * 64 * 64 * 256;
-  double of_round = scores + 2 * values;
-  if (KIND < 0)
-    of_round = 2 * values;
-  else if (KIND >= 10)
-    of_round = 2 * scores;
-  *flops = of_round * ROUNDS * grid;
-  const cudaError_t error = cudaFuncSetAttribute(
-      amla_peak_wgmma<KIND>, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED);
+/* sink[0]: cycles of one key tile. */
+template <class S> __global__ void __launch_bounds__(S::THREADS, 1) amla_peak_mix(float *sink) {
+  const uint32_t shared = shared_base();
+  fill_shared(shared, S::KV_FULL);
+  const long long begin = clock64();
+  const float sum = mix_tiles<S>(shared, ROUNDS);
+  const float cycles = (float)(clock64() - begin) / ROUNDS;
+  sink[blockIdx.x * blockDim.x + threadIdx.x] = threadIdx.x == 0 ? cycles : sum;
+}
+
+static cudaError_t launch_kernel(void (*kernel)(float *), int32_t grid, unsigned threads,
+                                 int shared_bytes, float *sink) {
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess)
     return error;
-  const unsigned threads = KIND < 0 || KIND >= 10 ? 256 : 384;
-  amla_peak_wgmma<KIND><<<grid, threads, SHARED>>>(sink);
+  kernel<<<grid, threads, (size_t)shared_bytes>>>(sink);
   return cudaGetLastError();
+}
+template <int KIND> static cudaError_t launch(int32_t grid, float *sink, double *flops) {
+  *flops = 2.0 * 2.0 * 64 * 64 * (KIND < 0 ? 256 : 576) * ROUNDS * grid;
+  return launch_kernel(amla_peak_wgmma<KIND>, grid, 256, SHARED, sink);
+}
+template <class S> static cudaError_t launch_mix(int32_t grid, float *sink, double *flops) {
+  *flops = mix_flops_of_tile<S>() * ROUNDS * grid;
+  return launch_kernel(amla_peak_mix<S>, grid, S::THREADS, S::SHARED_BYTES, sink);
 }
 
 #ifndef AMLA_PEAK_MAIN
 cudaError_t amla_cuda_launch_peak_wgmma(int32_t grid, float *sink, double *flops) {
   return launch<-1>(grid, sink, flops);
 }
+cudaError_t amla_cuda_launch_peak_mix(int32_t grid, float *sink, double *flops) {
+  return launch_mix<wgmma3<false, 576>>(grid, sink, flops);
+}
 #else
 typedef cudaError_t (*launcher)(int32_t, float *, double *);
 
-static void measure(const char *name, launcher run, int32_t grid, float *sink) {
+static void measure(const char *name, launcher run, int32_t grid, float *sink, bool mix) {
   cudaEvent_t begin, end;
   double flops = 0, best = 0;
   float ms = 0;
@@ -142,14 +144,19 @@ static void measure(const char *name, launcher run, int32_t grid, float *sink) {
     const cudaError_t error = run(grid, sink, &flops);
     cudaEventRecord(end);
     if (error != cudaSuccess || cudaEventSynchronize(end) != cudaSuccess) {
-      printf("%-44s %s\n", name, cudaGetErrorString(cudaGetLastError()));
+      printf("%-48s %s\n", name, cudaGetErrorString(cudaGetLastError()));
       return;
     }
     cudaEventElapsedTime(&ms, begin, end);
     if (i > 1 && flops / ms > best)
       best = flops / ms;
   }
-  printf("%-44s %8.1f TFLOP/s\n", name, best * 1e-9);
+  float cycles = 0;
+  cudaMemcpy(&cycles, sink, sizeof cycles, cudaMemcpyDeviceToHost);
+  printf("%-48s %8.1f TFLOP/s", name, best * 1e-9);
+  if (mix)
+    printf(", %.0f cycles a key tile of 2176", cycles);
+  printf("\n");
 }
 
 int main() {
@@ -158,13 +165,11 @@ int main() {
   cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0);
   if (sms == 0 || cudaMalloc(&sink, (size_t)sms * 384 * sizeof *sink) != cudaSuccess)
     return printf("no device\n"), 1;
-  measure("PV only, m64n256, two warpgroups", launch<-1>, sms, sink);
-  measure("scores only, two warpgroups, A in shared memory", launch<10>, sms, sink);
-  measure("scores only, two warpgroups, A in registers", launch<19>, sms, sink);
-  measure("the kernel's mix, Q all in shared memory", launch<0>, sms, sink);
-  measure("the kernel's mix, 2 of 9 pieces in registers", launch<2>, sms, sink);
-  measure("the kernel's mix, 4 of 9 pieces in registers", launch<4>, sms, sink);
-  measure("the kernel's mix, 5 of 9 pieces in registers", launch<5>, sms, sink);
+  measure("PV only, m64n256, two warpgroups", launch<-1>, sms, sink, false);
+  measure("scores only, two warpgroups, A in shared memory", launch<0>, sms, sink, false);
+  measure("scores only, two warpgroups, A in registers", launch<9>, sms, sink, false);
+  measure("the mix of wgmma3", launch_mix<wgmma3<false, 576>>, sms, sink, true);
+  measure("the mix of wgmma2", launch_mix<wgmma2<false, 576>>, sms, sink, true);
   return 0;
 }
 #endif
