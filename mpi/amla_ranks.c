@@ -36,7 +36,10 @@ static int run_command(ranks_job *j) {
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
     if (strcmp(j->a.command, commands[i].name) == 0)
       return commands[i].run(j);
-  ranks_leave(EXIT_USAGE, j->a.command, "must be run, check, bench, duel, overlap, steps or fault");
+  char names[128] = "must be one of";
+  for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+    strcat(strcat(names, " "), commands[i].name);
+  ranks_leave(EXIT_USAGE, j->a.command, names);
 }
 
 int main(int argc, char **argv) {

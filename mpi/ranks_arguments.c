@@ -83,5 +83,7 @@ ranks_arguments ranks_parse(int argc, char **argv) {
   }
   if (!a.problem)
     ranks_leave(EXIT_USAGE, "FILE or PROBLEM is missing", usage);
+  if (a.trace && strcmp(a.command, "bench") != 0)
+    ranks_leave(EXIT_USAGE, "--trace", "must not be given but to bench");
   return a;
 }

@@ -52,10 +52,7 @@ int ranks_time(ranks_job *j) {
 int ranks_bench(ranks_job *j) {
   ranks_results whole = ranks_make_results(j);
   ranks_run_whole(j, &whole);
-  if (j->a.interleave)
-    ranks_compute_truth(j);
-  int ok = (j->a.interleave ? ranks_check_interleaved : ranks_check_runs)(j, &whole);
-  MPI_Bcast(&ok, 1, MPI_INT, 0, j->comm);
+  const int ok = ranks_check_all(j, &whole);
   ranks_free_results(&whole);
   if (!ok)
     return 0;

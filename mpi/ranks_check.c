@@ -72,6 +72,14 @@ int ranks_check_interleaved(ranks_job *j, const ranks_results *whole) {
   return ok;
 }
 
+int ranks_check_all(ranks_job *j, const ranks_results *whole) {
+  if (j->a.interleave)
+    ranks_compute_truth(j);
+  int ok = (j->a.interleave ? ranks_check_interleaved : ranks_check_runs)(j, whole);
+  MPI_Bcast(&ok, 1, MPI_INT, 0, j->comm);
+  return ok;
+}
+
 /* On all ranks, which say what they refuse, then on 1, 2, 4, ... of them. */
 static int check_counts(ranks_job *j, const ranks_results *whole) {
   int (*what)(ranks_job *, const ranks_results *) =

@@ -21,6 +21,8 @@ int ranks_fault(ranks_job *j);
 int ranks_check_runs(ranks_job *j, const ranks_results *whole);
 /* Interleaved shards: fp64 within their bound, and the same bits whatever the threads. */
 int ranks_check_interleaved(ranks_job *j, const ranks_results *whole);
+/* Whichever it is, on all ranks at work, with the same answer on each. */
+int ranks_check_all(ranks_job *j, const ranks_results *whole);
 void ranks_print_measures(ranks_job *j);
 /* The last run's blocks of all ranks. */
 void ranks_write_trace(const ranks_job *j);

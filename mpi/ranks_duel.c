@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "harness/rounds.h"
 #include "ranks_commands.h"
 
 typedef struct one_process {
@@ -56,31 +57,25 @@ static double time_ranks(ranks_job *j) {
   return slowest;
 }
 
-static int compare_doubles(const void *a, const void *b) {
-  const double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
-static void print_duel(const ranks_job *j, double *one, double *ranks) {
-  const size_t n = (size_t)j->a.rounds;
-  qsort(one, n, sizeof *one, compare_doubles);
-  qsort(ranks, n, sizeof *ranks, compare_doubles);
+static void print_duel(const ranks_job *j, double *one_seconds, double *ranks_seconds) {
+  const harness_series one = harness_summarise(one_seconds, j->a.rounds, true);
+  const harness_series ranks = harness_summarise(ranks_seconds, j->a.rounds, true);
   printf("duel     %s: one process, %d threads: %.1f us best, %.1f median; %d ranks: %.1f best, "
          "%.1f median\n",
-         j->a.problem, j->ranks * j->a.threads, one[0] * 1e6, one[n / 2] * 1e6, j->ranks,
-         ranks[0] * 1e6, ranks[n / 2] * 1e6);
+         j->a.problem, j->ranks * j->a.threads, one.best * 1e6, one.median * 1e6, j->ranks,
+         ranks.best * 1e6, ranks.median * 1e6);
   printf("duel     ranks have %.3f of its speed by the best, %.3f by the median; they add %.1f us "
          "to the median\n",
-         one[0] / ranks[0], one[n / 2] / ranks[n / 2], (ranks[n / 2] - one[n / 2]) * 1e6);
+         one.best / ranks.best, one.median / ranks.median, (ranks.median - one.median) * 1e6);
 }
 
-/* Turn and turn about, after the bits have been compared. */
+/* Turn and turn about, after results have been compared. */
 int ranks_duel(ranks_job *j) {
   ranks_results whole = ranks_make_results(j);
   const size_t n = (size_t)j->a.rounds;
   double *one = ranks_allocate(n * sizeof *one), *ranks = ranks_allocate(n * sizeof *ranks);
   ranks_run_whole(j, &whole);
-  int ok = ranks_check_runs(j, &whole);
+  const int ok = ranks_check_all(j, &whole);
   ranks_free_results(&whole);
   one_process process = make_one_process(j);
   ranks_create(j);

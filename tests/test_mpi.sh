@@ -88,6 +88,30 @@ ranks 3 bench $blocks --rounds 1 --trace "$trace" > "$output" 2>&1 &&
   [ "$(grep -c "^[0-2] [0-5] " "$trace")" = 18 ] ||
   { cat "$output" "$trace" && echo "FAIL: the trace of 6 blocks on 3 ranks" && exit 1; }
 
+# Against one process: of runs and of interleaved shards, each compared first.
+small=h=4,sk=900,dqk=40,dv=36
+duel() { # WORDS ARGUMENT...
+  words=$1
+  shift
+  expect "duel .* 2 ranks: " 2 duel $small --rounds 2 "$@"
+  grep -q "$words" "$output" || { cat "$output" && echo "FAIL: duel $*" && exit 1; }
+}
+duel "2 ranks against one process.*: the same bits"
+duel "2 ranks interleaved by 1, .*the same; no other row" --interleave 1
+
+# What a command does not know is refused by name, once.
+refused() { # WORDS ARGUMENT...
+  words=$1 status=0
+  shift
+  ranks 2 "$@" > "$output" 2>&1 || status=$?
+  [ "$status $(grep -c -e "$words" "$output")" = "2 1" ] ||
+    { cat "$output" && echo "FAIL: ranks $*: exit $status, not once '$words'" && exit 1; }
+}
+refused "measure: must be one of run check bench time duel overlap steps fault" measure $small
+for command in run check time duel overlap steps; do
+  refused "trace: must not be given but to bench" $command $small --trace "$trace"
+done
+
 # As a command of the program: one rank prints, files too, and usage is ours alone.
 run_amla() { timeout 120 "$mpiexec" $more -n 2 "$amla" "$@" > "$output" 2>&1; }
 says() { # WHAT WORDS...
@@ -99,7 +123,6 @@ says() { # WHAT WORDS...
   done
 }
 if [ -n "$amla" ]; then
-  small=h=4,sk=900,dqk=40,dv=36
   run_amla check --ranks $small || :
   says "amla check --ranks" "^fp64 .*ok" "^ranks *2 ranks.*same bits"
   run_amla bench $small,page=0 --ranks --rounds=2 || :
