@@ -393,9 +393,13 @@ static double lse_limit(const bound *b, double truth, double score_abs) {
          u * part_lse(b, score_abs);
 }
 
+/* What an error of an exponent makes of a weight: little more than the error while that is small.
+ * Finite, as it may meet a value of 0. */
+static double of_weight(double error) { return fmin(expm1(error), DBL_MAX); }
+
 /* Of out, per unit of out_abs: weights of parts have the errors of two LSEs. */
 static double out_limit(const bound *b, double score_abs) {
-  const double one = b->score * score_abs + b->sum;
+  const double one = of_weight(b->score * score_abs) + b->sum;
   if (b->parts == 0)
     return one + b->p;
   return 3 * one + b->p + u * (2 * part_lse(b, score_abs) + b->parts + 2);
@@ -447,7 +451,7 @@ static void compare_row(const harness_dataset *data, const harness_truth *truth,
   const bool empty = truth->lse[row] == -INFINITY;
   const row_kind kind = kind_of_row(truth, b, row);
   const double share = 1 - sink_factor(&data->tensors, row % p->h_q, truth->lse[row]);
-  const double sink_slack = share > 0 ? share * lse_limit(b, truth->lse[row], score_abs) : 0;
+  const double sink_slack = share > 0 ? share * of_weight(lse_limit(b, truth->lse[row], score_abs)) : 0;
 
   if (kind == ROW_EITHER && !isfinite(got->out != NULL ? value_of(p, got, row, 0) : lse)) {
     t->error.unjudged += (got->out != NULL ? p->d_v : 0) + (got->lse != NULL);

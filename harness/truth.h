@@ -16,7 +16,9 @@
  * lists, else topk over the scope's keys): equal terms in a chain all round the same way.
  * score_abs = max_j |scale| sum_d |q_d k_jd| + |mask_j| (rounding of the dot products), out_abs
  * = sum_j p_j |v_j| (rounding of P and of the sum over V). f = exp(lse) / (exp(lse) + exp(sink)) is
- * the sink's factor of out, 1 without sinks; it hands on LSE's error. tiny is what underflows.
+ * the sink's factor of out, 1 without sinks; it hands on LSE's error. tiny is what underflows. An
+ * error x of a score moves its weight by exp(x) - 1, which is what `ok` means: more than x only
+ * where keys are rounded to bf16 and score_abs is beyond some 30.
  * docs/numerics.md derives them all.
  */
 #ifndef AMLA_HARNESS_TRUTH_H

@@ -1000,6 +1000,28 @@ static void bound_is_that_of_the_plan(void **state) {
   }
 }
 
+/* Keys of 1 + 2^-8 and a little, which bf16 rounds up to those of the other token: a weight of
+ * exp(-3.9) becomes that of an equal. */
+static void a_weight_of_rounded_keys_may_move_by_its_factor(void **state) {
+  (void)state;
+  amla_plan_info info = AMLA_PLAN_INFO_INIT;
+  specimen s = {.problem = "h=1,sk=2,dqk=33,dv=1,page=0,causal=0,out=f32,q=f32,kv=f32,scale=1"};
+  info.backend = AMLA_BACKEND_CPU, info.p_form = AMLA_P_F32, info.key_type = AMLA_BF16;
+  generate(&s.data, s.problem);
+  float *q = s.data.q, *kv = s.data.kv;
+  for (int d = 0; d < 33; d++)
+    q[d] = d ? 1000.0f / 32 : 0.0f, kv[d] = d ? 1 + 0x1.001p-8f : 1.0f, kv[33 + d] = 1 + 0x1p-7f;
+  kv[33] = 0.0f;
+  compute_truth_of(&s.data, &s.truth);
+  store_truth(&s.data, &s.truth);
+  ((float *)s.data.out)[0] = 0.5f;
+  s.data.lse[0] = 1007.8125f + 0.6931472f;
+  assert_true(harness_compare_plan(&s.data, &s.truth, &info).ok);
+  info.key_type = AMLA_F32;
+  assert_false(harness_compare_plan(&s.data, &s.truth, &info).ok);
+  specimen_free(&s);
+}
+
 /* 3e38 twice: a backend without headroom may return inf for the mean, but not NaN, and one with
  * headroom may not. */
 static void infinities_are_accepted_without_headroom_only(void **state) {
@@ -1199,6 +1221,7 @@ int main(void) {
       cmocka_unit_test(poison_must_show_where_it_is_seen),
       cmocka_unit_test(what_is_not_judged_is_counted),
       cmocka_unit_test(bound_is_that_of_the_plan),
+      cmocka_unit_test(a_weight_of_rounded_keys_may_move_by_its_factor),
       cmocka_unit_test(infinities_are_accepted_without_headroom_only),
       cmocka_unit_test(lse_and_rows_without_keys_are_judged),
       cmocka_unit_test(references_are_compared_and_checked),
