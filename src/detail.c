@@ -21,7 +21,7 @@ amla_status amla_check_overlap(const char *name, const void *at, uint64_t bytes,
                                const char *other_name, const void *other, uint64_t other_bytes,
                                amla_detail *detail) {
   const uintptr_t x = (uintptr_t)at, y = (uintptr_t)other;
-  if (at && other && x < y + other_bytes && y < x + bytes)
+  if (at && other && bytes > 0 && other_bytes > 0 && x < y + other_bytes && y < x + bytes)
     return amla_refuse(detail, AMLA_INVALID_ARGUMENT, "%s=%p: must not overlap %s", name, at,
                        other_name);
   return AMLA_OK;

@@ -13,7 +13,8 @@ __attribute__((format(printf, 3, 4)))
 amla_status
 amla_refuse(amla_detail *detail, amla_status status, const char *format, ...);
 
-/* Refuses a buffer that lies in part or in whole where another does; NULL lies nowhere. */
+/* Refuses a buffer that lies in part or in whole where another does; NULL lies nowhere, and so does
+ * one of no bytes. */
 amla_status amla_check_overlap(const char *name, const void *at, uint64_t bytes,
                                const char *other_name, const void *other, uint64_t other_bytes,
                                amla_detail *detail);
