@@ -452,19 +452,19 @@ static int describe(const amla_plan *plan, char *text, size_t capacity_bytes) {
   const amla_ukernels *u = cpu->ukernels;
   const amla_schedule *s = &cpu->schedule;
   const amla_ukr_panel *panel = first_panel(cpu);
-  const int32_t longest = amla_longest_line(&plan->problem);
   char split[24] = "auto", threads[32], form[16] = "";
   const int32_t n = plan->options.threads;
   snprintf(threads, sizeof threads, "%d thread%s", n, n == 1 ? "" : "s");
   if (s->split_tokens != AMLA_SPLIT_AUTO)
-    snprintf(split, sizeof split, "%lld", (long long)amla_split_tokens(s, longest, 0));
+    snprintf(split, sizeof split, "%lld", (long long)longest_split(plan));
   if (u->tile_type != AMLA_F32) /* elsewhere P is f32 */
     snprintf(form, sizeof form, " p=%s", amla_p_form_name(amla_ukernels_p_form(u)));
   return snprintf(text, capacity_bytes,
                   "cpu %s %s%s, %d rows x %d tokens, qk %dx%d, pv %dx%d, split %s of %d, %s",
                   amla_isa_name(u->isa), amla_rescale_name(plan->options.rescale), form,
                   s->block_rows, u->tile_tokens, panel->tokens, panel->rows, u->pv_rows, u->pv_cols,
-                  split, longest, amla_is_alone(&plan->options) ? "one thread: forked" : threads);
+                  split, amla_longest_line(&plan->problem),
+                  amla_is_alone(&plan->options) ? "one thread: forked" : threads);
 }
 
 static const char *absent(void) { return NULL; }

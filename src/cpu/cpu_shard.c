@@ -19,7 +19,8 @@ static int has_rounded(const amla_plan *plan) {
   return cpu->ukernels->p_type != AMLA_F32;
 }
 
-int32_t amla_record_floats(const amla_plan *plan, const amla_tensors *tensors) {
+/* O, reference and sum, and what the plan and max_logits add. */
+static int32_t record_floats(const amla_plan *plan, const amla_tensors *tensors) {
   return plan->problem.d_v + 2 + has_rounded(plan) + (tensors->max_logits != NULL);
 }
 
@@ -30,7 +31,7 @@ static float *record_at(const amla_plan *plan, const amla_scopes *scopes, const 
   const amla_problem *p = &plan->problem;
   const amla_shard *rows = scopes->shard;
   const int64_t at = amla_rows_before(p, rows, row) - amla_rows_before(p, rows, rows->row_begin);
-  return s->records + (at * s->n_entries + entry) * amla_record_floats(plan, scopes->tensors);
+  return s->records + (at * s->n_entries + entry) * record_floats(plan, scopes->tensors);
 }
 
 static int64_t place_of_row(const amla_problem *p, const amla_tensors *t, int32_t sequence,
@@ -65,7 +66,7 @@ static void measure_group(const amla_plan *plan, const amla_scopes *scopes, cons
 }
 
 void amla_shard_measure(const amla_plan *plan, const amla_scopes *scopes, amla_shard_info *info) {
-  info->record_floats = amla_record_floats(plan, scopes->tensors);
+  info->record_floats = record_floats(plan, scopes->tensors);
   for_each_group(plan, scopes, measure_group, info);
 }
 
@@ -73,7 +74,7 @@ static void clear_group(const amla_plan *plan, const amla_scopes *scopes, const 
                         void *argument) {
   const amla_shard *s = scopes->shard;
   const amla_tensors *t = scopes->tensors;
-  const int32_t d_v = plan->problem.d_v, floats = amla_record_floats(plan, t);
+  const int32_t d_v = plan->problem.d_v, floats = record_floats(plan, t);
   (void)argument;
   for (int32_t row = g->row_begin; row < g->row_end; row++)
     for (int32_t i = amla_group_entries(*g, s); i < s->n_entries; i++) {
@@ -153,12 +154,15 @@ static void carve_finisher(const amla_plan *plan, amla_arena *arena, finisher *f
     f->places = places;
 }
 
-size_t amla_shard_finish_bytes(const amla_plan *plan) {
-  const int32_t threads = plan->options.threads;
+static size_t finisher_bytes(const amla_plan *plan) {
   amla_arena arena = amla_arena_create(NULL);
   amla_arena_take(&arena, 1, sizeof(finisher));
   carve_finisher(plan, &arena, NULL);
-  return AMLA_ARENA_ALIGN + arena.used_bytes * (size_t)threads;
+  return arena.used_bytes;
+}
+
+size_t amla_shard_finish_bytes(const amla_plan *plan) {
+  return AMLA_ARENA_ALIGN + finisher_bytes(plan) * (size_t)plan->options.threads;
 }
 
 /* Rows of micro-kernels may have O's columns in an order of their own, which store undoes. What
@@ -312,11 +316,8 @@ void amla_shard_finish_rows(const amla_plan *plan, const amla_scopes *scopes, in
   const amla_options *o = &plan->options;
   const int64_t rows = scopes->shard->row_end - scopes->shard->row_begin;
   const double flops = (double)rows * n_shards * 8.0 * plan->problem.d_v;
-  amla_arena arena = amla_arena_create(NULL);
-  amla_arena_take(&arena, 1, sizeof(finisher));
-  carve_finisher(plan, &arena, NULL);
-  finish_job j = {plan,    scopes,          amla_useful_threads(o, flops), n_shards, shards,
-                  scratch, arena.used_bytes};
+  finish_job j = {plan,    scopes,  amla_useful_threads(o, flops), n_shards, shards,
+                  scratch, finisher_bytes(plan)};
   if (j.n == 1)
     finish_task(&j, 0);
   else

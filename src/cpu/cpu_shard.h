@@ -7,9 +7,6 @@
 
 #include "decode.h"
 
-/* Floats of a record: O, reference and sum, and what the plan and max_logits add. */
-int32_t amla_record_floats(const amla_plan *plan, const amla_tensors *tensors);
-
 void amla_shard_measure(const amla_plan *plan, const amla_scopes *scopes, amla_shard_info *info);
 
 /* Empties the records that rows with fewer than the most do not fill. */

@@ -140,20 +140,22 @@ void amla_index_scorer_begin(amla_index_scorer *s, int32_t sequence, int32_t que
 
 /* ---- Scores ---- */
 
-static void load_key(const amla_index_scorer *s, const void *row, float *to) {
+static void load_rows(const amla_index_scorer *s, const key_run *run, float *to) {
   const amla_index_args *a = s->args;
   const amla_row_format format = {a->k_type, a->d, a->d, 1.0f, 1.0f};
+  void (*load)(int32_t, const void *, float *) = s->ukr->load_bf16;
   if (has_scales(a))
-    s->ukr->load_e4m3(a->d, row, to);
-  else if (a->keys == AMLA_INDEX_KEYS_BF16)
-    s->ukr->load_bf16(a->d, row, to);
+    load = s->ukr->load_e4m3;
+  if (a->keys == AMLA_INDEX_KEYS_TYPED)
+    for (int32_t j = 0; j < run->n; j++)
+      s->ukernels->load(&format, run->row + j * run->row_stride_bytes, NULL, to + j * s->ld);
   else
-    s->ukernels->load(&format, row, NULL, to);
+    for (int32_t j = 0; j < run->n; j++)
+      load(a->d, run->row + j * run->row_stride_bytes, to + j * s->ld);
 }
 
 static void load_run(const amla_index_scorer *s, const key_run *run, int32_t at) {
-  for (int32_t j = 0; j < run->n; j++)
-    load_key(s, run->row + j * run->row_stride_bytes, s->keys + (at + j) * s->ld);
+  load_rows(s, run, s->keys + at * s->ld);
   for (int32_t j = 0; j < run->n && run->scale; j++)
     memcpy(&s->scales[at + j], run->scale + j * run->scale_stride_bytes, sizeof *s->scales);
 }

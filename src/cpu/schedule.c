@@ -149,13 +149,15 @@ int64_t amla_tree_left(int64_t n) {
   return left;
 }
 
-int32_t amla_tree_nodes(int64_t first, int64_t n, int64_t from, int64_t to) {
+/* The fewest nodes of the tree node over leaves [first, first + n) that cover leaves [from, to) of
+ * it. */
+static int32_t tree_nodes(int64_t first, int64_t n, int64_t from, int64_t to) {
   if (to <= first || first + n <= from || from >= to)
     return 0;
   if (from <= first && first + n <= to)
     return 1;
   const int64_t left = amla_tree_left(n);
-  return amla_tree_nodes(first, left, from, to) + amla_tree_nodes(first + left, n - left, from, to);
+  return tree_nodes(first, left, from, to) + tree_nodes(first + left, n - left, from, to);
 }
 
 amla_schedule amla_schedule_create(const amla_problem *p, const amla_options *options,
@@ -272,7 +274,7 @@ void amla_group_take(amla_group *g, const amla_shard *shard, int32_t scope) {
   const int64_t n = scope ? g->n_cuts - g->n_first : g->n_first;
   const int64_t begin = (scope ? shard->extra_begin : shard->begin)[g->sequence];
   const int64_t end = (scope ? shard->extra_end : shard->end)[g->sequence];
-  g->entry = scope ? amla_tree_nodes(0, g->n_splits, g->from, g->to) : 0;
+  g->entry = scope ? tree_nodes(0, g->n_splits, g->from, g->to) : 0;
   g->from = first + clamp(round_up(begin, tokens) / tokens - skipped, 0, n);
   g->to = first + clamp(round_up(end, tokens) / tokens - skipped, 0, n);
   g->to = g->to > g->from ? g->to : g->from;
@@ -281,7 +283,7 @@ void amla_group_take(amla_group *g, const amla_shard *shard, int32_t scope) {
 int32_t amla_group_entries(amla_group g, const amla_shard *shard) {
   for (int32_t scope = 0; scope < (shard->extra_begin ? 2 : 1); scope++)
     amla_group_take(&g, shard, scope);
-  return g.entry + amla_tree_nodes(0, g.n_splits, g.from, g.to);
+  return g.entry + tree_nodes(0, g.n_splits, g.from, g.to);
 }
 
 amla_group amla_row_group(const amla_schedule *s, const amla_scopes *scopes, int32_t sequence,

@@ -87,10 +87,6 @@ int64_t amla_count_slots(const amla_schedule *s, int64_t splits, int64_t ends);
  * power of two below n. */
 int64_t amla_tree_left(int64_t n);
 
-/* The fewest nodes of the tree node over leaves [first, first + n) that cover leaves [from, to) of
- * it. */
-int32_t amla_tree_nodes(int64_t first, int64_t n, int64_t from, int64_t to);
-
 /* ---- Shards ---- */
 
 /* The group of one row of a query, counted in its sequence. */
