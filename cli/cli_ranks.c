@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "cli_report.h"
+#include "harness/program.h"
 
 bool cli_asks_for_ranks(const char *command, int argc, char **argv) {
   static const char *const known[] = {"run", "check", "bench"};
@@ -22,30 +23,22 @@ bool cli_asks_for_ranks(const char *command, int argc, char **argv) {
 }
 
 static void try_folder(const char *beside, char **arguments) {
-  char path[4096];
-  const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
-  if (n < 0)
-    return;
-  path[n] = '\0';
-  char *end = strrchr(path, '/');
-  if (end == NULL || (size_t)(end - path) + strlen(beside) + 2 > sizeof path)
-    return;
-  strcpy(end + 1, beside);
+  char folder[PATH_MAX], path[PATH_MAX + 64];
+  harness_program_folder(folder);
+  snprintf(path, sizeof path, "%s/%s", folder, beside);
   arguments[0] = path;
   execv(path, arguments);
 }
 
 cli_exit cli_become_ranks(int argc, char **argv) {
-  char command[32], **arguments = calloc((size_t)argc + 1, sizeof *arguments);
+  char command[32], **arguments = cli_allocate((size_t)argc + 1, sizeof *arguments);
   int n = 1;
   snprintf(command, sizeof command, "amla %s", argv[1]);
-  for (int i = 1; arguments != NULL && i < argc; i++)
+  for (int i = 1; i < argc; i++)
     if (strcmp(argv[i], "--ranks") != 0)
       arguments[n++] = argv[i];
-  if (arguments != NULL) {
-    try_folder("amla_ranks", arguments);
-    try_folder(AMLA_LIBEXEC_FROM_BIN "/amla_ranks", arguments);
-  }
+  try_folder("amla_ranks", arguments);
+  try_folder(AMLA_LIBEXEC_FROM_BIN "/amla_ranks", arguments);
   free(arguments);
   cli_error(command, "--ranks: there is no amla_ranks beside this program. It is built where CMake "
                      "finds an MPI (docs/distributed.md)");

@@ -19,6 +19,7 @@
 #include "cli_options.h"
 #include "cli_report.h"
 #include "find_ggml.h"
+#include "harness/program.h"
 
 typedef struct arguments {
   cli_options options;
@@ -92,7 +93,7 @@ static void find_plugin(const char *given, char path[PATH_MAX]) {
                                        "../lib/x86_64-linux-gnu/amla",
                                        "../lib/aarch64-linux-gnu/amla",
                                        "../lib64/amla"};
-  char self[PATH_MAX] = "", place[PATH_MAX + 64];
+  char folder[PATH_MAX], place[PATH_MAX + 64];
   const char *variable = getenv("GGML_BACKEND_PATH");
   if (given == NULL && variable != NULL && *variable != '\0')
     given = variable;
@@ -101,9 +102,7 @@ static void find_plugin(const char *given, char path[PATH_MAX]) {
       snprintf(path, PATH_MAX, "%s", given);
     return;
   }
-  if (readlink("/proc/self/exe", self, sizeof self - 1) < 0)
-    self[0] = '\0';
-  const char *folder = dirname(self);
+  harness_program_folder(folder);
   for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
     snprintf(place, sizeof place, "%s/%s/libggml-amla.so", folder, places[i]);
     if (realpath(place, path) != NULL)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Output that fails.
+ * Output that fails, and where a program lies.
  */
 #define _GNU_SOURCE 1 /* SIGXFSZ */
 #include "program.h"
@@ -39,6 +39,16 @@ void harness_program_setup(const char *name) {
   atexit(close_stdout);
   signal(SIGXFSZ, SIG_IGN); /* a file over the size limit is then a write error like any other */
   json_set_alloc_funcs(allocate_json, free);
+}
+
+void harness_program_folder(char folder[PATH_MAX]) {
+  const ssize_t n = readlink("/proc/self/exe", folder, PATH_MAX - 1);
+  folder[n > 0 ? n : 0] = '\0';
+  char *end = strrchr(folder, '/');
+  if (end == NULL)
+    strcpy(folder, ".");
+  else
+    *end = '\0';
 }
 
 static bool same(const struct stat *a, const struct stat *b) {
