@@ -12,7 +12,6 @@
 
 #include <amla/amla.h>
 
-#include "harness/problem_string.h"
 #include "harness/program.h"
 
 enum { MAX_FLAGS = 8, FIRST_FLAG = 256 }; /* above every character */
@@ -50,15 +49,13 @@ static int parse_threads(const char *text) {
 
 /* The library's own, as `amla info` has it. It refuses where AMLA_NUM_THREADS is not a number. */
 static int default_threads(void) {
-  harness_case any;
-  char error[512];
+  amla_problem any = AMLA_PROBLEM_INIT;
   amla_detail detail;
   amla_options options = AMLA_OPTIONS_INIT;
   amla_plan *plan;
   amla_plan_info info = AMLA_PLAN_INFO_INIT;
-  if (harness_parse_problem("h=1,sk=1,page=0", &any, error, sizeof error) != 0)
-    abort(); /* a problem of our own */
-  if (amla_plan_create(&plan, &any.problem, &options, &detail) != AMLA_OK) {
+  any.h_q = any.sk = 1, any.scale = 1.0f;
+  if (amla_plan_create(&plan, &any, &options, &detail) != AMLA_OK) {
     fprintf(stderr, "bench: %s\n", detail.text);
     exit(1);
   }
