@@ -7,58 +7,27 @@
 #
 #     test_deb_sid.sh FOLDER PYTHON [DEB]
 #
-# FOLDER/root is the chroot, which is kept. PYTHON has gguf (ggml_requirements.txt). Without DEB it
-# is what ./dev package makes. Skipped where no chroot can be made, and without AMLA_LONG unless
-# chroot and package are there: together they take minutes.
+# FOLDER/root is the chroot. PYTHON has gguf (ggml_requirements.txt). Without DEB it is what
+# ./dev package makes of the tree as it is. With AMLA_LONG only, as that takes minutes, and where a
+# chroot can be made.
 set -eu
 cd "$(dirname "$0")/.."
 mkdir -p "$1"
 folder=$(cd "$1" && pwd) python=$2 deb=${3-}
 root=$folder/root
-
-skip() {
-  echo "skipped: $1"
-  exit 77
-}
+. tests/install/chroot.sh
 fail() {
   echo "FAIL: $1" >&2
   exit 1
 }
+inside() { in_chroot "$root" "$@"; }
 
-# ---- The chroot ----
-
-inside() { # COMMAND...: with /proc, where ggml finds its program
-  unshare -m -p -f sh -c 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"' "$root" "$@"
-}
-
-make_root() {
-  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 2> /dev/null |
-    grep '/debian/*$' | head -n 1) || skip "this machine has no apt with a Debian mirror"
-  rm -rf "$root"
-  debootstrap --variant=minbase --keyring=/usr/share/keyrings/debian-archive-keyring.gpg sid \
-    "$root" "$mirror" > "$folder/log" 2>&1 ||
-    { tail -n 3 "$folder/log" && rm -rf "$root" && skip "debootstrap cannot fetch sid"; }
-  apt-config dump | grep -E '^Acquire::(Check|http|https|Retries)' \
-    > "$root/etc/apt/apt.conf.d/90host" || :
-  cp /etc/resolv.conf "$root/etc"
-  inside env DEBIAN_FRONTEND=noninteractive sh -c 'apt-get -q update && apt-get -qy install \
-    --no-install-recommends llama.cpp-tools llama.cpp-services && apt-get clean' \
-    > "$folder/log" 2>&1 ||
-    { tail -n 3 "$folder/log" && rm -rf "$root" && skip "sid's llama.cpp cannot be fetched"; }
-  touch "$folder/ready"
-}
-
-newest_deb() { ls -t dist/libggml-amla_*.deb 2> /dev/null | head -n 1; }
-
-[ "$(id -u)" = 0 ] || skip "a chroot needs root"
-[ "${AMLA_LONG:-0}" = 1 ] || { [ -e "$folder/ready" ] && [ "${deb:=$(newest_deb)}" ]; } ||
-  skip "no chroot or no package yet, and they take minutes: AMLA_LONG=1 makes both"
-command -v debootstrap > /dev/null || [ -e "$folder/ready" ] || skip "there is no debootstrap"
-unshare -m -p -f true 2> /dev/null || skip "this machine has no namespaces to spare"
-[ -e "$folder/ready" ] || make_root
-if [ ! "$deb" ]; then
+[ "${AMLA_LONG-}" ] || skip "a chroot of sid and a package take minutes: AMLA_LONG=1"
+can_make_chroots
+make_chroot sid "$root" llama.cpp-tools llama.cpp-services
+if [ ! "$deb" ]; then # which leaves one package of that name
   ./dev package > "$folder/log" 2>&1 || { tail "$folder/log" && fail "./dev package"; }
-  deb=$(newest_deb)
+  deb=$(ls dist/libggml-amla_*.deb)
 fi
 echo "$(basename "$deb") in $(inside sh -c '. /etc/os-release && echo "$PRETTY_NAME"'), llama.cpp" \
   "$(inside dpkg-query -f '${Version}' -W llama.cpp-tools)"
@@ -67,10 +36,13 @@ echo "$(basename "$deb") in $(inside sh -c '. /etc/os-release && echo "$PRETTY_N
 
 quietly() { "$@" > "$folder/log" 2>&1 || { tail "$folder/log" && fail "$*"; }; }
 
-# decode [COMMAND...]: what the plug-in says of four tokens.
+# decode [COMMAND...]: what the plug-in says of four tokens, of a program that ends well.
 decode() {
   inside env -i PATH=/usr/bin AMLA_LOG=1 "$@" llama-completion -m /model.gguf -p abcdefgh -n 4 \
-    -c 512 -t 2 -no-cnv --temp 0 < /dev/null 2>&1 > /dev/null | grep -a '^amla: ' || :
+    -c 512 -t 2 -no-cnv --temp 0 < /dev/null > "$folder/tokens" 2> "$folder/said" ||
+    { tail -n 5 "$folder/said" >&2 && fail "llama-completion after $* failed"; }
+  [ -s "$folder/tokens" ] || fail "llama-completion after $* printed nothing"
+  sed -n '/^amla: /p' "$folder/said"
 }
 expect_done() { # WHAT [COMMAND...]
   what=$1
@@ -99,8 +71,6 @@ leftovers() { inside sh -c "find /etc /usr ~ -name '*amla*' -not -path '/usr/sha
 
 # ---- The test ----
 
-inside sh -c 'dpkg --purge libggml-amla > /dev/null 2>&1; rm -rf ~/.config; find /etc -name \
-  60-amla.conf -delete'
 "$python" ggml/tiny_deepseek.py "$root/model.gguf" --heads 16 --layers 2
 cp "$deb" "$root/libggml-amla.deb"
 expect_nothing "without the package"
@@ -128,3 +98,4 @@ quietly inside llama-amla --enable --system
 quietly inside dpkg --purge libggml-amla
 [ ! "$(leftovers)" ] || fail "left behind: $(leftovers)"
 expect_nothing "after its removal"
+rm -rf --one-file-system "$root"

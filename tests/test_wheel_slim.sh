@@ -12,33 +12,22 @@ source_dir=$(cd "$1" && pwd)
 build_dir=$(cd "$2" && pwd)
 work=$build_dir/slim
 root=$work/root
-skip() { echo "skipped: $*"; exit 77; }
+. "$source_dir/tests/install/chroot.sh"
 
 [ -n "${AMLA_LONG-}" ] || skip "debootstrap takes minutes: ./dev test --long -R wheel_slim"
-[ "$(id -u)" = 0 ] || skip "chroot needs root"
-command -v debootstrap > /dev/null || skip "there is no debootstrap (Debian: debootstrap)"
+can_make_chroots
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1 PIP_ROOT_USER_ACTION=ignore
 unset PYTHONPATH AMLA_LIBRARY
 
-leave() { # nothing of the host stays mounted, an interrupted debootstrap's /proc neither
-  for folder in proc sys torch; do
-    ! mountpoint -q "$root/$folder" || umount "$root/$folder"
-  done
+leave() { # PyTorch of the host does not stay mounted
+  ! mountpoint -q "$root/torch" || umount "$root/torch"
 }
 trap leave EXIT
 leave
 mkdir -p "$work/wheels"
-if [ ! -e "$root/complete" ]; then
-  rm -rf --one-file-system "$root"
-  mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | head -1)
-  timeout 600 debootstrap --variant=minbase --include=python3,python3-venv bookworm "$root" \
-    "$mirror" > "$work/debootstrap.log" 2>&1 ||
-    { tail -3 "$work/debootstrap.log" && skip "debootstrap cannot make a Debian here"; }
-  leave
-  touch "$root/complete"
-fi
+make_chroot bookworm "$root" python3 python3-venv
 for tool in cc gcc g++ c++ clang make cmake; do
-  ! chroot "$root" sh -c "command -v $tool" || { echo "FAIL: the chroot has $tool"; exit 1; }
+  ! in_chroot "$root" sh -c "command -v $tool" || { echo "FAIL: the chroot has $tool"; exit 1; }
 done
 ! find "$root/usr/lib" "$root/lib" -name 'libgomp*' | grep . ||
   { echo "FAIL: the chroot has an OpenMP runtime"; exit 1; }
@@ -49,15 +38,14 @@ rm -f "$work"/wheels/amla-*
 "$venv/bin/pip" wheel -q --no-deps --no-build-isolation --wheel-dir "$work/wheels" \
   --config-settings=build-dir="$work/build" \
   --config-settings=cmake.define.AMLA_BUILD_CUDA=OFF "$source_dir"
-version=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+version=$(in_chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 ls "$work"/wheels/numpy-* > /dev/null 2>&1 ||
   "$venv/bin/pip" download -q --no-deps --only-binary :all: --python-version "$version" \
     --dest "$work/wheels" 'numpy>=1.24' || skip "NumPy cannot be had"
-rm -rf "$root/wheels" "$root/amla"
 cp -r "$work/wheels" "$root/wheels"
 
-chroot "$root" python3 -m venv /amla
-inside() { chroot "$root" env -i PATH=/amla/bin:/usr/bin:/bin "$@"; }
+in_chroot "$root" python3 -m venv /amla
+inside() { in_chroot "$root" env -i PATH=/amla/bin:/usr/bin:/bin "$@"; }
 inside sh -c 'pip install -q --no-index --no-deps /wheels/amla-*.whl'
 inside python -c 'import amla; print("nothing but the wheel:", amla.backends()["cpu"])'
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-# Clean Debians in folders, for the scripts beside this file, which source it. Mirror and proxies
-# are those of this machine's own apt.
+# Clean Debians in folders, for scripts that source it: those beside this file,
+# ggml/test_deb_sid.sh, tests/test_wheel_slim.sh. Mirror and proxies are those of this machine's own
+# apt.
 
 skip() { echo "skipped: $*"; exit 77; }
 
@@ -35,7 +36,7 @@ make_base() {
   eval "$(apt-config shell proxy Acquire::http::Proxy)"
   http_proxy=${proxy-} debootstrap --variant=minbase "$suite" "$base" "$(mirror)" \
     > "$base.log" 2>&1 || { tail -n 20 "$base.log"; skip "debootstrap of $suite failed"; }
-  apt-config dump | grep -iE '^Acquire::(https?|ftp|Retries)[: ]' \
+  apt-config dump | grep -iE '^Acquire::(https?|ftp|Retries|Check-Valid-Until)[: ]' \
     > "$base/etc/apt/apt.conf.d/20here" || :
   touch "$base/complete"
 }
@@ -44,7 +45,9 @@ make_base() {
 in_chroot() {
   unshare -mpf sh -euc '
     mount -t proc proc "$0/proc"
+    mount -t sysfs -o ro sysfs "$0/sys" 2> /dev/null || :
     mount -t tmpfs tmpfs "$0/dev/shm"
+    mount -t devpts -o newinstance,ptmxmode=666 devpts "$0/dev/pts"
     exec chroot "$0" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
       DEBIAN_FRONTEND=noninteractive "$@"' "$@"
 }
