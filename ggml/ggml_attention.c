@@ -8,7 +8,6 @@
 #include "ggml_attention.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "ggml_layout.h"
@@ -188,11 +187,6 @@ static amla_problem describe(const ggml_abi_tensor *op, int64_t streams, bool ma
   return p;
 }
 
-/* A head of a stream; heads are axis `axis`. */
-static void *at(const ggml_abi_tensor *t, int64_t head, int64_t stream, int axis) {
-  return (char *)t->data + (size_t)head * t->nb[axis] + (size_t)stream * t->nb[3];
-}
-
 /* p->b streams from `stream` on, and the heads of one KV head. */
 static amla_tensors point(const ggml_abi_tensor *op, int64_t stream, int64_t kv_head,
                           const amla_problem *p, bool masked, const int32_t *lengths) {
@@ -200,16 +194,16 @@ static amla_tensors point(const ggml_abi_tensor *op, int64_t stream, int64_t kv_
                         *sinks = op->src[SINKS];
   const int64_t head = kv_head * p->h_q;
   amla_tensors t = AMLA_TENSORS_INIT;
-  t.q = at(q, head, stream, 2);
+  t.q = ggml_at(q, 2, head, stream);
   t.q_bytes = ggml_span_bytes(q, q->ne[0] * 4, q->ne[1], p->h_q, p->b);
   const ggml_abi_tensor *kv = p->k_begin > 0 ? v : k;
-  t.kv = at(kv, kv_head, stream, 2);
+  t.kv = ggml_at(kv, 2, kv_head, stream);
   t.kv_bytes = ggml_span_bytes(kv, ggml_row_bytes(kv), k->ne[1], 1, p->b);
   if (p->k_begin > 0) {
-    t.kv_rope = at(k, kv_head, stream, 2);
+    t.kv_rope = ggml_at(k, 2, kv_head, stream);
     t.kv_rope_bytes = ggml_span_bytes(k, ggml_row_bytes(k), k->ne[1], 1, p->b);
   }
-  t.out = at(op, head, stream, 1);
+  t.out = ggml_at(op, 1, head, stream);
   t.out_bytes = ggml_span_bytes(op, op->ne[0] * 4, p->h_q, op->ne[2], p->b);
   if (mask != NULL) {
     t.seqlens_k = lengths + stream;
@@ -241,22 +235,8 @@ static int plan_for(ggml_attention *a, const amla_problem *p, const amla_options
   a->problem = *p;
   a->threads = options->threads;
   a->asks = asks;
-  const size_t bytes = amla_plan_scratch_bytes(a->plan);
-  if (bytes <= a->scratch_bytes)
-    return GGML_ABI_SUCCESS;
-  free(a->scratch);
-  a->scratch = malloc(bytes);
-  a->scratch_bytes = a->scratch != NULL ? bytes : 0;
-  return a->scratch != NULL ? GGML_ABI_SUCCESS : GGML_ABI_ALLOC_FAILED;
-}
-
-static int reserve_lengths(ggml_attention *a, int64_t streams) {
-  if (streams <= a->n_lengths)
-    return GGML_ABI_SUCCESS;
-  free(a->lengths);
-  a->lengths = malloc((size_t)streams * sizeof *a->lengths);
-  a->n_lengths = a->lengths != NULL ? streams : 0;
-  return a->lengths != NULL ? GGML_ABI_SUCCESS : GGML_ABI_ALLOC_FAILED;
+  return ggml_buffer_reserve(&a->scratch, amla_plan_scratch_bytes(a->plan)) ? GGML_ABI_SUCCESS
+                                                                            : GGML_ABI_ALLOC_FAILED;
 }
 
 /* The thread that runs an operation asks, and its helpers do not: ggml's own CPU code asks on one
@@ -296,9 +276,10 @@ int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t thr
   options.cancel = a->abort != NULL ? is_to_end : NULL;
   options.cancel_context = a;
   asks_here = true;
-  int status = reserve_lengths(a, streams);
-  if (status == GGML_ABI_SUCCESS) {
-    const bool masked = mask != NULL && read_masks(op, a->lengths);
+  int status = GGML_ABI_ALLOC_FAILED;
+  if (ggml_buffer_reserve(&a->lengths, (size_t)streams * sizeof(int32_t))) {
+    int32_t *lengths = a->lengths.data;
+    const bool masked = mask != NULL && read_masks(op, lengths);
     const int64_t together = masked && mask->ne[3] != streams
                                  ? 1
                                  : streams; /* the library has no mask that streams share */
@@ -307,18 +288,15 @@ int ggml_attention_run(ggml_attention *a, const ggml_abi_tensor *op, int32_t thr
     const int64_t kv_heads = op->src[K]->ne[2], runs = streams / together * kv_heads;
     for (int64_t i = 0; status == GGML_ABI_SUCCESS && i < runs; i++) {
       const int64_t stream = i / kv_heads * together;
-      const amla_tensors t = point(op, stream, i % kv_heads, &p, masked, a->lengths);
+      const amla_tensors t = point(op, stream, i % kv_heads, &p, masked, lengths);
       const int64_t began = ggml_log_nanoseconds();
-      status = status_of(amla_plan_run(a->plan, &t, a->scratch, a->scratch_bytes, &why));
+      status = status_of(amla_plan_run(a->plan, &t, a->scratch.data, a->scratch.bytes, &why));
       if (status == GGML_ABI_SUCCESS)
         ggml_log_run((int64_t)p.b * p.s_q, flops_of(&p, &t), began);
     }
   }
   asks_here = false;
-  if (status == GGML_ABI_FAILED)
-    ggml_log("attention failed: %s", why.text);
-  if (status == GGML_ABI_ALLOC_FAILED)
-    ggml_log("attention failed: no memory for its scratch");
+  ggml_log_status(GGML_LOG_ATTENTION, status, why.text);
   return status;
 }
 
@@ -342,6 +320,6 @@ bool ggml_attention_is_small(const ggml_abi_tensor *op) {
 
 void ggml_attention_free(ggml_attention *a) {
   amla_plan_destroy(a->plan);
-  free(a->scratch);
-  free(a->lengths);
+  ggml_buffer_free(&a->scratch);
+  ggml_buffer_free(&a->lengths);
 }

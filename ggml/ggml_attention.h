@@ -8,17 +8,16 @@
 #include <amla/amla.h>
 
 #include "ggml_abi.h"
+#include "ggml_buffer.h"
 
 typedef struct ggml_attention { /* what one backend object keeps between operations */
   amla_problem problem;         /* of the plan */
   amla_plan *plan;              /* of the last operation; mostly the next one has the same shape */
   int32_t threads;              /* of the plan */
   bool asks;                    /* likewise: it asks for an end */
-  void *scratch;
-  size_t scratch_bytes;
-  int32_t *lengths; /* [n_lengths] keys in use, by stream */
-  int64_t n_lengths;
-  int32_t cast_op; /* of ggml_host.h */
+  ggml_buffer scratch;
+  ggml_buffer lengths; /* [streams] int32_t: keys in use */
+  int32_t cast_op;     /* of ggml_host.h */
   /* ggml's: true: graphs are to end. NULL = never */
   bool (*abort)(void *data);
   void *abort_data;

@@ -7,10 +7,6 @@
  */
 #include "ggml_indexer.h"
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "ggml_layout.h"
 #include "ggml_log.h"
 #include "ggml_mask.h"
@@ -41,22 +37,22 @@ const char *ggml_indexer_refusal(const ggml_abi_tensor *op) {
   const ggml_abi_tensor *q = op->src[Q], *k = op->src[K];
   for (int i = 0; i < 4; i++)
     if (op->src[i] == NULL)
-      return "the indexer has no q, k, weights or mask";
+      return "it has no q, k, weights or mask";
   if (!are_shapes_right(op))
-    return "the indexer's shapes do not fit";
+    return "its shapes do not fit";
   for (int i = 0; i < 4; i++)
     if (q->ne[i] < 1 || q->ne[i] > 65536 || k->ne[i] < 1 || k->ne[i] > INT32_MAX)
-      return "a dimension of the indexer is 0 or huge";
+      return "a dimension is 0 or huge";
   if (q->ne[0] % 32 != 0)
-    return "the indexer's keys are not multiples of 32 columns";
+    return "its keys are not multiples of 32 columns";
   if (q->type != GGML_ABI_F32 || !ggml_strides_are_whole(q) || !is_packed(op->src[WEIGHTS]) ||
       !is_packed(op))
-    return "the indexer's q, weights or result are not f32 with contiguous rows";
+    return "its q, weights or result are not f32 with contiguous rows";
   if (ggml_find_type(k->type) == NULL || !ggml_strides_are_whole(k) ||
       (int64_t)k->nb[2] < ggml_row_bytes(k))
-    return "the indexer's keys are of a type that is not known, or not contiguous";
+    return "its keys are of a type that is not known, or not contiguous";
   if (op->src[MASK]->type != GGML_ABI_F16 || !ggml_strides_are_whole(op->src[MASK]))
-    return "the indexer's mask is not f16 with contiguous rows";
+    return "its mask is not f16 with contiguous rows";
   return NULL;
 }
 
@@ -75,14 +71,10 @@ typedef struct slice { /* tokens of a stream */
   int64_t stream, first, n;
 } slice;
 
-static void *at(const ggml_abi_tensor *t, int axis, int64_t i, int64_t stream) {
-  return (char *)t->data + (size_t)i * t->nb[axis] + (size_t)stream * t->nb[3];
-}
-
 static ggml_mask_view mask_of(const ggml_abi_tensor *op, slice s) {
   const ggml_abi_tensor *mask = op->src[MASK];
-  return (ggml_mask_view){at(mask, 1, s.first, s.stream % mask->ne[3]), ggml_stride_elems(mask, 1),
-                          s.n, op->ne[0]};
+  return (ggml_mask_view){ggml_at(mask, 1, s.first, s.stream % mask->ne[3]),
+                          ggml_stride_elems(mask, 1), s.n, op->ne[0]};
 }
 
 static amla_index_args describe(const ggml_abi_tensor *op, slice s, const int32_t *visible) {
@@ -94,42 +86,33 @@ static amla_index_args describe(const ggml_abi_tensor *op, slice s, const int32_
   a.keys = AMLA_INDEX_KEYS_TYPED, a.k_type = ggml_find_type(k->type)->amla;
   a.q_stride_head = ggml_stride(q, 1), a.q_stride_query = ggml_stride(q, 2);
   a.k_stride_token = ggml_stride(k, 2);
-  a.q = at(q, 2, s.first, s.stream);
+  a.q = ggml_at(q, 2, s.first, s.stream);
   a.q_bytes = ggml_span_bytes(q, q->ne[0] * 4, q->ne[1], s.n, 1);
-  a.weights = at(op->src[WEIGHTS], 1, s.first, s.stream);
+  a.weights = ggml_at(op->src[WEIGHTS], 1, s.first, s.stream);
   a.weights_bytes = (size_t)(s.n * q->ne[1]) * 4;
-  a.k = at(k, 2, 0, s.stream);
+  a.k = ggml_at(k, 2, 0, s.stream);
   a.k_bytes = ggml_span_bytes(k, ggml_row_bytes(k), 1, k->ne[2], 1);
   a.visible_k = visible, a.visible_k_bytes = (size_t)s.n * sizeof *visible;
-  a.scores = at(op, 1, s.first, s.stream), a.scores_bytes = (size_t)(s.n * op->ne[0]) * 4;
+  a.scores = ggml_at(op, 1, s.first, s.stream), a.scores_bytes = (size_t)(s.n * op->ne[0]) * 4;
   return a;
 }
 
 /* ---- Running it ---- */
 
-static bool reserve(void **room, size_t *has_bytes, size_t bytes) {
-  if (bytes <= *has_bytes)
-    return true;
-  free(*room);
-  *room = malloc(bytes);
-  *has_bytes = *room != NULL ? bytes : 0;
-  return *room != NULL;
-}
-
 static int run_slice(ggml_indexer *x, const ggml_abi_tensor *op, slice s,
-                     const amla_options *options) {
+                     const amla_options *options, amla_detail *why) {
   const ggml_mask_view mask = mask_of(op, s);
-  const amla_index_args a = describe(op, s, x->visible);
-  amla_detail why;
+  int32_t *visible = x->visible.data;
+  const amla_index_args a = describe(op, s, visible);
   size_t bytes;
-  ggml_mask_visible(&mask, x->visible);
-  if (amla_index_scratch_bytes(&a, options, &bytes, &why) != AMLA_OK ||
-      !reserve(&x->scratch, &x->scratch_bytes, bytes) ||
-      amla_index_topk(&a, options, x->scratch, bytes, &why) != AMLA_OK) {
-    ggml_log("indexer failed: %s", x->scratch != NULL ? why.text : "no memory");
+  ggml_mask_visible(&mask, visible);
+  if (amla_index_scratch_bytes(&a, options, &bytes, why) != AMLA_OK)
     return GGML_ABI_FAILED;
-  }
-  ggml_mask_add(&mask, x->visible, a.scores);
+  if (!ggml_buffer_reserve(&x->scratch, bytes))
+    return GGML_ABI_ALLOC_FAILED;
+  if (amla_index_topk(&a, options, x->scratch.data, bytes, why) != AMLA_OK)
+    return GGML_ABI_FAILED;
+  ggml_mask_add(&mask, visible, a.scores);
   return GGML_ABI_SUCCESS;
 }
 
@@ -139,14 +122,10 @@ int ggml_indexer_run(ggml_indexer *x, const ggml_attention *attention, const ggm
   amla_options options = AMLA_OPTIONS_INIT;
   options.threads = threads;
   options.parallel = parallel, options.parallel_context = context;
-  if (x->n_visible < tokens) {
-    free(x->visible);
-    x->visible = malloc((size_t)tokens * sizeof *x->visible);
-    x->n_visible = x->visible != NULL ? tokens : 0;
-  }
-  if (x->visible == NULL)
-    return GGML_ABI_ALLOC_FAILED;
+  amla_detail why = {0};
   int status = GGML_ABI_SUCCESS;
+  if (!ggml_buffer_reserve(&x->visible, (size_t)tokens * sizeof(int32_t)))
+    status = GGML_ABI_ALLOC_FAILED;
   slice s = {0, 0, 0};
   for (; s.stream < op->ne[3]; s.stream++)
     for (s.first = 0; s.first < tokens && status == GGML_ABI_SUCCESS; s.first += s.n) {
@@ -156,12 +135,13 @@ int ggml_indexer_run(ggml_indexer *x, const ggml_attention *attention, const ggm
       if (attention->abort != NULL && attention->abort(attention->abort_data))
         status = GGML_ABI_ABORTED;
       else
-        status = run_slice(x, op, s, &options);
+        status = run_slice(x, op, s, &options, &why);
     }
+  ggml_log_status(GGML_LOG_INDEXER, status, why.text);
   return status;
 }
 
 void ggml_indexer_free(ggml_indexer *x) {
-  free(x->scratch);
-  free(x->visible);
+  ggml_buffer_free(&x->scratch);
+  ggml_buffer_free(&x->visible);
 }

@@ -8,10 +8,8 @@
 #include "ggml_attention.h"
 
 typedef struct ggml_indexer { /* what one backend object keeps between operations */
-  void *scratch;
-  size_t scratch_bytes;
-  int32_t *visible; /* [n_visible] keys up to the last one that a token sees */
-  int64_t n_visible;
+  ggml_buffer scratch;
+  ggml_buffer visible; /* [tokens] int32_t: keys up to the last one that a token sees */
 } ggml_indexer;
 
 /* As of attention (ggml_attention.h); `a` has ggml's abort callback. */

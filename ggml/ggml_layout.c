@@ -46,6 +46,10 @@ int64_t ggml_stride_elems(const ggml_abi_tensor *t, int axis) {
   return (int64_t)t->nb[axis] / b.bytes * b.elems;
 }
 
+void *ggml_at(const ggml_abi_tensor *t, int axis, int64_t i, int64_t stream) {
+  return (char *)t->data + (size_t)i * t->nb[axis] + (size_t)stream * t->nb[3];
+}
+
 /* Bytes from the first to one past the last element that [ne0][ne1][ne2][ne3] of this tensor touch.
  */
 size_t ggml_span_bytes(const ggml_abi_tensor *t, int64_t ne0_bytes, int64_t ne1, int64_t ne2,

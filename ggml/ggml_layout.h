@@ -27,6 +27,9 @@ bool ggml_strides_are_whole(const ggml_abi_tensor *t);
 int64_t ggml_stride_elems(const ggml_abi_tensor *t, int axis);
 int64_t ggml_stride(const ggml_abi_tensor *t, int axis);
 
+/* Where element i of an axis begins, of a stream. */
+void *ggml_at(const ggml_abi_tensor *t, int axis, int64_t i, int64_t stream);
+
 /* Bytes from the first to one past the last element that [ne0][ne1][ne2][ne3] of the tensor touch.
  */
 size_t ggml_span_bytes(const ggml_abi_tensor *t, int64_t ne0_bytes, int64_t ne1, int64_t ne2,

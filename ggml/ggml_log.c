@@ -12,6 +12,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "ggml_abi.h"
+
 static bool wanted, unwanted;
 
 __attribute__((constructor)) static void read_environment(void) {
@@ -78,32 +80,44 @@ void ggml_log_total(void) {
              (long long)total.runs, (long long)total.tokens, rate, (long long)total.refusals);
 }
 
+/* ---- Failures ---- */
+
+static const char *const names[] = {"attention", "indexer"}; /* ggml_log_operation */
+
+void ggml_log_status(ggml_log_operation operation, int status, const char *why) {
+  if (status == GGML_ABI_FAILED)
+    ggml_log("%s failed: %s", names[operation], why);
+  if (status == GGML_ABI_ALLOC_FAILED)
+    ggml_log("%s failed: no memory for its scratch", names[operation]);
+}
+
 /* ---- Reasons ---- */
 
 enum { MAX_REASONS = 32 };
-static struct {
+typedef struct left {
   _Atomic(const char *) reason; /* NULL: free */
   atomic_int times;
-} left[MAX_REASONS];
+} left;
+static left left_of[2][MAX_REASONS]; /* by operation */
 
-void ggml_log_left(const char *reason) {
-  total.refusals++;
-  for (int i = 0; i < MAX_REASONS; i++) {
+void ggml_log_left(ggml_log_operation operation, const char *reason) {
+  total.refusals += operation == GGML_LOG_ATTENTION;
+  for (left *l = left_of[operation]; l < left_of[operation] + MAX_REASONS; l++) {
     const char *found = NULL;
-    const bool is_new = atomic_compare_exchange_strong(&left[i].reason, &found, reason);
+    const bool is_new = atomic_compare_exchange_strong(&l->reason, &found, reason);
     if (!is_new && found != reason)
       continue;
-    atomic_fetch_add(&left[i].times, 1);
+    atomic_fetch_add(&l->times, 1);
     if (is_new && ggml_log_wanted())
-      ggml_log("attention left to the CPU: %s", reason);
+      ggml_log("%s left to the CPU: %s", names[operation], reason);
     return;
   }
 }
 
 const char *ggml_log_commonest_reason(void) {
-  int most = 0;
+  left *most = left_of[GGML_LOG_ATTENTION];
   for (int i = 1; i < MAX_REASONS; i++)
-    if (atomic_load(&left[i].times) > atomic_load(&left[most].times))
-      most = i;
-  return atomic_load(&left[most].reason);
+    if (atomic_load(&left_of[GGML_LOG_ATTENTION][i].times) > atomic_load(&most->times))
+      most = &left_of[GGML_LOG_ATTENTION][i];
+  return atomic_load(&most->reason);
 }

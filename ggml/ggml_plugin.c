@@ -207,7 +207,7 @@ static bool needs_no_work(const ggml_abi_tensor *op) {
 static bool supports_attention(const ggml_abi_tensor *op) {
   const char *refusal = ggml_attention_refusal(op, host.cast_op);
   if (refusal != NULL)
-    ggml_log_left(refusal);
+    ggml_log_left(GGML_LOG_ATTENTION, refusal);
   else
     asked.ours = true;
   return refusal == NULL;
@@ -216,7 +216,7 @@ static bool supports_attention(const ggml_abi_tensor *op) {
 static bool supports_indexer(const ggml_abi_tensor *op) {
   const char *refusal = ggml_indexer_refusal(op);
   if (refusal != NULL)
-    ggml_log_left(refusal);
+    ggml_log_left(GGML_LOG_INDEXER, refusal);
   return refusal == NULL;
 }
 

@@ -6,12 +6,14 @@
  *
  *     test_ggml_ops LIBGGML_AMLA_SO FOLDER_OF_LIBGGML [GFLOP]       no case larger than so much
  */
+#define _GNU_SOURCE 1 /* setenv, dup2 */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -383,6 +385,38 @@ static void test_indexer_refusals(void **state) {
 #undef REFUSED
 }
 
+/* The plug-in's lines about an operation that it is asked about: [4096]. */
+static const char *lines_of(const indexer *x, char *text) {
+  FILE *file = tmpfile();
+  const int kept = dup(STDERR_FILENO);
+  assert_true(file != NULL && kept >= 0);
+  fflush(stderr);
+  dup2(fileno(file), STDERR_FILENO);
+  assert_false(is_taken(x));
+  fflush(stderr);
+  dup2(kept, STDERR_FILENO);
+  close(kept);
+  rewind(file);
+  text[fread(text, 1, 4095, file)] = '\0';
+  fclose(file);
+  return text;
+}
+
+/* A reason is logged once, as one of the indexer's. */
+static void test_indexer_lines(void **state) {
+  char text[4096];
+  (void)state;
+  if (!has_indexer())
+    skip();
+  indexer x = make_indexer(GGML_ABI_F16, 2, 2, 2);
+  x.op->src[1]->type = 12; /* q4_K */
+  assert_string_equal(lines_of(&x, text),
+                      "amla: indexer left to the CPU: its keys are of a type that is not known, or "
+                      "not contiguous\n");
+  assert_string_equal(lines_of(&x, text), "");
+  session.ggml_free(x.context);
+}
+
 /* ---- ggml's abort callback ---- */
 
 typedef struct questions {
@@ -394,6 +428,38 @@ static bool is_enough(void *data) {
   return ++q->asked == q->end_at;
 }
 
+static void set_abort(questions *q) {
+  ggml_session *s = &session;
+  void (*set)(void *backend, bool (*callback)(void *data), void *data);
+  void *address = s->ggml_backend_reg_get_proc_address(
+      s->ggml_backend_dev_backend_reg(s->amla_device), "ggml_backend_set_abort_callback");
+  assert_non_null(address);
+  memcpy(&set, &address, sizeof address);
+  set(s->amla, q != NULL ? is_enough : NULL, q);
+}
+
+/* An indexer ends between two slices, and the next one is whole. */
+static void test_indexer_abort(void **state) {
+  (void)state;
+  if (!has_indexer())
+    skip();
+  indexer x = make_indexer(GGML_ABI_F16, 450, 2, 1);
+  questions q = {0, 0};
+  ggml_session_threads(&session, 1);
+  set_abort(&q);
+  assert_int_equal(session.ggml_backend_graph_compute(session.amla, x.graph), GGML_ABI_SUCCESS);
+  assert_int_equal(q.asked, 6);                 /* slices of 203 tokens */
+  for (int end_at = 1; end_at <= 6; end_at++) { /* of both streams */
+    q = (questions){0, end_at};
+    assert_int_equal(session.ggml_backend_graph_compute(session.amla, x.graph), GGML_ABI_ABORTED);
+    assert_int_equal(q.asked, end_at);
+  }
+  set_abort(NULL);
+  ggml_session_threads(&session, 2);
+  session.ggml_free(x.context);
+  hold_indexer(GGML_ABI_F16, 450, 2, 1);
+}
+
 /* A prompt ends within a few key tiles, and the next one is whole. */
 static void test_abort(void **state) {
   ggml_session *s = &session;
@@ -401,14 +467,9 @@ static void test_abort(void **state) {
                        MASK_CAUSAL, false, false, true, false, 0};
   questions q = {0, 0};
   ggml_job job;
-  void (*set)(void *backend, bool (*callback)(void *data), void *data);
   (void)state;
-  void *address = s->ggml_backend_reg_get_proc_address(
-      s->ggml_backend_dev_backend_reg(s->amla_device), "ggml_backend_set_abort_callback");
-  assert_non_null(address);
-  memcpy(&set, &address, sizeof address);
   ggml_job_create(s, &c, 9, &job);
-  set(s->amla, is_enough, &q);
+  set_abort(&q);
   for (int threads = 1; threads <= 2; threads++) {
     ggml_session_threads(s, threads);
     q = (questions){0, 0};
@@ -424,7 +485,7 @@ static void test_abort(void **state) {
       assert_int_equal(s->amla_n_done(), before);
     }
   }
-  set(s->amla, NULL, NULL);
+  set_abort(NULL);
   assert_true(ggml_job_run(s, &job, s->amla));
   ggml_job_free(s, &job);
 }
@@ -515,7 +576,8 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_threads),          cmocka_unit_test(test_abort),
       cmocka_unit_test(test_sparse),           cmocka_unit_test(test_refusals),
       cmocka_unit_test(test_other_operations), cmocka_unit_test(test_indexer),
-      cmocka_unit_test(test_indexer_refusals),
+      cmocka_unit_test(test_indexer_lines),    cmocka_unit_test(test_indexer_refusals),
+      cmocka_unit_test(test_indexer_abort),
   };
   if (argc == 4)
     largest_gflop = atof(argv[3]);
@@ -523,6 +585,7 @@ int main(int argc, char **argv) {
     fprintf(stderr, "usage: test_ggml_ops LIBGGML_AMLA_SO FOLDER_OF_LIBGGML [GFLOP]\n");
     return 2;
   }
+  setenv("AMLA_LOG", "1", 1);
   if (!ggml_session_open(&session, argv[2], argv[1]))
     return 1;
   print_message("ggml %s, %s, %s\n", session.ggml_version(),
