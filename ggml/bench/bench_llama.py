@@ -2,8 +2,8 @@
 """Tokens per second of a whole model, in an unmodified llama.cpp with and without the plug-in, by
 turns.
 
-    AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER python bench_llama.py [--heads 128]
-    [--layers 4] [--context 8192] [--threads 2]
+    PYTHONPATH=ggml AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER
+    python ggml/bench/bench_llama.py [--heads 128] [--layers 4] [--context 8192] [--threads 2]
 
 The model is random, its sizes are DeepSeek-V3's but for the layers, the embedding and the
 feed-forward part. The context is computed once, by the plug-in, and handed to all runs as a file.

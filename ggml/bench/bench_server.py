@@ -2,10 +2,11 @@
 """What users of llama.cpp get: llama-server with four slots and llama-bench, unmodified programs
 of Debian sid's llama.cpp, with the plug-in and without it, by turns.
 
-    AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER
-    python bench_server.py --prepare              models and caches: once, takes minutes
-    python bench_server.py [--heads 16 ...]       measures what is not measured yet, or some of it
-    python bench_server.py --table                everything measured, as docs/results has it
+    PYTHONPATH=ggml AMLA_GGML_PLUGIN=libggml-amla.so AMLA_GGML_HOSTS=FOLDER
+    python ggml/bench/bench_server.py ...
+        --prepare              models and caches: once, takes minutes
+        [--heads 16 ...]       measures what is not measured yet, or some of it
+        --table                everything measured, as docs/results has it
 
 All three keep what they make in --work. Models are random, of the real shape of MLA attention and
 few layers. A cache does not depend on the number of heads, so a model of one head fills it, and
@@ -356,7 +357,7 @@ def print_table(arguments):
     )
     machines = ", ".join(sorted({row["machine"] for row in rows}))
     layers = ", ".join(sorted({str(row["layers"]) for row in rows}))
-    print(f"# ggml/bench_server.py: {machines}, {os.cpu_count()} cores; models of {layers} layers")
+    print(f"# ggml/bench/bench_server.py: {machines}, {os.cpu_count()} cores; models of {layers} layers")
     print("# llama.cpp of Debian sid with and without the plug-in, by turns; least of a few rounds")
     print("# load: of one minute, after, its own included. CPU time does not count waiting")
     print(HEADER)
