@@ -38,7 +38,6 @@ import numpy as np
 SLOTS, SPARE, ROPE_AND_LATENT, LATENT = 4, 256, 576, 512
 CONTEXT = 16384 + SPARE
 WORDS = 259  # the first token that is no byte: llama-server shows no half characters
-TICKS = os.sysconf("SC_CLK_TCK")
 PROGRAMS, NAMES = ("server", "bench"), ("ggml", "amla")
 
 
@@ -80,10 +79,9 @@ def terminate(number, frame):
 
 
 def cpu_seconds(pid):
-    """Of all threads of a process, the ones that have ended too."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    """Of all threads of a process, the ones that have ended too, by Linux's clock of that process:
+    /proc counts ticks, of which a few tokens take none or two."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def check_where(name, stderr):
@@ -219,6 +217,19 @@ def measure_server(arguments, heads, kind, threads, depths, keep):
 # ---- llama-bench ----
 
 
+def cpu_of_runs(lines):
+    """Of llama-bench's runs, by its lines of progress and the CPU seconds at each: (line, seconds).
+    A run ends with the next line that is llama-bench's. The plug-in's, of plans, come amid it."""
+    used, began = [], None
+    for line, now in lines:
+        if not line.startswith(("llama-bench: ", "{")):
+            continue
+        if began is not None:
+            used.append(now - began)
+        began = now if ": generation run" in line else None
+    return used
+
+
 def run_bench(arguments, name, heads, kind, threads, depth, n):
     """Milliseconds and CPU milliseconds of a token, by llama-bench's clock and by the kernel's."""
     process = start(
@@ -227,19 +238,13 @@ def run_bench(arguments, name, heads, kind, threads, depth, n):
         "-ctk", kind, "-ctv", kind, "-o", "jsonl", "--progress",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
-    used, began, result, text = [], None, None, []
-    for line in process.stdout:
-        text.append(line)
-        now = cpu_seconds(process.pid)  # there until it is waited for
-        if began is not None:
-            used.append(now - began)
-        began = now if ": generation run" in line else None
-        if line.startswith("{"):
-            result = json.loads(line)
-    if process.wait() != 0 or result is None:
-        sys.exit("llama-bench: " + "".join(text[-20:]))
-    check_where(name, "".join(text))
-    return min(result["samples_ns"]) * 1e-6 / n, 1e3 * min(used) / n
+    lines = [(line, cpu_seconds(process.pid)) for line in process.stdout]  # it is not waited for
+    text, used = "".join(line for line, _ in lines), cpu_of_runs(lines)
+    results = [json.loads(line) for line, _ in lines if line.startswith("{")]
+    if process.wait() != 0 or len(results) != 1 or len(used) != arguments.rounds:
+        sys.exit(f"llama-bench: {len(used)} runs seen:\n{text[-2000:]}")
+    check_where(name, text)
+    return min(results[0]["samples_ns"]) * 1e-6 / n, 1e3 * min(used) / n
 
 
 def measure_bench(arguments, heads, kind, threads, depths, keep):
@@ -333,9 +338,7 @@ HEADER = (
 
 
 def ratio(row, of):
-    """NaN where the time of one was not seen, as llama-bench's CPU time now and then."""
-    g, a = row["ms"]["ggml"][of], row["ms"]["amla"][of]
-    return g / a if g > 0 and a > 0 else float("nan")
+    return row["ms"]["ggml"][of] / row["ms"]["amla"][of]
 
 
 def text_of(row):
@@ -356,16 +359,15 @@ def print_table(arguments):
         key=lambda r: [order.index(x) if isinstance(x, str) else x for x in r["case"]],
     )
     machines = ", ".join(sorted({row["machine"] for row in rows}))
-    layers = ", ".join(sorted({str(row["layers"]) for row in rows}))
-    print(f"# ggml/bench/bench_server.py: {machines}, {os.cpu_count()} cores; models of {layers} layers")
+    layers = " or ".join(sorted({str(row["layers"]) for row in rows}))
+    print(f"# ggml/bench/bench_server.py: {machines}, {os.cpu_count()} cores, {layers} layers")
     print("# llama.cpp of Debian sid with and without the plug-in, by turns; least of a few rounds")
     print("# load: of one minute, after, its own included. CPU time does not count waiting")
     print(HEADER)
     for row in rows:
         print(text_of(row))
-    slower = [row for row in rows if ratio(row, 1) < 0.95]  # a clock tick is a few percent
-    timed = sum(ratio(row, 1) == ratio(row, 1) for row in rows)
-    print(f"{len(rows)} lines; {timed} have a CPU time, by which {len(slower)} are slower by 5 %")
+    slower = [row for row in rows if ratio(row, 1) < 0.95]
+    print(f"{len(rows)} lines; by CPU time {len(slower)} are slower by 5 %")
     for row in slower:
         print(text_of(row))
 
