@@ -2,7 +2,8 @@
  *
  * What many threads have to do, without having them: counted from the schedule alone, the same
  * numbers on every machine whose CPU has AVX2. Cost is what shares are made equal in: rows times
- * keys, and 32 keys more for each split.
+ * keys, and 32 keys more for each split. And what a prompt has to do whose tokens see lists of keys
+ * of their own, by a mask: each row block the union of its tokens' lists.
  *
  *     count_shares            the tables of docs/results/many_threads.txt
  *
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "harness/dataset.h"
 #include "src/cpu/decode.h"
 #include "src/cpu/parallel.h"
 
@@ -129,6 +131,59 @@ static const column columns[] = {
     {"Scratch, MB", "%8.1f", scratch_of},
 };
 
+/* ---- Prompts whose tokens have lists ---- */
+
+enum { LIST_TOKENS = 512, LIST_KEYS = 32768, LISTED = 2048, HIDDEN = 0xfc00 };
+
+/* [LIST_TOKENS][LIST_KEYS] f16: LISTED keys of each token are visible, any of them. */
+static uint16_t *draw_lists(void) {
+  uint16_t *mask = malloc(sizeof *mask * LIST_TOKENS * LIST_KEYS);
+  uint64_t seed = 1;
+  if (mask == NULL)
+    stop("out of memory");
+  for (int32_t token = 0; token < LIST_TOKENS; token++)
+    for (int32_t key = 0, left = LISTED; key < LIST_KEYS; key++) {
+      const int seen = harness_random_uniform(&seed) * (LIST_KEYS - key) < left;
+      mask[token * LIST_KEYS + key] = seen ? 0 : HIDDEN;
+      left -= seen;
+    }
+  return mask;
+}
+
+/* Keys of a row block, in the mean. */
+static void count_lists(int32_t heads, const uint16_t *mask) {
+  amla_problem p = AMLA_PROBLEM_INIT;
+  amla_options o = AMLA_OPTIONS_INIT;
+  amla_tensors tensors = AMLA_TENSORS_INIT;
+  amla_detail detail;
+  amla_plan *plan;
+  p.s_q = LIST_TOKENS, p.h_q = heads, p.sk = LIST_KEYS, p.scale = 0.1f;
+  o.isa = AMLA_ISA_AVX2, o.threads = 1, o.backend = AMLA_BACKEND_CPU;
+  tensors.mask = mask;
+  if (amla_plan_create(&plan, &p, &o, &detail) != AMLA_OK)
+    stop(detail.text);
+  const amla_schedule *s = &((const amla_cpu_plan *)plan->state)->schedule;
+  const amla_scopes scopes = amla_scopes_create(&plan->problem, &tensors);
+  const int32_t n = amla_group_count(s, &scopes, 0);
+  double keys = 0.0;
+  for (int32_t block = 0; block < n; block++)
+    keys += (double)amla_group_get(s, &scopes, 0, block, 0).visible / n;
+  printf("%-24d%8d%8.0f%8.2f%8.2f\n", heads, s->block_rows / heads, keys, keys / LISTED,
+         LIST_KEYS / keys);
+  amla_plan_destroy(plan);
+}
+
+static void print_lists(void) {
+  uint16_t *mask = draw_lists();
+  printf("\n%d tokens with lists of their own, %d random keys of %d\n%-24s%8s%8s%8s%8s\n",
+         LIST_TOKENS, LISTED, LIST_KEYS, "heads", "tokens", "keys", "lists", "fewer");
+  for (int32_t heads = 16; heads <= 128; heads *= 2)
+    count_lists(heads, mask);
+  puts("tokens: of a row block. keys: that it reads, in the mean. lists: as many as these. fewer: "
+       "times, than all.");
+  free(mask);
+}
+
 int main(void) {
   static count all[N_SHAPES][N_COUNTS];
   for (int i = 0; i < N_SHAPES; i++)
@@ -146,5 +201,6 @@ int main(void) {
     }
     puts("");
   }
+  print_lists();
   return 0;
 }
