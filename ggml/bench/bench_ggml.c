@@ -4,10 +4,11 @@
  * in one process, in turns. Every result is checked before it is timed: against f64, and against
  * ggml's bound for backends.
  *
- *     bench_ggml [--quick] [--prompts] [--for SECONDS] [--threads N] LIBGGML_AMLA_SO
+ *     bench_ggml [--quick] [--prompts | --apart] [--for SECONDS] [--threads N] LIBGGML_AMLA_SO
  *                FOLDER_OF_LIBGGML
  *
- * --prompts: prompts only, and beside them the library alone (bench_prompts.h).
+ * --prompts: prompts only, and beside them the library alone (bench_prompts.h). --apart: only where
+ * V lies apart from K, which has no target.
  *
  * Exit codes: 0 measured, whatever the verdicts; 1 error; 2 usage; 3 a result is not right.
  */
@@ -28,7 +29,7 @@
 typedef struct arguments {
   double seconds; /* per case */
   int threads;    /* "all" */
-  bool quick, prompts;
+  bool quick, prompts, apart;
   const char *plugin, *folder;
 } arguments;
 
@@ -52,6 +53,8 @@ enum { N_PROMISES = sizeof promises / sizeof *promises };
 
 /* 0 = none. */
 static double target(const promise *p, const ggml_case *c) {
+  if (c->cache & CACHE_APART)
+    return 0;
   if (c->tokens > 1)
     return p->prompt;
   if (c->kv < 1024)
@@ -146,25 +149,45 @@ static bool run_case(ggml_session *s, const promise *p, const ggml_case *c, int 
   if (promised == 0)
     word = "none";
   printf("%6lld %5lld %6lld %-4s %2d   %10.3f %10.3f   %6.1f %6.1f   %5.1fx  %3.0fx %-4s   %.0e "
-         "%.0e\n",
+         "%.0e%s\n",
          (long long)c->tokens, (long long)c->heads, (long long)c->kv, ggml_type_text(c->type),
          threads, list[0].seconds * 1e3, list[1].seconds * 1e3, flops / list[0].seconds * 1e-9,
-         flops / list[1].seconds * 1e-9, ratio, promised, word, list[0].error, list[1].error);
+         flops / list[1].seconds * 1e-9, ratio, promised, word, list[0].error, list[1].error,
+         c->cache & CACHE_APART ? "  V apart" : "");
   fflush(stdout);
   ggml_job_free(s, &job);
   return met;
 }
 
-static int run_all(ggml_session *s, const arguments *a) {
+static int count_thread_counts(const arguments *a) { return a->threads > 1 ? 2 : 1; }
+
+static void run_apart(ggml_session *s, const arguments *a) {
+  static const struct shape {
+    int64_t heads, kv, tokens;
+  } shapes[] = {{128, 4096, 1}, {16, 4096, 1}, {16, 512, 512}};
+  for (int t = 0; t < count_thread_counts(a); t++)
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+      const struct shape *h = &shapes[i];
+      run_case(s, find_promise(),
+               &(ggml_case){576, h->heads, h->kv, h->tokens, 1, GGML_ABI_F16, MASK_CAUSAL, false,
+                            false, true, CACHE_APART, 0},
+               t ? a->threads : 1, a);
+    }
+}
+
+static void print_header(void) {
+  printf("targets of %s, the instruction set of amla\n", find_promise()->isa);
+  printf("tokens heads   n_kv K    threads  ggml ms    amla ms   ggml & amla GFLOP/s  ratio target "
+         "      rel. error of each\n");
+}
+
+static void run_targets(ggml_session *s, const arguments *a) {
   static const int32_t types[] = {GGML_ABI_F16, GGML_ABI_BF16, GGML_ABI_Q8_0};
   static const int64_t heads[] = {128, 16}, decode_kv[] = {256, 1024, 4096, 16384},
                        prefill_kv[] = {512, 2048};
   const promise *p = find_promise();
   int met = 0, n = 0;
-  printf("targets of %s, the instruction set of amla\n", p->isa);
-  printf("tokens heads   n_kv K    threads  ggml ms    amla ms   ggml & amla GFLOP/s  ratio target "
-         "      rel. error of each\n");
-  for (int t = 0; t < (a->threads > 1 ? 2 : 1); t++)
+  for (int t = 0; t < count_thread_counts(a); t++)
     for (int type = 0; type < 3; type++)
       for (int h = 0; h < 2; h++) {
         const int threads = t ? a->threads : 1;
@@ -180,15 +203,21 @@ static int run_all(ggml_session *s, const arguments *a) {
                           threads, a);
       }
   printf("%d of %d targets met\n", met, n);
+}
+
+static int run_all(ggml_session *s, const arguments *a) {
+  print_header();
+  run_apart(s, a);
+  if (!a->apart)
+    run_targets(s, a);
   return fflush(stdout) == 0 && !ferror(stdout) ? 0 : 1;
 }
 
 static arguments parse(int argc, char **argv) {
-  static const struct option options[] = {{"quick", no_argument, NULL, 'q'},
-                                          {"prompts", no_argument, NULL, 'p'},
-                                          {"for", required_argument, NULL, 'f'},
-                                          {"threads", required_argument, NULL, 't'},
-                                          {0}};
+  static const struct option options[] = {
+      {"quick", no_argument, NULL, 'q'},         {"prompts", no_argument, NULL, 'p'},
+      {"apart", no_argument, NULL, 'a'},         {"for", required_argument, NULL, 'f'},
+      {"threads", required_argument, NULL, 't'}, {0}};
   arguments a = {.seconds = 0.0, .threads = (int)sysconf(_SC_NPROCESSORS_ONLN)};
   bool usage = false;
   for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -196,6 +225,8 @@ static arguments parse(int argc, char **argv) {
       a.quick = true;
     else if (c == 'p')
       a.prompts = true;
+    else if (c == 'a')
+      a.apart = true;
     else if (c == 'f')
       a.seconds = atof(optarg), usage |= !(a.seconds > 0.0);
     else if (c == 't')
@@ -204,8 +235,9 @@ static arguments parse(int argc, char **argv) {
       usage = true;
   }
   if (usage || argc - optind != 2) {
-    fprintf(stderr, "usage: bench_ggml [--quick] [--prompts] [--for SECONDS] [--threads N] "
-                    "LIBGGML_AMLA_SO FOLDER_OF_LIBGGML\n");
+    fprintf(stderr,
+            "usage: bench_ggml [--quick] [--prompts | --apart] [--for SECONDS] [--threads N] "
+            "LIBGGML_AMLA_SO FOLDER_OF_LIBGGML\n");
     exit(2);
   }
   if (a.seconds == 0.0)
