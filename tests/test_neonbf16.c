@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The rows of neonbf16 against portable C of the same layouts, orders and roundings, bit by bit, on
- * numbers of any kind: q and keys of bf16, P in two bf16 and in one. What they share with row neon
- * is tested in test_ukernels.c.
+ * numbers of any kind: q in one to three bf16, keys of bf16, P in two bf16 and in one. What they
+ * share with row neon is tested in test_ukernels.c.
  */
 #include "test_support.h"
 
@@ -84,14 +84,53 @@ static key_rows make_keys(uint64_t *state, amla_dtype type, int kind, int32_t d)
 
 static void free_keys(key_rows *k) { free(k->bytes), free(k->keys); }
 
-static float model_score(const uint16_t *k, const uint16_t *q, int32_t d, float factor) {
-  float sum = 0;
-  for (int32_t i = 0; i < d; i += 4) {
-    uint16_t a[4] = {0}, b[4] = {0};
-    const size_t bytes = (size_t)(d - i < 4 ? d - i : 4) * sizeof *a;
-    memcpy(a, k + i, bytes), memcpy(b, q + i, bytes);
-    sum = bf_dot_4(sum, a, b);
+/* Rows of q as their bytes are, and in bf16 parts, the least first. */
+typedef struct q_rows {
+  amla_dtype type;
+  int32_t d, parts;
+  unsigned char *bytes; /* [ROWS][d] of type */
+  uint16_t *q;          /* [ROWS][parts][d] */
+} q_rows;
+
+/* Bits below bf16's are random. */
+static void fill_q(uint64_t *state, int kind, q_rows *q) {
+  uint16_t *high = alloc_bf16((int64_t)ROWS * q->d);
+  fill(state, kind, (int64_t)ROWS * q->d, high);
+  for (int32_t i = 0; i < ROWS * q->d; i++) {
+    const uint32_t low = q->type == AMLA_BF16 ? 0 : harness_random(state) & 0xffff;
+    harness_store(q->bytes, q->type, i, bf_of_bits((uint32_t)high[i] << 16 | low));
   }
+  free(high);
+}
+
+static q_rows make_q(uint64_t *state, amla_dtype type, int32_t parts, int kind, int32_t d) {
+  q_rows q = {type, d, parts, calloc(ROWS, (size_t)d * sizeof(float)),
+              alloc_bf16((int64_t)ROWS * parts * d)};
+  assert_non_null(q.bytes);
+  fill_q(state, kind, &q);
+  for (int32_t i = 0; i < ROWS * d; i++) {
+    float x = harness_load(q.bytes, type, i);
+    for (int32_t part = parts - 1; part >= 0; part--) {
+      uint16_t *y = &q.q[(i / d * parts + part) * d + i % d];
+      *y = amla_f32_to_bf16(x);
+      x -= amla_bf16_to_f32(*y);
+    }
+  }
+  return q;
+}
+
+static void free_q(q_rows *q) { free(q->bytes), free(q->q); }
+
+/* Of row r of q, or of a row that is not there (-1). */
+static float model_score(const uint16_t *k, const q_rows *q, int r, float factor) {
+  float sum = 0;
+  for (int32_t part = 0; part < q->parts && r >= 0; part++)
+    for (int32_t i = 0; i < q->d; i += 4) {
+      uint16_t a[4] = {0}, b[4] = {0};
+      const size_t bytes = (size_t)(q->d - i < 4 ? q->d - i : 4) * sizeof *a;
+      memcpy(a, k + i, bytes), memcpy(b, q->q + (r * q->parts + part) * q->d + i, bytes);
+      sum = bf_dot_4(sum, a, b);
+    }
   return sum * factor;
 }
 
@@ -108,46 +147,53 @@ static void stage_keys(const amla_ukernels *u, const key_rows *k, int32_t n, uin
   u->wide.qk(n, k->d, tile, ld, qt, s, &stage);
 }
 
-static void expect_scores(const char *what, const key_rows *k, const uint16_t *q, int32_t n,
+static void expect_scores(const char *what, const key_rows *k, const q_rows *q, int32_t n,
                           float factor, const float *s) {
   for (int32_t t = 0; t < n; t++)
     for (int r = 0; r < ROWS; r++) {
-      const float want = r < ROWS - 2 ? model_score(k->keys + t * k->d, q + r * k->d, k->d, factor)
-                                      : model_score(k->keys + t * k->d, q, 0, factor);
+      const float want = model_score(k->keys + t * k->d, q, r < ROWS - 2 ? r : -1, factor);
       const float got = s[t * ROWS + r];
       if (r >= ROWS - 2 && got != got)
         continue; /* 0 * inf */
       if (to_bits(got) != to_bits(want))
-        fail_msg("%s: %s d=%d n=%d token %d row %d: %a, want %a", what, amla_dtype_name(k->type),
-                 k->d, n, t, r, (double)got, (double)want);
+        fail_msg("%s: %s q=%s in %d d=%d n=%d token %d row %d: %a, want %a", what,
+                 amla_dtype_name(k->type), amla_dtype_name(q->type), q->parts, k->d, n, t, r,
+                 (double)got, (double)want);
     }
+}
+
+/* A type of which rows with so many parts take q. */
+static amla_dtype q_type_of(uint64_t *state, int32_t parts) {
+  if (parts == 1)
+    return AMLA_BF16;
+  return parts == 2 && random_below(state, 2) ? AMLA_F16 : AMLA_F32;
 }
 
 static void check_scores(uint64_t *state, const amla_ukernels *u, amla_dtype type, int kind,
                          int32_t d, int32_t n) {
   const int64_t ld = (d + 31) / 32 * 32 + 32;
+  const int32_t parts = amla_ukr_q_parts(u);
   key_rows k = make_keys(state, type, kind, d);
-  uint16_t *q = alloc_bf16((int64_t)ROWS * d);
+  q_rows q = make_q(state, q_type_of(state, parts), parts, kind, d);
   uint16_t *tile = (uint16_t *)(void *)alloc_floats(TOKENS * ld / 2);
   guarded s = guarded_create(TOKENS * ROWS * sizeof(float), 0);
   guarded qt = guarded_create((size_t)amla_ukr_qt_bytes(u, d) * ROWS, 0);
   const void *rows[ROWS];
   const float factor = 0.0721687824f * 1.44269504f;
   memset(tile, 0xff, (size_t)(TOKENS * ld) * sizeof *tile); /* NaN */
-  fill(state, kind, (int64_t)ROWS * d, q);
   for (int r = 0; r < ROWS; r++)
-    rows[r] = q + r * d;
-  u->wide.pack(ROWS - 2, d, AMLA_BF16, rows, factor, 0, guarded_data(&qt));
+    rows[r] = q.bytes + r * amla_elems_bytes(q.type, d);
+  u->wide.pack(ROWS - 2, d, q.type, rows, factor, 0, guarded_data(&qt));
   stage_keys(u, &k, n, tile, ld, guarded_data(&qt), guarded_data(&s));
-  expect_scores("first panel", &k, q, n, factor, guarded_data(&s));
+  expect_scores("first panel", &k, &q, n, factor, guarded_data(&s));
   const amla_row_format format = {.type = type, .d = d};
   const amla_ukr_stage none = {&format, 0, NULL};
   u->wide.qk(n, d, tile, ld, guarded_data(&qt), guarded_data(&s), &none);
-  expect_scores("next panel", &k, q, n, factor, guarded_data(&s));
+  expect_scores("next panel", &k, &q, n, factor, guarded_data(&s));
   assert_int_equal(guarded_damage(&s), 0);
   assert_int_equal(guarded_damage(&qt), 0);
   guarded_free(&s), guarded_free(&qt);
-  free(tile), free(q), free_keys(&k);
+  free(tile), free_q(&q), free_keys(&k);
 }
 
 static void for_each_row(void (*check)(const amla_ukernels *u)) {
@@ -160,9 +206,10 @@ static void check_all_scores(const amla_ukernels *u) {
   static const int32_t lengths[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 31, 32, 36, 61, 100, 576};
   static const int32_t counts[] = {1, 2, 3, 7, 11, 12};
   uint64_t state = 5;
+  const int whole = u->p_type == AMLA_F32 && u->q_parts == 1; /* the others share its loop */
   for (int kind = 0; kind < N_KINDS; kind++)
     for (int i = 0; i < LENGTH(lengths); i++)
-      for (int n = 0; n < LENGTH(counts); n++)
+      for (int n = whole ? 0 : i % 3; n < LENGTH(counts); n += whole ? 1 : 3)
         check_scores(&state, u, AMLA_BF16, kind, lengths[i], counts[n]);
 }
 
@@ -184,6 +231,25 @@ static void check_rounded_keys(const amla_ukernels *u) {
 static void keys_of_other_types_are_rounded(void **state) {
   (void)state;
   for_each_row(check_rounded_keys);
+}
+
+/* ---- Which row ---- */
+
+/* Of rows that differ in what they share with no other: parts of q, and the form of P. */
+static void q_of_every_type_has_its_row(void **state) {
+  (void)state;
+  for (int type = 0; type < AMLA_N_FLOAT_DTYPES; type++)
+    for (int form = AMLA_P_F32; form <= AMLA_P_BF16; form++)
+      for (int q_form = 0; q_form <= AMLA_Q_BF16X3; q_form++) {
+        amla_problem p = AMLA_PROBLEM_INIT;
+        amla_options o = AMLA_OPTIONS_INIT;
+        p.q_type = (amla_dtype)type, p.kv_type = AMLA_BF16;
+        o.p_form = (amla_p_form)form, o.q_form = (amla_q_form)q_form;
+        const amla_ukernels *u = amla_ukernels_choose(&p, &o);
+        assert_int_equal(u->isa, AMLA_ISA_NEONBF16);
+        assert_int_equal(u->q_parts, amla_q_parts(&p, &o));
+        assert_int_equal(amla_ukernels_p_form(u), form);
+      }
 }
 
 /* ---- P ---- */
@@ -219,7 +285,7 @@ static void model_rounding(int parts, int32_t n, const float *p, uint16_t *out, 
 }
 
 static void check_exp(const amla_ukernels *u) {
-  const int parts = parts_of(u);
+  const int parts = u->q_parts == 1 ? parts_of(u) : 0; /* the others have the same kernels */
   uint64_t state = 7;
   for (int32_t n = 0; n <= TILE && parts; n += n < 14 ? 1 : 41) {
     float want[TILE * ROWS], ref[ROWS], mul[ROWS], sum[2][ROWS], want_sum[2][ROWS];
@@ -336,7 +402,7 @@ static void check_output(uint64_t *state, const amla_ukernels *u, const values *
 static void check_outputs(const amla_ukernels *u) {
   static const int32_t counts[] = {1, 2, 3, 4, 5, 31, 94, 95, 96}, lengths[] = {1, 8, 23, 32};
   uint64_t state = 8;
-  const int parts = parts_of(u);
+  const int parts = u->q_parts == 1 ? parts_of(u) : 0;
   for (int kind = 0; kind < N_KINDS && parts; kind++)
     for (int i = 0; i < LENGTH(counts); i++) {
       const int32_t d = lengths[random_below(&state, LENGTH(lengths))];
@@ -363,7 +429,7 @@ static void sums_over_v_are_bfmmla_s(void **state) {
 
 static void check_wide_values(const amla_ukernels *u) {
   uint64_t state = 9;
-  for (int32_t n = 1; n < TILE && !parts_of(u); n += 19)
+  for (int32_t n = 1; n < TILE && u->q_parts == 1 && !parts_of(u); n += 19)
     for (int32_t d = 1; d < 50; d += 8) {
       values x = make_values(&state, u, ANY, n, d);
       const float *v = x.tile;
@@ -384,6 +450,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(scores_are_bfmmla_s),
       cmocka_unit_test(keys_of_other_types_are_rounded),
+      cmocka_unit_test(q_of_every_type_has_its_row),
       cmocka_unit_test(p_is_rounded_to_nearest_even),
       cmocka_unit_test(sums_over_v_are_bfmmla_s),
       cmocka_unit_test(values_are_widened_in_place),

@@ -33,8 +33,11 @@ KERNELS = {
         "pv_bf16x2_4x24": "output, p=bf16x2",
         "pv_bf16_4x24": "output, p=bf16",
         "pv_bf16x2_8x8": "output, last columns, p=bf16x2",
+        "pv_bf16_8x8": "output, last columns, p=bf16",
     },
 }
+# Functions of neonbf16 whose first loop with ZIPs moves keys or values.
+MOVES = {"stage": "run_stage", "bf16": "turn_bf16", "f32": "turn_f32"}
 # What a loop does on the side, by the first instruction that only it has there.
 SIDES = {
     "ushl": "converts 4 or 5 bits",
@@ -102,9 +105,9 @@ class Modelled:
             ).stdout
         pipes, width = CPUS[cpu]
         total = int(re.search(r"Total Cycles:\s+(\d+)", report)[1]) / 200
-        cycles = max(total, (len(loop) + 1) / width)
-        self.share = multiply_adds(loop) / pipes / cycles
-        self.busy = pipe_cycles(report) / pipes / cycles
+        self.cycles = max(total, (len(loop) + 1) / width)
+        self.share = multiply_adds(loop) / pipes / self.cycles
+        self.busy = pipe_cycles(report) / pipes / self.cycles
 
 
 def pipe_cycles(report):
@@ -147,6 +150,52 @@ def is_below(name, side, modelled):
     return modelled.busy < BUSY_GOAL if side in LIMITED else modelled.share < GOAL
 
 
+# ---- A key tile of 96 bf16 keys, 576 columns of which 512 are values ----
+
+
+def output_cycles(loops, tokens, rows, form):
+    """21 column tiles of 24 for 4 rows, and the last 8 columns for 8; `tokens` an iteration."""
+    tiles, last = loops[f"output{form}"].cycles, loops[f"output, last columns{form}"].cycles
+    return 96 / tokens * (21 * rows / 4 * tiles + rows / 8 * last)
+
+
+def neon_cycles(loops, rows):
+    """The first panel converts, 8 columns an iteration; the others have 4."""
+    converting = 72 * loops["scores, 16 rows, converts bf16"].cycles
+    panels = converting + (rows / 16 - 1) * 144 * loops["scores, 16 rows"].cycles
+    return 96 / 6 * panels + output_cycles(loops, 2, rows, "")
+
+
+def neonbf16_cycles(neon, loops, rows, parts, form):
+    """Iterations of 8 columns: of two tokens staged, 12 x 8 scores, two or four tokens turned."""
+    scores = 96 / 2 * 72 * loops["stage"].cycles
+    scores += rows / 8 * 96 / 12 * 72 * parts * loops["scores"].cycles
+    if form == "f32":
+        return scores + 96 / 2 * 64 * loops["f32"].cycles + output_cycles(neon, 2, rows, "")
+    turned = 96 / 4 * 64 * loops["bf16"].cycles
+    return scores + turned + output_cycles(loops, 4, rows, f", p={form}")
+
+
+def print_tiles(loops):
+    """loops: of each CPU those of both rows."""
+    print("\nCycles of 96 keys (bf16), softmax apart: times as fast as row neon (cycles)\n")
+    print(f"{'q':4} {'P':7} {'rows':>4}" + "".join(f"{cpu:>20}" for cpu in CPUS))
+    forms = [(q, p) for q in ("bf16", "f16", "f32") for p in ("f32", "bf16x2", "bf16")]
+    for q, p in forms:
+        parts = 1 + ("bf16", "f16", "f32").index(q)
+        for rows in (16, 128):
+            cells = ""
+            for of_cpu in loops.values():
+                ours = neonbf16_cycles(of_cpu["neon"], of_cpu["neonbf16"], rows, parts, p)
+                cells += f"{neon_cycles(of_cpu['neon'], rows) / ours:10.2f} ({ours:7.0f})"
+            print(f"{q:4} {p:7} {rows:4}{cells}")
+
+
+def moves(functions):
+    for name, function in MOVES.items():
+        yield name, next(x for x in innermost_loops(functions[function]) if count(x, "zip1"))
+
+
 def main():
     folder = sys.argv[1]
     mca = sys.argv[2] if len(sys.argv) > 2 else "llvm-mca-19"
@@ -154,16 +203,21 @@ def main():
     print("MODELLED by llvm-mca,", re.search(r"LLVM version \S+", version)[0], end="\n\n")
     headings = "".join(f"{cpu:>16}" for cpu in CPUS)
     print(f"{'row':9} {'loop':40} {'multiply-adds':>13} {'instructions':>12}{headings}")
-    missed, judged = [], 0
+    missed, judged, modelled = [], 0, {cpu: {} for cpu in CPUS}
     for file, kernels in KERNELS.items():
         row = re.search(r"__(\w+)\.", file)[1]
         functions = instructions(f"{folder}/{OBJECTS}/{file}")
         for name, side, loop in named_loops(functions, kernels):
             on = {cpu: Modelled(mca, cpu, loop) for cpu in CPUS}
+            for cpu, m in on.items():
+                modelled[cpu].setdefault(row, {})[name] = m
             of_pipes = "".join(f"{m.share:9.3f} ({m.busy:.2f})" for m in on.values())
             print(f"{row:9} {name:40} {multiply_adds(loop):13} {len(loop) + 1:12}{of_pipes}")
             judged += "last" not in name
             missed += [f"{row} {name} {c}" for c in JUDGED if is_below(name, side, on[c])]
+    for cpu, of_cpu in modelled.items():  # `functions` are the last file's, neonbf16's
+        of_cpu["neonbf16"] |= {name: Modelled(mca, cpu, loop) for name, loop in moves(functions)}
+    print_tiles(modelled)
     print(f"\nGoal: {GOAL} of the pipes on {' and '.join(JUDGED)}, or {BUSY_GOAL} busy:", end=" ")
     print(", ".join(missed) + " below" if missed else f"held by {judged} loops")
     return 1 if missed or not judged else 0

@@ -16,8 +16,7 @@ extern const amla_ukernels amla_ukernels__avx2, amla_ukernels__avx512, amla_uker
 #ifdef AMLA_TEST_ROWS /* the contract of rows of bf16 in C, for tests */
 extern const amla_ukernels amla_ukernels__model, amla_ukernels__model_p16;
 #endif
-extern const amla_ukernels amla_ukernels__neon, amla_ukernels__neonbf16,
-    amla_ukernels__neonbf16_p16x2, amla_ukernels__neonbf16_p16;
+extern const amla_ukernels amla_ukernels__neon, amla_ukernels__neonbf16[3][3];
 
 const amla_ukernels *const amla_ukernels_all[] = {
     &amla_ukernels__c,
@@ -35,9 +34,15 @@ const amla_ukernels *const amla_ukernels_all[] = {
     &amla_ukernels__amxbf16_bf16,
 #elif defined(__aarch64__)
     &amla_ukernels__neon,
-    &amla_ukernels__neonbf16,
-    &amla_ukernels__neonbf16_p16x2,
-    &amla_ukernels__neonbf16_p16,
+    &amla_ukernels__neonbf16[0][0], /* by parts of q and forms of P */
+    &amla_ukernels__neonbf16[0][1],
+    &amla_ukernels__neonbf16[0][2],
+    &amla_ukernels__neonbf16[1][0],
+    &amla_ukernels__neonbf16[1][1],
+    &amla_ukernels__neonbf16[1][2],
+    &amla_ukernels__neonbf16[2][0],
+    &amla_ukernels__neonbf16[2][1],
+    &amla_ukernels__neonbf16[2][2],
 #endif
     NULL,
 };
@@ -78,10 +83,14 @@ static int keys_are_bf16(const amla_problem *p, const amla_options *o) {
   return p->kv_type == AMLA_BF16 || p->kv_type == AMLA_FP8_584 || o->kv_round == AMLA_KV_BF16;
 }
 
+static int takes_q(const amla_ukernels *u, const amla_problem *p, const amla_options *o) {
+  return u->q_in_parts || amla_ukr_q_parts(u) == amla_q_parts(p, o);
+}
+
 static int takes(const amla_ukernels *u, const amla_problem *p, const amla_options *o) {
   if (u->tile_type == AMLA_F32)
     return 1;
-  return p->k_begin == 0 && keys_are_bf16(p, o) && (p->q_type == AMLA_BF16 || u->q_in_parts) &&
+  return p->k_begin == 0 && keys_are_bf16(p, o) && takes_q(u, p, o) &&
          amla_ukernels_p_form(u) <= amla_p_form_allowed(p, o);
 }
 

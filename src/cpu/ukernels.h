@@ -38,8 +38,9 @@ typedef struct amla_ukr_stage {
 
 /* Rows whose tile_type is bf16 multiply keys as they are: a bf16 product is exact, and sums are
  * f32. Numbers below 2^-126 count as 0 in products of bf16, and their sums below it become 0.
- *     Q^T   [d / depth, rounded up][rows][depth] bf16, columns that are missing 0; then the factor,
- *           [rows] f32, by which qk multiplies its sums: q itself is not rounded
+ *     Q^T   [q_parts][d / depth, rounded up][rows][depth] bf16, columns that are missing 0; then
+ *           the factor, [rows] f32, by which qk multiplies its sums: q itself is not rounded. Its
+ *           parts, the least first, are what bf16 leaves of it, each rounded to nearest even
  *     keys  columns from d_qk on are 0
  *     P     with p_type bf16, in place of the scores: [n / 2, rounded up][rows][2] bf16, a token
  *           that is missing 0
@@ -71,7 +72,7 @@ typedef struct amla_ukr_panel {
 
   /* qt = factor * Q^T: column i of row r < n is factor * element i of q[r], or stands where
    * `even_odd` wants it; rows from n on are 0.
-   *   q [n] -> [d] of f32, bf16 or f16 (tile_type bf16: of bf16);  qt of tile_type */
+   *   q [n] -> [d] of f32, bf16 or f16 (tile_type bf16, one part: of bf16);  qt of tile_type */
   void (*pack)(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
                int even_odd, void *qt);
 
@@ -117,6 +118,7 @@ typedef struct amla_ukernels {
   amla_dtype p_type;    /* what P is on its way to V */
   amla_p_form p_form;   /* where p_type is not f32: one bf16, or two */
   int32_t q_in_parts;   /* tile_type bf16: q of other types too, as amla_q_parts bf16 */
+  int32_t q_parts;      /* the same, but in exactly so many; 0: 1 */
   int32_t tile_tokens;  /* KV tokens per tile: part of the bits */
   int32_t grain_tokens; /* splits begin at multiples of it: part of the bits; 0: of 4 */
   int32_t split_tiles;  /* least tiles of a split, where a merge costs 1.5 %: likewise; 0: 3 */
@@ -189,12 +191,17 @@ amla_p_form amla_p_form_allowed(const amla_problem *p, const amla_options *o);
 /* In how many bf16 an element of q goes, on rows that multiply those. */
 int32_t amla_q_parts(const amla_problem *p, const amla_options *o);
 
+static inline int32_t amla_ukr_q_parts(const amla_ukernels *u) {
+  return u->q_parts > 0 ? u->q_parts : 1;
+}
+
 /* Bytes of Q^T for one row of the block. */
 static inline int64_t amla_ukr_qt_bytes(const amla_ukernels *u, int32_t d) {
   if (u->tile_type == AMLA_F32)
     return amla_elems_bytes(AMLA_F32, d);
   const int32_t whole = (d + AMLA_UKR_MAX_DEPTH - 1) / AMLA_UKR_MAX_DEPTH * AMLA_UKR_MAX_DEPTH;
-  return amla_elems_bytes(u->tile_type, whole) + (int64_t)sizeof(float); /* the factor */
+  const int64_t factor_bytes = sizeof(float);
+  return amla_ukr_q_parts(u) * amla_elems_bytes(u->tile_type, whole) + factor_bytes;
 }
 
 /* Does the row keep what decode.c counts on? NULL, or the first rule that it breaks. Tests ask it

@@ -8,6 +8,8 @@
  * 1]))) each rounded to odd, not to nearest: what is inexact gets its last bit set. Subnormal
  * operands, sums and results are zeros of their sign, overflow is infinity, any NaN is 0x7fc00000.
  *
+ * q of f16 and f32 goes in two and three bf16, the least first: as many passes over the columns.
+ *
  * Orders of its own:
  *     tile   token pairs: of 8 columns, row 2i has {key 2i, key 2i + 1} of the first 4, row 2i + 1
  *            those of the last 4; columns up to a multiple of 8 are 0
@@ -88,18 +90,60 @@ static void load(const amla_row_format *f, const void *row, const void *scales, 
 
 /* ---- Packing: as ukernels.h has it ---- */
 
-static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
-                   int even_odd, void *panel) {
-  uint16_t *qt = panel;
-  (void)even_odd, (void)type;
-  for (int32_t i = 0; i < d; i += DEPTH, qt += ROWS * DEPTH) {
-    const size_t bytes = (size_t)(d - i < DEPTH ? d - i : DEPTH) * sizeof *qt;
-    memset(qt, 0, ROWS * DEPTH * sizeof *qt);
-    for (int32_t r = 0; r < n; r++)
-      memcpy(qt + r * DEPTH, (const uint16_t *)q[r] + i, bytes);
+/* Elements [i, i + 4), from n on 0. */
+INLINE float32x4_t load_q(amla_dtype type, const void *q, int32_t i, int32_t n) {
+  const char *at = (const char *)q + amla_elems_bytes(type, i);
+  float x[4] = {0};
+  if (i + 4 > n) {
+    amla_load_row(type, n - i, at, x);
+    return vld1q_f32(x);
   }
+  switch (type) {
+  case AMLA_F32: return vld1q_f32((const float *)(const void *)at);
+  case AMLA_F16:
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)(const void *)at)));
+  default: return widen(vld1_u16((const uint16_t *)(const void *)at));
+  }
+}
+
+static void pack_row(int32_t parts, int32_t d, amla_dtype type, const void *q, uint16_t *qt) {
+  const int32_t part_elems = (d + DEPTH - 1) / DEPTH * DEPTH * ROWS;
+  for (int32_t i = 0; i < d; i += DEPTH) {
+    float32x4_t x = load_q(type, q, i, d);
+    for (int32_t part = parts - 1; part >= 0; part--) {
+      const uint16x4_t y = narrow(x);
+      vst1_u16(qt + part * part_elems + i * ROWS, y);
+      x = vsubq_f32(x, widen(y));
+    }
+  }
+}
+
+INLINE void pack(int32_t parts, int32_t n, int32_t d, amla_dtype type, const void *const *q,
+                 float factor, uint16_t *qt) {
+  const int32_t elems = parts * ((d + DEPTH - 1) / DEPTH * DEPTH * ROWS);
+  memset(qt, 0, (size_t)elems * sizeof *qt);
+  for (int32_t r = 0; r < n; r++)
+    pack_row(parts, d, type, q[r], qt + r * DEPTH);
   for (int r = 0; r < ROWS; r++)
-    memcpy(qt + 2 * r, &factor, sizeof factor);
+    memcpy(qt + elems + 2 * r, &factor, sizeof factor);
+}
+
+static void pack_8(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
+                   int even_odd, void *qt) {
+  (void)even_odd;
+  pack(1, n, d, type, q, factor, qt);
+}
+
+static void pack_8_q2(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
+                      int even_odd, void *qt) {
+  (void)even_odd;
+  pack(2, n, d, type, q, factor, qt);
+}
+
+static void pack_8_q3(int32_t n, int32_t d, amla_dtype type, const void *const *q, float factor,
+                      int even_odd, void *qt) {
+  (void)even_odd;
+  pack(3, n, d, type, q, factor, qt);
 }
 
 /* ---- Scores ---- */
@@ -132,11 +176,12 @@ static void stage_rest(const amla_row_format *f, int32_t d, const amla_ukr_move 
 /* Rows a and b (NULL: 0) to row a->to and the one behind it. */
 static void stage_pair(const amla_row_format *f, const amla_ukr_move *a, const amla_ukr_move *b,
                        int64_t ldk) {
-  int32_t d = 0;
-  for (; f->type == AMLA_BF16 && b && d + 8 <= f->d; d += 8)
-    put_pair(vld1q_u16((const uint16_t *)a->row + d), vld1q_u16((const uint16_t *)b->row + d),
-             (uint16_t *)a->to + d, ldk);
-  stage_rest(f, d, a, b, ldk);
+  const int32_t whole = f->type == AMLA_BF16 && b ? f->d / 8 * 8 : 0;
+  const uint16_t *low = a->row, *high = b ? b->row : NULL;
+  uint16_t *to = a->to;
+  for (int32_t d = 0; d < whole; d += 8)
+    put_pair(vld1q_u16(low + d), vld1q_u16(high + d), to + d, ldk);
+  stage_rest(f, whole, a, b, ldk);
 }
 
 static void run_stage(int64_t ldk, const amla_ukr_stage *stage) {
@@ -169,16 +214,10 @@ INLINE void qk_step(score_tile acc, const uint16_t *k, int64_t ldk, const uint16
   }
 }
 
-static void qk_12x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const void *panel,
-                    float *s, const amla_ukr_stage *stage) {
-  const uint16_t *k = keys, *qt = panel;
-  score_tile acc;
+/* All columns of a part of q; where the next one is. */
+INLINE const uint16_t *qk_part(score_tile acc, int32_t d_qk, const uint16_t *k, int64_t ldk,
+                               const uint16_t *qt) {
   int32_t d = 0;
-  (void)n;
-  run_stage(ldk, stage);
-#pragma GCC unroll 24
-  for (int i = 0; i < PAIRS * ROWS / 2; i++)
-    acc[i / 4][i % 4] = vdupq_n_f32(0);
   for (; d + DEPTH < d_qk; d += 2 * DEPTH, k += 2 * DEPTH, qt += 2 * DEPTH * ROWS) {
     qk_step(acc, k, ldk, qt);
     qk_step(acc, k + ldk, ldk, qt + DEPTH * ROWS);
@@ -187,6 +226,19 @@ static void qk_12x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, cons
     qk_step(acc, k, ldk, qt);
     qt += DEPTH * ROWS;
   }
+  return qt;
+}
+
+INLINE void qk(int32_t parts, int32_t d_qk, const void *keys, int64_t ldk, const void *panel,
+               float *s, const amla_ukr_stage *stage) {
+  const uint16_t *qt = panel;
+  score_tile acc;
+  run_stage(ldk, stage);
+#pragma GCC unroll 24
+  for (int i = 0; i < PAIRS * ROWS / 2; i++)
+    acc[i / 4][i % 4] = vdupq_n_f32(0);
+  for (int32_t part = 0; part < parts; part++)
+    qt = qk_part(acc, d_qk, keys, ldk, qt);
 #pragma GCC unroll 12
   for (int i = 0; i < QK_TOKENS; i++)
 #pragma GCC unroll 2
@@ -195,6 +247,24 @@ static void qk_12x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, cons
       const float32x4_t x = zip_pairs(acc[i / 2][2 * r], acc[i / 2][2 * r + 1], i % 2);
       vst1q_f32(s + i * ROWS + 4 * r, vmulq_f32(x, factor));
     }
+}
+
+static void qk_12x8(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const void *panel,
+                    float *s, const amla_ukr_stage *stage) {
+  (void)n;
+  qk(1, d_qk, keys, ldk, panel, s, stage);
+}
+
+static void qk_12x8_q2(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const void *panel,
+                       float *s, const amla_ukr_stage *stage) {
+  (void)n;
+  qk(2, d_qk, keys, ldk, panel, s, stage);
+}
+
+static void qk_12x8_q3(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const void *panel,
+                       float *s, const amla_ukr_stage *stage) {
+  (void)n;
+  qk(3, d_qk, keys, ldk, panel, s, stage);
 }
 
 /* ---- P ---- */
@@ -286,15 +356,16 @@ static void turn_bf16(int32_t n, int32_t d_v, void *tile, int64_t ld) {
 
 /* From the last columns on: what is written then has been read. */
 static void turn_f32(int32_t n, int32_t d_v, void *tile, int64_t ld) {
+  const uint16x8_t zero = vdupq_n_u16(0);
   uint16_t *v = tile;
   for (int32_t j = 0; j < n; j += 2, v += 2 * ld)
     for (int32_t d = (d_v - 1) / 8 * 8; d >= 0; d -= 8) {
       const uint16x8_t low = vld1q_u16(v + d), high = vld1q_u16(v + ld + d);
       float *a = (float *)(void *)v + d, *b = (float *)(void *)(v + ld) + d;
-      vst1q_f32(a, widen(vget_low_u16(low)));
-      vst1q_f32(a + 4, widen(vget_low_u16(high)));
-      vst1q_f32(b, widen(vget_high_u16(low)));
-      vst1q_f32(b + 4, widen(vget_high_u16(high)));
+      vst1q_f32(a, vreinterpretq_f32_u16(vzip1q_u16(zero, low)));
+      vst1q_f32(a + 4, vreinterpretq_f32_u16(vzip1q_u16(zero, high)));
+      vst1q_f32(b, vreinterpretq_f32_u16(vzip2q_u16(zero, low)));
+      vst1q_f32(b + 4, vreinterpretq_f32_u16(vzip2q_u16(zero, high)));
     }
 }
 
@@ -374,17 +445,20 @@ static void pv_bf16_8x8(int32_t n, const void *p, int64_t ldp, const void *v, in
 
 #include "ukr_cold.h"
 
-#define TABLE_ROW(p_of, form, turned, width, exp_kernel, pv_kernel, pv_end_kernel)                 \
+#define PANEL(q, exp_kernel)                                                                       \
+  {ROWS, QK_TOKENS, DEPTH, 0, pack_8##q, qk_12x8##q, amla_ukr_max_8__neon, exp_kernel}
+#define TABLE_ROW(parts, q, p_of, form, turned, width, exp_kernel, pv_kernel, pv_end_kernel)       \
   {                                                                                                \
       .isa = AMLA_ISA_NEONBF16,                                                                    \
       .tile_type = AMLA_BF16,                                                                      \
       .p_type = (p_of),                                                                            \
       .p_form = (form),                                                                            \
+      .q_parts = (parts),                                                                          \
       .tile_tokens = TILE_TOKENS,                                                                  \
       .pv_rows = UKR_NEON_PV_ROWS,                                                                 \
       .pv_cols = PV_COLS,                                                                          \
-      .wide = {ROWS, QK_TOKENS, DEPTH, 0, pack_8, qk_12x8, amla_ukr_max_8__neon, exp_kernel},      \
-      .narrow = {ROWS, QK_TOKENS, DEPTH, 0, pack_8, qk_12x8, amla_ukr_max_8__neon, exp_kernel},    \
+      .wide = PANEL(q, exp_kernel),                                                                \
+      .narrow = PANEL(q, exp_kernel),                                                              \
       .turn = (turned),                                                                            \
       .v_width = (width),                                                                          \
       .load = load,                                                                                \
@@ -395,11 +469,19 @@ static void pv_bf16_8x8(int32_t n, const void *p, int64_t ldp, const void *v, in
       .shift = shift_rows,                                                                         \
       .merge = merge_rows,                                                                         \
   }
+#define FORMS_OF_P(parts, q)                                                                       \
+  {                                                                                                \
+      TABLE_ROW(parts, q, AMLA_F32, AMLA_P_F32, turn_f32, 2, amla_ukr_exp_8__neon,                 \
+                amla_ukr_pv_f32_4x24__neon, amla_ukr_pv_f32_8x8__neon),                            \
+      TABLE_ROW(parts, q, AMLA_BF16, AMLA_P_BF16X2, turn_bf16, 1, exp_bf16x2, pv_bf16x2_4x24,      \
+                pv_bf16x2_8x8),                                                                    \
+      TABLE_ROW(parts, q, AMLA_BF16, AMLA_P_BF16, turn_bf16, 1, exp_bf16, pv_bf16_4x24,            \
+                pv_bf16_8x8),                                                                      \
+  }
 
-const amla_ukernels amla_ukernels__neonbf16 =
-    TABLE_ROW(AMLA_F32, AMLA_P_F32, turn_f32, 2, amla_ukr_exp_8__neon, amla_ukr_pv_f32_4x24__neon,
-              amla_ukr_pv_f32_8x8__neon);
-const amla_ukernels amla_ukernels__neonbf16_p16x2 =
-    TABLE_ROW(AMLA_BF16, AMLA_P_BF16X2, turn_bf16, 1, exp_bf16x2, pv_bf16x2_4x24, pv_bf16x2_8x8);
-const amla_ukernels amla_ukernels__neonbf16_p16 =
-    TABLE_ROW(AMLA_BF16, AMLA_P_BF16, turn_bf16, 1, exp_bf16, pv_bf16_4x24, pv_bf16_8x8);
+/* By parts of q and forms of P, the least exact last. */
+const amla_ukernels amla_ukernels__neonbf16[3][3] = {
+    FORMS_OF_P(1, ),
+    FORMS_OF_P(2, _q2),
+    FORMS_OF_P(3, _q3),
+};
