@@ -171,7 +171,8 @@ static void *carve(const amla_plan *plan, const cuda_plan *c, void *scratch,
                 n_blocks = amla_cuda_ceil_div(plan->problem.s_q * plan->problem.h_q, block_rows);
   amla_arena a = amla_arena_create(scratch ? (char *)scratch + SCRATCH_ALIGN : NULL);
   uint32_t *ticket = amla_arena_take(&a, 1, sizeof *ticket);
-  uint32_t *arrivals = amla_arena_take(&a, (int64_t)plan->problem.b * n_blocks, sizeof *arrivals);
+  uint32_t *groups = amla_arena_take(
+      &a, (int64_t)plan->problem.b * n_blocks * AMLA_CUDA_GROUP_WORDS, sizeof *groups);
   uint32_t *freed = amla_arena_take(&a, c->n_slots, sizeof *freed);
   char *zero_end = a.base ? a.base + a.used_bytes : NULL;
   float *partial_o =
@@ -183,7 +184,7 @@ static void *carve(const amla_plan *plan, const cuda_plan *c, void *scratch,
     return NULL;
   params->status = scratch;
   params->ticket = ticket;
-  params->arrivals = arrivals;
+  params->groups = groups;
   params->freed = freed;
   params->partial_o = partial_o;
   params->partial_ref = partial_ref;

@@ -24,6 +24,10 @@
 
 enum { AMLA_CUDA_D_V = 512 };
 
+/* Of a group with several splits: those that are in their slots, and the pieces of its merge that
+ * have been taken and that are done. */
+enum { AMLA_CUDA_ARRIVED, AMLA_CUDA_TAKEN, AMLA_CUDA_MERGED, AMLA_CUDA_GROUP_WORDS };
+
 typedef struct amla_cuda_params {
   /* tensors; strides in elements */
   const void *q, *kv;
@@ -45,9 +49,9 @@ typedef struct amla_cuda_params {
   float scale_log2; /* scale * log2(e) */
 
   /* scratch; the first four are zeroed on the stream before the kernel starts */
-  uint32_t *status;   /* include/amla/amla_cuda.h */
-  uint32_t *ticket;   /* next item */
-  uint32_t *arrivals; /* [b][n_blocks]: splits of the group that are in their slots */
+  uint32_t *status; /* include/amla/amla_cuda.h */
+  uint32_t *ticket; /* next item */
+  uint32_t *groups; /* [b][n_blocks][AMLA_CUDA_GROUP_WORDS] */
   uint32_t *freed; /* [n_slots]: one more than the place in line of the last tenant that has left */
   float *partial_o;   /* [n_slots][block_rows][512], not normalised */
   float *partial_ref; /* [n_slots][3][block_rows]: reference, sum of P, sum of rounded P */

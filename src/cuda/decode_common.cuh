@@ -82,8 +82,10 @@ AMLA_DEVICE void start_finding(const amla_cuda_params &p, uint32_t at) {
     }
     f.base_tokens = amla_cuda_auto_base(tokens * p.n_blocks, p.auto_items, p.tile_tokens);
   }
-  if ((thread_id() & 31) == 0)
+  if ((thread_id() & 31) == 0) {
     write_finder(at + FINDER_AT, f);
+    sts_u32(at + ITEM_AT + 12, 0); /* no item yet: no splits */
+  }
   sync_warp();
 }
 
@@ -128,13 +130,13 @@ AMLA_DEVICE span span_of(const amla_cuda_params &p, const item &w) {
   /* The first row sees least. */
   s.common = amla_cuda_visible(w.length, p.s_q, s.first_row / p.h_q, p.causal);
   const int32_t n_tiles = amla_cuda_ceil_div(s.end, p.tile_tokens);
-  s.tile_begin = w.n_splits > 0 ? amla_cuda_split_begin(n_tiles, w.n_splits, w.split) : 0;
-  s.tile_end = w.n_splits > 0 ? amla_cuda_split_begin(n_tiles, w.n_splits, w.split + 1) : 0;
+  s.tile_begin = amla_cuda_split_begin(n_tiles, w.n_splits, w.split);
+  s.tile_end = amla_cuda_split_begin(n_tiles, w.n_splits, w.split + 1);
   return s;
 }
 
 /* By one warp: takes a ticket and leaves the item in shared memory at `at`, to be read after a
- * barrier. */
+ * barrier. Where none is left, the last one stays. */
 AMLA_DEVICE void take_item(const amla_cuda_params &p, uint32_t at) {
   const int32_t lane = thread_id() & 31;
   int32_t ticket = 0;
@@ -145,6 +147,8 @@ AMLA_DEVICE void take_item(const amla_cuda_params &p, uint32_t at) {
   if (lane != 0)
     return;
   write_finder(at + FINDER_AT, f);
+  if (w.n_splits == 0)
+    return;
   sts_u32(at, (uint32_t)w.sequence);
   sts_u32(at + 4, (uint32_t)w.block);
   sts_u32(at + 8, (uint32_t)w.split);
@@ -158,8 +162,13 @@ AMLA_DEVICE void take_item(const amla_cuda_params &p, uint32_t at) {
   sts_u32(at + SPAN_AT + 12, (uint32_t)s.common);
   sts_u32(at + SPAN_AT + 16, (uint32_t)s.tile_begin);
   sts_u32(at + SPAN_AT + 20, (uint32_t)s.tile_end);
-  if (w.n_splits > 0 && w.split == 0 && w.block == 0 && raw_length(p, w.sequence) != w.length)
+  if (w.split == 0 && w.block == 0 && raw_length(p, w.sequence) != w.length)
     atomic_or(p.status, AMLA_CUDA_STATUS_LENGTH);
+}
+
+/* Did the last ticket have an item? */
+AMLA_DEVICE bool has_item(const amla_cuda_params &p, uint32_t at) {
+  return (int32_t)lds_u32(at + FINDER_AT) < p.b;
 }
 
 AMLA_DEVICE item read_item(uint32_t at) {
@@ -292,67 +301,126 @@ AMLA_DEVICE void wait_for_slot(const amla_cuda_params &p, int32_t place) {
     pause_while(freed, now);
 }
 
-/* Row r of the group: its splits in ascending order, whoever wrote them. Lane l of the warp has
- * columns 128 i + 4 l .. + 3. */
-AMLA_DEVICE void merge_row(const amla_cuda_params &p, const item &w, const span &s, int32_t r) {
-  const int32_t lane = thread_id() & 31, first_place = w.place - w.split * p.n_blocks;
-  row_state total = empty_row();
-  float o[16];
-  for (int32_t i = 0; i < w.n_splits; i++)
-    total.ref = fmaxf(total.ref, slot_refs(p, slot_of(p, first_place + i * p.n_blocks))[r]);
+/* ---- Merging: in pieces of a row's 128 columns, by warps of any thread block ---- */
+
+enum { PIECES_OF_ROW = 4, SPLITS_AT_ONCE = 8 };
+
+AMLA_DEVICE uint32_t *group_of(const amla_cuda_params &p, const item &w) {
+  return p.groups + ((int64_t)w.sequence * p.n_blocks + w.block) * AMLA_CUDA_GROUP_WORDS;
+}
+
+/* What a split has of a row: its reference and sums, and four columns of O. */
+struct row_part {
+  row_state state;
+  float o[4];
+};
+AMLA_DEVICE row_part load_part(const amla_cuda_params &p, int32_t slot, int32_t r, int32_t column) {
+  const float *refs = slot_refs(p, slot);
+  row_part x = {{refs[r], refs[p.block_rows + r], refs[2 * p.block_rows + r]}, {}};
+  load_f32x4(slot_o(p, slot, r) + column, x.o);
+  return x;
+}
+AMLA_DEVICE void add_part(const amla_cuda_params &p, row_part &total, const row_part &x) {
+  if (x.state.sum == 0.0f)
+    return; /* the row sees no key of this split */
+  const float shift = x.state.ref == total.state.ref ? 0.0f : x.state.ref - total.state.ref;
+  const amla_cuda_factor f = factor_of(shift, p.flash != 0);
+  total.state.sum += x.state.sum * f.a * f.b;
+  total.state.sum_rounded += x.state.sum_rounded * f.a * f.b;
 #pragma unroll
-  for (int32_t i = 0; i < 16; i++)
-    o[i] = 0.0f;
-  for (int32_t i = 0; i < w.n_splits; i++) {
-    const int32_t slot = slot_of(p, first_place + i * p.n_blocks);
-    const float *refs = slot_refs(p, slot), *part = slot_o(p, slot, r) + 4 * lane;
-    const float sum = refs[p.block_rows + r], sum_rounded = refs[2 * p.block_rows + r];
-    if (sum == 0.0f)
-      continue; /* the row sees no key of this split */
-    const float shift = refs[r] == total.ref ? 0.0f : refs[r] - total.ref;
-    const amla_cuda_factor f = factor_of(shift, p.flash != 0);
-    total.sum += sum * f.a * f.b;
-    total.sum_rounded += sum_rounded * f.a * f.b;
-    float x[16];
+  for (int32_t c = 0; c < 4; c++)
+    total.o[c] += x.o[c] * f.a * f.b;
+}
+
+/* A piece of the group: its splits in ascending order, whoever wrote them. */
+AMLA_DEVICE void merge_piece(const amla_cuda_params &p, const item &w, const span &s,
+                             int32_t piece) {
+  const int32_t r = piece / PIECES_OF_ROW, row = s.first_row + r;
+  const int32_t column = piece % PIECES_OF_ROW * 128 + 4 * (thread_id() & 31);
+  const int32_t first_place = w.place - w.split * p.n_blocks;
+  row_part total = {empty_row(), {0.0f, 0.0f, 0.0f, 0.0f}};
+  for (int32_t i = thread_id() & 31; i < w.n_splits; i += 32)
+    total.state.ref =
+        fmaxf(total.state.ref, slot_refs(p, slot_of(p, first_place + i * p.n_blocks))[r]);
 #pragma unroll
-    for (int32_t c = 0; c < 16; c += 4)
-      load_f32x4(part + c / 4 * 128, x + c);
+  for (int32_t mask = 1; mask < 32; mask *= 2)
+    total.state.ref = fmaxf(total.state.ref, shuffle_xor(total.state.ref, mask));
+#pragma unroll 1
+  for (int32_t i = 0; i < w.n_splits; i += SPLITS_AT_ONCE) {
+    row_part x[SPLITS_AT_ONCE]; /* loaded before the first is used */
 #pragma unroll
-    for (int32_t c = 0; c < 16; c++)
-      o[c] += x[c] * f.a * f.b;
+    for (int32_t k = 0; k < SPLITS_AT_ONCE; k++) {
+      const int32_t split = amla_cuda_min(i + k, w.n_splits - 1);
+      x[k] = load_part(p, slot_of(p, first_place + split * p.n_blocks), r, column);
+    }
+#pragma unroll
+    for (int32_t k = 0; k < SPLITS_AT_ONCE; k++)
+      if (i + k < w.n_splits)
+        add_part(p, total, x[k]);
   }
-  const int32_t row = s.first_row + r;
-  const row_result result = finish_row(p, row % p.h_q, total);
-  const int64_t at = amla_cuda_out_offset(&p, w.sequence, row) + 4 * lane;
+  const row_result result = finish_row(p, row % p.h_q, total.state);
+  const int64_t at = amla_cuda_out_offset(&p, w.sequence, row) + column;
 #pragma unroll
-  for (int32_t c = 0; c < 16; c += 2)
-    store_pair(p, at + c / 4 * 128 + c % 4, times(o[c], result.factor),
-               times(o[c + 1], result.factor));
-  if (lane == 0)
+  for (int32_t c = 0; c < 4; c += 2)
+    store_pair(p, at + c, times(total.o[c], result.factor), times(total.o[c + 1], result.factor));
+  if (column == 0)
     store_lse(p, w, row, result.lse);
 }
 
-/* By the whole block, after all its threads have written the item's partial result: says so, and
- * whoever is last merges the group. `flag` is a word of shared memory. */
-AMLA_DEVICE void arrive_and_merge(const amla_cuda_params &p, const item &w, const span &s,
-                                  uint32_t flag, int32_t n_threads) {
+/* By a warp, when all splits of the group have arrived: pieces, until none is left. Who does the
+ * last one frees the slots. */
+AMLA_DEVICE void merge_group(const amla_cuda_params &p, const item &w, const span &s) {
+  const int32_t lane = thread_id() & 31, pieces = s.n_rows * PIECES_OF_ROW;
+  uint32_t *group = group_of(p, w);
+  int32_t mine = 0, all = 0;
   fence_device();
-  sync_block();
-  if (thread_id() == 0) {
-    const uint32_t before = atomic_add(&p.arrivals[(int64_t)w.sequence * p.n_blocks + w.block], 1u);
-    sts_u32(flag, before == (uint32_t)w.n_splits - 1);
+  for (;; mine++) {
+    const int32_t piece =
+        shuffle(lane == 0 ? (int32_t)atomic_add(&group[AMLA_CUDA_TAKEN], 1u) : 0, 0);
+    if (piece >= pieces)
+      break;
+    merge_piece(p, w, s, piece);
   }
-  sync_block();
-  if (lds_u32(flag) == 0)
+  sync_warp();
+  if (lane == 0 && mine > 0) {
+    fence_device(); /* what has been read may be overwritten */
+    all = (int32_t)atomic_add(&group[AMLA_CUDA_MERGED], (uint32_t)mine) + mine == pieces;
+  }
+  if (shuffle(all, 0) == 0)
     return;
   fence_device();
-  for (int32_t r = thread_id() >> 5; r < s.n_rows; r += n_threads >> 5)
-    merge_row(p, w, s, r);
-  sync_block(); /* all have read; the slots are free */
-  for (int32_t i = thread_id(); i < w.n_splits; i += n_threads) {
+  for (int32_t i = lane; i < w.n_splits; i += 32) {
     const int32_t place = w.place + (i - w.split) * p.n_blocks;
     store_release(&p.freed[slot_of(p, place)], (uint32_t)place + 1);
   }
+}
+
+/* By the whole block, after all its threads have written the item's partial result: says so, and
+ * whoever is last begins to merge the group. `flag` is a word of shared memory. */
+AMLA_DEVICE void arrive_and_merge(const amla_cuda_params &p, const item &w, const span &s,
+                                  uint32_t flag) {
+  fence_device();
+  sync_block();
+  if (thread_id() == 0) {
+    const uint32_t before = atomic_add(&group_of(p, w)[AMLA_CUDA_ARRIVED], 1u);
+    sts_u32(flag, before == (uint32_t)w.n_splits - 1);
+  }
+  sync_block();
+  if (lds_u32(flag) != 0)
+    merge_group(p, w, s);
+}
+
+/* By the whole block when no item is left: helps to merge the group of its last one. All splits of
+ * that have been taken by thread blocks that run, so that waiting ends. */
+AMLA_DEVICE void help_to_merge(const amla_cuda_params &p, uint32_t at) {
+  const item w = read_item(at);
+  if (w.n_splits <= 1)
+    return;
+  const uint32_t *arrived = &group_of(p, w)[AMLA_CUDA_ARRIVED];
+  for (uint32_t now = load_acquire(arrived); now < (uint32_t)w.n_splits;
+       now = load_acquire(arrived))
+    pause_while(arrived, now);
+  merge_group(p, w, read_span(at));
 }
 
 } // namespace amla_kernel

@@ -325,7 +325,7 @@ AMLA_DEVICE void run_item(const amla_cuda_params &p, uint32_t shared, const item
   sync_block();
   store_output<S>(p, w, s, o, shared);
   if (w.n_splits > 1)
-    arrive_and_merge(p, w, s, shared + S::FLAG, S::THREADS);
+    arrive_and_merge(p, w, s, shared + S::FLAG);
 }
 
 template <class S> AMLA_DEVICE void decode_mma(const amla_cuda_params &p) {
@@ -336,12 +336,12 @@ template <class S> AMLA_DEVICE void decode_mma(const amla_cuda_params &p) {
     if (thread_id() < 32)
       take_item(p, shared + S::ITEM);
     sync_block();
-    const item w = read_item(shared + S::ITEM);
-    if (w.n_splits == 0)
-      return;
-    run_item<S>(p, shared, w);
+    if (!has_item(p, shared + S::ITEM))
+      break;
+    run_item<S>(p, shared, read_item(shared + S::ITEM));
     sync_block(); /* all have read the item and the flag */
   }
+  help_to_merge(p, shared + S::ITEM);
 }
 
 /* 64 rows x 32 keys need 163 KB of shared memory (sm_80, 90, 100); 32 rows x 16 keys fit the 99 KB

@@ -231,9 +231,9 @@ AMLA_DEVICE bool begin_item(const amla_cuda_params &p, const tensor_map *map, ui
   if (thread_id() == 32)
     sts_u32(shared + S::BAD_PAGE, 0);
   sync_block();
-  const item w = read_item(shared + S::ITEM);
-  if (w.n_splits == 0)
+  if (!has_item(p, shared + S::ITEM))
     return false;
+  const item w = read_item(shared + S::ITEM);
   const span s = read_span(shared + S::ITEM);
   if (warpgroup < 2 && (thread_id() & 127) == 0) {
     start_cursor<S>(p, shared, warpgroup);
@@ -252,7 +252,7 @@ template <class S> AMLA_DEVICE void end_item(const amla_cuda_params &p, uint32_t
   const item w = read_item(shared + S::ITEM);
   const span s = read_span(shared + S::ITEM);
   if (w.n_splits > 1)
-    arrive_and_merge(p, w, s, shared + S::FLAG, S::THREADS);
+    arrive_and_merge(p, w, s, shared + S::FLAG);
 }
 
 /* Where Q lies in a stage of the keys, everybody waits until it is in registers. */
@@ -633,6 +633,7 @@ template <class S> AMLA_DEVICE void decode_wgmma(const amla_cuda_params &p, cons
     while (begin_item<S>(p, map, shared, warpgroup))
       value_item<S>(p, map, shared, warpgroup);
   }
+  help_to_merge(p, shared + S::ITEM);
 }
 
 } // namespace amla_kernel
