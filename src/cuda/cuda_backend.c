@@ -221,6 +221,8 @@ static void set_tensors(const amla_plan *plan, const amla_tensors *t, amla_cuda_
   k->scale_log2 = p->scale * 1.44269504088896340736f;
   k->vector_q = aligned16(t->q, p->q_stride_batch, p->q_stride_query, p->q_stride_head);
   k->vector_kv = aligned16(t->kv, p->kv_stride_page, p->kv_stride_token, 0);
+  k->bulk_out = p->out_type != AMLA_F32 &&
+                aligned16(t->out, p->out_stride_batch, p->out_stride_query, p->out_stride_head);
   k->vector_out = (uintptr_t)t->out % 4 == 0 &&
                   (p->out_stride_batch | p->out_stride_query | p->out_stride_head) % 2 == 0;
 }

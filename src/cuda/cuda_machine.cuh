@@ -260,6 +260,16 @@ AMLA_DEVICE void tma_load(uint32_t to, const tensor_map *map, uint32_t barrier, 
                "l"(map), "r"(barrier), "r"(column), "r"(token), "r"(page)
                : "memory");
 }
+/* Bytes from shared to global memory, both at multiples of 16. A thread waits until its own have
+ * been read, and may then write there again. */
+AMLA_DEVICE void bulk_store(void *to, uint32_t from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
+               "r"(bytes)
+               : "memory");
+}
+AMLA_DEVICE void bulk_wait_read() {
+  asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+}
 AMLA_DEVICE void fence_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }

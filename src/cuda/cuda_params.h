@@ -44,8 +44,8 @@ typedef struct amla_cuda_params {
   int32_t page_size, max_pages; /* page_size 0: contiguous, one page of sk tokens per sequence */
   int32_t causal, flash, lse_base2;
   int32_t out_type; /* amla_dtype */
-  /* rows start at multiples of 16 bytes (out: of two elements) */
-  int32_t vector_q, vector_kv, vector_out;
+  /* rows start at multiples of 16 bytes (vector_out: of two elements) */
+  int32_t vector_q, vector_kv, vector_out, bulk_out;
   float scale_log2; /* scale * log2(e) */
 
   /* scratch; the first four are zeroed on the stream before the kernel starts */

@@ -583,9 +583,57 @@ AMLA_DEVICE void store_row(const amla_cuda_params &p, const float (&o)[128], uin
   }
 }
 
+/* O of 16 bits to whole rows: each warp its 16 rows, through shared memory where Q was. Half a row
+ * of the block is 32 x 16 bytes there, turned by its number, so that eight rows lie in eight bank
+ * groups, and goes to its place in two parts. */
+template <bool F16>
+AMLA_DEVICE void stage_rows(const float (&o)[128], const float (&f)[2], uint32_t to,
+                            const position &at) {
+  const uint32_t row = (uint32_t)(16 * at.warp + (at.lane & 15));
+#pragma unroll
+  for (int32_t n = 0; n < 32; n += 2) {
+    uint32_t both[4];
+#pragma unroll
+    for (int32_t i = 0; i < 4; i++) {
+      const float *pair = o + 4 * (n + i / 2) + 2 * (i & 1);
+      both[i] = pack<F16>(times(pair[0], f[i & 1]), times(pair[1], f[i & 1]));
+    }
+    stmatrix(to + row * 512 + ((uint32_t)(n + (at.lane >> 4)) + row) % 32 * 16, both);
+  }
+}
+template <class S>
+AMLA_DEVICE void store_rows_in_bulk(const amla_cuda_params &p, const float (&o)[128],
+                                    uint32_t shared, int32_t warpgroup) {
+  const position at = where_again();
+  const uint32_t place = S::query_piece(shared, lds_u32(shared + S::FIRST_TILE), 4 * warpgroup);
+  float f[2];
+#pragma unroll
+  for (int32_t h = 0; h < 2; h++)
+    f[h] = lds_f32(shared + S::FACTORS + (uint32_t)row_of(at, h) * 4);
+  if (p.out_type == AMLA_F16)
+    stage_rows<true>(o, f, place, at);
+  else
+    stage_rows<false>(o, f, place, at);
+  fence_async_shared();
+  sync_warp();
+  const int32_t r = 16 * at.warp + at.lane;
+  if (at.lane < 16 && r < item_word<S>(shared, N_ROWS)) {
+    const int32_t row = item_word<S>(shared, FIRST_ROW) + r;
+    uint16_t *to = (uint16_t *)p.out + 256 * warpgroup +
+                   amla_cuda_out_offset(&p, item_word<S>(shared, SEQUENCE), row);
+    const uint32_t from = place + (uint32_t)r * 512, turn = (uint32_t)r % 32 * 16;
+    bulk_store(to, from + turn, 512 - turn);
+    if (turn > 0)
+      bulk_store(to + (512 - turn) / 2, from, turn);
+    bulk_wait_read(); /* before Q of the next item comes there */
+  }
+}
+
 template <class S>
 AMLA_DEVICE void store_values(const amla_cuda_params &p, const float (&o)[128], uint32_t shared,
                               int32_t warpgroup) {
+  if (p.bulk_out && item_word<S>(shared, N_SPLITS) == 1)
+    return store_rows_in_bulk<S>(p, o, shared, warpgroup);
   const position at = where_again();
 #pragma unroll
   for (int32_t h = 0; h < 2; h++) {

@@ -42,6 +42,7 @@ struct fiber {
   uint32_t waits_while = 0;
   std::deque<std::vector<deferred>> copy_groups; /* cp.async, committed */
   std::vector<deferred> copies;                  /* not yet */
+  uint32_t stores = 0;                           /* by bulk_store, not yet done */
   std::vector<uint32_t>
       unfenced; /* 16-byte units of shared memory that it wrote and no proxy fence has covered */
 };
@@ -56,7 +57,7 @@ struct warp {
   uint32_t sleeps = 0; /* rounds of the scheduler that it sits out */
 };
 
-/* A load by TMA, and the rounds until it arrives. */
+/* A load or store by TMA, and the rounds until it arrives. */
 struct delayed {
   deferred load;
   uint32_t rounds;

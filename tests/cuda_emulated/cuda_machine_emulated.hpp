@@ -352,6 +352,24 @@ inline void tma_load(uint32_t to, const tensor_map *map, uint32_t barrier, int32
   else
     current->home->loads.push_back({load, emulator::random_delay()});
 }
+inline void bulk_store(void *to, uint32_t from, uint32_t bytes) {
+  if ((uintptr_t)to % 16 || from % 16 || bytes % 16 || bytes == 0)
+    emulator::fail("a bulk store of %u bytes from %u to %p", bytes, from, to);
+  const unsigned char *at = emulator::shared_at(from, 16);
+  emulator::shared_at(from + bytes - 16, 16);
+  emulator::check_fenced(from, bytes);
+  emulator::fiber *f = current;
+  f->stores++;
+  current->home->loads.push_back({[to, at, bytes, f] {
+                                    memcpy(to, at, bytes);
+                                    f->stores--;
+                                  },
+                                  emulator::random_delay()});
+}
+inline void bulk_wait_read() {
+  while (current->stores > 0)
+    emulator::wait_while(&current->stores, current->stores);
+}
 inline void fence_async_shared() {
   for (uint32_t i : current->unfenced)
     current->home->unfenced[i] = 0;
