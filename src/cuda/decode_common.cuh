@@ -69,7 +69,7 @@ AMLA_DEVICE finder read_finder(uint32_t at) {
           (int32_t)lds_u32(at + 12)};
 }
 
-/* By a whole warp, once; `at` as for take_item. */
+/* By a whole warp, once; at `at` lies the block's work. */
 AMLA_DEVICE void start_finding(const amla_cuda_params &p, uint32_t at) {
   finder f = {0, 0, 0, p.split_base_tokens};
   if (p.auto_items > 0) { /* needs the lengths of the whole batch */
@@ -136,17 +136,17 @@ AMLA_DEVICE span span_of(const amla_cuda_params &p, const item &w) {
 }
 
 /* By one warp: takes a ticket and leaves the item in shared memory at `at`, to be read after a
- * barrier. Where none is left, the last one stays. */
-AMLA_DEVICE void take_item(const amla_cuda_params &p, uint32_t at) {
+ * barrier. Where none is left, what is there stays. `work` is where start_finding began. */
+AMLA_DEVICE void take_item(const amla_cuda_params &p, uint32_t work, uint32_t at) {
   const int32_t lane = thread_id() & 31;
   int32_t ticket = 0;
-  finder f = read_finder(at + FINDER_AT);
+  finder f = read_finder(work + FINDER_AT);
   if (lane == 0)
     ticket = (int32_t)atomic_add(p.ticket, 1u);
   const item w = find_item(p, f, shuffle(ticket, 0));
   if (lane != 0)
     return;
-  write_finder(at + FINDER_AT, f);
+  write_finder(work + FINDER_AT, f);
   if (w.n_splits == 0)
     return;
   sts_u32(at, (uint32_t)w.sequence);

@@ -334,7 +334,7 @@ template <class S> AMLA_DEVICE void decode_mma(const amla_cuda_params &p) {
     start_finding(p, shared + S::ITEM);
   for (;;) {
     if (thread_id() < 32)
-      take_item(p, shared + S::ITEM);
+      take_item(p, shared + S::ITEM, shared + S::ITEM);
     sync_block();
     if (!has_item(p, shared + S::ITEM))
       break;

@@ -38,6 +38,7 @@ struct wgmma3 : wgmma_shape<F16_, D_QK, 3, wgmma3_large_bytes(D_QK / 64)> {
   static constexpr int P = ROPE ? 8 * PIECE_BYTES : Q_ROPE;
   static constexpr int P_STEP = ROPE ? STAGE_BYTES : PIECE_BYTES;
   static constexpr int Q_LAST = Q_ROPE + (ROPE ? 1 : 3) * PIECE_BYTES; /* 64 x 16, not swizzled */
+  static constexpr int NEXT = Q_LAST; /* between the last scores and the next Q */
 
   static AMLA_DEVICE uint32_t query_piece(uint32_t shared, uint32_t tile, int32_t piece) {
     return piece < 8 ? kv_piece<S>(shared, stage_of<S>(tile + 2), piece) : shared + Q_ROPE;
@@ -64,7 +65,7 @@ struct wgmma3 : wgmma_shape<F16_, D_QK, 3, wgmma3_large_bytes(D_QK / 64)> {
   }
 };
 
-static_assert(wgmma3<false, 576>::SHARED_BYTES == 232436, "docs/cuda-kernel.md");
+static_assert(wgmma3<false, 576>::SHARED_BYTES == 232444, "docs/cuda-kernel.md");
 
 } // namespace amla_kernel
 #endif

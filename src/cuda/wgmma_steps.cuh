@@ -11,10 +11,10 @@
  * swizzle. A shift of O is an exception that each warp of warpgroups 0 and 1 skips by one flag.
  *
  * The loops over the key tiles of an item are score_tiles and value_tiles. A schedule S is a
- * wgmma_shape and these: where P and Q lie (P, P_STEP, query_piece, query_at, query_step), how many
- * tiles are asked for before Q is in registers (EARLY_TILES), and what a warpgroup says or waits
- * for between scores and P, and before PV (scores_are_done, wait_for_turn). decode_wgmma2.cuh and
- * decode_wgmma3.cuh are the two there are; docs/cuda-kernel.md has the budgets.
+ * wgmma_shape and these: where P, Q and the next item lie (P, P_STEP, query_piece, query_at,
+ * query_step, NEXT), how many tiles are asked for before Q is in registers (EARLY_TILES), and what a
+ * warpgroup says or waits for between scores and P, and before PV (scores_are_done, wait_for_turn).
+ * decode_wgmma2.cuh and decode_wgmma3.cuh are the two there are; docs/cuda-kernel.md has the budgets.
  */
 #ifndef AMLA_WGMMA_STEPS_CUH
 #define AMLA_WGMMA_STEPS_CUH
@@ -22,6 +22,11 @@
 #include "decode_common.cuh"
 
 namespace amla_kernel {
+
+/* Behind a block's work: the item's first tile, whether it has a bad page, and the places [2]
+ * {table index, token, page} from which its next keys come. */
+enum { FIRST_TILE = WORK_BYTES, BAD_PAGE = FIRST_TILE + 4, CURSORS = BAD_PAGE + 4 };
+enum { ITEM_BYTES = CURSORS + 2 * 12 };
 
 /* Sizes, and where things lie in shared memory: STAGES key tiles from 0 on, then what the schedule
  * wants, then from SMALL on the rest. Pieces begin at multiples of 1024. */
@@ -34,15 +39,14 @@ template <bool F16_, int D_QK, int STAGES_, int SMALL> struct wgmma_shape {
   static constexpr int KV_FULL = SMALL;                    /* [STAGES][2]: halves of the columns */
   static constexpr int P_FULL = KV_FULL + STAGES * 2 * 8;  /* [STAGES] */
   static constexpr int SCORED = P_FULL + STAGES * 8;       /* [STAGES]: Q K is done */
-  static constexpr int SHIFTS_EMPTY = SCORED + STAGES * 8; /* [2] */
+  static constexpr int EMPTY = SCORED + STAGES * 8;      /* [STAGES]: PV is done */
   /* words */
-  static constexpr int SHIFTS = SHIFTS_EMPTY + 2 * 8;   /* [2][64] f32, of the rows */
+  static constexpr int SHIFTS = EMPTY + STAGES * 8;     /* [2][64] f32, of the rows */
   static constexpr int FACTORS = SHIFTS;                /* [64] f32, after the last shift */
   static constexpr int SHIFTED = SHIFTS + 2 * ROWS * 4; /* [2][4] flags, of the warps */
   static constexpr int LIMITS = SHIFTED + 2 * 16;       /* [64]: keys that the row sees */
-  static constexpr int CURSORS = LIMITS + ROWS * 4;     /* [2] {table index, token, page} */
-  static constexpr int ITEM = CURSORS + 2 * 12, FLAG = ITEM + WORK_BYTES, BAD_PAGE = FLAG + 4;
-  static constexpr int FIRST_TILE = BAD_PAGE + 4, SHARED_BYTES = FIRST_TILE + 4;
+  static constexpr int ITEM = LIMITS + ROWS * 4, FLAG = ITEM + ITEM_BYTES;
+  static constexpr int SHARED_BYTES = FLAG + 4;
   static_assert(SHARED_BYTES <= 227 * 1024, "");
 };
 
@@ -59,6 +63,9 @@ template <class S> AMLA_DEVICE uint32_t kv_piece(uint32_t shared, int32_t stage,
 }
 template <class S> AMLA_DEVICE uint32_t kv_full(uint32_t shared, int32_t stage, int32_t half) {
   return shared + S::KV_FULL + (uint32_t)(stage * 2 + half) * 8;
+}
+template <class S> AMLA_DEVICE uint32_t stage_empty(uint32_t shared, uint32_t tile) {
+  return shared + S::EMPTY + 8 * (uint32_t)stage_of<S>(tile);
 }
 template <class S> AMLA_DEVICE uint32_t shifted_at(uint32_t shared, uint32_t tile, int32_t warp) {
   return shared + S::SHIFTED + ((tile & 1) * 4 + (uint32_t)warp) * 4;
@@ -103,32 +110,29 @@ AMLA_DEVICE uint32_t fragment_at(const position &at, int32_t step) {
 /* ---- Loads of keys: one thread of warpgroup 0 and one of warpgroup 1, each its columns ---- */
 
 /* The table's entry of the next box on its way to the cursor, where boxes are tiles: none waits. */
-template <class S>
-AMLA_DEVICE void look_ahead(const amla_cuda_params &p, uint32_t shared, uint32_t cursor) {
+AMLA_DEVICE void look_ahead(const amla_cuda_params &p, uint32_t words, uint32_t cursor) {
   if (p.page_size == 0 || p.page_size % 64 != 0)
     return;
   const int32_t index = amla_cuda_min((int32_t)lds_u32(cursor), p.max_pages - 1);
-  const int64_t row = (int64_t)item_word<S>(shared, SEQUENCE) * p.max_pages;
+  const int64_t row = (int64_t)(int32_t)lds_u32(words + SEQUENCE) * p.max_pages;
   copy_async4(cursor + 8, p.block_table + row + index);
   copy_async_commit();
 }
 
 /* The first box of an item. From here on pages are walked without a division. */
 template <class S>
-AMLA_DEVICE void start_cursor(const amla_cuda_params &p, uint32_t shared, int32_t warpgroup) {
-  const int32_t key = item_word<S>(shared, TILE_BEGIN) * S::TILE;
-  const uint32_t cursor = shared + S::CURSORS + 12 * (uint32_t)warpgroup;
-  copy_async_wait<0>(); /* what the item before looked ahead for */
+AMLA_DEVICE void start_cursor(const amla_cuda_params &p, uint32_t words, int32_t warpgroup) {
+  const int32_t key = (int32_t)lds_u32(words + TILE_BEGIN) * S::TILE;
+  const uint32_t cursor = words + CURSORS + 12 * (uint32_t)warpgroup;
   sts_u32(cursor, (uint32_t)(p.page_size > 0 ? key / p.page_size : 0));
   sts_u32(cursor + 4, (uint32_t)(p.page_size > 0 ? key % p.page_size : key));
-  look_ahead<S>(p, shared, cursor);
+  look_ahead(p, words, cursor);
 }
 
 /* The page of the cursor's box; without pages, the sequence. Outside the map TMA fills in zeros. */
-template <class S>
-AMLA_DEVICE int32_t cursor_page(const amla_cuda_params &p, uint32_t shared, uint32_t cursor,
+AMLA_DEVICE int32_t cursor_page(const amla_cuda_params &p, uint32_t words, uint32_t cursor,
                                 int32_t box) {
-  const int32_t sequence = item_word<S>(shared, SEQUENCE);
+  const int32_t sequence = (int32_t)lds_u32(words + SEQUENCE);
   if (p.page_size == 0)
     return sequence;
   copy_async_wait<0>();
@@ -136,29 +140,30 @@ AMLA_DEVICE int32_t cursor_page(const amla_cuda_params &p, uint32_t shared, uint
   const int32_t entry = box == 64 ? (int32_t)lds_u32(cursor + 8) : row[(int32_t)lds_u32(cursor)];
   const int32_t page = valid_page(p, entry);
   if (page < 0)
-    sts_u32(shared + S::BAD_PAGE, 1);
+    sts_u32(words + BAD_PAGE, 1);
   return page;
 }
 
-/* Brings a warpgroup's pieces of a tile, if the item has it. Boxes that no row sees stay away. */
+/* Brings a warpgroup's pieces of a tile, if the item at `words` has it. Boxes that no row sees stay
+ * away. */
 template <class S>
 AMLA_DEVICE void load_pieces(const amla_cuda_params &p, const tensor_map *map, uint32_t shared,
-                             uint32_t tile, int32_t warpgroup) {
-  const int32_t of_item = (int32_t)(tile - lds_u32(shared + S::FIRST_TILE));
-  const int32_t at = item_word<S>(shared, TILE_BEGIN) + of_item;
-  if (at >= item_word<S>(shared, TILE_END))
+                             uint32_t words, uint32_t tile, int32_t warpgroup) {
+  const int32_t of_item = (int32_t)(tile - lds_u32(words + FIRST_TILE));
+  const int32_t at = (int32_t)lds_u32(words + TILE_BEGIN) + of_item;
+  if (at >= (int32_t)lds_u32(words + TILE_END))
     return;
   const int32_t box = amla_cuda_box_tokens(p.page_size); /* 16, 32 or 64 */
-  const int32_t keys = amla_cuda_min(item_word<S>(shared, END) - at * S::TILE, S::TILE);
+  const int32_t keys = amla_cuda_min((int32_t)lds_u32(words + END) - at * S::TILE, S::TILE);
   const int32_t first = 4 * warpgroup, last = warpgroup == 0 ? 4 : S::PIECES;
   const uint32_t full = kv_full<S>(shared, stage_of<S>(tile), warpgroup);
-  const uint32_t cursor = shared + S::CURSORS + 12 * (uint32_t)warpgroup;
+  const uint32_t cursor = words + CURSORS + 12 * (uint32_t)warpgroup;
   uint32_t to = kv_piece<S>(shared, stage_of<S>(tile), first);
   mbarrier_expect(full, (uint32_t)((keys + box - 1) & -box) * 128 * (uint32_t)(last - first));
 #pragma unroll 1
   for (int32_t key = 0; key < keys; key += box, to += (uint32_t)box * 128) {
     const int32_t slot = (int32_t)lds_u32(cursor + 4);
-    const int32_t page = cursor_page<S>(p, shared, cursor, box);
+    const int32_t page = cursor_page(p, words, cursor, box);
 #pragma unroll 1
     for (int32_t i = first; i < last; i++)
       tma_load(to + (uint32_t)(i - first) * S::PIECE_BYTES, map, full, 64 * i, slot, page);
@@ -167,7 +172,32 @@ AMLA_DEVICE void load_pieces(const amla_cuda_params &p, const tensor_map *map, u
     if (next)
       sts_u32(cursor, lds_u32(cursor) + 1);
   }
-  look_ahead<S>(p, shared, cursor);
+  look_ahead(p, words, cursor);
+}
+
+/* By warpgroup 2's first warp: the next item, and its first tiles as soon as PV has left their
+ * stages, while this one is still at work. */
+template <class S>
+AMLA_DEVICE void take_next(const amla_cuda_params &p, const tensor_map *map, uint32_t shared,
+                           uint32_t first_tile) {
+  const uint32_t words = shared + S::NEXT;
+  take_item(p, shared + S::ITEM, words);
+  sync_warp();
+  if ((thread_id() & 31) != 0 || !has_item(p, shared + S::ITEM))
+    return;
+  sts_u32(words + FIRST_TILE, first_tile);
+  sts_u32(words + BAD_PAGE, 0);
+#pragma unroll 1
+  for (int32_t warpgroup = 0; warpgroup < 2; warpgroup++)
+    start_cursor<S>(p, words, warpgroup);
+#pragma unroll 1
+  for (uint32_t i = 0; i < 2 * S::EARLY_TILES; i++) {
+    const uint32_t tile = first_tile + i / 2;
+    if (tile >= S::STAGES)
+      mbarrier_wait(stage_empty<S>(shared, tile), parity_of<S>(tile - S::STAGES));
+    load_pieces<S>(p, map, shared, words, tile, (int32_t)(i & 1));
+  }
+  copy_async_wait<0>(); /* others go on from here */
 }
 
 /* ---- Beginning and end of an item, by all threads ---- */
@@ -179,19 +209,16 @@ template <class S> AMLA_DEVICE void init_mbarriers(uint32_t shared) {
   for (uint32_t i = 0; i < S::STAGES; i++) {
     mbarrier_init(shared + S::P_FULL + 8 * i, 128);
     mbarrier_init(shared + S::SCORED + 8 * i, 128);
+    mbarrier_init(shared + S::EMPTY + 8 * i, 2);
   }
-  for (uint32_t i = 0; i < 2; i++)
-    mbarrier_init(shared + S::SHIFTS_EMPTY + 8 * i, 2);
   mbarrier_init_fence();
 }
 
 template <class S> AMLA_DEVICE void init_block(const amla_cuda_params &p, uint32_t shared) {
   if (thread_id() < 32)
     start_finding(p, shared + S::ITEM);
-  if (thread_id() == 0) {
-    sts_u32(shared + S::FIRST_TILE, 0);
+  if (thread_id() == 0)
     init_mbarriers<S>(shared);
-  }
   sync_block();
 }
 
@@ -207,7 +234,7 @@ AMLA_DEVICE vec4 load_eight(const amla_cuda_params &p, const uint16_t *from) {
 template <class S>
 AMLA_DEVICE void load_queries_swizzled(const amla_cuda_params &p, uint32_t shared, const item &w,
                                        const span &s) {
-  const uint32_t tile = lds_u32(shared + S::FIRST_TILE);
+  const uint32_t tile = (uint32_t)item_word<S>(shared, FIRST_TILE);
 #pragma unroll 4
   for (int32_t i = thread_id_again(); i < S::ROWS * S::PIECES * 8; i += S::THREADS) {
     const int32_t row = i / (S::PIECES * 8), chunk = i % (S::PIECES * 8);
@@ -221,31 +248,27 @@ AMLA_DEVICE void load_queries_swizzled(const amla_cuda_params &p, uint32_t share
   fence_async_shared();
 }
 
-/* The next item and its Q in shared memory, its first tiles on their way; false: none is left. */
-template <class S>
-AMLA_DEVICE bool begin_item(const amla_cuda_params &p, const tensor_map *map, uint32_t shared,
-                            int32_t warpgroup) {
-  sync_block(); /* all have done with the item before */
-  if (thread_id() < 32)
-    take_item(p, shared + S::ITEM);
-  if (thread_id() == 32)
-    sts_u32(shared + S::BAD_PAGE, 0);
-  sync_block();
+/* The next item and its Q in shared memory; false: none is left. */
+template <class S> AMLA_DEVICE bool begin_item(const amla_cuda_params &p, uint32_t shared) {
+  sync_block(); /* all have done with the item before, and the next one is known */
   if (!has_item(p, shared + S::ITEM))
     return false;
+  const uint32_t at = 4 * (uint32_t)thread_id_again();
+  if (at < ITEM_BYTES && (at < FINDER_AT || at >= WORK_BYTES))
+    sts_u32(shared + S::ITEM + at, lds_u32(shared + S::NEXT + at));
+  sync_block();
   const item w = read_item(shared + S::ITEM);
   const span s = read_span(shared + S::ITEM);
-  if (warpgroup < 2 && (thread_id() & 127) == 0) {
-    start_cursor<S>(p, shared, warpgroup);
-    for (uint32_t i = 0; i < S::EARLY_TILES; i++)
-      load_pieces<S>(p, map, shared, lds_u32(shared + S::FIRST_TILE) + i, warpgroup);
-  }
   if (thread_id() < S::ROWS)
     sts_u32(shared + S::LIMITS + 4 * (uint32_t)thread_id(),
             (uint32_t)row_limit(p, w.length, s, thread_id()));
   load_queries_swizzled<S>(p, shared, w, s);
   sync_block();
   return true;
+}
+
+template <class S> AMLA_DEVICE int32_t tiles_of_item(uint32_t shared) {
+  return item_word<S>(shared, TILE_END) - item_word<S>(shared, TILE_BEGIN);
 }
 
 template <class S> AMLA_DEVICE void end_item(const amla_cuda_params &p, uint32_t shared) {
@@ -395,7 +418,8 @@ AMLA_DEVICE void store_p(const float (&s)[32], row_state (&r)[2], uint32_t share
 template <class S>
 AMLA_DEVICE void make_p(const amla_cuda_params &p, float (&s)[32], row_state (&r)[2],
                         uint32_t shared, uint32_t tile, int32_t j) {
-  mbarrier_wait(shared + S::SHIFTS_EMPTY + 8 * (tile & 1), (tile >> 1 & 1) ^ 1);
+  if (tile >= 2) /* the shifts before the last ones have been read */
+    mbarrier_wait(stage_empty<S>(shared, tile - 2), parity_of<S>(tile - 2));
   scale_and_hide<S>(p, s, r, shared, j);
   advance_rows<S>(p, s, r, shared, tile);
   store_p<S>(s, r, shared, tile);
@@ -426,7 +450,7 @@ AMLA_DEVICE void finish_rows(const amla_cuda_params &p, const row_state (&r)[2],
   const item w = read_item(shared + S::ITEM);
   const span s = read_span(shared + S::ITEM);
   const position here = where();
-  const bool bad = lds_u32(shared + S::BAD_PAGE) != 0;
+  const bool bad = item_word<S>(shared, BAD_PAGE) != 0;
 #pragma unroll
   for (int32_t h = 0; h < 2; h++) {
     row_state state = r[h];
@@ -454,19 +478,20 @@ AMLA_DEVICE void finish_rows(const amla_cuda_params &p, const row_state (&r)[2],
 }
 
 /* An item's part of warpgroup 2. */
-template <class S> AMLA_DEVICE void score_item(const amla_cuda_params &p, uint32_t shared) {
-  const uint32_t tile = lds_u32(shared + S::FIRST_TILE);
+template <class S>
+AMLA_DEVICE void score_item(const amla_cuda_params &p, const tensor_map *map, uint32_t shared) {
+  const uint32_t tile = (uint32_t)item_word<S>(shared, FIRST_TILE);
   const row_state unseen = {-1e30f, 0.0f, 0.0f}; /* a hidden score, -inf, less this is still -inf */
   row_state r[2] = {unseen, unseen};
   uint32_t q[S::Q_STEPS * 4];
   load_query_registers<S>(q, shared, tile);
   sync_if_queries_in_stage<S>();
-  const int32_t n = item_word<S>(shared, TILE_END) - item_word<S>(shared, TILE_BEGIN);
+  const int32_t n = tiles_of_item<S>(shared);
   if (n > 0)
     score_tiles<S>(p, r, q, shared, tile, n);
+  if (thread_id() % 128 < 32)
+    take_next<S>(p, map, shared, tile + (uint32_t)n);
   sync_block(); /* every page has been looked up, every shift is done */
-  if (thread_id() % 128 == 0)
-    sts_u32(shared + S::FIRST_TILE, tile + (uint32_t)n);
   if (item_word<S>(shared, N_SPLITS) > 1)
     wait_for_slot(p, item_word<S>(shared, PLACE));
   finish_rows<S>(p, r, shared);
@@ -540,10 +565,10 @@ AMLA_DEVICE void leave_tile(const amla_cuda_params &p, const tensor_map *map, ui
   sync_named(BARRIER_VALUES + warpgroup, 128);
   if ((thread_id() & 127) != 0)
     return;
-  mbarrier_arrive(shared + S::SHIFTS_EMPTY + 8 * (tile & 1));
+  mbarrier_arrive(stage_empty<S>(shared, tile));
   if (S::P < S::STAGES * S::STAGE_BYTES && warpgroup == 1)
-    mbarrier_wait(shared + S::SHIFTS_EMPTY + 8 * (tile & 1), tile >> 1 & 1);
-  load_pieces<S>(p, map, shared, tile + S::STAGES, warpgroup);
+    mbarrier_wait(stage_empty<S>(shared, tile), parity_of<S>(tile));
+  load_pieces<S>(p, map, shared, shared + S::ITEM, tile + S::STAGES, warpgroup);
 }
 
 template <class S>
@@ -605,7 +630,8 @@ template <class S>
 AMLA_DEVICE void store_rows_in_bulk(const amla_cuda_params &p, const float (&o)[128],
                                     uint32_t shared, int32_t warpgroup) {
   const position at = where_again();
-  const uint32_t place = S::query_piece(shared, lds_u32(shared + S::FIRST_TILE), 4 * warpgroup);
+  const int32_t next = item_word<S>(shared, FIRST_TILE) + tiles_of_item<S>(shared);
+  const uint32_t place = S::query_piece(shared, (uint32_t)next, 4 * warpgroup);
   float f[2];
 #pragma unroll
   for (int32_t h = 0; h < 2; h++)
@@ -648,16 +674,17 @@ AMLA_DEVICE void store_values(const amla_cuda_params &p, const float (&o)[128], 
 template <class S>
 AMLA_DEVICE void value_item(const amla_cuda_params &p, const tensor_map *map, uint32_t shared,
                             int32_t warpgroup) {
-  const uint32_t tile = lds_u32(shared + S::FIRST_TILE);
+  const uint32_t tile = (uint32_t)item_word<S>(shared, FIRST_TILE);
   sync_if_queries_in_stage<S>();
   if (thread_id() % 128 == 0)
     for (uint32_t i = S::EARLY_TILES; i < S::STAGES; i++)
-      load_pieces<S>(p, map, shared, tile + i, warpgroup);
+      load_pieces<S>(p, map, shared, shared + S::ITEM, tile + i, warpgroup);
   float o[128];
 #pragma unroll
   for (int32_t i = 0; i < 128; i++)
     o[i] = 0.0f;
   value_tiles<S>(p, map, o, shared, tile, warpgroup);
+  copy_async_wait<0>(); /* what was looked ahead for */
   sync_block();
   if (item_word<S>(shared, N_SPLITS) > 1)
     wait_for_slot(p, item_word<S>(shared, PLACE));
@@ -674,11 +701,13 @@ template <class S> AMLA_DEVICE void decode_wgmma(const amla_cuda_params &p, cons
   init_block<S>(p, shared);
   if (warpgroup == 2) {
     registers_up<184>();
-    while (begin_item<S>(p, map, shared, warpgroup))
-      score_item<S>(p, shared);
+    if (thread_id() % 128 < 32)
+      take_next<S>(p, map, shared, 0);
+    while (begin_item<S>(p, shared))
+      score_item<S>(p, map, shared);
   } else {
     registers_down<160>();
-    while (begin_item<S>(p, map, shared, warpgroup))
+    while (begin_item<S>(p, shared))
       value_item<S>(p, map, shared, warpgroup);
   }
   help_to_merge(p, shared + S::ITEM);
