@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A DeepSeek-shaped model that decodes through AMLA, step by step. Read it from `main` on; run it:
 
-    pip install '.[transformers]' matplotlib          # from the root of this repository; matplotlib
-    only for --plot python examples/deepseek_decode.py                # DeepSeek-V3's attention, 128
-    heads; about 5 minutes on 2 cores, 12 GB of memory python examples/deepseek_decode.py --heads 16
-    --contexts 256,1024 --dtype bfloat16 --plot decode.png
+    pip install '.[transformers]' matplotlib     from the root of this repository; matplotlib only
+                                                 for --plot
+    python examples/deepseek_decode.py           DeepSeek-V3's attention, 128 heads; about 5 minutes
+                                                 on 2 cores, 12 GB of memory
+    python examples/deepseek_decode.py --heads 16 --contexts 256,1024 --dtype bfloat16 \\
+        --plot decode.png
 
 What it shows: 1. an unmodified transformers model generates, is patched, and generates the same
 tokens, faster. 2. The time of one layer's attention against the context length: transformers' own

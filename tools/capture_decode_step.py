@@ -16,9 +16,10 @@ is absorbed into the queries, all is rounded to bf16 and the rows are scattered 
 taken through W_UV and o_proj and compared with what the module itself returned. The script fails if
 they disagree.
 
-    pip install torch==2.13.0 transformers==5.23.0 safetensors==0.8.0 numpy==2.4.6 python
-    tools/capture_decode_step.py            # both files into examples/; 20 s on one core, 3 GB of
-    memory
+    pip install torch==2.13.0 transformers==5.23.0 safetensors==0.8.0 numpy==2.4.6
+    python tools/capture_decode_step.py     both files into examples/; 20 s on one core, 3 GB of
+                                            memory
+
 Another CPU may sum in another order, which can turn a bf16 rounding here and there; the seed fixes
 all else.
 """

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicIndexedLayer, DynamicLayer
 
-from ._shards import split_counts, tokens_of
+from ._shards import count_of, split_counts, tokens_of
 
 PAGE = 64  # tokens at the end of a buffer that belong to no sequence: room for its last page
 
@@ -213,12 +213,13 @@ class ShardedLayer(LatentLayer):
     @property
     def held(self) -> int:
         """Rows of a sequence on this rank."""
-        return len(self._positions(self.context.rank, self.length))
-
-    def _positions(self, rank: int, length: int) -> torch.Tensor:
-        """Those of the first `length` tokens that a rank has."""
         owners = np.array(self.owners, np.int32)
-        return torch.from_numpy(tokens_of(owners, length, self.context.split_tokens, rank))
+        return count_of(owners, self.length, self.context.split_tokens, self.context.rank)
+
+    def _positions(self, rank: int, length: int, begin: int = 0) -> torch.Tensor:
+        """Those of tokens [begin, length) that a rank has."""
+        owners = np.array(self.owners, np.int32)
+        return torch.from_numpy(tokens_of(owners, length, self.context.split_tokens, rank, begin))
 
     def _deal(self, begin: int, end: int) -> None:
         """Owners for the splits of tokens [begin, end)."""
@@ -237,7 +238,7 @@ class ShardedLayer(LatentLayer):
         b, _, n, width = key_states.shape
         begin, held = self.length, self.held
         self._deal(begin, begin + n)
-        own = self._positions(self.context.rank, begin + n)[held:] - begin
+        own = self._positions(self.context.rank, begin + n, begin) - begin
         end = held + len(own)
         if self.rows is None or end > self.rows.shape[1] - PAGE or not self._may_write():
             self._grow(b, end, width, width + value_states.shape[-1], key_states)

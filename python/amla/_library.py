@@ -495,6 +495,7 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int32": 4, "int64": 8
 DTYPE_BYTES.update(dict.fromkeys(BYTE_DTYPES, 1))
 INDEX_KEYS = {"bf16": 0, "fp8_page": 1, "fp8_token": 2}
 EMPTY_LSE = {"-inf": 0, "+inf": 1}
+MAX_SHARDS = 4096  # that amla_shard_finish takes
 
 
 def row_width(kv_type: str, elems: int) -> int:

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _library as c
+from ._library import MAX_SHARDS
 from ._log import count
 from ._plan import Call, Plan, give_scratch, take_scratch
 
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
-MAX_SHARDS = 4096  # that amla_shard_finish takes
 MAX_PAGE = 64  # tokens of a page of contiguous rows
 
 
@@ -67,11 +67,20 @@ def checked_owners(owners: Any, lengths: Ints, split_tokens: int, ranks: int) ->
     return given.astype(np.int32)
 
 
-def tokens_of(owners: Ints, length: int, split_tokens: int, rank: int) -> Any:
-    """Positions of a rank's tokens of one sequence, whose owners are [n_splits], ascending."""
-    own = np.flatnonzero(owners[: split_counts(length, split_tokens)] == rank)
+def tokens_of(owners: Ints, length: int, split_tokens: int, rank: int, begin: int = 0) -> Any:
+    """Positions of a rank's tokens [begin, length) of one sequence, whose owners are [n_splits],
+    ascending."""
+    first = begin // split_tokens
+    own = first + np.flatnonzero(owners[first : split_counts(length, split_tokens)] == rank)
     positions = (own[:, None] * split_tokens + np.arange(split_tokens)).reshape(-1)
-    return positions[positions < length]
+    return positions[(positions >= begin) & (positions < length)]
+
+
+def count_of(owners: Ints, length: int, split_tokens: int, rank: int) -> int:
+    """How many of the first `length` tokens of a sequence a rank has."""
+    n = int(split_counts(length, split_tokens))
+    short = n * split_tokens - length if n and owners[n - 1] == rank else 0
+    return int(np.count_nonzero(owners[:n] == rank)) * split_tokens - short
 
 
 class Slots(NamedTuple):
@@ -135,7 +144,7 @@ def pages_of(
     """`room`: rows of a sequence; `apart`: from the first row of one sequence to that of the next.
     Pages are as large as divides a split and leaves none behind the last sequence's room."""
     b, counts = len(lengths), split_counts(lengths, split_tokens)
-    own = [tokens_of(owners[i], int(lengths[i]), split_tokens, rank).size for i in range(b)]
+    own = [count_of(owners[i], int(lengths[i]), split_tokens, rank) for i in range(b)]
     for i, n in enumerate(own):
         if n > room:
             raise ValueError(

@@ -11,7 +11,15 @@ import pytest
 import torch
 
 import amla
-from amla._shards import MAX_SHARDS, checked_owners, even_owners, most_entries, slots_of
+from amla._shards import (
+    MAX_SHARDS,
+    checked_owners,
+    count_of,
+    even_owners,
+    most_entries,
+    slots_of,
+    tokens_of,
+)
 
 SPLIT = 384  # a multiple of every key tile
 H, D_QK, D_V = 5, 40, 36  # heads that no number of ranks divides
@@ -382,6 +390,17 @@ def test_slots_cover_every_split_once_in_order():
                 )
                 at = end
             assert at == length
+
+
+def test_a_ranks_tokens_are_counted_and_cut_without_the_others():
+    rng = np.random.default_rng(3)
+    for length, begin in itertools.product((0, 1, 9, 10, 11, 40, 47), (0, 1, 9, 10, 11, 39, 47)):
+        owners = rng.integers(0, 3, 5).astype(np.int32)
+        for rank in range(3):
+            own = [i for i in range(length) if owners[i // 10] == rank]
+            assert count_of(owners, length, 10, rank) == len(own)
+            got = tokens_of(owners, length, 10, rank, begin)
+            assert got.tolist() == [i for i in own if i >= begin]
 
 
 def test_owners_behind_a_sequence_are_not_read():

@@ -62,6 +62,7 @@ def test_structs_and_constants_match_the_header(tmp_path):
         f"_Static_assert(AMLA_LSE_NATURAL == {_library.LSE_BASES['e']} && AMLA_LSE_BASE2 == "
         f'{_library.LSE_BASES[2]}, "lse base");'
     )
+    lines.append(f'_Static_assert(AMLA_MAX_SHARDS == {_library.MAX_SHARDS}, "shards");')
     source = tmp_path / "layout.c"
     source.write_text("\n".join(lines) + "\n")
     result = subprocess.run(

@@ -112,8 +112,8 @@ def held_rows(groups, n):
 
 
 def test_each_rank_keeps_its_share(ranks):
-    """A prompt of 3 full splits and 373 tokens of the fourth. The fifth split begins with token
-    1536, and is of the first of the ranks that have the fewest."""
+    """A prompt of 3 full splits and a fourth but for 11 tokens, and 20 tokens more. The fifth split
+    is of the first of the ranks that have the fewest."""
     full, n_prompt, n = SPLIT, 4 * SPLIT - 11, 4 * SPLIT + 9
     for size in (1, 2, 4):
         answers = ranks.run(held_rows, size)[:size]
