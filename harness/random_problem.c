@@ -26,8 +26,8 @@ int harness_random_size(uint64_t *state, int most) {
   return (int)exp(harness_random_uniform(state) * log(most + 0.99));
 }
 
-/* Elements of a row or of its first part: half of them whole units, where kernels' vectors, lines and
- * scales begin and end. */
+/* Elements of a row or of its first part: half of them whole units, where kernels' vectors, lines
+ * and scales begin and end. */
 static int random_width(uint64_t *state, int most, int unit) {
   const int any = harness_random_size(state, most), whole = (any + unit - 1) / unit * unit;
   return below(state, 2) && whole <= most ? whole : any;

@@ -451,7 +451,8 @@ static void compare_row(const harness_dataset *data, const harness_truth *truth,
   const bool empty = truth->lse[row] == -INFINITY;
   const row_kind kind = kind_of_row(truth, b, row);
   const double share = 1 - sink_factor(&data->tensors, row % p->h_q, truth->lse[row]);
-  const double sink_slack = share > 0 ? share * of_weight(lse_limit(b, truth->lse[row], score_abs)) : 0;
+  const double sink_slack =
+      share > 0 ? share * of_weight(lse_limit(b, truth->lse[row], score_abs)) : 0;
 
   if (kind == ROW_EITHER && !isfinite(got->out != NULL ? value_of(p, got, row, 0) : lse)) {
     t->error.unjudged += (got->out != NULL ? p->d_v : 0) + (got->lse != NULL);

@@ -525,8 +525,7 @@ static void hash_scope(const amla_scope *s, uint64_t hashes[4]) {
 
 /* Of what is read, not of buffers' capacities. After amla_shard_query has found the tensors right.
  */
-static void hash_tensors(const amla_problem *p, const amla_tensors *t,
-                         uint64_t hashes[N_HASHES]) {
+static void hash_tensors(const amla_problem *p, const amla_tensors *t, uint64_t hashes[N_HASHES]) {
   const amla_scope first = amla_first_scope(p, t), second = amla_second_scope(p, t);
   hash_scope(&first, hashes);
   hashes[4] = hash_words(t->q_indptr, (int64_t)p->b + 1);

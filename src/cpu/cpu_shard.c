@@ -316,8 +316,8 @@ void amla_shard_finish_rows(const amla_plan *plan, const amla_scopes *scopes, in
   const amla_options *o = &plan->options;
   const int64_t rows = scopes->shard->row_end - scopes->shard->row_begin;
   const double flops = (double)rows * n_shards * 8.0 * plan->problem.d_v;
-  finish_job j = {plan,    scopes,  amla_useful_threads(o, flops), n_shards, shards,
-                  scratch, finisher_bytes(plan)};
+  finish_job j = {plan,   scopes,  amla_useful_threads(o, flops), n_shards,
+                  shards, scratch, finisher_bytes(plan)};
   if (j.n == 1)
     finish_task(&j, 0);
   else
