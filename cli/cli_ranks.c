@@ -24,7 +24,8 @@ bool cli_asks_for_ranks(const char *command, int argc, char **argv) {
 
 static void try_folder(const char *beside, char **arguments) {
   char folder[PATH_MAX], path[PATH_MAX + 64];
-  harness_program_folder(folder);
+  if (!harness_program_folder(folder))
+    return;
   snprintf(path, sizeof path, "%s/%s", folder, beside);
   arguments[0] = path;
   execv(path, arguments);

@@ -102,8 +102,8 @@ static void find_plugin(const char *given, char path[PATH_MAX]) {
       snprintf(path, PATH_MAX, "%s", given);
     return;
   }
-  harness_program_folder(folder);
-  for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+  const bool known = harness_program_folder(folder);
+  for (size_t i = 0; known && i < sizeof places / sizeof *places; i++) {
     snprintf(place, sizeof place, "%s/%s/libggml-amla.so", folder, places[i]);
     if (realpath(place, path) != NULL)
       return;

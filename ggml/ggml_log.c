@@ -82,7 +82,7 @@ void ggml_log_total(void) {
 
 /* ---- Failures ---- */
 
-static const char *const names[] = {"attention", "indexer"}; /* ggml_log_operation */
+static const char *const names[GGML_LOG_N_OPERATIONS] = {"attention", "indexer"};
 
 void ggml_log_status(ggml_log_operation operation, int status, const char *why) {
   if (status == GGML_ABI_FAILED)
@@ -98,7 +98,7 @@ typedef struct left {
   _Atomic(const char *) reason; /* NULL: free */
   atomic_int times;
 } left;
-static left left_of[2][MAX_REASONS]; /* by operation */
+static left left_of[GGML_LOG_N_OPERATIONS][MAX_REASONS];
 
 void ggml_log_left(ggml_log_operation operation, const char *reason) {
   total.refusals += operation == GGML_LOG_ATTENTION;

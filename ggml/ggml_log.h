@@ -15,7 +15,11 @@ bool ggml_log_unwanted(void); /* refusals to load only */
 
 __attribute__((format(printf, 1, 2))) void ggml_log(const char *format, ...);
 
-typedef enum ggml_log_operation { GGML_LOG_ATTENTION, GGML_LOG_INDEXER } ggml_log_operation;
+typedef enum ggml_log_operation {
+  GGML_LOG_ATTENTION,
+  GGML_LOG_INDEXER,
+  GGML_LOG_N_OPERATIONS
+} ggml_log_operation;
 
 /* Counts a reason, which is a literal, and logs it the first time. */
 void ggml_log_left(ggml_log_operation operation, const char *reason);

@@ -41,14 +41,13 @@ void harness_program_setup(const char *name) {
   json_set_alloc_funcs(allocate_json, free);
 }
 
-void harness_program_folder(char folder[PATH_MAX]) {
+bool harness_program_folder(char folder[PATH_MAX]) {
   const ssize_t n = readlink("/proc/self/exe", folder, PATH_MAX - 1);
   folder[n > 0 ? n : 0] = '\0';
   char *end = strrchr(folder, '/');
-  if (end == NULL)
-    strcpy(folder, ".");
-  else
+  if (end != NULL)
     *end = '\0';
+  return end != NULL;
 }
 
 static bool same(const struct stat *a, const struct stat *b) {

@@ -13,8 +13,8 @@
  * could not be written and memory that jansson cannot have end the program with status 1. */
 void harness_program_setup(const char *name);
 
-/* The folder that the program lies in; "." where that cannot be found out. */
-void harness_program_folder(char folder[PATH_MAX]);
+/* The folder that the program lies in; false where that cannot be found out. */
+bool harness_program_folder(char folder[PATH_MAX]);
 
 /* Whether both names lead to one file, through links too. False when there is none yet. */
 bool harness_same_file(const char *a, const char *b);

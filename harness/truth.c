@@ -405,6 +405,11 @@ static double out_limit(const bound *b, double score_abs) {
   return 3 * one + b->p + u * (2 * part_lse(b, score_abs) + b->parts + 2);
 }
 
+/* Whatever the weights, a result is a mean of V, up to what sums and P round. */
+static double largest_mean(const bound *b, const harness_truth *truth) {
+  return (1 + b->sum + b->p) * truth->kv_max;
+}
+
 static void judge_lse(tally *t, const bound *b, int64_t row, double got, double truth,
                       double score_abs) {
   if (truth == -INFINITY || !isfinite(got)) {
@@ -464,7 +469,8 @@ static void compare_row(const harness_dataset *data, const harness_truth *truth,
     judge_lse(t, b, row, lse, expected_lse(data, truth, got, row), score_abs);
   for (int32_t d = 0; got->out != NULL && d < p->d_v; d++) {
     const double value = value_of(p, got, row, d);
-    const double slack = out_limit(b, score_abs) * out_abs[d] + sink_slack * fabs(out[d]);
+    const double weights = out_limit(b, score_abs) * out_abs[d] + sink_slack * fabs(out[d]);
+    const double slack = fmin(weights, fabs(out[d]) + largest_mean(b, truth));
     if (kind == ROW_POISONED)
       judge(t, row, isfinite(value) ? INFINITY : 0);
     else if (empty)

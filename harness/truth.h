@@ -18,8 +18,8 @@
  * = sum_j p_j |v_j| (rounding of P and of the sum over V). f = exp(lse) / (exp(lse) + exp(sink)) is
  * the sink's factor of out, 1 without sinks; it hands on LSE's error. tiny is what underflows. An
  * error x of a score moves its weight by exp(x) - 1, which is what `ok` means: more than x only
- * where keys are rounded to bf16 and score_abs is beyond some 30.
- * docs/numerics.md derives them all.
+ * where keys are rounded to bf16 and score_abs is beyond some 30. No result is farther from the
+ * truth than a mean of V can be. docs/numerics.md derives them all.
  */
 #ifndef AMLA_HARNESS_TRUTH_H
 #define AMLA_HARNESS_TRUTH_H

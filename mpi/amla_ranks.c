@@ -17,6 +17,7 @@
  *
  * --repeat N: the page table N times over, as one long sequence: a million tokens in a small cache.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,9 +37,10 @@ static int run_command(ranks_job *j) {
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
     if (strcmp(j->a.command, commands[i].name) == 0)
       return commands[i].run(j);
-  char names[128] = "must be one of";
-  for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-    strcat(strcat(names, " "), commands[i].name);
+  char names[128];
+  int n = snprintf(names, sizeof names, "must be one of");
+  for (size_t i = 0; i < sizeof commands / sizeof *commands && n < (int)sizeof names; i++)
+    n += snprintf(names + n, sizeof names - (size_t)n, " %s", commands[i].name);
   ranks_leave(EXIT_USAGE, j->a.command, names);
 }
 

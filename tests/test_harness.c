@@ -1019,6 +1019,14 @@ static void a_weight_of_rounded_keys_may_move_by_its_factor(void **state) {
   assert_true(harness_compare_plan(&s.data, &s.truth, &info).ok);
   info.key_type = AMLA_F32;
   assert_false(harness_compare_plan(&s.data, &s.truth, &info).ok);
+  for (int d = 0; d < 33; d++)
+    q[d] *= 100;
+  compute_truth_of(&s.data, &s.truth);
+  store_truth(&s.data, &s.truth);
+  info.key_type = AMLA_BF16;
+  assert_true(harness_compare_plan(&s.data, &s.truth, &info).ok);
+  ((float *)s.data.out)[0] = 3.1f; /* V is 1 and 0: no mean of it, whatever the weights */
+  assert_false(harness_compare_plan(&s.data, &s.truth, &info).ok);
   specimen_free(&s);
 }
 

@@ -87,6 +87,9 @@ fi
 for name in amla $(echo "$commands" | sed 's/^/amla-/'); do
   [ -s "$1/$name.1" ] || fail "no page $name.1"
 done
+for folder; do
+  [ "$(find "$folder" -name '*.1')" ] || fail "no page in $folder"
+done
 pages=$(find "$@" -name '*.1')
 for page in $pages; do
   name=$(basename "$page" .1)

@@ -6,8 +6,9 @@
 Reads the machine code that the cross build made (./dev test --aarch64, or ./dev model --arm). Of
 each kernel it takes every innermost loop with 16 multiply-adds or more, as a straight line. A share
 is of multiply-adds in what the pipes would do in those cycles, in brackets that of everything which
-the pipes do. Exit status 1 if a loop is below the goal. Where types leave it out of reach, as what
-their conversion takes of the pipes is no multiply-add, the pipes are to be busy.
+the pipes do. Exit status 1 if a loop but those of last columns is below the goal. Where types leave
+it out of reach, as what their conversion takes of the pipes is no multiply-add, the pipes are to be
+busy.
 """
 
 import re

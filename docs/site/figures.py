@@ -74,7 +74,7 @@ def ggml(results: pathlib.Path, out: pathlib.Path) -> None:
     rows = rows_of(
         results / "bench_ggml.txt",
         r" +1 +(?P<heads>\d+) +(?P<n>\d+) (?P<type>\w+) +1 +[\d.]+ +[\d.]+ +(?P<ggml>[\d.]+)"
-        r" +(?P<amla>[\d.]+) ",
+        r" +(?P<amla>[\d.]+) (?!.*V apart)",
     )
     rows = [r for r in rows if r["heads"] == "128"]
     figure, axes = pyplot.subplots(figsize=(WIDTH, 4))

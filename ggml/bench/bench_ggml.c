@@ -234,7 +234,7 @@ static arguments parse(int argc, char **argv) {
     else
       usage = true;
   }
-  if (usage || argc - optind != 2) {
+  if (usage || (a.prompts && a.apart) || argc - optind != 2) {
     fprintf(stderr,
             "usage: bench_ggml [--quick] [--prompts | --apart] [--for SECONDS] [--threads N] "
             "LIBGGML_AMLA_SO FOLDER_OF_LIBGGML\n");

@@ -513,6 +513,8 @@ AMLA_API void amla_plan_destroy(amla_plan *plan);
 
 /* ---- Shards: one run over caches that lie apart ---- */
 
+#define AMLA_MAX_SHARDS 4096 /* of a finish */
+
 /* The keys of a sequence may be shared out over parts, such as the machines of a cluster. Each part
  * runs over its own keys and leaves partial results that are not normalised yet. Whoever has those
  * of all parts finishes them, any heads of any rows. The result has the bits of one amla_plan_run
@@ -529,7 +531,6 @@ AMLA_API void amla_plan_destroy(amla_plan *plan);
  * with the first bracket where P is rounded (amla_plan_info.p_type) and the second where max_logits
  * are asked for. O is sum P v times 2^-headroom, the reference and the largest score are in log2
  * units. Without a key the reference is -inf, and O and sums are 0. */
-#define AMLA_MAX_SHARDS 4096 /* of a finish */
 typedef struct amla_shard {
   uint32_t struct_bytes;
   int32_t n_entries; /* of finish: records of a row, as amla_shard_info has it */

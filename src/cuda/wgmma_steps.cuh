@@ -12,9 +12,10 @@
  *
  * The loops over the key tiles of an item are score_tiles and value_tiles. A schedule S is a
  * wgmma_shape and these: where P, Q and the next item lie (P, P_STEP, query_piece, query_at,
- * query_step, NEXT), how many tiles are asked for before Q is in registers (EARLY_TILES), and what a
- * warpgroup says or waits for between scores and P, and before PV (scores_are_done, wait_for_turn).
- * decode_wgmma2.cuh and decode_wgmma3.cuh are the two there are; docs/cuda-kernel.md has the budgets.
+ * query_step, NEXT), how many tiles are asked for before Q is in registers (EARLY_TILES), and what
+ * a warpgroup says or waits for between scores and P, and before PV (scores_are_done,
+ * wait_for_turn). decode_wgmma2.cuh and decode_wgmma3.cuh are the two there are;
+ * docs/cuda-kernel.md has the budgets.
  */
 #ifndef AMLA_WGMMA_STEPS_CUH
 #define AMLA_WGMMA_STEPS_CUH
@@ -36,10 +37,10 @@ template <bool F16_, int D_QK, int STAGES_, int SMALL> struct wgmma_shape {
   static constexpr int PIECES = D_QK / 64, STEPS = D_QK / 16; /* steps: 16 columns, one product */
   static constexpr int PIECE_BYTES = TILE * 128, STAGE_BYTES = PIECES * PIECE_BYTES;
   /* mbarriers */
-  static constexpr int KV_FULL = SMALL;                    /* [STAGES][2]: halves of the columns */
-  static constexpr int P_FULL = KV_FULL + STAGES * 2 * 8;  /* [STAGES] */
-  static constexpr int SCORED = P_FULL + STAGES * 8;       /* [STAGES]: Q K is done */
-  static constexpr int EMPTY = SCORED + STAGES * 8;      /* [STAGES]: PV is done */
+  static constexpr int KV_FULL = SMALL;                   /* [STAGES][2]: halves of the columns */
+  static constexpr int P_FULL = KV_FULL + STAGES * 2 * 8; /* [STAGES] */
+  static constexpr int SCORED = P_FULL + STAGES * 8;      /* [STAGES]: Q K is done */
+  static constexpr int EMPTY = SCORED + STAGES * 8;       /* [STAGES]: PV is done */
   /* words */
   static constexpr int SHIFTS = EMPTY + STAGES * 8;     /* [2][64] f32, of the rows */
   static constexpr int FACTORS = SHIFTS;                /* [64] f32, after the last shift */

@@ -15,7 +15,8 @@ can_make_chroots() { # or the script ends, and says why
   [ "$(id -u)" = 0 ] || skip "a chroot needs root"
   command -v debootstrap > /dev/null || skip "no debootstrap"
   [ "$(mirror)" ] || skip "apt has no mirror of Debian"
-  unshare -mpf true 2> /dev/null || skip "no mounts of one's own"
+  unshare -mpf mount -t devpts -o newinstance,ptmxmode=666 devpts /dev/pts 2> /dev/null ||
+    skip "no mounts of one's own"
 }
 
 # SUITE FOLDER PACKAGE...: a Debian with these, copied from a smallest one, which stays beside
