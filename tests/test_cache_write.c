@@ -63,30 +63,48 @@ static void draw_slots(uint64_t *seed, work *w) {
     w->slots[i] = random_below(seed, 6) ? random_below(seed, n_slots * 2 / 3 + 1) : -1;
 }
 
-static work work_create(uint64_t *seed, amla_dtype from, amla_dtype to, int32_t page, bool apart) {
+typedef struct widths {
+  int32_t latent, rope;
+} widths;
+
+static widths usual_widths(amla_dtype to) { return (widths){to == AMLA_FP8_584 ? 448 : 512, 64}; }
+
+/* Any that the type allows: loops leave rests then. */
+static widths draw_widths(uint64_t *seed, amla_dtype to) {
+  int32_t bytes;
+  const int32_t block = amla_dtype_block(to, &bytes);
+  if (is_record(to))
+    return usual_widths(to);
+  const int32_t latent = random_below(seed, 200 / block), rope = random_below(seed, 160 / block);
+  return (widths){block * (1 + latent), block * (1 + rope)};
+}
+
+static work work_create(uint64_t *seed, amla_dtype from, amla_dtype to, int32_t page, bool apart,
+                        widths width) {
   work w = {.args = AMLA_CACHE_WRITE_ARGS_INIT};
   amla_cache_write_args *a = &w.args;
   int32_t block_bytes;
-  const int32_t d = to == AMLA_FP8_584 ? 448 : 512, block = amla_dtype_block(to, &block_bytes);
-  a->d_latent = d, a->d_rope = 64, a->kv_d_rope = apart ? 64 : 0;
+  const int32_t d = width.latent, d_rope = width.rope;
+  const int32_t block = amla_dtype_block(to, &block_bytes);
+  a->d_latent = d, a->d_rope = d_rope, a->kv_d_rope = apart ? d_rope : 0;
   a->type = from, a->kv_type = to;
   a->page_size = page, a->n_pages = PAGES, a->n_tokens = TOKENS;
   a->any_scale = to == AMLA_FP8_656 && page == 1;
   if (to == AMLA_FP8_E4M3)
     a->kv_scale = 0.03f, a->kv_rope_scale = 2.0f;
-  a->latent_stride = d + 3, a->rope_stride = 70;
-  const int32_t row = apart ? d : d + 64;
+  a->latent_stride = d + 3, a->rope_stride = d_rope + 6;
+  const int32_t row = apart ? d : d + d_rope;
   if (to != AMLA_FP8_584)
     a->kv_stride_token = harness_row_elems(to, row) + block;
   a->kv_stride_page = to == AMLA_FP8_584 ? 584 * page + 7 : page * a->kv_stride_token + block;
-  a->kv_rope_stride_token = 64 + block, a->kv_rope_stride_page = page * (64 + block);
+  a->kv_rope_stride_token = d_rope + block, a->kv_rope_stride_page = page * (d_rope + block);
   w.latent = draw_tokens(seed, from, TOKENS, d, a->latent_stride);
-  w.rope = draw_tokens(seed, from, TOKENS, 64, a->rope_stride);
+  w.rope = draw_tokens(seed, from, TOKENS, d_rope, a->rope_stride);
   w.kv = guarded_create((size_t)harness_bytes(to, PAGES * a->kv_stride_page), 0);
   w.kv_rope = guarded_create((size_t)harness_bytes(to, PAGES * a->kv_rope_stride_page), 0);
   a->latent = w.latent, a->rope = w.rope;
   a->latent_bytes = (size_t)harness_bytes(from, (TOKENS - 1) * a->latent_stride + d);
-  a->rope_bytes = (size_t)harness_bytes(from, (TOKENS - 1) * a->rope_stride + 64);
+  a->rope_bytes = (size_t)harness_bytes(from, (TOKENS - 1) * a->rope_stride + d_rope);
   a->kv = guarded_data(&w.kv), a->kv_bytes = w.kv.bytes;
   if (apart)
     a->kv_rope = guarded_data(&w.kv_rope), a->kv_rope_bytes = w.kv_rope.bytes;
@@ -205,10 +223,11 @@ static void expect_part(const work *w, int token, bool rope, const float *x, con
       want = through_plain(plain, x[i]);
     }
     if (!same_number(got[i], want))
-      fail_msg("%s to %s, page=%d apart=%d: token %d %s element %d (%a) is %a, want %a",
-               amla_dtype_name(w->args.type), amla_dtype_name(to), w->args.page_size,
-               w->args.kv_d_rope > 0, token, rope ? "rope" : "latent", i, (double)x[i],
-               (double)got[i], (double)want);
+      fail_msg("%s to %s, widths %d and %d, page=%d apart=%d: token %d %s element %d (%a) is %a, "
+               "want %a",
+               amla_dtype_name(w->args.type), amla_dtype_name(to), w->args.d_latent, w->args.d_rope,
+               w->args.page_size, w->args.kv_d_rope > 0, token, rope ? "rope" : "latent", i,
+               (double)x[i], (double)got[i], (double)want);
   }
 }
 
@@ -273,7 +292,7 @@ static void expect_all(const work *w) {
     if (to == AMLA_FP8_584)
       forget(kv, page * a->kv_stride_page + a->page_size * 576 + k * 8, 8);
     if (a->kv_d_rope > 0)
-      forget(rope, harness_bytes(to, rope_at), harness_bytes(to, 64));
+      forget(rope, harness_bytes(to, rope_at), harness_bytes(to, a->d_rope));
   }
   expect_untouched("kv", &w->kv, kv);
   expect_untouched("kv_rope", &w->kv_rope, rope);
@@ -310,7 +329,9 @@ static void tokens_are_what_their_types_make_of_them(void **state) {
     for (int to = AMLA_F32; amla_dtype_name((amla_dtype)to) != NULL; to++)
       for (int i = 0; i < 2 * LENGTH(pages); i++) {
         const bool apart = i % 2 && !is_record((amla_dtype)to);
-        work w = work_create(&seed, (amla_dtype)from, (amla_dtype)to, pages[i / 2], apart);
+        const amla_dtype type = (amla_dtype)to;
+        const widths width = i / 2 == 1 ? draw_widths(&seed, type) : usual_widths(type);
+        work w = work_create(&seed, (amla_dtype)from, type, pages[i / 2], apart, width);
         expect_written(&w, 1, AMLA_ISA_C);
         expect_all(&w);
         expect_same_bytes(&w);
@@ -376,7 +397,7 @@ static void expect_refusal(const char *change, work *w, const char *text) {
 
 static void bad_arguments_are_refused(void **state) {
   uint64_t seed = 5;
-  work good = work_create(&seed, AMLA_F32, AMLA_BF16, 16, true);
+  work good = work_create(&seed, AMLA_F32, AMLA_BF16, 16, true, usual_widths(AMLA_BF16));
   amla_detail detail;
   (void)state;
   for (int i = 0; i < TOKENS; i++)
