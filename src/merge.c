@@ -142,38 +142,58 @@ static amla_status check_in_place(const extent *in, const extent *out, axis *axe
   return check_overlap(out, in, detail);
 }
 
+/* How rows lie, and the memory that they span. */
+typedef struct layout {
+  axis o[2], lse_parts[2], out, lse;
+} layout;
+
+static layout layout_of(const amla_merge_args *a) {
+  return (layout){.o = {{"o_stride_part", a->n_parts, a->o_stride_part},
+                        {"o_stride_row", a->n_rows, a->o_stride_row}},
+                  .lse_parts = {{"lse_parts_stride_part", a->n_parts, a->lse_parts_stride_part},
+                                {"lse_parts_stride_row", a->n_rows, a->lse_parts_stride_row}},
+                  .out = {"out_stride_row", a->n_rows, a->out_stride_row},
+                  .lse = {"lse_stride_row", a->n_rows, a->lse_stride_row}};
+}
+
+static amla_status check_layout(const amla_merge_args *a, layout *l, amla_detail *detail) {
+  TRY(check_extent("o", l->o, 2, a->d_v, detail));
+  TRY(check_extent("lse_parts", l->lse_parts, 2, 1, detail));
+  TRY(check_extent("out", &l->out, 1, a->d_v, detail));
+  TRY(check_extent("lse", &l->lse, 1, 1, detail));
+  return check_disjoint("out", &l->out, 1, a->d_v, detail);
+}
+
+enum { O, LSE_PARTS, SINKS, OUT, LSE, N_BUFFERS };
+
+static void list_buffers(const amla_merge_args *a, const layout *l, extent buffers[N_BUFFERS]) {
+  const int64_t o = extent_elems(l->o, 2, a->d_v) * 4, parts = extent_elems(l->lse_parts, 2, 1) * 4;
+  const int64_t out = amla_elems_bytes(a->out_type, extent_elems(&l->out, 1, a->d_v));
+  const int64_t lse = a->lse ? extent_elems(&l->lse, 1, 1) * 4 : 0;
+  const int64_t sinks = a->sinks ? (int64_t)a->n_heads * 4 : 0;
+  buffers[O] = (extent){"o", a->o, a->o_bytes, o, 4};
+  buffers[LSE_PARTS] = (extent){"lse_parts", a->lse_parts, a->lse_parts_bytes, parts, 4};
+  buffers[SINKS] = (extent){"sinks", a->sinks, a->sinks_bytes, sinks, 4};
+  buffers[OUT] = (extent){"out", a->out, a->out_bytes, out, amla_dtype_align(a->out_type)};
+  buffers[LSE] = (extent){"lse", a->lse, a->lse_bytes, lse, 4};
+}
+
 static amla_status check_memory(const amla_merge_args *a, amla_detail *detail) {
-  axis o[] = {{"o_stride_part", a->n_parts, a->o_stride_part},
-              {"o_stride_row", a->n_rows, a->o_stride_row}};
-  axis l[] = {{"lse_parts_stride_part", a->n_parts, a->lse_parts_stride_part},
-              {"lse_parts_stride_row", a->n_rows, a->lse_parts_stride_row}};
-  axis out[] = {{"out_stride_row", a->n_rows, a->out_stride_row}};
-  axis lse[] = {{"lse_stride_row", a->n_rows, a->lse_stride_row}};
-  TRY(check_extent("o", o, 2, a->d_v, detail));
-  TRY(check_extent("lse_parts", l, 2, 1, detail));
-  TRY(check_extent("out", out, 1, a->d_v, detail));
-  TRY(check_extent("lse", lse, 1, 1, detail));
-  TRY(check_disjoint("out", out, 1, a->d_v, detail));
-  const extent e_o = {"o", a->o, a->o_bytes, extent_elems(o, 2, a->d_v) * 4, 4};
-  const extent e_l = {"lse_parts", a->lse_parts, a->lse_parts_bytes, extent_elems(l, 2, 1) * 4, 4};
-  const extent e_sinks = {"sinks", a->sinks, a->sinks_bytes, a->sinks ? (int64_t)a->n_heads * 4 : 0,
-                          4};
-  const extent e_out = {"out", a->out, a->out_bytes,
-                        amla_elems_bytes(a->out_type, extent_elems(out, 1, a->d_v)),
-                        amla_dtype_align(a->out_type)};
-  const extent e_lse = {"lse", a->lse, a->lse_bytes, a->lse ? extent_elems(lse, 1, 1) * 4 : 0, 4};
-  const extent *const all[] = {&e_o, &e_l, &e_sinks, &e_out, &e_lse};
-  for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-    TRY(check_buffer(all[i], detail));
+  static const int apart[][2] = {
+      {OUT, LSE_PARTS}, {LSE, O}, {OUT, SINKS}, {LSE, SINKS}, {OUT, LSE}};
   const int same_o = a->out_type == AMLA_F32 && a->out_stride_row == a->o_stride_row;
   const int same_lse = a->lse_stride_row == a->lse_parts_stride_row;
-  TRY(check_in_place(&e_o, &e_out, o, a->d_v, same_o, detail));
-  TRY(check_in_place(&e_l, &e_lse, l, 1, same_lse, detail));
-  TRY(check_overlap(&e_out, &e_l, detail));
-  TRY(check_overlap(&e_lse, &e_o, detail));
-  TRY(check_overlap(&e_out, &e_sinks, detail));
-  TRY(check_overlap(&e_lse, &e_sinks, detail));
-  return check_overlap(&e_out, &e_lse, detail);
+  layout l = layout_of(a);
+  extent e[N_BUFFERS];
+  TRY(check_layout(a, &l, detail));
+  list_buffers(a, &l, e);
+  for (int i = 0; i < N_BUFFERS; i++)
+    TRY(check_buffer(&e[i], detail));
+  TRY(check_in_place(&e[O], &e[OUT], l.o, a->d_v, same_o, detail));
+  TRY(check_in_place(&e[LSE_PARTS], &e[LSE], l.lse_parts, 1, same_lse, detail));
+  for (size_t i = 0; i < sizeof apart / sizeof *apart; i++)
+    TRY(check_overlap(&e[apart[i][0]], &e[apart[i][1]], detail));
+  return AMLA_OK;
 }
 
 amla_status amla_merge_parts(const amla_merge_args *args, amla_detail *detail) {
