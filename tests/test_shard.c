@@ -400,43 +400,46 @@ static void rows_may_be_computed_apart(void **state) {
 
 /* What rows of one sequence need of others is nothing: their lengths, pages, bounds and lists may
  * be anything. */
-static void rows_need_their_own_sequence_only(void **state) {
-  static const char *const some[] = {"b=3,sq=2,h=8,sk=400,dqk=40,dv=36,page=16,sinks=1",
-                                     "b=3,sq=2,h=8,sk=400,dqk=40,dv=36,page=16,topk=90,"
-                                     "index=position,topklen=query"};
+static void check_sequences_apart(const char *problem) {
+  enum { B = 3, SQ = 2, H = 8 };
   const amla_options options =
       make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, 1, 1);
-  (void)state;
-  for (int i = 0; i < LENGTH(some); i++) {
-    whole w = make_whole(some[i], &options, (uint64_t)i);
-    const int32_t max_pages = pages_of(w.data.problem.max_pages, 400, 16);
-    for (int32_t sequence = 0; sequence < 3; sequence++) {
-      part x = new_part(&w);
-      int32_t *lengths = copy_of(w.data.seqlens_k, 3 * 4);
-      int32_t *table = copy_of(w.data.block_table, w.data.tensors.block_table_bytes);
-      int32_t *listed = copy_of(w.data.topk_length, i ? 6 * 4 : 0);
-      for (int32_t k = 0; k < 3; k++) {
-        x.bounds[0][0][k] = k == sequence ? 0 : 5;
-        x.bounds[0][1][k] = k == sequence ? INT32_MAX : 77;
-        w.data.seqlens_k[k] = k == sequence ? lengths[k] : INT32_MAX;
-        for (int32_t j = 0; j < max_pages; j++)
-          w.data.block_table[k * max_pages + j] = k == sequence ? table[k * max_pages + j] : -1;
-        for (int32_t q = 2 * k; i && q < 2 * k + 2; q++)
-          w.data.topk_length[q] = k == sequence ? listed[q] : INT32_MAX;
-      }
-      x.shard.row_begin = 16 * sequence, x.shard.row_end = 16 * (sequence + 1);
-      run_part(&w, &x, 1);
-      finish(&w, &x, 1, 1);
-      memcpy(w.data.seqlens_k, lengths, 3 * 4);
-      memcpy(w.data.block_table, table, w.data.tensors.block_table_bytes);
-      if (i)
-        memcpy(w.data.topk_length, listed, 6 * 4);
-      free(lengths), free(table), free(listed);
-      free_part(&x);
+  whole w = make_whole(problem, &options, 0);
+  const harness_dataset *d = &w.data;
+  const int32_t pages = pages_of(d->problem.max_pages, d->problem.sk, d->problem.page_size);
+  for (int32_t own = 0; own < B; own++) {
+    part x = new_part(&w);
+    int32_t *lengths = copy_of(d->seqlens_k, B * sizeof *lengths);
+    int32_t *table = copy_of(d->block_table, d->tensors.block_table_bytes);
+    int32_t *listed = copy_of(d->topk_length, d->tensors.topk_length_bytes);
+    x.bounds[0][1][own] = INT32_MAX;
+    for (int32_t i = 0; i < B; i++) {
+      if (i == own)
+        continue;
+      x.bounds[0][0][i] = 5, x.bounds[0][1][i] = 77, d->seqlens_k[i] = INT32_MAX;
+      memset(d->block_table + i * pages, 0xff, (size_t)pages * sizeof *table);
+      for (int32_t q = i * SQ; d->topk_length && q < (i + 1) * SQ; q++)
+        d->topk_length[q] = INT32_MAX;
     }
-    expect_whole(&w, "a sequence at a time");
-    free_whole(&w);
+    x.shard.row_begin = own * SQ * H, x.shard.row_end = (own + 1) * SQ * H;
+    run_part(&w, &x, 1);
+    finish(&w, &x, 1, 1);
+    memcpy(d->seqlens_k, lengths, B * sizeof *lengths);
+    memcpy(d->block_table, table, d->tensors.block_table_bytes);
+    if (d->topk_length)
+      memcpy(d->topk_length, listed, d->tensors.topk_length_bytes);
+    free(lengths), free(table), free(listed);
+    free_part(&x);
   }
+  expect_whole(&w, "a sequence at a time");
+  free_whole(&w);
+}
+
+static void rows_need_their_own_sequence_only(void **state) {
+  (void)state;
+  check_sequences_apart("b=3,sq=2,h=8,sk=400,dqk=40,dv=36,page=16,sinks=1");
+  check_sequences_apart("b=3,sq=2,h=8,sk=400,dqk=40,dv=36,page=16,topk=90,index=position,"
+                        "topklen=query");
 }
 
 /* ---- Cancelling ---- */
