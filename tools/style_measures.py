@@ -22,6 +22,7 @@ FOLDERS = (
     "ggml",
     "harness",
     "include",
+    "mpi",
     "sim",
     "spec",
     "src",
