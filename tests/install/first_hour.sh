@@ -45,7 +45,7 @@ downloaded() { # LOG HOME: MB that apt and pip said they fetched, and what npm k
 for suite; do
   root=$work/first_hour_$suite
   newcomer=$root/srv/newcomer
-  make_chroot "$suite" "$root" sudo ca-certificates
+  make_chroot "$suite" "$root" sudo ca-certificates git # with which they cloned
   set_environment "$root"
   in_chroot "$root" sh -c 'useradd -m -b /srv -s /bin/sh newcomer &&
     echo "newcomer ALL=(ALL) NOPASSWD: ALL" > /etc/sudoers.d/newcomer'
