@@ -76,6 +76,25 @@ static void random_problems_are_within_the_bound(void **state) {
   }
 }
 
+/* Of the plan that is made when that name is the cap; on a GPU it may have less. */
+static void check_kernel_of(const char *problem, const char *cap, const char *wanted) {
+  harness_dataset data;
+  amla_detail detail;
+  amla_plan *plan;
+  amla_plan_info info = AMLA_PLAN_INFO_INIT;
+  const amla_options options = cuda_options(AMLA_RESCALE_LAZY, 0);
+  if (!tools->emulated)
+    return;
+  generate(&data, problem);
+  data.problem.memory = AMLA_MEMORY_DEVICE;
+  setenv("AMLA_CUDA_KERNEL", cap, 1);
+  assert_int_equal(amla_plan_create(&plan, &data.problem, &options, &detail), AMLA_OK);
+  assert_int_equal(amla_plan_query(plan, &info, &detail), AMLA_OK);
+  assert_string_equal(info.kernel, wanted);
+  amla_plan_destroy(plan);
+  harness_free(&data);
+}
+
 /* ---- Properties ---- */
 
 /* The bits of a sequence are the same alone, in company, and twice. */
@@ -289,6 +308,24 @@ static void slots_are_used_again(void **state) {
   }
 }
 
+/* Two row blocks of a split to a cluster: against fp64, and no bit of a sequence depends on its
+ * company. An odd number of row blocks is wgmma3's. */
+static void clusters_share_keys(void **state) {
+  (void)state;
+  static const char *const shapes[] = {
+      "b=2,h=128,sk=330,page=64,q=bf16,kv=bf16,out=bf16,len=330/70",
+      "b=3,sq=3,h=33,sk=200,page=16,q=f16,kv=f16,len=200/0/65,dist=rising:1000",
+      "b=1,sq=2,h=128,sk=260,page=0,dqk=512,q=bf16,kv=bf16,dist=outlier",
+      "b=5,h=70,sk=150,page=32,q=bf16,kv=bf16,len=ragged"};
+  for (int i = 0; i < LENGTH(shapes); i++)
+    for (int split = 0; split < LENGTH(split_options); split++) {
+      const amla_options options = cuda_options(modes[(i + split) % 2], split_options[split]);
+      check_on_device(shapes[i], &options, "wgmma3c");
+    }
+  check_kernel_of("b=1,h=128,sk=70,q=bf16,kv=bf16", "wgmma3c", "wgmma3c");
+  check_kernel_of("b=1,h=64,sk=70,q=bf16,kv=bf16", "wgmma3c", "wgmma3");
+}
+
 /* A cache that the driver has no map for is computed by mma64, to its bits, with the plan's cuts.
  * The first test, so that no other one has prepared mma64. */
 static void a_cache_without_a_map_takes_mma64(void **state) {
@@ -356,7 +393,9 @@ static void kernels_are_chosen_by_name(void **state) {
   amla_problem problem = data.problem;
   problem.memory = AMLA_MEMORY_DEVICE;
   for (int k = 0; k < LENGTH(wrong); k++) {
-    snprintf(words, sizeof words, "AMLA_CUDA_KERNEL=%s: must be mma32, mma64, wgmma2 or wgmma3",
+    snprintf(words, sizeof words,
+             "AMLA_CUDA_KERNEL=%s: must be mma32, mma64, wgmma2, wgmma3 or "
+             "wgmma3c",
              wrong[k]);
     assert_int_equal(device_run(&data, &options, wrong[k], NULL, &detail), AMLA_INVALID_ARGUMENT);
     assert_string_equal(detail.text, words);
@@ -398,6 +437,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(captured_runs_follow_lengths_and_tables),
       cmocka_unit_test(stages_are_used_again),
       cmocka_unit_test(slots_are_used_again),
+      cmocka_unit_test(clusters_share_keys),
       cmocka_unit_test(what_it_has_not_is_refused_by_name),
       cmocka_unit_test(kernels_are_chosen_by_name),
       cmocka_unit_test(host_memory_is_refused),

@@ -19,8 +19,11 @@ typedef struct kernel_shape {
   const char *name;
   int32_t rows, tile_tokens;
 } kernel_shape;
-static const kernel_shape shapes[] = {
-    {"mma32", 32, 16}, {"mma64", 64, 32}, {"wgmma2", 64, 64}, {"wgmma3", 64, 64}};
+static const kernel_shape shapes[] = {{"mma32", 32, 16},
+                                      {"mma64", 64, 32},
+                                      {"wgmma2", 64, 64},
+                                      {"wgmma3", 64, 64},
+                                      {"wgmma3c", 64, 64}};
 
 /* What a plan keeps. */
 typedef struct cuda_plan {
@@ -40,7 +43,7 @@ static int kernel_cap(amla_cuda_kernel *cap) {
   *cap = AMLA_CUDA_WGMMA3;
   if (!text || !*text)
     return 1;
-  for (int i = AMLA_CUDA_MMA32; i <= AMLA_CUDA_WGMMA3; i++)
+  for (int i = 0; i < AMLA_CUDA_N_KERNELS; i++)
     if (strcmp(text, shapes[i].name) == 0)
       return *cap = (amla_cuda_kernel)i, 1;
   return 0;
@@ -131,19 +134,22 @@ static amla_status prepare_in(amla_plan *plan, cuda_plan *c, amla_detail *detail
     return amla_refuse(detail, AMLA_BACKEND_FAILED, "cuda: %s", why);
   amla_cuda_kernel cap;
   if (!kernel_cap(&cap))
-    return amla_refuse(
-        detail, AMLA_INVALID_ARGUMENT, "AMLA_CUDA_KERNEL=%.40s: must be %s, %s, %s or %s",
-        getenv("AMLA_CUDA_KERNEL"), shapes[0].name, shapes[1].name, shapes[2].name, shapes[3].name);
+    return amla_refuse(detail, AMLA_INVALID_ARGUMENT,
+                       "AMLA_CUDA_KERNEL=%.40s: must be %s, %s, %s, %s or %s",
+                       getenv("AMLA_CUDA_KERNEL"), shapes[0].name, shapes[1].name, shapes[2].name,
+                       shapes[3].name, shapes[4].name);
   c->kernel = best_kernel(&c->device, cap);
   if (amla_cuda_is_wgmma(c->kernel) && !map_fits(&plan->problem))
     c->kernel = AMLA_CUDA_MMA64;
+  const kernel_shape *shape = &shapes[c->kernel];
+  const int32_t n_blocks = amla_cuda_ceil_div(plan->problem.s_q * plan->problem.h_q, shape->rows);
+  if (c->kernel == AMLA_CUDA_WGMMA3C && n_blocks % 2 != 0)
+    c->kernel = AMLA_CUDA_WGMMA3; /* the same shape */
   why = prepare_kernels(c, &plan->problem);
   if (why)
     return amla_refuse(detail, AMLA_BACKEND_FAILED, "cuda: %s", why);
-  const kernel_shape *shape = &shapes[c->kernel];
   choose_splits(plan, shape, c);
 
-  const int32_t n_blocks = amla_cuda_ceil_div(plan->problem.s_q * plan->problem.h_q, shape->rows);
   const int64_t per_sequence = (int64_t)n_blocks * c->max_splits;
   if (per_sequence > INT32_MAX / 2 || per_sequence * plan->problem.b > INT32_MAX / 2)
     UNSUPPORTED(
@@ -151,7 +157,11 @@ static amla_status prepare_in(amla_plan *plan, cuda_plan *c, amla_detail *detail
         plan->problem.b, plan->problem.s_q, plan->problem.h_q, plan->problem.sk, INT32_MAX / 2,
         plan->problem.b, (long long)per_sequence);
   const int32_t items = (int32_t)(per_sequence * plan->problem.b);
-  c->grid = amla_cuda_max(1, amla_cuda_min(items, c->device.multiprocessors));
+  const int32_t room = amla_cuda_device_room(&c->device, c->kernel,
+                                             plan->problem.kv_type == AMLA_F16, plan->problem.d_qk);
+  c->grid = amla_cuda_max(1, amla_cuda_min(items, room));
+  if (c->kernel == AMLA_CUDA_WGMMA3C)
+    c->grid = amla_cuda_max(2, c->grid / 2 * 2);
   c->n_slots = c->max_splits > 1 ? amla_cuda_min(items, (int32_t)per_sequence + c->grid) : 0;
   size_t zero_bytes;
   carve(plan, c, NULL, NULL, &zero_bytes, &plan->scratch_bytes);
@@ -233,6 +243,7 @@ static void set_cuts(const amla_plan *plan, const cuda_plan *c, amla_cuda_kernel
   k->block_rows = shapes[kernel].rows;
   k->n_blocks = amla_cuda_ceil_div(k->rows, k->block_rows);
   k->tile_tokens = shapes[kernel].tile_tokens;
+  k->n_clusters = kernel == AMLA_CUDA_WGMMA3C ? c->grid / 2 : 0;
   k->split_base_tokens = c->split_base_tokens, k->max_splits = c->max_splits,
   k->auto_items = c->auto_items;
 }

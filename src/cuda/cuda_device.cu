@@ -117,14 +117,20 @@ extern "C" int amla_cuda_device_map(amla_cuda_work *w) {
   return 1;
 }
 
-static int32_t stages_of(amla_cuda_kernel kernel) { return kernel == AMLA_CUDA_WGMMA3 ? 3 : 2; }
-
 extern "C" const char *amla_cuda_device_prepare(amla_cuda_kernel kernel, int32_t f16,
                                                 int32_t d_qk) {
   if (!amla_cuda_is_wgmma(kernel))
     return words(amla_cuda_prepare_mma(kernel == AMLA_CUDA_MMA64 ? 64 : 32, f16, d_qk));
   encoder();
-  return words(amla_cuda_prepare_wgmma(stages_of(kernel), f16, d_qk));
+  return words(amla_cuda_prepare_wgmma(kernel, f16, d_qk));
+}
+
+extern "C" int32_t amla_cuda_device_room(const amla_cuda_device *d, amla_cuda_kernel kernel,
+                                         int32_t f16, int32_t d_qk) {
+  int clusters;
+  if (kernel != AMLA_CUDA_WGMMA3C)
+    return d->multiprocessors;
+  return words(amla_cuda_count_clusters(f16, d_qk, &clusters)) ? 0 : 2 * clusters;
 }
 
 /* While a benchmark times the kernel alone. */
@@ -135,7 +141,7 @@ static cudaError_t launch(const amla_cuda_work *w, cudaStream_t stream) {
   if (!amla_cuda_is_wgmma(w->kernel))
     return amla_cuda_launch_mma(&w->params, w->f16, w->grid, stream);
   memcpy(&map, w->map, sizeof map);
-  return amla_cuda_launch_wgmma(&w->params, &map, stages_of(w->kernel), w->f16, w->grid, stream);
+  return amla_cuda_launch_wgmma(&w->params, &map, w->kernel, w->f16, w->grid, stream);
 }
 
 static cudaError_t run(const amla_cuda_work *w, cudaStream_t stream) {

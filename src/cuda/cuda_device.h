@@ -19,8 +19,10 @@ typedef enum amla_cuda_kernel {
   AMLA_CUDA_MMA32 = 0,  /* 32 rows x 16 keys: 99 KB of shared memory, any GPU since Ampere */
   AMLA_CUDA_MMA64 = 1,  /* 64 rows x 32 keys: 163 KB */
   AMLA_CUDA_WGMMA2 = 2, /* 64 rows x 64 keys, two tiles deep: Hopper */
-  AMLA_CUDA_WGMMA3 = 3  /* the same three tiles deep; the better one by the model */
+  AMLA_CUDA_WGMMA3 = 3, /* the same three tiles deep; the better one by the model */
+  AMLA_CUDA_WGMMA3C = 4 /* the same by clusters of two thread blocks, which share keys */
 } amla_cuda_kernel;
+enum { AMLA_CUDA_N_KERNELS = 5 };
 
 static inline int amla_cuda_is_wgmma(amla_cuda_kernel k) { return k >= AMLA_CUDA_WGMMA2; }
 
@@ -46,6 +48,10 @@ typedef struct amla_cuda_work {
 /* Does for one kind of work on the current device what must not happen while a stream is captured,
  * such as loading the kernel. NULL, or the driver's words. */
 const char *amla_cuda_device_prepare(amla_cuda_kernel kernel, int32_t f16, int32_t d_qk);
+
+/* Thread blocks of a prepared kernel that run at once. */
+int32_t amla_cuda_device_room(const amla_cuda_device *device, amla_cuda_kernel kernel, int32_t f16,
+                              int32_t d_qk);
 
 /* Makes the map of the cache that a wgmma kernel reads through. 0: the driver has none for this. */
 int amla_cuda_device_map(amla_cuda_work *work);

@@ -37,6 +37,8 @@ thread_id_again() { /* what is computed from it is not kept in registers across 
   return t;
 }
 
+AMLA_DEVICE int32_t block_index() { return (int32_t)blockIdx.x; }
+
 AMLA_DEVICE uint32_t shared_base() {
   extern __shared__ __align__(1024) unsigned char dynamic_shared[];
   return (uint32_t)__cvta_generic_to_shared(dynamic_shared);
@@ -269,6 +271,28 @@ AMLA_DEVICE void bulk_store(void *to, uint32_t from, uint32_t bytes) {
 }
 AMLA_DEVICE void bulk_wait_read() {
   asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+/* A cluster of two thread blocks. Addresses of the other one are this one's. */
+AMLA_DEVICE int32_t cluster_rank() {
+  int32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+AMLA_DEVICE void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+AMLA_DEVICE void mbarrier_arrive_peer(uint32_t at) {
+  asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
+               "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(at),
+               "r"(cluster_rank() ^ 1)
+               : "memory");
+}
+AMLA_DEVICE void tma_load_both(uint32_t to, const tensor_map *map, uint32_t barrier, int32_t column,
+                               int32_t token, int32_t page) {
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+               ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+               "l"(map), "r"(barrier), "r"(column), "r"(token), "r"(page), "h"((uint16_t)3)
+               : "memory");
 }
 AMLA_DEVICE void fence_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

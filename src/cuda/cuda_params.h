@@ -61,6 +61,7 @@ typedef struct amla_cuda_params {
   int32_t rows, block_rows, n_blocks, tile_tokens;
   /* at most max_splits of at least about split_base_tokens; multiple of tile_tokens */
   int32_t split_base_tokens, max_splits;
+  int32_t n_clusters; /* > 0: of two thread blocks each, which take neighbouring row blocks */
   int32_t auto_items; /* > 0: AMLA_SPLIT_AUTO, aim at so many items of the whole batch */
 } amla_cuda_params;
 

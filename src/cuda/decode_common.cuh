@@ -35,13 +35,14 @@ struct span {
 
 /* What a block knows of its work, in shared memory: the item, its span, and the finder. Registers
  * are O's. */
-enum { ITEM_AT = 0, SPAN_AT = 24, FINDER_AT = 48, WORK_BYTES = 64 };
+enum { ITEM_AT = 0, SPAN_AT = 24, FINDER_AT = 48, WORK_BYTES = 68 };
 
 /* The block's place in the line of items: tickets only grow, so it looks forward only. Kept in
  * shared memory: registers are O's. */
 struct finder {
   int32_t sequence, items, places; /* items and places of all sequences before */
   int32_t base_tokens;
+  int32_t ticket; /* the next one, in a cluster */
 };
 
 AMLA_DEVICE int32_t raw_length(const amla_cuda_params &p, int32_t sequence) {
@@ -63,15 +64,16 @@ AMLA_DEVICE void write_finder(uint32_t at, const finder &f) {
   sts_u32(at + 4, (uint32_t)f.items);
   sts_u32(at + 8, (uint32_t)f.places);
   sts_u32(at + 12, (uint32_t)f.base_tokens);
+  sts_u32(at + 16, (uint32_t)f.ticket);
 }
 AMLA_DEVICE finder read_finder(uint32_t at) {
   return {(int32_t)lds_u32(at), (int32_t)lds_u32(at + 4), (int32_t)lds_u32(at + 8),
-          (int32_t)lds_u32(at + 12)};
+          (int32_t)lds_u32(at + 12), (int32_t)lds_u32(at + 16)};
 }
 
 /* By a whole warp, once; at `at` lies the block's work. */
 AMLA_DEVICE void start_finding(const amla_cuda_params &p, uint32_t at) {
-  finder f = {0, 0, 0, p.split_base_tokens};
+  finder f = {0, 0, 0, p.split_base_tokens, block_index()};
   if (p.auto_items > 0) { /* needs the lengths of the whole batch */
     int64_t tokens = 0;
     for (int32_t first = 0; first < p.b; first += 32) {
@@ -126,7 +128,10 @@ AMLA_DEVICE span span_of(const amla_cuda_params &p, const item &w) {
   span s;
   s.first_row = w.block * p.block_rows;
   s.n_rows = amla_cuda_min(p.rows - s.first_row, p.block_rows);
-  s.end = amla_cuda_visible(w.length, p.s_q, (s.first_row + s.n_rows - 1) / p.h_q, p.causal);
+  /* Thread blocks of a cluster walk over the same keys: those that the last of their rows sees. */
+  const int32_t last_block = p.n_clusters > 0 ? w.block | 1 : w.block;
+  const int32_t last_row = amla_cuda_min(p.rows, (last_block + 1) * p.block_rows) - 1;
+  s.end = amla_cuda_visible(w.length, p.s_q, last_row / p.h_q, p.causal);
   /* The first row sees least. */
   s.common = amla_cuda_visible(w.length, p.s_q, s.first_row / p.h_q, p.causal);
   const int32_t n_tiles = amla_cuda_ceil_div(s.end, p.tile_tokens);
@@ -139,9 +144,10 @@ AMLA_DEVICE span span_of(const amla_cuda_params &p, const item &w) {
  * barrier. Where none is left, what is there stays. `work` is where start_finding began. */
 AMLA_DEVICE void take_item(const amla_cuda_params &p, uint32_t work, uint32_t at) {
   const int32_t lane = thread_id() & 31;
-  int32_t ticket = 0;
   finder f = read_finder(work + FINDER_AT);
-  if (lane == 0)
+  int32_t ticket = f.ticket;
+  f.ticket += 2 * p.n_clusters;
+  if (lane == 0 && p.n_clusters == 0)
     ticket = (int32_t)atomic_add(p.ticket, 1u);
   const item w = find_item(p, f, shuffle(ticket, 0));
   if (lane != 0)

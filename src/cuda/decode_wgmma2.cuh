@@ -43,7 +43,7 @@ template <bool F16_, int D_QK> struct wgmma2 : wgmma_shape<F16_, D_QK, 2, 3 * D_
   static AMLA_DEVICE void wait_for_turn(uint32_t, uint32_t) {}
 };
 
-static_assert(wgmma2<false, 576>::SHARED_BYTES == 222260, "docs/cuda-kernel.md");
+static_assert(wgmma2<false, 576>::SHARED_BYTES == 222268, "docs/cuda-kernel.md");
 
 } // namespace amla_kernel
 #endif

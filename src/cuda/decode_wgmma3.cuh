@@ -65,7 +65,13 @@ struct wgmma3 : wgmma_shape<F16_, D_QK, 3, wgmma3_large_bytes(D_QK / 64)> {
   }
 };
 
-static_assert(wgmma3<false, 576>::SHARED_BYTES == 232444, "docs/cuda-kernel.md");
+/* The same by clusters of two thread blocks: neighbouring row blocks of a split, whose keys come
+ * from L2 once. */
+template <bool F16_, int D_QK> struct wgmma3c : wgmma3<F16_, D_QK> {
+  static constexpr int CLUSTER = 2;
+};
+
+static_assert(wgmma3<false, 576>::SHARED_BYTES == 232448, "docs/cuda-kernel.md");
 
 } // namespace amla_kernel
 #endif

@@ -32,6 +32,7 @@ enum { ITEM_BYTES = CURSORS + 2 * 12 };
 /* Sizes, and where things lie in shared memory: STAGES key tiles from 0 on, then what the schedule
  * wants, then from SMALL on the rest. Pieces begin at multiples of 1024. */
 template <bool F16_, int D_QK, int STAGES_, int SMALL> struct wgmma_shape {
+  static constexpr int CLUSTER = 1; /* thread blocks that share keys; or 2 */
   static constexpr bool F16 = F16_;
   static constexpr int ROWS = 64, TILE = 64, THREADS = 384, STAGES = STAGES_;
   static constexpr int PIECES = D_QK / 64, STEPS = D_QK / 16; /* steps: 16 columns, one product */
@@ -145,6 +146,17 @@ AMLA_DEVICE int32_t cursor_page(const amla_cuda_params &p, uint32_t words, uint3
   return page;
 }
 
+/* In a cluster one thread block asks for the even pieces and the other one for the odd ones, for
+ * both. */
+template <class S>
+AMLA_DEVICE void load_box(uint32_t to, const tensor_map *map, uint32_t full, int32_t piece,
+                          int32_t slot, int32_t page) {
+  if constexpr (S::CLUSTER == 1)
+    tma_load(to, map, full, 64 * piece, slot, page);
+  else if ((piece & 1) == cluster_rank())
+    tma_load_both(to, map, full, 64 * piece, slot, page);
+}
+
 /* Brings a warpgroup's pieces of a tile, if the item at `words` has it. Boxes that no row sees stay
  * away. */
 template <class S>
@@ -167,7 +179,7 @@ AMLA_DEVICE void load_pieces(const amla_cuda_params &p, const tensor_map *map, u
     const int32_t page = cursor_page(p, words, cursor, box);
 #pragma unroll 1
     for (int32_t i = first; i < last; i++)
-      tma_load(to + (uint32_t)(i - first) * S::PIECE_BYTES, map, full, 64 * i, slot, page);
+      load_box<S>(to + (uint32_t)(i - first) * S::PIECE_BYTES, map, full, i, slot, page);
     const bool next = p.page_size > 0 && slot + box == p.page_size;
     sts_u32(cursor + 4, (uint32_t)(next ? 0 : slot + box));
     if (next)
@@ -210,9 +222,17 @@ template <class S> AMLA_DEVICE void init_mbarriers(uint32_t shared) {
   for (uint32_t i = 0; i < S::STAGES; i++) {
     mbarrier_init(shared + S::P_FULL + 8 * i, 128);
     mbarrier_init(shared + S::SCORED + 8 * i, 128);
-    mbarrier_init(shared + S::EMPTY + 8 * i, 2);
+    mbarrier_init(shared + S::EMPTY + 8 * i, 2 * S::CLUSTER);
   }
   mbarrier_init_fence();
+}
+
+/* All thread blocks that the keys come to. */
+template <class S> AMLA_DEVICE void sync_sharers() {
+  if constexpr (S::CLUSTER == 1)
+    sync_block();
+  else
+    sync_cluster();
 }
 
 template <class S> AMLA_DEVICE void init_block(const amla_cuda_params &p, uint32_t shared) {
@@ -220,7 +240,7 @@ template <class S> AMLA_DEVICE void init_block(const amla_cuda_params &p, uint32
     start_finding(p, shared + S::ITEM);
   if (thread_id() == 0)
     init_mbarriers<S>(shared);
-  sync_block();
+  sync_sharers<S>();
 }
 
 /* Eight elements of any alignment. */
@@ -282,7 +302,7 @@ template <class S> AMLA_DEVICE void end_item(const amla_cuda_params &p, uint32_t
 /* Where Q lies in a stage of the keys, everybody waits until it is in registers. */
 template <class S> AMLA_DEVICE void sync_if_queries_in_stage() {
   if constexpr (S::EARLY_TILES < S::STAGES)
-    sync_block();
+    sync_sharers<S>();
 }
 
 /* ---- Warpgroup 2: scores, reference, P ---- */
@@ -559,7 +579,7 @@ AMLA_DEVICE void add_values(float (&o)[128], uint32_t shared, uint32_t tile, int
 
 /* The tile's place is the next one's, once all four warps have read V and P. Where P lies on the
  * keys, warpgroup 1 brings the piece that it lies on, and the other warpgroup must have read P too.
- */
+ * In a cluster all four warpgroups must have left the tile. */
 template <class S>
 AMLA_DEVICE void leave_tile(const amla_cuda_params &p, const tensor_map *map, uint32_t shared,
                             uint32_t tile, int32_t warpgroup) {
@@ -567,7 +587,9 @@ AMLA_DEVICE void leave_tile(const amla_cuda_params &p, const tensor_map *map, ui
   if ((thread_id() & 127) != 0)
     return;
   mbarrier_arrive(stage_empty<S>(shared, tile));
-  if (S::P < S::STAGES * S::STAGE_BYTES && warpgroup == 1)
+  if constexpr (S::CLUSTER > 1)
+    mbarrier_arrive_peer(stage_empty<S>(shared, tile));
+  if (S::CLUSTER > 1 || (S::P < S::STAGES * S::STAGE_BYTES && warpgroup == 1))
     mbarrier_wait(stage_empty<S>(shared, tile), parity_of<S>(tile));
   load_pieces<S>(p, map, shared, shared + S::ITEM, tile + S::STAGES, warpgroup);
 }
@@ -712,6 +734,8 @@ template <class S> AMLA_DEVICE void decode_wgmma(const amla_cuda_params &p, cons
       value_item<S>(p, map, shared, warpgroup);
   }
   help_to_merge(p, shared + S::ITEM);
+  if constexpr (S::CLUSTER > 1)
+    sync_cluster(); /* the other one may still arrive here */
 }
 
 } // namespace amla_kernel

@@ -57,8 +57,9 @@ static tensor_map map_of(const amla_cuda_params &p) {
 template <class S> static void launch_wgmma(const amla_cuda_work &w) {
   tensor_map map;
   memcpy(&map, w.map, sizeof map);
-  emulator::run_grid(w.grid, S::THREADS, S::SHARED_BYTES, ++launches,
-                     [&] { decode_wgmma<S>(w.params, &map); });
+  emulator::run_grid(
+      w.grid, S::THREADS, S::SHARED_BYTES, ++launches, [&] { decode_wgmma<S>(w.params, &map); },
+      S::CLUSTER);
 }
 
 template <bool F16, int D_QK> static void launch(const amla_cuda_work &w) {
@@ -67,6 +68,7 @@ template <bool F16, int D_QK> static void launch(const amla_cuda_work &w) {
   case AMLA_CUDA_MMA64: return launch_mma<mma_large<F16, D_QK>>(w);
   case AMLA_CUDA_WGMMA2: return launch_wgmma<wgmma2<F16, D_QK>>(w);
   case AMLA_CUDA_WGMMA3: return launch_wgmma<wgmma3<F16, D_QK>>(w);
+  case AMLA_CUDA_WGMMA3C: return launch_wgmma<wgmma3c<F16, D_QK>>(w);
   }
 }
 
@@ -81,7 +83,7 @@ static bool has_fault(const char *kind, int32_t sk) {
 static std::vector<amla_cuda_work> capture;
 static bool capturing;
 
-static bool prepared[AMLA_CUDA_WGMMA3 + 1][2][2]; /* [kernel][f16][d_qk is 576] */
+static bool prepared[AMLA_CUDA_N_KERNELS][2][2]; /* [kernel][f16][d_qk is 576] */
 
 extern "C" const char *amla_cuda_device_prepare(amla_cuda_kernel kernel, int32_t f16,
                                                 int32_t d_qk) {
@@ -89,6 +91,11 @@ extern "C" const char *amla_cuda_device_prepare(amla_cuda_kernel kernel, int32_t
     return "a kernel is prepared while a stream is captured";
   prepared[kernel][f16 != 0][d_qk == 576] = true;
   return nullptr;
+}
+
+extern "C" int32_t amla_cuda_device_room(const amla_cuda_device *d, amla_cuda_kernel kernel,
+                                         int32_t, int32_t) {
+  return kernel == AMLA_CUDA_WGMMA3C ? 4 : d->multiprocessors; /* two clusters */
 }
 
 extern "C" int amla_cuda_device_map(amla_cuda_work *w) {

@@ -199,15 +199,21 @@ static bool is_pending(const block &b) {
 }
 
 void run_grid(int32_t grid, int32_t threads, size_t shared_bytes, uint64_t seed,
-              const std::function<void()> &body) {
+              const std::function<void()> &body, int32_t cluster) {
   std::vector<std::unique_ptr<block>> blocks;
   if (threads % 32 != 0)
     fail("%d threads are not whole warps", threads);
+  if (grid % cluster != 0)
+    fail("%d thread blocks are not clusters of %d", grid, cluster);
   random_state = seed;
   body_of_fibers = &body;
   for (int32_t i = 0; i < grid; i++) {
     blocks.emplace_back(new block);
     create_block(*blocks.back(), i, threads, shared_bytes);
+    block &b = *blocks.back(), &first = *blocks[(size_t)(i - i % cluster)];
+    b.of_cluster = &first.own_cluster_barrier;
+    if (&b != &first)
+      b.peer = &first, first.peer = &b;
   }
   const int32_t slow = (int32_t)(random_bits() % (uint64_t)grid);
   int64_t idle = 0;

@@ -75,11 +75,13 @@ struct mbarrier {
 
 struct block {
   int32_t index = 0;
+  block *peer = nullptr;     /* the other one of a cluster of two */
+  named_barrier *of_cluster; /* of both */
   std::vector<unsigned char> shared;
   std::vector<uint8_t> unfenced; /* per 16 bytes: written through the generic proxy, not fenced */
   std::vector<fiber> fibers;
   std::vector<warp> warps;
-  named_barrier barriers[16];
+  named_barrier barriers[16], own_cluster_barrier;
   std::map<uint32_t, mbarrier> mbarriers;
   std::vector<delayed> loads; /* TMA */
   int32_t alive = 0;
@@ -88,9 +90,9 @@ struct block {
 
 extern fiber *current;
 
-/* Runs body in grid x threads fibers. */
+/* Runs body in grid x threads fibers; clusters of one or two thread blocks. */
 void run_grid(int32_t grid, int32_t threads, size_t shared_bytes, uint64_t seed,
-              const std::function<void()> &body);
+              const std::function<void()> &body, int32_t cluster = 1);
 
 uint64_t random_bits();
 uint32_t random_delay(); /* in rounds: often short, now and then longer than anything else takes */

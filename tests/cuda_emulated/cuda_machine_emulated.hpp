@@ -58,8 +58,7 @@ inline void sts_vec4(uint32_t at, vec4 v) { write_shared(at, &v, 16); }
 
 /* ---- Threads together ---- */
 
-inline bool sync_or(int32_t barrier, int32_t threads, bool x) {
-  emulator::named_barrier &b = current->home->barriers[barrier];
+inline bool sync_or_at(emulator::named_barrier &b, int32_t threads, bool x) {
   const uint32_t generation = b.generation;
   b.any = b.any || x;
   if (++b.arrived < (uint32_t)threads) {
@@ -72,6 +71,14 @@ inline bool sync_or(int32_t barrier, int32_t threads, bool x) {
   }
   return b.result[generation & 1];
 }
+inline bool sync_or(int32_t barrier, int32_t threads, bool x) {
+  return sync_or_at(current->home->barriers[barrier], threads, x);
+}
+inline void sync_cluster() {
+  sync_or_at(*current->home->of_cluster, 2 * (int32_t)current->home->fibers.size(), false);
+}
+inline int32_t cluster_rank() { return current->home->index & 1; }
+inline int32_t block_index() { return current->home->index; }
 inline void sync_block() { sync_or(0, (int32_t)current->home->fibers.size(), false); }
 inline bool sync_block_or(bool x) { return sync_or(0, (int32_t)current->home->fibers.size(), x); }
 inline void sync_named(int32_t barrier, int32_t threads) { sync_or(barrier, threads, false); }
@@ -281,12 +288,13 @@ template <bool F16> float unpack_high(uint32_t r) { return widen<F16>(r >> 16); 
 
 inline int32_t warpgroup_id() { return current->thread >> 7; }
 
-inline emulator::mbarrier &mbarrier_at(uint32_t at) {
-  auto found = current->home->mbarriers.find(at);
-  if (found == current->home->mbarriers.end())
+inline emulator::mbarrier &mbarrier_of(emulator::block &b, uint32_t at) {
+  auto found = b.mbarriers.find(at);
+  if (found == b.mbarriers.end())
     emulator::fail("no mbarrier at %u", at);
   return found->second;
 }
+inline emulator::mbarrier &mbarrier_at(uint32_t at) { return mbarrier_of(*current->home, at); }
 inline void mbarrier_init(uint32_t at, uint32_t arrivals) {
   emulator::shared_at(at, 8);
   emulator::mbarrier b;
@@ -294,12 +302,17 @@ inline void mbarrier_init(uint32_t at, uint32_t arrivals) {
   current->home->mbarriers[at] = b;
 }
 inline void mbarrier_init_fence() {}
-inline void mbarrier_arrive(uint32_t at) {
-  emulator::mbarrier &b = mbarrier_at(at);
+inline void mbarrier_arrive_at(emulator::mbarrier &b, uint32_t at) {
   if (b.pending == 0)
     emulator::fail("too many arrivals at the mbarrier at %u", at);
   b.pending--;
   emulator::complete_phase_if_done(b);
+}
+inline void mbarrier_arrive(uint32_t at) { mbarrier_arrive_at(mbarrier_at(at), at); }
+inline void mbarrier_arrive_peer(uint32_t at) {
+  if (current->home->peer->alive == 0)
+    emulator::fail("an arrival at a thread block that has ended");
+  mbarrier_arrive_at(mbarrier_of(*current->home->peer, at), at);
 }
 inline void mbarrier_expect(uint32_t at, uint32_t bytes) {
   mbarrier_at(at).bytes += bytes;
@@ -319,16 +332,16 @@ struct tensor_map {
   int64_t token_stride_bytes, page_stride_bytes;
   int32_t box_tokens;
 };
-inline void tma_load(uint32_t to, const tensor_map *map, uint32_t barrier, int32_t column,
-                     int32_t token, int32_t page) {
+inline void tma_load_into(emulator::block &home, uint32_t to, const tensor_map *map,
+                          uint32_t barrier, int32_t column, int32_t token, int32_t page) {
   const uint32_t box_bytes = (uint32_t)map->box_tokens * 128;
   if (to % 1024 != 0)
     emulator::fail("TMA to %u: not a multiple of 1024", to);
   emulator::shared_at(to, 16);
   emulator::shared_at(to + box_bytes - 16, 16);
-  unsigned char *shared = current->home->shared.data();
-  uint8_t *unfenced = current->home->unfenced.data();
-  emulator::mbarrier *b = &mbarrier_at(barrier);
+  unsigned char *shared = home.shared.data();
+  uint8_t *unfenced = home.unfenced.data();
+  emulator::mbarrier *b = &mbarrier_of(home, barrier);
   const tensor_map m = *map;
   auto load = [=] {
     for (int32_t t = 0; t < m.box_tokens; t++)
@@ -350,7 +363,18 @@ inline void tma_load(uint32_t to, const tensor_map *map, uint32_t barrier, int32
   if (emulator::random_bits() & 1)
     load();
   else
-    current->home->loads.push_back({load, emulator::random_delay()});
+    home.loads.push_back({load, emulator::random_delay()});
+}
+inline void tma_load(uint32_t to, const tensor_map *map, uint32_t barrier, int32_t column,
+                     int32_t token, int32_t page) {
+  tma_load_into(*current->home, to, map, barrier, column, token, page);
+}
+inline void tma_load_both(uint32_t to, const tensor_map *map, uint32_t barrier, int32_t column,
+                          int32_t token, int32_t page) {
+  if (current->home->peer->alive == 0)
+    emulator::fail("a load into a thread block that has ended");
+  tma_load_into(*current->home, to, map, barrier, column, token, page);
+  tma_load_into(*current->home->peer, to, map, barrier, column, token, page);
 }
 inline void bulk_store(void *to, uint32_t from, uint32_t bytes) {
   if ((uintptr_t)to % 16 || from % 16 || bytes % 16 || bytes == 0)
