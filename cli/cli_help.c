@@ -56,7 +56,7 @@ static void print_environment(void) {
          "  AMLA_ISA               caps the instruction set: %s\n"
          "  AMLA_L2_BYTES          a thread's share of the L2 cache\n"
          "  AMLA_CUDA_KERNEL       caps the kernel of backend cuda: mma32, mma64, wgmma2, wgmma3,\n"
-         "                         wgmma3c\n"
+         "                         wgmma3c, wgmma16\n"
          "  AMLA_BACKEND_DIR       the folder of libamla_cuda.so and libamla_npu.so\n"
          "Of its faces:\n"
          "  AMLA_LOG=1             a line on stderr for each plan: shape, kernel, threads; one at "

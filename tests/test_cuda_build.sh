@@ -30,7 +30,7 @@ check() {
   echo "ok: $functions functions in $(basename "$1"), no spills"
 }
 check "$logs/kernel_mma.log" 8 2
-check "$logs/kernel_wgmma.log" 12 1
+check "$logs/kernel_wgmma.log" 16 1
 check "$logs/peak_mma.log" 1 2
 check "$logs/peak_wgmma.log" 2 1
 check "$logs/watchdog_wgmma.log" 2 1
@@ -50,7 +50,7 @@ for change in 's/ 0 bytes spill stores/ 16 bytes spill stores/' \
   '0,/Function properties/s/Function properties/nothing/' \
   '$a ptxas info : (C7514) serialized' '$a ptxas info : (C7507) setmaxnreg ignored'; do
   plant kernel_wgmma.log "$change"
-  must_fail "$change" check "$scratch/log" 12 1
+  must_fail "$change" check "$scratch/log" 16 1
 done
 
 # groups PTX SASS: "KERNEL GROUPS" of each, which must agree and be so many kernels at least; ptxas
@@ -96,7 +96,7 @@ traps() {
 
 if [ -x "$cuobjdump" ]; then
   PATH=$(dirname "$cuobjdump"):$PATH
-  for kernels in peak_wgmma:2 kernel_wgmma:12 watchdog_wgmma:2; do
+  for kernels in peak_wgmma:2 kernel_wgmma:16 watchdog_wgmma:2; do
     file=${kernels%:*}
     "$cuobjdump" -sass "$logs/$file.o" > "$scratch/$file.sass"
     groups "$logs/$file.ptx" "$scratch/$file.sass" "${kernels#*:}"
@@ -107,10 +107,10 @@ if [ -x "$cuobjdump" ]; then
   traps "$scratch/watchdog_wgmma.sass" amla_watchdog 2
   traps "$scratch/kernel_wgmma.sass" amla_decode 0
   sed '0,/\(HGMMA.*\) ;/s// \1, gsb0 ;/' "$scratch/kernel_wgmma.sass" > "$scratch/more"
-  must_fail "a group that the source has not" groups "$logs/kernel_wgmma.ptx" "$scratch/more" 12
+  must_fail "a group that the source has not" groups "$logs/kernel_wgmma.ptx" "$scratch/more" 16
   sed '0,/HGMMA\(.*\), gsb0/s//HGMMA\1/' "$scratch/kernel_wgmma.sass" > "$scratch/fewer"
-  must_fail "a group that is gone" groups "$logs/kernel_wgmma.ptx" "$scratch/fewer" 12
-  must_fail "a kernel that is gone" groups "$logs/kernel_wgmma.ptx" "$scratch/kernel_wgmma.sass" 13
+  must_fail "a group that is gone" groups "$logs/kernel_wgmma.ptx" "$scratch/fewer" 16
+  must_fail "a kernel that is gone" groups "$logs/kernel_wgmma.ptx" "$scratch/kernel_wgmma.sass" 17
 else
   echo "SKIPPED: the groups of products in Hopper's machine code: no cuobjdump beside nvcc" \
     "(AMLA_CUOBJDUMP)"

@@ -326,6 +326,24 @@ static void clusters_share_keys(void **state) {
   check_kernel_of("b=1,h=64,sk=70,q=bf16,kv=bf16", "wgmma3c", "wgmma3");
 }
 
+/* At most 16 rows, as the N of the products; more are wgmma3's. */
+static void few_rows_are_within_the_bound(void **state) {
+  (void)state;
+  static const char *const shapes[] = {
+      "b=3,h=16,sk=330,page=64,q=bf16,kv=bf16,out=bf16,len=330/70/0",
+      "b=2,sq=3,h=5,sk=200,page=16,q=f16,kv=f16,out=f16,len=200/65,dist=rising:1000",
+      "b=1,sq=2,h=8,sk=260,page=0,dqk=512,q=bf16,kv=bf16,dist=outlier",
+      "b=2,h=1,sk=150,page=32,q=bf16,kv=bf16,sinks=1,len=ragged",
+      "b=2,sq=4,h=4,sk=130,page=64,q=bf16,kv=bf16,dist=masked,len=130/3"};
+  for (int i = 0; i < LENGTH(shapes); i++)
+    for (int split = 0; split < LENGTH(split_options); split++) {
+      const amla_options options = cuda_options(modes[(i + split) % 2], split_options[split]);
+      check_on_device(shapes[i], &options, "wgmma16");
+    }
+  check_kernel_of("b=1,h=16,sk=70,q=bf16,kv=bf16", "wgmma16", "wgmma16");
+  check_kernel_of("b=1,h=17,sk=70,q=bf16,kv=bf16", "wgmma16", "wgmma3");
+}
+
 /* A cache that the driver has no map for is computed by mma64, to its bits, with the plan's cuts.
  * The first test, so that no other one has prepared mma64. */
 static void a_cache_without_a_map_takes_mma64(void **state) {
@@ -394,8 +412,8 @@ static void kernels_are_chosen_by_name(void **state) {
   problem.memory = AMLA_MEMORY_DEVICE;
   for (int k = 0; k < LENGTH(wrong); k++) {
     snprintf(words, sizeof words,
-             "AMLA_CUDA_KERNEL=%s: must be mma32, mma64, wgmma2, wgmma3 or "
-             "wgmma3c",
+             "AMLA_CUDA_KERNEL=%s: must be mma32, mma64, wgmma2, wgmma3, "
+             "wgmma3c or wgmma16",
              wrong[k]);
     assert_int_equal(device_run(&data, &options, wrong[k], NULL, &detail), AMLA_INVALID_ARGUMENT);
     assert_string_equal(detail.text, words);
@@ -438,6 +456,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(stages_are_used_again),
       cmocka_unit_test(slots_are_used_again),
       cmocka_unit_test(clusters_share_keys),
+      cmocka_unit_test(few_rows_are_within_the_bound),
       cmocka_unit_test(what_it_has_not_is_refused_by_name),
       cmocka_unit_test(kernels_are_chosen_by_name),
       cmocka_unit_test(host_memory_is_refused),

@@ -45,7 +45,7 @@ grep -E "$must_pass" "$out/summary.txt" |
 grep -q '^long .*exit 124' "$out/summary.txt" || fail "the hanging step was not killed"
 awk '/^## /{ in_long = $2 == "long:" } in_long' "$out/all.txt" | grep -q '^device ' ||
   fail "what the hanging step printed is lost"
-for kernel in mma32 mma64 wgmma2 wgmma3 wgmma3c; do
+for kernel in mma32 mma64 wgmma2 wgmma3 wgmma3c wgmma16; do
   grep -q "cuda $kernel lazy" "$out/all.txt" || fail "no row of $kernel"
 done
 grep -q 'cuda wgmma3 flash' "$out/all.txt" || fail "no row of flash"

@@ -138,20 +138,24 @@ steps() {
   for kernel in mma64 mma32 wgmma2 wgmma3; do bench smoke 15 $kernel '' b=1,h=16,sk=64,page=64; done
   for kernel in wgmma3 wgmma2; do bench smoke 15 $kernel '' b=3,sq=2,h=40,sk=200,page=64; done
   bench smoke 15 wgmma3c '' b=1,sq=22,h=3,sk=200,page=64
+  bench smoke 15 wgmma16 '' b=1,h=16,sk=200,page=64
   sanitize memcheck 45
   for test in 'shapes_*' 'bad_*' 'nan_*' 'stages_*' 'slots_*' 'company_*' 'equal_*' \
-    'pages_*' 'captured_*' 'clusters_*'; do
+    'pages_*' 'captured_*' 'clusters_*' 'few_*'; do
     step correct 30 "$bin/test_cuda_decode" "$test"
   done
   for pass in 1 2; do # the headlines, each kernel beside the other, twice
     for shape in b=128,h=128,sq=2,sk=4096 b=128,h=128,sk=4096; do
-      for kernel in wgmma3 wgmma2 wgmma3c; do bench "target$pass" 25 $kernel '' $shape$as_flashmla; done
+      for kernel in wgmma3 wgmma2 wgmma3c; do
+        bench "target$pass" 25 $kernel '' $shape$as_flashmla
+      done
     done
     # shellcheck disable=SC2086
     [ $pass = 2 ] || step torch 40 $inner torch
   done
   step peak 20 "$bin/amla_peak"
   bench small 20 wgmma3 '' b=128,h=16,sk=4096$as_flashmla b=1,h=16,sk=65536$as_flashmla
+  bench small 20 wgmma16 '' b=128,h=16,sk=4096$as_flashmla b=8,h=16,sk=1024$as_flashmla
   bench long 25 wgmma3 '' b=128,h=128,sq=2,sk=16384$as_flashmla
   step random 90 "$bin/test_cuda_decode" 'random_*'
   bench portable 20 mma64 '' b=128,h=128,sq=2,sk=4096$as_flashmla b=128,h=16,sk=4096$as_flashmla

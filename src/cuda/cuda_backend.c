@@ -19,11 +19,8 @@ typedef struct kernel_shape {
   const char *name;
   int32_t rows, tile_tokens;
 } kernel_shape;
-static const kernel_shape shapes[] = {{"mma32", 32, 16},
-                                      {"mma64", 64, 32},
-                                      {"wgmma2", 64, 64},
-                                      {"wgmma3", 64, 64},
-                                      {"wgmma3c", 64, 64}};
+static const kernel_shape shapes[] = {{"mma32", 32, 16},  {"mma64", 64, 32},   {"wgmma2", 64, 64},
+                                      {"wgmma3", 64, 64}, {"wgmma3c", 64, 64}, {"wgmma16", 64, 64}};
 
 /* What a plan keeps. */
 typedef struct cuda_plan {
@@ -135,16 +132,18 @@ static amla_status prepare_in(amla_plan *plan, cuda_plan *c, amla_detail *detail
   amla_cuda_kernel cap;
   if (!kernel_cap(&cap))
     return amla_refuse(detail, AMLA_INVALID_ARGUMENT,
-                       "AMLA_CUDA_KERNEL=%.40s: must be %s, %s, %s, %s or %s",
+                       "AMLA_CUDA_KERNEL=%.40s: must be %s, %s, %s, %s, %s or %s",
                        getenv("AMLA_CUDA_KERNEL"), shapes[0].name, shapes[1].name, shapes[2].name,
-                       shapes[3].name, shapes[4].name);
+                       shapes[3].name, shapes[4].name, shapes[5].name);
   c->kernel = best_kernel(&c->device, cap);
   if (amla_cuda_is_wgmma(c->kernel) && !map_fits(&plan->problem))
     c->kernel = AMLA_CUDA_MMA64;
   const kernel_shape *shape = &shapes[c->kernel];
   const int32_t n_blocks = amla_cuda_ceil_div(plan->problem.s_q * plan->problem.h_q, shape->rows);
-  if (c->kernel == AMLA_CUDA_WGMMA3C && n_blocks % 2 != 0)
-    c->kernel = AMLA_CUDA_WGMMA3; /* the same shape */
+  /* The same shape where the kernel takes no such number of rows. */
+  if ((c->kernel == AMLA_CUDA_WGMMA3C && n_blocks % 2 != 0) ||
+      (c->kernel == AMLA_CUDA_WGMMA16 && plan->problem.s_q * plan->problem.h_q > 16))
+    c->kernel = AMLA_CUDA_WGMMA3;
   why = prepare_kernels(c, &plan->problem);
   if (why)
     return amla_refuse(detail, AMLA_BACKEND_FAILED, "cuda: %s", why);

@@ -16,13 +16,14 @@ extern "C" {
 #endif
 
 typedef enum amla_cuda_kernel {
-  AMLA_CUDA_MMA32 = 0,  /* 32 rows x 16 keys: 99 KB of shared memory, any GPU since Ampere */
-  AMLA_CUDA_MMA64 = 1,  /* 64 rows x 32 keys: 163 KB */
-  AMLA_CUDA_WGMMA2 = 2, /* 64 rows x 64 keys, two tiles deep: Hopper */
-  AMLA_CUDA_WGMMA3 = 3, /* the same three tiles deep; the better one by the model */
-  AMLA_CUDA_WGMMA3C = 4 /* the same by clusters of two thread blocks, which share keys */
+  AMLA_CUDA_MMA32 = 0,   /* 32 rows x 16 keys: 99 KB of shared memory, any GPU since Ampere */
+  AMLA_CUDA_MMA64 = 1,   /* 64 rows x 32 keys: 163 KB */
+  AMLA_CUDA_WGMMA2 = 2,  /* 64 rows x 64 keys, two tiles deep: Hopper */
+  AMLA_CUDA_WGMMA3 = 3,  /* the same three tiles deep; the better one by the model */
+  AMLA_CUDA_WGMMA3C = 4, /* the same by clusters of two thread blocks, which share keys */
+  AMLA_CUDA_WGMMA16 = 5  /* at most 16 rows; the same cuts */
 } amla_cuda_kernel;
-enum { AMLA_CUDA_N_KERNELS = 5 };
+enum { AMLA_CUDA_N_KERNELS = 6 };
 
 static inline int amla_cuda_is_wgmma(amla_cuda_kernel k) { return k >= AMLA_CUDA_WGMMA2; }
 

@@ -163,6 +163,13 @@ AMLA_DEVICE void stmatrix(uint32_t at, const uint32_t (&r)[4]) {
                : "memory");
 #endif
 }
+AMLA_DEVICE void stmatrix_trans(uint32_t at, const uint32_t (&r)[4]) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+#endif
+}
 /* c[16][8] += a[16][16] b[16][8]. */
 template <bool F16>
 AMLA_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

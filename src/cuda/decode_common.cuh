@@ -263,6 +263,15 @@ AMLA_DEVICE float times(float o, float factor) {
   return factor == 0.0f ? 0.0f : o * factor;
 } /* a row without keys is 0 even if a hidden V was NaN */
 
+/* Element at of out. */
+AMLA_DEVICE void store_one(const amla_cuda_params &p, int64_t at, float x) {
+  if (p.out_type == AMLA_F32)
+    ((float *)p.out)[at] = x;
+  else
+    ((uint16_t *)p.out)[at] =
+        (uint16_t)(p.out_type == AMLA_F16 ? pack<true>(x, x) : pack<false>(x, x));
+}
+
 /* Elements at, at + 1 of out. */
 AMLA_DEVICE void store_pair(const amla_cuda_params &p, int64_t at, float x, float y) {
   if (p.out_type == AMLA_F32) {

@@ -3,6 +3,7 @@
  * The Hopper kernels in all schedules, and their launch. Compiled for sm_90a only.
  */
 #include "cuda_launch.h"
+#include "decode_wgmma16.cuh"
 #include "decode_wgmma2.cuh"
 #include "decode_wgmma3.cuh"
 
@@ -15,6 +16,13 @@ __global__ void __launch_bounds__(S::THREADS, 1)
   decode_wgmma<S>(p, &kv);
 }
 
+template <class S>
+__global__ void __launch_bounds__(S::THREADS, 1)
+    amla_decode_wgmma16(const __grid_constant__ amla_cuda_params p,
+                        const __grid_constant__ CUtensorMap kv) {
+  decode_wgmma16<S>(p, &kv);
+}
+
 struct entry {
   void (*kernel)(amla_cuda_params, CUtensorMap);
   int32_t threads, shared_bytes;
@@ -24,6 +32,14 @@ struct entry {
 template <class S> static entry entry_of() {
   return {amla_decode_wgmma<S>, S::THREADS, S::SHARED_BYTES, S::CLUSTER};
 }
+template <class S> static entry entry_of16() {
+  return {amla_decode_wgmma16<S>, S::THREADS, S::SHARED_BYTES, 1};
+}
+static entry entry_of_type16(int32_t f16, int32_t d_qk) {
+  if (f16)
+    return d_qk == 576 ? entry_of16<wgmma16<true, 576>>() : entry_of16<wgmma16<true, 512>>();
+  return d_qk == 576 ? entry_of16<wgmma16<false, 576>>() : entry_of16<wgmma16<false, 512>>();
+}
 template <template <bool, int> class S> static entry entry_of_type(int32_t f16, int32_t d_qk) {
   if (f16)
     return d_qk == 576 ? entry_of<S<true, 576>>() : entry_of<S<true, 512>>();
@@ -32,6 +48,8 @@ template <template <bool, int> class S> static entry entry_of_type(int32_t f16, 
 static entry find(amla_cuda_kernel kernel, int32_t f16, int32_t d_qk) {
   if (kernel == AMLA_CUDA_WGMMA3C)
     return entry_of_type<wgmma3c>(f16, d_qk);
+  if (kernel == AMLA_CUDA_WGMMA16)
+    return entry_of_type16(f16, d_qk);
   return kernel == AMLA_CUDA_WGMMA3 ? entry_of_type<wgmma3>(f16, d_qk)
                                     : entry_of_type<wgmma2>(f16, d_qk);
 }

@@ -65,6 +65,28 @@ AMLA_DEVICE uint64_t plain_descriptor(uint32_t at, uint32_t leading, uint32_t st
       : AMLA_F64(d, 0), AMLA_F64(d, 64)                                                            \
       : "l"(a), "l"(b))
 
+/* d[64][16] += a[64][16] b[16][16]: a K-major (transposed 0) or M-major (1), b K-major. */
+#define AMLA_WGMMA_16(type, transposed)                                                            \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\n"                                        \
+               "wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type                         \
+               " {%0, %1, %2, %3, %4, %5, %6, %7}, %8, %9, p, 1, 1, " transposed ", 0;\n}"         \
+               : AMLA_F4(d, 0), AMLA_F4(d, 4)                                                      \
+               : "l"(a), "l"(b), "r"(accumulate))
+
+template <bool F16>
+AMLA_DEVICE void wgmma_keys(float (&d)[8], uint64_t a, uint64_t b, int32_t accumulate) {
+  if constexpr (F16)
+    AMLA_WGMMA_16("f16", "0");
+  else
+    AMLA_WGMMA_16("bf16", "0");
+}
+template <bool F16> AMLA_DEVICE void wgmma_columns(float (&d)[8], uint64_t a, uint64_t b) {
+  const int32_t accumulate = 1;
+  if constexpr (F16)
+    AMLA_WGMMA_16("f16", "1");
+  else
+    AMLA_WGMMA_16("bf16", "1");
+}
 template <bool F16>
 AMLA_DEVICE void wgmma_scores(float (&d)[32], uint64_t a, uint64_t b, int32_t accumulate) {
   if constexpr (F16)

@@ -465,13 +465,32 @@ AMLA_DEVICE void score_tiles(const amla_cuda_params &p, row_state (&r)[2],
   }
 }
 
-/* The item's end for the rows of a thread: partial sums, or the factor of O and the LSE. */
+/* The item's end for a row of the block: its sums to the slot, or the factor of O and the LSE. */
+template <class S>
+AMLA_DEVICE void finish_row_of_item(const amla_cuda_params &p, const item &w, const span &s,
+                                    row_state state, int32_t at, uint32_t shared) {
+  const bool bad = item_word<S>(shared, BAD_PAGE) != 0;
+  const int32_t row = s.first_row + at;
+  state.sum = bad ? NAN : fmaf(0.0f, state.sum_rounded, state.sum); /* poisoned together */
+  if (bad)
+    state.sum_rounded = NAN;
+  if (w.n_splits > 1) {
+    float *refs = slot_refs(p, slot_of(p, w.place));
+    refs[at] = state.ref;
+    refs[p.block_rows + at] = state.sum;
+    refs[2 * p.block_rows + at] = state.sum_rounded;
+  } else {
+    const row_result result = finish_row(p, row % p.h_q, state);
+    sts_f32(shared + S::FACTORS + (uint32_t)at * 4, result.factor);
+    store_lse(p, w, row, result.lse);
+  }
+}
+
 template <class S>
 AMLA_DEVICE void finish_rows(const amla_cuda_params &p, const row_state (&r)[2], uint32_t shared) {
   const item w = read_item(shared + S::ITEM);
   const span s = read_span(shared + S::ITEM);
   const position here = where();
-  const bool bad = item_word<S>(shared, BAD_PAGE) != 0;
 #pragma unroll
   for (int32_t h = 0; h < 2; h++) {
     row_state state = r[h];
@@ -479,22 +498,9 @@ AMLA_DEVICE void finish_rows(const amla_cuda_params &p, const row_state (&r)[2],
     state.sum += shuffle_xor(state.sum, 2);
     state.sum_rounded += shuffle_xor(state.sum_rounded, 1);
     state.sum_rounded += shuffle_xor(state.sum_rounded, 2);
-    state.sum = bad ? NAN : fmaf(0.0f, state.sum_rounded, state.sum); /* poisoned together */
-    if (bad)
-      state.sum_rounded = NAN;
-    const int32_t at = row_of(here, h), row = s.first_row + at;
-    if ((here.lane & 3) != 0 || at >= s.n_rows)
-      continue;
-    if (w.n_splits > 1) {
-      float *refs = slot_refs(p, slot_of(p, w.place));
-      refs[at] = state.ref;
-      refs[p.block_rows + at] = state.sum;
-      refs[2 * p.block_rows + at] = state.sum_rounded;
-    } else {
-      const row_result result = finish_row(p, row % p.h_q, state);
-      sts_f32(shared + S::FACTORS + (uint32_t)at * 4, result.factor);
-      store_lse(p, w, row, result.lse);
-    }
+    const int32_t at = row_of(here, h);
+    if ((here.lane & 3) == 0 && at < s.n_rows)
+      finish_row_of_item<S>(p, w, s, state, at, shared);
   }
 }
 

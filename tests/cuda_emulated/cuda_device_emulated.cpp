@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "src/cuda/decode_mma.cuh"
+#include "src/cuda/decode_wgmma16.cuh"
 #include "src/cuda/decode_wgmma2.cuh"
 #include "src/cuda/decode_wgmma3.cuh"
 #include "src/cuda/peak_mix.cuh"
@@ -62,12 +63,20 @@ template <class S> static void launch_wgmma(const amla_cuda_work &w) {
       S::CLUSTER);
 }
 
+template <class S> static void launch_wgmma16(const amla_cuda_work &w) {
+  tensor_map map;
+  memcpy(&map, w.map, sizeof map);
+  emulator::run_grid(w.grid, S::THREADS, S::SHARED_BYTES, ++launches,
+                     [&] { decode_wgmma16<S>(w.params, &map); });
+}
+
 template <bool F16, int D_QK> static void launch(const amla_cuda_work &w) {
   switch (w.kernel) {
   case AMLA_CUDA_MMA32: return launch_mma<mma_small<F16, D_QK>>(w);
   case AMLA_CUDA_MMA64: return launch_mma<mma_large<F16, D_QK>>(w);
   case AMLA_CUDA_WGMMA2: return launch_wgmma<wgmma2<F16, D_QK>>(w);
   case AMLA_CUDA_WGMMA3: return launch_wgmma<wgmma3<F16, D_QK>>(w);
+  case AMLA_CUDA_WGMMA16: return launch_wgmma16<wgmma16<F16, D_QK>>(w);
   case AMLA_CUDA_WGMMA3C: return launch_wgmma<wgmma3c<F16, D_QK>>(w);
   }
 }

@@ -233,6 +233,20 @@ inline void stmatrix(uint32_t at, const uint32_t (&r)[4]) {
   });
 }
 
+inline void stmatrix_trans(uint32_t at, const uint32_t (&r)[4]) {
+  stored_matrices m = {at, r};
+  emulator::mark_unfenced(at, 16);
+  emulator::collective<stored_matrices>("stmatrix.trans", m, [](stored_matrices **lanes) {
+    for (int i = 0; i < 4; i++)
+      for (int row = 0; row < 8; row++) {
+        uint16_t x[8];
+        for (int c = 0; c < 8; c++)
+          x[c] = (uint16_t)(lanes[4 * c + row / 2]->r[i] >> 16 * (row % 2));
+        memcpy(emulator::shared_at(lanes[8 * i + row]->at, 16), x, 16);
+      }
+  });
+}
+
 /* A 16 x 16 operand from the registers of a warp: rows lane / 4 and + 8, columns 2 (lane % 4) and
  * + 8. */
 template <bool F16> void gather_a(float (&a)[16][16], int lane, const uint32_t *r) {
@@ -439,6 +453,7 @@ struct wgmma_arguments {
   const uint32_t *a_registers; /* or NULL */
   uint64_t a, b;
   int32_t accumulate, n;
+  bool a_k_major = true;
 };
 
 template <bool F16>
@@ -451,7 +466,7 @@ void wgmma_execute(const std::vector<wgmma_arguments> &lanes, int32_t warp_in_gr
     gather_a<F16>(a, lane, lanes[(size_t)lane].a_registers);
   for (uint32_t k = 0; k < 16; k++) {
     for (uint32_t r = 0; r < 16 && !lanes[0].a_registers; r++)
-      a[r][k] = operand<F16>(lanes[0].a, true, (uint32_t)warp_in_group * 16 + r, k);
+      a[r][k] = operand<F16>(lanes[0].a, lanes[0].a_k_major, (uint32_t)warp_in_group * 16 + r, k);
     for (int32_t c = 0; c < n; c++)
       b[k * (size_t)n + (size_t)c] = operand<F16>(lanes[0].b, b_k_major, (uint32_t)c, k);
   }
@@ -491,6 +506,13 @@ void wgmma_scores_reg(float (&d)[32], const uint32_t *a, uint64_t b, int32_t acc
 }
 template <bool F16> void wgmma_output(float (&d)[128], uint64_t a, uint64_t b) {
   wgmma_issue<F16, false>({d, nullptr, a, b, 1, 256});
+}
+
+template <bool F16> void wgmma_keys(float (&d)[8], uint64_t a, uint64_t b, int32_t accumulate) {
+  wgmma_issue<F16, true>({d, nullptr, a, b, accumulate, 16});
+}
+template <bool F16> void wgmma_columns(float (&d)[8], uint64_t a, uint64_t b) {
+  wgmma_issue<F16, true>({d, nullptr, a, b, 1, 16, false});
 }
 
 struct nothing {};
