@@ -23,7 +23,7 @@ enum {
   PV_END_ROWS = 8,
   PV_END_COLS = 8,
   TILE_TOKENS = 96,
-  FETCH_COLUMNS = 128,
+  FETCH_COLUMNS = 256, /* ahead: 1536 cycles. 128 are too few where neighbours use memory too */
   MAX_CODES = 576,
   UNROLL = 4
 };
@@ -370,7 +370,7 @@ stage_columns(score_tile acc, amla_dtype type, int32_t to, int32_t end, const am
               const amla_ukr_move *moves, const half_rows *halves, float *k, int64_t ldk,
               const float *qt, __m256 *scale) {
   const int32_t line = type == AMLA_F32 ? 16 : 32; /* columns; those of blocks are less */
-  const int32_t fetched = is_fp8(type) ? f->d : FETCH_COLUMNS;
+  const int32_t fetched = is_fp8(type) || f->d < FETCH_COLUMNS ? f->d : FETCH_COLUMNS;
   const int64_t ld_bytes = ldk * (int64_t)sizeof *k;
   float *k3 = k + 3 * ldk;
   for (; to < end; to += 8) {
