@@ -302,6 +302,20 @@ typedef __m256 score_tile[QK_TOKENS][2];
           : [a] "r"(k), [b] "r"(k3), [ld] "r"(ld_bytes), [qt] "r"(q)                               \
           : "ymm13", "ymm14", "ymm15", "memory")
 
+/* The same of the first 4 keys. */
+#define QK_STEP_4(t, acc, k, k3, ld_bytes, q)                                                      \
+  __asm__("vmovaps 64*" #t "(%[qt]), %%ymm14\n\t"                                                  \
+          "vmovaps 64*" #t "+32(%[qt]), %%ymm15\n\t"                                               \
+          QK_ROW(t, "(%[a])", "a0", "b0")                                                          \
+          QK_ROW(t, "(%[a],%[ld])", "a1", "b1")                                                    \
+          QK_ROW(t, "(%[a],%[ld],2)", "a2", "b2")                                                  \
+          QK_ROW(t, "(%[b])", "a3", "b3")                                                          \
+          : [a0] "+x"(acc[0][0]), [b0] "+x"(acc[0][1]), [a1] "+x"(acc[1][0]),                      \
+            [b1] "+x"(acc[1][1]), [a2] "+x"(acc[2][0]), [b2] "+x"(acc[2][1]),                      \
+            [a3] "+x"(acc[3][0]), [b3] "+x"(acc[3][1])                                             \
+          : [a] "r"(k), [b] "r"(k3), [ld] "r"(ld_bytes), [qt] "r"(q)                               \
+          : "ymm13", "ymm14", "ymm15", "memory")
+
 /* clang-format on */
 
 static inline __attribute__((always_inline)) void qk_end(score_tile acc, int32_t d_qk, int32_t d,
@@ -317,6 +331,24 @@ static inline __attribute__((always_inline)) void qk_end(score_tile acc, int32_t
     QK_STEP(0, acc, k + d, k3 + d, ld_bytes, qt + d * 16);
 #pragma GCC unroll 6
   for (int i = 0; i < QK_TOKENS; i++) {
+    _mm256_store_ps(s + i * 16, acc[i][0]);
+    _mm256_store_ps(s + i * 16 + 8, acc[i][1]);
+  }
+}
+
+/* A split's last keys: 8 sums keep the FMAs busy too. */
+static __attribute__((noinline)) void qk_4x16(int32_t d_qk, const float *k, int64_t ldk,
+                                              const float *qt, float *s) {
+  const float *k3 = k + 3 * ldk;
+  const int64_t ld_bytes = ldk * (int64_t)sizeof *k;
+  __m256 acc[4][2];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++)
+    acc[i][0] = acc[i][1] = _mm256_setzero_ps();
+  for (int32_t d = 0; d < d_qk; d++)
+    QK_STEP_4(0, acc, k + d, k3 + d, ld_bytes, qt + d * 16);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
     _mm256_store_ps(s + i * 16, acc[i][0]);
     _mm256_store_ps(s + i * 16 + 8, acc[i][1]);
   }
@@ -467,11 +499,14 @@ static __attribute__((noinline)) int qk_staged(const amla_ukr_stage *stage, int6
 static void qk_6x16(int32_t n, int32_t d_qk, const void *keys, int64_t ldk, const void *qt,
                     float *s, const amla_ukr_stage *stage) {
   score_tile acc;
-  (void)n;
   if (stage->n_rows == QK_TOKENS && is_staged(stage->format) && !qk_staged(stage, ldk, qt, s))
     return;
   if (stage->n_rows > 0)
     run_stage(stage, QK_TOKENS);
+  if (n <= 4) {
+    qk_4x16(d_qk, keys, ldk, qt, s);
+    return;
+  }
 #pragma GCC unroll 6
   for (int i = 0; i < QK_TOKENS; i++)
     acc[i][0] = acc[i][1] = _mm256_setzero_ps();
