@@ -5,6 +5,7 @@
 #include "keys.h"
 
 #include <stddef.h>
+#include <string.h>
 
 static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
 
@@ -105,25 +106,30 @@ amla_line amla_line_create(const amla_scopes *scopes, int32_t sequence, int32_t 
 
 enum { STRIPE = 64 }; /* positions at a time */
 
-/* Bit i: position at + i is a key. */
+/* Which of n positions a query sees. */
+static inline __attribute__((always_inline)) void see(int32_t n, const uint16_t *mask,
+                                                      uint8_t *seen) {
+  for (int32_t i = 0; i < n; i++)
+    seen[i] = mask[i] != AMLA_MASK_HIDDEN;
+}
+
+/* Bit i: position at + i is a key. The last query sees most, often all. */
 static uint64_t stripe_bits(const amla_line *line, int32_t at) {
   const amla_segment *s = &line->segments[0];
-  uint16_t seen[STRIPE] = {0};
-  uint8_t is_key[STRIPE];
   uint64_t bits = 0;
-  for (int32_t query = s->first_query; query <= s->last_query; query++) {
+  for (int32_t query = s->last_query; ~bits && query >= s->first_query; query--) {
     const uint16_t *mask = amla_mask_row(s->problem, s->tensors, line->sequence, query) + at;
-    const int32_t n = min(STRIPE, amla_visible(s->problem, s->tensors, line->sequence, query) - at);
-    for (int32_t i = 0; i < n; i++)
-      seen[i] |= mask[i] ^ AMLA_MASK_HIDDEN;
-  }
-  for (int i = 0; i < STRIPE; i++)
-    is_key[i] = seen[i] != 0;
-  for (int i = 0; i < STRIPE; i += 8) { /* the lowest bits of 8 bytes, the first one lowest */
-    uint64_t eight = 0;
-    for (int k = 0; k < 8; k++)
-      eight |= (uint64_t)is_key[i + k] << (8 * k);
-    bits |= (eight * 0x0102040810204080u >> 56) << i;
+    const int32_t n = amla_visible(s->problem, s->tensors, line->sequence, query) - at;
+    uint8_t seen[STRIPE] = {0};
+    if (n >= STRIPE) /* the compiler knows how many */
+      see(STRIPE, mask, seen);
+    else
+      see(n, mask, seen);
+    for (int i = 0; i < STRIPE; i += 8) { /* the lowest bits of 8 bytes, the first one lowest */
+      uint64_t eight;
+      memcpy(&eight, seen + i, sizeof eight);
+      bits |= (eight * 0x0102040810204080u >> 56) << i;
+    }
   }
   return bits;
 }
@@ -141,8 +147,30 @@ static int32_t seen_end(const amla_line *line) {
   return amla_seen_end(s->problem, s->tensors, line->sequence, s->first_query, s->last_query);
 }
 
+/* How many of the positions [begin, end) a query sees. */
+static int32_t count_seen(const amla_line *line, int32_t query, int32_t begin, int32_t end) {
+  const amla_segment *s = &line->segments[0];
+  const uint16_t *mask = amla_mask_row(s->problem, s->tensors, line->sequence, query);
+  const int32_t stop = min(end, amla_visible(s->problem, s->tensors, line->sequence, query));
+  int32_t n = 0;
+  for (int32_t i = begin, next; i < stop; i = next) {
+    uint16_t some = 0; /* as wide as the mask's elements: no conversions */
+    next = min(stop, i + (1 << 15));
+    for (int32_t j = i; j < next; j++)
+      some += mask[j] != AMLA_MASK_HIDDEN;
+    n += some;
+  }
+  return n;
+}
+
 int32_t amla_line_count(const amla_line *line, int64_t begin, int64_t end) {
-  const int64_t stop = end < seen_end(line) ? end : seen_end(line);
+  const int32_t stop = end < seen_end(line) ? (int32_t)end : seen_end(line);
+  if (begin >= stop)
+    return 0;
+  const amla_segment *s = &line->segments[0];
+  const int32_t seen = count_seen(line, s->last_query, (int32_t)begin, stop);
+  if (s->first_query == s->last_query || seen == stop - begin)
+    return seen;
   int32_t n = 0;
   for (int64_t at = begin / STRIPE * STRIPE; at < stop; at += STRIPE) {
     uint64_t bits = stripe_bits(line, (int32_t)at);
@@ -167,25 +195,21 @@ amla_line amla_line_of_queries(const amla_scopes *scopes, int32_t sequence, int3
   return line;
 }
 
-/* To the next key. */
-static void step(const amla_line *line, amla_cursor *c) {
-  int32_t stripe = c->entry < 0 ? -1 : c->entry / STRIPE;
-  while (!c->bits)
-    c->bits = stripe_bits(line, ++stripe * STRIPE);
-  c->entry = stripe * STRIPE + __builtin_ctzll(c->bits);
-  c->bits &= c->bits - 1;
-  c->key++;
-}
-
 void amla_line_positions(const amla_line *line, int32_t begin, int32_t n, amla_cursor *cursor,
                          int32_t *positions) {
-  if (cursor->key >= begin)
-    *cursor = (amla_cursor)AMLA_CURSOR_INIT;
-  while (cursor->key < begin + n - 1) {
-    step(line, cursor);
-    if (cursor->key >= begin)
-      positions[cursor->key - begin] = cursor->entry;
+  amla_cursor c = *cursor;
+  if (c.key >= begin)
+    c = (amla_cursor)AMLA_CURSOR_INIT;
+  int32_t stripe = c.entry < 0 ? -STRIPE : c.entry / STRIPE * STRIPE;
+  for (int32_t i = c.key + 1 - begin; i < n; i++) {
+    while (!c.bits)
+      c.bits = stripe_bits(line, stripe += STRIPE);
+    c.entry = stripe + __builtin_ctzll(c.bits);
+    c.bits &= c.bits - 1;
+    if (i >= 0)
+      positions[i] = c.entry;
   }
+  *cursor = (amla_cursor){begin + n - 1, c.entry, c.bits};
 }
 
 /* ---- Where keys lie ---- */
@@ -247,13 +271,31 @@ static void locate_dense(const amla_line *line, const amla_segment *s, int32_t b
   }
 }
 
+/* Page by page, as positions rise. */
+void amla_line_locate_at(const amla_line *line, int32_t n, const int32_t *positions,
+                         amla_token_ref *refs) {
+  const amla_segment *s = &line->segments[0];
+  const amla_problem *p = s->problem;
+  const int64_t step_bytes = amla_elems_bytes(p->kv_type, p->kv_stride_token);
+  for (int32_t i = 0; i < n;) {
+    const int64_t begin = positions[i];
+    const amla_place at = amla_place_of(p, s->tensors, line->sequence, positions[i]);
+    const amla_token_ref first = amla_slot_at(p, s->tensors, at.page, at.slot);
+    const char *row = (const char *)first.row - begin * step_bytes;
+    const int apart = first.rope || first.scales;
+    refs[i++] = first;
+    for (; !apart && i < n && positions[i] < begin + at.n; i++)
+      refs[i] = (amla_token_ref){row + positions[i] * step_bytes, NULL, NULL};
+  }
+}
+
 static void locate_masked(const amla_line *line, int32_t begin, int32_t n, amla_cursor *cursor,
                           amla_token_ref *refs) {
-  const amla_segment *s = &line->segments[0];
-  for (int32_t i = 0, position; i < n; i++) {
-    amla_line_positions(line, begin + i, 1, cursor, &position);
-    const amla_place at = amla_place_of(s->problem, s->tensors, line->sequence, position);
-    refs[i] = amla_slot_at(s->problem, s->tensors, at.page, at.slot);
+  int32_t positions[STRIPE];
+  for (int32_t i = 0, some; i < n; i += some) {
+    some = min(n - i, STRIPE);
+    amla_line_positions(line, begin + i, some, cursor, positions);
+    amla_line_locate_at(line, some, positions, refs + i);
   }
 }
 

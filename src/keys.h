@@ -93,4 +93,8 @@ int32_t amla_line_count(const amla_line *line, int64_t begin, int64_t end);
 void amla_line_positions(const amla_line *line, int32_t begin, int32_t n, amla_cursor *cursor,
                          int32_t *positions);
 
+/* Where the keys at n of its positions lie: refs [n]. */
+void amla_line_locate_at(const amla_line *line, int32_t n, const int32_t *positions,
+                         amla_token_ref *refs);
+
 #endif

@@ -136,6 +136,7 @@ const uint16_t *amla_mask_of(const amla_worker *w, int32_t query, amla_run keys,
   const uint16_t *mask = amla_mask_row(p, w->tensors, w->group.sequence, query);
   if (!keys.positions)
     return mask + keys.begin;
+#pragma GCC unroll 8
   for (int32_t j = 0; j < keys.n; j++)
     room[j] = mask[keys.positions[j]];
   return room;
