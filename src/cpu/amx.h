@@ -23,7 +23,7 @@ enum {
   AMLA_AMX_TILE = 512,   /* elements of a tile of bf16 */
   AMLA_AMX_TOKENS = 128, /* of a key tile */
   AMLA_AMX_STEP = 4,     /* tokens of a step of a chore */
-  AMLA_AMX_LINES = 9,    /* cache lines fetched at a time: half of 576 columns */
+  AMLA_AMX_LINES = 18,   /* cache lines of a key of 576 columns */
   AMLA_AMX_COLS = 32,    /* of O's column tiles */
   AMLA_AMX_MAX_PARTS = 3 /* of q, in bf16 */
 };
@@ -34,11 +34,18 @@ typedef struct amla_amx_keys {
   int64_t stride_bytes;
 } amla_amx_keys;
 
-/* Keys to be fetched into L2 while others are computed with, in helpings of AMLA_AMX_LINES. */
+/* Keys to be fetched into L2 while others are computed with, and copied some time later: a helping
+ * is one of either. */
 typedef struct amla_amx_fetch {
-  const struct amla_token_ref *token, *end; /* the next one; past the last */
-  int32_t at, bytes;                        /* of it: what is fetched; all */
-  int32_t due, rate;                        /* helpings, in 2^-16: owed; more every tick */
+  const struct amla_token_ref *token, *stop; /* the next one to be fetched */
+  const struct amla_token_ref *from;         /* the next one to be copied, to `to`; NULL: none */
+  char *to;
+  int copying;             /* that is the next helping */
+  int32_t bytes, to_bytes; /* of a key; of a copy as the key is, 0: `copy` makes it */
+  int32_t due, rate;       /* helpings, in 2^-16: owed; more every tick */
+  struct amla_amx_state *state;
+  void (*copy)(struct amla_amx_state *, const struct amla_token_ref *);
+  void (*follow)(struct amla_amx_fetch *); /* at `stop`: brings the next one, unless that is all */
 } amla_amx_fetch;
 
 /* P of panels of 16 rows, made in steps of AMLA_AMX_STEP tokens: short ones, because a step and the
@@ -56,6 +63,7 @@ typedef struct amla_amx_chore {
   int32_t all;          /* tokens that every row of the panel sees; up to a mask */
   int32_t visible[AMLA_AMX_ROWS];
   float factor; /* of s */
+  int masked;   /* what is measured of s has it, and a mask, already */
   float max[AMLA_AMX_ROWS], base[AMLA_AMX_ROWS];
   float sum[AMLA_AMX_ROWS], sum_rounded[AMLA_AMX_ROWS]; /* of P, in f32 and as PV has it */
   float poly[7];                                        /* exp2_poly.h times 2^-headroom */
@@ -122,10 +130,13 @@ void amla_amx_pv_16x64(const amla_amx_p *p, int32_t n, const uint16_t *v, int fi
 void amla_amx_pv_16x32(const amla_amx_p *p, const uint16_t *v, int first, float *o,
                        const amla_amx_beside *beside);
 
-/* s [n][16] *= factor; then, in the rows of the mask register `rows`, += mask [n] of f16 times log2
- * e, or `hidden` where that is -inf. */
-void amla_amx_scale(int32_t n, float factor, float *s);
-void amla_amx_mask(int32_t n, const uint16_t *mask, uint32_t rows, float hidden, float *s);
+/* bias [n rounded up to 16] = mask [n] of f16, times log2 e. */
+void amla_amx_biases(int32_t n, const uint16_t *mask, float *bias);
+
+/* In the rows of the mask register `rows`: s [n][16] = s * factor + bias [n], or `hidden` where
+ * that is -inf. */
+void amla_amx_mask(int32_t n, float factor, const float *bias, uint32_t rows, float hidden,
+                   float *s);
 
 /* max [16] takes in s [AMLA_AMX_DEPTH][16]; NaN is passed over. */
 void amla_amx_raise_max(const float *s, float *max);

@@ -34,16 +34,35 @@ typedef struct key_tile {
   uint16_t *p_hi, *p_lo; /* [rows / 16][steps] tiles; or f32 [rows / 16][tokens][ROWS] */
 } key_tile;
 
+/* Keys [begin, begin + n) of the line: where they lie, and what has become of those that have to be
+ * copied. It may grow while the tile before is computed with, 16 keys at a time. */
+typedef struct key_list {
+  int32_t begin, n, n_listed;
+  amla_token_ref refs[TOKENS + ROWS]; /* those behind the last one are not used */
+  int32_t positions[TOKENS];          /* if the line is masked */
+  uint32_t scattered, copied;         /* by bits, which 16 have to be copied, and are */
+  int turn;                           /* of copy */
+} key_list;
+
+/* What the mask has of a tile's keys for a query. */
+typedef struct query_mask {
+  int32_t query, begin; /* of the tile */
+  int adds;             /* something to some score: */
+  float bias[TOKENS];
+} query_mask;
+
 /* A worker's own part of the scratch. */
 typedef struct amla_amx_state {
-  uint16_t *qt;     /* [parts] of packed panels */
-  float *s[2];      /* [2][tokens][ROWS]: of the group at hand, and of the one before it */
-  uint16_t *copy;   /* [TOKENS][depth]: keys that have to be copied */
-  key_tile tile[2]; /* even and odd ones */
+  uint16_t *qt;      /* [parts] of packed panels */
+  float *s[2];       /* [2][tokens][ROWS]: of the group at hand, and of the one before it */
+  uint16_t *copy[2]; /* [TOKENS][depth]: keys that had to be copied, of this tile and the next */
+  key_tile tile[2];  /* even and odd ones */
 
   /* The group */
   amla_amx_q q;
-  float factor; /* of its scores */
+  float factor;               /* of its scores */
+  key_list list;              /* the next tile's keys, of the next split too */
+  amla_cursor cursor, before; /* at the last key listed; where it was before that list */
 
   /* The split */
   const amla_worker *w;
@@ -57,11 +76,7 @@ typedef struct amla_amx_state {
   amla_amx_keys keys[2 * MAX_STEPS]; /* of the tile at hand */
   amla_amx_chore chore;
   amla_amx_fetch fetch;
-  amla_token_ref upcoming[TOKENS]; /* keys [begin_upcoming, begin_upcoming + n_upcoming), the next
-                                      tile's */
-  int32_t begin_upcoming, n_upcoming;
-  amla_cursor cursor;      /* at the last key listed */
-  amla_cursor mask_cursor; /* at the last key of the last tile */
+  query_mask masks[ROWS]; /* of query % ROWS, as a panel has no more */
 } amla_amx_state;
 
 static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
@@ -81,20 +96,18 @@ static void *carve(const amla_plan *plan, const amla_cpu_plan *cpu, amla_arena *
   const int f32 = amla_ukernels_p_form(cpu->ukernels) == AMLA_P_F32;
   const size_t part_bytes = (size_t)padded_depth(p) * sizeof(uint16_t);
   const size_t v_bytes = (size_t)v_row(p) * (f32 ? sizeof(float) : sizeof(uint16_t));
-  amla_amx_state *state = amla_arena_take(arena, 1, sizeof *state), s;
-  s.qt = amla_arena_take(arena, rows * amla_q_parts(p, &plan->options), part_bytes);
-  s.s[0] = amla_arena_take(arena, GROUP * TOKENS, sizeof(float));
-  s.s[1] = amla_arena_take(arena, GROUP * TOKENS, sizeof(float));
+  amla_amx_state counted, *state = amla_arena_take(arena, 1, sizeof *state);
+  amla_amx_state *s = state ? state : &counted;
+  s->qt = amla_arena_take(arena, rows * amla_q_parts(p, &plan->options), part_bytes);
   for (int i = 0; i < 2; i++) { /* p_lo follows p_hi: f32 has both */
-    s.tile[i].p_hi = amla_arena_take(arena, rows * TOKENS, sizeof(uint16_t));
-    s.tile[i].p_lo = amla_arena_take(arena, rows * TOKENS, sizeof(uint16_t));
+    s->s[i] = amla_arena_take(arena, GROUP * TOKENS, sizeof(float));
+    s->copy[i] = amla_arena_take(arena, TOKENS, part_bytes);
+    s->tile[i].p_hi = amla_arena_take(arena, rows * TOKENS, sizeof(uint16_t));
+    s->tile[i].p_lo = amla_arena_take(arena, rows * TOKENS, sizeof(uint16_t));
   }
-  s.tile[0].v = s.tile[1].v = amla_arena_take(arena, TOKENS, v_bytes);
+  s->tile[0].v = s->tile[1].v = amla_arena_take(arena, TOKENS, v_bytes);
   if (!f32)
-    s.tile[1].v = amla_arena_take(arena, TOKENS, v_bytes);
-  s.copy = amla_arena_take(arena, TOKENS, part_bytes);
-  if (state)
-    *state = s;
+    s->tile[1].v = amla_arena_take(arena, TOKENS, v_bytes);
   return state;
 }
 
@@ -110,6 +123,8 @@ static void begin_group(amla_worker *w) {
   const double mantissa = frexp((double)p->scale * 1.4426950408889634, &exponent); /* log2 e */
   const float of_q = copysignf(ldexpf(1.0f, exponent - 1), p->scale);
   state->factor = 2.0f * fabsf((float)mantissa);
+  state->list.n = state->list.turn = 0;
+  state->cursor = state->before = (amla_cursor)AMLA_CURSOR_INIT;
   state->q = (amla_amx_q){state->qt, (int64_t)w->cpu->layout.rows_padded * d, (int64_t)ROWS * d,
                           amla_q_parts(p, &w->plan->options), d};
   for (int32_t row = 0; row < rows; row += ROWS) {
@@ -125,14 +140,6 @@ static void begin_group(amla_worker *w) {
 }
 
 /* ---- Keys ---- */
-
-/* Where n keys from `begin` on lie, made whole if their rope part lies apart. */
-static void list_keys(amla_amx_state *state, int32_t begin, int32_t n) {
-  amla_token_ref *refs = state->upcoming;
-  amla_line_locate(&state->w->line, begin, n, &state->cursor, refs);
-  for (int32_t j = 0; state->w->plan->problem.kv_d_rope > 0 && j < n; j++)
-    refs[j].row = amla_whole_kv_row(state->w, refs[j], j);
-}
 
 static int64_t bytes_apart(const amla_token_ref *key) { /* a key and the next */
   return (const char *)key[1].row - (const char *)key[0].row;
@@ -151,77 +158,198 @@ static int lie_well(const amla_problem *p, const amla_token_ref *keys, int32_t n
   return 1;
 }
 
-/* Key j of those listed, rounded to bf16; columns from d_qk on are 0. */
-static void copy_key(const amla_amx_state *state, int32_t j, int32_t d, uint16_t *copy) {
-  const amla_row_format *row = &state->w->cpu->row;
-  amla_ukernels__avx512bf16.load(row, state->upcoming[j].row, state->upcoming[j].scales, copy);
-  memset(copy + row->d, 0, (size_t)(d - row->d) * sizeof *copy);
+/* Lists n keys more, by 16, and looks at these. */
+static void list_more(amla_amx_state *state, int32_t n) {
+  const amla_line *line = &state->w->line;
+  key_list *l = &state->list;
+  const int32_t at = l->n_listed, begin = l->begin + at;
+  if (line->masked) {
+    amla_line_positions(line, begin, n, &state->cursor, l->positions + at);
+    amla_line_locate_at(line, n, l->positions + at, l->refs + at);
+  } else {
+    amla_line_locate(line, begin, n, &state->cursor, l->refs + at);
+  }
+  l->n_listed += n;
+  for (int32_t j = at; j < l->n_listed; j += ROWS)
+    if (!lie_well(&state->w->plan->problem, l->refs + j, l->n_listed - j))
+      l->scattered |= 1u << j / ROWS;
 }
 
-/* The tile's keys by 16, copied where they have to be; those that are missing are 0. */
-static void find_keys(amla_amx_state *state, const key_tile *t) {
-  const amla_problem *p = &state->w->plan->problem;
-  const int32_t d = padded_depth(p);
-  if (state->n_upcoming == 0 || state->begin_upcoming != t->begin)
-    list_keys(state, t->begin, t->n);
-  const amla_token_ref *list = state->upcoming;
+/* Of n keys from `begin` on: all of them if they are neighbours, else the first 16. */
+static void begin_list(amla_amx_state *state, int32_t begin, int32_t n) {
+  const amla_line *line = &state->w->line;
+  const int neighbours = !line->masked && !line->segments[0].entries && !line->segments[1].entries;
+  key_list *l = &state->list;
+  if (state->cursor.key >= begin) /* the last list went on into another split */
+    state->cursor = state->before;
+  state->before = state->cursor;
+  l->begin = begin;
+  l->n = n;
+  l->scattered = l->copied = 0;
+  l->n_listed = 0;
+  l->turn ^= 1;
+  if (n > 0)
+    list_more(state, neighbours ? n : min(n, ROWS));
+}
+
+static uint16_t *place_of_copy(const amla_amx_state *state, int32_t j) {
+  return state->copy[state->list.turn] + (int64_t)j * state->q.d;
+}
+
+/* A key of those listed, made whole, rounded to bf16; columns from d_qk on are 0. */
+static void copy_key(amla_amx_state *state, const amla_token_ref *from) {
+  const amla_worker *w = state->w;
+  const amla_row_format *row = &w->cpu->row;
+  const int32_t j = (int32_t)(from - state->list.refs);
+  uint16_t *to = place_of_copy(state, j);
+  amla_ukernels__avx512bf16.load(row, amla_whole_kv_row(w, *from, j), from->scales, to);
+  if (row->d < state->q.d)
+    memset(to + row->d, 0, (size_t)(state->q.d - row->d) * sizeof *to);
+}
+
+/* Each 16 keys are copied, if they have to be, while the next 16 are fetched. Of fewer than 16 the
+ * tile makes the copies. */
+static void follow_fetch(amla_amx_fetch *f) {
+  amla_amx_state *state = f->state;
+  key_list *l = &state->list;
+  const int32_t next = (int32_t)(f->token - l->refs), fetched = next / ROWS - 1;
+  const int at_end = next >= l->n;
+  if (next % ROWS == 0 && fetched > 0)
+    l->copied |= 1u << (fetched - 1);
+  if (at_end && f->bytes == 0)
+    return;
+  if (l->n_listed < l->n)
+    list_more(state, min(ROWS, l->n - l->n_listed));
+  if (next % ROWS == 0) {
+    f->from = l->scattered >> fetched & 1 ? l->refs + fetched * ROWS : NULL;
+    f->to = (char *)place_of_copy(state, fetched * ROWS);
+  }
+  if (!at_end)
+    f->stop = l->refs + min(next + ROWS, l->n);
+  else if (f->from)
+    f->stop = l->refs + (next / ROWS + 1) * ROWS;
+  if (at_end)
+    f->bytes = 0;
+}
+
+/* Copies 16 keys of a tile of n, from the j-th on; those missing are 0. */
+static void copy_keys(amla_amx_state *state, int32_t j, int32_t n) {
+  const size_t bytes = (size_t)state->q.d * sizeof(uint16_t);
+  for (int32_t i = j; i < j + ROWS; i++)
+    if (i < n)
+      copy_key(state, state->list.refs + i);
+    else
+      memset(place_of_copy(state, i), 0, bytes);
+}
+
+/* The tile's keys by 16. */
+static void find_keys(amla_amx_state *state, key_tile *t) {
+  key_list *l = &state->list;
+  if (l->n == 0 || l->begin != t->begin)
+    begin_list(state, t->begin, t->n);
+  if (l->n_listed < t->n)
+    list_more(state, t->n - l->n_listed);
   for (int32_t j = 0; j < t->steps * DEPTH; j += ROWS) {
-    uint16_t *copy = state->copy + (int64_t)j * d;
     amla_amx_keys *keys = &state->keys[j / ROWS];
-    if (lie_well(p, list + j, t->n - j)) {
-      *keys = (amla_amx_keys){list[j].row, bytes_apart(list + j)};
+    const uint32_t bit = 1u << j / ROWS;
+    const int whole = t->n - j >= ROWS;
+    if (whole && !(l->scattered & bit)) {
+      *keys = (amla_amx_keys){l->refs[j].row, bytes_apart(l->refs + j)};
       continue;
     }
-    *keys = (amla_amx_keys){(const char *)copy, (int64_t)d * (int64_t)sizeof *copy};
-    for (int32_t i = 0; i < ROWS; i++, copy += d)
-      if (j + i < t->n)
-        copy_key(state, j + i, d, copy);
-      else
-        memset(copy, 0, (size_t)d * sizeof *copy);
+    if (!whole || !(l->copied & bit))
+      copy_keys(state, j, t->n);
+    *keys = (amla_amx_keys){(const char *)place_of_copy(state, j),
+                            (int64_t)state->q.d * (int64_t)sizeof(uint16_t)};
   }
+  for (int32_t j = 0; state->w->line.masked && j < t->n; j++)
+    t->positions[j] = l->positions[j];
 }
 
-/* Fetches keys [begin, begin + n) while tile t, or what is ahead of it, is computed with. */
-static void start_fetch(amla_amx_state *state, const key_tile *t, int32_t begin, int32_t n) {
+/* Lists, fetches and copies keys [begin, begin + n) while tile t is computed with, and PV so many
+ * times. */
+static void start_fetch(amla_amx_state *state, const key_tile *t, int32_t n_pv, int32_t begin,
+                        int32_t n) {
   const amla_worker *w = state->w;
   const amla_problem *p = &w->plan->problem;
-  const int64_t elems = amla_row_elems(p->kv_type, p->d_qk), of_one = AMLA_AMX_LINES * 64;
+  const key_list *l = &state->list;
+  const int64_t elems = amla_row_elems(p->kv_type, p->d_qk) - p->kv_d_rope;
   const int64_t bytes = amla_elems_bytes(p->kv_type, elems);
-  const int32_t helpings = (int32_t)((bytes + of_one - 1) / of_one);
   const int32_t groups = (padded_rows(w) + GROUP - 1) / GROUP;
   const int64_t of_scores = (int64_t)groups * t->steps * (state->q.d / DEPTH);
   const int64_t of_pv = (int64_t)groups * t->steps * w->cpu->layout.n_col_tiles;
-  const int64_t ticks = of_scores + (p_form(w) == AMLA_P_F32 ? 0 : of_pv);
-  state->begin_upcoming = begin;
-  state->n_upcoming = n;
-  list_keys(state, begin, n);
-  state->fetch = (amla_amx_fetch){.token = state->upcoming,
-                                  .end = state->upcoming + n,
-                                  .bytes = (int32_t)bytes,
-                                  .rate = (int32_t)(((int64_t)helpings * n << 16) / ticks) + 1};
+  const int64_t ticks = of_scores + (p_form(w) == AMLA_P_F32 ? 0 : n_pv * of_pv);
+  const int as_it_is = p->kv_type == AMLA_BF16 && p->kv_d_rope == 0 && p->d_qk % DEPTH == 0;
+  begin_list(state, begin, n);
+  const int64_t helpings = l->n_listed < n || l->scattered ? 2 * (n + ROWS) : n;
+  state->fetch = (amla_amx_fetch){
+      .token = l->refs,
+      .stop = l->refs + min(n, ROWS),
+      .bytes = (int32_t)bytes,
+      .to_bytes = as_it_is ? (int32_t)bytes : 0,
+      .rate = (int32_t)((helpings << 16) / ticks) + 1,
+      .state = state,
+      .copy = copy_key,
+      .follow = follow_fetch,
+  };
 }
 
 /* ---- P ---- */
 
-/* A tile's keys from the i-th on. */
-static amla_run run_of(const amla_amx_state *state, const key_tile *t, int32_t i, int32_t n) {
-  return (amla_run){t->begin + i, n, state->w->line.masked ? t->positions + i : NULL};
+static amla_run run_of(const amla_amx_state *state, const key_tile *t) {
+  return (amla_run){t->begin, t->n, state->w->line.masked ? t->positions : NULL};
 }
 
-/* Their scores in log2 units, with the mask added: query by query. */
-static void apply_mask(const amla_amx_state *state, int32_t row, amla_run keys, float *s) {
+/* What the mask has of the tile's keys whose P is made. */
+static const query_mask *mask_of(amla_amx_state *state, int32_t query) {
+  const key_tile *t = state->weighed;
+  query_mask *m = &state->masks[query % ROWS];
+  uint16_t room[TOKENS], bits = 0;
+  if (m->query == query && m->begin == t->begin)
+    return m;
+  const uint16_t *mask = amla_mask_of(state->w, query, run_of(state, t), room);
+  m->query = query;
+  m->begin = t->begin;
+  for (int32_t j = 0; j < t->n; j++)
+    bits |= mask[j];
+  m->adds = (bits & 0x7fff) != 0;
+  if (m->adds)
+    amla_amx_biases(t->n, mask, m->bias);
+  return m;
+}
+
+/* The next query's rows [at, next) of the panel from `row` on; returns its mask. */
+static const query_mask *next_mask(amla_amx_state *state, int32_t row, int32_t at, int32_t *next) {
   const amla_worker *w = state->w;
-  const amla_problem *p = &w->plan->problem;
-  const int32_t first = w->group.row_begin + row;
-  const int32_t end = min(first + ROWS, w->group.row_end);
-  uint16_t room[TOKENS];
-  amla_amx_scale(keys.n, state->factor, s);
-  for (int32_t at = first, next; at < end; at = next) {
-    const int32_t query = at / p->h_q;
-    const uint16_t *mask = amla_mask_of(w, query, keys, room);
-    next = min((query + 1) * p->h_q, end);
-    amla_amx_mask(keys.n, mask, (1u << (next - first)) - (1u << (at - first)), amla_hidden_score,
-                  s);
+  const int32_t h_q = w->plan->problem.h_q, first = w->group.row_begin + row;
+  const int32_t query = (first + at) / h_q;
+  *next = min(min((query + 1) * h_q, w->group.row_end) - first, ROWS);
+  return mask_of(state, query);
+}
+
+static int32_t rows_of_panel(const amla_amx_state *state, int32_t row) {
+  const amla_worker *w = state->w;
+  return min(ROWS, w->group.row_end - w->group.row_begin - row);
+}
+
+/* Does the mask add something to the panel's scores, or hide some? */
+static int is_masked(amla_amx_state *state, int32_t row) {
+  const int32_t end = state->w->tensors->mask ? rows_of_panel(state, row) : 0;
+  int masked = 0;
+  for (int32_t at = 0, next; at < end; at = next)
+    masked |= next_mask(state, row, at, &next)->adds;
+  return masked;
+}
+
+/* Scores of n keys from the i-th on in log2 units, with the mask added: query by query. */
+static void apply_mask(amla_amx_state *state, int32_t row, int32_t i, int32_t n, float *s) {
+  static const float no_bias[TOKENS];
+  const int32_t end = rows_of_panel(state, row);
+  for (int32_t at = 0, next; at < end; at = next) {
+    const query_mask *m = next_mask(state, row, at, &next);
+    const float *bias = m->adds ? m->bias + i : no_bias;
+    amla_amx_mask(n, state->factor, bias, (1u << next) - (1u << at), amla_hidden_score,
+                  s + i * ROWS);
   }
 }
 
@@ -274,10 +402,11 @@ static void rescale_late(amla_amx_state *state) {
 
 /* Before the first token of a panel. */
 static void begin_panel(amla_amx_chore *c, const amla_panel *panel) {
-  const amla_amx_state *state = c->state;
+  amla_amx_state *state = c->state;
   const key_tile *t = state->weighed;
-  amla_visible_keys(state->w, panel, run_of(state, t, 0, t->n), c->visible);
-  c->factor = state->w->tensors->mask ? 1.0f : state->factor;
+  amla_visible_keys(state->w, panel, run_of(state, t), c->visible);
+  c->masked = is_masked(state, c->row);
+  c->factor = c->masked ? 1.0f : state->factor;
   c->all = t->n;
   for (int32_t r = 0; r < ROWS; r++) {
     c->all = min(c->all, c->visible[r]);
@@ -286,15 +415,33 @@ static void begin_panel(amla_amx_chore *c, const amla_panel *panel) {
   }
 }
 
+/* Of a run with a mask: rows whose maximum is that of hidden keys. A score may be just that without
+ * a mask to be added, which then is done after all. */
+static void forgive(amla_amx_chore *c, const amla_panel *panel) {
+  amla_amx_state *state = c->state;
+  const key_tile *t = state->weighed;
+  int lowest = 0;
+  for (int32_t r = 0; r < ROWS; r++)
+    lowest |= c->max[r] * c->factor == amla_hidden_score;
+  if (!lowest)
+    return;
+  for (int32_t r = 0; !c->masked && r < ROWS; r++)
+    c->max[r] *= c->factor;
+  if (!c->masked)
+    apply_mask(state, c->row, 0, t->n, c->s);
+  c->masked = 1;
+  c->factor = 1.0f;
+  amla_forgive(state->w, panel, run_of(state, t), c->visible, c->s, c->max);
+}
+
 /* After the last one: references for the maximum of all. */
 static void set_references(amla_amx_chore *c, const amla_panel *panel) {
   amla_amx_state *state = c->state;
   const amla_rescale mode = state->w->plan->options.rescale;
   const float *ref = state->acc->ref + c->row;
   int moved = 0;
-  const key_tile *t = state->weighed;
   if (state->w->tensors->mask)
-    amla_forgive(state->w, panel, run_of(state, t, 0, t->n), c->visible, c->s, c->max);
+    forgive(c, panel);
   for (int32_t r = 0; r < ROWS; r++) {
     c->max[r] *= c->factor;
     moved |= c->max[r] > ref[r] + amla_rescale_tau(mode);
@@ -329,10 +476,9 @@ static void measure(amla_amx_chore *c) {
   const amla_panel panel = {.kernels = &c->state->w->cpu->ukernels->narrow, .row = c->row};
   if (c->measured == 0)
     begin_panel(c, &panel);
-  const key_tile *t = c->state->weighed;
-  const int32_t n = min(DEPTH, t->n - c->measured);
-  if (c->state->w->tensors->mask)
-    apply_mask(c->state, c->row, run_of(c->state, t, c->measured, n), c->s + c->measured * ROWS);
+  const int32_t n = min(DEPTH, c->state->weighed->n - c->measured);
+  if (c->masked)
+    apply_mask(c->state, c->row, c->measured, n, c->s);
   raise_max(c, n);
   c->measured += DEPTH;
   if (c->measured == c->tokens)
@@ -389,7 +535,7 @@ static void finish_chore(amla_amx_chore *c) {
 /* Fours of V's 16 pairs in 32 tokens that are made beside the scores of groups 0, 1, ..., where
  * there are 1, 2, 3 or 4: fewest in the first, which has a whole group's P beside it, most in the
  * second, which has the least. */
-static const uint8_t v_shares[5][5] = {{0}, {0, 4}, {0, 1, 4}, {0, 1, 3, 4}, {0, 0, 2, 3, 4}};
+static const uint8_t v_shares[5][5] = {{0}, {0, 4}, {0, 0, 4}, {0, 1, 3, 4}, {0, 0, 2, 3, 4}};
 
 /* S of the group of rows from `row` on, its share of V's pairs, and the chore beside them. */
 static void scores(amla_amx_state *state, const key_tile *t, int32_t row) {
@@ -529,14 +675,15 @@ static void begin_split(amla_amx_state *state, const amla_worker *w, amla_partia
   const float room = amla_headroom_factor(w, &w->group);
   state->w = w;
   state->acc = acc;
-  state->started = state->turn = state->n_upcoming = 0;
-  state->cursor = state->mask_cursor = (amla_cursor)AMLA_CURSOR_INIT;
+  state->started = state->turn = 0;
   state->adding = state->late_panels = 0;
   c->form = p_form(w);
   c->row = c->row_end = 0;
   c->measure = measure;
   c->end = end_panel;
   c->state = state;
+  for (int i = 0; i < ROWS; i++)
+    state->masks[i].query = -1;
   for (int i = 0; i < 7; i++)
     c->poly[i] = room * poly[i];
   for (int32_t r = 0; r < w->cpu->layout.rows_padded; r++) {
@@ -595,10 +742,9 @@ static int accumulate(amla_worker *w, int32_t begin, int32_t end, int32_t limit,
     t->n = min(end - j, TOKENS);
     t->steps = (t->n + DEPTH - 1) / DEPTH;
     const int32_t ahead = j + t->n;
-    if (w->line.masked)
-      amla_line_positions(&w->line, j, t->n, &state->mask_cursor, t->positions);
     find_keys(state, t);
-    start_fetch(state, t, ahead, min(limit - ahead, TOKENS));
+    const int last = ahead == end, n_pv = (before != NULL) + last;
+    start_fetch(state, t, n_pv, ahead, min((last ? limit : end) - ahead, TOKENS));
     add_tile(state, t, before);
     before = t;
   }

@@ -172,27 +172,48 @@ void amla_amx_widen_v(int32_t n, const amla_amx_keys *k, int32_t columns, float 
 
 /* ---- P ---- */
 
-void amla_amx_scale(int32_t n, float factor, float *s) {
-  const __m512 f = _mm512_set1_ps(factor);
-  for (int32_t j = 0; j < n; j++, s += ROWS)
-    _mm512_store_ps(s, _mm512_mul_ps(_mm512_load_ps(s), f));
+void amla_amx_biases(int32_t n, const uint16_t *mask, float *bias) {
+  for (int32_t j = 0; j < n; j += ROWS) {
+    const __mmask16 some = (__mmask16)(n - j < ROWS ? (1u << (n - j)) - 1u : 0xffff);
+    const __m512 x = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(some, mask + j));
+    _mm512_storeu_ps(bias + j, _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)));
+  }
 }
 
-void amla_amx_mask(int32_t n, const uint16_t *mask, uint32_t rows, float hidden, float *s) {
-  const __m256i minus_infinity = _mm256_set1_epi16((short)0xfc00);
-  const __m512 log2e = _mm512_set1_ps(1.44269504f);
-  for (int32_t j = 0; j < n; j += ROWS, mask += ROWS) {
+/* ROWS tokens that all rows see. */
+INLINE void bias_tokens(float factor, const float *bias, float *s) {
+  const __m512 f = _mm512_set1_ps(factor);
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; i++) {
+    const __m512 t = _mm512_mul_ps(_mm512_load_ps(s + i * ROWS), f);
+    _mm512_store_ps(s + i * ROWS, _mm512_add_ps(t, _mm512_set1_ps(bias[i])));
+  }
+}
+
+/* n tokens, of which `hides` has the hidden ones by bits. */
+static __attribute__((noinline)) void mask_tokens(int32_t n, float factor, const float *bias,
+                                                  __mmask16 rows, uint32_t hides, float hidden,
+                                                  float *s) {
+  for (int32_t i = 0; i < n; i++, hides >>= 1, s += ROWS) {
+    const __m512 t = _mm512_load_ps(s), b = _mm512_set1_ps(bias[i]);
+    const __m512 x = _mm512_mask_mul_ps(t, rows, t, _mm512_set1_ps(factor));
+    const __m512 y = _mm512_mask_add_ps(x, rows, x, b);
+    _mm512_store_ps(s, _mm512_mask_mov_ps(y, hides & 1 ? rows : 0, _mm512_set1_ps(hidden)));
+  }
+}
+
+void amla_amx_mask(int32_t n, float factor, const float *bias, uint32_t rows, float hidden,
+                   float *s) {
+  const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
+  for (int32_t j = 0; j < n; j += ROWS, bias += ROWS, s += ROWS * ROWS) {
     const int32_t left = n - j < ROWS ? n - j : ROWS;
-    const __m256i h = _mm256_maskz_loadu_epi16((__mmask16)((1u << left) - 1u), mask);
-    uint32_t hides = _cvtmask16_u32(_mm256_cmpeq_epi16_mask(h, minus_infinity));
-    float bias[ROWS];
-    _mm512_storeu_ps(bias, _mm512_mul_ps(_mm512_cvtph_ps(h), log2e));
-    for (int32_t i = 0; i < left; i++, hides >>= 1, s += ROWS) {
-      const __mmask16 of_rows = (__mmask16)rows, hide = (__mmask16)(hides & 1 ? rows : 0);
-      const __m512 t = _mm512_load_ps(s);
-      const __m512 x = _mm512_mask_add_ps(t, of_rows, t, _mm512_set1_ps(bias[i]));
-      _mm512_store_ps(s, _mm512_mask_mov_ps(x, hide, _mm512_set1_ps(hidden)));
-    }
+    const __mmask16 some = (__mmask16)((1u << left) - 1u);
+    const __m512 x = _mm512_maskz_loadu_ps(some, bias);
+    const __mmask16 hides = _mm512_mask_cmp_ps_mask(some, x, lowest, _CMP_EQ_OQ);
+    if (left == ROWS && hides == 0 && rows == 0xffff)
+      bias_tokens(factor, bias, s);
+    else
+      mask_tokens(left, factor, bias, (__mmask16)rows, hides, hidden, s);
   }
 }
 
@@ -334,19 +355,51 @@ void __attribute__((noinline)) amla_amx_step(amla_amx_chore *c) {
 
 /* ---- Beside the products ---- */
 
+enum { KEY = AMLA_AMX_LINES * LINE }; /* bytes of most keys */
+
+static __attribute__((noinline)) void copy_key(amla_amx_fetch *f) {
+  const char *row = f->from->row, *end = row + f->to_bytes;
+  char *to = f->to;
+  if (f->to_bytes == 0)
+    f->copy(f->state, f->from);
+  for (; end - row >= KEY; row += KEY, to += KEY)
+#pragma GCC unroll 18
+    for (int i = 0; i < KEY; i += LINE)
+      _mm512_store_si512(to + i, _mm512_loadu_si512(row + i));
+  for (; row < end; row += LINE, to += LINE)
+    _mm512_store_si512(to, _mm512_loadu_si512(row));
+  f->from++;
+  f->to += f->to_bytes;
+  f->copying = 0;
+}
+
+/* Helpings that are due. Copies are apart, as vectors cost their function a frame. */
+static __attribute__((noinline)) void fetch_keys(amla_amx_fetch *f) {
+  for (; f->due >= 1 << 16 && f->token < f->stop; f->due -= 1 << 16) {
+    const char *row = f->token->row, *end = row + f->bytes;
+    if (f->copying) {
+      copy_key(f);
+    } else {
+      for (; end - row >= KEY; row += KEY)
+#pragma GCC unroll 18
+        for (int i = 0; i < KEY; i += LINE)
+          _mm_prefetch(row + i, _MM_HINT_T1);
+      for (; row < end; row += LINE)
+        _mm_prefetch(row, _MM_HINT_T1);
+      if (f->from) {
+        f->copying = 1;
+        continue;
+      }
+    }
+    if (++f->token == f->stop)
+      f->follow(f);
+  }
+}
+
 INLINE void fetch_due(amla_amx_fetch *f) {
   f->due += f->rate;
-  for (; f->due >= 1 << 16 && f->token < f->end; f->due -= 1 << 16) {
-    const char *at = (const char *)f->token->row + f->at;
-#pragma GCC unroll 9
-    for (int i = 0; i < AMLA_AMX_LINES; i++)
-      _mm_prefetch(at + i * LINE, _MM_HINT_T1);
-    f->at += AMLA_AMX_LINES * LINE;
-    if (f->at >= f->bytes) {
-      f->at = 0;
-      f->token++;
-    }
-  }
+  if (f->due >= 1 << 16)
+    fetch_keys(f);
 }
 
 INLINE void step_due(amla_amx_chore *c) {
@@ -412,7 +465,6 @@ void amla_amx_scores_32x32(int32_t steps, const amla_amx_keys *k, const amla_amx
   const uint16_t *end = q->qt + q->d * ROWS, *v_end = q->qt + v->columns * ROWS;
   const int64_t panel = q->panel;
   const int parts = q->parts;
-  amla_amx_fetch fetch = *beside->fetch;
   fence();
   _tile_loadd(4, k[0].base, k[0].stride_bytes);
   _tile_loadd(6, q->qt, LINE);
@@ -450,14 +502,13 @@ void amla_amx_scores_32x32(int32_t steps, const amla_amx_keys *k, const amla_amx
       for (int j = 0; j < n_pairs && qt < v_end; j++)
         make_pairs(&pairs[j], v->step);
       step_due(beside->chore);
-      fetch_due(&fetch);
+      fetch_due(beside->fetch);
     }
     _tile_stored(0, s, LINE);
     _tile_stored(1, s1, LINE);
     _tile_stored(2, s + TILE / 2, LINE);
     _tile_stored(3, s1 + TILE / 2, LINE);
   }
-  *beside->fetch = fetch;
 }
 
 /* Tile 6 of Q^T and the first two of keys. */
@@ -470,7 +521,6 @@ INLINE void load_64x16(const amla_amx_keys *k, int64_t at, const uint16_t *qt) {
 void amla_amx_scores_64x16(int32_t steps, const amla_amx_keys *k, const amla_amx_q *q, float *s,
                            const amla_amx_pairs *v, const amla_amx_beside *beside) {
   const uint16_t *end = q->qt + q->d * ROWS, *v_end = q->qt + v->columns * ROWS;
-  amla_amx_fetch fetch = *beside->fetch;
   fence();
   load_64x16(k, 0, q->qt);
   for (int32_t i = 0; i < steps; i += 2, s += 2 * TILE) {
@@ -499,14 +549,13 @@ void amla_amx_scores_64x16(int32_t steps, const amla_amx_keys *k, const amla_amx
       for (int j = 0; j < 2 * n_pairs && qt < v_end; j++)
         make_pairs(&pairs[j], v->step);
       step_due(beside->chore);
-      fetch_due(&fetch);
+      fetch_due(beside->fetch);
     }
     _tile_stored(0, s, LINE);
     _tile_stored(1, s + TILE / 2, LINE);
     _tile_stored(2, s + TILE, LINE);
     _tile_stored(3, s + TILE + TILE / 2, LINE);
   }
-  *beside->fetch = fetch;
 }
 
 /* Two sums wait for the latency of products. */
@@ -559,7 +608,6 @@ INLINE void store_sums(float *o, float *o1) {
 INLINE void pv_32x32(const amla_amx_p *p, int two, int32_t groups, int32_t n, const uint16_t *v,
                      int first, float *o, int64_t o_step, const amla_amx_beside *beside) {
   const int64_t panel = p->panel, v_step = 2 * panel;
-  amla_amx_fetch fetch = *beside->fetch;
   const uint16_t *at = v, *hi = p->hi, *lo = p->lo, *from = two ? lo : hi;
   fence();
   _tile_loadd(6, at, LINE);
@@ -601,11 +649,10 @@ INLINE void pv_32x32(const amla_amx_p *p, int two, int32_t groups, int32_t n, co
         }
         if (i > 1) /* where sums are stored and loaded, the window is full */
           step_due(beside->chore);
-        fetch_due(&fetch);
+        fetch_due(beside->fetch);
       }
     }
   }
-  *beside->fetch = fetch;
 }
 
 void amla_amx_pv_32x32(const amla_amx_p *p, int32_t groups, int32_t n, const uint16_t *v, int first,
@@ -641,7 +688,6 @@ void amla_amx_pv_16x64(const amla_amx_p *p, int32_t n, const uint16_t *v, int fi
   const int two = p->form == AMLA_P_BF16X2;
   const int64_t v_step = 2 * p->panel;
   const uint16_t *from = two ? p->lo : p->hi;
-  amla_amx_fetch fetch = *beside->fetch;
   fence();
   load_16x64(from, v);
   for (; n > 0; n -= 2, v += 2 * v_step, o += 2 * o_step) {
@@ -660,11 +706,10 @@ void amla_amx_pv_16x64(const amla_amx_p *p, int32_t n, const uint16_t *v, int fi
         load_16x64(from, v + 2 * v_step);
       if (next < p->panel) /* where sums are stored and loaded, the window is full */
         step_due(beside->chore);
-      fetch_due(&fetch);
+      fetch_due(beside->fetch);
     }
     store_sums(o, o + o_step);
   }
-  *beside->fetch = fetch;
 }
 
 void amla_amx_pv_16x32(const amla_amx_p *p, const uint16_t *v, int first, float *o,

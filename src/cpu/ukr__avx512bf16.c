@@ -39,9 +39,13 @@ INLINE __mmask32 first(int32_t n) { return n >= LINE ? 0xffffffffu : (1u << n) -
 /* ---- Keys ---- */
 
 static void copy_row(int32_t n, const uint16_t *src, uint16_t *dst) {
-  for (int32_t i = 0; i < n; i += LINE)
-    _mm512_mask_storeu_epi16(dst + i, first(n - i),
-                             _mm512_maskz_loadu_epi16(first(n - i), src + i));
+  const int32_t whole = n / LINE * LINE;
+#pragma GCC unroll 6
+  for (int32_t i = 0; i < whole; i += LINE)
+    _mm512_storeu_si512(dst + i, _mm512_loadu_si512(src + i));
+  if (whole < n)
+    _mm512_mask_storeu_epi16(dst + whole, first(n - whole),
+                             _mm512_maskz_loadu_epi16(first(n - whole), src + whole));
 }
 
 /* To nearest even, which changes nothing in fp8_584. */
