@@ -130,13 +130,13 @@ class Program:
         self.offsets = np.array(sorted(self.code))
         self.encoded = {}
 
-    def trace(self, job, q, kv, mask=None):
+    def trace(self, job, **tensors):
         """Indices into `offsets`, of one run."""
         plan = Plan(self.machine, job)
         if plan["isa"] != job["isa"][0]:
             raise ValueError(f"the plan has instruction set {plan['isa']}")
         self.machine.start_trace(self.base, int(self.offsets[-1]) + 16, 1 << 25)
-        plan.run(q, kv, mask=mask)
+        plan.run_tensors(**tensors)
         return np.searchsorted(self.offsets, self.machine.stop_trace()).astype(np.int32)
 
     def play(self, core, trace, renamed=True):
@@ -181,60 +181,104 @@ SHORT, LONG = 768, 1536  # whole key tiles of every row; their difference has no
 D_QK, D_V = 576, 512
 
 
-def mask_of(rng, tokens):
-    """Biases, and a tenth of the keys hidden."""
-    mask = np.where(rng.random((1, 1, tokens)) < 0.1, -np.inf, rng.standard_normal((1, 1, tokens)))
-    return mask.astype(np.float16)
+# What may be between q and the keys: tensors of s_q queries and n keys, and which keys each sees.
+
+
+def no_mask(rng, s_q, n):
+    return {}, np.ones((s_q, n), bool)
+
+
+def causality(rng, s_q, n):
+    return {}, np.arange(n) <= np.arange(n - s_q, n)[:, None]
+
+
+def mask_of(bias):
+    return dict(mask=bias[None].astype(np.float16)), bias != -np.inf
+
+
+def mask_of_zeros(rng, s_q, n):
+    """As llama.cpp gives it for one sequence."""
+    return mask_of(np.zeros((s_q, n)))
+
+
+def mask_of_biases(rng, s_q, n):
+    return mask_of(rng.standard_normal((s_q, n)))
+
+
+def mask_of_causality(rng, s_q, n):
+    return mask_of(np.where(causality(rng, s_q, n)[1], 0, -np.inf))
+
+
+def mask_of_gaps(rng, s_q, n):
+    """A tenth of the keys hidden one by one, the same for all queries."""
+    return mask_of(np.where(rng.random((1, n)) < 0.1, -np.inf, np.zeros((s_q, 1))))
+
+
+def mask_of_biases_and_gaps(rng, s_q, n):
+    return mask_of(np.where(rng.random((1, n)) < 0.1, -np.inf, rng.standard_normal((s_q, n))))
+
+
+def list_of_half(rng, s_q, n):
+    """An index list a query, in no order."""
+    lists = [rng.permutation(n)[: n // 2] for _ in range(s_q)]
+    sees = np.array([np.isin(np.arange(n), x) for x in lists])
+    return dict(indices=np.array(lists, np.int32)[None]), sees
 
 
 class Step:
     """A decode step of so many rows and tokens on a core, played."""
 
-    def __init__(self, program, core, isa, p_form, rows, tokens, masked=False, **job):
+    def __init__(self, program, core, isa, p_form, rows, tokens, kind=no_mask, s_q=1, **job):
         rng = np.random.default_rng(1)
-        q, _ = to_type(rng.standard_normal((1, 1, rows, D_QK)), "bf16")
+        tensors, sees = kind(rng, s_q, tokens)
+        fields = dict(h_q=rows // s_q, s_q=s_q, sk=tokens, out_type="bf16", q_type="bf16") | job
+        q, _ = to_type(rng.standard_normal((1, s_q, rows // s_q, D_QK)), fields["q_type"])
         kv, _ = to_type(rng.standard_normal((tokens, D_QK)), "bf16")
-        job = make_job(h_q=rows, sk=tokens, p_form=p_form, isa=isa, out_type="bf16", **job)
-        self.trace = program.trace(job, q, kv, mask_of(rng, tokens) if masked else None)
+        if "indices" in tensors:
+            fields |= dict(topk=tensors["indices"].shape[2])
+        job = make_job(p_form=p_form, isa=isa, **fields)
+        self.products = int(sees.sum()) * (rows // s_q) * (D_QK + D_V)  # hidden keys have none
+        self.trace = program.trace(job, q=q, kv=kv, **tensors)
         at, self.ops, self.ports = program.play(core, self.trace)
         self.cycles = at[-1]
-        self.cycles_not_renamed = program.play(core, self.trace, False)[0][-1]
         self.busy = busy(core, self.ops, self.ports, self.trace)
+
+    def share(self, per_cycle):
+        """Of the cycles, those that the useful multiply-adds alone would take."""
+        return self.products / per_cycle / self.cycles
 
 
 def of_tile(program, core, isa, p_form, rows, **job):
-    """Cycles, instructions and units of TILE tokens in the middle of a split."""
+    """Cycles, instructions, multiply-adds and units of TILE tokens in the middle of a split."""
     short, long = (
         Step(program, core, isa, p_form, rows, n, split_tokens=n, **job) for n in (SHORT, LONG)
     )
     share = TILE / (LONG - SHORT)
+    not_renamed = (program.play(core, s.trace, False)[0][-1] for s in (long, short))
     units = {k: share * (v - short.busy[k]) for k, v in long.busy.items()}
     return {
         "cycles": share * (long.cycles - short.cycles),
-        "not renamed": share * (long.cycles_not_renamed - short.cycles_not_renamed),
+        "not renamed": share * float(np.subtract(*not_renamed)),
         "instructions": share * (len(long.trace) - len(short.trace)),
+        "products": share * (long.products - short.products),
         "units": units,
     }
-
-
-def useful(rows, tokens, per_cycle):
-    """Cycles that the useful multiply-adds alone would take."""
-    return rows * tokens * (D_QK + D_V) / per_cycle
 
 
 def report_tile(name, core, rows, t, peak, unit):
     limit = max(t["units"], key=t["units"].get)
     products = t["units"].get(unit, 0)
-    text = f"{name:22} {rows:4} {t['instructions']:8.0f} {t['cycles']:8.0f}"
-    text += f" {useful(rows, TILE, peak) / t['cycles']:6.2f} {products / t['cycles']:6.2f}"
+    useful = t["products"] / peak
+    text = f"{name:26} {rows:4} {t['instructions']:8.0f} {t['cycles']:8.0f}"
+    text += f" {useful / t['cycles']:6.2f} {products / t['cycles']:6.2f}"
     text += f"  {limit} {t['units'][limit] / t['cycles']:.2f}"
     if unit == "tmul":
-        text += f"; tiles not renamed {useful(rows, TILE, peak) / t['not renamed']:.2f}"
+        text += f"; tiles not renamed {useful / t['not renamed']:.2f}"
     print(text, flush=True)
     return t["cycles"]
 
 
-HEAD = f"{'row, P':22} rows  instr.   cycles  share   unit  busiest"
+HEAD = f"{'row, P':26} rows  instr.   cycles  share   unit  busiest"
 
 
 def model_amx(program):
@@ -245,15 +289,32 @@ def model_amx(program):
         for rows in (16, 32, 64, 128):
             t = of_tile(program, core, "amxbf16", p_form, rows)
             report_tile(f"amxbf16 {p_form}", core, rows, t, 512, "tmul")
-    for p_form in ("bf16", "bf16x2"):
-        t = of_tile(program, core, "amxbf16", p_form, 64, masked=True)
-        report_tile(f"  {p_form}, with a mask", core, 64, t, 512, "tmul")
     print("Whole steps of 4096 tokens: Q packed, splits merged, O stored, nothing left out")
     for p_form in ("bf16", "bf16x2"):
         for rows in (16, 64, 128):
-            s = Step(program, core, "amxbf16", p_form, rows, 4096)
-            share = useful(rows, 4096, 512) / s.cycles
-            print(f"amxbf16 {p_form:14} {rows:4} {len(s.trace):8} {s.cycles:8.0f} {share:6.2f}")
+            report_step("no mask", program, core, p_form, rows)
+        for name, options in STEPS.items():
+            report_step(name, program, core, p_form, 64, **options)
+
+
+# Of 64 rows.
+STEPS = {
+    "causal, 4 queries": dict(kind=causality, s_q=4, causal=1),
+    "mask of zeros": dict(kind=mask_of_zeros),
+    "mask, causal, 4 queries": dict(kind=mask_of_causality, s_q=4),
+    "mask of biases": dict(kind=mask_of_biases),
+    "mask hides a tenth": dict(kind=mask_of_gaps),
+    "and has biases": dict(kind=mask_of_biases_and_gaps),
+    "list of 2048 keys": dict(kind=list_of_half),
+    "q in f16": dict(q_type="f16"),
+    "q in f16, mask of zeros": dict(q_type="f16", kind=mask_of_zeros),
+}
+
+
+def report_step(name, program, core, p_form, rows, **options):
+    s = Step(program, core, "amxbf16", p_form, rows, 4096, **options)
+    print(f"{p_form:7}{name:24} {rows:4} {len(s.trace):8} {s.cycles:8.0f} {s.share(512):6.2f}"
+          f" {s.busy['tmul'] / s.cycles:6.2f}", flush=True)  # fmt: skip
 
 
 def model_bf16(program):

@@ -324,6 +324,36 @@ def test_masks(machine, rng, p_form, rescale):
     run_case(machine, rng, normal, 400, masks=make_mask(rng, 4, 400), split_tokens=256, **job)
 
 
+@pytest.mark.parametrize("p_form", BOUND)
+@pytest.mark.parametrize("n", [200, 290, 330, 420])
+@pytest.mark.parametrize("d_qk", [96, 70])
+def test_keys_hidden_one_by_one(machine, rng, d_qk, n, p_form):
+    """Copied ahead: whole sixteens and others, in short splits too, whose keys are listed before
+    they begin; rows of whole lines and others."""
+    mask = np.where(rng.random((1, 1, n)) < 0.15, -np.inf, 0)
+    mask[:, :, 40:90] = rng.standard_normal(50)  # biases in one tile only
+    mask = mask.astype(np.float16)
+    job = dict(h_q=40, d_qk=d_qk, d_v=64, p_form=p_form, page=48, rows=np.r_[0:40:13])
+    run_case(machine, rng, normal, n, masks=mask, **job)
+    run_case(machine, rng, normal, n, masks=mask, split_tokens=32, **job)
+
+
+def test_scores_of_hidden_keys_that_are_not_hidden(machine):
+    """Of -FLT_MAX, where one tile has a bias and the other has none: all keys count alike."""
+    n, d, d_v = 200, 96, 32
+    kv = np.random.default_rng(3).standard_normal((n, d))
+    q = np.zeros((1, 1, 16, d))
+    q[..., 93:] = -255 * 2.0 ** np.array([60, 52, 44])
+    kv[:, 93:] = 2.0**60
+    mask = np.zeros((1, 1, n), np.float16)
+    mask[0, 0, 5] = -1
+    job = make_job(h_q=16, sk=n, d_qk=d, d_v=d_v, p_form="bf16x2", scale=np.log(2))
+    kv, kv64 = to_type(kv, "bf16")
+    out, lse = Plan(machine, job).run(to_type(q, "bf16")[0], kv, mask=mask)
+    assert np.all(lse < -3.4e38)
+    assert np.abs(out - kv64[:, :d_v].mean(0)).max() < 2.0**-14
+
+
 def test_masks_that_hide_nothing_new_change_no_bit(machine):
     job = dict(s_q=4, h_q=12, d_qk=96, d_v=64, p_form="bf16", check=False)
 

@@ -53,8 +53,24 @@ def test_tiles_that_are_not_renamed_wait_for_their_readers():
     assert cycles(text, 1000, renamed=False) > 1.5 * cycles(text, 1000)
 
 
-def test_a_whole_step_keeps_the_tile_unit_busy():
-    """The goal is 0.80; compilers differ by a hundredth or two."""
-    program = port_model.Program(os.environ["AMLA_EMULATED"])
-    step = port_model.Step(program, CORES["spr"], "amxbf16", "bf16", 64, 4096)
-    assert port_model.useful(64, 4096, 512) / step.cycles > 0.78
+SHARES = {
+    "no mask": 0.78,
+    "mask of zeros": 0.77,
+    "mask, causal, 4 queries": 0.76,
+    "mask of biases": 0.74,
+    "mask hides a tenth": 0.67,
+    "list of 2048 keys": 0.66,
+}
+
+
+@pytest.fixture(scope="module")
+def program():
+    return port_model.Program(os.environ["AMLA_EMULATED"])
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_a_whole_step_keeps_the_tile_unit_busy(program, name):
+    """The goal is 0.80; compilers differ by a hundredth or two. Hidden keys are not useful."""
+    options = port_model.STEPS.get(name, {})
+    step = port_model.Step(program, CORES["spr"], "amxbf16", "bf16", 64, 4096, **options)
+    assert step.share(512) > SHARES[name]
