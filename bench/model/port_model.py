@@ -269,7 +269,7 @@ def report_tile(name, core, rows, t, peak, unit):
     limit = max(t["units"], key=t["units"].get)
     products = t["units"].get(unit, 0)
     useful = t["products"] / peak
-    text = f"{name:26} {rows:4} {t['instructions']:8.0f} {t['cycles']:8.0f}"
+    text = f"{name:22} {rows:4} {t['instructions']:8.0f} {t['cycles']:8.0f}"
     text += f" {useful / t['cycles']:6.2f} {products / t['cycles']:6.2f}"
     text += f"  {limit} {t['units'][limit] / t['cycles']:.2f}"
     if unit == "tmul":
@@ -278,7 +278,7 @@ def report_tile(name, core, rows, t, peak, unit):
     return t["cycles"]
 
 
-HEAD = f"{'row, P':26} rows  instr.   cycles  share   unit  busiest"
+HEAD = f"{'row, P':22} rows  instr.   cycles  share   unit  busiest"
 
 
 def model_amx(program):
