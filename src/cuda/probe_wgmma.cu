@@ -164,7 +164,107 @@ static long run_product(const char *name, uint32_t leading, uint32_t stride, boo
   return wrong;
 }
 
-/* ---- mma.sync, ldmatrix.trans, stmatrix ---- */
+/* d[64][16] = a[64][64] b[16][64]^T, a K-major or (COLUMNS) M-major at 0, b at PIECE. */
+template <bool COLUMNS>
+__global__ void __launch_bounds__(128, 1) product16(const uint32_t *image, float *out) {
+  const uint32_t shared = shared_base(), t = threadIdx.x;
+  for (uint32_t i = t; i < (PIECE + 2048) / 4; i += 128)
+    sts_u32(shared + 4 * i, image[i]);
+  fence_async_shared();
+  __syncthreads();
+  float d[8] = {};
+  pin(d);
+  wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < 4; k++) {
+    const uint64_t b = matrix_descriptor(shared + PIECE + 32 * k, 16, 1024);
+    if (COLUMNS)
+      wgmma_columns<false>(d, matrix_descriptor(shared + 2048 * k, PIECE, 1024), b);
+    else
+      wgmma_keys<false>(d, matrix_descriptor(shared + 32 * k, 16, 1024), b, k != 0);
+  }
+  wgmma_commit();
+  wgmma_wait<0>();
+  pin(d);
+  for (int i = 0; i < 8; i++)
+    out[t * 8 + i] = d[i];
+}
+
+template <bool COLUMNS> static void check_product16(const char *name) {
+  std::vector<uint16_t> image((PIECE + 2048) / 2);
+  std::vector<float> a(64 * 64), b(16 * 64), got(128 * 8);
+  for (int m = 0; m < 64; m++)
+    for (int k = 0; k < 64; k++) {
+      const int row = COLUMNS ? k : m, column = COLUMNS ? m : k;
+      a[m * 64 + k] = small_integer(m * 64 + k);
+      image[amla_cuda_swizzle(row, column / 8, 128) / 2 + column % 8] = bf16(a[m * 64 + k]);
+    }
+  for (int n = 0; n < 16; n++)
+    for (int k = 0; k < 64; k++) {
+      b[n * 64 + k] = small_integer(777 + n * 64 + k);
+      image[(PIECE + amla_cuda_swizzle(n, k / 8, 128)) / 2 + k % 8] = bf16(b[n * 64 + k]);
+    }
+  uint32_t *dimage;
+  float *dout;
+  cudaMalloc(&dimage, image.size() * 2), cudaMalloc(&dout, got.size() * 4);
+  cudaMemcpy(dimage, image.data(), image.size() * 2, cudaMemcpyHostToDevice);
+  product16<COLUMNS><<<1, 128, PIECE + 2048>>>(dimage, dout);
+  finish(name);
+  cudaMemcpy(got.data(), dout, got.size() * 4, cudaMemcpyDeviceToHost);
+  cudaFree(dimage), cudaFree(dout);
+  long wrong = 0, first = -1;
+  float x = 0, y = 0;
+  for (int i = 0; i < 128 * 8; i++) {
+    const int m = 16 * (i / 256) + amla_cuda_fragment_row(i / 8 % 32, i % 8 / 2),
+              n = amla_cuda_fragment_column(i / 8 % 32, i % 8 / 2) + i % 2;
+    float want = 0;
+    for (int k = 0; k < 64; k++)
+      want += a[m * 64 + k] * b[n * 64 + k];
+    if (got[i] != want && wrong++ == 0)
+      first = i, x = got[i], y = want;
+  }
+  report(name, wrong, first, x, y);
+}
+
+/* ---- mma.sync, ldmatrix.trans, stmatrix, bulk stores ---- */
+
+/* x[16][16] to out with each 8 x 8 transposed. */
+__global__ void transpose_and_store(const uint16_t *x, uint16_t *out) {
+  const uint32_t shared = shared_base(), lane = threadIdx.x;
+  const uint32_t at = shared + 32 * (lane & 15) + 16 * (lane >> 4);
+  vec4 v;
+  uint32_t a[4];
+  memcpy(&v, x + 8 * lane, 16), sts_vec4(shared + 16 * lane, v);
+  __syncwarp();
+  ldmatrix(a, at);
+  __syncwarp();
+  stmatrix_trans(at, a);
+  fence_async_shared();
+  __syncwarp();
+  if (lane == 0) {
+    bulk_store(out, shared, 512);
+    bulk_wait_read();
+  }
+}
+
+static void check_transpose_and_store() {
+  std::vector<uint16_t> x(256), got(256);
+  uint16_t *dx, *dout;
+  for (int i = 0; i < 256; i++)
+    x[i] = (uint16_t)i;
+  cudaMalloc(&dx, 512), cudaMalloc(&dout, 512);
+  cudaMemcpy(dx, x.data(), 512, cudaMemcpyHostToDevice);
+  transpose_and_store<<<1, 32, 512>>>(dx, dout);
+  finish("stmatrix.trans, bulk store");
+  cudaMemcpy(got.data(), dout, 512, cudaMemcpyDeviceToHost);
+  cudaFree(dx), cudaFree(dout);
+  long wrong = 0;
+  for (int i = 0; i < 256; i++) {
+    const int row = i / 16, column = i % 16;
+    wrong += got[i] != (row / 8 * 8 + column % 8) * 16 + column / 8 * 8 + row % 8;
+  }
+  report("stmatrix.trans, bulk store", wrong, 0, 0, 0);
+}
 
 /* q[16][16], v[16 tokens][16 columns]. */
 __global__ void warp_instructions(const uint16_t *q, const uint16_t *v, float *o,
@@ -509,7 +609,10 @@ int main() {
     for (uint32_t l : {16u, 128u, 1024u, 2048u, 8192u})
       for (uint32_t s : {16u, 128u, 1024u, 2048u, 8192u})
         printf("     leading %u, stride %u: %ld wrong\n", l, s, run_product<2>("", l, s, true));
+  check_product16<false>("wgmma of 16 rows: a K-major");
+  check_product16<true>("wgmma of 16 rows: a M-major, stride 1024");
   check_warp_instructions();
+  check_transpose_and_store();
   for (int box : {16, 32, 64})
     check_tma(box, box, 576, 0);
   check_tma(64, 20, 576, 0); /* fewer tokens than the box */
