@@ -71,17 +71,17 @@ groups() {
     awk '{ printf "%s%d kernels of %d groups", (NR > 1 ? ", " : ""), $1, $2 }')
   echo "ok: $counts in $(basename "$1")"
 }
-# same_products SASS FUNCTION: as many of the same shape, with A from the same place, as wgmma3 has
 products() { # SASS FUNCTION
   awk -v name="$2" '/Function :/ { wanted = $3 ~ name }
     wanted && /HGMMA/ { sub(/.*HGMMA/, "HGMMA"); n[$1 " A=" substr($3, 1, 1)]++ }
     END { for (k in n) print n[k], k }' "$1" | sort
 }
-same_products() {
-  products "$scratch/kernel_wgmma.sass" 'amla_decode_wgmma.*wgmma3ILb0ELi576E' > "$scratch/kernel"
+# As many of the same shape, with A from the same place, as the kernel has.
+same_products() { # SASS FUNCTION wgmma2|wgmma3
+  products "$scratch/kernel_wgmma.sass" "amla_decode_wgmma.*$3ILb0ELi576E" > "$scratch/kernel"
   products "$1" "$2" > "$scratch/other"
-  [ -s "$scratch/kernel" ] || fail "no products of wgmma3"
-  diff "$scratch/kernel" "$scratch/other" || fail "$2: other products than wgmma3"
+  [ -s "$scratch/kernel" ] || fail "no products of $3"
+  diff "$scratch/kernel" "$scratch/other" || fail "$2: other products than $3"
   echo "ok: the products of $2: $(tr '\n' ' ' < "$scratch/kernel")"
 }
 
@@ -101,9 +101,11 @@ if [ -x "$cuobjdump" ]; then
     "$cuobjdump" -sass "$logs/$file.o" > "$scratch/$file.sass"
     groups "$logs/$file.ptx" "$scratch/$file.sass" "${kernels#*:}"
   done
-  same_products "$scratch/peak_wgmma.sass" amla_peak_mix
-  same_products "$scratch/watchdog_wgmma.sass" 'amla_watchdog.*wgmma3'
-  must_fail "other products" same_products "$scratch/peak_wgmma.sass" amla_peak_wgmma
+  same_products "$scratch/peak_wgmma.sass" amla_peak_mix wgmma3
+  for kernel in wgmma2 wgmma3; do
+    same_products "$scratch/watchdog_wgmma.sass" "amla_watchdog.*$kernel" "$kernel"
+  done
+  must_fail "other products" same_products "$scratch/peak_wgmma.sass" amla_peak_wgmma wgmma3
   traps "$scratch/watchdog_wgmma.sass" amla_watchdog 2
   traps "$scratch/kernel_wgmma.sass" amla_decode 0
   sed '0,/\(HGMMA.*\) ;/s// \1, gsb0 ;/' "$scratch/kernel_wgmma.sass" > "$scratch/more"

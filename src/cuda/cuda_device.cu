@@ -292,7 +292,8 @@ static double matrix_rate(int32_t kind) {
       amla_cuda_launch_peak_wgmma, amla_cuda_launch_peak_mma, amla_cuda_launch_peak_mix};
   amla_cuda_device d;
   float *sink = nullptr;
-  if (describe(&d) != cudaSuccess || (kind != AMLA_CUDA_RATE_MMA && d.major != 9) ||
+  if (kind < 0 || kind >= (int32_t)(sizeof launches / sizeof *launches) ||
+      describe(&d) != cudaSuccess || (kind != AMLA_CUDA_RATE_MMA && d.major != 9) ||
       cudaMalloc((void **)&sink, (size_t)d.multiprocessors * 1024 * sizeof *sink) != cudaSuccess)
     return 0;
   const double rate =
