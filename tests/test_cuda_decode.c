@@ -5,6 +5,8 @@
  * which executes the same kernel sources thread by thread; skipped where neither is there.
  * AMLA_LONG=1, or a GPU: 1,000 random problem strings instead of a sample.
  */
+#include <fnmatch.h>
+
 #include "cuda_run.h"
 
 #include "harness/random_problem.h"
@@ -464,7 +466,13 @@ int main(int argc, char **argv) {
           random_problems_are_within_the_bound)}; /* last: if the time ends, it is theirs */
   if (!find_backend())
     return 77; /* CTest: skipped; where the emulation is meant, a failure */
-  if (argc > 1)
+  if (argc > 1) {
+    int i = 0;
+    while (i < LENGTH(tests) && fnmatch(argv[1], tests[i].name, 0) != 0)
+      i++;
+    if (i == LENGTH(tests))
+      return fprintf(stderr, "%s: no test has such a name\n", argv[1]), 2;
     cmocka_set_test_filter(argv[1]);
+  }
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
