@@ -71,7 +71,7 @@ def tokens_of(owners: Ints, length: int, split_tokens: int, rank: int, begin: in
     """Positions of a rank's tokens [begin, length) of one sequence, whose owners are [n_splits],
     ascending."""
     first = begin // split_tokens
-    own = first + np.flatnonzero(owners[first : split_counts(length, split_tokens)] == rank)
+    own: Any = first + np.flatnonzero(owners[first : split_counts(length, split_tokens)] == rank)
     positions = (own[:, None] * split_tokens + np.arange(split_tokens)).reshape(-1)
     return positions[(positions >= begin) & (positions < length)]
 

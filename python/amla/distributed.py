@@ -27,7 +27,7 @@ from ._arrays import refuse_gradients
 from ._plan import find_call, give_scratch, take_scratch
 from ._problem import Arguments, options_of
 from ._scopes import FIRST_NAMES, flat
-from ._shards import MAX_SHARDS, Heads
+from ._shards import Heads
 
 __all__ = ["DecodeContextParallel", "Work"]
 
@@ -73,7 +73,7 @@ class DecodeContextParallel:
         if self.split_tokens < 1:
             raise ValueError(f"split_tokens={split_tokens}: must be >= 1")
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
-        if not 0 <= self.rank < self.ranks <= MAX_SHARDS:
+        if not 0 <= self.rank < self.ranks <= c.MAX_SHARDS:
             raise ValueError(f"group: rank {self.rank} of {self.ranks}: must be a rank of it")
         on_gpu = dist.get_backend(group) == "nccl"
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else None
@@ -215,7 +215,7 @@ def _verdict_type(ranks: int) -> np.dtype[Any]:
     """refusal: 0, or 1 + the number of an exception. entries: records of a row in each of the
     rank's slots."""
     fields = [("refusal", "u1"), ("text", f"S{_TEXT_BYTES}"), ("said", "u4", len(_AGREED))]
-    return np.dtype([*fields, ("entries", "u1", MAX_SHARDS // ranks)])
+    return np.dtype([*fields, ("entries", "u1", c.MAX_SHARDS // ranks)])
 
 
 def _sum(x: Any) -> int:
