@@ -1021,6 +1021,7 @@ static void a_weight_of_rounded_keys_may_move_by_its_factor(void **state) {
   assert_false(harness_compare_plan(&s.data, &s.truth, &info).ok);
   for (int d = 0; d < 33; d++)
     q[d] *= 100;
+  harness_truth_free(&s.truth);
   compute_truth_of(&s.data, &s.truth);
   store_truth(&s.data, &s.truth);
   info.key_type = AMLA_BF16;
