@@ -8,7 +8,6 @@
 #include <fnmatch.h>
 
 #include "cuda_run.h"
-
 #include "harness/random_problem.h"
 
 static const amla_rescale modes[] = {AMLA_RESCALE_LAZY, AMLA_RESCALE_FLASH};

@@ -72,7 +72,7 @@ check_includes() {
       system_of["bench"] = system_of["fuzz"] " cblas.h oneapi/dnnl/dnnl.h"
       system_of["ggml"] = "dlfcn.h cmocka.h setjmp.h POSIX"
       system_of["ggml/bench"] = "POSIX"
-      system_of["tests"] = "dlfcn.h omp.h jansson.h cmocka.h setjmp.h fenv.h POSIX"
+      system_of["tests"] = "dlfcn.h omp.h jansson.h cmocka.h setjmp.h fenv.h fnmatch.h POSIX"
       system_of["tests/cuda_emulated"] = "ucontext.h sanitizer/common_interface_defs.h " \
         "chrono cmath cstdarg cstdint cstdio cstdlib cstring deque functional map memory mutex " \
         "thread vector"
