@@ -283,36 +283,34 @@ typedef __m256 score_tile[QK_TOKENS][2];
   "vfmadd231ps %%ymm14, %%ymm13, %[" low "]\n\t"                                                   \
   "vfmadd231ps %%ymm15, %%ymm13, %[" high "]\n\t"
 
+/* Column t of the first 4 keys, and the sums that it adds to. */
+#define QK_FOUR(t)                                                                                 \
+  "vmovaps 64*" #t "(%[qt]), %%ymm14\n\t"                                                          \
+  "vmovaps 64*" #t "+32(%[qt]), %%ymm15\n\t"                                                       \
+  QK_ROW(t, "(%[a])", "a0", "b0")                                                                  \
+  QK_ROW(t, "(%[a],%[ld])", "a1", "b1")                                                            \
+  QK_ROW(t, "(%[a],%[ld],2)", "a2", "b2")                                                          \
+  QK_ROW(t, "(%[b])", "a3", "b3")
+#define QK_FOUR_SUMS(acc)                                                                          \
+  [a0] "+x"(acc[0][0]), [b0] "+x"(acc[0][1]), [a1] "+x"(acc[1][0]), [b1] "+x"(acc[1][1]),          \
+    [a2] "+x"(acc[2][0]), [b2] "+x"(acc[2][1]), [a3] "+x"(acc[3][0]), [b3] "+x"(acc[3][1])
+
 /* Column t, a number, behind k and q. One instruction to the compiler: 12 sums leave 4 registers,
  * and where there is more to do than FMAs it would move sums about and spill them. Three keys a
  * pointer, `ld_bytes` apart. */
 #define QK_STEP(t, acc, k, k3, ld_bytes, q)                                                        \
-  __asm__("vmovaps 64*" #t "(%[qt]), %%ymm14\n\t"                                                  \
-          "vmovaps 64*" #t "+32(%[qt]), %%ymm15\n\t"                                               \
-          QK_ROW(t, "(%[a])", "a0", "b0")                                                          \
-          QK_ROW(t, "(%[a],%[ld])", "a1", "b1")                                                    \
-          QK_ROW(t, "(%[a],%[ld],2)", "a2", "b2")                                                  \
-          QK_ROW(t, "(%[b])", "a3", "b3")                                                          \
+  __asm__(QK_FOUR(t)                                                                               \
           QK_ROW(t, "(%[b],%[ld])", "a4", "b4")                                                    \
           QK_ROW(t, "(%[b],%[ld],2)", "a5", "b5")                                                  \
-          : [a0] "+x"(acc[0][0]), [b0] "+x"(acc[0][1]), [a1] "+x"(acc[1][0]),                      \
-            [b1] "+x"(acc[1][1]), [a2] "+x"(acc[2][0]), [b2] "+x"(acc[2][1]),                      \
-            [a3] "+x"(acc[3][0]), [b3] "+x"(acc[3][1]), [a4] "+x"(acc[4][0]),                      \
-            [b4] "+x"(acc[4][1]), [a5] "+x"(acc[5][0]), [b5] "+x"(acc[5][1])                       \
+          : QK_FOUR_SUMS(acc), [a4] "+x"(acc[4][0]), [b4] "+x"(acc[4][1]),                         \
+            [a5] "+x"(acc[5][0]), [b5] "+x"(acc[5][1])                                             \
           : [a] "r"(k), [b] "r"(k3), [ld] "r"(ld_bytes), [qt] "r"(q)                               \
           : "ymm13", "ymm14", "ymm15", "memory")
 
 /* The same of the first 4 keys. */
 #define QK_STEP_4(t, acc, k, k3, ld_bytes, q)                                                      \
-  __asm__("vmovaps 64*" #t "(%[qt]), %%ymm14\n\t"                                                  \
-          "vmovaps 64*" #t "+32(%[qt]), %%ymm15\n\t"                                               \
-          QK_ROW(t, "(%[a])", "a0", "b0")                                                          \
-          QK_ROW(t, "(%[a],%[ld])", "a1", "b1")                                                    \
-          QK_ROW(t, "(%[a],%[ld],2)", "a2", "b2")                                                  \
-          QK_ROW(t, "(%[b])", "a3", "b3")                                                          \
-          : [a0] "+x"(acc[0][0]), [b0] "+x"(acc[0][1]), [a1] "+x"(acc[1][0]),                      \
-            [b1] "+x"(acc[1][1]), [a2] "+x"(acc[2][0]), [b2] "+x"(acc[2][1]),                      \
-            [a3] "+x"(acc[3][0]), [b3] "+x"(acc[3][1])                                             \
+  __asm__(QK_FOUR(t)                                                                               \
+          : QK_FOUR_SUMS(acc)                                                                      \
           : [a] "r"(k), [b] "r"(k3), [ld] "r"(ld_bytes), [qt] "r"(q)                               \
           : "ymm13", "ymm14", "ymm15", "memory")
 
