@@ -7,7 +7,7 @@
  *     warpgroups 0, 1  4. rescale O', 5. O' += V' P': 4 x 64 columns x 16 rows each
  *
  * Loads, items and barriers are those of wgmma_steps.cuh; Q lies in shared memory, two key tiles
- * deep. A thread has four rows: rows_of_thread below.
+ * deep. A thread has four rows: row_of_thread below.
  */
 #ifndef AMLA_DECODE_WGMMA16_CUH
 #define AMLA_DECODE_WGMMA16_CUH
@@ -216,11 +216,7 @@ AMLA_DEVICE void score_item16(const amla_cuda_params &p, const tensor_map *map, 
   const row_state unseen = {-1e30f, 0.0f, 0.0f};
   row_state r[4] = {unseen, unseen, unseen, unseen};
   score_tiles16<S>(p, r, shared, tile, n);
-  if (thread_id() % 128 < 32)
-    take_next<S>(p, map, shared, tile + (uint32_t)n);
-  sync_block();
-  if (item_word<S>(shared, N_SPLITS) > 1)
-    wait_for_slot(p, item_word<S>(shared, PLACE));
+  meet_after_scores<S>(p, map, shared, tile + (uint32_t)n);
   finish_rows16<S>(p, r, shared);
   sync_block();
   end_item<S>(p, shared);
@@ -325,11 +321,7 @@ AMLA_DEVICE void value_item16(const amla_cuda_params &p, const tensor_map *map, 
   for (int32_t i = 0; i < 32; i++)
     o[i / 8][i % 8] = 0.0f;
   value_tiles16<S>(p, map, o, shared, tile, warpgroup);
-  copy_async_wait<0>(); /* what was looked ahead for */
-  sync_block();
-  if (item_word<S>(shared, N_SPLITS) > 1)
-    wait_for_slot(p, item_word<S>(shared, PLACE));
-  sync_block();
+  meet_after_values<S>(p, shared);
   store_values16<S>(p, o, shared, warpgroup);
   end_item<S>(p, shared);
 }

@@ -14,8 +14,8 @@
  * wgmma_shape and these: where P, Q and the next item lie (P, P_STEP, query_piece, query_at,
  * query_step, NEXT), how many tiles are asked for before Q is in registers (EARLY_TILES), and what
  * a warpgroup says or waits for between scores and P, and before PV (scores_are_done,
- * wait_for_turn). decode_wgmma2.cuh and decode_wgmma3.cuh are the two there are;
- * docs/cuda-kernel.md has the budgets.
+ * wait_for_turn): decode_wgmma2.cuh and decode_wgmma3.cuh. decode_wgmma16.cuh has its own loops and
+ * these loads, items and barriers. docs/cuda-kernel.md has the budgets.
  */
 #ifndef AMLA_WGMMA_STEPS_CUH
 #define AMLA_WGMMA_STEPS_CUH
@@ -299,6 +299,25 @@ template <class S> AMLA_DEVICE void end_item(const amla_cuda_params &p, uint32_t
     arrive_and_merge(p, w, s, shared + S::FLAG);
 }
 
+/* All meet when an item's products are done: warpgroup 2, which takes the next item first, */
+template <class S>
+AMLA_DEVICE void meet_after_scores(const amla_cuda_params &p, const tensor_map *map,
+                                   uint32_t shared, uint32_t next_tile) {
+  if (thread_id() % 128 < 32)
+    take_next<S>(p, map, shared, next_tile);
+  sync_block(); /* every page has been looked up, every shift is done */
+  if (item_word<S>(shared, N_SPLITS) > 1)
+    wait_for_slot(p, item_word<S>(shared, PLACE));
+}
+/* and the others, which go on when the factors of O are there. */
+template <class S> AMLA_DEVICE void meet_after_values(const amla_cuda_params &p, uint32_t shared) {
+  copy_async_wait<0>(); /* what was looked ahead for */
+  sync_block();
+  if (item_word<S>(shared, N_SPLITS) > 1)
+    wait_for_slot(p, item_word<S>(shared, PLACE));
+  sync_block();
+}
+
 /* Where Q lies in a stage of the keys, everybody waits until it is in registers. */
 template <class S> AMLA_DEVICE void sync_if_queries_in_stage() {
   if constexpr (S::EARLY_TILES < S::STAGES)
@@ -516,11 +535,7 @@ AMLA_DEVICE void score_item(const amla_cuda_params &p, const tensor_map *map, ui
   const int32_t n = tiles_of_item<S>(shared);
   if (n > 0)
     score_tiles<S>(p, r, q, shared, tile, n);
-  if (thread_id() % 128 < 32)
-    take_next<S>(p, map, shared, tile + (uint32_t)n);
-  sync_block(); /* every page has been looked up, every shift is done */
-  if (item_word<S>(shared, N_SPLITS) > 1)
-    wait_for_slot(p, item_word<S>(shared, PLACE));
+  meet_after_scores<S>(p, map, shared, tile + (uint32_t)n);
   finish_rows<S>(p, r, shared);
   sync_block();
   end_item<S>(p, shared);
@@ -713,11 +728,7 @@ AMLA_DEVICE void value_item(const amla_cuda_params &p, const tensor_map *map, ui
   for (int32_t i = 0; i < 128; i++)
     o[i] = 0.0f;
   value_tiles<S>(p, map, o, shared, tile, warpgroup);
-  copy_async_wait<0>(); /* what was looked ahead for */
-  sync_block();
-  if (item_word<S>(shared, N_SPLITS) > 1)
-    wait_for_slot(p, item_word<S>(shared, PLACE));
-  sync_block();
+  meet_after_values<S>(p, shared);
   store_values<S>(p, o, shared, warpgroup);
   end_item<S>(p, shared);
 }
