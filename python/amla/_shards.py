@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _library as c
-from ._library import MAX_SHARDS
 from ._log import count
 from ._plan import Call, Plan, give_scratch, take_scratch
 
@@ -97,10 +96,10 @@ def slots_of(owners: Ints, lengths: Ints, split_tokens: int, ranks: int) -> Slot
     runs = [_runs(row[:n], ranks) for row, n in zip(owners, split_counts(lengths, split_tokens))]
     rounds = max((int(slot[-1]) // ranks + 1 for slot, _, _ in runs if len(slot)), default=1)
     n_slots = rounds * ranks
-    if n_slots > MAX_SHARDS:
+    if n_slots > c.MAX_SHARDS:
         raise ValueError(
             f"owners: {rounds} runs of splits on each of {ranks} ranks: must be <= "
-            f"{MAX_SHARDS // ranks}; take a larger split_tokens or longer runs"
+            f"{c.MAX_SHARDS // ranks}; take a larger split_tokens or longer runs"
         )
     begin: Ints = np.zeros((n_slots, len(lengths)), np.int32)
     end: Ints = np.zeros_like(begin)

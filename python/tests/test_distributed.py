@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import amla
+from amla._library import MAX_SHARDS
 from amla._shards import (
-    MAX_SHARDS,
     checked_owners,
     count_of,
     even_owners,
