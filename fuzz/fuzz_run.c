@@ -58,6 +58,16 @@ static const char *take_type(reader *in) { /* f32, bf16, f16 */
   return amla_dtype_name((amla_dtype)take(in, AMLA_F16 + 1));
 }
 
+static int go_on(void *context) {
+  (void)context;
+  return 0;
+}
+
+static void set_callbacks(amla_options *options) {
+  options->parallel = run_in_reverse;
+  options->cancel = go_on;
+}
+
 typedef struct sizes {
   uint32_t h, sk, dqk, dv, pad;
 } sizes;
@@ -117,7 +127,7 @@ static void take_problem(reader *in, char text[HARNESS_RANDOM_PROBLEM], amla_opt
   options->p_form = (amla_p_form)take(in, 4);
   options->q_form = (amla_q_form)take(in, 3);
   options->kv_round = (amla_kv_round)take(in, 2);
-  options->parallel = run_in_reverse;
+  set_callbacks(options);
 }
 
 /* ---- Corruptions ---- */
@@ -228,7 +238,7 @@ static void corrupt(reader *in, amla_problem *problem, amla_options *options, am
   case 0: corrupt_struct(in, problem, sizeof *problem); break;
   case 1:
     corrupt_struct(in, options, sizeof *options);
-    options->parallel = run_in_reverse; /* a pointer that points nowhere is a lie about memory */
+    set_callbacks(options); /* a pointer that points nowhere is a lie about memory */
     break;
   case 2: corrupt_buffer(in, tensors); break;
   case 3:
