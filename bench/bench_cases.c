@@ -33,8 +33,9 @@ bool bench_has_target(bench_target target) {
 }
 
 static const char one[] = "h=128, one thread", all[] = "h=128, all cores",
-                  all4[] = "h=128, b=4, all cores", few[] = "h=16", odd[] = "odd head counts",
-                  brief[] = "short contexts", page[] = "page size", type[] = "KV type";
+                  all4[] = "h=128, b=4, all cores", half[] = "h=64", few[] = "h=16",
+                  odd[] = "odd head counts", brief[] = "short contexts", page[] = "page size",
+                  type[] = "KV type";
 
 const bench_case bench_cases[] = {
     {one, "h=128,sk=1024", 1, AMLA_ISA_AUTO, OF_PEAK(0.93, 0.90), H128, false},
@@ -62,13 +63,19 @@ const bench_case bench_cases[] = {
     {all4, "b=4,h=128,sq=2,sk=16384", BENCH_ALL_THREADS, AMLA_ISA_AUTO, OF_PEAK(0.91, 0.88), H128,
      false},
 
-    {"h=64, one thread", "h=64,sk=4096", 1, AMLA_ISA_AUTO, OF_PEAK(0.90, 0.90), BARE_ONLY, true},
+    {half, "h=64,sk=1024", 1, AMLA_ISA_AUTO, OF_PEAK(0.90, 0.90), BARE_ONLY, false},
+    {half, "h=64,sk=4096", 1, AMLA_ISA_AUTO, OF_PEAK(0.90, 0.90), BARE_ONLY, true},
+    {half, "h=64,sk=16384", 1, AMLA_ISA_AUTO, OF_PEAK(0.90, 0.90), BARE_ONLY, false},
+    {half, "h=64,sk=4096", BENCH_ALL_THREADS, AMLA_ISA_AUTO, OF_PEAK(0.88, 0.88), BARE_ONLY, false},
 
+    {few, "h=16,sk=1024", 1, AMLA_ISA_AUTO, OF_PEAK(0.85, 0.86), H16, false},
     {few, "h=16,sk=4096", 1, AMLA_ISA_AUTO, OF_PEAK(0.85, 0.86), H16, true},
+    {few, "h=16,sk=16384", 1, AMLA_ISA_AUTO, OF_PEAK(0.85, 0.86), H16, false},
     {few, "h=16,sq=2,sk=4096", 1, AMLA_ISA_AUTO, OF_PEAK(0.85, 0.86), H16, true},
     {few, "h=16,sk=4096", BENCH_ALL_THREADS, AMLA_ISA_AUTO, OF_PEAK(0.85, 0.84), H16, true},
     {few, "h=16,sq=2,sk=4096", BENCH_ALL_THREADS, AMLA_ISA_AUTO, OF_PEAK(0.85, 0.84), H16, false},
     {few, "b=8,h=16,sk=1000", 1, AMLA_ISA_AUTO, OF_PEAK(0, 0.83), NO_PEERS, false},
+    {few, "b=8,h=16,sk=1000", BENCH_ALL_THREADS, AMLA_ISA_AUTO, OF_PEAK(0, 0.81), NO_PEERS, false},
 
     {odd, "h=6,sk=4096", 1, AMLA_ISA_AUTO, OF_ROWS(6), BARE_ONLY, true},
     {odd, "h=9,sk=4096", 1, AMLA_ISA_AUTO, OF_ROWS(9), BARE_ONLY, true},
@@ -88,6 +95,8 @@ const bench_case bench_cases[] = {
     {page, "h=128,sk=4096,page=16", 1, AMLA_ISA_AUTO, OF("h=128,sk=4096", 0.97), NO_PEERS, true},
     {type, "h=128,sk=4096,kv=f16", 1, AMLA_ISA_AUTO, OF("h=128,sk=4096", 0.97), NO_PEERS, true},
     {type, "h=128,sk=4096,kv=q8_0", 1, AMLA_ISA_AUTO, OF("h=128,sk=4096", 0.97), NO_PEERS, false},
+    {type, "h=16,sk=4096,kv=f16", 1, AMLA_ISA_AUTO, OF("h=16,sk=4096", 0.97), NO_PEERS, false},
+    {type, "h=16,sk=4096,kv=q8_0", 1, AMLA_ISA_AUTO, OF("h=16,sk=4096", 0.97), NO_PEERS, false},
     {type, "h=128,sk=4096,kv=f32", 1, AMLA_ISA_AUTO, OF_PEAK(0.90, 0.85), NO_PEERS, true},
 };
 

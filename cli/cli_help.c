@@ -50,7 +50,7 @@ static void print_problem(void) {
 }
 
 static void print_environment(void) {
-  printf("Of the library, read once; nonsense is refused by every command:\n"
+  printf("Of the library; nonsense is refused by every command that needs it:\n"
          "  AMLA_NUM_THREADS       threads; default OMP_NUM_THREADS, or else one a core, within\n"
          "                         affinity and CPU quota\n"
          "  AMLA_ISA               caps the instruction set: %s\n"

@@ -5,7 +5,7 @@
  *   q            [b, s_q, h_q, d_qk]          F32, BF16 or F16
  *   kv_cache     [pages, page_size, d_qk]     F32, BF16 or F16; without block_table [b, sk, d_qk].
  *                [pages, page_size, bytes]    U8: any other type, named in the metadata. Bytes of a
- *                                             token: 656, 584, d_qk, or blocks of 34. A page of
+ *                                             token: 656, 584, d_qk, or ggml's blocks. A page of
  *                                             584 has its footer where amla.h says
  *   block_table  [b, max_pages]               I32, optional
  *   seqlens_k    [b]                          I32

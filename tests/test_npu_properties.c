@@ -319,6 +319,34 @@ static void sinks_scale_o_and_leave_lse(void **state) {
   for_each_mode(check_sinks);
 }
 
+/* ---- What a plan says of itself ---- */
+
+static amla_plan_info query(amla_dtype type, int32_t split_tokens) {
+  amla_problem p = AMLA_PROBLEM_INIT;
+  p.b = 1, p.h_q = 16, p.sk = 4096, p.d_qk = 576, p.d_v = 512, p.scale = 1.0f;
+  p.q_type = p.kv_type = type, p.out_type = AMLA_F32;
+  amla_options o = npu(AMLA_RESCALE_LAZY);
+  o.split_tokens = split_tokens;
+  amla_plan_info info = AMLA_PLAN_INFO_INIT;
+  amla_plan *plan;
+  amla_detail d;
+  if (amla_plan_create(&plan, &p, &o, &d) != AMLA_OK || amla_plan_query(plan, &info, &d) != AMLA_OK)
+    fail_msg("%s", d.text);
+  amla_plan_destroy(plan);
+  return info;
+}
+
+static void a_plan_tells_p_and_splits(void **state) {
+  (void)state;
+  const amla_plan_info by_length = query(AMLA_BF16, AMLA_SPLIT_BY_LENGTH);
+  const int32_t tile = by_length.tile_tokens;
+  assert_int_equal(by_length.p_type, AMLA_BF16);
+  assert_int_equal(query(AMLA_F16, AMLA_SPLIT_BY_LENGTH).p_type, AMLA_F16);
+  assert_in_range(by_length.split_tokens, tile, 4096);
+  assert_int_equal(query(AMLA_BF16, tile + 1).split_tokens, 2 * tile);
+  assert_int_equal(query(AMLA_BF16, AMLA_SPLIT_AUTO).split_tokens, AMLA_SPLIT_AUTO);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(pages_do_not_change_a_bit),
                                      cmocka_unit_test(company_does_not_change_a_bit),
@@ -329,6 +357,7 @@ int main(void) {
                                      cmocka_unit_test(poison_stays_where_it_belongs),
                                      cmocka_unit_test(columns_that_start_at_zero_are_right),
                                      cmocka_unit_test(empty_rows_are_zero),
-                                     cmocka_unit_test(sinks_scale_o_and_leave_lse)};
+                                     cmocka_unit_test(sinks_scale_o_and_leave_lse),
+                                     cmocka_unit_test(a_plan_tells_p_and_splits)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,14 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# What is worth knowing of a GPU that is lent for 15 minutes, in the order in which one wants to
-# know it.
+# What is worth knowing of a GPU that is at hand for minutes, in the order in which one wants to know
+# it.
 #
 #     tools/gpu_session.sh prepare FOLDER [CMAKE_ARGUMENT...]
 #     tools/gpu_session.sh run FOLDER OUT
 #
-# prepare builds what runs into FOLDER, where nvcc is. run takes one call of 560 seconds, where the
-# GPU is. FOLDER brings the libraries; /build*/ is ignored by git, so build-gpu can be carried. The
+# prepare builds what runs into FOLDER, where nvcc is. run takes about nine minutes, where the GPU
+# is. FOLDER brings the libraries; /build*/ is ignored by git, so build-gpu can be carried. The
 # GPU's machine needs a driver and coreutils. nvidia-smi, compute-sanitizer, ncu and a python3 with
 # PyTorch are used if they are there. Each step is a process of its own with a limit of its own. A
 # failure or a hang stops no other step. Three files are written as results come: all.txt,
@@ -154,14 +154,17 @@ steps() {
     [ $pass = 2 ] || step torch 40 $inner torch
   done
   step peak 20 "$bin/amla_peak"
-  bench small 20 wgmma3 '' b=128,h=16,sk=4096$as_flashmla b=1,h=16,sk=65536$as_flashmla
+  bench small 20 wgmma3 '' b=128,h=16,sk=4096$as_flashmla b=1,h=16,sk=1024$as_flashmla \
+    b=1,h=16,sk=65536$as_flashmla b=2,h=16,sk=16384$as_flashmla b=4,h=16,sk=4096$as_flashmla \
+    b=8,h=16,sk=4096$as_flashmla
   bench small 20 wgmma16 '' b=128,h=16,sk=4096$as_flashmla b=8,h=16,sk=1024$as_flashmla
   bench long 25 wgmma3 '' b=128,h=128,sq=2,sk=16384$as_flashmla
   step random 90 "$bin/test_cuda_decode" 'random_*'
   bench portable 20 mma64 '' b=128,h=128,sq=2,sk=4096$as_flashmla b=128,h=16,sk=4096$as_flashmla
   bench flash 20 wgmma3 '--rescale flash' b=128,h=128,sq=2,sk=4096$as_flashmla
   bench auto 10 wgmma3 '--split auto' \
-    b=1,h=16,sk=1024$as_flashmla b=1,h=16,sk=65536$as_flashmla b=8,h=16,sk=4096$as_flashmla
+    b=1,h=16,sk=1024$as_flashmla b=1,h=16,sk=65536$as_flashmla b=2,h=16,sk=16384$as_flashmla \
+    b=4,h=16,sk=4096$as_flashmla b=8,h=16,sk=4096$as_flashmla
   [ ! -x "$bin/native_rows" ] || step native 60 "$bin/native_rows" # the CPU's turn
   profile
   sanitize racecheck 60

@@ -2,7 +2,7 @@
  *
  * AMLA: attention decoding for Multi-head Latent Attention (MLA) models.
  *
- * The one public header. For every query row (sequence, query, head)
+ * The library's header. For every query row (sequence, query, head)
  *
  *     S_j = scale * q . k_j      O = sum_j softmax(S)_j * v_j      LSE = log sum_j exp(S_j)
  *
@@ -53,7 +53,7 @@ typedef enum amla_status {
   AMLA_INVALID_ARGUMENT = 1,
   /* Well-formed, but not built or not on this machine; the detail says what. */
   AMLA_UNSUPPORTED = 2,
-  AMLA_OUT_OF_MEMORY = 3,  /* amla_plan_create could not allocate the plan (a few kB) */
+  AMLA_OUT_OF_MEMORY = 3,  /* no memory for the plan (a few kB), or for npu's simulated chip */
   AMLA_BACKEND_FAILED = 4, /* a driver or device reported an error; the detail has its words */
   AMLA_CANCELLED = 5 /* the caller's amla_options.cancel ended the run; outputs hold anything */
 } amla_status;
@@ -210,8 +210,8 @@ AMLA_API int32_t amla_dtype_block(amla_dtype type, int32_t *bytes);
 /* ---- Problem: shapes and types, no pointers ---- */
 
 /* Strides count elements of the tensor's type; 0 = packed in the order given beside the tensor.
- * Dimensions are refused when < 1 (b, sk, h_kv, page_size and max_pages may be 0), or when a
- * product leaves int64. */
+ * Dimensions are refused when < 1 (b, sk, h_kv, page_size and max_pages may be 0), when a product
+ * leaves int64, or beyond d_qk = 65536 and s_q * h_q = 2^24. */
 typedef struct amla_problem {
   uint32_t struct_bytes;
   int32_t b; /* sequences; 0 is allowed and does nothing */
@@ -306,7 +306,7 @@ typedef struct amla_options {
   amla_backend backend;
   amla_rescale rescale;
   /* 0 = AMLA_NUM_THREADS if set, else OMP_NUM_THREADS, else what OpenMP has, at most one a core and
-   * what affinity and cgroup quota leave. No number changes a bit of the result.
+   * what affinity and cgroup quota leave; at most 1024. No number changes a bit of the result.
    *
    * After fork: the child of a process that had several threads when it forked runs on one thread.
    * OpenMP's may be among those, and it would wait for them for ever. The bits are the same, and
@@ -326,7 +326,7 @@ typedef struct amla_options {
    * outputs then hold anything, and does no harm to plan and scratch. */
   amla_parallel parallel;
   void *parallel_context;
-  amla_lse_sink lse_sink; /* of rows that see a key; without one LSE is -inf in both */
+  amla_lse_sink lse_sink; /* ref and cpu. Of rows that see a key; others' LSE is -inf in both */
   amla_p_form p_form;
   amla_q_form q_form;
   amla_kv_round kv_round;
@@ -373,7 +373,8 @@ typedef struct amla_tensors {
   const void *q_rope; /* [b][s_q][h_q][q_d_rope] q_type; NULL when q_d_rope is 0 */
   /* [n_pages][page_size][kv_d_rope] kv_type, or [b][sk][kv_d_rope]; NULL when kv_d_rope is 0 */
   const void *kv_rope;
-  /* [b][s_q][sk] f16, added to scale * q . k of every head; -inf hides the key; NULL = none */
+  /* [b][s_q][sk] f16, added to scale * q . k of every head; -inf hides the key; NULL = none. ref and
+   * cpu */
   const void *mask;
   size_t q_rope_bytes, kv_rope_bytes, mask_bytes;
   /* device memory: the CUstream to run on, NULL = the default stream. Host memory: must be NULL */
@@ -406,7 +407,7 @@ typedef struct amla_tensors {
   size_t kv_indptr_bytes;
   const int32_t *kv_indices; /* [kv_indptr[b]] page ids */
   size_t kv_indices_bytes;
-  /* [b][h_q][s_q] f32, or NULL: the largest scale * q . k of the row that is a number, mask
+  /* ref and cpu. [b][h_q][s_q] f32, or NULL: the largest scale * q . k of the row that is a number, mask
    * included, in natural-log units; -inf without keys */
   float *max_logits;
   size_t max_logits_bytes;

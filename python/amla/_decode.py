@@ -64,7 +64,7 @@ def decode(
         rescale      "lazy", "amla" or "flash": same result within rounding
         backend      "auto", "ref", "cpu", "cuda" or "npu"
         threads      0: AMLA_NUM_THREADS if set, else torch.get_num_threads() for torch tensors,
-                     else OpenMP's number
+                     else the library's default (docs/performance.md)
         lse_base     "e" or 2
         sinks        [h_q] float32 logits: out is scaled by exp(lse) / (exp(lse) + exp(sink)), lse
                      stays

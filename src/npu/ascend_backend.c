@@ -55,11 +55,13 @@ static const char *isa(amla_isa cap) {
 
 static void query(const amla_plan *plan, amla_plan_info *info) {
   const ascend_launch l = ascend_launch_of(&plan->problem, &plan->options);
-  info->p_type = AMLA_BF16;
+  info->p_type = plan->problem.kv_type;
   info->threads = 1;
   info->block_rows = ascend_block_rows(&plan->problem);
   info->tile_tokens = l.tiling.tile_keys;
   info->split_tokens = AMLA_SPLIT_AUTO; /* contiguous runs over cores */
+  if (l.split_tiles > 0)
+    info->split_tokens = (int64_t)l.split_tiles * l.tiling.tile_keys;
   info->simulated = 1;
   snprintf(info->kernel, sizeof info->kernel, "sim-%s", chip_name);
 }
