@@ -226,6 +226,16 @@ check_spdx() { # within the first three lines of everything that is source, scri
     END { exit failed }'
 }
 
+check_tests_are_listed() { # every test that is a file has its row in tests/README.md
+  list_files | grep -E '^(tests|ggml|mpi)/(.*/)?test_[^/]*\.(c|sh|py)$' | (
+    failed=0
+    while read -r file; do
+      grep -qF "${file##*/}" tests/README.md || { echo "$file: not in tests/README.md"; failed=1; }
+    done
+    exit $failed
+  )
+}
+
 check_paths() { # nothing that only one machine has
   ! list_files | grep -vE '\.(safetensors|png)$' | tr '\n' '\0' |
     xargs -0 grep -nIE '(^|[^A-Za-z0-9_.)}-])/(work|root|home|tmp|Users|mnt)/'
@@ -234,7 +244,7 @@ check_paths() { # nothing that only one machine has
 check_tree() { # in the current folder; every check reports before the verdict
   failed=0
   for check in check_includes check_imports check_circles check_calls check_isa_ifdefs check_names \
-    check_spdx check_paths; do
+    check_spdx check_tests_are_listed check_paths; do
     $check || { echo "FAIL: $check"; failed=1; }
   done
   return $failed
@@ -315,6 +325,7 @@ plant check_names tests/ukernels.c '/* SPDX-License-Identifier: Apache-2.0 */'
 plant check_names src/cuda/cuda_emulator.hpp '// SPDX-License-Identifier: Apache-2.0'
 plant check_spdx tests/unmarked.c 'int unmarked;'
 plant check_spdx src/cuda/unmarked.cuh 'int unmarked;'
+plant check_tests_are_listed ggml/test_newcomer.c '/* SPDX-License-Identifier: Apache-2.0 */'
 plant check_paths docs/local.md "see /""home/me/notes"
 plant check_paths dev "cd /""tmp/build"
 echo "ok: $planted planted violations found"
