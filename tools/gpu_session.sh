@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# What is worth knowing of a GPU that is at hand for minutes, in the order in which one wants to know
-# it.
+# What is worth knowing of a GPU that is at hand for minutes, in the order in which one wants to
+# know it.
 #
 #     tools/gpu_session.sh prepare FOLDER [CMAKE_ARGUMENT...]
 #     tools/gpu_session.sh run FOLDER OUT

@@ -373,8 +373,8 @@ typedef struct amla_tensors {
   const void *q_rope; /* [b][s_q][h_q][q_d_rope] q_type; NULL when q_d_rope is 0 */
   /* [n_pages][page_size][kv_d_rope] kv_type, or [b][sk][kv_d_rope]; NULL when kv_d_rope is 0 */
   const void *kv_rope;
-  /* [b][s_q][sk] f16, added to scale * q . k of every head; -inf hides the key; NULL = none. ref and
-   * cpu */
+  /* ref and cpu. [b][s_q][sk] f16, added to scale * q . k of every head; -inf hides the key; NULL =
+   * none */
   const void *mask;
   size_t q_rope_bytes, kv_rope_bytes, mask_bytes;
   /* device memory: the CUstream to run on, NULL = the default stream. Host memory: must be NULL */
@@ -407,8 +407,8 @@ typedef struct amla_tensors {
   size_t kv_indptr_bytes;
   const int32_t *kv_indices; /* [kv_indptr[b]] page ids */
   size_t kv_indices_bytes;
-  /* ref and cpu. [b][h_q][s_q] f32, or NULL: the largest scale * q . k of the row that is a number, mask
-   * included, in natural-log units; -inf without keys */
+  /* ref and cpu. [b][h_q][s_q] f32, or NULL: the largest scale * q . k of the row that is a number,
+   * mask included, in natural-log units; -inf without keys */
   float *max_logits;
   size_t max_logits_bytes;
   const void *extra_kv; /* second scope: as kv, of kv_type too; the others as their namesakes */
