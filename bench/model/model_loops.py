@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inner loops of the rows of Arm, modelled by llvm-mca: MODELLED cycles.
+"""Inner loops of the rows of Arm and of AVX2, modelled by llvm-mca: MODELLED cycles.
 
-    python3 bench/model/model_loops.py arm BUILD_FOLDER [LLVM_MCA]
+    python3 bench/model/model_loops.py arm|zen BUILD_FOLDER [LLVM_MCA]
 
-Reads the machine code that a build made (./dev model --arm). Of each kernel it
+Reads the machine code that a build made (./dev model --arm, ./dev model --zen). Of each kernel it
 takes every innermost loop with 12 multiply-adds or more, as a straight line. A share is of
 multiply-adds in what the pipes would do in those cycles, in brackets that of everything which the
 pipes do. The peak loops are what `amla info` runs. Exit status 1 if a loop but those of last
@@ -78,6 +78,36 @@ ARM = Family(
         },
         f"{PEAK}/peak_fma__neon.c.o": {"harness_peak_fma__neon": "peak"},
         f"{PEAK}/peak_fma__neonbf16.c.o": {"harness_peak_fma__neonbf16": "peak"},
+    },
+)
+ZEN = Family(
+    objdump="objdump",
+    mca=["-mtriple=x86_64"],
+    comment="#.*|<.*",
+    branch=r"j\w+\s+([0-9a-f]+)$",
+    end=[],  # it is fused with the comparison before it, which is there
+    multiply_adds=r"vfmadd\d+ps",
+    store=r"vmov(aps|dqa) %ymm\d+,.*\(",
+    pipes="Zn3FP[01]$",
+    cpus={"znver3": (2, 6)},  # source: LLVM's X86ScheduleZnver3.td
+    judged=(),
+    sides={
+        "vpsrlw": "converts 4 bits",  # of 5 there are fewer multiply-adds than is asked for
+        "vpmovsxbd": "converts q8_0",
+        "vmulps": "converts fp8",
+        "vcvtph2ps": "converts f16",
+        "vpshufb": "converts bf16",
+    },
+    copies="copies f32",
+    kernels={
+        f"{KERNELS}/ukr__avx2.c.o": {
+            "qk_6x16": "scores, 16 rows",
+            "qk_staged": "scores, 16 rows",
+            "qk_12x8": "scores, 8 rows",
+            "pv_4x24": "output",
+            "pv_8x8": "output, last columns",
+        },
+        f"{PEAK}/peak_fma__avx2.c.o": {"harness_peak_fma__avx2": "peak"},
     },
 )
 LIMITED = {"converts 4 or 5 bits", "converts q8_0", "converts f16"}
@@ -251,7 +281,7 @@ def print_loops(family, mca, folder):
 
 
 def main():
-    family, folder = {"arm": ARM}[sys.argv[1]], f"{sys.argv[2]}/CMakeFiles"
+    family, folder = {"arm": ARM, "zen": ZEN}[sys.argv[1]], f"{sys.argv[2]}/CMakeFiles"
     mca = sys.argv[3] if len(sys.argv) > 3 else "llvm-mca-19"
     version = subprocess.run([mca, "--version"], check=True, capture_output=True, text=True).stdout
     print("MODELLED by llvm-mca,", re.search(r"LLVM version \S+", version)[0], end="\n\n")
