@@ -3,7 +3,8 @@
  * A study, not a part of the library: would int8 scores over q8_0 keys pay with AVX2? Two loops of
  * pmaddubsw, 3 keys x 16 rows, checked against plain integers, beside the f32 loop of 6 keys x 16
  * rows, all in L1 or L2 as they would be; and the error of the output on captured steps when q is
- * rounded to int8 per 32 columns. docs/cpu-kernel.md has what it said.
+ * rounded to int8 per 32 columns, or P too. VNNI is counted only. docs/cpu-kernel.md has what it
+ * said.
  *
  *     int8_study FILE...      captured steps, safetensors
  *
@@ -172,6 +173,7 @@ static void time_loops(void) {
        "  f32      32 FMA                                                          32\n"
        "  8 bits   8 psignb, 8 pmaddubsw, 8 pmaddwd, 8 paddd, cvt, mul, FMA         35\n"
        "  7 bits   8 pmaddubsw, 8 pmaddwd, 8 paddd, cvt, mul, FMA                   27\n"
+       "  VNNI     8 vpdpbusd, of q + 128 with its sums of 32 bits, cvt, mul, FMA   11\n"
        "Timed: best of interleaved rounds, one thread");
   for (int i = 0; i < 3; i++) {
     const double share = 0.53, factor = loops[0].best / loops[i].best;
@@ -195,8 +197,9 @@ static void round_row(double *x, int most) {
   }
 }
 
-/* In fp64: out [D_V] of a row over n keys. */
-static void attend(const double *q, const double *kv, int n, double scale, double *p, double *out) {
+/* In fp64: out [D_V] of a row over n keys. P is rounded to p_most-ths of its largest, 0: is not. */
+static void attend(const double *q, const double *kv, int n, double scale, int p_most, double *p,
+                   double *out) {
   double largest = -INFINITY, sum = 0.0;
   for (int j = 0; j < n; j++) {
     p[j] = 0.0;
@@ -205,15 +208,24 @@ static void attend(const double *q, const double *kv, int n, double scale, doubl
     largest = fmax(largest, p[j] *= scale);
   }
   memset(out, 0, D_V * sizeof *out);
-  for (int j = 0; j < n; j++)
-    sum += p[j] = exp(p[j] - largest);
+  for (int j = 0; j < n; j++) {
+    p[j] = exp(p[j] - largest);
+    if (p_most > 0)
+      p[j] = nearbyint(p[j] * p_most) / p_most;
+    sum += p[j];
+  }
   for (int j = 0; j < n; j++)
     for (int d = 0; d < D_V; d++)
       out[d] += p[j] / sum * kv[j * D + d];
 }
 
+static const struct {
+  const char *name;
+  int q_most, p_most;
+} roundings[] = {{"q to 8 bits", 127, 0}, {"q to 7 bits", 63, 0}, {"q and P to 8 bits", 127, 255}};
+enum { N_ROUNDINGS = sizeof roundings / sizeof *roundings };
+
 static void print_errors(const char *path) {
-  static const int most[] = {127, 63};
   harness_dataset data;
   char error[256];
   if (harness_read_problem(path, &data, error, sizeof error) != 0)
@@ -225,7 +237,8 @@ static void print_errors(const char *path) {
   if (p->kv_type > AMLA_F16 || p->topk > 0 || p->b != 1)
     stop("wants one sequence without lists, its cache in f32, bf16 or f16");
   double *kv = malloc((size_t)n * D * sizeof *kv), *weights = malloc((size_t)n * sizeof *weights);
-  double q[D], rounded[D], exact[D_V], out[D_V], worst[2] = {0}, square[2] = {0}, size = 0.0;
+  double q[D], rounded[D], exact[D_V], out[D_V], worst[N_ROUNDINGS] = {0};
+  double square[N_ROUNDINGS] = {0}, size = 0.0;
   if (!kv || !weights)
     stop("out of memory");
   for (int j = 0; j < n; j++) {
@@ -237,25 +250,25 @@ static void print_errors(const char *path) {
   for (int row = 0; row < p->s_q * p->h_q; row++) {
     for (int d = 0; d < D; d++)
       q[d] = (double)harness_load(data.q, p->q_type, harness_q_offset(p, row) + d);
-    attend(q, kv, n, (double)p->scale, weights, exact);
+    attend(q, kv, n, (double)p->scale, 0, weights, exact);
     double norm = 0.0;
     for (int d = 0; d < D_V; d++)
       norm += exact[d] * exact[d];
     size += norm;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < N_ROUNDINGS; i++) {
       double off = 0.0;
       memcpy(rounded, q, sizeof q);
-      round_row(rounded, most[i]);
-      attend(rounded, kv, n, (double)p->scale, weights, out);
+      round_row(rounded, roundings[i].q_most);
+      attend(rounded, kv, n, (double)p->scale, roundings[i].p_most, weights, out);
       for (int d = 0; d < D_V; d++)
         off += (out[d] - exact[d]) * (out[d] - exact[d]);
       square[i] += off;
       worst[i] = fmax(worst[i], sqrt(off / norm));
     }
   }
-  for (int i = 0; i < 2; i++)
-    printf("  %-42s %d keys, q to %d bits: %.1e, worst row %.1e\n", strrchr(path, '/') + 1, n,
-           8 - i, sqrt(square[i] / size), worst[i]);
+  for (int i = 0; i < N_ROUNDINGS; i++)
+    printf("  %-42s %d keys, %-17s %.1e, worst row %.1e\n", strrchr(path, '/') + 1, n,
+           roundings[i].name, sqrt(square[i] / size), worst[i]);
   free(kv);
   free(weights);
   harness_free(&data);
@@ -263,9 +276,9 @@ static void print_errors(const char *path) {
 
 int main(int argc, char **argv) {
   time_loops();
-  puts("Relative error of the output on captured steps, the cache in q8_0, all but q exact; 8 bits "
-       "are\n"
-       "what ggml rounds q to for such a cache");
+  puts("Relative error of the output on captured steps, the cache in q8_0, all else exact; 8 "
+       "bits\n"
+       "are what ggml rounds q to for such a cache");
   for (int i = 1; i < argc; i++)
     print_errors(argv[i]);
   return 0;
