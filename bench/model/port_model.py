@@ -313,8 +313,10 @@ STEPS = {
 
 def report_step(name, program, core, p_form, rows, **options):
     s = Step(program, core, "amxbf16", p_form, rows, 4096, **options)
+    not_renamed = program.play(core, s.trace, renamed=False)[0][-1]
     print(f"{p_form:7}{name:24} {rows:4} {len(s.trace):8} {s.cycles:8.0f} {s.share(512):6.2f}"
-          f" {s.busy['tmul'] / s.cycles:6.2f}", flush=True)  # fmt: skip
+          f" {s.busy['tmul'] / s.cycles:6.2f}  tiles not renamed"
+          f" {s.products / 512 / not_renamed:.2f}", flush=True)  # fmt: skip
 
 
 def model_bf16(program):
