@@ -4,6 +4,7 @@ takes from them, as release 0.32 has them. What is registered, what is left alon
 the platform's choices, and the backend's three functions against fp64. python/tests/try_vllm.py
 runs the real one, in the long run."""
 
+import os
 import sys
 import types
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import oracle
+from amla import _cache_write, _plan
 from amla import vllm as plugin
 
 B, H, RANK, ROPE, NOPE, D_V, PAGE = 3, 4, 64, 16, 24, 20, 8
@@ -284,6 +286,52 @@ def test_prefill_of_a_whole_prompt_is_the_hosts(impl):
     metadata = types.SimpleNamespace(prefill=types.SimpleNamespace(chunked_context=None))
     impl.forward_mha(1, 2, 3, 4, metadata, 5, 6)
     assert impl.own_prefill == (1, 2, 3, 4, metadata, 5, 6, None)
+
+
+@pytest.fixture
+def bound():
+    """The caller is bound to one CPU, torch's number of threads may be set, and nothing of other
+    tests is remembered."""
+    threads, cpus = torch.get_num_threads(), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AMLA_NUM_THREADS", raising=False)
+        patch.setattr(_plan, "_calls", {})
+        patch.setattr(_cache_write, "_remembered", {})
+        yield {min(cpus)}
+    torch.set_num_threads(threads)
+    os.sched_setaffinity(0, cpus)
+
+
+def allowed_cpus():
+    """Of each thread of this process."""
+    return {thread: os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")}
+
+
+def test_threads_are_torchs_and_their_cpus_stay(impl, bound, monkeypatch):
+    """Decode, prefill and the write of rows ask for as many as torch has then. The CPUs of the
+    process's threads stay as they are, and those that begin have their caller's."""
+    asked, real = [], _plan.options_struct
+    monkeypatch.setattr(_plan, "options_struct", lambda o: asked.append(o["threads"]) or real(o))
+    cache, new = torch.randn(8, 512, RANK + ROPE), types.SimpleNamespace
+    table, lengths = torch.arange(8).int()[None], torch.tensor([4096]).int()
+    metadata = new(decode=new(block_table=table, seq_lens=lengths))
+    metadata.prefill = new(chunked_context="some", block_table=table, amla_seqlens=lengths)
+    metadata.prefill.query_start_loc = torch.tensor([0, 2]).int()
+    for n in (1, 4, 2):
+        torch.set_num_threads(n)
+        before = allowed_cpus()
+        impl.forward_mqa(torch.randn(1, H, RANK + ROPE), cache, metadata, None)
+        q, out = torch.randn(2, H, NOPE + ROPE), torch.empty(2, H * D_V)
+        impl.forward_mha(q, None, None, cache, metadata, None, out)
+        rows, slots = torch.randn(4096, RANK), torch.arange(4096)
+        impl.do_kv_cache_update(rows, torch.randn(4096, 1, ROPE), cache, slots, "auto", None)
+        assert asked == [n, n, n]
+        asked.clear()
+        after = allowed_cpus()
+        begun = after.keys() - before.keys()
+        assert len(begun) < n and all(after[thread] == bound for thread in begun)
+        assert all(after[thread] == before[thread] for thread in after.keys() & before.keys())
 
 
 def test_new_rows_are_written(impl):
