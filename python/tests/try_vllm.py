@@ -4,8 +4,10 @@
 models decode with and without it.
 
     try_vllm.py                    tokens and log-probabilities of every step, float32: DeepseekV2
-                                   and V3; prefix caching, chunked prefill and pages of 53 tokens
-    try_vllm.py --quick            DeepseekV2 alone and that way, against Hugging Face's model
+                                   and V3; prefix caching, chunked prefill and pages of 53 tokens;
+                                   the CPUs of the workers' threads, bound to one CPU and to two
+    try_vllm.py --quick            DeepseekV2 alone and that way, against Hugging Face's model; the
+                                   threads' CPUs, bound to one
     try_vllm.py --serve            the server on the loopback interface, 8 clients at once, whose
                                    prompts are texts; its graph is compiled, as is vLLM's default
     try_vllm.py --bench [HEADS...] [--threads N...]
@@ -13,13 +15,16 @@ models decode with and without it.
                                    turns; the backend's decode step against amla.decode
 
 Everything is compared with vLLM without the plug-in (VLLM_PLUGINS=none), and that with Hugging
-Face's model. Exit code 1 if a result differs.
+Face's model. Exit code 1 if a result differs, or with the plug-in a thread may use other CPUs or
+more threads exist or work.
 """
 
 import argparse
 import concurrent.futures
+import contextlib
 import functools
 import json
+import multiprocessing
 import os
 import pathlib
 import random
@@ -29,6 +34,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 import urllib.request
@@ -37,6 +43,10 @@ VOCABULARY = 512
 STEPS = 24
 CONTEXTS, ROUNDS = (128, 1024, 4096), 5  # of --bench
 TOLERANCE = 1e-4  # of log-probabilities in float32
+WATCHED_CONTEXT, WATCHED_STEPS = 2048, 32  # of decode steps whose threads are counted
+# The least part of the workers' CPU time that a thread at work takes. OpenMP's second thread took
+# 0.2; those of gloo and ZeroMQ, which only poll, at most 0.006.
+AT_WORK = 0.05
 # Without a compiled graph (enforce_eager) vLLM 0.32 rotates by a kernel of its own that takes
 # [tokens, heads, 64] for rows of one head: it is wrong for models without YaRN. "none" names its
 # PyTorch form, which compiled graphs have by themselves.
@@ -105,11 +115,13 @@ def load(job, length=4096):
 
     options = dict(enforce_eager=True, dtype="float32", max_model_len=length)
     options |= dict(skip_tokenizer_init=True, max_logprobs=VOCABULARY, **job["options"])
+    if job.get("cpus"):  # vLLM binds workers that are processes of their own, as the server's are
+        options["distributed_executor_backend"] = "mp"
     return LLM(job["model"], **options)
 
 
 def generate(job):
-    """Tokens and all log-probabilities of every step."""
+    """Tokens and all log-probabilities of every step, and the threads that made them."""
     from vllm import SamplingParams
 
     llm = load(job)
@@ -122,6 +134,52 @@ def generate(job):
             rows = [[row[i].logprob for i in range(VOCABULARY)] for row in step.logprobs]
             found.append(dict(tokens=list(step.token_ids), logprobs=rows))
             found[-1]["cached"] = result.num_cached_tokens or 0
+    return dict(answers=found, threads=watch(llm.llm_engine) if job["cpus"] else [])
+
+
+def watch(engine):
+    """Each thread that the workers had in decode steps: the CPUs that it may use, and its part of
+    the CPU time of those that are left."""
+    fill(engine, WATCHED_CONTEXT, WATCHED_CONTEXT)
+    workers = [child.pid for child in multiprocessing.active_children()]
+    before = thread_seconds(*workers)
+    with seen_threads(workers) as allowed:
+        for _ in range(WATCHED_STEPS):
+            engine.step()
+        after = thread_seconds(*workers)
+    spent = {thread: seconds - before.get(thread, 0) for thread, seconds in after.items()}
+    total = sum(spent.values())
+    parts = {thread: seconds / total for thread, seconds in spent.items()}
+    return [dict(cpus=cpus, part=parts.get(thread, 0)) for thread, cpus in allowed.items()]
+
+
+@contextlib.contextmanager
+def seen_threads(processes):
+    """The CPUs of every thread that these have in the meantime. OpenMP ends threads that its next
+    team has no use for, so that what is there afterwards is not all that worked."""
+    allowed, ended = {}, threading.Event()
+
+    def look():
+        while not ended.wait(0.0005):
+            allowed.update(allowed_cpus(processes, but=allowed))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield allowed
+    finally:
+        ended.set()
+        looking.join()
+        allowed.update(allowed_cpus(processes))
+
+
+def allowed_cpus(processes, but=()):
+    """Of their threads that are there now, but for those."""
+    found = {}
+    for process in processes:
+        for thread in set(os.listdir(f"/proc/{process}/task")).difference(but):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                found[thread] = sorted(os.sched_getaffinity(int(thread)))
     return found
 
 
@@ -173,24 +231,26 @@ def fill(engine, context, prompt):
 def time_steps(engine, n):
     """Seconds and CPU seconds of each of n decode steps, this process's threads, those of them that
     took a tenth of the time, and its OpenMP runtimes."""
-    before, start = thread_seconds(), time.perf_counter()
+    before, start = thread_seconds("self"), time.perf_counter()
     times = []
     for _ in range(n):
         wall, cpu = time.perf_counter(), time.process_time()
         engine.step()
         times.append((time.perf_counter() - wall, time.process_time() - cpu))
-    after, least = thread_seconds(), (time.perf_counter() - start) / 10
+    after, least = thread_seconds("self"), (time.perf_counter() - start) / 10
     busy = sum(seconds - before.get(thread, 0) > least for thread, seconds in after.items())
     maps = pathlib.Path("/proc/self/maps").read_text().split()
     runtimes = {pathlib.Path(x).name for x in maps if "/libgomp" in x or "/libiomp" in x}
     return dict(times=times, threads=len(after), busy=busy, runtimes=sorted(runtimes))
 
 
-def thread_seconds():
-    tick, found = os.sysconf("SC_CLK_TCK"), {}
-    for task in pathlib.Path("/proc/self/task").iterdir():
-        fields = (task / "stat").read_text().rpartition(")")[2].split()
-        found[task.name] = (int(fields[11]) + int(fields[12])) / tick
+def thread_seconds(*processes):
+    """CPU seconds of each of their threads so far."""
+    found = {}
+    for process in processes:
+        for task in pathlib.Path(f"/proc/{process}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                found[task.name] = int((task / "schedstat").read_text().split()[0]) / 1e9
     return found
 
 
@@ -225,22 +285,23 @@ def time_backend(_engine, heads, context, seconds):
 # ---- The parent ----
 
 
-def environment(plugin, threads=2):
+def environment(plugin, threads=2, cpus=()):
+    """cpus: that vLLM binds its workers to, a thread to each."""
     env = dict(os.environ, VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1", AMLA_LOG="1")
     env |= dict(VLLM_CPU_KVCACHE_SPACE="1", OMP_NUM_THREADS=str(threads))
-    env["VLLM_CPU_OMP_THREADS_BIND"] = "0" if threads == 1 else "nobind"
+    env["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cpus)) or "nobind"
     env.pop("VLLM_PLUGINS", None)
     return env if plugin else env | dict(VLLM_PLUGINS="none")
 
 
-def in_vllm(plugin, threads=2, **job):
-    """What `generate` returns in a process of its own, and what AMLA said there."""
+def in_vllm(plugin, cpus=(), **job):
+    """What `generate` returns in a process of its own, by name, and what AMLA `said` there."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "job.json")
-        path.write_text(json.dumps(job))
+        path.write_text(json.dumps(dict(job, cpus=cpus)))
         done = subprocess.run(
             [sys.executable, __file__, "--job", str(path)],
-            env=environment(plugin, threads) | dict(VLLM_ENABLE_V1_MULTIPROCESSING="0"),
+            env=environment(plugin, cpus=cpus) | dict(VLLM_ENABLE_V1_MULTIPROCESSING="0"),
             capture_output=True,
             text=True,
             timeout=600,
@@ -248,7 +309,7 @@ def in_vllm(plugin, threads=2, **job):
         if done.returncode:
             sys.exit(f"vLLM failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
         lines = [line.split("amla: ")[1] for line in done.stderr.splitlines() if "amla: " in line]
-        return json.loads(path.read_text()), lines
+        return types.SimpleNamespace(**json.loads(path.read_text()), said=lines)
 
 
 def compare(name, got, want):
@@ -268,30 +329,64 @@ def compare(name, got, want):
         sys.exit(f"{name}: not the same, or {varied} different tokens in {STEPS} steps")
 
 
+def compare_threads(cpus, got, own):
+    """Of the workers' threads with the plug-in and without, where vLLM was told these CPUs."""
+    allowed = [{tuple(t["cpus"]) for t in run} for run in (got, own)]
+    at_work = [sum(t["part"] >= AT_WORK for t in run) for run in (got, own)]
+    print(
+        f"binding: CPUs {','.join(map(str, cpus))}: {at_work[0]} of {len(got)} threads at work "
+        f"with the plug-in, {at_work[1]} of {len(own)} without",
+        flush=True,
+    )
+    if allowed[1] != {(cpu,) for cpu in cpus}:
+        sys.exit(f"binding: vLLM's own threads may use {sorted(allowed[1])}, not {cpus}")
+    if not allowed[0] <= allowed[1]:
+        sys.exit(f"binding: with the plug-in threads may use {sorted(allowed[0])}, not {cpus}")
+    if len(got) > len(own) or at_work[0] > at_work[1]:
+        sys.exit("binding: more threads with the plug-in")
+
+
+def decoded(said):
+    """Was the plug-in there, and did it make a plan?"""
+    there = "decodes for vLLM's backend CPU_MLA" in said
+    return there and any(line.startswith("plan ") for line in said)
+
+
+def first_cpus(n):
+    """Of those that this process may use."""
+    return sorted(os.sched_getaffinity(0))[:n]
+
+
 def try_results(folder):
-    for kind in ("DeepseekV2", "DeepseekV3"):
+    for kind, cpus in (("DeepseekV2", first_cpus(1)), ("DeepseekV3", first_cpus(2))):
         model = make_model(folder / kind, kind)
         job = dict(model=model, prompts=prompts())
-        own, said = in_vllm(False, **job, options=NATIVE)
-        assert not said, said
-        compare(f"{kind}, vLLM and Hugging Face", own, reference(model, job["prompts"], STEPS))
-        got, said = in_vllm(True, **job, options=NATIVE)
-        assert "decodes for vLLM's backend CPU_MLA" in said, said
-        compare(kind, got, own)
+        own = in_vllm(False, cpus, **job, options=NATIVE)
+        assert not own.said, own.said
+        want = reference(model, job["prompts"], STEPS)
+        compare(f"{kind}, vLLM and Hugging Face", own.answers, want)
+        got = in_vllm(True, cpus, **job, options=NATIVE)
+        assert decoded(got.said), got.said
+        compare(kind, got.answers, own.answers)
+        compare_threads(cpus, got.threads, own.threads)
         if kind == "DeepseekV2":
-            got, said = in_vllm(True, **job, options=REUSE)
+            reused = in_vllm(True, **job, options=REUSE)
+            said, answers = reused.said, reused.answers
             assert any("block_size=53, enable_prefix_caching=True" in line for line in said), said
-            compare(f"{kind}, chunked prefill and prefix caching", got, own)
-            if not got[4]["cached"] >= 106:
-                sys.exit(f"no tokens came from the prefix cache: {got[4]['cached']}")
+            compare(f"{kind}, chunked prefill and prefix caching", answers, own.answers)
+            if not answers[4]["cached"] >= 106:
+                sys.exit(f"no tokens came from the prefix cache: {answers[4]['cached']}")
 
 
 def try_quickly(folder):
     job = dict(model=make_model(folder / "quick"), prompts=prompts())
-    got, said = in_vllm(True, **job, options=REUSE)
-    assert "decodes for vLLM's backend CPU_MLA" in said, said
+    cpus = first_cpus(1)
+    got = in_vllm(True, cpus, **job, options=REUSE)
+    assert decoded(got.said), got.said
     want = reference(job["model"], job["prompts"], STEPS)
-    compare("DeepseekV2, chunked prefill and prefix caching", got, want)
+    compare("DeepseekV2, chunked prefill and prefix caching", got.answers, want)
+    own = in_vllm(False, cpus, **job, options=NATIVE)
+    compare_threads(cpus, got.threads, own.threads)
 
 
 class Bench:
@@ -446,7 +541,7 @@ def try_server(folder):
             sys.exit(f"the server read {answer['prompt_token_ids']}, not {prompt}")
         if answer["text"].split() != [word(t) for t in answer["tokens"]]:
             sys.exit(f"{answer['text']} are not the words of {answer['tokens']}")
-    offline, _ = in_vllm(False, model=model, prompts=ids, options=NATIVE)
+    offline = in_vllm(False, model=model, prompts=ids, options=NATIVE).answers
     compare("server without the plug-in, vLLM offline", own, offline)
     compare("server with the plug-in, vLLM offline", got, offline)
     compare("server with and without the plug-in", got, own)
