@@ -15,7 +15,7 @@ suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
 make_chroot "$suite" "$root" gcc libc6-dev pkg-config
 mkdir "$root/srv/packages"
 cp "$@" "$root/srv/packages"
-cp "$source_dir/tests/install/consumer.c" "$root/srv"
+cp "$source_dir/tests/install/consumer.c" "$source_dir/tests/install/program.sh" "$root/srv"
 awk '/^```python$/ { inside = 1; next } /^```/ && inside { exit } inside' \
   "$source_dir/README.md" > "$root/srv/readme.py"
 version=$(sed -n 's/^#define AMLA_VERSION_[MP][A-Z]* //p' "$source_dir/include/amla/amla.h" |
@@ -31,6 +31,7 @@ in_chroot "$root" sh -euc '
   libraries=/usr/lib/$(gcc -print-multiarch)
   amla info | tee info
   grep -Eq "npu +available" info || { echo "FAIL: no backend npu"; exit 1; }
+  sh program.sh /usr
   amla check b=2,h=16,sk=300,len=ragged
   amla check h=4,sk=300 --ranks | grep "the same bits" # one rank, without mpirun
   ! dpkg-query -W -f "\${Depends}" amla | grep -i mpi || { echo "FAIL: amla needs MPI"; exit 1; }
