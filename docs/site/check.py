@@ -135,6 +135,13 @@ def python_not_documented(tree: pathlib.Path, pages: dict[pathlib.Path, Page]) -
     return wrong
 
 
+def not_told(tree: pathlib.Path) -> list[str]:
+    """Committed runs that the page of results does not name."""
+    page = (tree / "docs/site/results.md").read_text()
+    files = sorted((tree / "docs/results").iterdir())
+    return [f"results.md: {f.name} is not named" for f in files if f"`{f.name}`" not in page]
+
+
 def shown_wrong(root: pathlib.Path, pages, screenshots: pathlib.Path | None) -> list[str]:
     wrong = []
     with sync_playwright() as playwright:
@@ -171,7 +178,7 @@ def main() -> None:
     if not pages:
         sys.exit(f"{root} has no pages")
     wrong = broken_links(root, pages)
-    wrong += not_documented(tree, pages) + python_not_documented(tree, pages)
+    wrong += not_documented(tree, pages) + python_not_documented(tree, pages) + not_told(tree)
     for folder in more:
         folder.mkdir(exist_ok=True)
     wrong += shown_wrong(root, pages, more[0] if more else None)

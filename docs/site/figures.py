@@ -4,6 +4,7 @@ what the library says of a plan. No figure has a number of its own."""
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import re
 
@@ -44,6 +45,10 @@ def rows_of(path: pathlib.Path, pattern: str) -> list[dict[str, str]]:
     return rows
 
 
+def counted(threads: str) -> str:
+    return f"{threads} thread{'s' * (threads != '1')}"
+
+
 # ---- Results ----
 
 
@@ -57,7 +62,7 @@ def cpu(results: pathlib.Path, out: pathlib.Path) -> None:
     figure, axes = pyplot.subplots(figsize=(WIDTH, 8))
     for i, (name, label) in enumerate(tables.items()):
         rows = [r for r in rows_of(results / f"{name}.txt", line) if r["isa"] in ("avx512", "avx2")]
-        names = [f"{r['case']}, {r['threads']} thread{'s' * (r['threads'] != '1')}" for r in rows]
+        names = [f"{r['case']}, {counted(r['threads'])}" for r in rows]
         at = [cases.setdefault(n, len(cases)) for n in names]
         axes.plot([float(r["lazy"]) for r in rows], at, MARKS[i], label=label)
     axes.axvline(1, color="black", lw=1.5)
@@ -90,6 +95,67 @@ def ggml(results: pathlib.Path, out: pathlib.Path) -> None:
     axes.set_title("One token, 128 heads, one thread, AVX-512: AMLA and ggml's CPU backend")
     axes.grid(alpha=0.3)
     axes.legend(ncols=3, loc="center", bbox_to_anchor=(0.5, 0.5), fontsize=9)
+    save(figure, out)
+
+
+def server(results: pathlib.Path, out: pathlib.Path) -> None:
+    path = results / "llama_server.txt"
+    rows = rows_of(
+        path,
+        r"server +(?P<heads>\d+) (?P<type>\w+) +(?P<threads>\d+) +(?P<depth>\d+)"
+        r" +[\d.]+ +[\d.]+ +(?P<ratio>[\d.]+)x ",
+    )
+    models = re.search(r"bench_server.py: (.*)", path.read_text())[1]
+    threads, heads, types, depths = (
+        list(dict.fromkeys(r[key] for r in rows)) for key in ("threads", "heads", "type", "depth")
+    )
+    shape, size = (len(heads), len(threads)), (WIDTH, 0.9 + 2 * len(heads))
+    figure, grid = pyplot.subplots(*shape, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axes, (h, n) in zip(grid.flat, itertools.product(heads, threads)):
+        for i, kind in enumerate(types):
+            mine = [r for r in rows if (r["heads"], r["threads"], r["type"]) == (h, n, kind)]
+            x, y = ([float(r[key]) for r in mine] for key in ("depth", "ratio"))
+            axes.plot(x, y, marker=MARKS[i], ls=("-", "--", ":")[i % 3], label=kind)
+        axes.axhline(1, color="black", lw=1.5)
+        axes.set_xscale("symlog", base=4, linthresh=1024)
+        axes.set_xticks([int(d) for d in depths], depths, fontsize=9)
+        axes.set_xticks([], minor=True)
+        axes.set_title(f"{h} heads, {counted(n)}")
+        axes.grid(alpha=0.3)
+    axes.set_ylim(0, None)  # of all: they share it
+    grid[0, 0].legend(loc="upper left", fontsize=9)
+    figure.supxlabel("tokens of context", fontsize=11)
+    figure.supylabel("times as fast as ggml (line: 1)", fontsize=11)
+    figure.suptitle(f"A token of llama-server: {models}", fontsize=11)
+    save(figure, out)
+
+
+def prompts(results: pathlib.Path, out: pathlib.Path) -> None:
+    path = results / "prompts.txt"
+    rows = rows_of(
+        path,
+        r" +(?P<heads>\d+) +(?P<threads>\d+) +(?P<ggml_ms>[\d.]+) +(?P<amla_ms>[\d.]+) +[\d.]+"
+        r" +[\d.]+x +[\d.]+ +(?P<alone>[\d.]+) +(?P<amla>[\d.]+) ",
+    )
+    names = [f"{r['heads']} heads, {counted(r['threads'])}" for r in rows]
+    amla = [float(r["amla"]) for r in rows]
+    ggml = [a * float(r["amla_ms"]) / float(r["ggml_ms"]) for a, r in zip(amla, rows)]
+    figure, axes = pyplot.subplots(figsize=(WIDTH, 0.4 * len(rows) + 1.6))
+    alone = [float(r["alone"]) for r in rows]
+    lists = {"ggml": ggml, "llama.cpp's plug-in": amla, "the library alone": alone}
+    for i, (label, values) in enumerate(lists.items()):
+        axes.plot(values, range(len(rows)), MARKS[i], label=label, mfc="none", mew=2, ms=8)
+    axes.axvline(1, color="black", lw=1.5)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.02), xlabel="fraction of the FMA peak (line)")
+    what, machine = (
+        re.search(pattern, path.read_text(), re.MULTILINE)[1]
+        for pattern in ("^(prompts of .*)", "its CPU backend on (.*) against")
+    )
+    axes.set_title(f"{what.capitalize()}, {machine}")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     save(figure, out)
 
 
@@ -214,7 +280,7 @@ def index(results: pathlib.Path, out: pathlib.Path) -> None:
         r"(?P<case>\d+ heads, \S+ \w+) +(?P<threads>\d) +[\d.]+ +[\d.]+ +(?P<peak>[\d.]+)"
         r" +(?P<median>[\d.]+) ",
     )
-    names = [f"{r['case']}, {r['threads']} thread{'s' * (r['threads'] != '1')}" for r in rows]
+    names = [f"{r['case']}, {counted(r['threads'])}" for r in rows]
     figure, axes = pyplot.subplots(figsize=(WIDTH, 3.6))
     for i, (key, label) in enumerate((("peak", "best"), ("median", "median"))):
         values = [float(r[key]) for r in rows]
@@ -265,7 +331,7 @@ def sparse(results: pathlib.Path, out: pathlib.Path) -> None:
     rows = re.findall(
         r"^== (.*) threads (\d)\n(?:.*\n)*?amla is ([\d.]+) times", text, re.MULTILINE
     )
-    names = [f"{case.replace(',', ', ')}, {n} thread{'s' * (n != '1')}" for case, n, _ in rows]
+    names = [f"{case.replace(',', ', ')}, {counted(n)}" for case, n, _ in rows]
     figure, axes = pyplot.subplots(figsize=(WIDTH, 0.4 * len(rows) + 1.2))
     bars = axes.barh(range(len(rows)), [float(ratio) for *_, ratio in rows], color=COLOURS[0])
     axes.bar_label(bars, padding=3, fontsize=9)
@@ -277,7 +343,10 @@ def sparse(results: pathlib.Path, out: pathlib.Path) -> None:
     save(figure, out)
 
 
-RESULTS = {f.__name__: f for f in (cpu, ggml, accuracy, sim, sweep, threads, sparse, lists, index)}
+RESULTS = {
+    f.__name__: f
+    for f in (cpu, ggml, server, prompts, accuracy, sim, sweep, threads, sparse, lists, index)
+}
 
 
 # ---- How it works ----
