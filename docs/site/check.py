@@ -31,6 +31,9 @@ LOOK = r"""() => {
     const shown = getComputedStyle(i).visibility === 'visible' && i.checkVisibility();
     if (!shown) wrong.push(`figure hidden: ${i.getAttribute('src')}`);
   }
+  for (const e of document.querySelectorAll('article td :is(code, a)'))
+    if (/^\w+$/.test(e.textContent) && e.getClientRects().length > 1)
+      wrong.push(`word of a table broken: ${e.textContent}`);
   const light = c => {
     const [r, g, b] = c.match(/[\d.]+/g).map(x => x / 255)
       .map(x => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
