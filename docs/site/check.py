@@ -138,6 +138,16 @@ def python_not_documented(tree: pathlib.Path, pages: dict[pathlib.Path, Page]) -
     return wrong
 
 
+def read_otherwise(tree: pathlib.Path) -> list[str]:
+    """Prose that Markdown takes for a row of the table above it, or for an item of a list."""
+    wrong = []
+    for page in (p for kind in ("*.md", "docs/**/*.md", "*/README.md") for p in tree.glob(kind)):
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        lines = re.findall(r"^\|.*\n([^|\n].*)|^( {0,3}[+*] .*)", text, re.MULTILINE)
+        wrong += [f"{page.relative_to(tree)}: no prose on the site: {a or b}" for a, b in lines]
+    return wrong
+
+
 def not_told(tree: pathlib.Path) -> list[str]:
     """Committed runs that the page of results does not name."""
     page = (tree / "docs/site/results.md").read_text()
@@ -181,7 +191,8 @@ def main() -> None:
     if not pages:
         sys.exit(f"{root} has no pages")
     wrong = broken_links(root, pages)
-    wrong += not_documented(tree, pages) + python_not_documented(tree, pages) + not_told(tree)
+    wrong += not_documented(tree, pages) + python_not_documented(tree, pages)
+    wrong += read_otherwise(tree) + not_told(tree)
     for folder in more:
         folder.mkdir(exist_ok=True)
     wrong += shown_wrong(root, pages, more[0] if more else None)
