@@ -34,6 +34,8 @@ LOOK = r"""() => {
   for (const e of document.querySelectorAll('article td :is(code, a)'))
     if (/^\w+$/.test(e.textContent) && e.getClientRects().length > 1)
       wrong.push(`word of a table broken: ${e.textContent}`);
+  for (const e of document.querySelectorAll('article dl.simple > dt'))
+    if (e.textContent.includes(' = ')) wrong.push(`a formula as a name: ${e.textContent}`);
   const light = c => {
     const [r, g, b] = c.match(/[\d.]+/g).map(x => x / 255)
       .map(x => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);

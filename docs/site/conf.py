@@ -74,6 +74,7 @@ def entries(block: list[str]) -> list[str] | None:
             continue
         match = re.match(r"(\S+(?:,? \S+)*)(?:  +(.+))?$", line)
         known = match and (match[2] or line.endswith((",", "type")) or "_" in line)
+        known = known and "=" not in match[1]  # a formula
         if not known:
             return None
         out += ["", f"``{match[1]}``", *([f"   {escaped(match[2])}"] if match[2] else [])]
