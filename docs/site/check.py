@@ -34,6 +34,9 @@ LOOK = r"""() => {
   for (const e of document.querySelectorAll('article td :is(code, a)'))
     if (/^\w+$/.test(e.textContent) && e.getClientRects().length > 1)
       wrong.push(`word of a table broken: ${e.textContent}`);
+  for (const e of document.querySelectorAll('article pre'))
+    if (root.clientWidth === 1400 && e.scrollWidth > e.clientWidth)
+      wrong.push(`code of ${e.scrollWidth} px in ${e.clientWidth}: ${e.textContent.slice(0, 40)}`);
   for (const e of document.querySelectorAll('article dl.simple > dt'))
     if (e.textContent.includes(' = ')) wrong.push(`a formula as a name: ${e.textContent}`);
   const light = c => {
