@@ -71,7 +71,8 @@ static error_t parse(int key, char *text, struct argp_state *state) {
 typedef struct result {
   const char *problem;
   char backend[16], isa[32], rescale[16];
-  int threads, rounds, b, s_q, h_q, sk;
+  int threads, rounds, b, s_q, h_q, sk, topk;
+  amla_dtype kv_type;
   double flops, bytes; /* useful work of one run */
   harness_series seconds, peak, bandwidth;
   harness_error error;
@@ -162,7 +163,8 @@ static void print_table(const results *all) {
 /* Same curve: same shape but for the length. */
 static bool same_series(const result *a, const result *b) {
   return a->s_q == b->s_q && a->h_q == b->h_q && a->b == b->b && a->threads == b->threads &&
-         strcmp(a->isa, b->isa) == 0 && strcmp(a->rescale, b->rescale) == 0;
+         a->kv_type == b->kv_type && a->topk == b->topk && strcmp(a->isa, b->isa) == 0 &&
+         strcmp(a->rescale, b->rescale) == 0;
 }
 
 static bool first_of_series(const results *all, int i) {
@@ -194,11 +196,14 @@ static void plot_series(const cli_plot *plot, const results *all, const char *co
   const char *style = titles ? "smooth unique with linespoints" : "with points";
   for (int i = 0; i < all->n; i++) {
     const result *r = &all->list[i];
-    char title[CLI_CELL];
+    char title[CLI_CELL], topk[24] = "";
     if (!first_of_series(all, i))
       continue;
-    snprintf(title, sizeof title, "b=%d,sq=%d,h=%d %s %s, %d thread%s", r->b, r->s_q, r->h_q,
-             r->isa, r->rescale, r->threads, r->threads == 1 ? "" : "s");
+    if (r->topk > 0)
+      snprintf(topk, sizeof topk, ",topk=%d", r->topk);
+    snprintf(title, sizeof title, "b=%d,sq=%d,h=%d,kv=%s%s %s %s, %d thread%s", r->b, r->s_q,
+             r->h_q, amla_dtype_name(r->kv_type), topk, r->isa, r->rescale, r->threads,
+             r->threads == 1 ? "" : "s");
     fprintf(plot->gnuplot, "%s$series%d using %s %s pt %d lc %d title ", i > 0 ? ", " : "", i,
             columns, style, 4 + i % 10, 1 + i % 8);
     cli_plot_string(plot, titles ? title : "");
@@ -244,7 +249,7 @@ static bool draw(const char *command, const char *path, const results *all) {
         "ylabel "
         "'fraction of FMA peak'\n"
         "set autoscale x\nset offsets graph 0.05, graph 0.05, 0, 0\nset yrange [0:fullest]\n"
-        "unset ytics\nset ytics 0.1\nset key below maxcols 1\nplot ",
+        "unset ytics\nset ytics 0.1\nset key below maxcols 1 height 1 font ',10'\nplot ",
         to);
   plot_series(&plot, all, "1:4", true);
   fputs(", 1 with lines lw 2 lc 'black' title ''\nunset multiplot\n", to);
@@ -297,6 +302,8 @@ static result result_of(const contest *c, const cli_timing *t, int j) {
               .s_q = c->data->problem.s_q,
               .h_q = c->data->problem.h_q,
               .sk = c->data->problem.sk,
+              .topk = c->data->problem.topk,
+              .kv_type = c->data->problem.kv_type,
               .flops = harness_flops(c->data),
               .bytes = harness_kv_bytes(c->data),
               .seconds = t->seconds[j],

@@ -423,6 +423,15 @@ if command -v gnuplot > /dev/null; then
     expect_short accuracy --lengths 64 --heads 1 --plot "$scratch/short.$type"
     expect_short sim b=2,h=16,sk=100 --plot "$scratch/short.$type"
   done
+  expect 0 '' bench h=2,sk=64 h=2,sk=128,kv=q8_0 h=2,sk=64,topk=32 --for 0.01 \
+    --plot "$scratch/curves.svg"
+  for curve in kv=bf16 kv=q8_0 kv=bf16,topk=32; do
+    grep -q "<text>b=1,sq=1,h=2,$curve " "$scratch/curves.svg" || fail "bench --plot: no $curve"
+  done
+  # Text of 12 px: the legend's first line is 16 px or more below the axis title.
+  awk '/translate/ { split($0, at, /[,()]/); y = at[3] } /<text>KV tokens/ { title = y }
+    /<text>b=1/ && y - title < 16 { exit 1 }' "$scratch/curves.svg" ||
+    fail "bench --plot: the legend touches an axis title"
 fi
 leftover=$(find "$scratch" -name 'short.*' ! -name short.json) # the library writes traces in place
 [ -z "$leftover" ] || fail "a full disk leaves $leftover"
