@@ -343,9 +343,36 @@ def sparse(results: pathlib.Path, out: pathlib.Path) -> None:
     save(figure, out)
 
 
+def ranks(results: pathlib.Path, out: pathlib.Path) -> None:
+    text = (results / "smpi_scaling.txt").read_text()
+    found = re.findall(r"^(.* tokens.*), (\d+ Gbit/s)\n ranks.*\n((?: +\d.*\n)+)", text, re.M)
+    kinds = list(dict.fromkeys(kind for kind, _, _ in found))
+    nets = list(dict.fromkeys(net for _, net, _ in found))
+    figure, panels = pyplot.subplots(2, figsize=(WIDTH, 8.5), sharex=True)
+    for kind, net, table in found:
+        colour, mark = COLOURS[kinds.index(kind)], MARKS[kinds.index(kind)]
+        inside = "white" if nets.index(net) else colour
+        rows = [[float(n) for n in re.findall(r"[\d.]+", line)] for line in table.splitlines()]
+        x, time, computing, merging, sent, formula, *_ = zip(*(r for r in rows if len(r) == 8))
+        whole = [c + m + f / 1000 for c, m, f in zip(computing, merging, formula)]
+        for axes, points, line in zip(panels, (time, sent), (whole, formula)):
+            axes.plot(x, line, color=colour, ls="--" if nets.index(net) else "-", lw=1)
+            axes.plot(x, points, mark, color=colour, mfc=inside, label=f"{kind}, {net}")
+    for axes, name in zip(panels, ("time of a step, ms", "communication of a step, us")):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(x, [f"{n:.0f}" for n in x], fontsize=9)
+        axes.set(ylabel=name)
+        axes.grid(alpha=0.3)
+    panels[1].set_xlabel("ranks")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize=9)
+    panels[0].set_title("SIMULATED network, modelled compute: points simulated, lines a formula")
+    save(figure, out)
+
+
 RESULTS = {
     f.__name__: f
-    for f in (cpu, ggml, server, prompts, accuracy, sim, sweep, threads, sparse, lists, index)
+    for f in (cpu, ggml, server, prompts, accuracy, sim, sweep, threads, ranks, sparse, lists, index)
 }
 
 
