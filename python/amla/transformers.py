@@ -16,9 +16,9 @@ changes three things in every attention layer:
     an indexer, its lists say which rows are read, and no mask over all of them is made.
 
 A step is a decode step if it has a past and at most MAX_DECODE_QUERIES queries; it must be causal
-up to padding. All others (prefill, training, output_attentions, other masks) run the model's own
-attention on the same cache. `stats(model)` counts both. A decode step that AMLA cannot take, or
-only with a copy of the cache, warns once per model and reason.
+up to padding and a sliding window. All others (prefill, training, output_attentions, other masks)
+run the model's own attention on the same cache. `stats(model)` counts both. A decode step that AMLA
+cannot take, or only with a copy of the cache, warns once per model and reason.
 
 torch.compile traces a step as far as shapes decide; what masks hold, and the counting, is inside
 the operator amla::latent_attention.
@@ -52,7 +52,7 @@ MAX_DECODE_QUERIES = 16  # tokens of one step: speculative decoding; above, expa
 _PREFIX = "amla_"  # of the names under which attention functions are registered
 
 
-_MASK = "their mask is not causal up to padding, or is no tensor"
+_MASK = "their mask is not causal up to padding and a window, or is no tensor"
 
 
 @dataclasses.dataclass
@@ -105,23 +105,33 @@ def _use_latent_layer(attention: Any, args: tuple[Any, ...], kwargs: dict[str, A
     elif getattr(cache, "offloading", False):
         patched.why_copied = f"{type(cache).__name__} is offloaded: every step copies its rows"
     else:
-        patched.cache_layer = layer = latent_layer(cache, attention.layer_idx, patched.context)
+        i = attention.layer_idx
+        patched.cache_layer = layer = latent_layer(cache, i, patched.context)
         if isinstance(layer, ShardedLayer):
             layer.may_lend = patched.context is not None
         if layer is None:
-            kinds = ", ".join({type(x).__name__: None for x in cache.layers})
-            patched.why_copied = (
-                f"{type(cache).__name__} of {kinds}: every step copies its rows, "
-                "DynamicCache keeps them in place"
-            )
+            patched.why_copied = _why_copied(cache, i)
     if patched.context and cache is not None:
         _refuse_context(type(cache).__name__, patched.cache_layer)
+
+
+def _why_copied(cache: Cache, i: int) -> str:
+    """Of a layer that stays as it is."""
+    if i < len(cache.layers) and getattr(cache.layers[i], "is_sliding", False):
+        return f"{type(cache.layers[i]).__name__}: every step copies its rows, a window of them"
+    kinds = ", ".join({type(x).__name__: None for x in cache.layers})
+    return (
+        f"{type(cache).__name__} of {kinds}: every step copies its rows, "
+        "DynamicCache keeps them in place"
+    )
 
 
 def _refuse_context(kind: str, layer: LatentLayer | None) -> None:
     """Of the cache and of what runs the model: what context_parallel has not got."""
     if layer is None:
-        raise NotImplementedError(f"context_parallel: {kind}: must be a DynamicCache in memory")
+        raise NotImplementedError(
+            f"context_parallel: {kind}: must be a DynamicCache in memory, without sliding windows"
+        )
     if torch.compiler.is_compiling():
         raise NotImplementedError("context_parallel: torch.compile: must run uncompiled")
 
@@ -133,34 +143,35 @@ def _refuse_context(kind: str, layer: LatentLayer | None) -> None:
 class _Visible:
     """Which cached tokens the step sees, per sequence: `starts` and `lengths` of one run of tokens
     each, or, where padding leaves holes, `tokens`, the visible ones in order (padded with 0). All
-    keys of all sequences: starts is None."""
+    keys of all sequences: starts is None. Of those that causality lets it see, a query sees the
+    last `window`; 0: all."""
 
     lengths: torch.Tensor  # [b] int32
     starts: torch.Tensor | None = None  # [b] int32
     tokens: Any = None  # [b, longest] int32 or None
+    window: int = 0
     masks: dict[int, torch.Tensor] = dataclasses.field(default_factory=dict)  # see as_mask
 
     @classmethod
-    def all(cls, b: int, n: int) -> _Visible:
-        return cls(torch.full((b,), n, dtype=torch.int32, device="cpu"))
+    def all(cls, b: int, n: int, window: int = 0) -> _Visible:
+        return cls(torch.full((b,), n, dtype=torch.int32, device="cpu"), window=window)
 
     def as_mask(self, s_q: int, n: int) -> torch.Tensor | None:
         """The same as a mask [b, s_q, n] for `decode`; None where queries see all of n tokens that
         causality lets them see."""
-        if self.starts is None and self.tokens is None:
+        if self.starts is None and self.tokens is None and not self.window:
             return None
         if s_q not in self.masks:
-            seen = self._seen(n)
-            behind = s_q - 1 - torch.arange(s_q, dtype=torch.int32, device="cpu")
-            last = self.lengths[:, None] - behind  # of the visible ones, for each query
-            seen = seen[:, None] & (seen.cumsum(-1)[:, None] <= last[..., None])
+            seen = torch.stack(_causal(self._seen(n), s_q, self.window), 1)
             mask = torch.full(seen.shape, -torch.inf, dtype=torch.float16, device="cpu")
             self.masks[s_q] = mask.masked_fill(seen, 0)
         return self.masks[s_q]
 
     def _seen(self, n: int) -> torch.Tensor:
-        """[b, n] bool: the tokens that the last query sees."""
+        """[b, n] bool: the tokens that any query sees."""
         positions = torch.arange(n, device="cpu").expand(len(self.lengths), n)
+        if self.starts is None and self.tokens is None:
+            return positions < self.lengths[:, None]
         if self.starts is not None:
             ahead = positions - self.starts[:, None]
             return (ahead >= 0) & (ahead < self.lengths[:, None])
@@ -169,15 +180,22 @@ class _Visible:
         return seen.scatter(1, torch.where(counts, self.tokens, n).long(), True)[:, :n]
 
 
-def _visible(mask: Any, b: int, s_q: int, s_k: int) -> _Visible | None:
+def _causal(seen: torch.Tensor, s_q: int, window: int) -> list[torch.Tensor]:
+    """Which of the keys [b, s_k] that a step sees each of its queries sees."""
+    rank = seen.cumsum(-1)
+    ends = [rank[:, -1:] - behind for behind in reversed(range(s_q))]
+    return [seen & (rank <= end) & (rank > end - (window or len(rank[0]))) for end in ends]
+
+
+def _visible(mask: Any, b: int, s_q: int, s_k: int, window: int = 0) -> _Visible | None:
     """The mask of a step over s_k cached tokens as _Visible; None if it is not causal up to padding
-    or no tensor (flex attention's)."""
+    and the window, or no tensor (flex attention's)."""
     if mask is None:
-        return _Visible.all(b, s_k) if s_q == 1 else None
+        return _Visible.all(b, s_k, window) if s_q == 1 else None
     if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4) or mask.shape[-1] < s_k:
         return None
-    if mask.dim() == 2:  # padding only: causality is understood
-        last = mask[:, :s_k].bool()
+    if mask.dim() == 2:  # padding only: causality and window are understood
+        seen = mask[:, :s_k].bool()
     else:
         mask = mask[..., :s_k]
         if mask.shape[1] != 1 or mask.shape[2] != s_q:
@@ -187,30 +205,26 @@ def _visible(mask: Any, b: int, s_q: int, s_k: int) -> _Visible | None:
             (allowed | (mask <= torch.finfo(mask.dtype).min)).all()
         ):
             return None  # a bias, not a mask
-        last = allowed[:, 0, -1]
-        rank = last.cumsum(-1)
-        for i in range(
-            s_q - 1
-        ):  # query i sees what the last one sees, but for its last s_q - 1 - i keys
-            if not torch.equal(allowed[:, 0, i], last & (rank <= rank[:, -1:] - (s_q - 1 - i))):
-                return None
-    return _runs(last.expand(b, s_k).cpu())
+        seen = allowed[:, 0].any(1)
+        if not torch.equal(allowed[:, 0], torch.stack(_causal(seen, s_q, window), 1)):
+            return None
+    return _runs(seen.expand(b, s_k).cpu(), window)
 
 
-def _runs(last: torch.Tensor) -> _Visible:
-    """last [b, s_k] bool: the keys that each sequence sees."""
-    b, s_k = last.shape
-    lengths = last.sum(-1, dtype=torch.int32)
+def _runs(seen: torch.Tensor, window: int) -> _Visible:
+    """seen [b, s_k] bool: the keys that each sequence sees."""
+    b, s_k = seen.shape
+    lengths = seen.sum(-1, dtype=torch.int32)
     if int(lengths.min()) == s_k:
-        return _Visible.all(b, s_k)
-    starts = last.int().argmax(-1).int()  # the first visible one
-    ends = s_k - last.flip(-1).int().argmax(-1).int()
+        return _Visible.all(b, s_k, window)
+    starts = seen.int().argmax(-1).int()  # the first visible one
+    ends = s_k - seen.flip(-1).int().argmax(-1).int()
     if bool(((ends - starts == lengths) | (lengths == 0)).all()):
-        return _Visible(lengths, starts=starts)
+        return _Visible(lengths, starts=starts, window=window)
     tokens = torch.zeros(b, int(lengths.max()), dtype=torch.int32, device="cpu")
     for i in range(b):
-        tokens[i, : lengths[i]] = last[i].nonzero()[:, 0].int()
-    return _Visible(lengths, tokens=tokens)
+        tokens[i, : lengths[i]] = seen[i].nonzero()[:, 0].int()
+    return _Visible(lengths, tokens=tokens, window=window)
 
 
 def _folded(mask: Any, indices: torch.Tensor, n: int, dtype: torch.dtype) -> torch.Tensor:
@@ -285,15 +299,15 @@ class _Patched:
         _register(self.config_name)
         self.__post_init__()
 
-    def visible(self, mask: Any, b: int, s_q: int, s_k: int) -> _Visible | None:
+    def visible(self, mask: Any, b: int, s_q: int, s_k: int, window: int = 0) -> _Visible | None:
         version = None
         if isinstance(mask, torch.Tensor):
             if mask.is_inference():  # has no version: whether it was written since cannot be known
-                return _visible(mask, b, s_q, s_k)
+                return _visible(mask, b, s_q, s_k, window)
             version = mask._version
-        step, last = (b, s_q, s_k, version), self.memo.last
+        step, last = (b, s_q, s_k, window, version), self.memo.last
         if last[0] != step or last[1] is not mask:
-            self.memo.last = last = (step, mask, _visible(mask, b, s_q, s_k))
+            self.memo.last = last = (step, mask, _visible(mask, *step[:4]))
         return last[2]
 
 
@@ -308,10 +322,9 @@ def _attend(
     start, start + PAGE, ... walks any run."""
     b, room, width = rows.shape
     lengths = visible.lengths.to(q.device)
+    how: dict[str, Any] = dict(scale=scale, causal=True, window=visible.window, d_v=d_v)
     if visible.starts is None and visible.tokens is None:
-        return decode(q, rows[:, : room - PAGE], None, lengths, scale=scale, causal=True, d_v=d_v)[
-            0
-        ]
+        return decode(q, rows[:, : room - PAGE], None, lengths, **how)[0]
     page = PAGE if visible.starts is not None else 1
     pages = rows.as_strided((b * room - page + 1, page, width), (width, width, 1))
     if visible.starts is not None:
@@ -321,7 +334,7 @@ def _attend(
     else:
         table = visible.tokens
     table = table + room * torch.arange(b, dtype=torch.int32, device="cpu")[:, None]
-    return decode(q, pages, table.to(q.device), lengths, scale=scale, causal=True, d_v=d_v)[0]
+    return decode(q, pages, table.to(q.device), lengths, **how)[0]
 
 
 def _attend_to(
@@ -369,17 +382,18 @@ def _decode_step(
     mask: Any,
     scale: float,
     indices: torch.Tensor | None,
+    window: int,
 ) -> torch.Tensor | None:
     """query [b, h, s_q, nope + rope], latent [b, 1, n, 512], rope [b, 1, n, 64] -> [b, s_q, h,
-    v_head_dim]; None if the mask is not causal up to padding or, with indices [b, s_q, topk], not
-    only a mask."""
+    v_head_dim]; None if the mask is not causal up to padding and the window (0: none) or, with
+    indices [b, s_q, topk], not only a mask."""
     (b, h, s_q, _), (_, _, n, rank), nope = query.shape, latent.shape, attention.qk_nope_head_dim
     patched, traced = attention._amla, torch.compiler.is_compiling()
     visible: Any = None
     if not traced and indices is not None:
         visible = _listed(mask, indices, n)
     elif not traced:
-        visible = patched.visible(mask, b, s_q, n)
+        visible = patched.visible(mask, b, s_q, n, window)
     if visible is None and not (
         traced and (isinstance(mask, torch.Tensor) or (mask is None and s_q == 1))
     ):
@@ -406,7 +420,7 @@ def _decode_step(
         )
     if traced:
         out = torch.ops.amla.latent_attention(
-            q, rows, n, mask, scale, rank, patched.stats_id, why_copied, indices
+            q, rows, n, mask, scale, rank, patched.stats_id, why_copied, indices, window
         )
     else:
         patched.stats.count(why_copied)
@@ -426,13 +440,14 @@ def _latent_attention(
     stats_id: int,
     why_copied: str,
     indices: torch.Tensor | None = None,
+    window: int = 0,
 ) -> torch.Tensor:
     """_attend or _attend_to for a graph of torch.compile, over the first n rows and with any
     mask."""
     visible: Any
     attend: Any
     if indices is None:
-        visible, attend = _visible(mask, q.shape[0], q.shape[1], n), _attend
+        visible, attend = _visible(mask, q.shape[0], q.shape[1], n, window), _attend
     else:
         visible, attend = _listed(mask, indices, n), _attend_to
     stats = _all_stats.get(stats_id)
@@ -464,6 +479,7 @@ def _(
     stats_id: Any,
     why_copied: Any,
     indices: Any = None,
+    window: Any = 0,
 ) -> Any:
     return q.new_empty((*q.shape[:3], d_v))
 
@@ -518,7 +534,8 @@ def _through_amla(
     if query.shape[2] < latent.shape[2] and query.shape[2] <= MAX_DECODE_QUERIES:
         reason = _obstacle(module, query, latent, kwargs)
         if not reason:
-            out = _decode_step(module, query, latent, rope, mask, scale, kwargs.get("indices"))
+            indices, window = kwargs.get("indices"), kwargs.get("sliding_window") or 0
+            out = _decode_step(module, query, latent, rope, mask, scale, indices, window)
             reason = _MASK
     if out is None and not torch.compiler.is_compiling():
         module._amla.stats.count(own=True, why_own=reason)

@@ -68,6 +68,13 @@ SIZES = {
     "DeepseekV32": dict(INDEXER, rope_parameters=YARN),
     "GlmMoeDsa": dict(INDEXER, qk_nope_head_dim=192, v_head_dim=256),
     "AXK2": dict(INDEXER, rope_parameters=YARN),
+    "Dots3Note": dict(
+        INDEXER,
+        layer_types=["indexed_attention", "sliding_attention"],
+        sliding_window=8,
+        swa_num_attention_heads=4,
+        swa_num_key_value_heads=4,
+    ),
 }
 REFUSED = {  # and why
     "HYV4": (dict(INDEXER, attn_implementation="eager"), "HYV4Attention has attention sinks"),
@@ -76,10 +83,9 @@ REFUSED = {  # and why
 
 def make(name, dtype=torch.float32, **changes):
     """The model NAMEForCausalLM; None if this release of transformers has none."""
-    found = [getattr(transformers, name + what, None) for what in ("Config", "ForCausalLM")]
-    if None in found:
+    found = getattr(transformers, f"{name}ForCausalLM", None)
+    if found is None:
         return None
     torch.manual_seed(0)
     sizes = {**TINY, **SIZES.get(name, {}), "attn_implementation": "sdpa", **changes}
-    config = found[0](**sizes)
-    return found[1](config).to(dtype).eval()
+    return found(found.config_class(**sizes)).to(dtype).eval()

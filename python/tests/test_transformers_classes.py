@@ -3,17 +3,20 @@
 does not fit is refused by name and reason. The table of docs/transformers.md is what was found
 here: AMLA_WRITE_TABLE=1 writes it, AMLA_LONG=1 decodes 64 tokens instead of a few."""
 
+import itertools
 import math
 import os
 import pathlib
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 import amla.transformers as patching
 import mla_classes
 from amla.transformers import patch, stats, unpatch
 from conftest import LONG
+from deepseek_models import CACHE
 from test_transformers_patch import greedy, prompts, step_logits
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "transformers.md"
@@ -60,11 +63,15 @@ def attempt(model, lengths, options):
     finally:
         unpatch(model)
     assert torch.equal(got, want)
-    layers = sum(hasattr(m, "kv_b_proj") for m in model.modules())
+    layers = layers_of(model)
+    in_windows = sum(bool(getattr(x, "sliding_window", None)) for x in layers)
+    layers, windows = len(layers), found.amla * in_windows // len(layers)
     most = 1 + options.get("prompt_lookup_num_tokens", 0)  # tokens of a step
     assert found.own == layers  # the prefill
-    assert found.amla * most >= layers * (STEPS - 1) and found.copies in (0, found.amla)
-    return "copies" if found.copies else "yes"
+    assert found.amla * most >= layers * (STEPS - 1) and found.copies in (windows, found.amla)
+    if found.copies == found.amla:
+        return "copies"
+    return "windows" if windows else "yes"
 
 
 def logits_in_bf16(name):
@@ -80,8 +87,8 @@ def logits_in_bf16(name):
     return "yes"
 
 
-def layer_of(model):
-    return next(m for m in model.modules() if hasattr(m, "kv_b_proj"))
+def layers_of(model):
+    return [m for m in model.modules() if hasattr(m, "kv_b_proj")]
 
 
 @pytest.mark.parametrize("name", mla_classes.SIZES)
@@ -89,9 +96,9 @@ def test_class(name):
     model = mla_classes.make(name)
     if model is None:
         pytest.skip(f"this release of transformers has no {name}")
-    layer = layer_of(model)
-    rank, scale = layer.kv_lora_rank, layer.scaling
-    cells = [f"{rank + layer.qk_rope_head_dim} / {rank}", f"{scale:.4f}"]
+    layers = [(x.kv_lora_rank, x.qk_rope_head_dim, x.scaling) for x in layers_of(model)]
+    rows = [f"{rank + rope} / {rank}" for rank, rope, _ in layers]
+    cells = [", ".join(dict.fromkeys(x)) for x in (rows, [f"{x[2]:.4f}" for x in layers])]
     cells += [attempt(model, *arguments) for arguments in ATTEMPTS.values()]
     row = "| " + " | ".join([name, *cells, logits_in_bf16(name)]) + " |"
     lines = PAGE.read_text().splitlines()
@@ -125,6 +132,53 @@ def test_scales_are_the_models_own(monkeypatch):
         monkeypatch.undo()
         want = width**-0.5 * (0.1 * math.log(factor) + 1) ** 2
         assert seen == [pytest.approx(want, 1e-6)] * 2
+
+
+def several_tokens(model, cache, chunks):
+    """Logits of steps of so many tokens each, of two sequences, one padded."""
+    inputs, begin, found = tokens([sum(chunks), sum(chunks) - 3]), 0, []
+    for end in itertools.accumulate(chunks):
+        found.append(
+            model(
+                input_ids=inputs["input_ids"][:, begin:end],
+                attention_mask=inputs["attention_mask"][:, :end],
+                **{CACHE: cache},
+            ).logits
+        )
+        begin = end
+    return torch.cat(found, 1)
+
+
+@pytest.mark.parametrize("kind", ["windows", "whole"])
+def test_steps_of_several_tokens_in_sliding_windows(kind):
+    """From caches that keep a window, and from those that keep every row: then in place."""
+    model = mla_classes.make("Dots3Note", layer_types=["sliding_attention"] * 2)
+    if model is None:
+        pytest.skip("this release of transformers has no Dots3Note")
+    chunks, config = (5, 4, 1, 16, 1, 3), model.config if kind == "windows" else None
+    want = several_tokens(model, DynamicCache(config=config), chunks)
+    got = several_tokens(patch(model), DynamicCache(config=config), chunks)
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+    assert (stats(model).own, stats(model).amla) == (2, 10)
+    assert stats(model).copies == (10 if kind == "windows" else 0)
+    assert all("SlidingWindowLayer: every" in reason for reason in stats(model).reasons)
+
+
+@pytest.mark.parametrize("n_dims", [2, 4])
+def test_a_window_inside_a_graph(n_dims):
+    n, s_q, window = 30, 3, 7
+    patched = patching._Patched(patching.Stats(), patching._Memo(), None, "sdpa")
+    q, rows = torch.randn(2, s_q, 4, 576), torch.randn(2, n + patching.PAGE, 576)
+    behind = torch.arange(n - s_q, n)[:, None] - torch.arange(n)
+    seen = ((behind >= 0) & (behind < window)).expand(2, 1, s_q, n)
+    mask = seen if n_dims == 4 else torch.ones(2, n)  # padding alone
+    more = (patched.stats_id, "", None, window)
+    out = torch.ops.amla.latent_attention(q, rows, n, mask, 0.1, 512, *more)
+    logits = 0.1 * torch.einsum("bshd,bnd->bhsn", q, rows[:, :n])
+    weights = torch.softmax(logits.masked_fill(~seen, -torch.inf), -1)
+    want = torch.einsum("bhsn,bnd->bshd", weights, rows[:, :n, :512])
+    torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-5)
+    assert (patched.stats.amla, patched.stats.own) == (1, 0)
 
 
 # ---- What does not fit ----

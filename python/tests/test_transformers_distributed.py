@@ -77,8 +77,9 @@ def test_tokens_and_logits_on_1_2_and_4_ranks(ranks, name, lengths):
     assert (others[0][1] - own_logits).norm() / own_logits.norm() < 2e-5
 
 
-@pytest.mark.parametrize("side", ["left", "right", "holes"])
-def test_what_padding_hides_is_masked_for_every_query(side):
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("side", ["left", "right", "holes", "none"])
+def test_what_padding_and_window_hide_is_masked_for_every_query(side, window):
     from amla.transformers import _visible
 
     n, s_q = 40, 3
@@ -86,14 +87,15 @@ def test_what_padding_hides_is_masked_for_every_query(side):
     if side == "holes":
         last = torch.rand(2, n, generator=torch.Generator().manual_seed(1)) < 0.6
         last[:, -s_q:] = True
-    else:
+    elif side != "none":
         last[0, slice(0, 7) if side == "left" else slice(30, n)] = False
     want = torch.zeros(2, s_q, n, dtype=torch.bool)
     for sequence, i in [(s, i) for s in range(2) for i in range(s_q)]:
         seen = last[sequence].nonzero()[:, 0]
-        want[sequence, i, seen[: len(seen) - (s_q - 1 - i)]] = True
-    visible = _visible(want[:, None], 2, s_q, n)
-    assert torch.equal(visible.as_mask(s_q, n) == 0, want)
+        seen = seen[: len(seen) - (s_q - 1 - i)]
+        want[sequence, i, seen[-window:]] = True
+    mask = _visible(want[:, None], 2, s_q, n, window).as_mask(s_q, n)
+    assert torch.equal(mask == 0, want) if window or side != "none" else mask is None
     assert _visible(torch.ones_like(want[:, None, :1]), 2, 1, n).as_mask(1, n) is None
 
 
