@@ -105,14 +105,22 @@ def _use_latent_layer(attention: Any, args: tuple[Any, ...], kwargs: dict[str, A
     elif getattr(cache, "offloading", False):
         patched.why_copied = f"{type(cache).__name__} is offloaded: every step copies its rows"
     else:
-        i = attention.layer_idx
+        i: Any = _row_layer(attention)  # an index, or _unfit had refused
         patched.cache_layer = layer = latent_layer(cache, i, patched.context)
-        if isinstance(layer, ShardedLayer):
+        if isinstance(layer, ShardedLayer) and i == attention.layer_idx:  # which updates it
             layer.may_lend = patched.context is not None
         if layer is None:
             patched.why_copied = _why_copied(cache, i)
     if patched.context and cache is not None:
         _refuse_context(type(cache).__name__, patched.cache_layer)
+
+
+def _row_layer(attention: Any) -> int | None:
+    """The layer that caches the rows to which this one attends; None if that is not known."""
+    if getattr(attention, "kv_a_proj_with_mqa", None) is not None:
+        return int(attention.layer_idx)
+    sources = getattr(attention.config, "kv_source_layers", None)
+    return int(sources[attention.layer_idx]) if sources else None
 
 
 def _why_copied(cache: Cache, i: int) -> str:
@@ -637,7 +645,7 @@ def _unfit(attention: Any) -> str:
         return f"{kind.__name__} has no {missing[0]}"
     if not _hands_on(kind):
         return f"the forward of {kind.__name__} does not hand expand_kv's result to attention"
-    if getattr(attention, "kv_a_proj_with_mqa", None) is None:
+    if _row_layer(attention) is None:
         return f"this {kind.__name__} attends to the rows of another layer"
     if isinstance(getattr(attention, "sinks", None), torch.Tensor):
         return f"{kind.__name__} has attention sinks, which are not supported here"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random-weight models of every class of transformers that caches latent rows and expands them: the
-head sizes of the published configs, 4 heads, 2 layers, and little else."""
+head sizes of the published configs, 4 heads, 2 layers or 4, and little else."""
 
 import torch
 import transformers
@@ -75,17 +75,40 @@ SIZES = {
         swa_num_attention_heads=4,
         swa_num_key_value_heads=4,
     ),
+    "MistralLarge4": dict(  # layers of a kind, with rope or without, share the first one's rows
+        INDEXER,
+        num_hidden_layers=4,
+        qk_nope_head_dim=64,
+        no_rope_layers=[1, 0, 1, 0],
+        kv_source_layers=[0, 1, 0, 1],
+        indexer_types=["full", "full", "full", "shared"],
+    ),
 }
 REFUSED = {  # and why
     "HYV4": (dict(INDEXER, attn_implementation="eager"), "HYV4Attention has attention sinks"),
 }
+WITH_IMAGES = "ForConditionalGeneration"
+VISION = dict(  # of models that have images too, and are shown none
+    hidden_size=32,
+    intermediate_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    out_hidden_size=TINY["hidden_size"],
+    projection_intermediate_size=32,
+    max_image_size=64,
+)
 
 
 def make(name, dtype=torch.float32, **changes):
-    """The model NAMEForCausalLM; None if this release of transformers has none."""
-    found = getattr(transformers, f"{name}ForCausalLM", None)
-    if found is None:
+    """The model NAMEForCausalLM, or NAMEForConditionalGeneration where that is all; None if this
+    release of transformers has none."""
+    found = [getattr(transformers, name + what, None) for what in ("ForCausalLM", WITH_IMAGES)]
+    if found == [None, None]:
         return None
     torch.manual_seed(0)
     sizes = {**TINY, **SIZES.get(name, {}), "attn_implementation": "sdpa", **changes}
-    return found(found.config_class(**sizes)).to(dtype).eval()
+    if found[0] is None:
+        own = sizes["attn_implementation"]
+        sizes = dict(text_config=sizes, vision_config=VISION, attn_implementation=own)
+    kind = found[0] or found[1]
+    return kind(kind.config_class(**sizes)).to(dtype).eval()
