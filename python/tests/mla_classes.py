@@ -75,6 +75,14 @@ SIZES = {
         swa_num_attention_heads=4,
         swa_num_key_value_heads=4,
     ),
+    "Glm5Next": dict(
+        HYBRID,
+        **INDEXER,
+        index_kpool=4,
+        qk_nope_head_dim=256,
+        qk_rope_head_dim=0,
+        v_head_dim=256,
+    ),
     "MistralLarge4": dict(  # layers of a kind, with rope or without, share the first one's rows
         INDEXER,
         num_hidden_layers=4,
@@ -84,8 +92,10 @@ SIZES = {
         indexer_types=["full", "full", "full", "shared"],
     ),
 }
+SINKS = dict(INDEXER, attn_implementation="eager")
 REFUSED = {  # and why
-    "HYV4": (dict(INDEXER, attn_implementation="eager"), "HYV4Attention has attention sinks"),
+    "HYV4": (SINKS, "HYV4Attention has attention sinks"),
+    "HYV4VL": (SINKS, "HYV4VLAttention has attention sinks"),
 }
 WITH_IMAGES = "ForConditionalGeneration"
 VISION = dict(  # of models that have images too, and are shown none

@@ -7,9 +7,11 @@ import itertools
 import math
 import os
 import pathlib
+import re
 
 import pytest
 import torch
+import transformers
 from transformers import DynamicCache
 
 import amla.transformers as patching
@@ -181,6 +183,17 @@ def test_a_window_inside_a_graph(n_dims):
     assert (patched.stats.amla, patched.stats.own) == (1, 0)
 
 
+def test_every_model_file_is_tried_or_refused():
+    """A model that a release of transformers brings cannot be missed."""
+    folder, known = pathlib.Path(transformers.__file__).parent, {*mla_classes.SIZES}
+    known |= {*mla_classes.REFUSED}
+    texts = {x.name: x.read_text() for x in folder.glob("models/*/modeling_*.py")}
+    model = rf"^class (\w+?)(?:ForCausalLM|{mla_classes.WITH_IMAGES})\("
+    names = {x: {*re.findall(model, y, re.M)} for x, y in texts.items() if "def expand_kv" in y}
+    missed = {x: y for x, y in names.items() if not y or not y <= known}
+    assert names and not missed, f"neither in SIZES nor in REFUSED: {missed}"
+
+
 # ---- What does not fit ----
 
 
@@ -198,6 +211,7 @@ def test_class_that_does_not_fit(name):
     if model is None:
         pytest.skip(f"this release of transformers has no {name}")
     assert reason in refusal(model)
+    assert name in PAGE.read_text()
 
 
 def test_refusals_name_class_and_reason():
