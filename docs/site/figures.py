@@ -372,7 +372,20 @@ def ranks(results: pathlib.Path, out: pathlib.Path) -> None:
 
 RESULTS = {
     f.__name__: f
-    for f in (cpu, ggml, server, prompts, accuracy, sim, sweep, threads, ranks, sparse, lists, index)
+    for f in (
+        cpu,
+        ggml,
+        server,
+        prompts,
+        accuracy,
+        sim,
+        sweep,
+        threads,
+        ranks,
+        sparse,
+        lists,
+        index,
+    )
 }
 
 
