@@ -266,8 +266,9 @@ static void print_errors(const char *path) {
       worst[i] = fmax(worst[i], sqrt(off / norm));
     }
   }
+  const char *slash = strrchr(path, '/');
   for (int i = 0; i < N_ROUNDINGS; i++)
-    printf("  %-42s %d keys, %-17s %.1e, worst row %.1e\n", strrchr(path, '/') + 1, n,
+    printf("  %-42s %d keys, %-17s %.1e, worst row %.1e\n", slash ? slash + 1 : path, n,
            roundings[i].name, sqrt(square[i] / size), worst[i]);
   free(kv);
   free(weights);

@@ -430,7 +430,7 @@ if command -v gnuplot > /dev/null; then
   done
   # Text of 12 px: the legend's first line is 16 px or more below the axis title.
   awk '/translate/ { split($0, at, /[,()]/); y = at[3] } /<text>KV tokens/ { title = y }
-    /<text>b=1/ && y - title < 16 { exit 1 }' "$scratch/curves.svg" ||
+    /<text>b=1/ && y - title < 16 { bad = 1 } END { exit bad || !title }' "$scratch/curves.svg" ||
     fail "bench --plot: the legend touches an axis title"
 fi
 leftover=$(find "$scratch" -name 'short.*' ! -name short.json) # the library writes traces in place

@@ -47,7 +47,7 @@ pc=$(find "$prefix" -name amla.pc)
 [ -f "$pc" ] || fail "amla.pc is not installed"
 libdir=${pc%/pkgconfig/amla.pc}
 consumer=$source_dir/tests/install/consumer.c
-[ ! -e "$prefix/bin/amla" ] || sh "$source_dir/tests/install/program.sh" "$prefix"
+[ ! -e "$build_dir/amla" ] || sh "$source_dir/tests/install/program.sh" "$prefix"
 
 # run WHAT PROGRAM: it prints the library's version and 'ok'.
 run() {

@@ -232,6 +232,7 @@ check_tests_are_listed() { # every test that is a file has its row in tests/READ
     while read -r file; do
       grep -qF "${file##*/}" tests/README.md || { echo "$file: not in tests/README.md"; failed=1; }
     done
+    ! sort tests/README.md | uniq -d | grep '^| `' || failed=1 # a merge doubles rows
     exit $failed
   )
 }

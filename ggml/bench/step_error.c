@@ -74,7 +74,8 @@ static void print_errors(ggml_session *s, const char *path) {
   ggml_job_create(s, &c, 1, &job);
   fill(s, &data, &job);
   ggml_job_truth(s, &job, 1, truth);
-  printf("  %-42s %d keys: ggml %.1e, the plug-in %.1e\n", strrchr(path, '/') + 1, (int)c.kv,
+  const char *slash = strrchr(path, '/');
+  printf("  %-42s %d keys: ggml %.1e, the plug-in %.1e\n", slash ? slash + 1 : path, (int)c.kv,
          error_of(s, &job, s->cpu, truth), error_of(s, &job, s->amla, truth));
   free(truth);
   ggml_job_free(s, &job);

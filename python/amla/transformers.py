@@ -198,6 +198,8 @@ def _causal(seen: torch.Tensor, s_q: int, window: int) -> list[torch.Tensor]:
 def _visible(mask: Any, b: int, s_q: int, s_k: int, window: int = 0) -> _Visible | None:
     """The mask of a step over s_k cached tokens as _Visible; None if it is not causal up to padding
     and the window, or no tensor (flex attention's)."""
+    if window >= s_k:
+        window = 0
     if mask is None:
         return _Visible.all(b, s_k, window) if s_q == 1 else None
     if not isinstance(mask, torch.Tensor) or mask.dim() not in (2, 4) or mask.shape[-1] < s_k:
@@ -205,6 +207,8 @@ def _visible(mask: Any, b: int, s_q: int, s_k: int, window: int = 0) -> _Visible
     if mask.dim() == 2:  # padding only: causality and window are understood
         seen = mask[:, :s_k].bool()
     else:
+        if s_q == 1:
+            window = 0  # the mask has it
         mask = mask[..., :s_k]
         if mask.shape[1] != 1 or mask.shape[2] != s_q:
             return None
@@ -675,7 +679,7 @@ def _check(model: nn.Module) -> list[Any]:
         raise NotImplementedError(
             f"{type(model).__name__}: no attention layer with kv_b_proj, which expands latent rows"
         )
-    tried: set[type] = set()
+    tried: set[tuple[Any, ...]] = set()
     for attention in found:
         name = f"{type(model).__name__}, layer {getattr(attention, 'layer_idx', '?')}"
         reason = _unfit(attention)
@@ -690,11 +694,12 @@ def _check(model: nn.Module) -> list[Any]:
         if "_amla" in attention.__dict__:
             raise ValueError(f"{name}: patched already")
         kind = type(attention)
-        if kind not in tried and not _expands_by_weight(attention):
+        form = kind, attention.kv_b_proj.weight.shape, getattr(attention, "qk_rope_head_dim", 0)
+        if form not in tried and not _expands_by_weight(attention):
             raise NotImplementedError(
                 f"{name}: {kind.__name__} does more than multiply a row by kv_b_proj's weight"
             )
-        tried.add(kind)
+        tried.add(form)
     return found
 
 

@@ -4,6 +4,7 @@ takes from them, as release 0.32 has them. What is registered, what is left alon
 the platform's choices, and the backend's three functions against fp64. python/tests/try_vllm.py
 runs the real one, in the long run."""
 
+import contextlib
 import os
 import sys
 import types
@@ -305,7 +306,11 @@ def bound():
 
 def allowed_cpus():
     """Of each thread of this process."""
-    return {thread: os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")}
+    found = {}
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):  # it has ended since
+            found[thread] = os.sched_getaffinity(int(thread))
+    return found
 
 
 def test_threads_are_torchs_and_their_cpus_stay(impl, bound, monkeypatch):

@@ -13,6 +13,7 @@ shift 2
 fail() { echo "FAIL: $*" >&2; exit 1; }
 
 can_make_chroots
+[ -e "$source_dir/.git" ] || skip "no repository that a newcomer could clone"
 # The commands under README.md's "Two commands": the main job, and the tests.
 commands=$(awk '/^## / { inside = /Two commands/ } inside && /^    \.\/dev / { print $1, $2 }' \
   "$source_dir/README.md")
