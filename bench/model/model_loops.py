@@ -41,7 +41,7 @@ class Family:
 
 
 GOAL, BUSY_GOAL = 0.90, 0.95
-KERNELS, PEAK = "amla_objects.dir/src/cpu", "amla_peak.dir/harness"
+KERNELS, PEAK = "amla_objects.dir/src/cpu", "amla_peak_fma.dir/harness"
 ARM = Family(
     objdump="aarch64-linux-gnu-objdump",
     mca=["-march=aarch64", "-mattr=+bf16"],
