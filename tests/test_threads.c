@@ -73,7 +73,7 @@ static void no_thread_count_changes_a_bit(void **state) {
     harness_dataset one, many;
     generate(&one, shapes[p]);
     generate(&many, shapes[p]);
-    for (int32_t n = 1; n <= 41; n += TEST_SLOW ? 8 : 1) {
+    for (int32_t n = 1; n <= 41; n += TEST_SLOW ? 20 : 1) {
       const amla_options options =
           make_options(AMLA_BACKEND_CPU, AMLA_RESCALE_LAZY, AMLA_ISA_AUTO, n, 0);
       run(n == 1 ? &one : &many, shapes[p], &options);

@@ -230,7 +230,7 @@ def refused(groups, case):
 
 REFUSALS = {
     "static": "NotImplementedError: context_parallel: StaticCache: must be a DynamicCache in "
-    "memory",
+    "memory, without sliding windows",
     "tokens": "ValueError: rank 1: q: must be that of rank 0",
     "pickled": "TypeError: DecodeContextParallel: cannot be pickled, as it is a rank of a group",
     "kind": "TypeError: context_parallel: ProcessGroup: must be an "
