@@ -155,7 +155,7 @@ steps() {
   done
   step peak 20 "$bin/amla_peak"
   bench small 20 wgmma3 '' b=128,h=16,sk=4096$as_flashmla b=1,h=16,sk=1024$as_flashmla \
-    b=1,h=16,sk=65536$as_flashmla b=2,h=16,sk=16384$as_flashmla b=4,h=16,sk=4096$as_flashmla \
+    b=1,h=16,sk=65536$as_flashmla b=2,h=16,sk=4096$as_flashmla b=4,h=16,sk=4096$as_flashmla \
     b=8,h=16,sk=4096$as_flashmla
   bench small 20 wgmma16 '' b=128,h=16,sk=4096$as_flashmla b=8,h=16,sk=1024$as_flashmla
   bench long 25 wgmma3 '' b=128,h=128,sq=2,sk=16384$as_flashmla
@@ -163,7 +163,7 @@ steps() {
   bench portable 20 mma64 '' b=128,h=128,sq=2,sk=4096$as_flashmla b=128,h=16,sk=4096$as_flashmla
   bench flash 20 wgmma3 '--rescale flash' b=128,h=128,sq=2,sk=4096$as_flashmla
   bench auto 10 wgmma3 '--split auto' \
-    b=1,h=16,sk=1024$as_flashmla b=1,h=16,sk=65536$as_flashmla b=2,h=16,sk=16384$as_flashmla \
+    b=1,h=16,sk=1024$as_flashmla b=1,h=16,sk=65536$as_flashmla b=2,h=16,sk=4096$as_flashmla \
     b=4,h=16,sk=4096$as_flashmla b=8,h=16,sk=4096$as_flashmla
   [ ! -x "$bin/native_rows" ] || step native 60 "$bin/native_rows" # the CPU's turn
   profile
